@@ -1,0 +1,213 @@
+import gzip
+import json
+import logging
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from tlx.data import DATASETS, open_dataset
+from tlx.data.datasets import fashion_mnist
+from tlx.data.datasets.sentiment import sentences
+from tlx.data.datasets.splits import by_hash, stratified
+from tlx.data.examples import Examples, Features
+
+SIZES = {
+    "sentiment/tweets": (2375, 325, 672),
+    "sentiment/movies": (7014, 986, 2070),
+    "sentiment/amazon": (2106, 227, 644),
+    "sentiment/nyt": (1971, 340, 620),
+    "digits": (1258, 180, 359),
+    "mnist5k": (3500, 500, 1000),
+}
+TEXT = Features(("text",), None, "label", "class")
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return {name: open_dataset(name) for name in SIZES}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_splits_have_the_documented_sizes_and_both_ends_of_every_class(opened, name):
+    dataset = opened[name]
+    assert tuple(len(dataset.splits[split]) for split in ("train", "validation", "test")) == SIZES[name]
+    assert dataset.classes == DATASETS[name].classes
+    for split in dataset.splits.values():
+        labels = split.labels()
+        assert labels.dtype == np.int32 and set(labels.tolist()) == set(range(len(dataset.classes)))
+        for position in (0, len(split) - 1):
+            assert split[position]["label"] == labels[position] and split[position]["index"] == position
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if name.startswith("sentiment")])
+def test_sentences_are_clear_distinct_and_split_by_document(opened, name):
+    seen, documents, texts = set(), {}, set()
+    for split, examples in opened[name].splits.items():
+        for record in examples.source:
+            identity, document = record["id"].decode(), record["document"].decode()
+            assert identity not in seen
+            seen.add(identity)
+            assert abs(record["rating"]) >= 0.5 and record["label"] == (record["rating"] > 0)
+            assert documents.setdefault(document or identity, split) == split
+            words = record["text"].decode().lower()
+            assert words not in texts
+            texts.add(words)
+    by_document = name in ("sentiment/amazon", "sentiment/nyt")
+    assert (len(documents) < len(seen)) == by_document
+
+
+def test_a_ground_truth_file_is_read_as_documented():
+    lines = "1_1\t0.5\tGood.\n1_2\t-0.5\tBad.\n1_3\t0.49\tSo so.\n2_1\t-3\tgood. \n\n"
+    assert [tuple(sentence) for sentence in sentences("nyt", lines)] == [
+        ("nyt/1_1", "nyt/1", 0.5, "Good."),
+        ("nyt/1_2", "nyt/1", -0.5, "Bad."),
+    ]
+
+
+def test_images_are_the_originals(opened):
+    from sklearn.datasets import load_digits
+
+    original = {image.tobytes() for image in np.round(load_digits().images * 255 / 16).astype(np.uint8)}
+    found = [split[position]["image"] for split in opened["digits"].splits.values() for position in range(len(split))]
+    assert found[0].shape == (8, 8, 1) and found[0].dtype == np.uint8
+    assert {image.tobytes() for image in found} == original and len(found) == 1797
+    image = opened["mnist5k"].splits["train"][0]["image"]
+    assert image.shape == (28, 28, 1) and image.max() > 200 and image[:2].max() == 0
+
+
+def test_splits_depend_on_identity_alone():
+    assert by_hash("movies/1") == by_hash("movies/1")
+    names = [by_hash(str(number)) for number in range(5000)]
+    for name, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        assert abs(names.count(name) / 5000 - share) < 0.02
+    labels = np.repeat(np.arange(3), [10, 50, 100])
+    parts = stratified(labels, "any")
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(160))
+    assert [np.bincount(labels[rows]).tolist() for rows in parts.values()] == [[7, 35, 70], [1, 5, 10], [2, 10, 20]]
+
+
+def _open(name: str) -> tuple[str, int]:
+    dataset = open_dataset(name)
+    return dataset.fingerprint, len(dataset.splits["train"])
+
+
+def test_two_processes_prepare_one_data_set_and_agree_with_the_usual_one(opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "digits" / "incomplete.ABC_1.0.0").mkdir(parents=True)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert set(pool.map(_open, ["digits"] * 2)) == {(opened["digits"].fingerprint, 1258)}
+    assert sorted(file.name for file in (tmp_path / "digits").iterdir()) == [".lock", "1.0.0"]
+
+
+def test_preparing_says_so_in_one_line(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with caplog.at_level(logging.INFO, "tlx"):
+        open_dataset("digits")
+    lines = [record.message for record in caplog.records if record.name.startswith("tlx")]
+    assert lines == [f"preparing data set digits in {tmp_path / 'digits' / '1.0.0'}"]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def foreign(opened, tmp_path, monkeypatch):
+    """A data set that tlx knows only from disk: a copy of digits under another name."""
+    from tlx.data.examples import data_dir
+
+    folder = tmp_path / "figures" / "large" / "1.0.0"
+    shutil.copytree(data_dir() / "digits" / "1.0.0", folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["figures/large", "figures/large:1.0.0", "{folder}"])
+def test_any_data_set_on_disk_opens_by_its_name(foreign, name):
+    dataset = open_dataset(name.format(folder=foreign))
+    assert dataset.splits["train"][3]["image"].shape == (8, 8, 1)
+
+
+def test_a_data_set_that_only_tensorflow_reads_is_refused(foreign):
+    info = foreign / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError) as error:
+        open_dataset("figures/large")
+    assert str(error.value) == (
+        "data set 'figures/large' is stored as tfrecord, which only TensorFlow reads; convert it once by"
+        f" `tfds convert_format --dataset_dir={foreign} --out_file_format=array_record`"
+    )
+
+
+def test_a_data_set_without_something_to_predict_is_refused(foreign):
+    for name in ("features.json", "dataset_info.json"):
+        content = json.loads((foreign / name).read_text().replace('"label"', '"what"'))
+        content.pop("supervisedKeys", None)
+        (foreign / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError) as error:
+        open_dataset("figures/large")
+    assert str(error.value) == (
+        "data set 'figures/large' has features image, what; expected an image or one or two texts, and a class label"
+        " or number"
+    )
+
+
+def test_idx_files_are_read(monkeypatch):
+    content = bytes([0, 0, 8, 2]) + np.array([2, 3], ">u4").tobytes() + bytes(range(6))
+    monkeypatch.setattr(fashion_mnist.assets, "open_member", lambda name, member: gzip.compress(content))
+    np.testing.assert_array_equal(fashion_mnist._idx("any"), np.arange(6, dtype=np.uint8).reshape(2, 3))
+
+
+@pytest.mark.parametrize(("variable", "network"), [("0", ""), ("1", " (TLX_OFFLINE is set)")])
+def test_a_data_set_that_is_not_on_disk_names_the_near_miss(foreign, monkeypatch, variable, network):
+    monkeypatch.setenv("TLX_OFFLINE", variable)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("TLX_CACHE", "/cache")
+    with pytest.raises(FileNotFoundError) as error:
+        open_dataset("figure/large")
+    home = foreign.parents[2]
+    assert str(error.value) == (
+        f"data set 'figure/large' is not on disk in {home}, {home}/tensorflow_datasets, /cache/tfds, and tlx"
+        f" downloads none but its own{network}; close: 'figures/large'; prepare it with"
+        " `tfds build figure/large --file_format=array_record`"
+    )
+
+
+def test_text_that_is_not_utf8_says_where():
+    examples = Examples(
+        "reviews", "train", [{"text": b"fine", "label": 0}, {"text": b"caf\xe9", "label": 0}], TEXT, ("bad", "good")
+    )
+    assert examples[0]["text"] == "fine"
+    with pytest.raises(ValueError) as error:
+        examples.view([1])[0]
+    assert str(error.value) == (
+        "reviews train[1]: 'text' is not valid UTF-8 (byte 0xe9 at 3); decode it when the data set is built"
+    )
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_label_out_of_range_says_where(label):
+    examples = Examples(
+        "reviews", "train", [{"text": b"", "label": 1}, {"text": b"", "label": label}], TEXT, ("bad", "good")
+    )
+    for read in (examples.labels, lambda: examples[1]):
+        with pytest.raises(ValueError) as error:
+            read()
+        assert str(error.value) == f"reviews train[1]: label {label} is outside the 2 classes 0..1"
+
+
+def test_pairs_of_text_and_numbers_for_labels():
+    features = Features(("premise", "hypothesis"), None, "score", "number")
+    examples = Examples("pairs", "train", [{"premise": b"a", "hypothesis": b"b", "score": np.float32(0.5)}], features)
+    assert examples[0] == {"text": "a", "text_pair": "b", "label": 0.5, "index": 0}
+    assert examples.labels().dtype == np.float32
+
+
+def test_views_keep_the_index_of_the_whole_split(opened):
+    train = opened["mnist5k"].splits["train"]
+    view = train.view(np.arange(100, 200)).view([5, 3])
+    assert [view[position]["index"] for position in range(2)] == [105, 103]
+    np.testing.assert_array_equal(view.labels(), train.labels()[[105, 103]])
+    np.testing.assert_array_equal(view[1]["image"], train[103]["image"])

@@ -1,0 +1,197 @@
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tlx import assets
+from tlx.data import Crop, Data, Flip, Noise, evaluation_batches, load, pipeline, train_batches
+from tlx.data.augment import Augmentation, augmented
+from tlx.processors import ImageProcessor, TextProcessor
+
+BUCKETS = (8, 16, 32)
+AUGMENT = (Crop(padding=1), Flip(), Noise(std=0.1))
+
+
+@pytest.fixture(scope="module")
+def text():
+    return load(Data(target="sentiment/movies", shots=25), 0), TextProcessor.load(assets.extract("minilm-l6"), 48)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return load(Data(target="digits", shots=7), 0), ImageProcessor(size=(8, 8), channels=1)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_batch_is_what_the_examples_are(text):
+    splits, processor = text
+    by_index = {int(row): position for position, row in enumerate(splits.train.rows)}
+    for batch in take(train_batches(splits.train, processor, batch=8, seed=0, buckets=BUCKETS), 5):
+        assert {name: str(array.dtype) for name, array in batch.items()} == dict.fromkeys(
+            ("input_ids", "token_type_ids", "attention_mask", "label", "index"), "int32"
+        )
+        length = batch["input_ids"].shape[1]
+        longest = int(batch["attention_mask"].sum(1).max())
+        assert length == min(bucket for bucket in (*BUCKETS, 48) if bucket >= longest)
+        for row, index in enumerate(batch["index"].tolist()):
+            example = splits.train[by_index[index]]
+            assert batch["label"][row] == example["label"]
+            made = processor(example)["input_ids"]
+            assert batch["input_ids"][row, : len(made)].tolist() == made.tolist()
+
+
+def test_every_epoch_holds_every_example_once_in_its_own_order(text):
+    splits, processor = text
+    seen = [batch["index"] for batch in take(train_batches(splits.train, processor, batch=8, seed=3), 25)]
+    epochs = np.concatenate(seen).reshape(4, 50)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == sorted(splits.train.rows.tolist())
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+def test_a_batch_may_be_larger_than_the_data(image):
+    splits, processor = image
+    batch = next(train_batches(splits.train.view(range(3)), processor, batch=8, seed=0))
+    assert np.unique(batch["index"], return_counts=True)[1].sum() == 8 and len(set(batch["index"].tolist())) == 3
+
+
+@pytest.mark.parametrize("augment", [(), AUGMENT])
+def test_batches_depend_on_the_seed_alone(image, augment):
+    splits, processor = image
+    runs = [take(train_batches(splits.train, processor, batch=8, seed=seed, augment=augment), 12) for seed in (0, 0, 1)]
+    assert_same(runs[0], runs[1])
+    assert runs[0][0]["index"].tolist() != runs[2][0]["index"].tolist()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7, 9])
+def test_a_restored_iterator_goes_on_as_if_never_stopped(image, stop):
+    splits, processor = image
+    options: dict[str, Any] = {"batch": 16, "seed": 5, "augment": AUGMENT}
+    whole = take(train_batches(splits.train, processor, **options), 15)
+    first = train_batches(splits.train, processor, **options)
+    take(first, stop)
+    state = first.get_state()
+    take(first, 2)
+    second = train_batches(splits.train, processor, **options)
+    second.set_state(state)
+    assert_same(take(second, 15 - stop), whole[stop:])
+    first.set_state(state)
+    assert_same(take(first, 15 - stop), whole[stop:])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_slices_of_the_processes_are_the_global_batch(text, image, count):
+    for (splits, processor), augment in ((text, ()), (image, AUGMENT)):
+        options: dict[str, Any] = {"batch": 8, "seed": 1, "buckets": BUCKETS, "augment": augment}
+        whole = take(train_batches(splits.train, processor, **options), 10)
+        shares = [
+            take(train_batches(splits.train, processor, **options, process_index=index, process_count=count), 10)
+            for index in range(count)
+        ]
+        joined = [
+            {name: np.concatenate([share[name] for share in parts]) for name in parts[0]}
+            for parts in zip(*shares, strict=True)
+        ]
+        assert_same(joined, whole)
+
+
+def test_evaluation_meets_every_example_once_in_order(image):
+    splits, processor = image
+    batches = list(evaluation_batches(splits.test, processor, batch=100))
+    assert [batch["image"].shape for batch in batches] == [(100, 8, 8, 1)] * 4
+    weight = np.concatenate([batch["weight"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert weight.dtype == np.float32 and weight.tolist() == [1] * 359 + [0] * 41
+    assert index[weight == 1].tolist() == list(range(359))
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels[:359], splits.test.labels())
+    halves = [
+        list(evaluation_batches(splits.test, processor, batch=100, process_index=part, process_count=2))
+        for part in (0, 1)
+    ]
+    assert_same(
+        [{name: np.concatenate([one[name], two[name]]) for name in one} for one, two in zip(*halves, strict=True)],
+        batches,
+    )
+
+
+def test_no_examples_give_no_evaluation_batches(image):
+    splits, processor = image
+    assert list(evaluation_batches(splits.test.view([]), processor, batch=4)) == []
+
+
+def test_a_full_cache_changes_nothing(image, monkeypatch):
+    splits, processor = image
+    remembered = take(train_batches(splits.train, processor, batch=8, seed=0), 12)
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 5000)
+    view = splits.train.view(range(len(splits.train)))
+    assert_same(take(train_batches(view, processor, batch=8, seed=0), 12), remembered)
+    (ready,) = view.memory.values()
+    assert 0 < len(ready.known) < len(view)
+
+
+def test_augmentation_is_keyed_by_seed_step_and_index():
+    picture = np.random.default_rng(0).random((6, 6, 1), np.float32)
+    keys = list(itertools.product((0, 1), repeat=3))
+    made = [
+        augmented(picture, (Noise(std=1.0),), seed=seed, step=step, index=index).tobytes() for seed, step, index in keys
+    ]
+    assert len(set(made)) == len(keys)
+    assert made[3] == augmented(picture, (Noise(std=1.0),), seed=0, step=1, index=1).tobytes()
+
+
+def test_augmentations_keep_the_shape_and_do_what_they_say():
+    picture = np.arange(36, dtype=np.float32).reshape(6, 6, 1)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(Flip(probability=1)(picture, rng), picture[:, ::-1])
+    np.testing.assert_array_equal(Flip(probability=0)(picture, rng), picture)
+    moved = {Crop(padding=1)(picture, rng)[2, 2, 0] for _ in range(200)}
+    assert moved == {picture[row, column, 0] for row in (1, 2, 3) for column in (1, 2, 3)}
+    for augmentation in AUGMENT:
+        assert isinstance(augmentation, Augmentation)
+        made = augmentation(picture, rng)
+        assert made.shape == picture.shape and made.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Flip(probability=2), "probability=2; expected 0 to 1"),
+        (lambda: Crop(padding=0), "padding=0; expected at least 1 pixel"),
+        (lambda: Noise(std=0), "std=0; expected more than 0"),
+    ],
+)
+def test_impossible_augmentations_are_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_impossible_batches_are_refused(text, image):
+    splits, processor = image
+    for options, message in (
+        ({"batch": 6, "process_count": 4}, "a batch of 6 cannot be shared by 4 processes; give a multiple"),
+        ({"batch": 8, "process_count": 2, "process_index": 2}, "process_index=2; expected 0 to 1"),
+    ):
+        with pytest.raises(ValueError) as error:
+            train_batches(splits.train, processor, seed=0, **options)
+        assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        train_batches(splits.train.view([]), processor, seed=0, batch=2)
+    assert str(error.value) == "Examples('digits', 'train', 0 of 1258) is empty; there is nothing to train on"
+    splits, processor = text
+    with pytest.raises(ValueError) as error:
+        train_batches(splits.train, processor, seed=0, batch=2, augment=(Flip(),))
+    assert str(error.value) == "augment=(Flip(probability=0.5),) is for images and 'sentiment/movies' is text"

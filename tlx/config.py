@@ -1,0 +1,212 @@
+"""Recipes as values: check, override, dump, load, fingerprint, diff.
+
+A config is a frozen keyword-only dataclass whose fields are numbers, strings, None, tuples, named tuples and other such
+dataclasses. `kinds` is the table of the classes that may appear by name, in files and in overrides.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tlx.trees import near_miss
+
+Kinds = Mapping[str, type]
+
+
+def is_record(value: Any) -> bool:
+    """A frozen dataclass or a named tuple: a value with named fields. (A Linen module is a dataclass, not a frozen one.)"""
+    if isinstance(value, type):
+        return False
+    params = getattr(value, "__dataclass_params__", None)
+    return hasattr(value, "_fields") or (params is not None and params.frozen)
+
+
+def fields(value: Any) -> dict[str, Any]:
+    """The fields of a record by name."""
+    names = value._fields if hasattr(value, "_fields") else [field.name for field in dataclasses.fields(value)]
+    return {name: getattr(value, name) for name in names}
+
+
+def replace(value: Any, **changes: Any) -> Any:
+    """A record with some fields changed; a dataclass checks itself again."""
+    return value._replace(**changes) if hasattr(value, "_fields") else dataclasses.replace(value, **changes)
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number, string and None below a record with its dotted path, and `path.kind` for the class of a record."""
+    if is_record(value):
+        if path:
+            yield f"{path}.kind", type(value).__name__
+        for name, field in fields(value).items():
+            yield from leaves(field, f"{path}.{name}" if path else name)
+    elif isinstance(value, tuple) and any(map(is_record, value)):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def dump(value: Any) -> Any:
+    """A record as JSON values; what is neither a record nor plain (a module, a function) becomes its `repr`."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_record(value):
+        return {"kind": type(value).__name__} | {name: dump(field) for name, field in fields(value).items()}
+    if isinstance(value, tuple | list):
+        return [dump(item) for item in value]
+    return {"repr": repr(value)}
+
+
+def load(document: Any, kinds: Kinds) -> Any:
+    """The inverse of `dump`; ValueError for a class that is not in `kinds`, and for a value that was only a `repr`."""
+    if isinstance(document, list):
+        return tuple(load(item, kinds) for item in document)
+    if not isinstance(document, dict):
+        return document
+    if "repr" in document:
+        raise ValueError(f"{document['repr']} was written down by its repr alone; give the config file again")
+    kind = _kind(document["kind"], kinds)
+    return kind(**{name: load(value, kinds) for name, value in document.items() if name != "kind"})
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits that two equal recipes share and two different ones do not."""
+    text = json.dumps(dump(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """`(path, before, after)` wherever two records differ; a side that lacks the path holds None."""
+    left, right = dict(leaves(before)), dict(leaves(after))
+    paths = list(left) + [path for path in right if path not in left]
+    return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def override(value: Any, path: str, text: str, kinds: Kinds) -> Any:
+    """`value` with the field at the dotted `path` set to what `text` says.
+
+    `text` is a Python literal, a call of a known class with literal arguments (`Freeze(through='blocks/03')`), or a
+    bare string. Raises ValueError for an unknown path, naming the nearest, and TypeError for a value that the field
+    does not take.
+    """
+    return _override(value, path.split("."), path, text, kinds, value)
+
+
+def _override(value: Any, parts: list[str], path: str, text: str, kinds: Kinds, root: Any) -> Any:
+    name, *rest = parts
+    if isinstance(value, tuple) and not hasattr(value, "_fields") and name.isdigit() and int(name) < len(value):
+        item = _override(value[int(name)], rest, path, text, kinds, root) if rest else parse(text, kinds)
+        return value[: int(name)] + (item,) + value[int(name) + 1 :]
+    if not is_record(value) or name not in fields(value):
+        known = [known.removesuffix(".kind") for known, _ in leaves(root)]
+        raise ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
+    if rest:
+        return replace(value, **{name: _override(getattr(value, name), rest, path, text, kinds, root)})
+    hint = typing.get_type_hints(type(value)).get(name, Any)
+    return replace(value, **{name: conform(parse(text, kinds), hint, path)})
+
+
+def parse(text: str, kinds: Kinds) -> Any:
+    """A value from the command line: a literal, a call of a class in `kinds`, or the text itself."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return text
+    if isinstance(node, ast.Call | ast.Tuple | ast.List):
+        return _build(node, kinds)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return text
+
+
+def _build(node: ast.expr, kinds: Kinds) -> Any:
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_build(item, kinds) for item in node.elts)
+    if not isinstance(node, ast.Call):
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"{ast.unparse(node)!r} is not a literal; put quotes around a string") from None
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    arguments = {item.arg: _build(item.value, kinds) for item in node.keywords if item.arg}
+    try:
+        return _kind(name, kinds)(*(_build(item, kinds) for item in node.args), **arguments)
+    except TypeError as error:
+        raise TypeError(f"{ast.unparse(node)}: {error}") from None
+
+
+def _kind(name: str, kinds: Kinds) -> type:
+    if name not in kinds:
+        raise ValueError(f"no class {name!r} in tlx{near_miss(name, kinds)}")
+    return kinds[name]
+
+
+def check(value: Any, path: str = "") -> None:
+    """Raises TypeError, with the field's path, where a record holds a value of the wrong type."""
+    if not is_record(value):
+        return
+    hints = typing.get_type_hints(type(value))
+    for name, field in fields(value).items():
+        where = f"{path}.{name}" if path else name
+        conform(field, hints.get(name, Any), where)
+        for index, item in enumerate(field if isinstance(field, tuple) and not is_record(field) else (field,)):
+            check(item, f"{where}.{index}" if isinstance(field, tuple) and not is_record(field) else where)
+
+
+def conform(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the type `hint` wants it: an int becomes a float where one is asked for. Raises TypeError."""
+    if not _fits(value, hint):
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+        for module in ("tlx.types.", "typing."):
+            wanted = wanted.replace(module, "")
+        raise TypeError(f"{path} wants {wanted}, got {value!r}")
+    wants_float = hint is float or (float in typing.get_args(hint) and int not in typing.get_args(hint))
+    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """The float fields of a dataclass: what a sweep may vary without a new program."""
+    hints = typing.get_type_hints(type(value))
+    found = {name: field for name, field in fields(value).items() if field is not None and not isinstance(field, bool)}
+    return {
+        name: float(field)
+        for name, field in found.items()
+        if hints.get(name) is float or float in typing.get_args(hints.get(name))
+    }
+
+
+def with_numbers(value: Any, values: Mapping[str, Any]) -> Any:
+    """`value` with traced arrays in the place of its float fields, without checking them again."""
+    twin = object.__new__(type(value))
+    for name, field in fields(value).items():
+        object.__setattr__(twin, name, values.get(name, field))
+    return twin

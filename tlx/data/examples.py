@@ -1,0 +1,291 @@
+"""Raw examples by number, over TFDS data sets that lie prepared on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from tlx.assets import cache_dir, offline
+from tlx.data import DATASETS
+from tlx.trees import near_miss
+
+log = logging.getLogger(__name__)
+
+
+class Features(NamedTuple):
+    """Which features of a TFDS data set are the inputs (`text`, one or a pair, or `image`) and the target."""
+
+    text: tuple[str, ...]
+    image: str | None
+    label: str
+    target: Literal["class", "number"]
+
+
+class Examples(Sequence[dict[str, Any]]):
+    """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}` or `{"image": uint8[H, W, C]}`
+    with `"label"`, an int (a float for regression), and `"index"`, its position in the whole split, whatever rows the
+    view has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        source: Sequence[Mapping[str, Any]],
+        features: Features,
+        classes: tuple[str, ...] = (),
+        rows: np.ndarray | None = None,
+        fingerprint: str = "",
+    ):
+        self.name, self.split, self.source, self.features, self.classes = name, split, source, features, classes
+        self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
+        self.fingerprint = fingerprint
+        # What the pipeline has made of these examples, by processor; a view has its own.
+        self.memory: dict[Any, Any] = {}
+        self._labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"Examples({self.name!r}, {self.split!r}, {len(self)} of {len(self.source)})"
+
+    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
+        index = int(self.rows[position])
+        record = self.source[index]
+        example: dict[str, Any] = {}
+        for key, feature in zip(("text", "text_pair"), self.features.text, strict=False):
+            example[key] = self._text(record[feature], feature, index)
+        if self.features.image:
+            example["image"] = _pixels(record[self.features.image])
+        return {**example, "label": self._label(record, index), "index": index}
+
+    def labels(self) -> np.ndarray:
+        """int32[N] classes, or float32[N] numbers; read once. Raises ValueError for a class out of range."""
+        if self._labels is None:
+            file = cache_dir() / "labels" / f"{self.fingerprint}-{self.split}.npy"
+            if self.fingerprint and file.is_file():
+                every = np.load(file, allow_pickle=False)
+            else:
+                every = np.array(list(self._read_labels()), self.label_dtype)
+                if self.fingerprint:
+                    _save_whole(file, every)
+            self._labels = every[self.rows]
+        return self._labels
+
+    def view(self, positions: np.ndarray) -> Self:
+        """The examples at these positions of this view, in the order given."""
+        positions = np.asarray(positions, int)
+        chosen = type(self)(
+            self.name, self.split, self.source, self.features, self.classes, self.rows[positions], self.fingerprint
+        )
+        chosen._labels = None if self._labels is None else self._labels[positions]
+        return chosen
+
+    @property
+    def label_dtype(self) -> type:
+        return np.int32 if self.features.target == "class" else np.float32
+
+    def _read_labels(self) -> Iterator[int | float]:
+        many = getattr(self.source, "__getitems__", lambda rows: [self.source[row] for row in rows])
+        for start in range(0, len(self.source), 1024):
+            rows = range(start, min(start + 1024, len(self.source)))
+            for index, record in zip(rows, many(rows), strict=True):
+                yield self._label(record, index)
+
+    def _label(self, record: Mapping[str, Any], index: int) -> int | float:
+        if self.features.target == "number":
+            return float(record[self.features.label])
+        label = int(record[self.features.label])
+        if not 0 <= label < len(self.classes):
+            raise ValueError(
+                f"{self.name} {self.split}[{index}]: label {label} is outside the {len(self.classes)} classes"
+                f" 0..{len(self.classes) - 1}"
+            )
+        return label
+
+    def _text(self, content: bytes | str, feature: str, index: int) -> str:
+        if isinstance(content, str):
+            return content
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.name} {self.split}[{index}]: {feature!r} is not valid UTF-8"
+                f" (byte 0x{content[error.start]:02x} at {error.start}); decode it when the data set is built"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on disk. `fingerprint` changes with its content, not with the folder it lies in."""
+
+    name: str
+    splits: dict[str, Examples]
+    classes: tuple[str, ...]
+    features: Features
+    fingerprint: str
+
+
+def data_dir() -> Path:
+    """Where our data sets are prepared: `$TFDS_DATA_DIR`, else `tfds` in the cache."""
+    return Path(os.environ["TFDS_DATA_DIR"]).expanduser() if os.environ.get("TFDS_DATA_DIR") else cache_dir() / "tfds"
+
+
+def search_dirs() -> list[Path]:
+    """The folders in which a data set is looked for, first match wins."""
+    return list(dict.fromkeys((data_dir(), Path.home() / "tensorflow_datasets", cache_dir() / "tfds")))
+
+
+def prepared() -> dict[str, Path]:
+    """Every data set on disk, as `name[/config]:version` in order of version, and its folder."""
+    found: dict[str, Path] = {}
+    for root in search_dirs():
+        for info in (*root.glob("*/[0-9]*.*.*/dataset_info.json"), *root.glob("*/*/[0-9]*.*.*/dataset_info.json")):
+            folder = info.parent
+            found.setdefault(f"{folder.parent.relative_to(root).as_posix()}:{folder.name}", folder)
+    return dict(sorted(found.items(), key=lambda item: _version_key(item[0])))
+
+
+def open_dataset(name: str) -> Dataset:
+    """One of ours (prepared on first use), or any data set that TFDS has prepared on disk.
+
+    `name` is `"name"`, `"name/config"`, either with `":version"` (the newest otherwise), or the path of its folder.
+    Nothing but our own sets is ever downloaded. Raises FileNotFoundError with the nearest names where there is none,
+    `tlx.assets.AssetError` where ours cannot be fetched, ValueError where tlx cannot use what it finds.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = _prepare(name) if name in DATASETS else _find(name)
+    builder = tfds.builder_from_directory(str(folder))
+    if not hasattr(builder.info.file_format, "name") or builder.info.file_format.name not in (
+        "ARRAY_RECORD",
+        "PARQUET",
+    ):
+        raise ValueError(
+            f"data set {name!r} is stored as {builder.info.file_format.value}, which only TensorFlow reads;"
+            f" convert it once by `tfds convert_format --dataset_dir={folder} --out_file_format=array_record`"
+        )
+    features = _features(name, builder.info)
+    classes = tuple(builder.info.features[features.label].names) if features.target == "class" else ()
+    fingerprint = _fingerprint(builder, folder)
+    decoders = {features.image: tfds.decode.SkipDecoding()} if features.image else None
+    splits = {}
+    for split, info in builder.info.splits.items():
+        if info.num_examples:
+            source = builder.as_data_source(split, decoders=decoders)
+            splits[split] = Examples(name, split, source, features, classes, fingerprint=fingerprint)
+        else:
+            splits[split] = Examples(name, split, (), features, classes)
+    return Dataset(name, splits, classes, features, fingerprint)
+
+
+def _prepare(name: str) -> Path:
+    """The folder of one of our data sets, made if it is not there. One process makes it; the others wait."""
+    module, class_name = DATASETS[name].builder.split(":")
+    base, _, config = name.partition("/")
+    home = data_dir() / base / config if config else data_dir() / base
+    builder_class = getattr(import_module(module), class_name)
+    folder = home / str(builder_class.VERSION)
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    home.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock
+    from tensorflow_datasets import disable_progress_bar
+
+    with FileLock(home / ".lock"):
+        if (folder / "dataset_info.json").is_file():
+            return folder
+        for leftover in home.glob("incomplete.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        log.info("preparing data set %s in %s", name, folder)
+        disable_progress_bar()
+        builder = builder_class(
+            data_dir=str(data_dir()), file_format="array_record", **({"config": config} if config else {})
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    return folder
+
+
+def _find(name: str) -> Path:
+    if (Path(name) / "dataset_info.json").is_file():
+        return Path(name)
+    on_disk = prepared()
+    matches = [key for key in on_disk if key == name or key.rpartition(":")[0] == name]
+    if matches:
+        return on_disk[matches[-1]]
+    names = {*DATASETS, *(key.rpartition(":")[0] for key in on_disk)}
+    network = f" ({offline()} is set)" if offline() else ""
+    raise FileNotFoundError(
+        f"data set {name!r} is not on disk in {', '.join(map(str, search_dirs()))}, and tlx downloads none but its own"
+        f"{network}{near_miss(name, names)}; prepare it with `tfds build {name} --file_format=array_record`"
+    )
+
+
+def _features(name: str, info: Any) -> Features:
+    """What to feed and what to predict: `supervised_keys` where it says so, else the only ones of their kind."""
+    import tensorflow_datasets as tfds
+
+    kinds = dict(info.features.items())
+    keys = info.supervised_keys or ()
+    named = [key for key in keys if isinstance(key, str)]
+    inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)
+    labels = named[-1:] if len(named) == len(keys) and named else [key for key in kinds if "label" in key]
+    text = tuple(key for key in inputs if isinstance(kinds[key], tfds.features.Text) and not key.endswith("id"))
+    image = next((key for key in inputs if isinstance(kinds[key], tfds.features.Image)), None)
+    shapes = {key: getattr(feature, "shape", None) for key, feature in kinds.items()}
+    classes = [key for key in labels if isinstance(kinds[key], tfds.features.ClassLabel)]
+    numbers = [key for key in labels if shapes[key] == () and np.issubdtype(kinds[key].np_dtype, np.floating)]
+    if (image is None) == (not text) or len(text) > 2 or len(classes + numbers) != 1:
+        raise ValueError(
+            f"data set {name!r} has features {', '.join(kinds)}; expected an image or one or two texts,"
+            " and a class label or number"
+        )
+    return Features(text, image, (classes + numbers)[0], "class" if classes else "number")
+
+
+def _fingerprint(builder: Any, folder: Path) -> str:
+    splits = {
+        name: [list(map(int, info.shard_lengths)), int(info.num_bytes)] for name, info in builder.info.splits.items()
+    }
+    features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    content = json.dumps([builder.info.full_name, splits, features], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _version_key(name: str) -> tuple[str, list[int]]:
+    base, _, version = name.rpartition(":")
+    return base, [int(part) if part.isdigit() else 0 for part in version.split(".")]
+
+
+def _pixels(content: bytes | np.ndarray) -> np.ndarray:
+    """uint8[H, W, C] of a PNG or JPEG."""
+    if isinstance(content, np.ndarray):
+        return content
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _save_whole(file: Path, array: np.ndarray) -> None:
+    # The file only saves time: a full or read-only disk must not stop a run.
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npy", delete=False) as stream:
+            np.save(stream, array)
+        os.replace(stream.name, file)

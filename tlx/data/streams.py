@@ -1,0 +1,189 @@
+"""On what a recipe trains: which data set, which part of it, in which form."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlx.data.augment import Augmentation
+from tlx.data.datasets.splits import stratified
+from tlx.processors import ImageProcessor, Processor, TextProcessor
+
+if TYPE_CHECKING:
+    from tlx.data.examples import Dataset, Examples, Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data of a recipe.
+
+    `target` names the data set (see `tlx.data.open_dataset`). `shots` keeps so many training examples of every class,
+    `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
+    and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
+    held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
+    batch padded to the shortest of `buckets` that holds it. Images become `size` pixels a side with `channels` (None:
+    as the pretrained processor says, else as they are).
+    """
+
+    target: str
+    shots: int | None = None
+    fraction: float | None = None
+    subset_seed: int | None = None
+    validation: float = 0.1
+    tokens: int = 128
+    buckets: tuple[int, ...] = (32, 64, 128)
+    size: int | None = None
+    channels: int | None = None
+    augment: tuple[Augmentation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
+        if self.shots is not None and self.fraction is not None:
+            raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"shots={self.shots}; expected at least 1")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
+        if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
+            raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size={self.size}; expected at least 1 pixel")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
+        return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What an experiment sees. `fingerprint` names the data and the very rows of each split."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    features: Features
+    fingerprint: str
+
+
+def load(data: Data, seed: int) -> Splits:
+    """The splits of `data.target`, views of what lies on disk; `seed` draws the subset unless `data.subset_seed` does.
+
+    A data set without a test split, or whose test labels are withheld (-1), is tested on its validation split, and what
+    chooses the checkpoint is then held out of train, so that no split does both. Raises as `open_dataset`, and
+    ValueError for an empty split, a label out of range, or a class with too few examples.
+    """
+    from tlx.data.examples import open_dataset
+
+    dataset = open_dataset(data.target)
+    train, validation, test = _three(dataset)
+    if validation is None:
+        parts = stratified(_strata(train), "validation", {"train": 1 - data.validation, "validation": data.validation})
+        train, validation = train.view(parts["train"]), train.view(parts["validation"])
+    if data.shots is not None or data.fraction is not None:
+        drawn = seed if data.subset_seed is None else data.subset_seed
+        numbers = dataset.features.target == "number"
+        train = train.view(
+            subset(
+                _strata(train) if numbers else train.labels(),
+                shots=data.shots,
+                fraction=data.fraction,
+                seed=drawn,
+                classes=() if numbers else dataset.classes,
+            )
+        )
+    digest = hashlib.sha256(dataset.fingerprint.encode())
+    for part in (train, validation, test):
+        if not len(part):
+            raise ValueError(f"data set {data.target!r} has no examples in its {part.split!r} split")
+        part.labels()
+        digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
+    return Splits(train, validation, test, dataset.classes, dataset.features, digest.hexdigest()[:16])
+
+
+def subset(
+    labels: Sequence[int] | np.ndarray,
+    *,
+    shots: int | None = None,
+    fraction: float | None = None,
+    seed: int,
+    classes: Sequence[str] = (),
+) -> np.ndarray:
+    """Positions, ascending, of `shots` examples of every class, or of a `fraction` of each (at least one).
+
+    Every class is put in an order by `seed` and the first are taken, so subsets of one seed nest. `classes` names the
+    classes, so that one without examples is noticed. Raises ValueError for a class with fewer than `shots`.
+    """
+    if (shots is None) == (fraction is None):
+        raise ValueError("give one of shots and fraction")
+    labels = np.asarray(labels)
+    chosen = []
+    for label in range(len(classes)) if classes else np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if shots is not None and len(members) < shots:
+            called = repr(classes[label]) if classes else label
+            raise ValueError(f"class {called} has {len(members)} training examples, fewer than shots={shots}")
+        # Sorting uniform numbers, for the stream behind `random` is the same in every numpy and that behind
+        # `permutation` is not.
+        order = np.argsort(np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(members)), kind="stable")
+        count = shots if shots is not None else max(1, round((fraction or 0) * len(members)))
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+
+
+def processor_for(data: Data, splits: Splits, pretrained: Processor | None = None) -> Processor:
+    """The processor that the splits need: the pretrained model's, with the lengths and sizes that `data` gives.
+
+    Raises ValueError for text without a tokenizer, and for a pretrained processor of the other kind.
+    """
+    if splits.features.text:
+        if not isinstance(pretrained, TextProcessor):
+            raise ValueError(f"{data.target!r} is text and the weights bring no tokenizer; name weights that do")
+        return dataclasses.replace(pretrained, tokens=data.tokens)
+    if isinstance(pretrained, TextProcessor):
+        raise ValueError(f"{data.target!r} is images and the weights bring a tokenizer; name weights of an image model")
+    given: dict[str, Any] = {}
+    if pretrained is None:
+        height, width, channels = splits.train[0]["image"].shape
+        pretrained = ImageProcessor(size=(height, width), channels=channels)
+    if data.size is not None:
+        given.update(size=(data.size, data.size), crop=None)
+    if data.channels is not None and data.channels != pretrained.channels:
+        mean, std = (float(np.mean(numbers)) for numbers in (pretrained.mean, pretrained.std))
+        given.update(channels=data.channels, mean=(mean,), std=(std,))
+    return dataclasses.replace(pretrained, **given)
+
+
+def _three(dataset: Dataset) -> tuple[Examples, Examples | None, Examples]:
+    """Train, validation if there is one to spare, and test."""
+    splits = dataset.splits
+    if "train" not in splits:
+        raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
+    validation = splits.get("validation") or splits.get("valid") or splits.get("dev")
+    test = splits.get("test")
+    if test is not None and _withheld(test):
+        test = None
+    if test is not None:
+        return splits["train"], validation, test
+    if validation is None:
+        raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to test on")
+    return splits["train"], None, validation
+
+
+def _withheld(test: Examples) -> bool:
+    return test.features.target == "class" and len(test) > 0 and int(test.source[0][test.features.label]) == -1
+
+
+def _strata(examples: Examples) -> np.ndarray:
+    return examples.labels() if examples.features.target == "class" else np.zeros(len(examples), np.int32)

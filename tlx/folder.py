@@ -1,0 +1,80 @@
+"""The folder of one run: whose it is, and what lies where in it.
+
+`recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
+`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `environment.json`, `model/`, `report.html`.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tlx import config
+from tlx.records import write_json
+
+RECIPE, RESULT = "recipe.json", "result.json"
+PACKAGES = ("tlx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+
+
+def claim(folder: Path, recipe: Any, *, resume: bool, overwrite: bool, base: Any = None, command: str = "") -> bool:
+    """Makes `folder` the recipe's own; True where its run there has finished already (and is to be kept).
+
+    Raises FileExistsError where it holds another recipe's run, or this one's and neither `resume` nor `overwrite` was
+    asked for, or files that are no run's. `overwrite` deletes an earlier run, never anything else.
+    """
+    fingerprint = config.fingerprint(recipe)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another folder with --out")
+    if (folder / RECIPE).is_file():
+        held = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        if held["fingerprint"] != fingerprint and not overwrite:
+            raise FileExistsError(
+                f"{folder} holds another recipe's run (fingerprint {held['fingerprint']}, this one's is {fingerprint}); "
+                "choose another folder with --out, or --overwrite it"
+            )
+        if not overwrite and not resume:
+            state = "finished" if (folder / RESULT).is_file() else "unfinished"
+            raise FileExistsError(f"{folder} holds this recipe's run, {state}; go on with --resume, or --overwrite it")
+        if resume and not overwrite:
+            return (folder / RESULT).is_file()
+        shutil.rmtree(folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
+    document = {"fingerprint": fingerprint, "recipe": config.dump(recipe), "changes": changes, "command": command}
+    write_json(folder / RECIPE, document)
+    return False
+
+
+def read(folder: Path, name: str = RESULT) -> Any:
+    """A JSON file of a run; FileNotFoundError where the folder holds no such thing."""
+    path = Path(folder) / name
+    if not path.is_file():
+        held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
+        raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and machine, for the page and for whoever repeats the run."""
+    import jax
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "devices": [str(device) for device in jax.devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "packages": versions,
+    }

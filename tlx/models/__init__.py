@@ -1,0 +1,60 @@
+"""Architectures: one file each, a frozen dataclass of its numbers and a chain of stages.
+
+An architecture's file holds its dataclass and `build(config, outputs) -> Model`. One that has a foreign (Hugging Face)
+form also holds `read(document) -> config`, `write(config, outputs, document) -> document`, `prefix(config)`,
+`names(config, outputs)` and `UNUSED`: the patterns of foreign tensors that may stay unread.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from tlx.models import bert, bridge, cnn, mlp, vit
+from tlx.models.bert import Bert
+from tlx.models.bridge import Linen, Nnx
+from tlx.models.chain import forward, initialise
+from tlx.models.cnn import Cnn
+from tlx.models.mlp import Mlp
+from tlx.models.vit import Vit
+from tlx.trees import near_miss
+from tlx.types import Model
+
+ARCHITECTURES: dict[type, ModuleType] = {Bert: bert, Vit: vit, Cnn: cnn, Mlp: mlp, Linen: bridge, Nnx: bridge}
+FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kind in module.FAMILIES}
+
+__all__ = [
+    "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
+    "architecture", "build", "foreign", "forward", "image_shape", "initialise",
+]  # fmt: skip
+
+
+def architecture(config: Any) -> ModuleType:
+    """The file of the architecture that `config` belongs to; TypeError where it is none of ours."""
+    if type(config) not in ARCHITECTURES:
+        known = ", ".join(kind.__name__ for kind in ARCHITECTURES)
+        raise TypeError(f"{type(config).__name__} is not an architecture; known: {known}")
+    return ARCHITECTURES[type(config)]
+
+
+def build(config: Any, outputs: int | None = None) -> Model:
+    """The model of `config`; with `outputs`, its head of that width."""
+    return architecture(config).build(config, outputs)
+
+
+def foreign(kind: str) -> ModuleType:
+    """The file that reads checkpoints of the Hugging Face `model_type` `kind`; ValueError names the near misses."""
+    if kind not in FOREIGN:
+        raise ValueError(f"no architecture for model_type {kind!r}{near_miss(kind, FOREIGN)}")
+    return FOREIGN[kind]
+
+
+def image_shape(config: Any) -> tuple[int, int, int] | None:
+    """(height, width, channels) of the images that a model reads; None where it reads something else."""
+    if isinstance(config, Vit):
+        return (*vit.sides(config), config.channels)
+    if isinstance(config, Cnn):
+        return config.size, config.size, config.channels
+    shape = config.inputs if isinstance(config, Mlp) else getattr(config, "shape", ())
+    if len(shape) != 3 or config.input != "image":
+        return None
+    height, width, channels = shape
+    return height, width, channels

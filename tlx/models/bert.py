@@ -1,0 +1,298 @@
+"""BERT (Devlin et al., 2019) and what shares its form: MiniLM, RoBERTa, DistilBERT, ELECTRA.
+
+Stages: `stem`, `blocks/00` ..., `pool` (where the family has one), `head`. Shapes: B batch, T tokens, W width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from tlx.layers import (
+    ACTIVATIONS,
+    as_dtype,
+    attention,
+    declare_attention,
+    declare_dense,
+    declare_embedding,
+    declare_norm,
+    dense,
+    dropout,
+    embed,
+    layer_norm,
+    normal,
+)
+from tlx.models.names import Name, dense_names, norm_names
+from tlx.trees import Tree, near_miss
+from tlx.types import Array, Carry, Context, Model, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bert:
+    """A member of the family. `family` decides the names, the head and how positions are counted."""
+
+    family: str = "bert"
+    vocabulary: int = 30522
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    positions: int = 512
+    types: int = 2
+    embedding: int | None = None
+    activation: str = "gelu"
+    epsilon: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    head_dropout: float = 0.1
+    pad: int = 0
+    deviation: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
+
+
+FAMILIES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+}
+CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
+UNUSED = (
+    r".*position_ids",
+    r".*\.token_type_ids",
+    r"cls\..*",
+    r"lm_head\..*",
+    r"vocab_(transform|layer_norm|projector)\..*",
+    r"(generator|discriminator)_(predictions|lm_head)\..*",
+    r"qa_outputs\..*",
+    r"pooler\..*",
+    r"(pre_)?classifier\..*",
+)
+
+
+def pooled(config: Bert, outputs: int | None) -> bool:
+    """Whether the chain has a `pool` stage: BERT always, RoBERTa only without a head (as in `transformers`)."""
+    return config.family == "bert" or (config.family == "roberta" and outputs is None)
+
+
+def declare(config: Bert, outputs: int | None) -> Tree:
+    """The tree of declared parameters."""
+    init = normal(config.deviation)
+    rows = config.embedding or config.width
+    stem: Tree = {
+        "words": declare_embedding(config.vocabulary, rows, init=init),
+        "positions": declare_embedding(config.positions, rows, None, init),
+        "norm": declare_norm(rows),
+    }
+    if config.types:
+        stem["types"] = declare_embedding(config.types, rows, None, init)
+    if rows != config.width:
+        stem["project"] = declare_dense(rows, config.width, (None, "width"), init)
+    block = {
+        "attention": declare_attention(config.width, config.heads, init) | {"norm": declare_norm(config.width)},
+        "mlp": {
+            "up": declare_dense(config.width, config.mlp, ("width", "mlp"), init),
+            "down": declare_dense(config.mlp, config.width, ("mlp", "width"), init),
+            "norm": declare_norm(config.width),
+        },
+    }
+    params: Tree = {"stem": stem, "blocks": {f"{n:02d}": block for n in range(config.depth)}}
+    if pooled(config, outputs):
+        params["pool"] = declare_dense(config.width, config.width, ("width", None), init)
+    if outputs is not None:
+        params["head"] = {"output": declare_dense(config.width, outputs, ("width", None), init)}
+        if config.family != "bert":
+            params["head"]["dense"] = declare_dense(config.width, config.width, ("width", None), init)
+    return params
+
+
+def build(config: Bert, outputs: int | None = None) -> Model:
+    """The chain of stages; with `outputs` the head of a sequence classifier of that width."""
+
+    def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        ids = carry["input_ids"]
+        mask = carry.get("attention_mask")
+        mask = jnp.ones_like(ids) if mask is None else mask
+        hidden = embed(params["words"], ids) + embed(params["positions"], positions(config, ids))
+        if config.types:
+            types = carry.get("token_type_ids")
+            hidden += embed(params["types"], jnp.zeros_like(ids) if types is None else types)
+        hidden = dropout(as_dtype(layer_norm(params["norm"], hidden, config.epsilon), context), config.dropout, context, 0)
+        if "project" in params:
+            hidden = dense(params["project"], hidden)
+        return {"hidden": hidden, "mask": mask}, stats
+
+    def block(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        return carry | {"hidden": encode(config, params, carry["hidden"], carry["mask"], context)}, stats
+
+    def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0]))}, stats
+
+    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        return carry | {"logits": classify(config, params, carry, context).astype(jnp.float32)}, stats
+
+    stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
+    if pooled(config, outputs):
+        stages.append(Stage("pool", pool, "pooled"))
+    if outputs is not None:
+        stages.append(Stage("head", head, "logits"))
+    return Model(tuple(stages), declare(config, outputs), {}, config, outputs)
+
+
+def positions(config: Bert, ids: Array) -> Array:
+    """[T] or [B, T]: from 0, but in RoBERTa from pad + 1 over the tokens that are not padding."""
+    if config.family != "roberta":
+        return jnp.arange(ids.shape[1])
+    real = (ids != config.pad).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + config.pad
+
+
+def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) -> Array:
+    """One post-norm transformer block: [B, T, W] -> [B, T, W]."""
+    mixed = attention(
+        params["attention"], x, mask, heads=config.heads, rate=config.attention_dropout, context=context, salt=0
+    )
+    x = layer_norm(params["attention"]["norm"], x + dropout(mixed, config.dropout, context, 1), config.epsilon)
+    hidden = dense(params["mlp"]["down"], ACTIVATIONS[config.activation](dense(params["mlp"]["up"], x)))
+    return layer_norm(params["mlp"]["norm"], x + dropout(hidden, config.dropout, context, 2), config.epsilon)
+
+
+def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
+    """The family's own sequence classification head: [B, outputs]."""
+    if config.family == "bert":
+        return dense(params["output"], dropout(carry["pooled"], config.head_dropout, context, 0))
+    first = carry["hidden"][:, 0]
+    if config.family == "distilbert":
+        inner = ACTIVATIONS["relu"](dense(params["dense"], first))
+    else:
+        inner = dense(params["dense"], dropout(first, config.head_dropout, context, 0))
+        inner = jnp.tanh(inner) if config.family == "roberta" else ACTIVATIONS["gelu"](inner)
+    return dense(params["output"], dropout(inner, config.head_dropout, context, 1))
+
+
+FIELDS = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "types": "type_vocab_size",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "pad": "pad_token_id",
+    "deviation": "initializer_range",
+}
+DISTILBERT_FIELDS = {
+    "vocabulary": "vocab_size",
+    "width": "dim",
+    "depth": "n_layers",
+    "heads": "n_heads",
+    "mlp": "hidden_dim",
+    "positions": "max_position_embeddings",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "head_dropout": "seq_classif_dropout",
+    "pad": "pad_token_id",
+    "deviation": "initializer_range",
+}
+
+
+def read(document: dict[str, Any]) -> Bert:
+    """A `Bert` from a Hugging Face `config.json`; ValueError for what this form does not cover."""
+    kind = document["model_type"]
+    family = FAMILIES[kind]
+    if (how := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
+        raise ValueError(f"config.json asks for {how!r} position embeddings; tlx knows 'absolute' ones")
+    if document.get("is_decoder"):
+        raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
+    fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
+    values = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+    if family == "distilbert":
+        values |= {"types": 0, "epsilon": 1e-12}
+    else:
+        head = document.get("classifier_dropout")
+        values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
+    if family == "electra":
+        values["embedding"] = document.get("embedding_size", 128)
+    return Bert(family=family, **values)
+
+
+def write(config: Bert, outputs: int | None, document: dict[str, Any]) -> dict[str, Any]:
+    """A Hugging Face `config.json` for `config`, over what an earlier `document` says."""
+    fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
+    values = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
+    kind = document.get("model_type", config.family)
+    stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
+    architecture = f"{stem}Model" if outputs is None else f"{stem}ForSequenceClassification"
+    if config.family == "electra":
+        values["embedding_size"] = config.embedding or config.width
+    if config.family != "distilbert":
+        values["classifier_dropout"] = config.head_dropout
+    return document | values | {"model_type": kind, "architectures": [architecture]}
+
+
+def prefix(config: Bert) -> str:
+    """What the backbone's tensors are prefixed with in a checkpoint that has a head."""
+    return f"{config.family}."
+
+
+def names(config: Bert, outputs: int | None) -> Iterator[Name]:
+    """Every parameter's foreign name."""
+    yield Name("stem/words/embedding", "embeddings.word_embeddings.weight")
+    yield Name("stem/positions/embedding", "embeddings.position_embeddings.weight")
+    if config.types:
+        yield Name("stem/types/embedding", "embeddings.token_type_embeddings.weight")
+    yield from norm_names("stem/norm", "embeddings.LayerNorm")
+    if (config.embedding or config.width) != config.width:
+        yield from dense_names("stem/project", "embeddings_project")
+    for n in range(config.depth):
+        yield from block_names(config, f"blocks/{n:02d}", n)
+    if pooled(config, outputs):
+        yield from dense_names("pool", "pooler.dense")
+    if outputs is None:
+        return
+    inner, output = {
+        "bert": ("", "classifier"),
+        "distilbert": ("pre_classifier", "classifier"),
+        "roberta": ("classifier.dense", "classifier.out_proj"),
+        "electra": ("classifier.dense", "classifier.out_proj"),
+    }[config.family]
+    if inner:
+        yield from dense_names("head/dense", inner, head=True)
+    yield from dense_names("head/output", output, head=True)
+
+
+def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
+    if config.family == "distilbert":
+        foreign = f"transformer.layer.{n}"
+        own = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
+        rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
+    else:
+        foreign = f"encoder.layer.{n}"
+        own = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+        rest = (
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            "intermediate.dense",
+            "output.dense",
+            "output.LayerNorm",
+        )
+    for name, theirs in own.items():
+        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
+    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
+    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
+    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
+    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{rest[3]}")
+    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{rest[4]}")

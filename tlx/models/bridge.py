@@ -1,0 +1,146 @@
+"""Any Flax module, Linen or NNX, as a model of one stage named `module`: the one file that imports Flax's modules.
+
+A parameter keeps the module's own name: `module/Dense_0/kernel`. The module gets the noise of `context.key`, and says by
+its signature whether it wants `train` or `deterministic`; an NNX module is also put in its own `train()` or `eval()` mode.
+It returns the logits [B, outputs], or a dict that holds `logits` and may hold `hidden` and `pooled`. Its types are its
+own: it gets float32 whatever the `dtype` of the pass.
+"""
+
+import inspect
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx.models.mlp import example
+from tlx.trees import Tree, flatten, map_named, nest
+from tlx.types import Array, Carry, Context, Key, Model, Param, Stage
+
+Leaves = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linen:
+    """A `flax.linen.Module`; `shape` is that of one example's `input`, without the batch."""
+
+    module: Any
+    shape: tuple[int, ...]
+    input: str = "image"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nnx:
+    """A function of `nnx.Rngs` that makes an `nnx.Module`; `shape` is that of one example's `input`."""
+
+    make: Callable[[Any], Any]
+    shape: tuple[int, ...]
+    input: str = "image"
+    dtype: str = "float32"
+
+
+def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
+    """The one-stage model; ValueError where the module's last axis is not `outputs`, or it keeps state of other kinds."""
+    fresh, run = from_linen(config) if isinstance(config, Linen) else from_nnx(config)
+    dummy = jax.ShapeDtypeStruct((2, *config.shape), config.dtype)
+    params, stats = jax.eval_shape(fresh, jax.random.key(0))
+
+    def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        x = example(carry, config.input, config.shape).astype(config.dtype)
+        given, moved = run(flatten(params), flatten(stats), x, context)
+        given = dict(given) if isinstance(given, Mapping) else {"logits": given}
+        given |= {"logits": given["logits"].astype(jnp.float32)}
+        return carry | given, nest(moved) if context.train else stats
+
+    still = Context()
+    given, _ = jax.eval_shape(lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, still), params, stats, dummy)
+    shape = given["logits"].shape
+    if outputs is not None and shape != (2, outputs):
+        raise ValueError(f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {outputs})")
+    declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
+    return Model((Stage("module", apply, "logits"),), *declared, config, outputs)
+
+
+def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
+    """Under `module`, a `Param` for each leaf, whose `init` keeps that leaf of the whole that `fresh` makes of the key."""
+
+    def param(path: str, leaf: Any) -> Param:
+        # Compiled, so that what the other leaves would cost is dropped.
+        pick = jax.jit(lambda key: fresh(key)[path])
+        return Param(leaf.shape, (None,) * len(leaf.shape), lambda key, shape: pick(key))
+
+    return {"module": map_named(param, nest(leaves))} if leaves else {}
+
+
+def mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
+    """The keywords among `train` and `deterministic` that `call` names."""
+    known = inspect.signature(call).parameters
+    return {name: value for name, value in (("train", train), ("deterministic", not train)) if name in known}
+
+
+def from_linen(config: Linen) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`fresh(key) -> (params, stats)` and `run(params, stats, x, context) -> (output, stats)`, on leaves by path."""
+    from flax import linen as nn
+
+    call = type(config.module).__call__
+
+    def fresh(key: Key) -> tuple[Leaves, Leaves]:
+        x = jnp.zeros((2, *config.shape), config.dtype)
+        made = nn.unbox(config.module.init({"params": key, "dropout": key}, x, **mode(call, False)))
+        if other := made.keys() - {"params", "batch_stats"}:
+            raise ValueError(f"the module keeps {sorted(other)}; the bridge carries params and batch_stats")
+        return flatten(made.get("params", {})), flatten(made.get("batch_stats", {}))
+
+    def run(params: Leaves, stats: Leaves, x: Array, context: Context) -> tuple[Any, Leaves]:
+        variables = {"params": nest(params), "batch_stats": nest(stats)}
+        rngs = None if context.key is None else {"dropout": context.key}
+        given, moved = config.module.apply(
+            variables, x, rngs=rngs, mutable=["batch_stats"], **mode(call, context.train)
+        )
+        return given, flatten(moved.get("batch_stats", {}))
+
+    return fresh, run
+
+
+def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """As `from_linen`, for a module that `config.make` makes."""
+    from flax import nnx
+
+    def parts(key: Key) -> tuple[Any, ...]:
+        definition, params, stats, noise, other = nnx.split(
+            config.make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState, ...
+        )
+        if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other)}:
+            raise ValueError(f"the module keeps {sorted(kinds)}; the bridge carries Param and BatchStat")
+        return definition, params, stats, noise
+
+    def leaves(state: Any) -> Leaves:
+        return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+    def fill(state: Any, value: Callable[[str, Any], Array]) -> Any:
+        pairs = [(path, leaf.replace(value("/".join(map(str, path)), leaf))) for path, leaf in nnx.to_flat_state(state)]
+        return nnx.from_flat_state(pairs)
+
+    def fresh(key: Key) -> tuple[Leaves, Leaves]:
+        _, params, stats, _ = parts(key)
+        return leaves(params), leaves(stats)
+
+    template = jax.eval_shape(parts, jax.random.key(0))
+
+    def run(params: Leaves, stats: Leaves, x: Array, context: Context) -> tuple[Any, Leaves]:
+        definition, *states = template
+        key = jax.random.key(0) if context.key is None else context.key
+
+        def noise(path: str, leaf: Any) -> Array:
+            return jax.random.fold_in(key, zlib.crc32(path.encode())) if isinstance(leaf, nnx.RngKey) else jnp.uint32(0)
+
+        values = (lambda path, leaf: params[path], lambda path, leaf: stats[path], noise)
+        module = nnx.merge(definition, *(fill(state, value) for state, value in zip(states, values, strict=True)))
+        module.train() if context.train else module.eval()
+        given = module(x, **mode(type(module).__call__, context.train))
+        return given, leaves(nnx.state(module, nnx.BatchStat))
+
+    return fresh, run

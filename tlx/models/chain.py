@@ -1,0 +1,83 @@
+"""A model is a chain of stages: initial values, and the forward pass over any stretch of the chain."""
+
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+
+from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
+from tlx.types import Array, Context, Key, Model, Variables
+
+
+def initialise(model: Model, key: Key) -> Variables:
+    """Fresh variables. A leaf's value depends on `key` and its own path alone: adding a leaf changes no other."""
+
+    def fresh(path: str, param: Any) -> Array:
+        return param.init(jax.random.fold_in(key, zlib.crc32(path.encode())), param.shape)
+
+    return Variables(map_named(fresh, model.params), map_named(fresh, model.stats))
+
+
+def position(model: Model, name: str | None, default: int) -> int:
+    """Where in the chain the stage `name` stands; ValueError names the near misses."""
+    if name is None:
+        return default
+    names = [stage.name for stage in model.stages]
+    if name not in names:
+        raise ValueError(f"no stage {name!r} in this model{near_miss(name, names)}")
+    return names.index(name)
+
+
+def forward(
+    model: Model,
+    variables: Variables,
+    inputs: Mapping[str, Any],
+    *,
+    key: Key | None = None,
+    train: bool = False,
+    start: str | None = None,
+    stop: str | None = None,
+    still: Collection[str] = (),
+    dtype: Any = "float32",
+    offset: Any = 0,
+    axis: str | None = None,
+) -> tuple[dict[str, Any], Tree]:
+    """Runs the chain: `(taps, stats)`.
+
+    `inputs` is a dict in fixed names: `input_ids`, `attention_mask`, `token_type_ids` [batch, tokens]; `image`
+    [batch, height, width, channels]. `taps` holds one entry a stage under its name, and what exists of `hidden` (the
+    last hidden state), `pooled`, `logits` (float32), and `carry`, from which a later `start` goes on. `stats` are the
+    running statistics after the pass.
+
+    `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
+    up to, not including, `stop`. `key` feeds dropout and is needed only when `train`. Stages named in `still` run as
+    in evaluation. `dtype` is that of activations. `offset` and `axis` belong to `jax.pmap` (see `types.Context`).
+
+    Raises ValueError for a stage that does not exist.
+    """
+    first, last = position(model, start, 0), position(model, stop, len(model.stages))
+    carry: dict[str, Any] = dict(inputs)
+    taps: dict[str, Any] = {}
+    moved: dict[str, Tree] = {}
+    for index, stage in enumerate(model.stages[first:last], first):
+        training = train and stage.name not in still
+        noise = jax.random.fold_in(key, index) if training and key is not None else None
+        context = Context(noise, training, dtype, offset, axis)
+        before = subtree(variables.stats, stage.name)
+        carry, after = stage.apply(subtree(variables.params, stage.name), before, carry, context)
+        taps[stage.name] = carry[stage.output]
+        if before:
+            moved[stage.name] = after
+    stats = updated(variables.stats, moved)
+    taps |= {name: carry[name] for name in ("hidden", "pooled", "logits") if name in carry}
+    taps["carry"] = carry
+    return taps, stats
+
+
+def updated(stats: Tree, moved: Mapping[str, Tree]) -> Tree:
+    """`stats` with the sub-trees in `moved` (by stage name) in place of the old ones."""
+    leaves = flatten(stats)
+    for name, tree in moved.items():
+        leaves |= flatten(tree, f"{name}/")
+    return nest(leaves)

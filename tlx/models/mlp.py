@@ -1,0 +1,66 @@
+"""A multilayer perceptron over images or features. Stages: `stem` (the first layer), `blocks/00` ..., `head`."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import jax.numpy as jnp
+
+from tlx.layers import ACTIVATIONS, as_dtype, declare_dense, dense, dropout, he
+from tlx.trees import Tree, near_miss
+from tlx.types import Array, Carry, Context, Model, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp:
+    """`inputs` is the shape of one example's `input`, which is flattened; `widths` has one hidden layer each."""
+
+    inputs: tuple[int, ...] = (28, 28, 1)
+    widths: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+    dropout: float = 0.0
+    input: str = "image"
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise ValueError("widths is empty; an Mlp has at least one hidden layer")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
+
+
+def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
+    """The input `name` [B, *shape]; ValueError where it is missing or of another shape."""
+    if name not in carry:
+        raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
+    array = jnp.asarray(carry[name])
+    if array.shape[1:] != shape:
+        raise ValueError(f"the model reads {name!r} of shape [batch, {', '.join(map(str, shape))}], not {array.shape}")
+    return array
+
+
+def build(config: Mlp, outputs: int | None = None) -> Model:
+    """The chain of stages; with `outputs` a linear head of that width."""
+
+    def layer(params: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
+        hidden = ACTIVATIONS[config.activation](dense(params, x))
+        hidden = dropout(hidden, config.dropout, context, 0)
+        return {"hidden": hidden, "pooled": hidden}, {}
+
+    def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        x = example(carry, config.input, config.inputs)
+        return layer(params, as_dtype(x.reshape(len(x), -1), context), context)
+
+    def block(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        return layer(params, carry["hidden"], context)
+
+    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        return carry | {"logits": dense(params, carry["pooled"]).astype(jnp.float32)}, stats
+
+    fans = (math.prod(config.inputs), *config.widths)
+    first, *rest = (declare_dense(a, b, ("width", "mlp"), he) for a, b in pairwise(fans))
+    params: Tree = {"stem": first} | ({"blocks": {f"{n:02d}": layer for n, layer in enumerate(rest)}} if rest else {})
+    stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(len(rest)))]
+    if outputs is not None:
+        params["head"] = declare_dense(config.widths[-1], outputs, ("width", None))
+        stages.append(Stage("head", head, "logits"))
+    return Model(tuple(stages), params, {}, config, outputs)

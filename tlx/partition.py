@@ -1,0 +1,98 @@
+"""Rules over paths -> which parameters move, and how fast.
+
+A rule is `(regex, Learn | None)`: the regex is matched by `fullmatch` on the whole path, the first match wins, None
+freezes. Every rule must claim something and every parameter must be claimed, so that a slip never passes in silence.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tlx.trees import Tree, flatten, near_miss, nest
+from tlx.types import Learn, Rule
+
+Partition = dict[str, Learn | None]
+
+
+def compile_rule(pattern: str) -> re.Pattern[str]:
+    """The compiled `pattern`; ValueError names what is wrong with it."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
+
+
+def prefixes(paths: Iterable[str]) -> set[str]:
+    """Every path and every parent of one: what a mistyped rule may have meant."""
+    names = set()
+    for path in paths:
+        parts = path.split("/")
+        names |= {"/".join(parts[: n + 1]) for n in range(len(parts))}
+    return names
+
+
+def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
+    """Which rule claims each parameter of the tree `params`, by path.
+
+    Raises ValueError for a rule that claims nothing (naming the near miss, or the earlier rule that took its
+    matches), for a parameter that no rule claims, and where nothing is left to learn.
+
+    >>> partition({"stem": 0, "head": 1}, (("stem", None), (".*", Learn(lr=0.5))))
+    {'head': Learn(lr=0.5, weight_decay=None), 'stem': None}
+    """
+    rules = tuple(rules)
+    patterns = [compile_rule(pattern) for pattern, _ in rules]
+    paths = list(flatten(params))
+    claimed: dict[str, int] = {}
+    for path in paths:
+        for position, pattern in enumerate(patterns):
+            if pattern.fullmatch(path):
+                claimed[path] = position
+                break
+    for position, (pattern, _) in enumerate(rules):
+        if position in claimed.values():
+            continue
+        matches = [path for path in paths if patterns[position].fullmatch(path)]
+        if not matches:
+            literal = pattern.replace("\\", "").removesuffix("/.*").removesuffix(".*")
+            close = near_miss(literal, prefixes(paths), n=2)
+            raise ValueError(f"rule {pattern!r} claims no parameter{close}")
+        earlier = max(set(claimed[path] for path in matches), key=[claimed[path] for path in matches].count)
+        raise ValueError(
+            f"rule {pattern!r} claims nothing: {rules[earlier][0]!r} before it took its "
+            f"{len(matches)} match{'es' if len(matches) > 1 else ''}; move it up"
+        )
+    if unclaimed := [path for path in paths if path not in claimed]:
+        raise ValueError(
+            f"no rule claims {len(unclaimed)} of {len(paths)} parameters: {_some(unclaimed)}; "
+            "end the rules with (r'.*', Learn()) or (r'.*', None)"
+        )
+    result = {path: rules[claimed[path]][1] for path in paths}
+    if all(learn is None for learn in result.values()):
+        raise ValueError(f"all {len(paths)} parameters are frozen: no rule with Learn(...) claims any")
+    return result
+
+
+def _some(paths: list[str], n: int = 3) -> str:
+    return ", ".join(map(repr, paths[:n])) + (", ..." if len(paths) > n else "")
+
+
+def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
+    """`(trainable, frozen)`: two trees with disjoint leaves; `trees.merge` puts them together again."""
+    leaves = flatten(params)
+    trainable = {path: leaf for path, leaf in leaves.items() if parts[path] is not None}
+    frozen = {path: leaf for path, leaf in leaves.items() if parts[path] is None}
+    return nest(trainable), nest(frozen)
+
+
+def still(stages: Iterable[str], parts: Partition) -> frozenset[str]:
+    """The stages that run as in evaluation: those with parameters, all of them frozen.
+
+    Their dropout is off and their batch statistics do not move, so a frozen prefix is one fixed function.
+    """
+    result = set()
+    for stage in stages:
+        own = [learn for path, learn in parts.items() if path.startswith(f"{stage}/")]
+        if own and all(learn is None for learn in own):
+            result.add(stage)
+    return frozenset(result)

@@ -1,0 +1,98 @@
+"""From a recipe to everything a step needs: data opened, model declared, weights reconciled, leaves inserted, phases split."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from tlx import config, models, partition, processors, weights
+from tlx.data import Splits, load, processor_for
+from tlx.partition import Partition
+from tlx.recipe import Recipe
+from tlx.step import Parts
+from tlx.tasks import Task
+from tlx.types import Model, Phase, Variables
+from tlx.weights import Manifest
+
+
+class Prepared(NamedTuple):
+    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`."""
+
+    recipe: Recipe
+    task: Task
+    model: Model
+    variables: Variables
+    processor: Any
+    manifest: Manifest
+    phases: tuple[Phase, ...]
+    partitions: tuple[Partition, ...]
+
+    def parts(self, phase: int) -> Parts:
+        """The static half of the step of one phase."""
+        recipe = self.recipe
+        return Parts(
+            self.model, self.task, recipe.objective, recipe.optim, self.partitions[phase], recipe.train.dtype
+        )
+
+
+def open_data(recipe: Recipe) -> Splits:
+    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own."""
+    return load(recipe.data, recipe.seed)
+
+
+def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
+    """Everything but the data; `splits`, where given, name the classes and settle the processor.
+
+    Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
+    """
+    config.check(recipe)
+    task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
+    if task.outputs is None:
+        raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+    if recipe.weights is None:
+        model = models.build(recipe.model, task.outputs)
+        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
+        processor, manifest = None, Manifest("from scratch", {}, ())
+    else:
+        model, variables, processor, manifest, _ = bring(recipe, task)
+    if splits is not None:
+        processor = fitted(recipe, splits, model, processor)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
+    params = recipe.tuning.insert(model, variables.params, key)
+    for number, term in enumerate(recipe.objective):
+        params = term.insert(model, params, jax.random.fold_in(key, number))
+    phases = recipe.tuning.phases(model)
+    partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
+    return Prepared(
+        recipe, task, model, Variables(params, variables.stats), processor, manifest, phases, partitions
+    )
+
+
+def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
+    """The pretrained model of the recipe, with a fresh head drawn from its seed where the checkpoint has none."""
+    asked = recipe.weights
+    assert asked is not None
+    pretrained = weights.load_pretrained(
+        asked.source, task, reset=asked.reset, resize=asked.resize, model=recipe.model, seed=recipe.seed
+    )
+    if recipe.model is not None and pretrained.model.config != recipe.model:
+        raise ValueError(
+            f"the weights {asked.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
+        )
+    return pretrained
+
+
+def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
+    """The processor of the data, at the size that the model declares where the recipe names none."""
+    shape = models.image_shape(model.config)
+    if processor is None and shape is not None:
+        height, width, channels = shape
+        processor = processors.ImageProcessor(
+            size=(height, width), channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels
+        )
+    fit = processor_for(recipe.data, splits, processor)
+    if isinstance(fit, processors.ImageProcessor) and shape is not None and fit.shape != shape:
+        raise ValueError(
+            f"images of {fit.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
+            "or resize the model's position embeddings: Weights(resize=...)"
+        )
+    return fit

@@ -1,0 +1,88 @@
+"""An experiment: the dataclasses of the floors below, composed. No logic."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tlx import models, objectives, tasks, tuning
+from tlx.data import Data, augment
+from tlx.objectives import Supervised, Term
+from tlx.optim import Optim
+from tlx.tasks import Task
+from tlx.tuning import Full, Tuning
+from tlx.types import Learn
+from tlx.weights import Weights
+
+Select = Literal["last", "best-validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How long and in what pieces.
+
+    The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of
+    `batch` (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are
+    reported. The validation split is measured, and a checkpoint written, every `eval_every` steps; None is once a
+    pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
+    """
+
+    epochs: float = 3.0
+    steps: int | None = None
+    batch: int = 32
+    eval_batch: int = 64
+    eval_every: int | None = None
+    select: Select = "last"
+    compile: Literal["jit", "pmap"] = "jit"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; a run takes one or more")
+        if self.epochs <= 0 or self.batch < 1 or self.eval_batch < 1:
+            raise ValueError(f"epochs {self.epochs}, batch {self.batch} and eval_batch {self.eval_batch} must be positive")
+        if self.eval_every is not None and self.eval_every < 1:
+            raise ValueError(f"eval_every is {self.eval_every}; give a number of steps, or None for once a pass")
+        for name, choices in (
+            ("select", ("last", "best-validation")),
+            ("compile", ("jit", "pmap")),
+            ("dtype", ("float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Which numbers we bring (`weights`, or a fresh `model`), which may move (`tuning`), what we ask of them (`task`,
+    `objective`), on what (`data`), and how (`optim`, `train`, `seed`)."""
+
+    data: Data
+    task: Task
+    model: Any = None
+    weights: Weights | None = None
+    tuning: Tuning = Full()
+    objective: tuple[Term, ...] = (Supervised(),)
+    optim: Optim = Optim()
+    train: Train = Train()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.weights is None:
+            raise ValueError("a recipe needs weights=Weights(...) or model=...")
+        if not self.objective:
+            raise ValueError("objective is empty; give at least one term, such as Supervised()")
+
+
+# The classes that may stand by name in a recipe's file and in an override.
+KINDS: dict[str, type] = {
+    "Recipe": Recipe,
+    "Data": Data,
+    "Weights": Weights,
+    "Optim": Optim,
+    "Train": Train,
+    "Learn": Learn,
+    **{kind.__name__: kind for kind in (tasks.Classification, tasks.Regression)},
+    **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
+    **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
+    **tuning.TUNINGS,
+    **objectives.TERMS,
+}

@@ -1,0 +1,111 @@
+"""What a run writes down as it goes: one JSON line a metric, TensorBoard events, a progress bar."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+METRICS = "metrics.jsonl"
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a line that a killed run left half written is left out."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+class Records:
+    """The records of a run in `folder`, from `step` on: what an interrupted run wrote after its last checkpoint is
+    written again, so those lines go."""
+
+    def __init__(self, folder: Path, step: int = 0):
+        kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+        self.path = folder / METRICS
+        partial = folder / f".{METRICS}.partial"
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self.path)
+        self.stream = self.path.open("a", encoding="utf-8")
+        self.events = self._events(folder / "tensorboard", step)
+
+    @staticmethod
+    def _events(folder: Path, step: int) -> Any:
+        from tensorboardX import SummaryWriter
+
+        # TensorBoard drops the events of an earlier try that lie beyond the step from which this one goes on.
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line a metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch)."""
+        now = round(time.time(), 3)
+        for name, value in values.items():
+            self.stream.write(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
+            self.events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self.stream.flush()
+        self.events.flush()
+
+    def close(self) -> None:
+        self.stream.close()
+        self.events.close()
+
+
+class Progress:
+    """A bar with loss, rate, examples a second and time left on a terminal; a line an evaluation elsewhere."""
+
+    def __init__(self, total: int, done: int, batch: int, quiet: bool):
+        self.batch, self.quiet, self.bar = batch, quiet, None
+        self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
+        if quiet or not sys.stderr.isatty():
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(
+            progress.TextColumn("step {task.completed}/{task.total}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[told]}"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task("train", total=total, completed=done, told="")
+        self.bar.start()
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        now = time.perf_counter()
+        if self.bar is None or now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
+        self.bar.update(self.task, completed=step, told=f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            if kind is None:
+                self.bar.update(self.task, completed=self.bar.tasks[0].total)
+            self.bar.stop()

@@ -1,0 +1,318 @@
+"""One run, read from top to bottom."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx import config, describe, folder, sharding
+from tlx.assets import cache_dir
+from tlx.checkpoint import Checkpoints, Saved, guarded
+from tlx.data import train_batches
+from tlx.evaluate import Outcome, evaluate, mistakes
+from tlx.prepare import Prepared, open_data, prepare
+from tlx.recipe import Recipe
+from tlx.records import Progress, Records, write_json
+from tlx.step import Compiled, TrainState, compile_step, initial_state
+from tlx.trees import flatten
+from tlx.weights import Pretrained, save_pretrained
+
+
+class Run(NamedTuple):
+    """What came out: the `folder` with every record, the `recipe`, and `result` as in `result.json`."""
+
+    folder: Path
+    recipe: Recipe
+    result: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.result["metrics"]
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+class Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
+
+    @contextmanager
+    def __call__(self, name: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    base: Recipe | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test split.
+
+    `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
+    `base` is the recipe before overrides, for the record. Raises ValueError, TypeError or FileNotFoundError for a
+    recipe that does not fit together, FileExistsError for a folder in use, `Diverged` for a loss that is not finite,
+    `checkpoint.DiskFull` for a full disk.
+    """
+    clock = Clock()
+    with clock("setup"):
+        config.check(recipe)
+        path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
+        mesh = sharding.make_mesh()
+        sharding.check_batch(recipe.train.batch, mesh, "train.batch")
+        sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
+        command = " ".join(sys.argv) if base is not None else ""
+        if folder.claim(path, recipe, resume=resume, overwrite=overwrite, base=base, command=command):
+            return Run(path, recipe, folder.read(path))
+        remember_compilations()
+        splits = open_data(recipe)
+        ready = prepare(recipe, splits)
+        steps = total_steps(recipe, len(splits.train))
+        spans = phase_spans(ready, steps)
+        every = recipe.train.eval_every or max(1, round(len(splits.train) / recipe.train.batch))
+        batches = train_batches(
+            splits.train,
+            ready.processor,
+            batch=recipe.train.batch,
+            seed=recipe.seed,
+            buckets=recipe.data.lengths,
+            augment=recipe.data.augment,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        checkpoints = Checkpoints(path / "checkpoints")
+        begin = checkpoints.latest() or 0
+        records = Records(path, begin)
+        best = Best()
+
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 2)
+    variables, compiled, state, shapes = ready.variables, None, None, set()
+    with Progress(steps, begin, recipe.train.batch, quiet) as progress:
+        if not quiet:
+            progress.say(opening(ready, splits, steps, begin, path))
+        for phase, (first, last) in enumerate(spans):
+            if begin >= last:
+                continue
+            with clock("setup"):
+                parts = ready.parts(phase)
+                compiled = compile_step(parts, mesh, recipe.train.compile)
+                fresh = initial_state(parts, variables, steps, key)._replace(step=jnp.int32(first))
+                if begin > first:
+                    fresh, best = restore(checkpoints, fresh, batches)
+                state = compiled.place(fresh)
+                del fresh
+            pending = None
+            for step in range(max(begin, first), last):
+                batch = next(batches)
+                given = {"labelled": compiled.put(batch)}
+                shape = tuple(sorted((name, array.shape) for name, array in batch.items()))
+                with clock("train" if shape in shapes else "compile"):
+                    state, metrics = compiled.train(state, given)
+                    shapes.add(shape)
+                    settle(records, progress, ready, phase, pending)
+                    pending = (step + 1, metrics, batch["index"])
+                if (step + 1) % every and step + 1 != steps:
+                    continue
+                with clock("train"):
+                    settle(records, progress, ready, phase, pending)
+                    pending = None
+                with clock("eval"):
+                    outcome = evaluate(compiled, state, splits.validation, ready.processor, recipe)
+                    measured = outcome.metrics(ready.task)
+                    records.write(step + 1, {f"validation/{name}": value for name, value in measured.items()})
+                    records.flush()
+                    progress.say(line(step + 1, steps, measured))
+                    if recipe.train.select == "best-validation":
+                        best = best.better(step + 1, measured[ready.task.primary], ready.task, compiled.fetch(state))
+                    if step + 1 < steps:
+                        keep(checkpoints, compiled.fetch(state), best, batches)
+            with clock("train"):
+                settle(records, progress, ready, phase, pending)
+                variables, shapes = compiled.fetch(state).variables, set()
+        if state is None or compiled is None:
+            raise ValueError(f"{path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
+        with clock("eval"):
+            final = compiled.fetch(state)
+            selected = steps
+            if best.variables is not None:
+                selected = best.step
+                final = final._replace(trainable=best.variables["trainable"], stats=best.variables["stats"])
+                state = compiled.place(final)
+            outcomes = {
+                name: evaluate(compiled, state, examples, ready.processor, recipe)
+                for name, examples in (("validation", splits.validation), ("test", splits.test))
+            }
+        finish = {"clock": clock, "steps": steps, "done": steps - begin, "selected": selected, "data": splits.fingerprint}
+        result = write_all(path, ready, final, outcomes, splits, finish)
+        records.write(steps, {f"test/{name}": value for name, value in outcomes["test"].metrics(ready.task).items()})
+        records.close()
+        checkpoints.wait()
+        checkpoints.close()
+        page = write_page(path)
+        progress.say(closing(result, ready, path, page))
+    return Run(path, recipe, result)
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """How many updates: as asked, or enough for `epochs` passes over the examples."""
+    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+
+
+def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
+    """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
+    shares = [phase.share for phase in ready.phases]
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
+    ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def remember_compilations() -> None:
+    """Keeps compiled programs in the cache folder, unless the user has said where; a second start is then fast."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+class Best(NamedTuple):
+    """The best validation measurement so far, and the variables that gave it."""
+
+    step: int = 0
+    value: float = math.nan
+    variables: Any = None
+
+    def better(self, step: int, value: float, task: Any, state: TrainState) -> "Best":
+        """This, or the new one where it is strictly better; the first of equals stays."""
+        wins = value > self.value if task.higher_is_better else value < self.value
+        if self.variables is not None and not wins:
+            return self
+        copies = jax.tree.map(jnp.copy, {"trainable": state.trainable, "stats": state.stats})
+        return Best(step, value, copies)
+
+
+def keep(checkpoints: Checkpoints, state: TrainState, best: Best, batches: Any) -> None:
+    """Starts to write a checkpoint of everything that the rest of the run depends on."""
+    held = state._replace(key=jax.random.key_data(state.key))._asdict()
+    notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
+    checkpoints.save(int(state.step), Saved(held, best.variables or {}, batches.get_state(), notes))
+
+
+def restore(checkpoints: Checkpoints, fresh: TrainState, batches: Any) -> tuple[TrainState, Best]:
+    """The newest checkpoint in the place of `fresh`; `batches` goes on where it stood."""
+    target = fresh._replace(key=jax.random.key_data(fresh.key))._asdict()
+    saved = checkpoints.restore(target, {"trainable": fresh.trainable, "stats": fresh.stats})
+    batches.set_state(saved.cursor)
+    state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
+    notes = saved.notes
+    return state, Best(notes["best_step"], notes["best_value"], saved.best if notes["best"] else None)
+
+
+def settle(records: Records, progress: Progress, ready: Prepared, phase: int, pending: Any) -> None:
+    """Reads and writes down the metrics of a step that the device has finished, or is about to.
+
+    Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient.
+    """
+    if pending is None:
+        return
+    step, metrics, index = pending
+    told: Mapping[str, Any] = jax.device_get(metrics)
+    loss = float(told["loss"])
+    if not math.isfinite(loss):
+        norms = told["leaf_norms"]
+        paths = [path for path in flatten(ready.variables.params) if ready.partitions[phase][path] is not None]
+        largest = int(np.argmax(np.where(np.isnan(norms), np.inf, norms)))
+        records.flush()
+        raise Diverged(
+            f"the loss is {loss} at step {step}; the batch held examples {index.tolist()}; the largest gradient is that "
+            f"of {paths[largest]!r} (norm {norms[largest]:g})"
+        )
+    records.write(step, {f"train/{name}": float(value) for name, value in told.items() if name != "leaf_norms"})
+    progress.step(step, loss, float(told["rate"]))
+
+
+def write_all(
+    path: Path, ready: Prepared, state: TrainState, outcomes: Mapping[str, Outcome], splits: Any, finish: dict[str, Any]
+) -> dict[str, Any]:
+    """The model, the predictions, the mistakes, the tables; `result.json` last, for it says that the run is whole."""
+    recipe, seconds = ready.recipe, {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
+    totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    metrics = {f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()}
+    result = {
+        "fingerprint": config.fingerprint(recipe),
+        "seed": recipe.seed,
+        "selection": recipe.train.select,
+        "selected_step": finish["selected"],
+        "metrics": metrics,
+        "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
+        "steps": finish["steps"],
+        "seconds": seconds,
+        "examples_per_second": round(finish["done"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
+        "peak_memory_bytes": peak_memory(),
+        "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
+        "classes": list(splits.classes),
+        "data": finish["data"],
+    }
+    with guarded(path):
+        save_pretrained(Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model")
+        (path / "predictions").mkdir(exist_ok=True)
+        for name, outcome in outcomes.items():
+            np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
+        write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
+        write_json(path / "parameters.json", describe.document(ready))
+        write_json(path / "environment.json", folder.environment())
+        write_json(path / folder.RESULT, result)
+    return result
+
+
+def peak_memory() -> int:
+    """Bytes: of the fullest device where it keeps count, else of this process."""
+    counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(counted) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write_page(path: Path) -> Path | None:
+    """The run's page, where the extra that draws it is installed."""
+    from tlx import report
+
+    return report.write_run(path) if report.available() else None
+
+
+def opening(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
+    totals = describe.totals(ready)
+    share = totals["trainable"] / totals["total"]
+    told = [
+        f"{ready.recipe.data.target}: {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test",
+        f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
+        f"{totals['trainable']:,} of {totals['total']:,} parameters learn ({share:.1%}); {steps} steps into {path}",
+    ]
+    return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
+
+
+def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
+    return f"step {step}/{steps}  " + "  ".join(f"validation {name} {value:.4f}" for name, value in measured.items())
+
+
+def closing(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
+    name = f"test/{ready.task.primary}"
+    told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

@@ -1,0 +1,96 @@
+"""Trees of named numbers: paths, flattening, near misses, sizes.
+
+A tree is nested dicts of leaves. A leaf's name is its path joined with `/`: `"blocks/00/attention/query/kernel"`.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Tree = dict[str, Any]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every leaf of `tree` by its path, in sorted order of the keys at each level (the order JAX uses).
+
+    >>> flatten({"b": {"x": 1}, "a": 2})
+    {'a': 2, 'b/x': 1}
+    """
+    leaves: dict[str, Any] = {}
+    for name in sorted(tree):
+        value, path = tree[name], f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{path}/")
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def nest(leaves: Mapping[str, Any]) -> Tree:
+    """The inverse of `flatten`: nested dicts from paths.
+
+    Raises ValueError where one path is both a leaf and the parent of another.
+
+    >>> nest({"b/x": 1, "a": 2})
+    {'b': {'x': 1}, 'a': 2}
+    """
+    tree: Tree = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path!r} lies below {parent!r}, which is a leaf")
+        if name in node:
+            raise ValueError(f"{path!r} is both a leaf and a parent of leaves")
+        node[name] = leaf
+    return tree
+
+
+def subtree(tree: Mapping[str, Any], path: str) -> Tree:
+    """The sub-tree at `path`, or an empty one: a stage without parameters has an empty sub-tree."""
+    node: Any = tree
+    for name in path.split("/"):
+        node = node.get(name)
+        if node is None:
+            return {}
+    return node
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """The union of trees with disjoint leaves.
+
+    >>> merge({"a": {"x": 1}}, {"a": {"y": 2}})
+    {'a': {'x': 1, 'y': 2}}
+    """
+    leaves: dict[str, Any] = {}
+    for tree in trees:
+        flat = flatten(tree)
+        if shared := leaves.keys() & flat.keys():
+            raise ValueError(f"two trees hold the same leaf {min(shared)!r}")
+        leaves |= flat
+    return nest(dict(sorted(leaves.items())))
+
+
+def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Tree:
+    """`function(path, leaf)` at every leaf."""
+    return nest({path: function(path, leaf) for path, leaf in flatten(tree).items()})
+
+
+def size(leaf: Any) -> int:
+    """How many numbers a leaf (an array or a `Param`) holds."""
+    return math.prod(leaf.shape)
+
+
+def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` names nearest to `name`, best first: what an error should offer."""
+    return difflib.get_close_matches(name, sorted(set(names)), n=n, cutoff=0.4)
+
+
+def near_miss(name: str, names: Iterable[str], n: int = 3) -> str:
+    """The tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few."""
+    names = sorted(set(names))
+    found = closest(name, names, n) or (names if len(names) <= 12 else [])
+    return f"; close: {', '.join(map(repr, found))}" if found else ""

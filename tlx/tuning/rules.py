@@ -1,0 +1,29 @@
+"""The user's own rules."""
+
+from dataclasses import dataclass
+
+from tlx.tuning.base import Tuning
+from tlx.types import Learn, Model, Phase, Rule
+
+
+@dataclass(frozen=True, init=False)
+class Rules(Tuning):
+    """`Rules((regex, Learn | None), ...)`: fullmatch on the whole path, first match wins, None freezes.
+
+    >>> Rules((r"stem/.*", None), (r".*", Learn(lr=0.3)))
+    Rules(rules=(('stem/.*', None), ('.*', Learn(lr=0.3, weight_decay=None))))
+    """
+
+    rules: tuple[Rule, ...]
+
+    def __init__(self, *args: Rule, rules: tuple[Rule, ...] = ()) -> None:
+        given = tuple(args) or tuple(tuple(rule) for rule in rules)
+        for rule in given:
+            if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], Learn | None):
+                raise TypeError(f"a rule is (regex, Learn(...) or None), got {rule!r}")
+        if not given:
+            raise ValueError("Rules() needs at least one rule")
+        object.__setattr__(self, "rules", given)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (Phase(1.0, self.rules),)

@@ -1,0 +1,107 @@
+"""The nouns that every room shares. Tuples only; the verbs live in the rooms."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from tlx.trees import Tree
+
+Array = jax.Array
+Key = jax.Array
+Carry = dict[str, Any]
+
+
+class Param(NamedTuple):
+    """A declared parameter: everything but its value.
+
+    `axes` are logical names, one a dimension (`"width"`, `"heads"`, `"mlp"`, `"vocabulary"`, ...; None where no
+    sharding makes sense). `init(key, shape)` gives float32.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Callable[[Key, tuple[int, ...]], Array]
+
+
+class Variables(NamedTuple):
+    """The numbers of a model: `params` learn by gradient, `stats` are running statistics (batch norm)."""
+
+    params: Tree
+    stats: Tree
+
+
+class Context(NamedTuple):
+    """What a stage may know beside its own parameters.
+
+    `key` is the stage's own key, None when nothing is random; `train` is False in a still (all frozen) stage too.
+    `dtype` is that of activations; parameters, reductions and losses stay float32. `offset` is the position of this
+    device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
+    """
+
+    key: Key | None = None
+    train: bool = False
+    dtype: Any = "float32"
+    offset: Any = 0
+    axis: str | None = None
+
+
+class Stage(NamedTuple):
+    """One link of a model's chain: `apply(params, stats, carry, context) -> (carry, stats)`, a pure function.
+
+    `name` is also the path prefix of its parameters. `output` names the entry of the carry that is the stage's tap.
+    """
+
+    name: str
+    apply: Callable[[Tree, Tree, Carry, Context], tuple[Carry, Tree]]
+    output: str = "hidden"
+
+
+class Model(NamedTuple):
+    """A chain of named stages with the parameters and statistics they declare (trees of `Param`).
+
+    `config` is the architecture's own frozen dataclass and `outputs` the width of its head (None without a head):
+    the two from which the same model is built again.
+    """
+
+    stages: tuple[Stage, ...]
+    params: Tree
+    stats: Tree
+    config: Any = None
+    outputs: int | None = None
+
+
+class Learn(NamedTuple):
+    """How fast a parameter moves: `lr` multiplies the schedule; `weight_decay` None means the optimiser's own,
+    skipping biases and norms."""
+
+    lr: float = 1.0
+    weight_decay: float | None = None
+
+
+Rule = tuple[str, Learn | None]
+
+
+class Phase(NamedTuple):
+    """A stretch of training (a share of all steps) with one partition of the parameters."""
+
+    share: float
+    rules: tuple[Rule, ...]
+
+
+class Tick(NamedTuple):
+    """The only clock: `progress` runs from 0 to 1 over the whole run; `key` is the step's own."""
+
+    progress: Array
+    key: Key
+
+
+class View(NamedTuple):
+    """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`."""
+
+    params: Tree
+    memory: Tree
+    batch: Mapping[str, Mapping[str, Array]]
+    taps: Mapping[str, Mapping[str, Array]]
+    task: Any
+    tick: Tick

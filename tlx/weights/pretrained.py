@@ -1,0 +1,225 @@
+"""Pretrained models in and out, in the Hugging Face layout."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config as records
+from tlx import models, processors
+from tlx.models.names import Name, outward
+from tlx.tasks import Classification, Regression, Task
+from tlx.trees import flatten, nest
+from tlx.types import Model, Variables
+from tlx.weights.files import CONFIG, read_config, read_tensors, write_tensors
+from tlx.weights.reconcile import Manifest, reconcile
+from tlx.weights.source import locate
+
+OWN = "tlx"
+OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Which numbers a recipe brings.
+
+    `source` is a Hugging Face directory, a hub id, a run directory or a named asset. Leaves that match a pattern in
+    `reset` (fullmatch on the path) start afresh: `(r".*",)` is the same network from scratch. `resize` is the new
+    image side, or the new number of text positions, to which position embeddings are resized; None never resizes.
+    """
+
+    source: str
+    reset: tuple[str, ...] = ()
+    resize: int | None = None
+
+
+class Pretrained(NamedTuple):
+    """A model with its numbers, what turns raw examples into its inputs, and where it all came from."""
+
+    model: Model
+    variables: Variables
+    processor: Any
+    manifest: Manifest
+    task: Task | None = None
+
+
+def load_pretrained(
+    source: str | os.PathLike[str],
+    task: Task | None = None,
+    *,
+    reset: Sequence[str] = (),
+    resize: int | None = None,
+    model: Any = None,
+    seed: int = 0,
+) -> Pretrained:
+    """Reads a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
+
+    With a `task` the model gets that task's head: the checkpoint's own where its shape fits, else a fresh one drawn
+    from `seed`; without, the task that the checkpoint names, or the bare backbone. `reset` and `resize` are as in
+    `Weights`. `model` is the architecture's dataclass where the checkpoint cannot name it (a bridged module).
+
+    Every tensor is accounted for in the manifest. Raises FileNotFoundError where there is nothing to read, ValueError
+    for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
+    """
+    directory = locate(source)
+    document = read_config(directory)
+    kind = document["model_type"]
+    stated = stated_task(document)
+    task = task or stated
+    outputs = None if task is None else task.outputs
+    if task is not None and outputs is None:
+        raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+    settings = own_settings(document, model) if kind == OWN else models.foreign(kind).read(document)
+    stored = settings
+    if resize is not None:
+        settings = resized(settings, resize)
+    built = models.build(settings, outputs)
+    tensors = read_tensors(directory)
+    arrays, entries = reconcile(
+        {**built.params, **prefixed_stats(built)},
+        name_table(kind, settings, outputs, built),
+        tensors,
+        source=str(source),
+        prefix="" if kind == OWN else models.foreign(kind).prefix(settings),
+        unused=() if kind == OWN else models.foreign(kind).UNUSED,
+        resettable=(built.stages[-1].name,) if kind == OWN else ("head", "pool"),
+        reset=reset,
+        reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
+    )
+    variables = fill(built, arrays, seed)
+    return Pretrained(built, variables, processors.load(directory), Manifest(str(source), document, entries), task)
+
+
+def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
+    """`arrays` (by path; statistics under `stats:`) with fresh values for the leaves they lack."""
+    needed = {path for path in flatten(model.params) if path not in arrays}
+    needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
+    partial = Model((), *(nest({p: v for p, v in flatten(t).items() if p in needed}) for t in (model.params, model.stats)))
+    fresh = models.initialise(partial, jax.random.key(seed))
+    params = flatten(fresh.params) | {p: np.asarray(a) for p, a in arrays.items() if not p.startswith(STATS)}
+    stats = flatten(fresh.stats) | {p.removeprefix(STATS): a for p, a in arrays.items() if p.startswith(STATS)}
+    return Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
+
+
+STATS = "stats:"
+
+
+def prefixed_stats(model: Model) -> dict[str, Any]:
+    """Running statistics beside the parameters, under names that no parameter has."""
+    return {STATS + path: param for path, param in flatten(model.stats).items()}
+
+
+def name_table(kind: str, settings: Any, outputs: int | None, model: Model) -> list[Name]:
+    """A line for every parameter and statistic: its foreign name, or its own where the form is ours."""
+    if kind != OWN:
+        return list(models.foreign(kind).names(settings, outputs))
+    return [Name(path, path) for path in (*flatten(model.params), *prefixed_stats(model))]
+
+
+def own_settings(document: dict[str, Any], model: Any) -> Any:
+    """The architecture of a checkpoint in our own form."""
+    if model is not None:
+        return model
+    try:
+        return records.load(document["model"], OWN_KINDS)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
+
+
+def stated_task(document: dict[str, Any]) -> Task | None:
+    """The task whose head `config.json` says the checkpoint has, or None."""
+    architecture = (document.get("architectures") or [""])[0]
+    if not architecture.endswith(("Classification", "WithTeacher")) or "Token" in architecture:
+        return None
+    names = {int(number): name for number, name in (document.get("id2label") or {}).items()}
+    count = len(names) or document.get("num_labels", 2)
+    if document.get("problem_type") == "regression" or count == 1:
+        return Regression(outputs=count)
+    return Classification(classes=count, names=tuple(names.get(n, f"LABEL_{n}") for n in range(count)))
+
+
+def resized(settings: Any, size: int) -> Any:
+    field = "size" if isinstance(settings, models.Vit) else "positions"
+    if not hasattr(settings, field):
+        raise ValueError(f"resize: {type(settings).__name__} has no position embeddings")
+    return records.replace(settings, **{field: size})
+
+
+def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
+    """Position embeddings at a new size: a ViT's grid bicubically, a text model's rows linearly; None elsewhere."""
+    if not path.startswith("stem/positions"):
+        return None
+    if isinstance(stored, models.Vit):
+        return np.asarray(models.vit.resize_positions(stored, array, size))
+    return np.asarray(jax.image.resize(array, (size, array.shape[1]), "linear"))
+
+
+def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
+    """Writes a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures of our own, that
+    `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Returns it.
+
+    Raises OSError, naming the directory, where the disk does not take it; nothing that was there is lost.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model, variables = pretrained.model, pretrained.variables
+    foreign = is_foreign(model.config)
+    kind = foreign_kind(pretrained) if foreign else OWN
+    arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
+    arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
+    table = name_table(kind, model.config, model.outputs, model)
+    known = {name.ours for name in table}
+    if stray := sorted(arrays.keys() - known):
+        raise ValueError(f"{len(stray)} parameters have no foreign name: {stray[0]!r}, ...; merge them first")
+    prefix = models.foreign(kind).prefix(model.config) if foreign and model.outputs is not None else ""
+    tensors = {(name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table}
+    document = write_document(pretrained, kind)
+    write_tensors(directory, tensors)
+    partial = directory / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, directory / CONFIG)
+    if pretrained.processor is not None:
+        pretrained.processor.save(directory)
+    return directory
+
+
+def is_foreign(settings: Any) -> bool:
+    """Whether the architecture has a Hugging Face form."""
+    return hasattr(models.architecture(settings), "names")
+
+
+def foreign_kind(pretrained: Pretrained) -> str:
+    """The `model_type` to write: the one that was read, or the family's own."""
+    kind = pretrained.manifest.document.get("model_type")
+    return kind if kind in models.FOREIGN else pretrained.model.config.family
+
+
+def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
+    """`config.json` of a model to be saved."""
+    model, task = pretrained.model, pretrained.task
+    if kind == OWN:
+        document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
+        document["architectures"] = [f"{type(model.config).__name__}ForClassification"] if task else []
+    else:
+        read = {"model_type": kind} | dict(pretrained.manifest.document)
+        document = models.foreign(kind).write(model.config, model.outputs, read) | {"dtype": "float32"}
+        document.pop("torch_dtype", None)
+    if isinstance(task, Classification):
+        names = task.names or tuple(f"LABEL_{n}" for n in range(task.classes or 0))
+        document |= {
+            "id2label": {str(n): name for n, name in enumerate(names)},
+            "label2id": {name: n for n, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+    elif isinstance(task, Regression):
+        document |= {
+            "id2label": {str(n): f"LABEL_{n}" for n in range(task.outputs)},
+            "label2id": {f"LABEL_{n}": n for n in range(task.outputs)},
+            "problem_type": "regression",
+        }
+    return document

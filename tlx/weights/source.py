@@ -1,0 +1,50 @@
+"""From what a user calls a source to a directory on disk: a directory, a run, a named asset, a hub id."""
+
+import os
+from pathlib import Path
+
+from tlx import assets
+from tlx.trees import near_miss
+
+MODEL_IN_RUN = "model"
+MODEL_ASSETS = ("minilm-l6",)
+
+
+
+def locate(source: str | os.PathLike[str]) -> Path:
+    """The Hugging Face directory that `source` means; FileNotFoundError says what was tried."""
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    if (path / MODEL_IN_RUN / "config.json").is_file():
+        return path / MODEL_IN_RUN
+    name = str(source)
+    if name in MODEL_ASSETS:
+        return assets.extract(name)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} holds neither config.json (a model) nor model/config.json (a finished run)")
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise FileNotFoundError(f"no directory, run or asset {name!r}{near_miss(name, MODEL_ASSETS)}")
+    return from_hub(name)
+
+
+def from_hub(name: str) -> Path:
+    """A snapshot of the hub id `name`: from the local cache, then, where allowed, from the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        if assets.offline():
+            raise FileNotFoundError(
+                f"no directory or run {name!r}, it is not in the hub's cache, and the network is off "
+                "(TLX_OFFLINE or HF_HUB_OFFLINE)"
+            ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises a wide family for one thing: it could not be had
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"no directory or run {name!r}, and the hub did not give it: {reason}") from None
+
