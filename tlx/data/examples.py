@@ -37,7 +37,7 @@ class Features(NamedTuple):
 class Examples(Sequence[dict[str, Any]]):
     """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}` or `{"image": uint8[H, W, C]}`
     with `"label"`, an int (a float for regression), and `"index"`, its position in the whole split, whatever rows the
-    view has.
+    view has. `key` names the file that remembers the labels, if any.
     """
 
     def __init__(
@@ -47,12 +47,13 @@ class Examples(Sequence[dict[str, Any]]):
         source: Sequence[Mapping[str, Any]],
         features: Features,
         classes: tuple[str, ...] = (),
+        *,
         rows: np.ndarray | None = None,
-        fingerprint: str = "",
+        key: str = "",
     ):
         self.name, self.split, self.source, self.features, self.classes = name, split, source, features, classes
         self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
-        self.fingerprint = fingerprint
+        self.key = key
         # What the pipeline has made of these examples, by processor; a view has its own.
         self.memory: dict[Any, Any] = {}
         self._labels: np.ndarray | None = None
@@ -76,12 +77,12 @@ class Examples(Sequence[dict[str, Any]]):
     def labels(self) -> np.ndarray:
         """int32[N] classes, or float32[N] numbers; read once. Raises ValueError for a class out of range."""
         if self._labels is None:
-            file = cache_dir() / "labels" / f"{self.fingerprint}-{self.split}.npy"
-            if self.fingerprint and file.is_file():
+            file = cache_dir() / "labels" / f"{self.key}-{self.split}.npy"
+            if self.key and file.is_file():
                 every = np.load(file, allow_pickle=False)
             else:
                 every = np.array(list(self._read_labels()), self.label_dtype)
-                if self.fingerprint:
+                if self.key:
                     _save_whole(file, every)
             self._labels = every[self.rows]
         return self._labels
@@ -89,9 +90,8 @@ class Examples(Sequence[dict[str, Any]]):
     def view(self, positions: np.ndarray) -> Self:
         """The examples at these positions of this view, in the order given."""
         positions = np.asarray(positions, int)
-        chosen = type(self)(
-            self.name, self.split, self.source, self.features, self.classes, self.rows[positions], self.fingerprint
-        )
+        rows = self.rows[positions]
+        chosen = type(self)(self.name, self.split, self.source, self.features, self.classes, rows=rows, key=self.key)
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
 
@@ -131,7 +131,7 @@ class Examples(Sequence[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on disk. `fingerprint` changes with its content, not with the folder it lies in."""
+    """A data set on disk. `fingerprint` changes with its version, features and sizes, not with its folder."""
 
     name: str
     splits: dict[str, Examples]
@@ -182,12 +182,14 @@ def open_dataset(name: str) -> Dataset:
     features = _features(name, builder.info)
     classes = tuple(builder.info.features[features.label].names) if features.target == "class" else ()
     fingerprint = _fingerprint(builder, folder)
+    # With the time, lest a data set made anew be read with the labels of the old one.
+    key = f"{fingerprint}-{(folder / 'dataset_info.json').stat().st_mtime_ns:x}"
     decoders = {features.image: tfds.decode.SkipDecoding()} if features.image else None
     splits = {}
     for split, info in builder.info.splits.items():
         if info.num_examples:
             source = builder.as_data_source(split, decoders=decoders)
-            splits[split] = Examples(name, split, source, features, classes, fingerprint=fingerprint)
+            splits[split] = Examples(name, split, source, features, classes, key=key)
         else:
             splits[split] = Examples(name, split, (), features, classes)
     return Dataset(name, splits, classes, features, fingerprint)
@@ -240,7 +242,8 @@ def _features(name: str, info: Any) -> Features:
     """What to feed and what to predict: `supervised_keys` where it says so, else the only ones of their kind."""
     import tensorflow_datasets as tfds
 
-    kinds = dict(info.features.items())
+    # TFDS gives the features of a folder in an order that changes from run to run.
+    kinds = dict(sorted(info.features.items(), key=lambda item: (item[0] != "premise", item[0])))
     keys = info.supervised_keys or ()
     named = [key for key in keys if isinstance(key, str)]
     inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)

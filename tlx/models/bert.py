@@ -125,7 +125,9 @@ def build(config: Bert, outputs: int | None = None) -> Model:
         if config.types:
             types = carry.get("token_type_ids")
             hidden += embed(params["types"], jnp.zeros_like(ids) if types is None else types)
-        hidden = dropout(as_dtype(layer_norm(params["norm"], hidden, config.epsilon), context), config.dropout, context, 0)
+        hidden = dropout(
+            as_dtype(layer_norm(params["norm"], hidden, config.epsilon), context), config.dropout, context, 0
+        )
         if "project" in params:
             hidden = dense(params["project"], hidden)
         return {"hidden": hidden, "mask": mask}, stats
@@ -207,6 +209,15 @@ DISTILBERT_FIELDS = {
     "pad": "pad_token_id",
     "deviation": "initializer_range",
 }
+# What `transformers` takes a field for that config.json leaves out, where that is not our own default.
+ASSUMED: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"vocabulary": 50265, "pad": 1},
+    "xlm-roberta": {"pad": 1},
+    "camembert": {"pad": 1},
+    "distilbert": {"depth": 6, "types": 0, "head_dropout": 0.2},
+    "electra": {"width": 256, "heads": 4, "mlp": 1024},
+}
 
 
 def read(document: dict[str, Any]) -> Bert:
@@ -218,10 +229,9 @@ def read(document: dict[str, Any]) -> Bert:
     if document.get("is_decoder"):
         raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
     fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
-    values = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
-    if family == "distilbert":
-        values |= {"types": 0, "epsilon": 1e-12}
-    else:
+    given = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+    values = ASSUMED[kind] | given
+    if family != "distilbert":
         head = document.get("classifier_dropout")
         values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
     if family == "electra":

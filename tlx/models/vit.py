@@ -300,13 +300,17 @@ def write(config: Vit, outputs: int | None, document: dict[str, Any]) -> dict[st
     """
     dino = config.family == "dinov2"
     if (config.layer_scale is not None) != dino or (config.gated and not dino):
-        raise ValueError(f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face form")
+        raise ValueError(
+            f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face form"
+        )
     values = {theirs: getattr(config, ours) for ours, theirs in (DINOV2_FIELDS if dino else FIELDS).items()}
     values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
     if dino:
         ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
         if not ratios:
-            raise ValueError(f"mlp {config.mlp} is no whole multiple of width {config.width}, as a DINOv2's config.json needs")
+            raise ValueError(
+                f"mlp {config.mlp} is no whole multiple of width {config.width}, as a DINOv2's config.json needs"
+            )
         values |= {"mlp_ratio": ratios[0], "use_mask_token": False}
     end = "Model" if outputs is None else "ForImageClassification" + ("WithTeacher" if config.distilled else "")
     architectures = [CLASSES[config.family] + end]

@@ -1,0 +1,19 @@
+"""The second step: the network of configs/cnn_mnist.py moves to UCI digits (8x8, scaled up to its 28x28).
+
+    tlx run configs/cnn_mnist.py
+    tlx run configs/cnn_digits_from_mnist.py
+"""
+
+from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        data=Data(target="digits"),
+        task=tasks.Classification(classes=10),
+        model=models.Cnn(size=28, channels=1, widths=(16, 32, 64)),
+        weights=Weights(source="runs/cnn_mnist", reset=(r"head/.*",)),
+        tuning=tuning.Full(decay=0.7),
+        optim=Optim(lr=1e-3, weight_decay=1e-2, warmup=0.1),
+        train=Train(epochs=10, batch=32),
+    )

@@ -1,0 +1,425 @@
+"""What holds for every architecture, and what is each one's own beside its parity with `transformers`."""
+
+import subprocess
+import sys
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from tlx.models import ARCHITECTURES, Bert, Cnn, Linen, Mlp, Nnx, Vit, build, forward, initialise, vit
+from tlx.trees import flatten, map_named, subtree
+from tlx.types import Context, Model, Param, Variables
+
+BATCH, TOKENS, CLASSES = 8, 7, 3
+# Six whole patches of side 4, so that a ViT has as many tokens as a sentence, and the two share compiled operations.
+SHAPE = (9, 13, 2)
+
+
+class Net(nn.Module):
+    """A researcher's own module."""
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(5)(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(CLASSES)(nn.Dropout(self.rate, deterministic=not train)(x))
+
+
+class OtherNet(nnx.Module):
+    """The same in NNX, with layers in a list."""
+
+    def __init__(self, rngs: nnx.Rngs, rate: float = 0.5):
+        flat = SHAPE[0] * SHAPE[1] * SHAPE[2]
+        self.layers = nnx.List([nnx.Linear(flat, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)])
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+        self.out = nnx.Linear(5, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        for layer in self.layers:
+            x = layer(x)
+        return self.out(self.dropout(nnx.relu(x)))
+
+
+TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
+IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
+NOISE: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2, "stochastic_depth": 0.5}
+
+CONFIGS: dict[str, Any] = {
+    "bert": Bert(**TEXT),
+    "roberta": Bert(family="roberta", pad=1, **TEXT),
+    "distilbert": Bert(family="distilbert", **(TEXT | {"types": 0})),
+    "electra": Bert(family="electra", embedding=9, **TEXT),
+    "vit": Vit(**IMAGE, **NOISE),
+    "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
+    "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
+    "mlp": Mlp(inputs=SHAPE, widths=(7, 5, 6), dropout=0.2),
+    "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
+    "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
+    "linen": Linen(module=Net(), shape=SHAPE),
+    "nnx": Nnx(make=OtherNet, shape=SHAPE),
+}
+EVERY = pytest.mark.parametrize("name", CONFIGS)
+OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx")])
+FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+
+
+class Made(NamedTuple):
+    model: Model
+    variables: Variables
+    inputs: dict[str, np.ndarray]
+
+
+@cache
+def made(name: str) -> Made:
+    """The model with a head, every leaf off its initial value, and a batch for it."""
+    config, rng = CONFIGS[name], np.random.default_rng(0)
+    model = build(config, CLASSES)
+
+    def moved(path: str, leaf: jax.Array) -> jax.Array:
+        noise = 0.2 * rng.normal(size=leaf.shape).astype(np.float32)
+        return leaf + (abs(noise) if "var" in path else noise)
+
+    fresh = initialise(model, jax.random.key(0))
+    variables = Variables(map_named(moved, fresh.params), map_named(moved, fresh.stats))
+    if isinstance(config, Bert):
+        mask = np.ones((BATCH, TOKENS), int)
+        mask[1::2, 4:] = 0
+        kinds = rng.integers(0, max(config.types, 1), mask.shape)
+        ids = np.where(mask == 1, rng.integers(2, 23, mask.shape), config.pad)
+        return Made(model, variables, {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds})
+    shape = (9, 9, 2) if isinstance(config, Cnn) else SHAPE
+    return Made(model, variables, {"image": rng.normal(size=(BATCH, *shape)).astype(np.float32)})
+
+
+def equal(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+
+def test_the_table_holds_every_architecture():
+    assert {type(config) for config in CONFIGS.values()} == set(ARCHITECTURES)
+
+
+def test_importing_the_models_leaves_flax_alone():
+    probe = "import sys, tlx.models; sys.exit('flax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+@EVERY
+def test_a_cut_chain_gives_what_the_whole_one_gives(name):
+    model, variables, inputs = made(name)
+    key = jax.random.key(1)
+    taps, stats = forward(model, variables, inputs, key=key, train=True)
+    for stage in model.stages[1:]:
+        before, half = forward(model, variables, inputs, key=key, train=True, stop=stage.name)
+        after, rest = forward(
+            model, Variables(variables.params, half), before["carry"], key=key, train=True, start=stage.name
+        )
+        assert equal(after["logits"], taps["logits"])
+        assert equal(rest, stats)
+        assert stage.name not in before and stage.name in after
+
+
+@EVERY
+def test_every_stage_has_a_tap(name):
+    model, variables, inputs = made(name)
+    taps, _ = forward(model, variables, inputs)
+    stages = {stage.name for stage in model.stages}
+    assert stages <= taps.keys() <= stages | {"hidden", "pooled", "logits", "carry"}
+    assert taps["logits"].shape == (BATCH, CLASSES)
+    assert taps["logits"].dtype == jnp.float32
+    assert equal(taps[model.stages[-1].name], taps["logits"])
+
+
+@pytest.mark.parametrize("outputs", [None, CLASSES])
+@EVERY
+def test_every_parameter_is_declared_whole(name, outputs):
+    model = build(CONFIGS[name], outputs)
+    declared = flatten(model.params) | flatten(model.stats)
+    for param in declared.values():
+        assert len(param.axes) == len(param.shape)
+    shapes = jax.eval_shape(lambda key: initialise(model, key), jax.random.key(0))
+    fresh = flatten(shapes.params) | flatten(shapes.stats)
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in fresh.items()} == {
+        path: (param.shape, jnp.float32) for path, param in declared.items()
+    }
+    stages = {stage.name for stage in model.stages}
+    assert all(any(path.startswith(f"{stage}/") for stage in stages) for path in declared)
+
+
+@EVERY
+def test_a_leaf_begins_the_same_whatever_else_there_is(name):
+    model = build(CONFIGS[name], CLASSES)
+    first = initialise(model, jax.random.key(0))
+    added = {"aaa": Param((2,), (None,), lambda key, shape: jax.random.normal(key, shape))}
+    second = initialise(model._replace(params=model.params | added), jax.random.key(0))
+    assert equal({k: v for k, v in second.params.items() if k != "aaa"}, first.params)
+    other = flatten(initialise(model, jax.random.key(1)).params)
+    kernels = {path: leaf for path, leaf in flatten(first.params).items() if path.endswith("kernel")}
+    assert kernels and not any(equal(leaf, other[path]) for path, leaf in kernels.items())
+
+
+@EVERY
+def test_noise_follows_the_key_and_is_off_in_evaluation(name):
+    model, variables, inputs = made(name)
+    one, same, two = (
+        forward(model, variables, inputs, key=jax.random.key(n), train=True)[0]["logits"] for n in (1, 1, 2)
+    )
+    assert equal(one, same)
+    assert float(abs(one - two).max()) > 1e-3
+    still, _ = forward(model, variables, inputs)
+    keyed, _ = forward(model, variables, inputs, key=jax.random.key(1))
+    assert equal(still["logits"], keyed["logits"])
+
+
+@EVERY
+def test_a_still_stage_runs_as_in_evaluation(name):
+    model, variables, inputs = made(name)
+    every = {stage.name for stage in model.stages}
+    taps, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=every)
+    assert equal(taps["logits"], forward(model, variables, inputs)[0]["logits"])
+    assert equal(stats, variables.stats)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("cnn", "cnn-average", "linen", "nnx")])
+def test_noise_does_not_depend_on_how_the_batch_is_split(name):
+    model, variables, inputs = made(name)
+
+    def run(rows: slice) -> jax.Array:
+        part = {key: value[rows] for key, value in inputs.items()}
+        taps, _ = forward(model, variables, part, key=jax.random.key(1), train=True, offset=rows.start)
+        return taps["logits"]
+
+    halves = jnp.concatenate([run(slice(0, 4)), run(slice(4, 8))])
+    np.testing.assert_allclose(halves, run(slice(0, 8)), atol=1e-6)
+
+
+@OURS
+def test_bfloat16_stays_near_float32(name):
+    """A bfloat16 has 8 bits: every operation rounds by up to 1 part in 256, which a few blocks add up to some hundredths
+    of the spread. Anything tighter would test the rounding; a wrong cast (of moments, of scores) costs more."""
+    model, variables, inputs = made(name)
+    wide, _ = forward(model, variables, inputs)
+    narrow, stats = forward(model, variables, inputs, dtype="bfloat16")
+    assert narrow["hidden"].dtype == jnp.bfloat16
+    assert narrow["logits"].dtype == jnp.float32
+    assert equal(stats, variables.stats)
+    difference = jnp.linalg.norm(narrow["logits"] - wide["logits"])
+    assert 0 < difference < 0.05 * jnp.linalg.norm(wide["logits"])
+
+
+@FAMILY
+def test_masked_tokens_reach_no_other(name):
+    model, variables, inputs = made(name)
+    mask = inputs["attention_mask"]
+    ids = np.where(mask == 1, inputs["input_ids"], (inputs["input_ids"] + 1) % 23)
+    before, after = (forward(model, variables, inputs | {"input_ids": i})[0] for i in (inputs["input_ids"], ids))
+    assert equal(before["hidden"][mask == 1], after["hidden"][mask == 1])
+    assert not equal(before["hidden"], after["hidden"])
+    assert equal(before["logits"], after["logits"])
+
+
+@FAMILY
+def test_without_mask_all_tokens_are_seen_and_of_type_0(name):
+    model, variables, inputs = made(name)
+    ids = {"input_ids": inputs["input_ids"]}
+    whole = ids | {"attention_mask": np.ones((BATCH, TOKENS), int), "token_type_ids": np.zeros((BATCH, TOKENS), int)}
+    bare, full = (forward(model, variables, given)[0]["logits"] for given in (ids, whole))
+    assert equal(bare, full)
+    assert not equal(full, forward(model, variables, inputs)[0]["logits"])
+
+
+def test_stochastic_depth_drops_a_whole_branch_of_an_example():
+    config = Vit(**IMAGE, stochastic_depth=0.5)
+    model = build(config, CLASSES)
+    params = made("vit").variables.params
+    block = params["blocks"]["02"]
+    # With nothing from the second branch, a kept first branch counts twice and a dropped one not at all.
+    block = block | {"mlp": block["mlp"] | {"down": jax.tree.map(jnp.zeros_like, block["mlp"]["down"])}}
+    x = jax.random.normal(jax.random.key(2), (64, 7, 15))
+
+    def branch(rate: float, train: bool) -> jax.Array:
+        return vit.encode(config, rate, block, x, Context(jax.random.key(3), train)) - x
+
+    whole, drawn = branch(0.5, False), branch(0.5, True)
+    kept = abs(drawn).max((1, 2)) > 0
+    assert 16 < kept.sum() < 48
+    np.testing.assert_allclose(drawn[kept], 2 * whole[kept], atol=1e-5)
+    # The rates rise from 0, so the first block never drops.
+    inputs = made("vit").inputs
+    taps = [forward(model, Variables(params, {}), inputs, key=jax.random.key(1), train=t)[0] for t in (False, True)]
+    assert equal(taps[0]["blocks/00"], taps[1]["blocks/00"])
+    assert not equal(taps[0]["blocks/02"], taps[1]["blocks/02"])
+
+
+def test_batch_statistics_move_in_training_alone():
+    model, variables, inputs = made("cnn")
+    _, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True)
+    x = inputs["image"]
+    convolved = jax.lax.conv_general_dilated(
+        x, variables.params["stem"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    before, after = variables.stats["stem"]["norm"], stats["stem"]["norm"]
+    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * convolved.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(after["variance"], 0.9 * before["variance"] + 0.1 * convolved.var((0, 1, 2)), atol=1e-5)
+    _, partly = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=("stem",))
+    assert equal(partly["stem"], variables.stats["stem"])
+    assert not equal(partly["blocks"], variables.stats["blocks"])
+    assert equal(forward(model, variables, inputs)[1], variables.stats)
+
+
+def test_pixels_past_the_last_whole_patch_are_not_read():
+    model, variables, inputs = made("vit")
+    image = inputs["image"].copy()
+    image[:, 8:], image[:, :, 12:] = 7.0, 7.0
+    assert equal(*(forward(model, variables, {"image": i})[0]["logits"] for i in (inputs["image"], image)))
+    image[:, 7] = 7.0
+    assert not equal(*(forward(model, variables, {"image": i})[0]["logits"] for i in (inputs["image"], image)))
+
+
+def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
+    config = CONFIGS["deit"]
+    array = np.random.default_rng(0).normal(size=(8, 15)).astype(np.float32)
+    np.testing.assert_array_equal(vit.resize_positions(config, array, SHAPE[:2]), array)
+    array[2:] = array[2]
+    larger = vit.resize_positions(config, array, 20)
+    assert larger.shape == (2 + 25, 15) and larger.dtype == np.float32
+    np.testing.assert_array_equal(larger[:2], array[:2])
+    np.testing.assert_allclose(larger[2:], np.broadcast_to(array[2], (25, 15)), atol=1e-6)
+
+
+def test_linen_gives_what_the_module_gives():
+    model, variables, inputs = made("linen")
+    own = {"params": variables.params["module"], "batch_stats": variables.stats["module"]}
+    taps, _ = forward(model, variables, inputs)
+    assert equal(taps["logits"], Net().apply(own, inputs["image"]))
+    key = jax.random.key(1)
+    taps, stats = forward(model, variables, inputs, key=key, train=True)
+    rngs = {"dropout": jax.random.fold_in(key, 0)}
+    logits, moved = Net().apply(own, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
+    assert equal(taps["logits"], logits)
+    assert equal(stats["module"], moved["batch_stats"])
+    assert not equal(stats, variables.stats)
+
+
+def test_nnx_gives_what_the_module_gives():
+    config = Nnx(make=lambda rngs: OtherNet(rngs, rate=0.0), shape=SHAPE)
+    _, variables, inputs = made("nnx")
+    model = build(config, CLASSES)
+    module = config.make(nnx.Rngs(5))
+    for path, leaf in (flatten(variables.params["module"]) | flatten(variables.stats["module"])).items():
+        node = module
+        for part in path.split("/"):
+            node = node[int(part)] if part.isdigit() else getattr(node, part)
+        node[...] = leaf
+    module.eval()
+    assert equal(forward(model, variables, inputs)[0]["logits"], module(inputs["image"]))
+    module.train()
+    taps, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True)
+    assert equal(taps["logits"], module(inputs["image"]))
+    moved = stats["module"]["layers"]["1"]
+    assert equal(moved, {"mean": module.layers[1].mean[...], "var": module.layers[1].var[...]})
+    assert not equal(stats, variables.stats)
+
+
+def test_a_bridged_leaf_begins_as_the_module_begins_it():
+    key = jax.random.key(4)
+    image = jnp.zeros((2, *SHAPE))
+    wanted = flatten(Net().init(key, image)["params"])
+    declared = flatten(subtree(made("linen").model.params, "module"))
+    np.testing.assert_allclose(
+        declared["Dense_0/kernel"].init(key, declared["Dense_0/kernel"].shape), wanted["Dense_0/kernel"], atol=1e-7
+    )
+    kernel = flatten(subtree(made("nnx").model.params, "module"))["out/kernel"]
+    np.testing.assert_allclose(kernel.init(key, kernel.shape), OtherNet(nnx.Rngs(key)).out.kernel[...], atol=1e-7)
+    inside = jax.jit(lambda key: kernel.init(key, kernel.shape))(key)
+    np.testing.assert_allclose(inside, kernel.init(key, kernel.shape), atol=1e-7)
+
+
+class Verbose(nn.Module):
+    """Its own features beside the logits, and the other name of the switch."""
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        hidden = nn.Dense(4)(x)
+        return {"hidden": hidden, "logits": nn.Dropout(0.5)(nn.Dense(CLASSES)(hidden), deterministic=deterministic)}
+
+
+class Counting(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        self.variable("cache", "count", lambda: jnp.zeros(()))
+        return nn.Dense(CLASSES)(x)
+
+
+def test_a_module_may_name_its_hidden_state():
+    model = build(Linen(module=Verbose(), shape=(6,), input="features"), CLASSES)
+    variables = initialise(model, jax.random.key(0))
+    inputs = {"features": np.ones((2, 6), np.float32)}
+    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True)
+    assert taps["hidden"].shape == (2, 4)
+    assert not equal(taps["logits"], forward(model, variables, inputs)[0]["logits"])
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx"])
+def test_a_bridge_of_another_width_is_refused(name):
+    with pytest.raises(ValueError, match=r"the module gives logits \('batch', 3\), the task asks for \('batch', 4\)"):
+        build(CONFIGS[name], 4)
+
+
+def test_a_module_with_other_state_is_refused():
+    with pytest.raises(ValueError, match=r"the module keeps \['cache'\]; the bridge carries params and batch_stats"):
+        build(Linen(module=Counting(), shape=(6,)))
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "message"),
+    [
+        (CONFIGS["mlp"], {"input_ids": np.ones((2, 3))}, r"the model reads 'image', the inputs hold \['input_ids'\]"),
+        (CONFIGS["vit"], {"image": np.ones((2, 8, 8, 2))}, r"'image' of shape \[batch, 9, 13, 2\], not \(2, 8, 8, 2\)"),
+    ],
+)
+def test_inputs_are_checked_at_the_door(config, inputs, message):
+    model = build(config)
+    with pytest.raises(ValueError, match=message):
+        forward(model, initialise(model, jax.random.key(0)), inputs)
+
+
+def test_a_stage_that_does_not_exist_names_the_near_ones():
+    model, variables, inputs = made("mlp")
+    with pytest.raises(ValueError, match="no stage 'block/00' in this model; close: 'blocks/00'"):
+        forward(model, variables, inputs, stop="block/00")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Vit(family="vti"), "no family 'vti'; close: 'vit'"),
+        (lambda: Vit(width=10, heads=3), "width 10 is not a multiple of heads 3"),
+        (lambda: Vit(activation="gelo"), "no activation 'gelo'; close: 'gelu'"),
+        (lambda: Vit(size=8), "an image of size 8 holds no patch of side 16"),
+        (lambda: Vit(distilled=True), "distilled belongs to the family 'deit', not 'vit'"),
+        (lambda: Mlp(widths=()), "widths is empty; an Mlp has at least one hidden layer"),
+        (lambda: Mlp(activation="rele"), "no activation 'rele'; close: 'relu'"),
+        (lambda: Cnn(size=7), "size 7 cannot be halved 3 times"),
+        (
+            lambda: vit.write(Vit(layer_scale=0.1), 2, {}),
+            "a vit with layer_scale=0.1, gated=False has no Hugging Face form",
+        ),
+        (lambda: vit.write(Vit(family="dinov2", layer_scale=1.0, mlp=5), 2, {}), "mlp 5 is no whole multiple of width"),
+        (lambda: vit.read({"model_type": "vit", "patch_size": [4, 8]}), "patches of 4x8; tlx knows square ones"),
+        (lambda: vit.read({"model_type": "vit", "pooler_act": "relu"}), "'relu' in the pooler; tlx knows 'tanh'"),
+        (lambda: vit.read({"model_type": "vit", "pooler_output_size": 4}), "4 outputs of the pooler"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,116 @@
+"""The raw records of a finished run, read back. Nothing else on a page comes from anywhere but here."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx import config, folder
+from tlx.records import read_metrics
+
+WEIGHTS = "weights.json"
+
+
+class Predictions(NamedTuple):
+    """One split: `logits` [N, C], `labels` [N], `index` [N]."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+class Records(NamedTuple):
+    """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
+
+    `weights` is the manifest (`source` and `entries`) where one was written, else None.
+    """
+
+    folder: Path
+    document: dict[str, Any]
+    task: Any
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    predictions: dict[str, Predictions]
+    mistakes: list[dict[str, Any]]
+    parameters: dict[str, Any]
+    environment: dict[str, Any]
+    weights: dict[str, Any] | None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.document["recipe"]
+
+    def names(self, start: str) -> list[str]:
+        """The names of the metrics below `start`, in the order in which they first occur."""
+        return list(dict.fromkeys(line["name"] for line in self.metrics if line["name"].startswith(start)))
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """The steps and the values of one metric, in order of step; what was written last of one step counts."""
+        found = {line["step"]: line["value"] for line in self.metrics if line["name"] == name}
+        return sorted(found), [found[step] for step in sorted(found)]
+
+
+def read(path: Path) -> Records:
+    """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
+    result, document = folder.read(path), folder.read(path, folder.RECIPE)
+    predictions = {}
+    for split in ("validation", "test"):
+        file = path / "predictions" / f"{split}.npz"
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{file.name}")
+        with np.load(file, allow_pickle=False) as arrays:
+            predictions[split] = Predictions(arrays["logits"], arrays["labels"], arrays["index"])
+    return Records(
+        folder=path,
+        document=document,
+        task=read_task(document["recipe"]["task"], result["classes"]),
+        result=result,
+        metrics=read_metrics(path),
+        predictions=predictions,
+        mistakes=folder.read(path, "mistakes.json"),
+        parameters=folder.read(path, "parameters.json"),
+        environment=folder.read(path, "environment.json"),
+        weights=json.loads((path / WEIGHTS).read_text("utf-8")) if (path / WEIGHTS).is_file() else None,
+    )
+
+
+def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:
+    """The task of a recipe, with the class names that the data gave it."""
+    from tlx.recipe import KINDS
+
+    return config.load(document, KINDS).resolve(tuple(classes))
+
+
+def thin(values: Sequence[float], limit: int = 2000) -> list[int]:
+    """Which positions of a long curve to draw: the lowest and the highest of every stretch, so that no spike is lost.
+
+    >>> thin([1.0, 2.0, 3.0], 10)
+    [0, 1, 2]
+    >>> thin([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, -9.0, 0.0], 6)
+    [0, 2, 6, 7]
+    """
+    count = len(values)
+    if count <= limit:
+        return list(range(count))
+    kept = {0, count - 1}
+    for stretch in np.array_split(np.arange(count), max(1, limit // 2 - 1)):
+        part = np.nan_to_num(np.asarray(values, float)[stretch])
+        kept |= {int(stretch[part.argmin()]), int(stretch[part.argmax()])}
+    return sorted(kept)
+
+
+def smooth(values: Sequence[float], span: float) -> list[float]:
+    """The exponential moving average of about `span` values, corrected for its start; what is not finite is left out.
+
+    >>> smooth([2.0, 2.0, 2.0], 4)
+    [2.0, 2.0, 2.0]
+    """
+    keep, total, weight, smoothed = 1 - 2 / (span + 1), 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        smoothed.append(total / weight if weight else math.nan)
+    return smoothed

@@ -1,0 +1,112 @@
+"""How numbers and recipes are written on a page."""
+
+import math
+from typing import Any
+
+WIDTH = 88
+METRICS = {
+    "accuracy": "accuracy",
+    "f1": "macro F1",
+    "loss": "cross-entropy",
+    "ece": "expected calibration error",
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "pearson": "correlation",
+}
+
+
+def metric(name: str) -> str:
+    """The words for a metric, with or without the name of its split before it.
+
+    >>> metric("test/f1")
+    'macro F1'
+    """
+    bare = name.rpartition("/")[2]
+    return METRICS[bare] if bare in METRICS else bare.replace("_", " ")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Four significant digits, an exponent only where it helps.
+
+    >>> [number(x) for x in (0.87743, 1234567.0, 2e-5, 0.0, None)]
+    ['0.8774', '1,234,567', '2e-5', '0', '–']
+    """
+    if value is None or not math.isfinite(value):
+        return "–" if value is None or math.isnan(value) else str(value)
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value):
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """
+    >>> percent(0.87743)
+    '87.7 %'
+    """
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def count(value: int) -> str:
+    return f"{value:,}"
+
+
+def size(value: float) -> str:
+    """Bytes, in the units of storage.
+
+    >>> size(2410 * 4), size(22_713_986 * 4)
+    ('9.64 kB', '90.9 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g}\N{NO-BREAK SPACE}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(x) for x in (0.7, 28.637, 184.157, 7384)]
+    ['0.7 s', '28.6 s', '3 min 4 s', '2 h 3 min']
+    """
+    space, whole = "\N{NO-BREAK SPACE}", round(seconds)
+    if seconds < 60:
+        return f"{seconds:.3g}{space}s"
+    if whole < 3600:
+        return f"{whole // 60}{space}min {whole % 60}{space}s"
+    return f"{whole // 3600}{space}h {whole % 3600 // 60}{space}min"
+
+
+def shape(value: Any) -> str:
+    return " × ".join(map(str, value)) or "scalar"
+
+
+def source(document: Any, indent: int = 0) -> str:
+    """A dumped recipe as the Python that would make it.
+
+    >>> source({"kind": "Freeze", "through": "blocks/03", "rates": [1.0]})
+    "Freeze(through='blocks/03', rates=(1.0,))"
+    """
+    if isinstance(document, dict):
+        if "kind" not in document:
+            return str(document["repr"]) if "repr" in document else repr(document)
+        items = [(f"{name}=", value) for name, value in document.items() if name != "kind"]
+        return bracket(f"{document['kind']}(", items, ")", indent)
+    if isinstance(document, list):
+        return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent)
+    return repr(document)
+
+
+def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int) -> str:
+    """On one line where it fits, else a line an item."""
+    flat = start + ", ".join(name + source(value, -10_000) for name, value in items) + end
+    if indent < 0 or len(flat) + indent <= WIDTH and "\n" not in flat and indent:
+        return flat
+    pad = " " * (indent + 4)
+    lines = [f"{pad}{name}{source(value, indent + 4)}," for name, value in items]
+    return "\n".join([start, *lines, " " * indent + end.lstrip(",")])
