@@ -12,7 +12,7 @@ def recipe() -> Recipe:
         data=Data(target="digits"),
         task=tasks.Classification(classes=10),
         model=models.Cnn(size=28, channels=1, widths=(16, 32, 64)),
-        weights=Weights(source="runs/cnn_mnist", reset=(r"head/.*",)),
+        weights=Weights("runs/cnn_mnist", reset=(r"head/.*",)),
         tuning=tuning.Full(decay=0.7),
         optim=Optim(lr=1e-3, weight_decay=1e-2, warmup=0.1),
         train=Train(epochs=10, batch=32),

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -52,14 +53,15 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def dump(value: Any) -> Any:
-    """A record as JSON values; what is neither a record nor plain (a module, a function) becomes its `repr`."""
+    """A record as JSON values; what is neither a record nor plain (a module, a function) becomes its `repr`, without
+    the addresses in it, which change from process to process."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if is_record(value):
         return {"kind": type(value).__name__} | {name: dump(field) for name, field in fields(value).items()}
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
-    return {"repr": repr(value)}
+    return {"repr": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
 
 
 def load(document: Any, kinds: Kinds) -> Any:
@@ -76,8 +78,17 @@ def load(document: Any, kinds: Kinds) -> Any:
 
 def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that two equal recipes share and two different ones do not."""
-    text = json.dumps(dump(value), sort_keys=True)
+    text = json.dumps(_exact(dump(value)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _exact(document: Any) -> Any:
+    """Whole floats as ints, for 1 and 1.0 are equal."""
+    if isinstance(document, dict):
+        return {name: _exact(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [_exact(value) for value in document]
+    return int(document) if isinstance(document, float) and document.is_integer() else document
 
 
 def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
@@ -149,14 +160,15 @@ def _kind(name: str, kinds: Kinds) -> type:
 
 def check(value: Any, path: str = "") -> None:
     """Raises TypeError, with the field's path, where a record holds a value of the wrong type."""
-    if not is_record(value):
-        return
-    hints = typing.get_type_hints(type(value))
-    for name, field in fields(value).items():
-        where = f"{path}.{name}" if path else name
-        conform(field, hints.get(name, Any), where)
-        for index, item in enumerate(field if isinstance(field, tuple) and not is_record(field) else (field,)):
-            check(item, f"{where}.{index}" if isinstance(field, tuple) and not is_record(field) else where)
+    if is_record(value):
+        hints = typing.get_type_hints(type(value))
+        for name, field in fields(value).items():
+            where = f"{path}.{name}" if path else name
+            conform(field, hints.get(name, Any), where)
+            check(field, where)
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            check(item, f"{path}.{index}")
 
 
 def conform(value: Any, hint: Any, path: str) -> Any:

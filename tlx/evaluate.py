@@ -9,7 +9,7 @@ from tlx.recipe import Recipe
 from tlx.step import Compiled
 from tlx.tasks import Task
 
-HOST_KEYS = ("label", "index", "weight")
+HOST_KEYS = ("label", "index", "position", "weight")
 
 
 class Outcome(NamedTuple):
@@ -25,15 +25,16 @@ class Outcome(NamedTuple):
 
 def evaluate(compiled: Compiled, state: Any, examples: Examples, processor: Any, recipe: Recipe) -> Outcome:
     """Every example of a split once, under the variables in `state`."""
-    logits, labels, index = [], [], []
+    parts: list[tuple[np.ndarray, ...]] = []
     batches = evaluation_batches(examples, processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
     for batch in batches:
         given = {name: array for name, array in batch.items() if name not in HOST_KEYS}
         real = batch["weight"] > 0
-        logits.append(np.asarray(compiled.evaluate(state, compiled.put(given)))[real])
-        labels.append(batch["label"][real])
-        index.append(batch["index"][real])
-    return Outcome(np.concatenate(logits), np.concatenate(labels), np.concatenate(index))
+        logits = np.asarray(compiled.evaluate(state, compiled.put(given)))
+        parts.append(tuple(array[real] for array in (logits, batch["label"], batch["index"], batch["position"])))
+    *found, position = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(position)
+    return Outcome(*(array[order] for array in found))
 
 
 def mistakes(outcome: Outcome, examples: Examples, task: Task, count: int = 20) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ share one compiled program.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import jax
@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 OPTIMISERS = ("adamw", "adam", "sgd")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Optim:
     """`lr` is the peak rate; `warmup` the share of all steps in which it rises; `schedule` its fall to zero after.
 
@@ -30,6 +30,7 @@ class Optim:
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
+    _: KW_ONLY
     lr: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.0

@@ -23,11 +23,16 @@ def compile_rule(pattern: str) -> re.Pattern[str]:
 
 
 def prefixes(paths: Iterable[str]) -> set[str]:
-    """Every path and every parent of one: what a mistyped rule may have meant."""
+    """Every path and every parent of one, but for those whose children are numbered: what a mistyped rule may have
+    meant.
+
+    >>> sorted(prefixes(["blocks/00/bias", "stem/bias"]))
+    ['blocks/00', 'blocks/00/bias', 'stem', 'stem/bias']
+    """
     names = set()
     for path in paths:
         parts = path.split("/")
-        names |= {"/".join(parts[: n + 1]) for n in range(len(parts))}
+        names |= {"/".join(parts[:n]) for n in range(1, len(parts)) if not parts[n].isdigit()} | {path}
     return names
 
 
@@ -57,9 +62,9 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
             literal = pattern.replace("\\", "").removesuffix("/.*").removesuffix(".*")
             close = near_miss(literal, prefixes(paths), n=2)
             raise ValueError(f"rule {pattern!r} claims no parameter{close}")
-        earlier = max(set(claimed[path] for path in matches), key=[claimed[path] for path in matches].count)
+        earlier = ", ".join(repr(rules[n][0]) for n in sorted({claimed[path] for path in matches}))
         raise ValueError(
-            f"rule {pattern!r} claims nothing: {rules[earlier][0]!r} before it took its "
+            f"rule {pattern!r} claims nothing: {earlier} before it took its "
             f"{len(matches)} match{'es' if len(matches) > 1 else ''}; move it up"
         )
     if unclaimed := [path for path in paths if path not in claimed]:

@@ -95,6 +95,7 @@ def run(
             batch=recipe.train.batch,
             seed=recipe.seed,
             buckets=recipe.data.lengths,
+            group=recipe.data.group,
             augment=recipe.data.augment,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -106,6 +107,7 @@ def run(
 
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)
     variables, compiled, state, shapes = ready.variables, None, None, set()
+    outcomes: dict[str, Outcome] = {}
     with Progress(steps, begin, recipe.train.batch, quiet) as progress:
         if not quiet:
             progress.say(opening(ready, splits, steps, begin, path))
@@ -136,8 +138,8 @@ def run(
                     settle(records, progress, ready, phase, pending)
                     pending = None
                 with clock("eval"):
-                    outcome = evaluate(compiled, state, splits.validation, ready.processor, recipe)
-                    measured = outcome.metrics(ready.task)
+                    outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
+                    measured = outcomes["validation"].metrics(ready.task)
                     records.write(step + 1, {f"validation/{name}": value for name, value in measured.items()})
                     records.flush()
                     progress.say(line(step + 1, steps, measured))
@@ -151,16 +153,13 @@ def run(
         if state is None or compiled is None:
             raise ValueError(f"{path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
         with clock("eval"):
-            final = compiled.fetch(state)
-            selected = steps
-            if best.variables is not None:
+            final, selected = compiled.fetch(state), steps
+            if best.variables is not None and best.step != steps:
                 selected = best.step
                 final = final._replace(trainable=best.variables["trainable"], stats=best.variables["stats"])
                 state = compiled.place(final)
-            outcomes = {
-                name: evaluate(compiled, state, examples, ready.processor, recipe)
-                for name, examples in (("validation", splits.validation), ("test", splits.test))
-            }
+                outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
+            outcomes["test"] = evaluate(compiled, state, splits.test, ready.processor, recipe)
         finish = {"clock": clock, "steps": steps, "done": steps - begin, "selected": selected, "data": splits.fingerprint}
         result = write_all(path, ready, final, outcomes, splits, finish)
         records.write(steps, {f"test/{name}": value for name, value in outcomes["test"].metrics(ready.task).items()})

@@ -85,8 +85,9 @@ def size(leaf: Any) -> int:
 
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """The `n` names nearest to `name`, best first: what an error should offer."""
-    return difflib.get_close_matches(name, sorted(set(names)), n=n, cutoff=0.4)
+    """The `n` names nearest to `name`, best first, equals in order of the alphabet: what an error should offer."""
+    scored = [(difflib.SequenceMatcher(None, name, other).ratio(), other) for other in set(names)]
+    return [other for score, other in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score >= 0.4][:n]
 
 
 def near_miss(name: str, names: Iterable[str], n: int = 3) -> str:

@@ -107,6 +107,32 @@ def test_the_slices_of_the_processes_are_the_global_batch(text, image, count):
         assert_same(joined, whole)
 
 
+def test_a_group_of_text_batches_holds_what_was_drawn_with_less_padding(text):
+    splits, processor = text
+    options: dict[str, Any] = {"batch": 8, "seed": 1, "buckets": (8, 16, 24, 32, 48, 64)}
+    plain, grouped = (take(train_batches(splits.train, processor, **options, group=group), 12) for group in (1, 4))
+    drawn = [[np.sort(np.concatenate([b["index"] for b in some[n : n + 4]])) for n in (0, 4, 8)] for some in (plain, grouped)]
+    np.testing.assert_array_equal(*drawn)
+    assert sum(b["input_ids"].size for b in grouped) < 0.9 * sum(b["input_ids"].size for b in plain)
+    iterator = train_batches(splits.train, processor, **options, group=4)
+    take(iterator, 6)
+    again = train_batches(splits.train, processor, **options, group=4)
+    again.set_state(iterator.get_state())
+    assert_same(take(again, 6), grouped[6:])
+
+
+def test_evaluation_of_text_runs_from_short_to_long_and_says_where_each_stood(text):
+    splits, processor = text
+    batches = list(evaluation_batches(splits.validation, processor, batch=64, buckets=(16, 32, 64)))
+    real = [batch["weight"] > 0 for batch in batches]
+    lengths = np.concatenate([b["attention_mask"].sum(1)[keep] for b, keep in zip(batches, real, strict=True)])
+    assert (np.diff(lengths) >= 0).all()
+    position = np.concatenate([b["position"][keep] for b, keep in zip(batches, real, strict=True)])
+    labels = np.concatenate([b["label"][keep] for b, keep in zip(batches, real, strict=True)])
+    assert sorted(position) == list(range(len(splits.validation)))
+    np.testing.assert_array_equal(labels, splits.validation.labels()[position])
+
+
 def test_evaluation_meets_every_example_once_in_order(image):
     splits, processor = image
     batches = list(evaluation_batches(splits.test, processor, batch=100))

@@ -72,6 +72,15 @@ OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in 
 FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Most of the time here is compiling small operations, which run once."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 class Made(NamedTuple):
     model: Model
     variables: Variables
@@ -101,7 +110,7 @@ def made(name: str) -> Made:
 
 
 def equal(a: Any, b: Any) -> bool:
-    return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 def test_the_table_holds_every_architecture():
@@ -125,7 +134,8 @@ def test_a_cut_chain_gives_what_the_whole_one_gives(name):
         )
         assert equal(after["logits"], taps["logits"])
         assert equal(rest, stats)
-        assert stage.name not in before and stage.name in after
+        assert stage.name not in before
+        assert stage.name in after
 
 
 @EVERY
@@ -159,12 +169,13 @@ def test_every_parameter_is_declared_whole(name, outputs):
 def test_a_leaf_begins_the_same_whatever_else_there_is(name):
     model = build(CONFIGS[name], CLASSES)
     first = initialise(model, jax.random.key(0))
-    added = {"aaa": Param((2,), (None,), lambda key, shape: jax.random.normal(key, shape))}
+    added = {"aaa": Param((2,), (None,), jax.random.normal)}
     second = initialise(model._replace(params=model.params | added), jax.random.key(0))
     assert equal({k: v for k, v in second.params.items() if k != "aaa"}, first.params)
     other = flatten(initialise(model, jax.random.key(1)).params)
     kernels = {path: leaf for path, leaf in flatten(first.params).items() if path.endswith("kernel")}
-    assert kernels and not any(equal(leaf, other[path]) for path, leaf in kernels.items())
+    assert kernels
+    assert not any(equal(leaf, other[path]) for path, leaf in kernels.items())
 
 
 @EVERY
@@ -204,8 +215,10 @@ def test_noise_does_not_depend_on_how_the_batch_is_split(name):
 
 @OURS
 def test_bfloat16_stays_near_float32(name):
-    """A bfloat16 has 8 bits: every operation rounds by up to 1 part in 256, which a few blocks add up to some hundredths
-    of the spread. Anything tighter would test the rounding; a wrong cast (of moments, of scores) costs more."""
+    """A bfloat16 has 8 bits: every operation rounds by up to 1 part in 256, which a few blocks add up to hundredths.
+
+    Anything tighter would test the rounding alone; a wrong cast, of moments or of scores, costs more.
+    """
     model, variables, inputs = made(name)
     wide, _ = forward(model, variables, inputs)
     narrow, stats = forward(model, variables, inputs, dtype="bfloat16")
@@ -291,7 +304,8 @@ def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
     np.testing.assert_array_equal(vit.resize_positions(config, array, SHAPE[:2]), array)
     array[2:] = array[2]
     larger = vit.resize_positions(config, array, 20)
-    assert larger.shape == (2 + 25, 15) and larger.dtype == np.float32
+    assert larger.shape == (2 + 25, 15)
+    assert larger.dtype == np.float32
     np.testing.assert_array_equal(larger[:2], array[:2])
     np.testing.assert_allclose(larger[2:], np.broadcast_to(array[2], (25, 15)), atol=1e-6)
 

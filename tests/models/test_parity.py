@@ -1,9 +1,9 @@
 """Our transformers against `transformers` on torch, in float32: hidden states, pooled, logits, and every gradient.
 
-Every torch parameter is moved off its initial value, for a bias of 0 or a scale of 1 hides a wrong function. Values are
-held to a maximal absolute difference of 1e-5. A leaf's gradient is held to a relative difference of 1e-5 in the Euclidean
-norm. One leaf is measured against another: the gradient of a key's bias is zero but for rounding (softmax does not see a
-shift of all scores), so it is held to 1e-5 of the norm of the gradient of the key's kernel.
+Every torch parameter is moved off its initial value, for a bias of 0 or a scale of 1 hides a wrong function. Values
+are held to a maximal absolute difference of 1e-5. A leaf's gradient is held to a relative difference of 1e-5 in the
+Euclidean norm. One leaf is measured against another: the gradient of a key's bias is zero but for rounding (softmax
+does not see a shift of all scores), so it is held to 1e-5 of the norm of the gradient of the key's kernel.
 """
 
 import json
@@ -27,8 +27,15 @@ safetensors = pytest.importorskip("safetensors.numpy")
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
 CLASSES = 3
-# Compiling is most of the time here. The real model is compiled as users compile it.
-QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+
+
+@pytest.fixture
+def quick():
+    """Small models share operations and run them once: most of the time is compiling them."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Case(NamedTuple):
@@ -114,7 +121,7 @@ def as_torch(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarray]:
-    """The arrays of `state`, named and shaped as `save_pretrained` writes them: what is in a checkpoint, not in memory."""
+    """The arrays of `state`, named and shaped as `save_pretrained` writes them, which is not as they are in memory."""
     model.save_pretrained(folder, state_dict=state)
     return safetensors.load_file(folder / "model.safetensors")
 
@@ -156,7 +163,7 @@ def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
 
 
-def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, options: Any = QUICK) -> dict[str, float]:
+def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
     """The differences of both implementations on one model: values by tap, and `gradients` at its worst leaf."""
     headed = torch_model.base_model is not torch_model
     outputs = CLASSES if headed else None
@@ -187,18 +194,20 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, option
         scores = taps.get("logits", taps.get("pooled"))
         return cross_entropy(taps["hidden"].mean(1) if scores is None else scores), taps
 
-    (_, taps), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)(nest(leaves))
+    both = jax.value_and_grad(loss, has_aux=True)
+    (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
     found = {}
     for name, value in wanted.items():
-        got, value = np.asarray(taps[name]), value.detach().numpy()
-        found[name] = float(np.abs(got - value)[real > 0].max() if name == "hidden" else np.abs(got - value).max())
+        difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
+        found[name] = float((difference[real > 0] if name == "hidden" else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     theirs = ours(module, config, outputs, stored(torch_model, grads, folder / "gradients"))
     differences = gradient_differences(without_padding(config, flatten(gradient)), theirs)
     return found | {"gradients": max(differences.values())}
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", CASES)
 def test_random_models_agree(name, tmp_path):
     found = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
@@ -213,7 +222,7 @@ def test_minilm_agrees(tmp_path):
     rng = np.random.default_rng(0)
     mask = np.array([[1] * 21, [1] * 13 + [0] * 8])
     inputs = {"input_ids": rng.integers(1000, 30000, mask.shape), "attention_mask": mask}
-    found = compare(torch_model, inputs, tmp_path, options=None)
+    found = compare(torch_model, inputs, tmp_path, compiled=True)
     assert found.keys() == {"hidden", "pooled", "gradients"}
     assert max(found.values()) <= TOLERANCE, found
 

@@ -34,6 +34,7 @@ def train_batches(
     batch: int,
     seed: int,
     buckets: Sequence[int] = (),
+    group: int = 1,
     augment: tuple[Augmentation, ...] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -41,7 +42,8 @@ def train_batches(
     """An endless iterator of batches, every epoch in a new order drawn from `seed`. An epoch may end inside a batch.
 
     A batch holds the model's inputs, `label` int32[B] (float32[B] for regression) and `index` int32[B], B being this
-    process's part of `batch`. `get_state()` and `set_state()` continue it exactly. Raises ValueError for no examples,
+    process's part of `batch`. Text is drawn `group` batches at a time, which are cut from the draw by length, so that
+    less of a batch is padding. `get_state()` and `set_state()` continue it exactly. Raises ValueError for no examples,
     or a batch the processes cannot share.
     """
     import grain
@@ -53,8 +55,18 @@ def train_batches(
     mine = _share(batch, process_index, process_count)
     ready = _processed(examples, processor)
 
+    by_length = group > 1 and isinstance(processor, TextProcessor)
+
+    # Kept, for each of a group's batches asks for the whole group.
+    @functools.lru_cache(maxsize=4)
+    def grouped(number: int) -> np.ndarray:
+        drawn = _positions(len(examples), batch * group, seed, number)
+        rows = drawn[np.argsort(ready.lengths(drawn), kind="stable")].reshape(group, batch)
+        return rows[np.argsort(np.random.Generator(np.random.PCG64([seed, number, group])).random(group))]
+
     def assemble(step: int) -> Batch:
-        made = _collate(ready, _positions(len(examples), batch, seed, step), mine, buckets)
+        drawn = grouped(step // group)[step % group] if by_length else _positions(len(examples), batch, seed, step)
+        made = _collate(ready, drawn, mine, buckets)
         if augment:
             rows = zip(made["image"], made["index"].tolist(), strict=True)
             made["image"] = np.stack(
@@ -74,18 +86,25 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every example once, in order. `weight` float32[B] is 1, and 0 for the copies of the last example that fill the
-    last batch.
+    """Every example once: images in order, text from short to long, so that little of a batch is padding.
+
+    `position` int32[B] is an example's place in `examples`. `weight` float32[B] is 1, and 0 for the copies that fill
+    the last batch.
     """
     import grain
 
     mine = _share(batch, process_index, process_count)
     ready = _processed(examples, processor)
 
+    order = np.arange(len(examples), dtype=np.int32)
+    if isinstance(processor, TextProcessor):
+        order = order[np.argsort(ready.lengths(order), kind="stable")]
+
     def assemble(number: int) -> Batch:
-        positions = np.arange(number * batch, (number + 1) * batch)
-        made = _collate(ready, np.minimum(positions, len(examples) - 1), mine, buckets)
-        return {**made, "weight": (positions[mine] < len(examples)).astype(np.float32)}
+        places = np.arange(number * batch, (number + 1) * batch)
+        positions = order[np.minimum(places, len(examples) - 1)]
+        weight = (places[mine] < len(examples)).astype(np.float32)
+        return {**_collate(ready, positions, mine, buckets), "position": positions[mine], "weight": weight}
 
     count = -(-len(examples) // batch)
     return iter(grain.MapDataset.range(count).map(assemble).to_iter_dataset(_reading())) if count else iter(())
@@ -127,6 +146,10 @@ class _Processed:
             self.bytes += 1024 + sum(array.nbytes for array in made.values() if isinstance(array, np.ndarray))
             self.known[position] = made
         return made
+
+    def lengths(self, positions: np.ndarray) -> np.ndarray:
+        """How many tokens each of these texts has."""
+        return np.array([len(self[position]["input_ids"]) for position in positions.tolist()])
 
 
 def _processed(examples: Examples, processor: Processor) -> _Processed:

@@ -26,7 +26,8 @@ class Data:
     `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
     and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
     held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
-    batch padded to the shortest of `buckets` that holds it. Images become `size` pixels a side with `channels` (None:
+    batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
+    and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
     as the pretrained processor says, else as they are).
     """
 
@@ -37,6 +38,7 @@ class Data:
     validation: float = 0.1
     tokens: int = 128
     buckets: tuple[int, ...] = (32, 64, 128)
+    group: int = 1
     size: int | None = None
     channels: int | None = None
     augment: tuple[Augmentation, ...] = ()
@@ -54,6 +56,8 @@ class Data:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
+        if self.group < 1:
+            raise ValueError(f"group={self.group}; expected at least 1 batch")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
         if self.channels not in (None, 1, 3):

@@ -1,9 +1,9 @@
 """Any Flax module, Linen or NNX, as a model of one stage named `module`: the one file that imports Flax's modules.
 
-A parameter keeps the module's own name: `module/Dense_0/kernel`. The module gets the noise of `context.key`, and says by
-its signature whether it wants `train` or `deterministic`; an NNX module is also put in its own `train()` or `eval()` mode.
-It returns the logits [B, outputs], or a dict that holds `logits` and may hold `hidden` and `pooled`. Its types are its
-own: it gets float32 whatever the `dtype` of the pass.
+A parameter keeps the module's own name: `module/Dense_0/kernel`. The module gets the noise of `context.key`, and says
+by its signature whether it wants `train` or `deterministic`; an NNX module is also put in its own `train()` or `eval()`
+mode. It returns the logits [B, outputs], or a dict that holds `logits` and may hold `hidden` and `pooled`. Its types
+are its own: it gets the `dtype` of its config whatever that of the pass.
 """
 
 import inspect
@@ -43,7 +43,7 @@ class Nnx:
 
 
 def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
-    """The one-stage model; ValueError where the module's last axis is not `outputs`, or it keeps state of other kinds."""
+    """The one-stage model; ValueError where the module's last axis is not `outputs`, or it keeps other state."""
     fresh, run = from_linen(config) if isinstance(config, Linen) else from_nnx(config)
     dummy = jax.ShapeDtypeStruct((2, *config.shape), config.dtype)
     params, stats = jax.eval_shape(fresh, jax.random.key(0))
@@ -65,7 +65,7 @@ def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
 
 
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
-    """Under `module`, a `Param` for each leaf, whose `init` keeps that leaf of the whole that `fresh` makes of the key."""
+    """Under `module`, a `Param` for each leaf, whose `init` keeps that leaf of all that `fresh` makes of the key."""
 
     def param(path: str, leaf: Any) -> Param:
         # Compiled, so that what the other leaves would cost is dropped.

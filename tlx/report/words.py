@@ -45,9 +45,10 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """
+    r"""A share in hundredths.
+
     >>> percent(0.87743)
-    '87.7 %'
+    '87.7\xa0%'
     """
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
@@ -57,10 +58,10 @@ def count(value: int) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes, in the units of storage.
+    r"""Bytes, in the units of storage.
 
     >>> size(2410 * 4), size(22_713_986 * 4)
-    ('9.64 kB', '90.9 MB')
+    ('9.64\xa0kB', '90.9\xa0MB')
     """
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
@@ -70,9 +71,10 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
-    >>> [duration(x) for x in (0.7, 28.637, 184.157, 7384)]
-    ['0.7 s', '28.6 s', '3 min 4 s', '2 h 3 min']
+    r"""A time in the units that a reader would choose.
+
+    >>> [duration(x) for x in (0.7, 28.637, 7384)]
+    ['0.7\xa0s', '28.6\xa0s', '2\xa0h 3\xa0min']
     """
     space, whole = "\N{NO-BREAK SPACE}", round(seconds)
     if seconds < 60:
@@ -105,7 +107,7 @@ def source(document: Any, indent: int = 0) -> str:
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int) -> str:
     """On one line where it fits, else a line an item."""
     flat = start + ", ".join(name + source(value, -10_000) for name, value in items) + end
-    if indent < 0 or len(flat) + indent <= WIDTH and "\n" not in flat and indent:
+    if indent < 0 or len(flat) + indent <= WIDTH:
         return flat
     pad = " " * (indent + 4)
     lines = [f"{pad}{name}{source(value, indent + 4)}," for name, value in items]

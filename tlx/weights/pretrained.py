@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ OWN = "tlx"
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Weights:
     """Which numbers a recipe brings.
 
@@ -34,6 +34,7 @@ class Weights:
     """
 
     source: str
+    _: KW_ONLY
     reset: tuple[str, ...] = ()
     resize: int | None = None
 
@@ -99,11 +100,11 @@ def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
     """`arrays` (by path; statistics under `stats:`) with fresh values for the leaves they lack."""
     needed = {path for path in flatten(model.params) if path not in arrays}
     needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
-    partial = Model((), *(nest({p: v for p, v in flatten(t).items() if p in needed}) for t in (model.params, model.stats)))
-    fresh = models.initialise(partial, jax.random.key(seed))
-    params = flatten(fresh.params) | {p: np.asarray(a) for p, a in arrays.items() if not p.startswith(STATS)}
-    stats = flatten(fresh.stats) | {p.removeprefix(STATS): a for p, a in arrays.items() if p.startswith(STATS)}
-    return Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
+    params, stats = (nest({p: v for p, v in flatten(t).items() if p in needed}) for t in (model.params, model.stats))
+    fresh = models.initialise(Model((), params, stats), jax.random.key(seed))
+    found = flatten(fresh.params) | {p: np.asarray(a) for p, a in arrays.items() if not p.startswith(STATS)}
+    moved = flatten(fresh.stats) | {p.removeprefix(STATS): a for p, a in arrays.items() if p.startswith(STATS)}
+    return Variables(nest(dict(sorted(found.items()))), nest(dict(sorted(moved.items()))))
 
 
 STATS = "stats:"
@@ -160,24 +161,25 @@ def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> n
 
 
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
-    """Writes a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures of our own, that
-    `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Returns it.
+    """Writes a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
+    there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Returns it.
 
     Raises OSError, naming the directory, where the disk does not take it; nothing that was there is lost.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, variables = pretrained.model, pretrained.variables
-    foreign = is_foreign(model.config)
-    kind = foreign_kind(pretrained) if foreign else OWN
+    kind = foreign_kind(pretrained)
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model.config, model.outputs, model)
     known = {name.ours for name in table}
     if stray := sorted(arrays.keys() - known):
         raise ValueError(f"{len(stray)} parameters have no foreign name: {stray[0]!r}, ...; merge them first")
-    prefix = models.foreign(kind).prefix(model.config) if foreign and model.outputs is not None else ""
-    tensors = {(name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table}
+    prefix = models.foreign(kind).prefix(model.config) if kind != OWN and model.outputs is not None else ""
+    tensors = {
+        (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
+    }
     document = write_document(pretrained, kind)
     write_tensors(directory, tensors)
     partial = directory / f".{CONFIG}.partial"
@@ -188,15 +190,18 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
     return directory
 
 
-def is_foreign(settings: Any) -> bool:
-    """Whether the architecture has a Hugging Face form."""
-    return hasattr(models.architecture(settings), "names")
-
-
 def foreign_kind(pretrained: Pretrained) -> str:
-    """The `model_type` to write: the one that was read, or the family's own."""
-    kind = pretrained.manifest.document.get("model_type")
-    return kind if kind in models.FOREIGN else pretrained.model.config.family
+    """The `model_type` to write: the one that was read, the family's own, or ours where there is no such form."""
+    settings = pretrained.model.config
+    if (kind := pretrained.manifest.document.get("model_type")) in models.FOREIGN:
+        return kind
+    if (kind := getattr(settings, "family", None)) not in models.FOREIGN:
+        return OWN
+    try:
+        models.foreign(kind).write(settings, pretrained.model.outputs, {})
+    except ValueError:
+        return OWN
+    return kind
 
 
 def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
@@ -206,7 +211,8 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
         document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
         document["architectures"] = [f"{type(model.config).__name__}ForClassification"] if task else []
     else:
-        read = {"model_type": kind} | dict(pretrained.manifest.document)
+        before = pretrained.manifest.document
+        read = dict(before) if before.get("model_type") == kind else {"model_type": kind}
         document = models.foreign(kind).write(model.config, model.outputs, read) | {"dtype": "float32"}
         document.pop("torch_dtype", None)
     if isinstance(task, Classification):

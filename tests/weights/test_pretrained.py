@@ -1,0 +1,206 @@
+"""Reconciliation: every tensor is explained, and saving then loading is the identity."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tlx
+from tlx import models, tasks
+from tlx.trees import flatten
+from tlx.types import Variables
+from tlx.weights import Manifest, Pretrained, load_pretrained, save_pretrained
+
+TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
+CONFIGS = {
+    "bert": models.Bert(vocabulary=50, positions=16, **TINY),
+    "roberta": models.Bert(family="roberta", vocabulary=50, positions=18, types=1, pad=1, **TINY),
+    "distilbert": models.Bert(family="distilbert", vocabulary=50, positions=16, types=0, **TINY),
+    "electra": models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
+    "vit": models.Vit(size=8, patch=4, channels=1, **TINY),
+    "deit": models.Vit(family="deit", size=8, patch=4, distilled=True, **TINY),
+    "dinov2": models.Vit(family="dinov2", size=8, patch=4, layer_scale=1.0, **(TINY | {"mlp": 24})),
+    "cnn": models.Cnn(size=8, widths=(4, 6), dense=None),
+    "mlp": models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),
+}
+TASK = tasks.Classification(classes=3, names=("low", "middle", "high"))
+
+
+def random(config, task=TASK, seed=0) -> Pretrained:
+    """A model every number of which is random, statistics too."""
+    model = models.build(config, None if task is None else task.outputs)
+    rng = np.random.default_rng(seed)
+    shaken = [
+        jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), tree)
+        for tree in models.initialise(model, jax.random.key(0))
+    ]
+    return Pretrained(model, Variables(*shaken), None, Manifest("random", {}, ()), task)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "model"
+    save_pretrained(random(CONFIGS["bert"]), directory)
+    return directory
+
+
+def rewrite(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("task", [TASK, None], ids=["head", "backbone"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saving_then_loading_is_the_identity(tmp_path, name, task):
+    before = random(CONFIGS[name], task)
+    after = load_pretrained(save_pretrained(before, tmp_path))
+    assert [stage.name for stage in after.model.stages] == [stage.name for stage in before.model.stages]
+    assert after.task == task
+    assert jax.tree.structure(after.variables) == jax.tree.structure(before.variables)
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+    assert "reset" not in after.manifest.counts()
+
+
+def test_a_model_without_a_foreign_form_is_saved_in_our_own(tmp_path):
+    before = random(models.Vit(size=8, patch=4, layer_scale=0.1, **TINY))
+    after = load_pretrained(save_pretrained(before, tmp_path))
+    assert after.model.config == before.model.config
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+
+
+def test_every_leaf_and_every_tensor_has_its_line(saved):
+    read = load_pretrained(saved, tasks.Classification(classes=5), reset=(r"blocks/01/.*",))
+    lines = read.manifest.entries
+    assert sorted(line.path for line in lines if line.path) == sorted(flatten(read.model.params))
+    assert {line.foreign for line in lines if line.foreign} == set(load_file(saved / "model.safetensors"))
+    by_path = {line.path: line for line in lines}
+    assert by_path["stem/words/embedding"].action == "renamed"
+    assert by_path["blocks/00/mlp/up/kernel"].action == "transposed"
+    assert by_path["blocks/01/mlp/up/bias"] == ("reset", "blocks/01/mlp/up/bias", "bert.encoder.layer.1.intermediate.dense.bias", "asked for")
+    assert by_path["head/output/kernel"].note == "the checkpoint's is (3, 12), ours (12, 5)"
+    assert sum(read.manifest.counts().values()) == len(lines)
+
+
+def test_reset_leaves_are_drawn_by_the_seed_and_others_are_not_touched(saved):
+    one, two = (load_pretrained(saved, TASK, reset=(r"blocks/01/.*",), seed=seed).variables.params for seed in (1, 2))
+    for path, leaf in flatten(one).items():
+        same = np.array_equal(leaf, flatten(two)[path])
+        assert same != (path.startswith("blocks/01/") and path.endswith("kernel")), path
+
+
+def test_a_reset_that_matches_nothing_names_the_near_miss(saved):
+    with pytest.raises(ValueError, match=r"reset 'block/01/\.\*' matches no parameter; close: 'blocks/01', 'blocks"):
+        load_pretrained(saved, reset=(r"block/01/.*",))
+
+
+def test_missing_extra_and_misshapen_tensors_stop_the_load_with_both_sides_listed(saved):
+    def change(tensors):
+        del tensors["bert.encoder.layer.0.output.dense.bias"]
+        tensors["bert.encoder.layer.0.output.dense.gate"] = np.ones(2, np.float32)
+        tensors["bert.embeddings.LayerNorm.weight"] = np.ones(13, np.float32)
+
+    rewrite(saved, change)
+    with pytest.raises(ValueError) as error:
+        load_pretrained(saved)
+    assert str(error.value) == (
+        f"{saved} does not fit the model:\n"
+        "  missing from the checkpoint (1):\n"
+        "    blocks/00/mlp/down/bias (12,) (as 'bert.encoder.layer.0.output.dense.bias')\n"
+        "  misshapen (1):\n"
+        "    stem/norm/scale wants (12,), 'bert.embeddings.LayerNorm.weight' gives (13,)\n"
+        "  extra in the checkpoint (1):\n"
+        "    'bert.encoder.layer.0.output.dense.gate' (2,)"
+    )
+
+
+def test_positions_are_resized_only_when_asked(saved):
+    read = load_pretrained(saved, resize=24)
+    assert read.variables.params["stem"]["positions"]["embedding"].shape == (24, 12)
+    assert [line.note for line in read.manifest.entries if line.note] == ["resized from (16, 12)"]
+    rewrite(saved, lambda tensors: tensors.update({"bert.embeddings.position_embeddings.weight": np.ones((20, 12), np.float32)}))
+    with pytest.raises(ValueError, match=r"stem/positions/embedding wants \(16, 12\)"):
+        load_pretrained(saved)
+
+
+def test_a_vit_grows_its_grid_when_asked(tmp_path):
+    save_pretrained(random(CONFIGS["vit"]), tmp_path)
+    read = load_pretrained(tmp_path, resize=12)
+    image = np.zeros((1, 12, 12, 1), np.float32)
+    assert tlx.forward(read.model, read.variables, {"image": image})[0]["hidden"].shape == (1, 10, 12)
+
+
+def test_a_hub_id_is_found_in_the_cache_and_never_fetched_offline(saved, tmp_path, monkeypatch):
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    saved.rename(snapshot)
+    refs = cache / "models--someone--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("TLX_OFFLINE", "1")
+    assert load_pretrained("someone/tiny").model.config == CONFIGS["bert"]
+    with pytest.raises(FileNotFoundError) as error:
+        load_pretrained("someone/else")
+    assert str(error.value) == (
+        "no directory or run 'someone/else', it is not in the hub's cache, and the network is off "
+        "(TLX_OFFLINE or HF_HUB_OFFLINE)"
+    )
+
+
+def test_a_name_that_is_nothing_offers_the_near_asset():
+    with pytest.raises(FileNotFoundError, match=r"no directory, run or asset 'minilm-l5'; close: 'minilm-l6'"):
+        load_pretrained("minilm-l5")
+
+
+def test_an_unknown_model_type_names_the_near_ones(saved):
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text.replace('"model_type": "bert"', '"model_type": "robert"'))
+    with pytest.raises(ValueError, match=r"no architecture for model_type 'robert'; close: 'roberta'"):
+        load_pretrained(saved)
+
+
+def test_a_task_without_classes_cannot_make_a_head(saved):
+    with pytest.raises(ValueError, match=r"the task does not say how many classes it has"):
+        load_pretrained(saved, tasks.Classification())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "vit", "deit", "dinov2"])
+@pytest.mark.parametrize("task", [TASK, None], ids=["head", "backbone"])
+def test_transformers_opens_what_we_save_with_the_same_outputs(tmp_path, name, task):
+    import torch
+    import transformers
+
+    pretrained = random(CONFIGS[name], task, seed=3)
+    scaled = jax.tree.map(lambda leaf: (leaf - 1.0) * 0.4, pretrained.variables.params)
+    pretrained = pretrained._replace(variables=Variables(scaled, {}))
+    save_pretrained(pretrained, tmp_path)
+    image = name in ("vit", "deit", "dinov2")
+    auto = transformers.AutoModel
+    if task is not None:
+        auto = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+    if name == "deit" and task is not None:
+        auto = transformers.DeiTForImageClassificationWithTeacher
+    theirs, told = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    if task is not None:
+        assert theirs.config.id2label == dict(enumerate(TASK.names))
+    rng = np.random.default_rng(1)
+    if image:
+        channels = CONFIGS[name].channels
+        inputs = {"image": rng.normal(size=(2, 8, 8, channels)).astype(np.float32)}
+        given = {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
+    else:
+        inputs = {"input_ids": rng.integers(2, 50, (2, 7)), "attention_mask": np.ones((2, 7), int)}
+        given = {key: torch.tensor(value) for key, value in inputs.items()}
+    with torch.no_grad():
+        out = theirs.eval()(**given)
+    taps, _ = tlx.forward(pretrained.model, pretrained.variables, inputs)
+    ours, their = (taps["hidden"], out.last_hidden_state) if task is None else (taps["logits"], out.logits)
+    np.testing.assert_allclose(ours, their.numpy(), atol=1e-5, rtol=0)
+    again = load_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, pretrained.variables)

@@ -1,0 +1,157 @@
+"""Drawings as Vega-Lite specifications by Altair: one table of rows in, one `Figure` out. No colours: the page has them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+
+TABLE = "table"
+Rows = list[dict[str, Any]]
+
+
+class Figure(NamedTuple):
+    """A drawing: `name` is its id on the page and the name of its files, `rows` what it shows, also in `spec`."""
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+
+    @property
+    def rows(self) -> Rows:
+        return self.spec["datasets"][TABLE]
+
+
+def data(name: str = TABLE) -> Any:
+    """The rows are named, not given to Altair: they are written once, and their number has no limit."""
+    return alt.NamedData(name=name)
+
+
+def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, height: Any = 220, **other: Rows) -> Figure:
+    """A chart as wide as its place on the page. `other` are tables beside the main one."""
+    spec = chart.properties(width="container", height=height).to_dict()
+    spec.pop("config", None)
+    return Figure(name, title, caption, {**spec, "datasets": {TABLE: rows, **other}})
+
+
+def steps(title: str = "step") -> Any:
+    return alt.X("step:Q", title=title, axis=alt.Axis(format="~s", tickMinStep=1), scale=alt.Scale(zero=False, nice=False))
+
+
+def rules(*, name: str, label: str) -> Any:
+    """Upright lines at the steps of the table `name`, each with its `label` when pointed at."""
+    return (
+        alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6).encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
+    )
+
+
+def curve(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Rows,
+    *,
+    axis: str,
+    smoothed: bool = False,
+    points: bool = False,
+    marks: Rows | None = None,
+) -> Figure:
+    """`value` by `step`; over it `smoothed`, where the rows have it; `marks` (`step`, `what`) are upright lines."""
+    values = [row["value"] for row in rows if row["value"] is not None]
+    wide = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
+    scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
+    told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    y = alt.Y("value:Q", title=axis, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    base = alt.Chart(data()).encode(x=steps())
+    mark: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=told)]
+    if smoothed:
+        layers.append(base.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
+    if marks:
+        layers.append(rules(name="marks", label="what"))
+    return figure(name, title, caption, alt.layer(*layers), rows, **({"marks": marks} if marks else {}))
+
+
+def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: str) -> Figure:
+    """`value` by `step`, a line for each value of the field `by`."""
+    chart = (
+        alt.Chart(data())
+        .mark_line()
+        .encode(
+            x=steps(),
+            y=alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5)),
+            color=alt.Color(f"{by}:N", title=None, legend=alt.Legend(orient="top", labelLimit=260)),
+            tooltip=[alt.Tooltip(f"{by}:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g")],
+        )
+    )
+    return figure(name, title, caption, chart, rows)
+
+
+def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[str]) -> Figure:
+    """Rows `true`, `predicted`, `count`, `share` (of the examples of the true class)."""
+    order, written = list(names), len(names) <= 20
+    axis = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False)
+    base = alt.Chart(data()).encode(
+        x=alt.X("predicted:N", sort=order, title="predicted", axis=axis, scale=alt.Scale(domain=order)),
+        y=alt.Y("true:N", sort=order, title="true", axis=axis, scale=alt.Scale(domain=order)),
+        tooltip=["true:N", "predicted:N", alt.Tooltip("count:Q", format=","), alt.Tooltip("share:Q", format=".1%")],
+    )
+    colour = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1]), legend=None)
+    layers = [base.mark_rect().encode(color=colour)]
+    if written:
+        layers += [cells(base, "count:Q", ",", len(names) <= 12, -7, 13)]
+        layers += [cells(base, "share:Q", ".0%", True, 9, 10)] if len(names) <= 12 else []
+    side = max(180, min(560, 44 * len(names)))
+    chart = alt.layer(*layers, params=[alt.param(name="ink", value="#222"), alt.param(name="paper", value="#fff")])
+    return figure(name, title, caption, chart, rows, height=side)
+
+
+def cells(base: Any, field: str, form: str, two: bool, shift: int, points: int) -> Any:
+    """Numbers in the cells of a matrix, in the colour that can be read there; none for an empty cell."""
+    dark = alt.when("datum.share > 0.5").then(alt.value(alt.ExprRef("paper"))).otherwise(alt.value(alt.ExprRef("ink")))
+    return (
+        base.mark_text(dy=shift if two else 0, fontSize=points, opacity=1 if shift < 0 else 0.75)
+        .encode(text=alt.Text(field, format=form), color=dark)
+        .transform_filter("datum.count > 0")
+    )
+
+
+def reliability(name: str, title: str, caption: str, rows: Rows) -> Figure:
+    """Rows `confidence`, `accuracy`, `low`, `high`, `count`; the diagonal is a model that means what it says."""
+    unit = alt.Scale(domain=[0, 1])
+    x = alt.X("confidence:Q", title="confidence of the prediction", scale=unit, axis=alt.Axis(format=".0%", tickCount=5))
+    told = [alt.Tooltip(f"{field}:Q", format=".1%") for field in ("confidence", "accuracy", "low", "high")]
+    base = alt.Chart(data()).encode(x=x, tooltip=[*told, alt.Tooltip("count:Q", format=",")])
+    axis = alt.Axis(format=".0%", tickCount=5)
+    y = alt.Y("accuracy:Q", title="share that is right", scale=unit, axis=axis)
+    points = base.mark_circle(opacity=0.9).encode(
+        y=y, size=alt.Size("count:Q", scale=alt.Scale(range=[25, 320]), legend=None)
+    )
+    spans = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=unit, axis=axis), y2="high:Q")
+    chart = alt.layer(diagonal("confidence", "accuracy"), spans, points)
+    return figure(name, title, caption, chart, rows, height=300, ends=[{"confidence": n, "accuracy": n} for n in (0, 1)])
+
+
+def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence[str]) -> Figure:
+    """Rows `true`, `predicted`, on two axes alike, with the diagonal; a colour for each of `fields` if there are more."""
+    values = [row[side] for row in rows for side in ("true", "predicted") if row[side] is not None]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    same = alt.Scale(domain=[low, high], nice=True, zero=False)
+    told = [alt.Tooltip(f"{side}:Q", format=".4~g") for side in ("true", "predicted")]
+    shown = {"color": alt.Color("output:N", title=None)} if len(fields) > 1 else {}
+    points = (
+        alt.Chart(data())
+        .mark_circle(opacity=0.45, size=28)
+        .encode(
+            x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*told, "index:Q"], **shown
+        )
+    )
+    chart = alt.layer(diagonal("true", "predicted"), points)
+    ends = [{"true": end, "predicted": end} for end in (low, high)]
+    return figure(name, title, caption, chart, rows, height=340, ends=ends)
+
+
+def diagonal(x: str, y: str) -> Any:
+    return alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6).encode(x=f"{x}:Q", y=f"{y}:Q")
+
+

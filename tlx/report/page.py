@@ -1,0 +1,109 @@
+"""The frame of every page: one file, no network, templates that escape, and a policy that the browser enforces.
+
+The drawing libraries come from vl_convert's bundle, are made once and kept in the cache folder. The page's content
+security policy names its scripts by their hashes and forbids every connection, so that neither a text out of a data set
+nor a mistake in a template can run or load anything.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tlx.assets import cache_dir
+from tlx.report import words
+
+
+def render(template: str, **context: Any) -> str:
+    """The page that a template, one that extends `base.html`, makes of `context`. Whatever is in `context` is escaped."""
+    scripts = [libraries(), text("page.js")]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests),
+            # Vega measures and styles what it draws; styles cannot reach out, for images and fonts may not be loaded.
+            "style-src 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return environment().get_template(template).render(policy=policy, scripts=scripts, style=text("style.css"), **context)
+
+
+def write(path: Path, page: str) -> Path:
+    """Writes a page whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+@cache
+def environment() -> Any:
+    """The templates of this folder. A name that they do not get is an error."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("tlx.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    names = ("metric", "number", "percent", "count", "size", "duration", "shape", "source")
+    made.filters |= {name: getattr(words, name) for name in names} | {"plain": plain}
+    return made
+
+
+def text(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can say it: numbers that are not finite become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def libraries() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script. Making it takes seconds, so it is kept in the cache folder."""
+    import altair
+    import vl_convert
+
+    asked = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    known = vl_convert.get_vegalite_versions()
+    # Another minor version than Altair's draws the same charts; another major one may not.
+    version = asked if asked in known else [name for name in known if name.split(".")[0] == asked.split(".")[0]][-1]
+    kept = cache_dir() / "pages" / f"vega-{vl_convert.__version__}-{version}.js"
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    script = vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    # The file only saves time: a full or read-only disk must not cost a page.
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".js", delete=False, encoding="utf-8") as stream:
+            stream.write(script)
+        os.replace(stream.name, kept)
+    return script
+
+
+def specification(page: str) -> dict[str, dict[str, Any]]:
+    """The drawings of a page by name, as its own script reads them: for tests, and for whoever wants the data back."""
+    found = {}
+    for piece in page.split('<script type="application/json" data-figure="')[1:]:
+        name, _, rest = piece.partition('">')
+        found[name] = json.loads(rest.partition("</script>")[0])
+    return found
