@@ -12,8 +12,8 @@ def recipe() -> Recipe:
         data=Data(target="digits", augment=(Crop(padding=1),)),
         task=tasks.Classification(classes=10),
         model=models.Vit(
-            size=8, patch=2, channels=1, width=64, depth=4, heads=4, mlp=128, dropout=0.1, stochastic_depth=0.1
+            size=8, patch=2, channels=1, width=64, depth=4, heads=4, mlp=128, deviation=0.1
         ),
-        optim=Optim(lr=2e-3, weight_decay=0.05, warmup=0.1, clip=1.0),
+        optim=Optim(lr=3e-3, weight_decay=0.05, warmup=0.1, clip=1.0),
         train=Train(epochs=30, batch=64),
     )

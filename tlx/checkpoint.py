@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_TOLD = ("No space left", "File too large", "quota exceeded", "RESOURCE_EXHAUSTED")
+FULL_TOLD = ("No space left", "File too large", "quota exceeded")
 
 
 class Saved(NamedTuple):
@@ -53,8 +53,7 @@ class Checkpoints:
 
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
-        with guarded(self.folder):
-            self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
@@ -64,14 +63,13 @@ class Checkpoints:
         """Starts to write; the arrays are copied before this returns. An earlier save's failure is raised here."""
         import orbax.checkpoint as ocp
 
-        with guarded(self.folder):
-            self.manager.save(
-                step,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave({"state": saved.state, "best": saved.best}),
-                    rest=ocp.args.JsonSave({"cursor": encode(saved.cursor), "notes": saved.notes}),
-                ),
-            )
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave({"state": saved.state, "best": saved.best}),
+                rest=ocp.args.JsonSave({"cursor": encode(saved.cursor), "notes": saved.notes}),
+            ),
+        )
 
     def restore(self, state: Any, best: Any) -> Saved:
         """The newest checkpoint in the shapes and shardings of the trees `state` and `best`."""
@@ -88,12 +86,10 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is on disk."""
-        with guarded(self.folder):
-            self.manager.wait_until_finished()
+        self.manager.wait_until_finished()
 
     def close(self) -> None:
-        with guarded(self.folder):
-            self.manager.close()
+        self.manager.close()
 
 
 def encode(cursor: Any) -> Any:

@@ -116,10 +116,10 @@ def _override(value: Any, parts: list[str], path: str, text: str, kinds: Kinds, 
     if not is_record(value) or name not in fields(value):
         known = [known.removesuffix(".kind") for known, _ in leaves(root)]
         raise ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
-    if rest:
-        return replace(value, **{name: _override(getattr(value, name), rest, path, text, kinds, root)})
     hint = typing.get_type_hints(type(value)).get(name, Any)
-    return replace(value, **{name: conform(parse(text, kinds), hint, path)})
+    field = _override(getattr(value, name), rest, path, text, kinds, root) if rest else parse(text, kinds)
+    where = ".".join(path.split(".")[: -len(rest) or None])
+    return replace(value, **{name: conform(field, hint, where)})
 
 
 def parse(text: str, kinds: Kinds) -> Any:

@@ -20,11 +20,11 @@ RECIPE, RESULT = "recipe.json", "result.json"
 PACKAGES = ("tlx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 
 
-def claim(folder: Path, recipe: Any, *, resume: bool, overwrite: bool, base: Any = None, command: str = "") -> bool:
-    """Makes `folder` the recipe's own; True where its run there has finished already (and is to be kept).
+def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the recipe's run in `folder` has finished already and is to be kept. Changes nothing.
 
-    Raises FileExistsError where it holds another recipe's run, or this one's and neither `resume` nor `overwrite` was
-    asked for, or files that are no run's. `overwrite` deletes an earlier run, never anything else.
+    Raises FileExistsError where the folder cannot be the recipe's own: it holds another recipe's run, or this one's
+    and neither `resume` nor `overwrite` was asked for, or files that are no run's.
     """
     fingerprint = config.fingerprint(recipe)
     if folder.exists() and not folder.is_dir():
@@ -39,16 +39,23 @@ def claim(folder: Path, recipe: Any, *, resume: bool, overwrite: bool, base: Any
         if not overwrite and not resume:
             state = "finished" if (folder / RESULT).is_file() else "unfinished"
             raise FileExistsError(f"{folder} holds this recipe's run, {state}; go on with --resume, or --overwrite it")
-        if resume and not overwrite:
-            return (folder / RESULT).is_file()
-        shutil.rmtree(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+        return not overwrite and (folder / RESULT).is_file()
+    if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder with --out")
+    return False
+
+
+def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
+    """Makes `folder` the recipe's own, where `finished` has let it pass; `overwrite` deletes an earlier run there,
+    never anything else."""
+    if (folder / RECIPE).is_file():
+        if not overwrite:
+            return
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
-    document = {"fingerprint": fingerprint, "recipe": config.dump(recipe), "changes": changes, "command": command}
-    write_json(folder / RECIPE, document)
-    return False
+    written = {"fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)}
+    write_json(folder / RECIPE, written | {"changes": changes, "command": command})
 
 
 def read(folder: Path, name: str = RESULT) -> Any:

@@ -26,7 +26,7 @@ class Optim:
 
     `weight_decay` is decoupled (times the rate), and skips biases, norms and other one-dimensional leaves unless a
     rule's `Learn(weight_decay=...)` says otherwise. `clip` bounds the global norm of the trainable gradient, None
-    leaves it. `momentum` is that of `sgd`; `beta1`, `beta2`, `epsilon` those of Adam.
+    leaves it. `momentum` is that of `sgd`, None for none; `beta1`, `beta2`, `epsilon` those of Adam.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -39,7 +39,7 @@ class Optim:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    momentum: float = 0.9
+    momentum: float | None = 0.9
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
@@ -88,7 +88,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Mapping[str, Mappi
         chain.append(optax.clip_by_global_norm(optim.clip))
     if optim.name in ("adam", "adamw"):
         chain.append(optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon))
-    elif optim.momentum:
+    elif optim.momentum is not None:
         chain.append(optax.trace(optim.momentum))
     chain.append(move(rate(optim, step, steps), rates))
     return optax.chain(*chain)

@@ -26,6 +26,11 @@ class Prepared(NamedTuple):
     phases: tuple[Phase, ...]
     partitions: tuple[Partition, ...]
 
+    @property
+    def moving(self) -> frozenset[str]:
+        """The paths of the parameters that learn in some phase."""
+        return frozenset(path for parts in self.partitions for path, learn in parts.items() if learn is not None)
+
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
         recipe = self.recipe

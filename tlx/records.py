@@ -31,7 +31,7 @@ class Records:
     written again, so those lines go."""
 
     def __init__(self, folder: Path, step: int = 0):
-        kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
         self.path = folder / METRICS
         partial = folder / f".{METRICS}.partial"
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -44,7 +44,7 @@ class Records:
         from tensorboardX import SummaryWriter
 
         # TensorBoard drops the events of an earlier try that lie beyond the step from which this one goes on.
-        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        return SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line a metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch)."""

@@ -57,22 +57,34 @@ class Parts(NamedTuple):
     dtype: str = "float32"
 
 
-def initial_state(parts: Parts, variables: Variables, steps: int, key: Key) -> TrainState:
-    """The state before the first of `steps` steps. Every array is a copy: the step gives its buffers away."""
-    own = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-    trainable, frozen = partition.split(own.params, parts.partition)
+def initial_state(
+    parts: Parts, variables: Variables, steps: int, key: Key, brought: Variables | None = None
+) -> TrainState:
+    """The state before the first of `steps` steps. Every array is a copy: the step gives its buffers away.
+
+    `brought` is what the terms remember, `variables` by default: a later phase goes on with the variables of the one
+    before, and its anchors still are the weights that were brought.
+    """
+    trainable, frozen = partition.split(variables.params, parts.partition)
     held = {
         "steps": float(steps),
         "optim": numbers(parts.optim),
         "task": numbers(parts.task),
         "terms": {str(n): numbers(term) for n, term in enumerate(parts.terms)},
-        "rates": optimisers.leaf_rates(parts.optim, own.params, parts.partition),
+        "rates": optimisers.leaf_rates(parts.optim, variables.params, parts.partition),
     }
-    memory = {str(n): term.memory(parts.model, own) for n, term in enumerate(parts.terms)}
+    memory = {str(n): term.memory(parts.model, brought or variables) for n, term in enumerate(parts.terms)}
     zero = jnp.zeros((), jnp.int32)
-    transform = optimisers.transform(parts.optim, zero, zero, held["rates"])
+    optimiser = optimisers.transform(parts.optim, zero, zero, held["rates"]).init(trainable)
     held = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), held)
-    return TrainState(zero, trainable, frozen, own.stats, transform.init(trainable), memory, held, key)
+    state = TrainState(zero, trainable, frozen, variables.stats, optimiser, memory, held, key)
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def term_names(terms: Sequence[Term]) -> list[str]:
+    """Under what name each term logs: its class, with its number where a class comes twice."""
+    names = [type(term).__name__.lower() for term in terms]
+    return [name if names.count(name) == 1 else f"{name}.{n}" for n, name in enumerate(names)]
 
 
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
@@ -106,11 +118,11 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
                 axis=axis,
             )
         total, told = jnp.zeros(()), {}
-        for number, term in enumerate(terms):
+        for number, (name, term) in enumerate(zip(term_names(terms), terms, strict=True)):
             view = View(params, state.memory[str(number)], batch, taps, task, tick)
             value, metrics = term.loss(view)
             total += value
-            told |= {f"{type(term).__name__.lower()}/{name}": metric for name, metric in metrics.items()}
+            told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}
         return total, (stats, told | {"loss": total})
 
     gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(state.trainable)

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import config, describe, folder, sharding
+from tlx import config, describe, folder, partition, sharding
 from tlx.assets import cache_dir
 from tlx.checkpoint import Checkpoints, Saved, guarded
 from tlx.data import train_batches
@@ -22,7 +22,8 @@ from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import Recipe
 from tlx.records import Progress, Records, write_json
 from tlx.step import Compiled, TrainState, compile_step, initial_state
-from tlx.trees import flatten
+from tlx.trees import flatten, nest
+from tlx.types import Variables
 from tlx.weights import Pretrained, save_pretrained
 
 
@@ -80,8 +81,7 @@ def run(
         mesh = sharding.make_mesh()
         sharding.check_batch(recipe.train.batch, mesh, "train.batch")
         sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
-        command = " ".join(sys.argv) if base is not None else ""
-        if folder.claim(path, recipe, resume=resume, overwrite=overwrite, base=base, command=command):
+        if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
             return Run(path, recipe, folder.read(path))
         remember_compilations()
         splits = open_data(recipe)
@@ -100,26 +100,34 @@ def run(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        command = " ".join(sys.argv) if base is not None else ""
+        folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
         checkpoints = Checkpoints(path / "checkpoints")
         begin = checkpoints.latest() or 0
         records = Records(path, begin)
         best = Best()
 
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)
-    variables, compiled, state, shapes = ready.variables, None, None, set()
+    variables, compiled, state, shapes, timed = ready.variables, None, None, set(), 0
     outcomes: dict[str, Outcome] = {}
-    with Progress(steps, begin, recipe.train.batch, quiet) as progress:
+    with (
+        guarded(path),
+        closing(checkpoints),
+        closing(records),
+        Progress(steps, begin, recipe.train.batch, quiet) as progress,
+    ):
         if not quiet:
-            progress.say(opening(ready, splits, steps, begin, path))
+            progress.say(told_at_start(ready, splits, steps, begin, path))
         for phase, (first, last) in enumerate(spans):
-            if begin >= last:
+            # A checkpoint at the end of a phase is restored into that phase, which then has no step left.
+            if begin > last:
                 continue
             with clock("setup"):
                 parts = ready.parts(phase)
                 compiled = compile_step(parts, mesh, recipe.train.compile)
-                fresh = initial_state(parts, variables, steps, key)._replace(step=jnp.int32(first))
+                fresh = initial_state(parts, variables, steps, key, ready.variables)._replace(step=jnp.int32(first))
                 if begin > first:
-                    fresh, best = restore(checkpoints, fresh, batches)
+                    fresh, best = restore(checkpoints, fresh, batches, ready.moving)
                 state = compiled.place(fresh)
                 del fresh
             pending = None
@@ -127,9 +135,11 @@ def run(
                 batch = next(batches)
                 given = {"labelled": compiled.put(batch)}
                 shape = tuple(sorted((name, array.shape) for name, array in batch.items()))
-                with clock("train" if shape in shapes else "compile"):
+                known = shape in shapes
+                with clock("train" if known else "compile"):
                     state, metrics = compiled.train(state, given)
                     shapes.add(shape)
+                    timed += known
                     settle(records, progress, ready, phase, pending)
                     pending = (step + 1, metrics, batch["index"])
                 if (step + 1) % every and step + 1 != steps:
@@ -139,12 +149,14 @@ def run(
                     pending = None
                 with clock("eval"):
                     outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
+                    check_finite(outcomes["validation"], step + 1, float(metrics["rate"]))
                     measured = outcomes["validation"].metrics(ready.task)
                     records.write(step + 1, {f"validation/{name}": value for name, value in measured.items()})
                     records.flush()
                     progress.say(line(step + 1, steps, measured))
                     if recipe.train.select == "best-validation":
-                        best = best.better(step + 1, measured[ready.task.primary], ready.task, compiled.fetch(state))
+                        found = moved_part(compiled.fetch(state).variables, ready.moving)
+                        best = best.better(step + 1, measured[ready.task.primary], ready.task, found)
                     if step + 1 < steps:
                         keep(checkpoints, compiled.fetch(state), best, batches)
             with clock("train"):
@@ -156,18 +168,19 @@ def run(
             final, selected = compiled.fetch(state), steps
             if best.variables is not None and best.step != steps:
                 selected = best.step
-                final = final._replace(trainable=best.variables["trainable"], stats=best.variables["stats"])
+                params = nest(flatten(final.variables.params) | flatten(best.variables.params))
+                trainable, frozen = partition.split(params, parts.partition)
+                final = final._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats)
                 state = compiled.place(final)
                 outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
             outcomes["test"] = evaluate(compiled, state, splits.test, ready.processor, recipe)
-        finish = {"clock": clock, "steps": steps, "done": steps - begin, "selected": selected, "data": splits.fingerprint}
-        result = write_all(path, ready, final, outcomes, splits, finish)
+        finish = {"clock": clock, "steps": steps, "timed": timed, "selected": selected, "data": splits.fingerprint}
         records.write(steps, {f"test/{name}": value for name, value in outcomes["test"].metrics(ready.task).items()})
-        records.close()
+        records.flush()
         checkpoints.wait()
-        checkpoints.close()
+        result = write_all(path, ready, final, outcomes, splits, finish)
         page = write_page(path)
-        progress.say(closing(result, ready, path, page))
+        progress.say(told_at_end(result, ready, path, page))
     return Run(path, recipe, result)
 
 
@@ -193,59 +206,77 @@ def remember_compilations() -> None:
 
 
 class Best(NamedTuple):
-    """The best validation measurement so far, and the variables that gave it."""
+    """The best validation measurement so far, and what moves of the variables that gave it (see `moved_part`)."""
 
     step: int = 0
     value: float = math.nan
-    variables: Any = None
+    variables: Variables | None = None
 
-    def better(self, step: int, value: float, task: Any, state: TrainState) -> "Best":
+    def better(self, step: int, value: float, task: Any, found: Variables) -> "Best":
         """This, or the new one where it is strictly better; the first of equals stays."""
         wins = value > self.value if task.higher_is_better else value < self.value
         if self.variables is not None and not wins:
             return self
-        copies = jax.tree.map(jnp.copy, {"trainable": state.trainable, "stats": state.stats})
-        return Best(step, value, copies)
+        return Best(step, value, jax.tree.map(jnp.copy, found))
+
+
+def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:
+    """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
+    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in moving}
+    return Variables(nest(params), variables.stats)
 
 
 def keep(checkpoints: Checkpoints, state: TrainState, best: Best, batches: Any) -> None:
     """Starts to write a checkpoint of everything that the rest of the run depends on."""
     held = state._replace(key=jax.random.key_data(state.key))._asdict()
     notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
-    checkpoints.save(int(state.step), Saved(held, best.variables or {}, batches.get_state(), notes))
+    kept = best.variables._asdict() if best.variables is not None else {}
+    checkpoints.save(int(state.step), Saved(held, kept, batches.get_state(), notes))
 
 
-def restore(checkpoints: Checkpoints, fresh: TrainState, batches: Any) -> tuple[TrainState, Best]:
+def restore(
+    checkpoints: Checkpoints, fresh: TrainState, batches: Any, moving: frozenset[str]
+) -> tuple[TrainState, Best]:
     """The newest checkpoint in the place of `fresh`; `batches` goes on where it stood."""
     target = fresh._replace(key=jax.random.key_data(fresh.key))._asdict()
-    saved = checkpoints.restore(target, {"trainable": fresh.trainable, "stats": fresh.stats})
+    saved = checkpoints.restore(target, moved_part(fresh.variables, moving)._asdict())
     batches.set_state(saved.cursor)
     state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
     notes = saved.notes
-    return state, Best(notes["best_step"], notes["best_value"], saved.best if notes["best"] else None)
+    return state, Best(notes["best_step"], notes["best_value"], Variables(**saved.best) if notes["best"] else None)
 
 
 def settle(records: Records, progress: Progress, ready: Prepared, phase: int, pending: Any) -> None:
     """Reads and writes down the metrics of a step that the device has finished, or is about to.
 
-    Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient.
+    Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss or
+    its gradient is not finite.
     """
     if pending is None:
         return
     step, metrics, index = pending
     told: Mapping[str, Any] = jax.device_get(metrics)
-    loss = float(told["loss"])
-    if not math.isfinite(loss):
+    loss, norm = float(told["loss"]), float(told["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         norms = told["leaf_norms"]
         paths = [path for path in flatten(ready.variables.params) if ready.partitions[phase][path] is not None]
         largest = int(np.argmax(np.where(np.isnan(norms), np.inf, norms)))
         records.flush()
         raise Diverged(
-            f"the loss is {loss} at step {step}; the batch held examples {index.tolist()}; the largest gradient is that "
+            f"the loss is {loss} at step {step}, its gradient's norm {norm}; the batch held examples {index.tolist()}; the largest gradient is that "
             f"of {paths[largest]!r} (norm {norms[largest]:g})"
         )
     records.write(step, {f"train/{name}": float(value) for name, value in told.items() if name != "leaf_norms"})
     progress.step(step, loss, float(told["rate"]))
+
+
+def check_finite(outcome: Outcome, step: int, rate: float) -> None:
+    """Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept."""
+    if not np.isfinite(outcome.logits).all():
+        raise Diverged(
+            f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
+            "lower optim.lr, or bound the gradient with optim.clip"
+        )
 
 
 def write_all(
@@ -264,21 +295,20 @@ def write_all(
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
         "seconds": seconds,
-        "examples_per_second": round(finish["done"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
+        "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
         "peak_memory_bytes": peak_memory(),
         "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
         "classes": list(splits.classes),
         "data": finish["data"],
     }
-    with guarded(path):
-        save_pretrained(Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model")
-        (path / "predictions").mkdir(exist_ok=True)
-        for name, outcome in outcomes.items():
-            np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
-        write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
-        write_json(path / "parameters.json", describe.document(ready))
-        write_json(path / "environment.json", folder.environment())
-        write_json(path / folder.RESULT, result)
+    save_pretrained(Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model")
+    (path / "predictions").mkdir(exist_ok=True)
+    for name, outcome in outcomes.items():
+        np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
+    write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
+    write_json(path / "parameters.json", describe.document(ready))
+    write_json(path / "environment.json", folder.environment())
+    write_json(path / folder.RESULT, result)
     return result
 
 
@@ -296,7 +326,7 @@ def write_page(path: Path) -> Path | None:
     return report.write_run(path) if report.available() else None
 
 
-def opening(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
+def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     totals = describe.totals(ready)
     share = totals["trainable"] / totals["total"]
     told = [
@@ -311,7 +341,7 @@ def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
     return f"step {step}/{steps}  " + "  ".join(f"validation {name} {value:.4f}" for name, value in measured.items())
 
 
-def closing(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
+def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
     name = f"test/{ready.task.primary}"
     told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
     return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -176,6 +177,7 @@ def test_a_leaf_begins_the_same_whatever_else_there_is(name):
     kernels = {path: leaf for path, leaf in flatten(first.params).items() if path.endswith("kernel")}
     assert kernels
     assert not any(equal(leaf, other[path]) for path, leaf in kernels.items())
+    assert len({leaf.tobytes() for leaf in map(np.asarray, kernels.values())}) == len(kernels)
 
 
 @EVERY
@@ -189,6 +191,35 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
     still, _ = forward(model, variables, inputs)
     keyed, _ = forward(model, variables, inputs, key=jax.random.key(1))
     assert equal(still["logits"], keyed["logits"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "stage"),
+    [
+        ("bert", "dropout", "stem"),
+        ("bert", "dropout", "blocks/01"),
+        ("bert", "attention_dropout", "blocks/01"),
+        *((name, "head_dropout", "head") for name in ("bert", "roberta", "distilbert", "electra")),
+        ("vit", "dropout", "stem"),
+        ("vit", "dropout", "blocks/01"),
+        ("vit", "attention_dropout", "blocks/01"),
+        ("vit", "stochastic_depth", "blocks/01"),
+        ("mlp", "dropout", "stem"),
+        ("mlp", "dropout", "blocks/01"),
+        ("cnn", "dropout", "pool"),
+    ],
+)
+def test_each_rate_acts_where_it_should(name, rate, stage):
+    _, variables, inputs = made(name)
+    rates = {field: 0.0 for field in vars(CONFIGS[name]) if "dropout" in field or field == "stochastic_depth"}
+    model = build(replace(CONFIGS[name], **(rates | {rate: 0.5})), CLASSES)
+    # In this stage alone, so that no other can stand in for it.
+    others = {other.name for other in model.stages} - {stage}
+    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    assert not equal(taps[stage], forward(model, variables, inputs)[0][stage])
+    silent = build(replace(CONFIGS[name], **rates), CLASSES)
+    taps, _ = forward(silent, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    assert equal(taps[stage], forward(silent, variables, inputs)[0][stage])
 
 
 @EVERY

@@ -90,7 +90,10 @@ def libraries() -> str:
     kept = cache_dir() / "pages" / f"vega-{vl_convert.__version__}-{version}.js"
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
-    script = vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    # Neither may stand in a script that stands in a page; and a browser hashes lines that end in a single character.
+    script = vl_convert.javascript_bundle(vl_version=version)
+    for old, new in (("</script", "<\\/script"), ("<!--", "<\\!--"), ("\r\n", "\n"), ("\r", "\n")):
+        script = script.replace(old, new)
     # The file only saves time: a full or read-only disk must not cost a page.
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,10 @@ class Manifest(NamedTuple):
         found = Counter(entry.action for entry in self.entries)
         return {action: found[action] for action in ACTIONS if found[action]}
 
+    def lines(self) -> list[dict[str, str]]:
+        """The entries as JSON values."""
+        return [entry._asdict() for entry in self.entries]
+
     def __str__(self) -> str:
         told = ", ".join(f"{count} {action}" for action, count in self.counts().items())
         return f"{self.source}: {told}"

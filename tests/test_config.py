@@ -1,0 +1,245 @@
+"""Recipes as values: override, dump, load, fingerprint, diff."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks
+from tlx.data import Crop, Flip, Noise
+from tlx.objectives import Supervised
+from tlx.recipe import KINDS
+from tlx.tuning import Freeze, Full, Probe, Rules
+
+BASE = Recipe(
+    data=Data(target="digits", augment=(Crop(padding=1), Flip())),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16,)),
+)
+RULES = Rules((r"stem/.*", None), (r".*/bias", Learn(lr=0.3, weight_decay=0.0)), (r".*", Learn()))
+
+# One of every class that may stand in a file, with a field that is not its default where it has one.
+ONE_OF_EACH = {
+    "Recipe": BASE,
+    "Data": Data(target="digits", fraction=0.5, buckets=(4, 8)),
+    "Weights": Weights("minilm-l6", reset=("head/.*",)),
+    "Optim": Optim("sgd", lr=0.1, momentum=None, clip=2.0),
+    "Train": Train(steps=3, select="best-validation", dtype="bfloat16"),
+    "Learn": Learn(lr=0.5),
+    "Classification": tasks.Classification(classes=2, names=("no", "yes"), smoothing=0.1),
+    "Regression": tasks.Regression(outputs=3),
+    "Bert": models.Bert(family="electra", embedding=8),
+    "Vit": models.Vit(size=(8, 12), patch=4, layer_scale=0.1),
+    "Cnn": models.Cnn(size=8, dense=None),
+    "Mlp": models.Mlp(widths=(3, 4)),
+    "Flip": Flip(),
+    "Crop": Crop(padding=3),
+    "Noise": Noise(std=0.1),
+    "Full": Full(decay=0.5),
+    "Probe": Probe(),
+    "Freeze": Freeze(through="blocks/00", decay=0.75),
+    "Rules": RULES,
+    "Supervised": Supervised(on="source", weight=0.25),
+}
+
+
+def changed(path, text, base=BASE):
+    return config.override(base, path, text, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("seed", "3", 3),
+        ("optim.lr", "1e-4", 1e-4),
+        ("optim.name", "sgd", "sgd"),
+        ("optim.name", "'sgd'", "sgd"),
+        ("optim.clip", "None", None),
+        ("data.shots", "16", 16),
+        ("data.target", "sentiment/movies", "sentiment/movies"),
+        ("data.target", "runs/008", "runs/008"),
+        ("data.buckets", "(8, 16)", (8, 16)),
+        ("data.buckets", "[8, 16]", (8, 16)),
+        ("data.buckets.1", "48", 48),
+        ("weights", "Weights('minilm-l6', reset=('head/.*',))", Weights("minilm-l6", reset=("head/.*",))),
+        ("tuning", "Freeze(through='blocks/03')", Freeze(through="blocks/03")),
+        ("tuning", "tuning.Freeze(through='blocks/03', decay=0.75)", Freeze(through="blocks/03", decay=0.75)),
+        ("tuning", "Rules((r'stem/.*', None), (r'.*', Learn(lr=0.5)))", Rules(("stem/.*", None), (".*", Learn(lr=0.5)))),
+        ("objective", "(Supervised(weight=0.5),)", (Supervised(weight=0.5),)),
+        ("objective.0.weight", "2", 2.0),
+        ("objective.0", "Supervised(on='source')", Supervised(on="source")),
+        ("data.augment.0.padding", "2", 2),
+        ("model.widths", "(4,)", (4,)),
+    ],
+)
+def test_an_override_sets_the_field_at_its_path_and_nothing_else(path, text, expected):
+    recipe = changed(path, text)
+    value = recipe
+    for name in path.split("."):
+        value = value[int(name)] if name.isdigit() else getattr(value, name)
+    assert value == expected
+    assert type(value) is type(expected)
+    # A tuple of plain values is one leaf.
+    assert all(where.startswith(path) or path.startswith(where) for where, _, _ in config.diff(BASE, recipe))
+
+
+def test_an_override_reaches_into_rules():
+    recipe = changed("tuning.rules.1.1.lr", "0.7", dataclasses.replace(BASE, tuning=RULES))
+    assert recipe.tuning.rules[1] == (r".*/bias", Learn(lr=0.7, weight_decay=0.0))
+    assert recipe.tuning.rules[0] == RULES.rules[0]
+
+
+def test_an_int_becomes_a_float_where_one_is_wanted():
+    assert repr(changed("optim.lr", "1").optim.lr) == "1.0"
+    assert repr(changed("optim.clip", "1").optim.clip) == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("tunin.decay", "no field 'tunin.decay' in the recipe; close: 'tuning.decay', 'tuning', 'optim.weight_decay'"),
+        ("optim.learning_rate", "no field 'optim.learning_rate' in the recipe; close: 'optim.lr', 'optim.clip', 'optim.momentum'"),
+        ("train.step", "no field 'train.step' in the recipe; close: 'train.steps', 'train.dtype', 'train.epochs'"),
+        ("objective.1.weight", "no field 'objective.1.weight' in the recipe; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
+        ("seed.more", "no field 'seed.more' in the recipe; close: 'seed', 'model'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_path_names_the_three_nearest(path, message):
+    with pytest.raises(ValueError) as error:
+        changed(path, "1")
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "kind", "message"),
+    [
+        ("optim.lr", "fast", TypeError, "optim.lr wants float, got 'fast'"),
+        ("optim.lr", "True", TypeError, "optim.lr wants float, got True"),
+        ("seed", "1.5", TypeError, "seed wants int, got 1.5"),
+        ("data.shots", "few", TypeError, "data.shots wants int | None, got 'few'"),
+        ("data.buckets", "(8, 'x')", TypeError, "data.buckets wants tuple[int, ...], got (8, 'x')"),
+        ("data.buckets.0", "x", TypeError, "data.buckets wants tuple[int, ...], got ('x', 64, 128)"),
+        ("train.select", "best", TypeError, "train.select wants Literal['last', 'best-validation'], got 'best'"),
+        ("tuning", "Freez(through='x')", ValueError, "no class 'Freez' in tlx; close: 'Freeze'"),
+        ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
+        ("tuning", "Freeze(trough='x')", TypeError,
+         "Freeze(trough='x'): Freeze.__init__() got an unexpected keyword argument 'trough'"),
+        ("tuning.decay", "0", ValueError, "decay is 0.0; a rate multiplier a stage lies in (0, 1]"),
+        ("task", "Full()", TypeError, "task wants Classification | Regression, got Full(decay=1.0)"),
+    ],
+)  # fmt: skip
+def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text, kind, message):
+    with pytest.raises(kind) as error:
+        changed(path, text)
+    told = str(error.value).replace("tlx.tasks.", "")
+    assert told == message if kind is TypeError else told.startswith(message)
+
+
+def test_a_misspelt_field_is_a_type_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+        Optim(learning_rate=1.0)
+
+
+def test_check_finds_a_wrong_type_however_deep():
+    with pytest.raises(TypeError, match=r"^tuning\.rules\.0\.1\.lr wants float, got 'x'$"):
+        config.check(dataclasses.replace(BASE, tuning=Rules((".*", Learn(lr="x")))))
+    with pytest.raises(TypeError, match=r"^data\.augment\.0\.padding wants int, got 1\.5$"):
+        config.check(dataclasses.replace(BASE, data=Data(target="digits", augment=(Crop(padding=1.5),))))
+    config.check(BASE)
+
+
+def test_every_kind_is_tried_below():
+    assert ONE_OF_EACH.keys() == KINDS.keys()
+    assert all(type(value).__name__ == name for name, value in ONE_OF_EACH.items())
+
+
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+def test_load_is_the_inverse_of_dump_through_json(kind):
+    value = ONE_OF_EACH[kind]
+    again = config.load(json.loads(json.dumps(config.dump(value))), KINDS)
+    assert again == value
+    assert type(again) is type(value)
+    assert config.fingerprint(again) == config.fingerprint(value)
+
+
+def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
+    foreign = config.dump(models.Nnx(make=len, shape=(8,)))
+    with pytest.raises(ValueError, match=r"^<built-in function len> was written down by its repr alone; give the config"):
+        config.load(foreign["make"], KINDS)
+    with pytest.raises(ValueError, match=r"^no class 'Nnx' in tlx"):
+        config.load(foreign, KINDS)
+
+
+def every_change():
+    """BASE with each of its leaves changed, one at a time."""
+    others = {int: 7, float: 0.4375, str: "digits", type(None): 3}
+    for path, value in config.leaves(BASE):
+        if isinstance(value, tuple) or path.endswith((".kind", "name")):
+            continue
+        try:
+            yield path, changed(path, repr(others[type(value)]))
+        except (TypeError, ValueError):
+            pass
+
+
+def test_the_fingerprint_changes_with_every_field():
+    variants = dict(every_change())
+    assert len(variants) > 30
+    assert {"seed", "optim.lr", "data.shots", "objective.0.weight", "train.batch"} < variants.keys()
+    variants = {path: recipe for path, recipe in variants.items() if recipe != BASE}
+    prints = {config.fingerprint(recipe) for recipe in variants.values()}
+    assert len(prints) == len(variants)
+    assert config.fingerprint(BASE) not in prints
+    assert config.fingerprint(dataclasses.replace(BASE, tuning=Probe())) != config.fingerprint(BASE)
+
+
+def test_equal_recipes_share_a_fingerprint_however_they_were_written():
+    assert config.fingerprint(Optim(lr=1)) == config.fingerprint(Optim(lr=1.0))
+    assert config.fingerprint(changed("optim.lr", "1")) == config.fingerprint(
+        dataclasses.replace(BASE, optim=Optim(lr=1))
+    )
+    assert config.fingerprint(Rules((".*", Learn()))) == config.fingerprint(Rules(rules=((".*", Learn()),)))
+
+
+def test_the_fingerprint_of_a_users_function_is_the_same_in_every_process():
+    program = (
+        "from tlx import config, models\n"
+        "def make(rngs): return None\n"
+        "print(config.fingerprint(models.Nnx(make=make, shape=(8,))))"
+    )
+    # Something is allocated first, so that the function lies at another address.
+    both = [
+        subprocess.run([sys.executable, "-c", extra + program], capture_output=True, text=True, check=True).stdout
+        for extra in ("", "held = [object() for _ in range(100_000)]\n")
+    ]
+    assert both[0] == both[1]
+
+
+def test_diff_lists_what_changed_and_what_one_side_lacks():
+    assert config.diff(BASE, BASE) == []
+    assert config.diff(BASE, changed("optim.lr", "0.5")) == [("optim.lr", 1e-3, 0.5)]
+    assert config.diff(BASE, changed("tuning", "Freeze(through='stem')")) == [
+        ("tuning.kind", "Full", "Freeze"),
+        ("tuning.through", None, "stem"),
+    ]
+    assert config.diff(BASE, changed("tuning", "Probe()")) == [
+        ("tuning.kind", "Full", "Probe"),
+        ("tuning.decay", 1.0, None),
+    ]
+
+
+def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
+    optim = Optim(lr=0.5, clip=None)
+    numbers = config.numbers(optim)
+    assert {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum"} == numbers.keys()
+    assert config.numbers(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
+    assert config.numbers(tasks.Classification(classes=3)) == {"smoothing": 0.0}
+    assert config.numbers(tasks.Regression(outputs=3)) == {}
+    # Out of range on purpose: a traced value cannot be checked.
+    twin = config.with_numbers(optim, {"lr": jnp.float32(-1)})
+    assert twin.lr == -1
+    assert (twin.name, twin.weight_decay, twin.clip) == ("adamw", 0.0, None)
+    assert optim.lr == 0.5

@@ -1,0 +1,119 @@
+"""Rules over paths."""
+
+import pytest
+
+from tlx import Learn
+from tlx.partition import partition, split, still
+from tlx.trees import flatten, map_named, merge
+
+DENSE = {"kernel": 0.0, "bias": 0.0}
+NORM = {"scale": 0.0, "bias": 0.0}
+BLOCK = {
+    "attention": {name: DENSE for name in ("query", "key", "value", "output")} | {"norm": NORM},
+    "mlp": {"in": DENSE, "out": DENSE, "norm": NORM},
+}
+BERT = {
+    "stem": {"words": {"embedding": 0.0}, "positions": {"embedding": 0.0}, "norm": NORM},
+    "blocks": {f"{n:02d}": BLOCK for n in range(6)},
+    "pool": DENSE,
+    "head": DENSE,
+}
+SMALL = {"stem": {"bias": 1}, "blocks": {f"{n:02d}": {"kernel": n, "bias": n} for n in range(12)}, "head": {"kernel": 2}}
+REST = (r".*", Learn())
+
+
+def refused(params, *rules):
+    with pytest.raises(ValueError) as error:
+        partition(params, rules)
+    return str(error.value)
+
+
+def test_a_rule_must_match_the_whole_path():
+    parts = partition(SMALL, ((r"blocks/0[0-3]/.*", None), REST))
+    assert [path for path, learn in parts.items() if learn is None] == [
+        f"blocks/0{n}/{leaf}" for n in range(4) for leaf in ("bias", "kernel")
+    ]
+    # By `search` the first would claim every bias, by `match` the second everything in the stem.
+    assert refused(SMALL, (r"bias", None), REST).startswith("rule 'bias' claims no parameter")
+    assert refused(SMALL, (r"stem", None), REST).startswith("rule 'stem' claims no parameter")
+
+
+def test_the_first_rule_that_matches_wins():
+    slow, fast = Learn(lr=0.1), Learn(lr=10.0)
+    parts = partition(SMALL, ((r"blocks/00/bias", fast), (r".*/bias", None), (r"blocks/.*", slow), REST))
+    assert parts["blocks/00/bias"] == fast
+    assert parts["blocks/01/bias"] is None
+    assert parts["blocks/01/kernel"] == slow
+    assert parts["head/kernel"] == Learn()
+    assert parts.keys() == flatten(SMALL).keys()
+
+
+def test_a_rule_that_matches_nothing_names_what_is_near():
+    assert refused(BERT, (r"block/.*", None), REST) == (
+        "rule 'block/.*' claims no parameter; close: 'blocks/00', 'blocks/01'"
+    )
+    assert refused(BERT, (r"blocks/06/.*", None), REST) == (
+        "rule 'blocks/06/.*' claims no parameter; close: 'blocks/00', 'blocks/01'"
+    )
+    assert refused(BERT, (r"pol/.*", None), REST).startswith("rule 'pol/.*' claims no parameter; close: 'pool'")
+    assert refused(BERT, (r"heads/.*", None), REST).startswith("rule 'heads/.*' claims no parameter; close: 'head'")
+
+
+def test_a_rule_whose_matches_are_taken_is_told_by_whom():
+    taken = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
+    assert refused(SMALL, *taken) == (
+        "rule 'blocks/.*/bias' claims nothing: 'blocks/.*' before it took its 12 matches; move it up"
+    )
+    assert refused(SMALL, (r"head/.*", None), (r"head/kernel", Learn()), REST) == (
+        "rule 'head/kernel' claims nothing: 'head/.*' before it took its 1 match; move it up"
+    )
+    assert refused(SMALL, (r"blocks/0.*", None), (r"blocks/1.*", None), (r"blocks/.*/bias", Learn()), REST) == (
+        "rule 'blocks/.*/bias' claims nothing: 'blocks/0.*', 'blocks/1.*' before it took its 12 matches; move it up"
+    )
+    assert refused(SMALL, REST, (r"head/.*", None)) == (
+        "rule 'head/.*' claims nothing: '.*' before it took its 1 match; move it up"
+    )
+
+
+def test_every_parameter_must_be_claimed():
+    assert refused(SMALL, (r"blocks/.*", Learn())) == (
+        "no rule claims 2 of 26 parameters: 'head/kernel', 'stem/bias'; end the rules with (r'.*', Learn()) or (r'.*', None)"
+    )
+    assert refused(SMALL, (r"head/.*", Learn())).startswith(
+        "no rule claims 25 of 26 parameters: 'blocks/00/bias', 'blocks/00/kernel', 'blocks/01/bias', ...; end"
+    )
+    assert refused(SMALL).startswith("no rule claims 26 of 26 parameters")
+
+
+def test_something_must_be_left_to_learn():
+    assert refused(SMALL, (r".*", None)) == "all 26 parameters are frozen: no rule with Learn(...) claims any"
+
+
+def test_a_broken_regular_expression_is_named():
+    assert refused(SMALL, (r"blocks/(", None), REST) == (
+        "rule 'blocks/(' is not a regular expression: missing ), unterminated subpattern at position 7"
+    )
+
+
+@pytest.mark.parametrize("rules", [(REST,), ((r".*/bias", None), REST), ((r"head/.*", Learn()), (r".*", None))])
+def test_merge_is_the_inverse_of_split(rules):
+    parts = partition(SMALL, rules)
+    trainable, frozen = split(SMALL, parts)
+    assert merge(trainable, frozen) == SMALL
+    assert flatten(trainable).keys() == {path for path, learn in parts.items() if learn is not None}
+    assert not flatten(trainable).keys() & flatten(frozen).keys()
+
+
+def test_a_stage_is_still_only_where_all_its_parameters_are_frozen():
+    stages = ["stem", "blocks/00", "blocks/01", "pool", "head"]
+    tree = {"stem": DENSE, "blocks": {"00": DENSE, "01": DENSE}, "head": DENSE}
+    parts = partition(tree, ((r"stem/.*", None), (r"blocks/0./bias", None), (r"blocks/00/.*", None), REST))
+    # A stage without parameters (here the pooling) has nothing frozen, so it goes on as in training.
+    assert still(stages, parts) == {"stem", "blocks/00"}
+    assert still(stages, partition(tree, (REST,))) == frozenset()
+
+
+def test_a_stage_whose_name_begins_anothers_is_not_taken_for_it():
+    tree = map_named(lambda path, leaf: path, {"norm": DENSE, "norm2": DENSE})
+    parts = partition(tree, ((r"norm/.*", None), REST))
+    assert still(["norm", "norm2"], parts) == {"norm"}

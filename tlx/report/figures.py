@@ -1,0 +1,177 @@
+"""The drawings of one run, made of its records."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tlx.metrics import ClassificationCounts
+from tlx.report import charts, words
+from tlx.report.charts import Figure, Rows
+from tlx.report.intervals import wilson
+from tlx.report.reading import Predictions, Records, smooth, thin
+
+LIMIT = 2000
+MAIN = ("train/loss", "train/rate", "train/gradient_norm")
+
+
+def training(records: Records) -> list[Figure]:
+    """The loss raw and smoothed, the rate, the norm of the gradient, and the terms of the objective where it has several."""
+    captions = {
+        "train/loss": ("Training loss", "loss", "Of each batch, before the update."),
+        "train/rate": ("Learning rate", "rate", "The schedule's; a parameter's own is this times its factor."),
+        "train/gradient_norm": ("Gradient norm", "norm", "Of all parameters that learn, before clipping."),
+    }
+    marks, made = phases(records), []
+    for name in MAIN:
+        steps, values = records.series(name)
+        if steps:
+            title, axis, caption = captions[name]
+            smoothed = name != "train/rate" and len(values) >= 25
+            rows, told = thinned(steps, values, smoothed)
+            made.append(
+                charts.curve(
+                    slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, smoothed=smoothed, marks=marks
+                )
+            )
+    terms = [name for name in records.names("train/") if name not in MAIN]
+    if len(terms) > 1:
+        rows = []
+        for name in terms:
+            steps, values = records.series(name)
+            kept = thin(values, max(50, LIMIT // len(terms)))
+            rows += [{"term": name.removeprefix("train/"), "step": steps[n], "value": finite(values[n])} for n in kept]
+        caption = "What the terms of the objective report, each batch."
+        made.append(charts.curves("train-terms", "Terms", caption, rows, axis="value", by="term"))
+    return made
+
+
+def validation(records: Records) -> list[Figure]:
+    """A curve a metric of the validation split, with the chosen step where it was chosen there."""
+    chosen = records.result["selected_step"]
+    marks = phases(records)
+    told = ""
+    if records.result["selection"] == "best-validation":
+        marks = [*marks, {"step": chosen, "what": f"chosen: step {chosen}"}]
+        told = f" The dashed line is the chosen step, {chosen:,}."
+    made = []
+    for name in records.names("validation/"):
+        steps, values = records.series(name)
+        rows, thinner = thinned(steps, values, False)
+        title = f"Validation {words.metric(name)}"
+        caption = f"Over {records.result['examples']['validation']:,} examples.{told} {thinner}".strip()
+        made.append(
+            charts.curve(
+                slug(name),
+                title,
+                caption,
+                rows,
+                axis=words.metric(name),
+                points=len(rows) <= 60,
+                marks=marks,
+            )
+        )
+    return made
+
+
+def outcomes(records: Records, counts: Any) -> list[Figure]:
+    """What the model did with the test split: the confusion matrix and the calibration, or predicted against true."""
+    if not isinstance(counts, ClassificationCounts):
+        return [regression(records.predictions["test"])]
+    return [confusion(counts, records.task.names), reliability(counts)]
+
+
+def confusion(counts: ClassificationCounts, names: Sequence[str]) -> Figure:
+    """Counts, and shares of the examples of each true class."""
+    totals = counts.confusion.sum(1)
+    every = len(names) <= 50
+    rows = [
+        {
+            "true": names[t],
+            "predicted": names[p],
+            "count": int(counts.confusion[t, p]),
+            "share": float(counts.confusion[t, p] / max(1, totals[t])),
+        }
+        for t in range(len(names))
+        for p in range(len(names))
+        if every or counts.confusion[t, p]
+    ]
+    caption = f"{counts.count:,} test examples; a share is of the examples of the true class, along a row."
+    return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
+
+
+def reliability(counts: ClassificationCounts) -> Figure:
+    """Mean confidence against the share that is right, in bins of confidence (Guo et al., 2017)."""
+    rows = []
+    for number, confidence, right in counts.bins[counts.bins[:, 0] > 0].tolist():
+        low, high, _ = wilson(round(right), round(number))
+        rows.append(
+            {
+                "confidence": confidence / number,
+                "accuracy": right / number,
+                "low": low,
+                "high": high,
+                "count": round(number),
+            }
+        )
+    caption = (
+        f"Test predictions in {len(counts.bins)} bins of confidence; a larger dot holds more of them, a line is a 95 % "
+        "Wilson interval. Below the diagonal the model claims more than it knows."
+    )
+    return charts.reliability("reliability", "Calibration", caption, rows)
+
+
+def regression(predictions: Predictions) -> Figure:
+    """Every test example, or a seeded draw of `LIMIT` of them."""
+    labels = predictions.labels.reshape(predictions.logits.shape)
+    chosen, told = np.arange(len(labels)), f"{len(labels):,} test examples"
+    if len(labels) * labels.shape[-1] > LIMIT:
+        keep = max(1, LIMIT // labels.shape[-1])
+        chosen = np.sort(np.random.default_rng(0).choice(len(labels), keep, replace=False))
+        told = f"{keep:,} of {len(labels):,} test examples, drawn at random"
+    outputs = [f"output {n}" for n in range(labels.shape[-1])]
+    rows = [
+        {
+            "index": int(predictions.index[n]),
+            "output": output,
+            "true": finite(float(labels[n, k])),
+            "predicted": finite(float(predictions.logits[n, k])),
+        }
+        for n in chosen
+        for k, output in enumerate(outputs)
+    ]
+    caption = f"{told[0].upper()}{told[1:]}; on the dashed line the prediction is right."
+    return charts.scatter("scatter", "Predicted against true", caption, rows, fields=outputs)
+
+
+def phases(records: Records) -> Rows:
+    """The steps at which a new phase began, as `train.phase_spans` places them."""
+    shares = [phase["share"] for phase in records.parameters["phases"]]
+    ends = [round(records.result["steps"] * sum(shares[: n + 1])) for n in range(len(shares) - 1)]
+    return [{"step": end, "what": f"phase {n + 2} begins"} for n, end in enumerate(ends)]
+
+
+def thinned(steps: Sequence[int], values: Sequence[float], smoothed: bool) -> tuple[Rows, str]:
+    """The rows of a curve, at most `LIMIT`, and what a caption says of them."""
+    kept = thin(values, LIMIT)
+    told = [f"Drawn at {len(kept):,} of {len(values):,} steps, extremes kept."] if len(kept) < len(values) else []
+    if not smoothed:
+        return [{"step": steps[n], "value": finite(values[n])} for n in kept], " ".join(told)
+    span = max(4, round(len(values) / 25))
+    means = smooth(values, span)
+    told = [f"The bold line is an exponential average over about {span} steps.", *told]
+    return [{"step": steps[n], "value": finite(values[n]), "smoothed": finite(means[n])} for n in kept], " ".join(told)
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def slug(name: str) -> str:
+    """The name of a metric as an id and a file name.
+
+    >>> slug("train/gradient_norm")
+    'train-gradient-norm'
+    """
+    return "".join(letter if letter.isalnum() else "-" for letter in name)

@@ -1,0 +1,176 @@
+"""The page of one run: `report.html`."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tlx.metrics import ClassificationCounts
+from tlx.report import figures, intervals, page, reading, words
+from tlx.report.reading import Records
+
+NAME = "report.html"
+PICTURE = "data:image/png;base64,"
+SPENT = {"setup": "set-up", "compile": "compilation", "train": "training", "eval": "evaluation"}
+
+
+def write(folder: Path) -> Path:
+    """Draws the page of the finished run in `folder`. Raises FileNotFoundError where there is none."""
+    return page.write(folder / NAME, draw(reading.read(folder)))
+
+
+def draw(records: Records) -> str:
+    """The page as HTML."""
+    test = records.predictions["test"]
+    counts = records.task.measure(test.logits, test.labels)
+    result = records.result
+    return page.render(
+        "run.html",
+        title=headline(records),
+        result=result,
+        recipe=records.recipe,
+        document=records.document,
+        answer=answer(records, counts),
+        measured=measured(records),
+        training=figures.training(records),
+        validation=figures.validation(records),
+        outcomes=figures.outcomes(records, counts),
+        classes=by_class(records, counts),
+        mistakes=[card(mistake) for mistake in records.mistakes],
+        phases=[phase(records, n) for n in range(len(records.parameters["phases"]))],
+        weights=weights(records),
+        seconds=shares({SPENT[name]: spent for name, spent in result["seconds"].items()}),
+        environment=records.environment,
+    )
+
+
+def headline(records: Records) -> str:
+    """What was trained on what, in one line."""
+    recipe = records.recipe
+    model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
+    what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
+    return f"{what} on {recipe['data']['target']}"
+
+
+def answer(records: Records, counts: Any) -> dict[str, Any]:
+    """The primary test metric, what is uncertain about it, and, for classes, what always saying the same would give."""
+    task, result = records.task, records.result
+    found: dict[str, Any] = {
+        "key": f"test/{task.primary}",
+        "name": task.primary,
+        "value": result["metrics"][f"test/{task.primary}"],
+        "interval": intervals.measure(task.primary, records.predictions["test"], task),
+        "share": task.primary == "accuracy",
+        "tuning": words.source(records.recipe["tuning"]),
+    }
+    if isinstance(counts, ClassificationCounts):
+        totals = counts.confusion.sum(1)
+        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / counts.count)}
+    return found
+
+
+def measured(records: Records) -> list[dict[str, Any]]:
+    """A row a metric: `name`, and `test` and `validation`, each with its value and interval."""
+    found = records.result["metrics"]
+    names = dict.fromkeys(key.partition("/")[2] for key in found)
+    return [
+        {
+            "name": name,
+            "splits": [
+                {
+                    "split": split,
+                    "key": f"{split}/{name}",
+                    "value": found[f"{split}/{name}"],
+                    "interval": intervals.measure(name, records.predictions[split], records.task),
+                }
+                for split in ("test", "validation")
+                if f"{split}/{name}" in found
+            ],
+        }
+        for name in names
+    ]
+
+
+def by_class(records: Records, counts: Any) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class on the test split; None where there is nothing to divide by."""
+    if not isinstance(counts, ClassificationCounts):
+        return []
+    rows = []
+    for n, name in enumerate(records.task.names):
+        hits, true, said = (int(x) for x in (counts.confusion[n, n], counts.confusion[n].sum(), counts.confusion[:, n].sum()))
+        rows.append(
+            {
+                "name": name,
+                "examples": true,
+                "predicted": said,
+                "precision": hits / said if said else None,
+                "recall": hits / true if true else None,
+                "f1": 2 * hits / (true + said) if true + said else None,
+            }
+        )
+    return rows
+
+
+def card(mistake: dict[str, Any]) -> dict[str, Any]:
+    """One example: its texts and picture, and, of many probabilities, the three largest and that of the true label."""
+    label = mistake["label"]
+    classes = isinstance(label, str)
+    said = list(mistake["answer"].items())
+    shown = said[:3] + [item for item in said[3:] if item[0] == label]
+    picture = mistake["image"] if "image" in mistake else None
+    return {
+        "index": mistake["index"],
+        "label": label,
+        "loss": mistake["loss"],
+        "classes": classes,
+        "guess": said[0][0],
+        "answer": [{"name": name, "value": value, "true": name == label} for name, value in shown],
+        "texts": [mistake[name] for name in ("text", "text_pair") if name in mistake],
+        # Whatever else a file may say stands here, only a picture in the file itself is shown.
+        "image": picture if picture and picture.startswith(PICTURE) else None,
+    }
+
+
+def phase(records: Records, number: int) -> dict[str, Any]:
+    """The parameters of one phase by stage, with sums."""
+    found = records.parameters["phases"][number]
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        stages.setdefault(row["group"], []).append({**row, "size": math.prod(row["shape"])})
+    return {
+        "share": found["share"],
+        "totals": found["totals"],
+        "stages": [stage(name, rows) for name, rows in stages.items()],
+    }
+
+
+def stage(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    total = sum(row["size"] for row in rows)
+    moving = [row for row in rows if row["trainable"]]
+    rates = sorted({row["rate"] for row in moving})
+    return {
+        "name": name,
+        "rows": rows,
+        "total": total,
+        "trainable": sum(row["size"] for row in moving),
+        "bytes": 4 * total,
+        "rates": rates[:1] if len(rates) == 1 else rates[:: max(1, len(rates) - 1)],
+    }
+
+
+def weights(records: Records) -> dict[str, Any] | None:
+    """Where the numbers came from: as the recipe asked, and tensor by tensor where a manifest was written."""
+    asked = records.recipe["weights"]
+    if asked is None:
+        return None
+    entries = records.weights["entries"] if records.weights else []
+    actions: dict[str, int] = {}
+    for entry in entries:
+        actions[entry["action"]] = actions.get(entry["action"], 0) + 1
+    return {"asked": asked, "entries": entries, "actions": actions}
+
+
+def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
+    """Each part with its share of the whole."""
+    whole = sum(parts.values()) or 1.0
+    return [{"name": name, "value": value, "share": value / whole} for name, value in parts.items()]

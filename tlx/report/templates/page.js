@@ -1,0 +1,114 @@
+"use strict";
+(() => {
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  const views = new Map();
+
+  function style(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  function colours(light) {
+    if (!light) {
+      return Object.fromEntries(["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"].map((name) => [name, style(`--${name}`)]));
+    }
+    // For print, whatever the screen is: the values of the first rule of the style sheet.
+    const root = [...document.styleSheets[0].cssRules].find((rule) => rule.selectorText === ":root").style;
+    return Object.fromEntries(["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"].map((name) => [name, root.getPropertyValue(`--${name}`).trim()]));
+  }
+
+  function theme(c, background) {
+    const list = (text) => text.split(",").map((item) => item.trim());
+    const font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif";
+    return {
+      background, font, autosize: { type: "fit", contains: "padding" }, padding: 2,
+      view: { stroke: null },
+      mark: { color: c.accent }, line: { color: c.accent }, circle: { color: c.accent }, rule: { color: c.quiet }, text: { color: c.ink },
+      range: { category: list(c.category), ramp: list(c.ramp), heatmap: list(c.ramp), ordinal: list(c.ramp) },
+      axis: { gridColor: c.line, domainColor: c.line, tickColor: c.line, labelColor: c.quiet, titleColor: c.quiet, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", gridDash: [2, 3], titlePadding: 8 },
+      axisX: { grid: false }, axisBand: { grid: false },
+      legend: { labelColor: c.ink, titleColor: c.quiet, labelFontSize: 11, symbolType: "stroke" },
+    };
+  }
+
+  async function draw(figure, node, light) {
+    const spec = JSON.parse(figure.querySelector("script[data-figure]").textContent);
+    const c = colours(light);
+    if (spec.params) {
+      for (const param of spec.params) {
+        if (param.name === "ink") param.value = c.ink;
+        if (param.name === "paper") param.value = light ? "#ffffff" : c.card;
+      }
+    }
+    // `ast`: expressions are interpreted, for the page's policy forbids to make code of strings.
+    const options = { ast: true, renderer: "svg", actions: false, config: theme(c, light ? "#ffffff" : null), tooltip: { theme: scheme.matches ? "dark" : "light" } };
+    const view = (await vegaEmbed(node, spec, options)).view;
+    return { spec, view };
+  }
+
+  async function drawAll() {
+    for (const figure of document.querySelectorAll("figure.drawing")) {
+      const held = views.get(figure);
+      if (held) held.view.finalize();
+      views.set(figure, await draw(figure, figure.querySelector(".plot"), false));
+    }
+    document.documentElement.dataset.drawn = "yes";
+  }
+
+  function save(content, type, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([content], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  function csv(rows) {
+    const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+    const cell = (value) => {
+      const text = value === null || value === undefined ? "" : String(value);
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    return [names, ...rows.map((row) => names.map((name) => row[name]))].map((row) => row.map(cell).join(",") + "\r\n").join("");
+  }
+
+  async function svg(figure) {
+    const place = document.createElement("div");
+    place.style.cssText = `position: absolute; left: -9999px; width: ${Math.max(480, figure.querySelector(".plot").clientWidth)}px`;
+    document.body.append(place);
+    const { view } = await draw(figure, place, true);
+    const text = await view.toSVG();
+    view.finalize();
+    place.remove();
+    return text;
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const figure = button.closest("figure.drawing");
+    if (figure && button.dataset.save) {
+      const script = figure.querySelector("script[data-figure]");
+      const name = script.dataset.figure;
+      if (button.dataset.save === "csv") save(csv(JSON.parse(script.textContent).datasets.table), "text/csv", `${name}.csv`);
+      else save(await svg(figure), "image/svg+xml", `${name}.svg`);
+    } else if (button.closest("table.sortable th")) sort(button.closest("th"));
+  });
+
+  function sort(heading) {
+    const down = heading.getAttribute("aria-sort") === "ascending" || (heading.getAttribute("aria-sort") === "none" && heading.classList.contains("number"));
+    const column = [...heading.parentNode.children].indexOf(heading);
+    const key = (row) => {
+      const cell = row.children[column];
+      return cell.dataset.sort === undefined ? cell.textContent.trim() : Number(cell.dataset.sort);
+    };
+    const body = heading.closest("table").tBodies[0];
+    const order = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
+    const rows = [...body.rows].sort((a, b) => (down ? order(key(b), key(a)) : order(key(a), key(b))));
+    body.append(...rows);
+    for (const other of heading.parentNode.children) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+  }
+
+  scheme.addEventListener("change", drawAll);
+  drawAll();
+})();
