@@ -56,6 +56,7 @@ class Optim:
 
 def rate(optim: Optim, step: Array, steps: Array) -> Array:
     """The rate at `step` of `steps`: a linear rise over the share `warmup`, then the schedule down to zero."""
+    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
     warm = optim.warmup * steps
     rise = jnp.minimum((step + 1) / jnp.maximum(warm, 1.0), 1.0)
     left = jnp.clip((step - warm) / jnp.maximum(steps - warm, 1.0), 0.0, 1.0)
@@ -87,11 +88,22 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Mapping[str, Mappi
     if optim.clip is not None:
         chain.append(optax.clip_by_global_norm(optim.clip))
     if optim.name in ("adam", "adamw"):
-        chain.append(optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon))
+        chain.append(adam(optim))
     elif optim.momentum is not None:
         chain.append(optax.trace(optim.momentum))
     chain.append(move(rate(optim, step, steps), rates))
     return optax.chain(*chain)
+
+
+def adam(optim: Optim) -> optax.GradientTransformation:
+    """optax's Adam, which counts in integers and therefore needs promotion of types wherever it is strict."""
+    inner = optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon)
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def move(now: Array, rates: Mapping[str, Mapping[str, Array]]) -> optax.GradientTransformation:

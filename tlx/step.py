@@ -98,7 +98,7 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     task = with_numbers(parts.task, held["task"])
     terms = [with_numbers(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
     optim = with_numbers(parts.optim, held["optim"])
-    tick = Tick(state.step / held["steps"], jax.random.fold_in(state.key, state.step))
+    tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
     still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
 
     def objective(trainable: Tree) -> tuple[Array, tuple[Tree, Tree]]:

@@ -1,7 +1,7 @@
 """The pages: what a run left behind, read back from its raw records and drawn into one file that needs no network.
 
-`reading` is the raw records, `intervals` what they leave uncertain, `charts` and `figures` the drawings, `page` the frame
-(libraries, style, security policy, downloads), `words` how numbers are written, `run` the page of one run.
+`reading` is the raw records, `intervals` what they leave uncertain, `charts` and `figures` the drawings, `page` the
+frame (libraries, style, security policy, downloads), `words` how numbers are written, `run` the page of one run.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Drawings as Vega-Lite specifications by Altair: one table of rows in, one `Figure` out. No colours: the page has them."""
+"""Drawings as Vega-Lite specifications by Altair: a table of rows in, a `Figure` out. The colours are the page's."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ def data(name: str = TABLE) -> Any:
     return alt.NamedData(name=name)
 
 
-def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, height: Any = 220, **other: Rows) -> Figure:
+def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, *, height: Any = 220, **other: Rows) -> Figure:
     """A chart as wide as its place on the page. `other` are tables beside the main one."""
     spec = chart.properties(width="container", height=height).to_dict()
     spec.pop("config", None)
@@ -35,14 +35,14 @@ def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, height: 
 
 
 def steps(title: str = "step") -> Any:
-    return alt.X("step:Q", title=title, axis=alt.Axis(format="~s", tickMinStep=1), scale=alt.Scale(zero=False, nice=False))
+    axis, scale = alt.Axis(format="~s", tickMinStep=1), alt.Scale(zero=False, nice=False)
+    return alt.X("step:Q", title=title, axis=axis, scale=scale)
 
 
 def rules(*, name: str, label: str) -> Any:
     """Upright lines at the steps of the table `name`, each with its `label` when pointed at."""
-    return (
-        alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6).encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
-    )
+    lines = alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6)
+    return lines.encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
 
 
 def curve(
@@ -54,11 +54,15 @@ def curve(
     axis: str,
     smoothed: bool = False,
     points: bool = False,
+    may_log: bool = True,
     marks: Rows | None = None,
 ) -> Figure:
-    """`value` by `step`; over it `smoothed`, where the rows have it; `marks` (`step`, `what`) are upright lines."""
+    """`value` by `step`; over it `smoothed`, where the rows have it; `marks` (`step`, `what`) are upright lines.
+
+    The axis is logarithmic where the values span two orders of magnitude, unless `may_log` is False.
+    """
     values = [row["value"] for row in rows if row["value"] is not None]
-    wide = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
+    wide = may_log and bool(values) and min(values) > 0 and max(values) > 100 * min(values)
     scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
     told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     y = alt.Y("value:Q", title=axis, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
@@ -90,50 +94,59 @@ def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: st
 def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[str]) -> Figure:
     """Rows `true`, `predicted`, `count`, `share` (of the examples of the true class)."""
     order, written = list(names), len(names) <= 20
+    flat = len(names) * max(map(len, names)) <= 40
     axis = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False)
+    under = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False, labelAngle=0 if flat else -90)
     base = alt.Chart(data()).encode(
-        x=alt.X("predicted:N", sort=order, title="predicted", axis=axis, scale=alt.Scale(domain=order)),
+        x=alt.X("predicted:N", sort=order, title="predicted", axis=under, scale=alt.Scale(domain=order)),
         y=alt.Y("true:N", sort=order, title="true", axis=axis, scale=alt.Scale(domain=order)),
         tooltip=["true:N", "predicted:N", alt.Tooltip("count:Q", format=","), alt.Tooltip("share:Q", format=".1%")],
     )
-    colour = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1]), legend=None)
+    colour = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], interpolate="rgb"), legend=None)
     layers = [base.mark_rect().encode(color=colour)]
     if written:
-        layers += [cells(base, "count:Q", ",", len(names) <= 12, -7, 13)]
-        layers += [cells(base, "share:Q", ".0%", True, 9, 10)] if len(names) <= 12 else []
-    side = max(180, min(560, 44 * len(names)))
-    chart = alt.layer(*layers, params=[alt.param(name="ink", value="#222"), alt.param(name="paper", value="#fff")])
-    return figure(name, title, caption, chart, rows, height=side)
+        both = len(names) <= 12
+        layers += [cells(base, "count:Q", ",", shift=-7 if both else 0, points=13)]
+        layers += [cells(base, "share:Q", ".0%", shift=9, points=10)] if both else []
+    colours = alt.param(name="ink", value="#222"), alt.param(name="paper", value="#fff")
+    chart = alt.layer(*layers).add_params(*colours)
+    return figure(name, title, caption, chart, rows, height=side(len(names)))
 
 
-def cells(base: Any, field: str, form: str, two: bool, shift: int, points: int) -> Any:
+def side(classes: int) -> int:
+    """The height in pixels of a confusion matrix."""
+    return max(300, min(560, 44 * classes))
+
+
+def cells(base: Any, field: str, form: str, *, shift: int, points: int) -> Any:
     """Numbers in the cells of a matrix, in the colour that can be read there; none for an empty cell."""
     dark = alt.when("datum.share > 0.5").then(alt.value(alt.ExprRef("paper"))).otherwise(alt.value(alt.ExprRef("ink")))
     return (
-        base.mark_text(dy=shift if two else 0, fontSize=points, opacity=1 if shift < 0 else 0.75)
+        base.mark_text(dy=shift, fontSize=points, opacity=0.75 if shift > 0 else 1)
         .encode(text=alt.Text(field, format=form), color=dark)
         .transform_filter("datum.count > 0")
     )
 
 
-def reliability(name: str, title: str, caption: str, rows: Rows) -> Figure:
+def reliability(name: str, title: str, caption: str, rows: Rows, *, height: int = 300) -> Figure:
     """Rows `confidence`, `accuracy`, `low`, `high`, `count`; the diagonal is a model that means what it says."""
     unit = alt.Scale(domain=[0, 1])
-    x = alt.X("confidence:Q", title="confidence of the prediction", scale=unit, axis=alt.Axis(format=".0%", tickCount=5))
+    axis = alt.Axis(format=".0%", tickCount=5)
+    x = alt.X("confidence:Q", title="confidence of the prediction", scale=unit, axis=axis)
     told = [alt.Tooltip(f"{field}:Q", format=".1%") for field in ("confidence", "accuracy", "low", "high")]
     base = alt.Chart(data()).encode(x=x, tooltip=[*told, alt.Tooltip("count:Q", format=",")])
-    axis = alt.Axis(format=".0%", tickCount=5)
     y = alt.Y("accuracy:Q", title="share that is right", scale=unit, axis=axis)
     points = base.mark_circle(opacity=0.9).encode(
         y=y, size=alt.Size("count:Q", scale=alt.Scale(range=[25, 320]), legend=None)
     )
     spans = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=unit, axis=axis), y2="high:Q")
     chart = alt.layer(diagonal("confidence", "accuracy"), spans, points)
-    return figure(name, title, caption, chart, rows, height=300, ends=[{"confidence": n, "accuracy": n} for n in (0, 1)])
+    ends = [{"confidence": n, "accuracy": n} for n in (0, 1)]
+    return figure(name, title, caption, chart, rows, height=height, ends=ends)
 
 
 def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence[str]) -> Figure:
-    """Rows `true`, `predicted`, on two axes alike, with the diagonal; a colour for each of `fields` if there are more."""
+    """Rows `true`, `predicted`, on two axes alike, with the diagonal; a colour for each of several `fields`."""
     values = [row[side] for row in rows for side in ("true", "predicted") if row[side] is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     same = alt.Scale(domain=[low, high], nice=True, zero=False)
@@ -142,9 +155,7 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
     points = (
         alt.Chart(data())
         .mark_circle(opacity=0.45, size=28)
-        .encode(
-            x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*told, "index:Q"], **shown
-        )
+        .encode(x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*told, "index:Q"], **shown)
     )
     chart = alt.layer(diagonal("true", "predicted"), points)
     ends = [{"true": end, "predicted": end} for end in (low, high)]
@@ -152,6 +163,5 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
 
 
 def diagonal(x: str, y: str) -> Any:
-    return alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6).encode(x=f"{x}:Q", y=f"{y}:Q")
-
-
+    line = alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6)
+    return line.encode(x=f"{x}:Q", y=f"{y}:Q")

@@ -17,7 +17,7 @@ MAIN = ("train/loss", "train/rate", "train/gradient_norm")
 
 
 def training(records: Records) -> list[Figure]:
-    """The loss raw and smoothed, the rate, the norm of the gradient, and the terms of the objective where it has several."""
+    """The loss raw and smoothed, the rate, the norm of the gradient, and the terms of the objective if it has several."""
     captions = {
         "train/loss": ("Training loss", "loss", "Of each batch, before the update."),
         "train/rate": ("Learning rate", "rate", "The schedule's; a parameter's own is this times its factor."),
@@ -30,11 +30,8 @@ def training(records: Records) -> list[Figure]:
             title, axis, caption = captions[name]
             smoothed = name != "train/rate" and len(values) >= 25
             rows, told = thinned(steps, values, smoothed)
-            made.append(
-                charts.curve(
-                    slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, smoothed=smoothed, marks=marks
-                )
-            )
+            look = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
+            made.append(charts.curve(slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, **look))
     terms = [name for name in records.names("train/") if name not in MAIN]
     if len(terms) > 1:
         rows = []
@@ -119,7 +116,7 @@ def reliability(counts: ClassificationCounts) -> Figure:
         f"Test predictions in {len(counts.bins)} bins of confidence; a larger dot holds more of them, a line is a 95 % "
         "Wilson interval. Below the diagonal the model claims more than it knows."
     )
-    return charts.reliability("reliability", "Calibration", caption, rows)
+    return charts.reliability("reliability", "Calibration", caption, rows, height=charts.side(len(counts.confusion)))
 
 
 def regression(predictions: Predictions) -> Figure:

@@ -21,7 +21,7 @@ from tlx.report import words
 
 
 def render(template: str, **context: Any) -> str:
-    """The page that a template, one that extends `base.html`, makes of `context`. Whatever is in `context` is escaped."""
+    """The page that a template, one that extends `base.html`, makes of `context`, all of which is escaped."""
     scripts = [libraries(), text("page.js")]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     policy = "; ".join(
@@ -35,7 +35,8 @@ def render(template: str, **context: Any) -> str:
             "form-action 'none'",
         ]
     )
-    return environment().get_template(template).render(policy=policy, scripts=scripts, style=text("style.css"), **context)
+    frame = {"policy": policy, "scripts": scripts, "style": text("style.css")}
+    return environment().get_template(template).render(**frame, **context)
 
 
 def write(path: Path, page: str) -> Path:

@@ -97,7 +97,8 @@ def by_class(records: Records, counts: Any) -> list[dict[str, Any]]:
         return []
     rows = []
     for n, name in enumerate(records.task.names):
-        hits, true, said = (int(x) for x in (counts.confusion[n, n], counts.confusion[n].sum(), counts.confusion[:, n].sum()))
+        hits = int(counts.confusion[n, n])
+        true, said = int(counts.confusion[n].sum()), int(counts.confusion[:, n].sum())
         rows.append(
             {
                 "name": name,
@@ -117,7 +118,7 @@ def card(mistake: dict[str, Any]) -> dict[str, Any]:
     classes = isinstance(label, str)
     said = list(mistake["answer"].items())
     shown = said[:3] + [item for item in said[3:] if item[0] == label]
-    picture = mistake["image"] if "image" in mistake else None
+    picture = mistake.get("image")
     return {
         "index": mistake["index"],
         "label": label,

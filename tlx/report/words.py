@@ -8,7 +8,7 @@ METRICS = {
     "accuracy": "accuracy",
     "f1": "macro F1",
     "loss": "cross-entropy",
-    "ece": "expected calibration error",
+    "ece": "calibration error (ECE)",
     "mse": "mean squared error",
     "mae": "mean absolute error",
     "r2": "R²",
@@ -26,8 +26,8 @@ def metric(name: str) -> str:
     return METRICS[bare] if bare in METRICS else bare.replace("_", " ")
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Four significant digits, an exponent only where it helps.
+def number(value: float | None, digits: int = 4, pad: bool = False) -> str:
+    """Four significant digits, an exponent only where it helps; `pad` keeps the zeros at the end, for columns.
 
     >>> [number(x) for x in (0.87743, 1234567.0, 2e-5, 0.0, None)]
     ['0.8774', '1,234,567', '2e-5', '0', '–']
@@ -36,12 +36,12 @@ def number(value: float | None, digits: int = 4) -> str:
         return "–" if value is None or math.isnan(value) else str(value)
     if value == 0:
         return "0"
-    if not 1e-3 <= abs(value):
+    if not abs(value) >= 1e-3:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
+    return f"{value:#.{digits}g}" if pad else f"{value:.{digits}g}"
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -17,9 +17,10 @@ class Rules(Tuning):
     rules: tuple[Rule, ...]
 
     def __init__(self, *args: Rule, rules: tuple[Rule, ...] = ()) -> None:
-        given = tuple(args) or tuple(tuple(rule) for rule in rules)
+        given = tuple(args) or tuple(rules)
         for rule in given:
-            if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], Learn | None):
+            pair = isinstance(rule, tuple) and len(rule) == 2
+            if not pair or not isinstance(rule[0], str) or not isinstance(rule[1], Learn | None):
                 raise TypeError(f"a rule is (regex, Learn(...) or None), got {rule!r}")
         if not given:
             raise ValueError("Rules() needs at least one rule")

@@ -1,0 +1,122 @@
+"""Small real runs, shared by the tests of what is drawn of them."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import tlx
+from tlx import Data, Learn, Optim, Recipe, Train, config, models, report, tasks, tuning
+
+collect_ignore_glob = [] if report.available() else ["test_*.py"]
+
+EVIL = "</script><script>window.hit=1</script><img src=x onerror='window.hit=2'><b>bold</b> & \u2028 {{ 7*7 }}"
+
+
+class Attacked(NamedTuple):
+    folder: Path
+    markup: str
+
+
+class Brightness(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Grey squares, and how bright they are."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(4, 4, 1), dtype=np.uint8, encoding_format="png"),
+            "label": tfds.features.Scalar(np.float32),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(96, 0), "test": self._generate_examples(40, 1)}
+
+    def _generate_examples(self, count, seed):
+        from tlx.data.datasets.splits import png
+
+        for n, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (count, 4, 4), np.uint8)):
+            yield n, {"image": png(pixels), "label": np.float32(pixels.mean() / 255)}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run with a frozen stage, chosen by validation, with an override and enough steps for a smoothed curve."""
+    base = Recipe(
+        data=Data(target="digits"),
+        task=tasks.Classification(),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(16, 16)),
+        tuning=tuning.Rules(("stem/.*", None), (".*", Learn())),
+        train=Train(steps=40, batch=16, eval_every=10, select="best-validation"),
+    )
+    recipe = config.replace(base, optim=Optim(lr=3e-3))
+    out = tmp_path_factory.mktemp("digits") / "run"
+    return tlx.run(recipe, out, base=base, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def brightness(tmp_path_factory):
+    root = tmp_path_factory.mktemp("brightness")
+    builder = Brightness(data_dir=str(root), file_format="array_record")
+    tfds.disable_progress_bar()
+    builder.download_and_prepare()
+    recipe = Recipe(
+        data=Data(target=str(builder.data_dir)),
+        task=tasks.Regression(),
+        model=models.Mlp(inputs=(4, 4, 1), widths=(8,)),
+        train=Train(steps=6, batch=16),
+    )
+    return tlx.run(recipe, root / "run", quiet=True)
+
+
+@pytest.fixture
+def attacked(digits, tmp_path):
+    """The digits' folder with markup wherever a data set, a file or a command line could have put it."""
+    folder = tmp_path / "run"
+    shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html"))
+    documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("mistakes", "recipe", "result")}
+    mistakes, recipe, result = documents.values()
+    for field in ("text", "label"):
+        mistakes[0][field] = EVIL
+    mistakes[0]["answer"] = {EVIL: 0.75, "0": 0.25}
+    mistakes[1]["image"] = "https://example.org/spy.png"
+    recipe["command"] = EVIL
+    recipe["changes"] = [[EVIL, EVIL, EVIL]]
+    result["classes"][3] = EVIL
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    entries = [{"action": "reset", "path": "head/bias", "foreign": EVIL, "note": EVIL}]
+    (folder / "weights.json").write_text(json.dumps({"source": EVIL, "entries": entries}))
+    return Attacked(folder, EVIL)
+
+
+@pytest.fixture(params=["digits", "brightness"])
+def finished(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium that keeps its console and a list of what it asked for."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not chromium or not driver:
+        pytest.skip("there is no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        quiet = [f"disable-{name}" for name in ("gpu", "background-networking", "component-update", "sync")]
+        for switch in ("headless", "no-sandbox", "no-first-run", *quiet, f"user-data-dir={profile}"):
+            options.add_argument(f"--{switch}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        yield made
+        made.quit()

@@ -1,0 +1,228 @@
+"""Pages of small real runs: what they say is what the records say, they escape, they reach for nothing."""
+
+import json
+import math
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tlx import metrics, report, tasks
+from tlx.report import figures, intervals, page, reading, run, words
+
+
+class Reader(HTMLParser):
+    """What a browser would see: elements with their attributes, text, the numbers marked by metric."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.values, self.words = [], {}, []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.elements.append((tag, attrs))
+        if "data-metric" in attrs:
+            self.values.setdefault(attrs["data-metric"], set()).add(float(attrs["value"]))
+
+    def handle_data(self, data):
+        if self.cdata_elem is None:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def draw(folder):
+    return report.write_run(folder).read_text(encoding="utf-8")
+
+
+def test_numbers_on_the_page_are_those_of_the_result(finished):
+    read = Reader(draw(finished.folder))
+    assert read.values == {name: {value} for name, value in finished.metrics.items()}
+    total = f"{finished.result['parameters']['total']:,}"
+    for value in (finished.result["fingerprint"], finished.result["data"], total):
+        assert value in read.text
+    assert f"selection: {finished.result['selection']}, step {finished.result['selected_step']} of" in read.text
+    assert f"over {finished.result['examples']['test']} test examples" in read.text
+
+
+def test_the_page_asks_the_network_for_nothing(finished):
+    html = draw(finished.folder)
+    elements = Reader(html).elements
+    for tag, attrs in elements:
+        assert tag not in ("iframe", "object", "embed", "base", "form", "audio", "video")
+        assert not any(name.startswith("on") for name in attrs)
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attrs.get(name, "data:").startswith(("data:", "#")), (tag, attrs)
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(attrs["content"] for tag, attrs in elements if attrs.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    assert "connect-src" not in rules
+    assert all(source.startswith("'sha256-") for source in rules["script-src"].split())
+
+
+def test_every_drawing_holds_its_data(finished):
+    html = draw(finished.folder)
+    drawings = page.specification(html)
+    assert len(drawings) == html.count('<figure class="drawing')
+    assert {"train-loss", "train-rate", "train-gradient-norm"} < set(drawings)
+    for name, spec in drawings.items():
+        assert spec["datasets"]["table"], name
+        assert all(value["name"] in spec["datasets"] for value in found(spec, "data")), name
+        assert not found(spec, "url"), name
+    steps = [row["step"] for row in drawings["train-loss"]["datasets"]["table"]]
+    assert steps == list(range(1, finished.result["steps"] + 1))
+
+
+def found(node, key):
+    """Every value of `key` anywhere in a specification, its tables aside."""
+    if isinstance(node, list):
+        return [value for item in node for value in found(item, key)]
+    if not isinstance(node, dict):
+        return []
+    here = [node[key]] if key in node else []
+    return here + [value for name, item in node.items() if name != "datasets" for value in found(item, key)]
+
+
+def test_drawings_agree_with_the_predictions(digits):
+    drawings = page.specification(draw(digits.folder))
+    assert "scatter" not in drawings
+    cells, result = drawings["confusion"]["datasets"]["table"], digits.result
+    assert len(cells) == 100
+    assert sum(cell["count"] for cell in cells) == result["examples"]["test"]
+    right = sum(cell["count"] for cell in cells if cell["true"] == cell["predicted"])
+    assert right / result["examples"]["test"] == result["metrics"]["test/accuracy"]
+    for name in result["classes"]:
+        assert sum(cell["share"] for cell in cells if cell["true"] == name) == pytest.approx(1)
+    bins = drawings["reliability"]["datasets"]["table"]
+    gap = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in bins)
+    assert gap / result["examples"]["test"] == pytest.approx(result["metrics"]["test/ece"])
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in bins)
+    measured = {row["step"]: row["value"] for row in drawings["validation-accuracy"]["datasets"]["table"]}
+    assert list(measured) == [10, 20, 30, 40]
+    assert max(measured.values()) == measured[result["selected_step"]] == result["metrics"]["validation/accuracy"]
+
+
+def test_a_regression_shows_predicted_against_true(brightness):
+    drawings = page.specification(draw(brightness.folder))
+    assert not {"confusion", "reliability"} & set(drawings)
+    rows = drawings["scatter"]["datasets"]["table"]
+    errors = [(row["true"] - row["predicted"]) ** 2 for row in rows]
+    assert len(rows) == 40
+    assert np.mean(errors) == pytest.approx(brightness.metrics["test/mse"])
+    assert "Furthest off" in Reader(draw(brightness.folder)).text
+
+
+def test_the_page_tells_how_the_run_came_to_be(digits):
+    html = draw(digits.folder)
+    text = Reader(html).text
+    for told in ("Changed from the file", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
+        assert told in text
+    trainable = digits.result["parameters"]["trainable"]
+    assert f"{trainable:,} of {digits.result['parameters']['total']:,}" in text
+    assert html.count("<img ") == len(json.loads((digits.folder / "mistakes.json").read_text()))
+
+
+def test_the_same_records_give_the_same_page(digits):
+    assert draw(digits.folder) == draw(digits.folder)
+    assert not list(digits.folder.glob("*.partial"))
+
+
+def test_markup_in_the_records_stays_text(attacked, digits):
+    clean, html = draw(digits.folder), draw(attacked.folder)
+    assert attacked.markup not in html
+    read = Reader(html)
+    # The text stands there once for the reader, and neither makes an element nor is taken for a template.
+    assert "</script><script>window.hit=1</script>" in read.text
+    assert "{{ 7*7 }}" in read.text
+    assert not any("onerror" in attrs for _, attrs in read.elements)
+    for tag in ("<script", "<b>"):
+        assert html.count(tag) == clean.count(tag)
+    assert "spy.png" not in html
+    assert attacked.markup in {row["true"] for row in page.specification(html)["confusion"]["datasets"]["table"]}
+
+
+def test_a_long_run_is_thinned_and_keeps_its_spikes(digits, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model"))
+    lines = [{"step": n, "name": "train/loss", "value": 1 / n, "time": 0} for n in range(1, 20_001)]
+    lines[5]["value"], lines[7000]["value"] = math.nan, 99.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html = draw(folder)
+    rows = page.specification(html)["train-loss"]["datasets"]["table"]
+    assert len(rows) <= figures.LIMIT
+    assert (rows[0]["step"], rows[-1]["step"]) == (1, 20_000)
+    assert [row["value"] for row in rows if row["step"] == 7001] == [99.0]
+    assert "NaN" not in html.partition('data-figure="train-loss">')[2].partition("</script>")[0]
+
+
+def test_phases_are_marked_where_they_begin(digits):
+    records = reading.read(digits.folder)
+    phase = records.parameters["phases"][0]
+    records = records._replace(parameters={"phases": [{**phase, "share": share} for share in (0.25, 0.5, 0.25)]})
+    assert [mark["step"] for mark in figures.phases(records)] == [10, 30]
+    assert "Phase 3, 25.0" in Reader(run.draw(records)).text
+
+
+def test_intervals():
+    # By hand: Wilson (1927) for 8 of 10, with z = 1.959964.
+    low, high, _ = intervals.wilson(8, 10)
+    z = 1.959963984540054
+    centre, half = (0.8 + z * z / 20) / (1 + z * z / 10), z / (1 + z * z / 10) * math.sqrt(0.016 + z * z / 400)
+    assert (low, high) == pytest.approx((centre - half, centre + half))
+    values = np.random.default_rng(0).normal(3, 2, 4000)
+    low, high, _ = intervals.bootstrap(values)
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert intervals.bootstrap(values) == intervals.bootstrap(values)
+    one = reading.Predictions(np.zeros((1, 1)), np.zeros(1), np.zeros(1))
+    assert intervals.measure("mse", one, tasks.Regression()) is None
+    assert intervals.measure("f1", one, tasks.Classification()) is None
+
+
+def test_recipes_are_written_as_python(digits):
+    document = json.loads((digits.folder / "recipe.json").read_text())["recipe"]
+    written = words.source(document)
+    assert max(map(len, written.splitlines())) <= words.WIDTH + 1
+    from tlx.recipe import KINDS
+
+    assert eval(written, dict(KINDS)) == digits.recipe
+
+
+def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        report.write_run(tmp_path / "none")
+    assert str(error.value) == f"{tmp_path / 'none'} holds no run: there is no result.json"
+    shutil.copy(digits.folder / "recipe.json", tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        report.write_run(tmp_path)
+    assert str(error.value) == f"{tmp_path} holds an unfinished run: there is no result.json"
+    shutil.copy(digits.folder / "result.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds an unfinished run: there is no predictions/validation\.npz"):
+        report.write_run(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
+    found = report.find_spec
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "altair" else found(name))
+    assert not report.available()
+    with pytest.raises(ImportError) as error:
+        report.write_run(tmp_path)
+    assert str(error.value) == "a page needs altair: pip install 'tlx[report]'"
+
+
+def test_many_classes_need_no_numbers_in_the_cells():
+    rng = np.random.default_rng(0)
+    counts = metrics.count_classification(rng.normal(size=(500, 120)), rng.integers(0, 120, 500))
+    drawing = figures.confusion(counts, [f"class {n}" for n in range(120)])
+    assert len(drawing.rows) <= 500
+    assert sum(row["count"] for row in drawing.rows) == 500
+    assert not [mark for mark in found(drawing.spec, "mark") if mark["type"] == "text"]
