@@ -13,11 +13,11 @@ HOST_KEYS = ("label", "index", "position", "weight")
 
 
 class Outcome(NamedTuple):
-    """`logits` [N, C], `labels` [N] and `index` [N] (position in the whole split), in the order of the split."""
+    """`logits` [N, C], `labels` [N] and `indices` [N] (places in the whole split), in the order of the split."""
 
     logits: np.ndarray
     labels: np.ndarray
-    index: np.ndarray
+    indices: np.ndarray
 
     def metrics(self, task: Task) -> dict[str, float]:
         return task.summarise(task.measure(self.logits, self.labels))

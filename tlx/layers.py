@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, W width, H heads, D head size, I height, J width of an image, C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,9 +118,18 @@ def max_pool(x: Array, size: int = 2) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
+@jax.custom_jvp
 def gelu_exact(x: Array) -> Array:
     """x Phi(x) with the error function (Hendrycks and Gimpel, 2016), not its tanh approximation."""
     return x * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)))
+
+
+@gelu_exact.defjvp
+def _gelu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The slope Phi(x) + x phi(x) as one function of x: by itself autodiff keeps three arrays of x's size for it."""
+    (x,), (tangent,) = primals, tangents
+    density = 0.3989422804014327 * jnp.exp(-0.5 * x * x)
+    return gelu_exact(x), tangent * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)) + x * density)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -141,11 +151,24 @@ def example_keys(context: Context, batch: int, salt: int) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, context.offset + jnp.arange(batch))
 
 
+def mix(x: Array) -> Array:
+    """The 32-bit finaliser of MurmurHash3 (Appleby): a bijection in which each bit of `x` flips half of the bits."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
 def keep_mask(context: Context, shape: Sequence[int], rate: float, salt: int) -> Array:
-    """Booleans of `shape` [B, ...], True with probability 1 - rate to within 2**-16."""
+    """Booleans of `shape` [B, ...], True with probability 1 - rate to within 2**-32.
+
+    Each example's key comes from JAX's generator; within the example the bits are a hash of place and key. That is
+    random enough for dropout, and pure arithmetic that fuses into the product it masks (docs/performance.md).
+    """
     batch, *rest = shape
-    draw = lambda key: jax.random.bits(key, tuple(rest), jnp.uint16) >= round(rate * 65536)  # noqa: E731
-    return jax.vmap(draw)(example_keys(context, batch, salt))
+    words = jax.random.key_data(example_keys(context, batch, salt)).astype(jnp.uint32)
+    first, second = (words[:, n].reshape(batch, *(1 for _ in rest)) for n in (0, -1))
+    place = lax.iota(jnp.uint32, math.prod(rest)).reshape(1, *rest)
+    return mix(mix(place * jnp.uint32(0x9E3779B9) + first) ^ second) >= jnp.uint32(round(rate * 2**32))
 
 
 def dropout(x: Array, rate: float, context: Context, salt: int) -> Array:
@@ -190,10 +213,11 @@ def attention(
         return y.reshape(batch, tokens, heads, width // heads).transpose(0, 2, 1, 3)
 
     query, key, value = (split(dense(params[name], x)) for name in ("query", "key", "value"))
+    # Scaling the query and adding the mask touch less than scaling and selecting scores, forward and backward.
+    query = query * (width // heads) ** -0.5
     scores = jnp.einsum("BHTD,BHSD->BHTS", query, key, preferred_element_type=jnp.float32)
-    scores = scores * (width // heads) ** -0.5
     if mask is not None:
-        scores = jnp.where(mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
+        scores = scores + jnp.where(mask[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min)
     probabilities = dropout(jax.nn.softmax(scores, -1), rate, context, salt).astype(x.dtype)
     mixed = jnp.einsum("BHTS,BHSD->BHTD", probabilities, value)
     return dense(params["output"], mixed.transpose(0, 2, 1, 3).reshape(batch, tokens, width))

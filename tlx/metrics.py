@@ -11,18 +11,18 @@ BINS = 15
 
 
 class ClassificationCounts(NamedTuple):
-    """`confusion` [C, C] (row: true class), `bins` [15, 3] of count, confidence, correct; summed `loss`, `count`."""
+    """`confusion` [C, C] (row: true class), `bins` [15, 3] of count, confidence, correct; summed `loss`; `total` examples."""
 
     confusion: np.ndarray
     bins: np.ndarray
     loss: float
-    count: int
+    total: int
 
 
 class RegressionSums(NamedTuple):
     """Sums over examples from which error and correlation follow (t target, p prediction)."""
 
-    count: int
+    total: int
     squared: float
     absolute: float
     t: float
@@ -37,7 +37,9 @@ Counts = ClassificationCounts | RegressionSums
 
 def merge(a: Counts, b: Counts) -> Counts:
     """Counts of two disjoint sets of examples as the counts of their union."""
-    return type(a)(*(x + y for x, y in zip(a, b, strict=True)))
+    if type(a) is not type(b):
+        raise TypeError(f"{type(a).__name__} and {type(b).__name__} do not merge")
+    return type(a)(*(x + y for x, y in zip(a, b, strict=True)))  # type: ignore[operator]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -70,10 +72,10 @@ def summarise_classification(counts: ClassificationCounts) -> dict[str, float]:
     present = support > 0
     filled = counts.bins[counts.bins[:, 0] > 0]
     return {
-        "accuracy": float(hits.sum() / counts.count),
+        "accuracy": float(hits.sum() / counts.total),
         "f1": float((2 * hits[present] / support[present]).mean()),
-        "loss": counts.loss / counts.count,
-        "ece": float(np.abs(filled[:, 1] - filled[:, 2]).sum() / counts.count),
+        "loss": counts.loss / counts.total,
+        "ece": float(np.abs(filled[:, 1] - filled[:, 2]).sum() / counts.total),
     }
 
 
@@ -81,12 +83,13 @@ def sum_regression(predictions: np.ndarray, targets: np.ndarray) -> RegressionSu
     """Sums over a batch: [B, K] or [B] both."""
     p, t = predictions.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
     e = p - t
-    return RegressionSums(len(t), e @ e, np.abs(e).sum(), t.sum(), p.sum(), t @ t, p @ p, t @ p)
+    sums = (e @ e, np.abs(e).sum(), t.sum(), p.sum(), t @ t, p @ p, t @ p)
+    return RegressionSums(len(t), *map(float, sums))
 
 
 def summarise_regression(sums: RegressionSums) -> dict[str, float]:
     """`mse`, `mae`, `r2` (1 - residual over total variance) and `pearson`; the last two are 0 where undefined."""
-    n = sums.count
+    n = sums.total
     t_variance, p_variance = sums.tt / n - (sums.t / n) ** 2, sums.pp / n - (sums.p / n) ** 2
     covariance = sums.tp / n - sums.t * sums.p / n**2
     spread = (max(t_variance, 0.0) * max(p_variance, 0.0)) ** 0.5

@@ -54,17 +54,17 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
             if pattern.fullmatch(path):
                 claimed[path] = position
                 break
-    for position, (pattern, _) in enumerate(rules):
+    for position, (rule, _) in enumerate(rules):
         if position in claimed.values():
             continue
         matches = [path for path in paths if patterns[position].fullmatch(path)]
         if not matches:
-            literal = pattern.replace("\\", "").removesuffix("/.*").removesuffix(".*")
+            literal = rule.replace("\\", "").removesuffix("/.*").removesuffix(".*")
             close = near_miss(literal, prefixes(paths), n=2)
-            raise ValueError(f"rule {pattern!r} claims no parameter{close}")
+            raise ValueError(f"rule {rule!r} claims no parameter{close}")
         earlier = ", ".join(repr(rules[n][0]) for n in sorted({claimed[path] for path in matches}))
         raise ValueError(
-            f"rule {pattern!r} claims nothing: {earlier} before it took its "
+            f"rule {rule!r} claims nothing: {earlier} before it took its "
             f"{len(matches)} match{'es' if len(matches) > 1 else ''}; move it up"
         )
     if unclaimed := [path for path in paths if path not in claimed]:

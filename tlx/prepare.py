@@ -91,8 +91,10 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     shape = models.image_shape(model.config)
     if processor is None and shape is not None:
         height, width, channels = shape
+        if channels not in (1, 3):
+            raise ValueError(f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)")
         processor = processors.ImageProcessor(
-            size=(height, width), channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels
+            size=(height, width), channels=1 if channels == 1 else 3, mean=(0.5,) * channels, std=(0.5,) * channels
         )
     fit = processor_for(recipe.data, splits, processor)
     if isinstance(fit, processors.ImageProcessor) and shape is not None and fit.shape != shape:

@@ -66,7 +66,7 @@ def initial_state(
     before, and its anchors still are the weights that were brought.
     """
     trainable, frozen = partition.split(variables.params, parts.partition)
-    held = {
+    held: Tree = {
         "steps": float(steps),
         "optim": numbers(parts.optim),
         "task": numbers(parts.task),
@@ -117,7 +117,8 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
                 offset=0 if axis is None else jax.lax.axis_index(axis) * rows,
                 axis=axis,
             )
-        total, told = jnp.zeros(()), {}
+        total = jnp.zeros(())
+        told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(term_names(terms), terms, strict=True)):
             view = View(params, state.memory[str(number)], batch, taps, task, tick)
             value, metrics = term.loss(view)
@@ -182,9 +183,12 @@ def mapped(parts: Parts, devices: Sequence[Any]) -> Compiled:
     train = jax.pmap(partial(train_step, parts, axis=sharding.DATA), sharding.DATA, devices=devices, donate_argnums=0)
     evaluate = jax.pmap(partial(eval_step, parts), sharding.DATA, devices=devices)
 
+    # Compiled, for one program does what would else be an operation a leaf.
+    @jax.jit
     def spread(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
 
+    @jax.jit
     def first(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[0], tree)
 

@@ -200,7 +200,7 @@ def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
 
 def remember_compilations() -> None:
     """Keeps compiled programs in the cache folder, unless the user has said where; a second start is then fast."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

@@ -13,9 +13,9 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from tlx.models import ARCHITECTURES, Bert, Cnn, Linen, Mlp, Nnx, Vit, build, forward, initialise, vit
+from tlx.models import ARCHITECTURES, Bert, Cnn, Linen, Mlp, Nnx, Vit, build, forward, initialise
 from tlx.trees import flatten, map_named, subtree
-from tlx.types import Context, Model, Param, Variables
+from tlx.types import Model, Param, Variables
 
 BATCH, TOKENS, CLASSES = 8, 7, 3
 # Six whole patches of side 4, so that a ViT has as many tokens as a sentence, and the two share compiled operations.
@@ -281,29 +281,6 @@ def test_without_mask_all_tokens_are_seen_and_of_type_0(name):
     assert not equal(full, forward(model, variables, inputs)[0]["logits"])
 
 
-def test_stochastic_depth_drops_a_whole_branch_of_an_example():
-    config = Vit(**IMAGE, stochastic_depth=0.5)
-    model = build(config, CLASSES)
-    params = made("vit").variables.params
-    block = params["blocks"]["02"]
-    # With nothing from the second branch, a kept first branch counts twice and a dropped one not at all.
-    block = block | {"mlp": block["mlp"] | {"down": jax.tree.map(jnp.zeros_like, block["mlp"]["down"])}}
-    x = jax.random.normal(jax.random.key(2), (64, 7, 15))
-
-    def branch(rate: float, train: bool) -> jax.Array:
-        return vit.encode(config, rate, block, x, Context(jax.random.key(3), train)) - x
-
-    whole, drawn = branch(0.5, False), branch(0.5, True)
-    kept = abs(drawn).max((1, 2)) > 0
-    assert 16 < kept.sum() < 48
-    np.testing.assert_allclose(drawn[kept], 2 * whole[kept], atol=1e-5)
-    # The rates rise from 0, so the first block never drops.
-    inputs = made("vit").inputs
-    taps = [forward(model, Variables(params, {}), inputs, key=jax.random.key(1), train=t)[0] for t in (False, True)]
-    assert equal(taps[0]["blocks/00"], taps[1]["blocks/00"])
-    assert not equal(taps[0]["blocks/02"], taps[1]["blocks/02"])
-
-
 def test_batch_statistics_move_in_training_alone():
     model, variables, inputs = made("cnn")
     _, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True)
@@ -318,27 +295,6 @@ def test_batch_statistics_move_in_training_alone():
     assert equal(partly["stem"], variables.stats["stem"])
     assert not equal(partly["blocks"], variables.stats["blocks"])
     assert equal(forward(model, variables, inputs)[1], variables.stats)
-
-
-def test_pixels_past_the_last_whole_patch_are_not_read():
-    model, variables, inputs = made("vit")
-    image = inputs["image"].copy()
-    image[:, 8:], image[:, :, 12:] = 7.0, 7.0
-    assert equal(*(forward(model, variables, {"image": i})[0]["logits"] for i in (inputs["image"], image)))
-    image[:, 7] = 7.0
-    assert not equal(*(forward(model, variables, {"image": i})[0]["logits"] for i in (inputs["image"], image)))
-
-
-def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
-    config = CONFIGS["deit"]
-    array = np.random.default_rng(0).normal(size=(8, 15)).astype(np.float32)
-    np.testing.assert_array_equal(vit.resize_positions(config, array, SHAPE[:2]), array)
-    array[2:] = array[2]
-    larger = vit.resize_positions(config, array, 20)
-    assert larger.shape == (2 + 25, 15)
-    assert larger.dtype == np.float32
-    np.testing.assert_array_equal(larger[:2], array[:2])
-    np.testing.assert_allclose(larger[2:], np.broadcast_to(array[2], (25, 15)), atol=1e-6)
 
 
 def test_linen_gives_what_the_module_gives():
@@ -447,22 +403,9 @@ def test_a_stage_that_does_not_exist_names_the_near_ones():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Vit(family="vti"), "no family 'vti'; close: 'vit'"),
-        (lambda: Vit(width=10, heads=3), "width 10 is not a multiple of heads 3"),
-        (lambda: Vit(activation="gelo"), "no activation 'gelo'; close: 'gelu'"),
-        (lambda: Vit(size=8), "an image of size 8 holds no patch of side 16"),
-        (lambda: Vit(distilled=True), "distilled belongs to the family 'deit', not 'vit'"),
         (lambda: Mlp(widths=()), "widths is empty; an Mlp has at least one hidden layer"),
         (lambda: Mlp(activation="rele"), "no activation 'rele'; close: 'relu'"),
         (lambda: Cnn(size=7), "size 7 cannot be halved 3 times"),
-        (
-            lambda: vit.write(Vit(layer_scale=0.1), 2, {}),
-            "a vit with layer_scale=0.1, gated=False has no Hugging Face form",
-        ),
-        (lambda: vit.write(Vit(family="dinov2", layer_scale=1.0, mlp=5), 2, {}), "mlp 5 is no whole multiple of width"),
-        (lambda: vit.read({"model_type": "vit", "patch_size": [4, 8]}), "patches of 4x8; tlx knows square ones"),
-        (lambda: vit.read({"model_type": "vit", "pooler_act": "relu"}), "'relu' in the pooler; tlx knows 'tanh'"),
-        (lambda: vit.read({"model_type": "vit", "pooler_output_size": 4}), "4 outputs of the pooler"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(make, message):

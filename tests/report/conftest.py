@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ class Brightness(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Grey squares, and how bright they are."""
 
     VERSION = tfds.core.Version("1.0.0")
+    # As in tlx/data/datasets/sentiment.py.
+    url_infos: ClassVar = {}
 
     def _info(self):
         features = {
@@ -47,7 +49,7 @@ class Brightness(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield n, {"image": png(pixels), "label": np.float32(pixels.mean() / 255)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """A run with a frozen stage, chosen by validation, with an override and enough steps for a smoothed curve."""
     base = Recipe(
@@ -62,7 +64,7 @@ def digits(tmp_path_factory):
     return tlx.run(recipe, out, base=base, quiet=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def brightness(tmp_path_factory):
     root = tmp_path_factory.mktemp("brightness")
     builder = Brightness(data_dir=str(root), file_format="array_record")
@@ -103,7 +105,7 @@ def finished(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     """Headless Chromium that keeps its console and a list of what it asked for."""
     webdriver = pytest.importorskip("selenium.webdriver")

@@ -57,7 +57,7 @@ def test_the_page_asks_the_network_for_nothing(finished):
         assert not any(name.startswith("on") for name in attrs)
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert attrs.get(name, "data:").startswith(("data:", "#")), (tag, attrs)
-    style = html.partition("<style>")[2].partition("</style>")[0]
+    style = html.partition('<style id="style">')[2].partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
     policy = next(attrs["content"] for tag, attrs in elements if attrs.get("http-equiv") == "Content-Security-Policy")
@@ -121,13 +121,14 @@ def test_a_regression_shows_predicted_against_true(brightness):
 
 
 def test_the_page_tells_how_the_run_came_to_be(digits):
-    html = draw(digits.folder)
-    text = Reader(html).text
+    read = Reader(draw(digits.folder))
+    text = read.text
     for told in ("Changed from the file", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
         assert told in text
     trainable = digits.result["parameters"]["trainable"]
     assert f"{trainable:,} of {digits.result['parameters']['total']:,}" in text
-    assert html.count("<img ") == len(json.loads((digits.folder / "mistakes.json").read_text()))
+    pictures = [attrs["src"] for tag, attrs in read.elements if tag == "img"]
+    assert pictures == [item["image"] for item in json.loads((digits.folder / "mistakes.json").read_text())]
 
 
 def test_the_same_records_give_the_same_page(digits):

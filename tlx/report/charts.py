@@ -93,13 +93,14 @@ def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: st
 
 def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[str]) -> Figure:
     """Rows `true`, `predicted`, `count`, `share` (of the examples of the true class)."""
+    # The domain gives the order. A `sort` would too, but as an expression, in which not every name can stand.
     order, written = list(names), len(names) <= 20
     flat = len(names) * max(map(len, names)) <= 40
     axis = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False)
     under = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False, labelAngle=0 if flat else -90)
     base = alt.Chart(data()).encode(
-        x=alt.X("predicted:N", sort=order, title="predicted", axis=under, scale=alt.Scale(domain=order)),
-        y=alt.Y("true:N", sort=order, title="true", axis=axis, scale=alt.Scale(domain=order)),
+        x=alt.X("predicted:N", sort=None, title="predicted", axis=under, scale=alt.Scale(domain=order)),
+        y=alt.Y("true:N", sort=None, title="true", axis=axis, scale=alt.Scale(domain=order)),
         tooltip=["true:N", "predicted:N", alt.Tooltip("count:Q", format=","), alt.Tooltip("share:Q", format=".1%")],
     )
     colour = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], interpolate="rgb"), legend=None)

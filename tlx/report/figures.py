@@ -17,7 +17,7 @@ MAIN = ("train/loss", "train/rate", "train/gradient_norm")
 
 
 def training(records: Records) -> list[Figure]:
-    """The loss raw and smoothed, the rate, the norm of the gradient, and the terms of the objective if it has several."""
+    """The loss raw and smoothed, the rate, the gradient's norm, and the terms of the objective if it has several."""
     captions = {
         "train/loss": ("Training loss", "loss", "Of each batch, before the update."),
         "train/rate": ("Learning rate", "rate", "The schedule's; a parameter's own is this times its factor."),
@@ -30,7 +30,7 @@ def training(records: Records) -> list[Figure]:
             title, axis, caption = captions[name]
             smoothed = name != "train/rate" and len(values) >= 25
             rows, told = thinned(steps, values, smoothed)
-            look = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
+            look: dict[str, Any] = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
             made.append(charts.curve(slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, **look))
     terms = [name for name in records.names("train/") if name not in MAIN]
     if len(terms) > 1:
@@ -94,7 +94,7 @@ def confusion(counts: ClassificationCounts, names: Sequence[str]) -> Figure:
         for p in range(len(names))
         if every or counts.confusion[t, p]
     ]
-    caption = f"{counts.count:,} test examples; a share is of the examples of the true class, along a row."
+    caption = f"{counts.total:,} test examples; a share is of the examples of the true class, along a row."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
 
 
@@ -121,7 +121,7 @@ def reliability(counts: ClassificationCounts) -> Figure:
 
 def regression(predictions: Predictions) -> Figure:
     """Every test example, or a seeded draw of `LIMIT` of them."""
-    labels = predictions.labels.reshape(predictions.logits.shape)
+    labels: np.ndarray = predictions.labels.reshape(predictions.logits.shape)
     chosen, told = np.arange(len(labels)), f"{len(labels):,} test examples"
     if len(labels) * labels.shape[-1] > LIMIT:
         keep = max(1, LIMIT // labels.shape[-1])
@@ -130,7 +130,7 @@ def regression(predictions: Predictions) -> Figure:
     outputs = [f"output {n}" for n in range(labels.shape[-1])]
     rows = [
         {
-            "index": int(predictions.index[n]),
+            "index": int(predictions.indices[n]),
             "output": output,
             "true": finite(float(labels[n, k])),
             "predicted": finite(float(predictions.logits[n, k])),

@@ -15,11 +15,11 @@ WEIGHTS = "weights.json"
 
 
 class Predictions(NamedTuple):
-    """One split: `logits` [N, C], `labels` [N], `index` [N]."""
+    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
 
     logits: np.ndarray
     labels: np.ndarray
-    index: np.ndarray
+    indices: np.ndarray
 
 
 class Records(NamedTuple):
@@ -62,7 +62,7 @@ def read(path: Path) -> Records:
         if not file.is_file():
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{file.name}")
         with np.load(file, allow_pickle=False) as arrays:
-            predictions[split] = Predictions(arrays["logits"], arrays["labels"], arrays["index"])
+            predictions[split] = Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
     return Records(
         folder=path,
         document=document,
@@ -90,7 +90,7 @@ def thin(values: Sequence[float], limit: int = 2000) -> list[int]:
     >>> thin([1.0, 2.0, 3.0], 10)
     [0, 1, 2]
     >>> thin([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, -9.0, 0.0], 6)
-    [0, 2, 6, 7]
+    [0, 2, 4, 6, 7]
     """
     count = len(values)
     if count <= limit:

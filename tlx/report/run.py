@@ -65,7 +65,7 @@ def answer(records: Records, counts: Any) -> dict[str, Any]:
     }
     if isinstance(counts, ClassificationCounts):
         totals = counts.confusion.sum(1)
-        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / counts.count)}
+        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / counts.total)}
     return found
 
 

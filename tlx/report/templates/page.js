@@ -3,17 +3,14 @@
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
 
-  function style(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  }
+  const NAMES = ["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"];
 
+  // Light ones, whatever the screen is, for print: the values of the first rule of the style sheet.
   function colours(light) {
-    if (!light) {
-      return Object.fromEntries(["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"].map((name) => [name, style(`--${name}`)]));
-    }
-    // For print, whatever the screen is: the values of the first rule of the style sheet.
-    const root = [...document.styleSheets[0].cssRules].find((rule) => rule.selectorText === ":root").style;
-    return Object.fromEntries(["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"].map((name) => [name, root.getPropertyValue(`--${name}`).trim()]));
+    const root = light
+      ? [...document.getElementById("style").sheet.cssRules].find((rule) => rule.selectorText === ":root").style
+      : getComputedStyle(document.documentElement);
+    return Object.fromEntries(NAMES.map((name) => [name, root.getPropertyValue(`--${name}`).trim()]));
   }
 
   function theme(c, background) {
