@@ -2,6 +2,7 @@
 
 import math
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def run(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        command = " ".join(sys.argv) if base is not None else ""
+        command = shlex.join(sys.argv) if base is not None else ""
         folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
         checkpoints = Checkpoints(path / "checkpoints")
         begin = checkpoints.latest() or 0

@@ -345,40 +345,10 @@ def test_a_bridged_leaf_begins_as_the_module_begins_it():
     np.testing.assert_allclose(inside, kernel.init(key, kernel.shape), atol=1e-7)
 
 
-class Verbose(nn.Module):
-    """Its own features beside the logits, and the other name of the switch."""
-
-    @nn.compact
-    def __call__(self, x, deterministic):
-        hidden = nn.Dense(4)(x)
-        return {"hidden": hidden, "logits": nn.Dropout(0.5)(nn.Dense(CLASSES)(hidden), deterministic=deterministic)}
-
-
-class Counting(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        self.variable("cache", "count", lambda: jnp.zeros(()))
-        return nn.Dense(CLASSES)(x)
-
-
-def test_a_module_may_name_its_hidden_state():
-    model = build(Linen(module=Verbose(), shape=(6,), input="features"), CLASSES)
-    variables = initialise(model, jax.random.key(0))
-    inputs = {"features": np.ones((2, 6), np.float32)}
-    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True)
-    assert taps["hidden"].shape == (2, 4)
-    assert not equal(taps["logits"], forward(model, variables, inputs)[0]["logits"])
-
-
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_a_bridge_of_another_width_is_refused(name):
     with pytest.raises(ValueError, match=r"the module gives logits \('batch', 3\), the task asks for \('batch', 4\)"):
         build(CONFIGS[name], 4)
-
-
-def test_a_module_with_other_state_is_refused():
-    with pytest.raises(ValueError, match=r"the module keeps \['cache'\]; the bridge carries params and batch_stats"):
-        build(Linen(module=Counting(), shape=(6,)))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, *, heigh
 
 
 def steps(title: str = "step") -> Any:
-    axis, scale = alt.Axis(format="~s", tickMinStep=1), alt.Scale(zero=False, nice=False)
+    # There is no half step, but of a short run Vega would name some.
+    axis = alt.Axis(format="~s", tickMinStep=1, labelExpr="datum.value % 1 ? '' : datum.label")
+    scale = alt.Scale(zero=False, nice=False)
     return alt.X("step:Q", title=title, axis=axis, scale=scale)
 
 

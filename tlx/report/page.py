@@ -13,6 +13,7 @@ import math
 import os
 import tempfile
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ def plain(value: Any) -> Any:
 
 @cache
 def libraries() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script. Making it takes seconds, so it is kept in the cache folder."""
+    """Vega, Vega-Lite and Vega-Embed in one script, which gives `vegaEmbed`.
+
+    Making it takes seconds, so it is kept in the cache folder.
+    """
     import altair
     import vl_convert
 
@@ -88,11 +92,11 @@ def libraries() -> str:
     known = vl_convert.get_vegalite_versions()
     # Another minor version than Altair's draws the same charts; another major one may not.
     version = asked if asked in known else [name for name in known if name.split(".")[0] == asked.split(".")[0]][-1]
-    kept = cache_dir() / "pages" / f"vega-{vl_convert.__version__}-{version}.js"
+    kept = cache_dir() / "pages" / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
     # Neither may stand in a script that stands in a page; and a browser hashes lines that end in a single character.
-    script = vl_convert.javascript_bundle(vl_version=version)
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
     for old, new in (("</script", "<\\/script"), ("<!--", "<\\!--"), ("\r\n", "\n"), ("\r", "\n")):
         script = script.replace(old, new)
     # The file only saves time: a full or read-only disk must not cost a page.

@@ -49,7 +49,8 @@ def headline(records: Records) -> str:
     recipe = records.recipe
     model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
     what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
-    return f"{what} on {recipe['data']['target']}"
+    data = Path(recipe["data"]["target"])
+    return f"{what} on {'/'.join(data.parts[-2:]) if data.is_absolute() else data}"
 
 
 def answer(records: Records, counts: Any) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""The train step of MiniLM beside `transformers` on torch eager: full fine-tuning, four blocks frozen, head only.
+
+    python benchmarks/step.py [--settings full blocks head] [--dropout 0.1 0] [--pairs 10] [--steps 2] [--out FOLDER]
+
+Both do the same work in float32 on the same cores: 22.7 M parameters, batches of 32 x 64 tokens (some of them padding),
+AdamW with warm-up, decoupled decay off biases and norms, the gradient's norm clipped at 1, the loss read every step.
+What is frozen is in evaluation mode on both sides and has neither gradient nor optimiser state. torch runs its default
+attention (sdpa) and its quickest AdamW here (`--adamw fused`; `foreach` is the other choice).
+
+Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
+long as the measurement: one works while the other waits at a pipe. They take turns (A B, B A, A B, ...); printed is the
+ratio of torch's seconds to ours, pair by pair, so above 1 we are the quicker. A busy machine hurts torch more than us
+(its threads wait for each other at every operation): the load before the run is printed, and above 0.5 of the cores
+the ratios are not to be quoted.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH, TOKENS, STEPS = 32, 64, 10_000
+PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
+SETTINGS = {"full": "everything learns", "blocks": "embeddings and four blocks frozen", "head": "head only"}
+
+
+def batches(count: int = 8) -> list[dict[str, np.ndarray]]:
+    """Token ids, mask and labels, the same on both sides."""
+    draw = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        lengths = draw.integers(TOKENS // 2, TOKENS + 1, BATCH)
+        mask = (np.arange(TOKENS) < lengths[:, None]).astype(np.int32)
+        ids = draw.integers(1000, 30522, (BATCH, TOKENS)).astype(np.int32) * mask
+        label = draw.integers(0, 2, BATCH).astype(np.int32)
+        made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
+    return made
+
+
+def ours(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
+    """`step(number) -> loss` of tlx; `adamw` is torch's affair."""
+    from dataclasses import replace
+
+    import jax
+
+    import tlx
+    from tlx import models, partition, sharding, tasks, tuning
+    from tlx.step import Parts, compile_step, initial_state
+
+    task = tasks.Classification(classes=2)
+    brought = tlx.load_pretrained(source, task)
+    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
+    model = models.build(replace(brought.model.config, **still), task.outputs)
+    how = {"full": tuning.Full(), "blocks": tuning.Freeze(through="blocks/03"), "head": tuning.Probe()}[setting]
+    rules = partition.partition(model.params, how.phases(model)[0].rules)
+    optim = tlx.Optim("adamw", lr=PEAK, weight_decay=DECAY, warmup=WARMUP, schedule="linear", clip=1.0)
+    parts = Parts(model, task, (tlx.objectives.Supervised(),), optim, rules)
+    compiled = compile_step(parts, sharding.make_mesh())
+    state = compiled.place(initial_state(parts, brought.variables, STEPS, jax.random.key(0)))
+    del brought
+    data = [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
+
+    def step(number: int) -> float:
+        nonlocal state
+        state, metrics = compiled.train(state, data[number % len(data)])
+        return float(metrics["loss"])
+
+    return step
+
+
+def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
+    """`step(number) -> loss` of `transformers` on torch."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = transformers.BertConfig.from_pretrained(
+        source, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+    model = transformers.BertForSequenceClassification.from_pretrained(source, config=config)
+    bert = model.bert
+    still = {"full": [], "blocks": [bert.embeddings, *bert.encoder.layer[:4]], "head": [bert]}[setting]
+    model.train()
+    for module in still:
+        module.eval().requires_grad_(False)
+    params = [param for param in model.parameters() if param.requires_grad]
+    groups = [
+        {"params": [param for param in params if param.ndim > 1], "weight_decay": DECAY},
+        {"params": [param for param in params if param.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=PEAK, **{adamw: True})
+    warm = WARMUP * STEPS
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda n: min((n + 1) / warm, 1.0) * min(1.0, (STEPS - n) / (STEPS - warm))
+    )
+    data = [{name: torch.from_numpy(array).long() for name, array in batch.items()} for batch in batches()]
+
+    def step(number: int) -> float:
+        batch = dict(data[number % len(data)])
+        loss = model(labels=batch.pop("label"), **batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0, foreach=True)
+        optimiser.step()
+        rate.step()
+        optimiser.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def work(side: str, source: str, setting: str, dropout: float, adamw: str) -> None:
+    """Answers each line `steps` with the seconds and CPU seconds a step, the last loss and the peak memory in MiB."""
+    step = {"tlx": ours, "torch": theirs}[side](source, setting, dropout, adamw)
+    number = 0
+    for line in sys.stdin:
+        count, start, used = int(line), time.perf_counter(), time.process_time()
+        for _ in range(count):
+            loss = step(number)
+            number += 1
+        seconds, busy = time.perf_counter() - start, time.process_time() - used
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}), flush=True)
+
+
+class Side:
+    """One of the two processes."""
+
+    def __init__(self, side: str, source: str, setting: str, dropout: float, adamw: str, huge: bool) -> None:
+        extra = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {}
+        words = [sys.executable, __file__, "--work", side, source, setting, str(dropout), adamw]
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | extra
+        )
+
+    def run(self, steps: int) -> dict[str, float]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.process.args[3]} ended with {self.process.wait()}; its message is above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(source: str, setting: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    sides = {name: Side(name, source, setting, dropout, options.adamw, options.huge_pages) for name in ("tlx", "torch")}
+    for side in sides.values():
+        side.run(3)  # compilation, first allocations
+    pairs = []
+    for number in range(options.pairs):
+        order = ("tlx", "torch") if number % 2 == 0 else ("torch", "tlx")
+        found = {name: sides[name].run(options.steps) for name in order}
+        pairs.append({name: found[name] for name in sides})
+    for side in sides.values():
+        side.close()
+    ratios = [pair["torch"]["wall"] / pair["tlx"]["wall"] for pair in pairs]
+    fastest = {name: min(pair[name]["wall"] for pair in pairs) for name in sides}
+    return {
+        "setting": setting,
+        "dropout": dropout,
+        "load": load,
+        "ratio": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
+        "ratio_of_minima": fastest["torch"] / fastest["tlx"],
+        "peak_mib": {name: pairs[-1][name]["peak"] for name in sides},
+        "pairs": pairs,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| setting | dropout | min | median | max | ratio of minima | peak memory, tlx / torch | load |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        ratio, peak = row["ratio"], row["peak_mib"]
+        lines.append(
+            f"| {SETTINGS[row['setting']]} | {row['dropout']:g} | {ratio['min']:.2f} | **{ratio['median']:.2f}** "
+            f"| {ratio['max']:.2f} | {row['ratio_of_minima']:.2f} | {peak['tlx']:.0f} / {peak['torch']:.0f} MiB "
+            f"| {row['load']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
+    parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused", help="torch's implementation")
+    parser.add_argument("--huge-pages", action="store_true", help="both sides with glibc.malloc.hugetlb=1")
+    parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
+    options = parser.parse_args()
+
+    from tlx.assets import extract
+
+    source = str(extract("minilm-l6"))
+    rows = []
+    for setting in options.settings:
+        for dropout in options.dropout:
+            rows.append(compare(source, setting, dropout, options))
+            print(table(rows).splitlines()[-1], flush=True)
+    print(f"\nseconds of torch / seconds of tlx\n\n{table(rows)}")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "step.md").write_text(table(rows) + "\n")
+        (options.out / "step.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(*sys.argv[2:5], float(sys.argv[5]), sys.argv[6])
+    else:
+        main()
