@@ -108,10 +108,11 @@ def finished(request):
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium that keeps its console and a list of what it asked for."""
-    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium import webdriver
+
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not chromium or not driver:
-        pytest.skip("there is no chromium and chromedriver")
+        pytest.fail("the browser tests need chromium and chromedriver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
