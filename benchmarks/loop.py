@@ -76,7 +76,10 @@ def main() -> None:
         for pair in range(options.pairs):
             a, b = ours(asked, Path(folder) / "run"), once()
             ratios.append(a / b)
-            print(f"pair {pair + 1}: tlx.run {1e3 * a:.2f} ms, bare {1e3 * b:.2f} ms a step, ratio {a / b:.3f}", flush=True)
+            print(
+                f"pair {pair + 1}: tlx.run {1e3 * a:.2f} ms, bare {1e3 * b:.2f} ms a step, ratio {a / b:.3f}",
+                flush=True,
+            )
     print(f"ratio: min {min(ratios):.3f}, median {statistics.median(ratios):.3f}, max {max(ratios):.3f}")
 
 

@@ -52,7 +52,10 @@ def ours(folder: Path, compiled: Path) -> float:
     """Seconds until the first step's loss was written down."""
     out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
     command = [sys.executable, "-m", "tlx.cli", "run", str(folder / "config.py"), "--out", str(out), "--quiet"]
     start = time.time()
     process = subprocess.Popen(command, env=environment)

@@ -1,7 +1,7 @@
 """The second step: the network of configs/cnn_mnist.py moves to UCI digits (8x8, scaled up to its 28x28).
 
-    tlx run configs/cnn_mnist.py
-    tlx run configs/cnn_digits_from_mnist.py
+tlx run configs/cnn_mnist.py
+tlx run configs/cnn_digits_from_mnist.py
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning

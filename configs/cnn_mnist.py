@@ -1,6 +1,6 @@
 """A small convolutional network on 5,000 digits of MNIST: the first step of the textbook's two.
 
-    tlx run configs/cnn_mnist.py
+tlx run configs/cnn_mnist.py
 """
 
 from tlx import Data, Optim, Recipe, Train, models, tasks

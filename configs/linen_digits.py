@@ -1,6 +1,6 @@
 """A researcher's own Linen module through the bridge, its first layer frozen by a rule like any other's.
 
-    tlx run configs/linen_digits.py
+tlx run configs/linen_digits.py
 """
 
 import flax.linen as nn

@@ -1,4 +1,7 @@
-"""MiniLM on movie-review sentiment."""
+"""MiniLM on movie-review sentiment: the demo.
+
+tlx run configs/minilm_movies.py
+"""
 
 from tlx import Data, Optim, Recipe, Train, Weights, tasks
 

@@ -1,6 +1,6 @@
 """MiniLM on movie-review sentiment, still through block 3, the rate falling by 0.75 a stage from the head down.
 
-    tlx run configs/minilm_movies_frozen.py
+tlx run configs/minilm_movies_frozen.py
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, tasks, tuning

@@ -1,6 +1,6 @@
 """The demo's twin from scratch: the same network, data and budget, every number drawn afresh.
 
-    tlx run configs/minilm_movies_scratch.py
+tlx run configs/minilm_movies_scratch.py
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, tasks

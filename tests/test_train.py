@@ -115,7 +115,7 @@ def test_what_is_measured_is_what_was_saved(plain):
     assert plain.metrics["test/accuracy"] == (kept["logits"].argmax(-1) == kept["labels"]).mean()
     pretrained = load_pretrained(plain.folder)
     source = examples.open_dataset("digits").splits["test"]
-    image = pretrained.processor(source[int(kept["index"][5])])["image"]
+    image = pretrained.processor(source[int(kept["indices"][5])])["image"]
     logits = models.forward(pretrained.model, pretrained.variables, {"image": image[None]})[0]["logits"]
     np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
 
@@ -272,7 +272,8 @@ def test_parameters_that_are_spoilt_are_neither_measured_nor_kept(tmp_path):
 
 
 FULL_DISK = """
-import resource, sys
+import resource, sys, time
+from pathlib import Path
 sys.path.insert(0, {tests!r})
 import conftest
 import importlib.util
@@ -286,6 +287,8 @@ say = test_train.Progress.say
 def full(self, text):
     # From here on no file may grow: the checkpoint of step 4 and all after it fail, as on a full disk.
     if text.startswith("step 4/"):
+        while not (Path(sys.argv[1]) / "checkpoints" / "2").is_dir():
+            time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 test_train.Progress.say = full
 try:

@@ -79,9 +79,7 @@ class Checkpoints:
         rest = self.manager.restore(step, args=ocp.args.Composite(rest=ocp.args.JsonRestore())).rest
         target = {"state": state, "best": best if rest["notes"].get("best") else {}}
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        arrays = self.manager.restore(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        ).arrays
+        arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))).arrays
         return Saved(arrays["state"], arrays["best"], decode(rest["cursor"]), rest["notes"])
 
     def wait(self) -> None:

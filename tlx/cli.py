@@ -66,14 +66,20 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
 
 config_argument = click.argument("config", type=click.Path(dir_okay=False))
 set_option = click.option(
-    "--set", "changes", multiple=True, metavar="PATH=VALUE", help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
 
 
 @main.command()
 @config_argument
 @set_option
-@click.option("--out", type=click.Path(file_okay=False), help="The run's folder [default: runs/ and the config's name].")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="The run's folder [default: runs/ and the config's name]."
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in the folder first.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -111,7 +117,9 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     ready = prepare(recipe, open_data(recipe) if recipe.task.outputs is None else None)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     for number, phase in enumerate(ready.phases):
-        table = Table("path", "shape", "group", "rate", "decay", "trainable", title=f"phase {number + 1}: {phase.share:.0%}")
+        table = Table(
+            "path", "shape", "group", "rate", "decay", "trainable", title=f"phase {number + 1}: {phase.share:.0%}"
+        )
         for row in describe.rows(ready, number):
             shape = "x".join(map(str, row.shape))
             told = (f"{row.rate:.3g}", f"{row.decay:g}", "yes") if row.trainable else ("-", "-", "no")
@@ -202,7 +210,9 @@ def assets_list() -> None:
 
     table = Table("asset", "MB", "licence", "in the cache", "about")
     for name, asset in ASSETS.items():
-        table.add_row(name, f"{asset.bytes / 1e6:.1f}", asset.licence, "yes" if path(name).is_file() else "no", asset.about)
+        table.add_row(
+            name, f"{asset.bytes / 1e6:.1f}", asset.licence, "yes" if path(name).is_file() else "no", asset.about
+        )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 

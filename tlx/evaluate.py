@@ -51,7 +51,12 @@ def mistakes(outcome: Outcome, examples: Examples, task: Task, count: int = 20) 
 def shown(example: dict[str, Any], task: Task, answer: dict[str, float], loss: float) -> dict[str, Any]:
     """One example as JSON values, an image as a PNG data URI."""
     label = example["label"]
-    told = {"index": example["index"], "label": task.names[label] if task.names else label, "answer": answer, "loss": loss}
+    told = {
+        "index": example["index"],
+        "label": task.names[label] if task.names else label,
+        "answer": answer,
+        "loss": loss,
+    }
     for name in ("text", "text_pair"):
         if name in example:
             told[name] = example[name]

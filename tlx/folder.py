@@ -17,7 +17,18 @@ from tlx import config
 from tlx.records import write_json
 
 RECIPE, RESULT = "recipe.json", "result.json"
-PACKAGES = ("tlx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+PACKAGES = (
+    "tlx",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "transformers",
+    "numpy",
+)
 
 
 def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:

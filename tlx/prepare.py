@@ -34,9 +34,7 @@ class Prepared(NamedTuple):
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
         recipe = self.recipe
-        return Parts(
-            self.model, self.task, recipe.objective, recipe.optim, self.partitions[phase], recipe.train.dtype
-        )
+        return Parts(self.model, self.task, recipe.objective, recipe.optim, self.partitions[phase], recipe.train.dtype)
 
 
 def open_data(recipe: Recipe) -> Splits:
@@ -67,9 +65,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
         params = term.insert(model, params, jax.random.fold_in(key, number))
     phases = recipe.tuning.phases(model)
     partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
-    return Prepared(
-        recipe, task, model, Variables(params, variables.stats), processor, manifest, phases, partitions
-    )
+    return Prepared(recipe, task, model, Variables(params, variables.stats), processor, manifest, phases, partitions)
 
 
 def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
@@ -92,7 +88,9 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     if processor is None and shape is not None:
         height, width, channels = shape
         if channels not in (1, 3):
-            raise ValueError(f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)")
+            raise ValueError(
+                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
+            )
         processor = processors.ImageProcessor(
             size=(height, width), channels=1 if channels == 1 else 3, mean=(0.5,) * channels, std=(0.5,) * channels
         )

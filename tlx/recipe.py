@@ -38,7 +38,9 @@ class Train:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; a run takes one or more")
         if self.epochs <= 0 or self.batch < 1 or self.eval_batch < 1:
-            raise ValueError(f"epochs {self.epochs}, batch {self.batch} and eval_batch {self.eval_batch} must be positive")
+            raise ValueError(
+                f"epochs {self.epochs}, batch {self.batch} and eval_batch {self.eval_batch} must be positive"
+            )
         if self.eval_every is not None and self.eval_every < 1:
             raise ValueError(f"eval_every is {self.eval_every}; give a number of steps, or None for once a pass")
         for name, choices in (

@@ -162,7 +162,7 @@ class Compiled(NamedTuple):
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     """The step of `parts` on every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program a device)."""
     if how == "pmap":
-        return mapped(parts, list(mesh.devices.flat))
+        return mapped(parts, mesh)
     whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
     train = jax.jit(
         partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
@@ -177,14 +177,15 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     )
 
 
-def mapped(parts: Parts, devices: Sequence[Any]) -> Compiled:
+def mapped(parts: Parts, mesh: Mesh) -> Compiled:
     """The same step by `jax.pmap`: states carry a leading axis of devices, batches are split along their first."""
+    devices = list(mesh.devices.flat)
     count = len(devices)
     train = jax.pmap(partial(train_step, parts, axis=sharding.DATA), sharding.DATA, devices=devices, donate_argnums=0)
     evaluate = jax.pmap(partial(eval_step, parts), sharding.DATA, devices=devices)
 
     # Compiled, for one program does what would else be an operation a leaf.
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding.by_example(mesh))
     def spread(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
 
@@ -202,4 +203,7 @@ def mapped(parts: Parts, devices: Sequence[Any]) -> Compiled:
         state, metrics = train(state, batch)
         return state, first(metrics)
 
-    return Compiled(stepped, joined, spread, first, put)
+    def place(state: TrainState) -> Any:
+        return spread(jax.device_put(state, sharding.replicated(mesh)))
+
+    return Compiled(stepped, joined, place, first, put)

@@ -286,7 +286,9 @@ def write_all(
     """The model, the predictions, the mistakes, the tables; `result.json` last, for it says that the run is whole."""
     recipe, seconds = ready.recipe, {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
-    metrics = {f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()}
+    metrics = {
+        f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
+    }
     result = {
         "fingerprint": config.fingerprint(recipe),
         "seed": recipe.seed,
@@ -302,7 +304,9 @@ def write_all(
         "classes": list(splits.classes),
         "data": finish["data"],
     }
-    save_pretrained(Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model")
+    save_pretrained(
+        Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model"
+    )
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())

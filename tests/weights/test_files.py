@@ -45,7 +45,9 @@ def test_shards_are_read_as_one(tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     shard(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"index.json names model-00002-of-00002.safetensors, which is not there"):
+    with pytest.raises(
+        FileNotFoundError, match=r"index.json names model-00002-of-00002.safetensors, which is not there"
+    ):
         read_tensors(tmp_path)
 
 

@@ -77,7 +77,12 @@ def test_every_leaf_and_every_tensor_has_its_line(saved):
     by_path = {line.path: line for line in lines}
     assert by_path["stem/words/embedding"].action == "renamed"
     assert by_path["blocks/00/mlp/up/kernel"].action == "transposed"
-    assert by_path["blocks/01/mlp/up/bias"] == ("reset", "blocks/01/mlp/up/bias", "bert.encoder.layer.1.intermediate.dense.bias", "asked for")
+    assert by_path["blocks/01/mlp/up/bias"] == (
+        "reset",
+        "blocks/01/mlp/up/bias",
+        "bert.encoder.layer.1.intermediate.dense.bias",
+        "asked for",
+    )
     assert by_path["head/output/kernel"].note == "the checkpoint's is (3, 12), ours (12, 5)"
     assert sum(read.manifest.counts().values()) == len(lines)
 
@@ -118,7 +123,10 @@ def test_positions_are_resized_only_when_asked(saved):
     read = load_pretrained(saved, resize=24)
     assert read.variables.params["stem"]["positions"]["embedding"].shape == (24, 12)
     assert [line.note for line in read.manifest.entries if line.note] == ["resized from (16, 12)"]
-    rewrite(saved, lambda tensors: tensors.update({"bert.embeddings.position_embeddings.weight": np.ones((20, 12), np.float32)}))
+    rewrite(
+        saved,
+        lambda tensors: tensors.update({"bert.embeddings.position_embeddings.weight": np.ones((20, 12), np.float32)}),
+    )
     with pytest.raises(ValueError, match=r"stem/positions/embedding wants \(16, 12\)"):
         load_pretrained(saved)
 
@@ -182,7 +190,9 @@ def test_transformers_opens_what_we_save_with_the_same_outputs(tmp_path, name, t
     image = name in ("vit", "deit", "dinov2")
     auto = transformers.AutoModel
     if task is not None:
-        auto = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+        auto = (
+            transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+        )
     if name == "deit" and task is not None:
         auto = transformers.DeiTForImageClassificationWithTeacher
     theirs, told = auto.from_pretrained(tmp_path, output_loading_info=True)

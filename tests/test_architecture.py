@@ -1,0 +1,137 @@
+"""The house: imports only go down, third parties stay in their rooms, no file outgrows its own."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tlx"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
+FLOORS = (
+    ("trees",),
+    ("types", "assets", "config", "metrics"),
+    ("layers", "losses", "partition", "sharding", "processors"),
+    ("models", "tasks", "optim", "data", "tuning", "objectives"),
+    ("weights",),
+    ("recipe", "step"),
+    ("prepare", "records", "checkpoint"),
+    ("describe", "folder", "evaluate"),
+    ("report", "predict"),
+    ("train",),
+    ("cli",),
+)
+HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+BORDERS = {
+    "transformers": ("weights/", "processors.py"),
+    "tokenizers": ("processors.py",),
+    "huggingface_hub": ("weights/",),
+    "safetensors": ("weights/",),
+    "tensorflow_datasets": ("data/",),
+    "grain": ("data/",),
+    "orbax": ("checkpoint.py",),
+    "flax": ("models/bridge.py",),
+    "optax": ("optim.py", "step.py"),
+    "tensorboardX": ("records.py",),
+    "altair": ("report/",),
+    "vl_convert": ("report/",),
+    "jinja2": ("report/",),
+    "scipy": ("report/",),
+    "matplotlib": ("report/",),
+    "plotly": ("report/",),
+    "sklearn": ("data/datasets/",),
+    "click": ("cli.py",),
+    "rich": ("cli.py", "records.py"),
+    "filelock": ("assets.py", "data/"),
+    "PIL": ("data/", "processors.py", "evaluate.py"),
+    "torch": (),
+    "tensorflow": (),
+}
+EVERYWHERE = {"jax", "numpy"}
+
+
+def named(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it (inside functions too)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{named(path)} imports relatively"
+            if node.module == "tlx":
+                yield from (f"tlx.{name.name}" for name in node.names)
+            else:
+                yield node.module
+
+
+def test_every_room_has_its_floor():
+    assert {room(path) for path in FILES} - {"__init__"} == HEIGHT.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_only_go_down(path):
+    own = room(path)
+    if own == "__init__":
+        pytest.skip("the front door names every room, lazily")
+    for module in imports(path):
+        first, *rest = module.split(".")
+        if first == "tlx" and rest[0] != own:
+            assert HEIGHT[rest[0]] < HEIGHT[own], f"{named(path)} imports {module}, which does not lie below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_third_parties_stay_within_their_borders(path):
+    for module in imports(path):
+        first = module.split(".")[0]
+        if first == "tlx" or first in sys.stdlib_module_names or first in EVERYWHERE:
+            continue
+        assert first in BORDERS, f"{named(path)} imports {first}, which no border names"
+        assert named(path).startswith(BORDERS[first]), f"{named(path)} imports {first}: only {BORDERS[first]} may"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_file_outgrows_its_room(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 400, f"{named(path)} has {lines} lines: it is two rooms"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_users_mistake_is_never_an_assertion(path):
+    """`assert x is not None`, which tells the type checker what is known, is the one that may stand."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assert):
+            test = node.test
+            narrowing = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot) and node.msg is None
+            assert narrowing, f"{named(path)}:{node.lineno} asserts; raise ValueError with what was expected"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_module_and_public_class_says_what_it_is(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{named(path)} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{named(path)}: {node.name} has no docstring"
+
+
+@pytest.mark.parametrize("word", ["utils", "helpers", "manager", "misc", "common"])
+def test_no_room_is_a_lumber_room(word):
+    assert not [named(path) for path in FILES if word in path.stem]
+
+
+def test_the_front_door_opens_without_anything_heavy():
+    import subprocess
+
+    program = "import sys, tlx, tlx.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert not loaded & {"jax", "numpy", "transformers", "orbax", "grain", "tensorflow_datasets", "altair", "rich"}

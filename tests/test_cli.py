@@ -1,0 +1,201 @@
+"""The command line: every answer, and for every mistake one clear line and exit code 2."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from tlx.cli import main
+
+CONFIG = '''"""A tiny run.   tlx run tiny.py"""
+from tlx import Data, Recipe, Train, models, tasks
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=3, batch=8, eval_batch=64),
+    )
+'''
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("runs") / "tiny")
+    done = call("run", config, "--out", out)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def told(*arguments):
+    """The one line that a mistake ends in."""
+    done = call(*arguments)
+    assert done.exit_code == 2, done.output
+    *changes, last = done.output.splitlines()
+    assert last.startswith("tlx: "), done.output
+    assert all(" -> " in change for change in changes), done.output
+    return last.removeprefix("tlx: ")
+
+
+def test_help_answers_in_under_half_a_second():
+    def once():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tlx.cli", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, tlx.cli; print([m for m in ('jax', 'numpy', 'rich', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_run_says_what_an_override_changed(config, tmp_path):
+    done = call("run", config, "--set", "optim.lr=0.1", "--out", str(tmp_path / "run"))
+    assert done.exit_code == 0, done.output
+    assert "optim.lr: 0.001 -> 0.1\n" in done.output
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["changes"] == [["optim.lr", "0.001", "0.1"]]
+
+
+def test_show_lists_every_parameter_and_the_bytes(config):
+    shown = call("show", config, "--set", "tuning=Probe()").output
+    for path in ("stem/kernel", "stem/bias", "head/kernel", "head/bias"):
+        assert path in shown
+    assert "90 of 610 parameters learn\n" in shown
+    assert "bytes: parameters 2,440, gradients 360, optimiser state 724\n" in shown
+
+
+def test_predict_answers_for_files_and_as_json(finished, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    path = tmp_path / "digit.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    answer = json.loads(call("predict", finished, str(path), "--json").output)["answer"]
+    assert set(answer) == set("0123456789")
+    assert sum(answer.values()) == pytest.approx(1.0)
+    assert list(answer.values()) == sorted(answer.values(), reverse=True)
+
+
+def test_export_writes_what_loads_again_and_never_over_something(finished, tmp_path):
+    import tlx
+
+    assert call("export", finished, str(tmp_path / "model")).exit_code == 0
+    assert tlx.load_pretrained(tmp_path / "model").task.classes == 10
+    assert told("export", finished, str(tmp_path / "model")) == (
+        f"{tmp_path / 'model'} is not empty; choose another directory"
+    )
+
+
+def test_report_draws_the_page_again(finished):
+    assert call("report", finished).output == f"{finished}/report.html\n"
+
+
+@pytest.mark.parametrize("command", [("models",), ("datasets",), ("assets", "list"), ("completion", "bash")])
+def test_lists_answer(command):
+    done = call(*command)
+    assert done.exit_code == 0
+    assert len(done.output.splitlines()) > 5
+
+
+def test_an_unknown_field_names_the_nearest(config):
+    assert told("run", config, "--set", "optim.lrr=1") == (
+        "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
+    )
+
+
+def test_a_value_of_the_wrong_type_says_what_is_wanted(config):
+    assert told("run", config, "--set", "train.batch=many") == "train.batch wants int, got 'many'"
+
+
+def test_a_change_without_a_sign_is_refused(config):
+    assert told("run", config, "--set", "seed") == "--set 'seed' is not of the form path=value"
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    path = str(tmp_path / "none.py")
+    assert told("run", path) == f"no config file {path}; it is a Python file with a function recipe()"
+
+
+def test_a_config_without_a_recipe(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("x = 1\n")
+    assert told("show", str(path)) == f"{path} has no function recipe()"
+    path.write_text("def recipe():\n    return 3\n")
+    assert told("show", str(path)) == f"recipe() in {path} returned int, not a tlx.Recipe"
+
+
+def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
+    path = tmp_path / "slip.py"
+    path.write_text(CONFIG.replace("batch=8", "bach=8"))
+    assert "unexpected keyword argument 'bach'" in told("show", str(path))
+
+
+def test_a_rule_that_claims_nothing(config):
+    assert told("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
+        "rule 'stm/.*' claims no parameter; close: 'stem', 'stem/bias'"
+    )
+
+
+def test_a_parameter_that_no_rule_claims(config):
+    assert told("show", config, "--set", "tuning=Rules(('stem/.*', Learn()),)") == (
+        "no rule claims 2 of 4 parameters: 'head/bias', 'head/kernel'; "
+        "end the rules with (r'.*', Learn()) or (r'.*', None)"
+    )
+
+
+def test_a_folder_in_use(config, finished):
+    assert told("run", config, "--out", finished) == (
+        f"{finished} holds this recipe's run, finished; go on with --resume, or --overwrite it"
+    )
+    assert told("run", config, "--out", finished, "--set", "seed=1").startswith(
+        f"{finished} holds another recipe's run (fingerprint "
+    )
+
+
+def test_a_data_set_that_is_not_on_disk_while_offline(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLX_OFFLINE", "1")
+    message = told("run", config, "--set", "data.target=digit", "--out", str(tmp_path / "run"))
+    assert message.startswith("data set 'digit' is not on disk in ")
+    assert "(TLX_OFFLINE is set); close: 'digits'" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_that_is_not_utf8(finished, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("caf\xe9 noir\n".encode("latin1"))
+    assert told("predict", finished, str(path)) == (
+        f"{path} is not UTF-8 text (byte 0xe9 at 3); convert it, for example: iconv -f latin1 -t utf-8 {path}"
+    )
+
+
+def test_a_run_that_is_none(tmp_path):
+    assert told("report", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+
+
+def test_labels_outside_the_class_range(config, tmp_path):
+    assert told("run", config, "--set", "task.classes=3", "--out", str(tmp_path / "run")) == (
+        "labels outside the class range: the data have 10 classes, the task 3"
+    )
+
+
+def test_a_traceback_only_where_it_is_asked_for(config, monkeypatch):
+    monkeypatch.setenv("TLX_TRACEBACK", "1")
+    assert isinstance(call("run", config, "--set", "seed").exception, ValueError)

@@ -1,0 +1,88 @@
+"""Every file in configs/ is a lab notebook that runs."""
+
+import ast
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import tlx
+from tlx import config, sharding
+from tlx.cli import load_recipe
+from tlx.data import train_batches
+from tlx.prepare import open_data, prepare
+from tlx.recipe import KINDS
+from tlx.step import compile_step, initial_state
+from tlx.trees import flatten
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+SMALL = ("train.steps=2", "train.batch=8", "data.shots=4")
+TEXT = ("data.tokens=16", "data.buckets=(16,)")
+each = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder to run in, in which the recipes whose weights others need have been run, for two steps."""
+    folder = tmp_path_factory.mktemp("configs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("tlx.report.available", lambda: False)
+        done = set()
+        for path in CONFIGS:
+            weights = load_recipe(str(path), ())[1].weights
+            if weights is not None and weights.source.startswith("runs/") and weights.source not in done:
+                first = path.with_name(f"{Path(weights.source).name}.py")
+                tlx.run(load_recipe(str(first), SMALL)[1], weights.source, quiet=True)
+                done.add(weights.source)
+        yield folder
+
+
+def small(path):
+    recipe = load_recipe(str(path), SMALL)[1]
+    text = recipe.data.target.startswith("sentiment/")
+    return load_recipe(str(path), (*SMALL, *TEXT))[1] if text else recipe
+
+
+@each
+def test_it_says_what_it_is_and_how_to_run_it(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert f"tlx run configs/{path.name}" in docstring
+    assert docstring.splitlines()[0].strip().endswith(".") or "tlx run" in docstring.splitlines()[0]
+
+
+@each
+def test_it_is_a_function_that_returns_a_recipe_and_nothing_else(path):
+    names = [
+        node.name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    assert names == ["recipe"]
+    base, recipe = load_recipe(str(path), ())
+    assert base == recipe
+    config.check(recipe)
+    assert config.fingerprint(recipe) == config.fingerprint(load_recipe(str(path), ())[1])
+    if type(recipe.model).__name__ in KINDS or recipe.model is None:
+        assert config.load(config.dump(recipe), KINDS) == recipe
+
+
+@each
+def test_it_takes_two_steps(path, workplace):
+    recipe = small(path)
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    parts = ready.parts(0)
+    compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:2]), recipe.train.compile)
+    state = compiled.place(initial_state(parts, ready.variables, 2, jax.random.key(0)))
+    batches = train_batches(
+        splits.train, ready.processor, batch=8, seed=0, buckets=recipe.data.lengths, augment=recipe.data.augment
+    )
+    for _ in range(2):
+        state, metrics = compiled.train(state, {"labelled": compiled.put(next(batches))})
+        assert np.isfinite(float(metrics["loss"]))
+    before, after = flatten(ready.variables.params), flatten(compiled.fetch(state).variables.params)
+    for name, learn in parts.partition.items():
+        assert learn is not None or np.array_equal(before[name], after[name]), name
+    assert not np.array_equal(before[moving := next(n for n, learn in parts.partition.items() if learn)], after[moving])
