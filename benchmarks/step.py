@@ -10,8 +10,9 @@ attention (sdpa) and its quickest AdamW here (`--adamw fused`; `foreach` is the 
 Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
 long as the measurement: one works while the other waits at a pipe. They take turns (A B, B A, A B, ...); printed is the
 ratio of torch's seconds to ours, pair by pair, so above 1 we are the quicker. A busy machine hurts torch more than us
-(its threads wait for each other at every operation): the load before the run is printed, and above 0.5 of the cores
-the ratios are not to be quoted.
+(its threads wait for each other at every operation) and would flatter us. So each turn waits, up to `--patience`
+seconds, for an idle machine, and what other processes use of the cores during the turn is measured. A pair is quiet
+where that is at most a tenth in both turns; only the ratios of quiet pairs are to be quoted.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+QUIET = 0.1
 BATCH, TOKENS, STEPS = 32, 64, 10_000
 PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
 SETTINGS = {"full": "everything learns", "blocks": "embeddings and four blocks frozen", "head": "head only"}
@@ -132,6 +134,24 @@ def work(side: str, source: str, setting: str, dropout: float, adamw: str) -> No
         print(json.dumps({"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}), flush=True)
 
 
+def processor() -> tuple[float, float]:
+    """Seconds that all cores together were busy, with what the hypervisor took, and were there at all (Linux)."""
+    words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    numbers = [float(word) / os.sysconf("SC_CLK_TCK") for word in words]
+    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
+
+
+def settle(patience: float) -> None:
+    """Waits until the machine was idle for half a second, or `patience` is at its end."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        busy, whole = processor()
+        time.sleep(0.5)
+        after, total = processor()
+        if after - busy <= QUIET * (total - whole):
+            return
+
+
 class Side:
     """One of the two processes."""
 
@@ -143,14 +163,19 @@ class Side:
         )
 
     def run(self, steps: int) -> dict[str, float]:
+        """What the worker answers, and `others`: the share of all cores that other processes used meanwhile."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        busy, whole = processor()
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.process.args[3]} ended with {self.process.wait()}; its message is above")
-        return json.loads(answer)
+        after, total = processor()
+        told = json.loads(answer)
+        others = (after - busy - steps * told["cpu"]) / max(total - whole, 1e-9)
+        return told | {"others": max(others, 0.0)}
 
     def close(self) -> None:
         if self.process.stdin is not None:
@@ -159,41 +184,52 @@ class Side:
 
 
 def compare(source: str, setting: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
-    load = os.getloadavg()[0]
     sides = {name: Side(name, source, setting, dropout, options.adamw, options.huge_pages) for name in ("tlx", "torch")}
     for side in sides.values():
         side.run(3)  # compilation, first allocations
     pairs = []
     for number in range(options.pairs):
         order = ("tlx", "torch") if number % 2 == 0 else ("torch", "tlx")
-        found = {name: sides[name].run(options.steps) for name in order}
+        found = {}
+        for name in order:
+            settle(options.patience)
+            found[name] = sides[name].run(options.steps)
         pairs.append({name: found[name] for name in sides})
     for side in sides.values():
         side.close()
-    ratios = [pair["torch"]["wall"] / pair["tlx"]["wall"] for pair in pairs]
-    fastest = {name: min(pair[name]["wall"] for pair in pairs) for name in sides}
+    for pair in pairs:
+        pair["ratio"] = pair["torch"]["wall"] / pair["tlx"]["wall"]
+        pair["quiet"] = max(pair[name]["others"] for name in sides) <= QUIET
     return {
         "setting": setting,
         "dropout": dropout,
-        "load": load,
-        "ratio": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
-        "ratio_of_minima": fastest["torch"] / fastest["tlx"],
+        "quiet": spread([pair["ratio"] for pair in pairs if pair["quiet"]]),
+        "all": spread([pair["ratio"] for pair in pairs]),
         "peak_mib": {name: pairs[-1][name]["peak"] for name in sides},
         "pairs": pairs,
     }
 
 
+def spread(ratios: list[float]) -> dict[str, float] | None:
+    if not ratios:
+        return None
+    return {"pairs": len(ratios), "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| setting | dropout | min | median | max | ratio of minima | peak memory, tlx / torch | load |",
+        "| setting | dropout | quiet pairs | min | median | max | median of all pairs | peak memory, tlx / torch |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        ratio, peak = row["ratio"], row["peak_mib"]
+        quiet, every, peak = row["quiet"], row["all"], row["peak_mib"]
+        told = f"0/{every['pairs']} | - | **none** | -"
+        if quiet:
+            told = f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f}"
+            told += f" | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
         lines.append(
-            f"| {SETTINGS[row['setting']]} | {row['dropout']:g} | {ratio['min']:.2f} | **{ratio['median']:.2f}** "
-            f"| {ratio['max']:.2f} | {row['ratio_of_minima']:.2f} | {peak['tlx']:.0f} / {peak['torch']:.0f} MiB "
-            f"| {row['load']:.1f} |"
+            f"| {SETTINGS[row['setting']]} | {row['dropout']:g} | {told} "
+            f"| {every['median']:.2f} | {peak['tlx']:.0f} / {peak['torch']:.0f} MiB |"
         )
     return "\n".join(lines)
 
@@ -205,6 +241,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
     parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused", help="torch's implementation")
+    parser.add_argument(
+        "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
+    )
     parser.add_argument("--huge-pages", action="store_true", help="both sides with glibc.malloc.hugetlb=1")
     parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ def movies(seed: int, pretrained: bool) -> Recipe:
     return Recipe(
         data=Data(target="sentiment/movies", shots=32, tokens=64, buckets=(32, 48, 64)),
         task=tasks.Classification(classes=2),
-        weights=Weights("minilm-l6", reset=() if pretrained else (r".*",)),
+        weights=Weights("minilm-l6", pooling="mean", reset=() if pretrained else (r".*",)),
         optim=Optim(lr=2e-4, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
         train=Train(epochs=15, batch=16, eval_every=60),
         seed=seed,

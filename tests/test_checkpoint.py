@@ -93,7 +93,10 @@ def test_a_full_disk_is_told_in_one_way_whoever_noticed(tmp_path, error):
 
 
 def test_other_errors_pass_as_they_are(tmp_path):
-    for error in (OSError(errno.EACCES, "Permission denied"), MemoryError("RESOURCE_EXHAUSTED: Out of memory on device")):
+    for error in (
+        OSError(errno.EACCES, "Permission denied"),
+        MemoryError("RESOURCE_EXHAUSTED: Out of memory on device"),
+    ):
         with pytest.raises(type(error)) as told, guarded(tmp_path):
             raise error
         assert told.value is error

@@ -1,5 +1,6 @@
 """Recipes as values: override, dump, load, fingerprint, diff."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -67,7 +68,11 @@ def changed(path, text, base=BASE):
         ("weights", "Weights('minilm-l6', reset=('head/.*',))", Weights("minilm-l6", reset=("head/.*",))),
         ("tuning", "Freeze(through='blocks/03')", Freeze(through="blocks/03")),
         ("tuning", "tuning.Freeze(through='blocks/03', decay=0.75)", Freeze(through="blocks/03", decay=0.75)),
-        ("tuning", "Rules((r'stem/.*', None), (r'.*', Learn(lr=0.5)))", Rules(("stem/.*", None), (".*", Learn(lr=0.5)))),
+        (
+            "tuning",
+            "Rules((r'stem/.*', None), (r'.*', Learn(lr=0.5)))",
+            Rules(("stem/.*", None), (".*", Learn(lr=0.5))),
+        ),
         ("objective", "(Supervised(weight=0.5),)", (Supervised(weight=0.5),)),
         ("objective.0.weight", "2", 2.0),
         ("objective.0", "Supervised(on='source')", Supervised(on="source")),
@@ -101,9 +106,11 @@ def test_an_int_becomes_a_float_where_one_is_wanted():
     ("path", "message"),
     [
         ("tunin.decay", "no field 'tunin.decay' in the recipe; close: 'tuning.decay', 'tuning', 'optim.weight_decay'"),
-        ("optim.learning_rate", "no field 'optim.learning_rate' in the recipe; close: 'optim.lr', 'optim.clip', 'optim.momentum'"),
+        ("optim.learning_rate",
+         "no field 'optim.learning_rate' in the recipe; close: 'optim.lr', 'optim.clip', 'optim.momentum'"),
         ("train.step", "no field 'train.step' in the recipe; close: 'train.steps', 'train.dtype', 'train.epochs'"),
-        ("objective.1.weight", "no field 'objective.1.weight' in the recipe; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
+        ("objective.1.weight",
+         "no field 'objective.1.weight' in the recipe; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
         ("seed.more", "no field 'seed.more' in the recipe; close: 'seed', 'model'"),
     ],
 )  # fmt: skip
@@ -135,7 +142,8 @@ def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text,
     with pytest.raises(kind) as error:
         changed(path, text)
     told = str(error.value).replace("tlx.tasks.", "")
-    assert told == message if kind is TypeError else told.startswith(message)
+    # Python 3.13 goes on: "Did you mean 'through'?"
+    assert told.split(". Did you mean")[0] == message if kind is TypeError else told.startswith(message)
 
 
 def test_a_misspelt_field_is_a_type_error():
@@ -167,7 +175,9 @@ def test_load_is_the_inverse_of_dump_through_json(kind):
 
 def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
     foreign = config.dump(models.Nnx(make=len, shape=(8,)))
-    with pytest.raises(ValueError, match=r"^<built-in function len> was written down by its repr alone; give the config"):
+    with pytest.raises(
+        ValueError, match=r"^<built-in function len> was written down by its repr alone; give the config"
+    ):
         config.load(foreign["make"], KINDS)
     with pytest.raises(ValueError, match=r"^no class 'Nnx' in tlx"):
         config.load(foreign, KINDS)
@@ -179,10 +189,8 @@ def every_change():
     for path, value in config.leaves(BASE):
         if isinstance(value, tuple) or path.endswith((".kind", "name")):
             continue
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             yield path, changed(path, repr(others[type(value)]))
-        except (TypeError, ValueError):
-            pass
 
 
 def test_the_fingerprint_changes_with_every_field():

@@ -26,10 +26,10 @@ class Net(linen.Module):
         return linen.Dense(CLASSES)(x)
 
 
-TEXT = {"vocabulary": 11, "width": 4, "depth": 2, "heads": 2, "mlp": 4, "positions": 8}
+TEXT = {"vocabulary": 11, "width": 4, "depth": 1, "heads": 2, "mlp": 4, "positions": 8}
 MODELS = {
     "bert": models.Bert(**TEXT),
-    "vit": models.Vit(size=4, patch=2, channels=1, width=4, depth=2, heads=2, mlp=4, dropout=0.1),
+    "vit": models.Vit(size=4, patch=2, channels=1, width=4, depth=1, heads=2, mlp=4, dropout=0.1),
     "cnn": models.Cnn(size=4, widths=(2, 2), dense=4),
     "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), dropout=0.5),
     "linen": models.Linen(module=Net(), shape=(16,), input="x"),
@@ -41,9 +41,7 @@ TUNINGS = {
     "Rules": lambda stages: tuning.Rules((r".*/bias", None), (r".*", Learn(lr=0.5, weight_decay=0.1))),
 }
 # One stage cannot be cut: a module of another library is frozen by rules alone.
-PAIRS = [
-    pair for pair in itertools.product(MODELS, TUNINGS) if pair not in {("linen", "Probe"), ("linen", "Freeze")}
-]
+PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in {("linen", "Probe"), ("linen", "Freeze")}]
 
 
 def batch(name):

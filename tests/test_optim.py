@@ -1,5 +1,7 @@
 """The optimiser: schedules at their corners, and against optax leaf by leaf."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(schedule):
     assert rates[9] == rates[10] == max(rates) == 0.5
     assert rates[55] == pytest.approx(0.25, rel=1e-5)
     assert rates[100] == pytest.approx(0, abs=1e-8)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_without_warm_up_the_first_step_is_at_the_peak():
@@ -88,7 +90,9 @@ def test_adamw_agrees_with_optax_leaf_by_leaf():
 
 
 def test_adam_and_sgd_agree_with_optax():
-    close(walk(Optim("adam", lr=0.1, schedule="constant", beta1=0.8))[0], independent(optax.adam(0.1, b1=0.8)), rtol=2e-5)
+    close(
+        walk(Optim("adam", lr=0.1, schedule="constant", beta1=0.8))[0], independent(optax.adam(0.1, b1=0.8)), rtol=2e-5
+    )
     close(walk(Optim("sgd", lr=0.1, schedule="constant"))[0], independent(optax.sgd(0.1, momentum=0.9)))
     plain, state = walk(Optim("sgd", lr=0.1, schedule="constant", momentum=None))
     close(plain, independent(optax.sgd(0.1)))

@@ -9,7 +9,7 @@ from tlx.trees import flatten, map_named, merge
 DENSE = {"kernel": 0.0, "bias": 0.0}
 NORM = {"scale": 0.0, "bias": 0.0}
 BLOCK = {
-    "attention": {name: DENSE for name in ("query", "key", "value", "output")} | {"norm": NORM},
+    "attention": dict.fromkeys(("query", "key", "value", "output"), DENSE) | {"norm": NORM},
     "mlp": {"in": DENSE, "out": DENSE, "norm": NORM},
 }
 BERT = {
@@ -18,7 +18,11 @@ BERT = {
     "pool": DENSE,
     "head": DENSE,
 }
-SMALL = {"stem": {"bias": 1}, "blocks": {f"{n:02d}": {"kernel": n, "bias": n} for n in range(12)}, "head": {"kernel": 2}}
+SMALL = {
+    "stem": {"bias": 1},
+    "blocks": {f"{n:02d}": {"kernel": n, "bias": n} for n in range(12)},
+    "head": {"kernel": 2},
+}
 REST = (r".*", Learn())
 
 
@@ -77,7 +81,8 @@ def test_a_rule_whose_matches_are_taken_is_told_by_whom():
 
 def test_every_parameter_must_be_claimed():
     assert refused(SMALL, (r"blocks/.*", Learn())) == (
-        "no rule claims 2 of 26 parameters: 'head/kernel', 'stem/bias'; end the rules with (r'.*', Learn()) or (r'.*', None)"
+        "no rule claims 2 of 26 parameters: 'head/kernel', 'stem/bias'; "
+        "end the rules with (r'.*', Learn()) or (r'.*', None)"
     )
     assert refused(SMALL, (r"head/.*", Learn())).startswith(
         "no rule claims 25 of 26 parameters: 'blocks/00/bias', 'blocks/00/kernel', 'blocks/01/bias', ...; end"

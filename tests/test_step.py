@@ -23,7 +23,9 @@ SMOOTH = tasks.Classification(classes=CLASSES, smoothing=0.1)
 FROZEN = tuning.Rules((r"stem/.*", None), (r"blocks/.*/bias", Learn(lr=0.5)), (r".*", Learn()))
 
 
-def parts_of(model=MLP, how=FROZEN, terms=(Supervised(),), optim=Optim(lr=0.05, weight_decay=0.1, clip=1.0), task=SMOOTH, **more):
+def parts_of(
+    model=MLP, how=FROZEN, terms=(Supervised(),), optim=Optim(lr=0.05, weight_decay=0.1, clip=1.0), task=SMOOTH, **more
+):
     built = models.build(model, CLASSES)
     (phase,) = how.phases(built)
     return Parts(built, task, terms, optim, partition.partition(built.params, phase.rules), **more)
@@ -98,7 +100,11 @@ def test_the_optimiser_holds_nothing_for_frozen_leaves(walked):
 def flops(how):
     wide = models.Mlp(inputs=(64,), widths=(64,) * 6, input="x")
     parts = parts_of(wide, how)
-    batch = {"x": np.zeros((BATCH, 64), np.float32), "label": np.zeros(BATCH, np.int32), "index": np.zeros(BATCH, np.int32)}
+    batch = {
+        "x": np.zeros((BATCH, 64), np.float32),
+        "label": np.zeros(BATCH, np.int32),
+        "index": np.zeros(BATCH, np.int32),
+    }
     state = initial_state(parts, variables_of(parts), STEPS, jax.random.key(0))
     return jax.jit(partial(train_step, parts)).lower(state, {"labelled": batch}).compile().cost_analysis()["flops"]
 

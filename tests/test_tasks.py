@@ -44,7 +44,9 @@ def test_the_loss_of_the_step_and_that_of_the_page_agree():
     task = tasks.Classification(classes=3, names=("a", "b", "c"))
     np.testing.assert_allclose(task.loss(logits, {"label": labels}), task.losses(logits, labels), rtol=1e-5)
     numbers = tasks.Regression(outputs=3)
-    np.testing.assert_allclose(numbers.loss(logits, {"label": logits * 2}), numbers.losses(logits, logits * 2), rtol=1e-5)
+    np.testing.assert_allclose(
+        numbers.loss(logits, {"label": logits * 2}), numbers.losses(logits, logits * 2), rtol=1e-5
+    )
     one = tasks.Regression()
     given = np.array([1.0, 2.0], np.float32)
     np.testing.assert_array_equal(one.losses(np.array([[0.0], [4.0]], np.float32), given), [1.0, 4.0])

@@ -215,7 +215,8 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
     [
         ({"task": tasks.Classification(classes=5)}, ValueError,
          "labels outside the class range: the data have 10 classes, the task 5"),
-        ({"task": tasks.Regression()}, ValueError, "the data set has classes (0, 1, 2, ...); it fits tasks.Classification"),
+        ({"task": tasks.Regression()}, ValueError,
+         "the data set has classes (0, 1, 2, ...); it fits tasks.Classification"),
         ({"model": models.Mlp()}, ValueError,
          "images of (8, 8, 1) do not fit the model's (28, 28, 1); leave Data(size=, channels=) out, "
          "or resize the model's position embeddings: Weights(resize=...)"),
@@ -249,8 +250,8 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_examples_and_parameter
     with pytest.raises(Diverged) as error:
         run(recipe, tmp_path / "run", quiet=True)
     found = re.fullmatch(
-        r"the loss is nan at step 2, its gradient's norm nan; the batch held examples \[(.*)\]; the largest gradient is "
-        r"that of 'head/bias' \(norm nan\)",
+        r"the loss is nan at step 2, its gradient's norm nan; the batch held examples \[(.*)\]; "
+        r"the largest gradient is that of 'head/bias' \(norm nan\)",
         str(error.value),
     )
     assert found
@@ -304,8 +305,8 @@ def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout == (
-        f"the disk is full: {tmp_path / 'run'} could not be written. What was saved before is whole; make room and go on "
-        "with --resume\n"
+        f"the disk is full: {tmp_path / 'run'} could not be written. What was saved before is whole; "
+        "make room and go on with --resume\n"
     ), done.stderr
     assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir() if file.name.isdigit()] == ["2"]
     assert not (tmp_path / "run" / "result.json").exists()
@@ -359,9 +360,10 @@ def test_moved_part_leaves_out_what_no_phase_moves():
     part = moved_part(ready.variables, ready.moving)
     assert flatten(part.params).keys() == {"head/kernel", "head/bias"}
     assert nest(flatten(part.params)) == part.params
-    assert flatten(moved_part(prepare(WAVES).variables, prepare(WAVES).moving).params).keys() == flatten(
-        ready.variables.params
-    ).keys()
+    assert (
+        flatten(moved_part(prepare(WAVES).variables, prepare(WAVES).moving).params).keys()
+        == flatten(ready.variables.params).keys()
+    )
 
 
 def test_environment_of_the_room():

@@ -74,7 +74,10 @@ def test_freeze_of_the_readme():
 
 def test_rules_are_taken_as_they_are():
     claimed = parts(
-        "vit", tuning.Rules((r"stem/.*|blocks/0[0-3]/.*", None), (r".*/bias", Learn(lr=0.3, weight_decay=0)), (r".*", Learn()))
+        "vit",
+        tuning.Rules(
+            (r"stem/.*|blocks/0[0-3]/.*", None), (r".*/bias", Learn(lr=0.3, weight_decay=0)), (r".*", Learn())
+        ),
     )
     assert claimed["blocks/03/attention/query/bias"] is None
     assert claimed["blocks/04/attention/query/bias"] == Learn(lr=0.3, weight_decay=0)
@@ -91,13 +94,15 @@ def test_no_tuning_of_ours_adds_leaves(name):
     ("make", "kind", "message"),
     [
         (lambda: tuning.Full(decay=0.0), ValueError, "decay is 0.0; a rate multiplier a stage lies in (0, 1]"),
-        (lambda: tuning.Freeze(through="x", decay=1.5), ValueError, "decay is 1.5; a rate multiplier a stage lies in (0, 1]"),
+        (lambda: tuning.Freeze(through="x", decay=1.5), ValueError,
+         "decay is 1.5; a rate multiplier a stage lies in (0, 1]"),
         (lambda: parts("bert", tuning.Freeze(through="block/03")), ValueError,
          "Freeze(through='block/03'): no such stage; close: 'blocks/03', 'blocks/00', 'blocks/01'"),
         (lambda: parts("bert", tuning.Freeze(through="head")), ValueError,
          "Freeze(through='head') leaves nothing to learn: it is the last stage"),
-        (lambda: tuning.Rules(), ValueError, "Rules() needs at least one rule"),
-        (lambda: tuning.Rules(("stem/.*", 0.5)), TypeError, "a rule is (regex, Learn(...) or None), got ('stem/.*', 0.5)"),
+        (tuning.Rules, ValueError, "Rules() needs at least one rule"),
+        (lambda: tuning.Rules(("stem/.*", 0.5)), TypeError,
+         "a rule is (regex, Learn(...) or None), got ('stem/.*', 0.5)"),
         (lambda: tuning.Rules("stem/.*", None), TypeError, "a rule is (regex, Learn(...) or None), got 'stem/.*'"),
         (lambda: tuning.Rules(None), TypeError, "a rule is (regex, Learn(...) or None), got None"),
     ],
@@ -119,5 +124,5 @@ def test_probe_needs_a_stage_below_the_head():
 
 def test_the_table_names_every_tuning_by_its_class():
     assert all(kind.__name__ == name and issubclass(kind, tuning.Tuning) for name, kind in tuning.TUNINGS.items())
-    with pytest.raises(TypeError, match="^Tuning does not say which phases it has$"):
+    with pytest.raises(TypeError, match=r"^Tuning does not say which phases it has$"):
         tuning.Tuning().phases(MODELS["mlp"])

@@ -20,7 +20,7 @@ Kinds = Mapping[str, type]
 
 
 def is_record(value: Any) -> bool:
-    """A frozen dataclass or a named tuple: a value with named fields. (A Linen module is a dataclass, not a frozen one.)"""
+    """A frozen dataclass or a named tuple: a value with named fields. (A Linen module's dataclass is not frozen.)"""
     if isinstance(value, type):
         return False
     params = getattr(value, "__dataclass_params__", None)
@@ -112,7 +112,7 @@ def _override(value: Any, parts: list[str], path: str, text: str, kinds: Kinds, 
     name, *rest = parts
     if isinstance(value, tuple) and not hasattr(value, "_fields") and name.isdigit() and int(name) < len(value):
         item = _override(value[int(name)], rest, path, text, kinds, root) if rest else parse(text, kinds)
-        return value[: int(name)] + (item,) + value[int(name) + 1 :]
+        return (*value[: int(name)], item, *value[int(name) + 1 :])
     if not is_record(value) or name not in fields(value):
         known = [known.removesuffix(".kind") for known, _ in leaves(root)]
         raise ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")

@@ -44,8 +44,8 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
         held = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
         if held["fingerprint"] != fingerprint and not overwrite:
             raise FileExistsError(
-                f"{folder} holds another recipe's run (fingerprint {held['fingerprint']}, this one's is {fingerprint}); "
-                "choose another folder with --out, or --overwrite it"
+                f"{folder} holds another recipe's run (fingerprint {held['fingerprint']}, this one's is "
+                f"{fingerprint}); choose another folder with --out, or --overwrite it"
             )
         if not overwrite and not resume:
             state = "finished" if (folder / RESULT).is_file() else "unfinished"

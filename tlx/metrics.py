@@ -11,7 +11,8 @@ BINS = 15
 
 
 class ClassificationCounts(NamedTuple):
-    """`confusion` [C, C] (row: true class), `bins` [15, 3] of count, confidence, correct; summed `loss`; `total` examples."""
+    """`confusion` [C, C] (row: true class), `bins` [15, 3] of count, confidence, correct; summed `loss`; `total`
+    examples."""
 
     confusion: np.ndarray
     bins: np.ndarray

@@ -1,4 +1,4 @@
-"""From a recipe to everything a step needs: data opened, model declared, weights reconciled, leaves inserted, phases split."""
+"""From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
 
 from typing import Any, NamedTuple
 
@@ -73,7 +73,13 @@ def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
     asked = recipe.weights
     assert asked is not None
     pretrained = weights.load_pretrained(
-        asked.source, task, reset=asked.reset, resize=asked.resize, model=recipe.model, seed=recipe.seed
+        asked.source,
+        task,
+        reset=asked.reset,
+        resize=asked.resize,
+        pooling=asked.pooling,
+        model=recipe.model,
+        seed=recipe.seed,
     )
     if recipe.model is not None and pretrained.model.config != recipe.model:
         raise ValueError(

@@ -22,7 +22,7 @@ from tlx.evaluate import Outcome, evaluate, mistakes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import Recipe
 from tlx.records import Progress, Records, write_json
-from tlx.step import Compiled, TrainState, compile_step, initial_state
+from tlx.step import TrainState, compile_step, initial_state
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.weights import Pretrained, save_pretrained
@@ -68,7 +68,8 @@ def run(
     base: Recipe | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test split.
+    """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test
+    split.
 
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
     `base` is the recipe before overrides, for the record. Raises ValueError, TypeError or FileNotFoundError for a
@@ -264,8 +265,8 @@ def settle(records: Records, progress: Progress, ready: Prepared, phase: int, pe
         largest = int(np.argmax(np.where(np.isnan(norms), np.inf, norms)))
         records.flush()
         raise Diverged(
-            f"the loss is {loss} at step {step}, its gradient's norm {norm}; the batch held examples {index.tolist()}; the largest gradient is that "
-            f"of {paths[largest]!r} (norm {norms[largest]:g})"
+            f"the loss is {loss} at step {step}, its gradient's norm {norm}; the batch held examples {index.tolist()}; "
+            f"the largest gradient is that of {paths[largest]!r} (norm {norms[largest]:g})"
         )
     records.write(step, {f"train/{name}": float(value) for name, value in told.items() if name != "leaf_norms"})
     progress.step(step, loss, float(told["rate"]))
@@ -334,8 +335,9 @@ def write_page(path: Path) -> Path | None:
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     totals = describe.totals(ready)
     share = totals["trainable"] / totals["total"]
+    sizes = (f"{len(getattr(splits, name))} {name}" for name in ("train", "validation", "test"))
     told = [
-        f"{ready.recipe.data.target}: {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test",
+        f"{ready.recipe.data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{totals['trainable']:,} of {totals['total']:,} parameters learn ({share:.1%}); {steps} steps into {path}",
     ]

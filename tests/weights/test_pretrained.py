@@ -16,6 +16,7 @@ CONFIGS = {
     "bert": models.Bert(vocabulary=50, positions=16, **TINY),
     "roberta": models.Bert(family="roberta", vocabulary=50, positions=18, types=1, pad=1, **TINY),
     "distilbert": models.Bert(family="distilbert", vocabulary=50, positions=16, types=0, **TINY),
+    "mean": models.Bert(vocabulary=50, positions=16, pooling="mean", **TINY),
     "electra": models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
     "vit": models.Vit(size=8, patch=4, channels=1, **TINY),
     "deit": models.Vit(family="deit", size=8, patch=4, distilled=True, **TINY),
@@ -174,6 +175,38 @@ def test_an_unknown_model_type_names_the_near_ones(saved):
 def test_a_task_without_classes_cannot_make_a_head(saved):
     with pytest.raises(ValueError, match=r"the task does not say how many classes it has"):
         load_pretrained(saved, tasks.Classification())
+
+
+def test_the_mean_over_tokens_leaves_padding_out():
+    pretrained = random(CONFIGS["mean"])
+    ids = np.array([[5, 6, 7, 0, 0]])
+    mask = np.array([[1, 1, 1, 0, 0]])
+    taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids, "attention_mask": mask})
+    np.testing.assert_allclose(taps["pooled"][0], np.asarray(taps["hidden"])[0, :3].mean(0), rtol=1e-6)
+
+
+def test_pooling_is_chosen_at_the_load_and_refused_where_it_means_nothing(saved, tmp_path):
+    read = load_pretrained(saved, TASK, pooling="mean")
+    assert read.model.config.pooling == "mean" and "pool" not in read.variables.params
+    save_pretrained(random(CONFIGS["vit"]), tmp_path / "vit")
+    with pytest.raises(ValueError, match="pooling='mean' is for text models; Vit pools in its own way"):
+        load_pretrained(tmp_path / "vit", pooling="mean")
+
+
+@pytest.mark.parity
+def test_a_backbone_under_a_head_on_the_mean_opens_in_transformers(tmp_path):
+    import torch
+    import transformers
+
+    pretrained = random(CONFIGS["mean"])
+    shifted = jax.tree.map(lambda leaf: leaf - 1.0, pretrained.variables.params)
+    pretrained = pretrained._replace(variables=Variables(shifted, {}))
+    theirs = transformers.AutoModel.from_pretrained(save_pretrained(pretrained, tmp_path)).eval()
+    ids = np.random.default_rng(0).integers(1, 50, (2, 6))
+    with torch.no_grad():
+        hidden = theirs(torch.tensor(ids)).last_hidden_state.numpy()
+    taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids})
+    np.testing.assert_allclose(taps["hidden"], hidden, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parity

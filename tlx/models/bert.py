@@ -30,7 +30,11 @@ from tlx.types import Array, Carry, Context, Model, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Bert:
-    """A member of the family. `family` decides the names, the head and how positions are counted."""
+    """A member of the family. `family` decides the names, the head and how positions are counted.
+
+    `pooling` "mean" puts a linear head on the mean over the tokens that are not padding, as sentence encoders are
+    trained; "first" is the family's own head on the first token, which `transformers` opens.
+    """
 
     family: str = "bert"
     vocabulary: int = 30522
@@ -48,10 +52,13 @@ class Bert:
     head_dropout: float = 0.1
     pad: int = 0
     deviation: float = 0.02
+    pooling: str = "first"
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.pooling not in ("first", "mean"):
+            raise ValueError(f"pooling is {self.pooling!r}; it is 'first' or 'mean'")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
@@ -65,6 +72,7 @@ FAMILIES = {
     "electra": "electra",
 }
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
+POOLING = "tlx_pooling"
 UNUSED = (
     r".*position_ids",
     r".*\.token_type_ids",
@@ -79,7 +87,9 @@ UNUSED = (
 
 
 def pooled(config: Bert, outputs: int | None) -> bool:
-    """Whether the chain has a `pool` stage: BERT always, RoBERTa only without a head (as in `transformers`)."""
+    """Whether the chain has a dense `pool` stage: BERT always, RoBERTa only without a head (as in `transformers`)."""
+    if config.pooling == "mean":
+        return False
     return config.family == "bert" or (config.family == "roberta" and outputs is None)
 
 
@@ -109,7 +119,7 @@ def declare(config: Bert, outputs: int | None) -> Tree:
         params["pool"] = declare_dense(config.width, config.width, ("width", None), init)
     if outputs is not None:
         params["head"] = {"output": declare_dense(config.width, outputs, ("width", None), init)}
-        if config.family != "bert":
+        if config.family != "bert" and config.pooling == "first":
             params["head"]["dense"] = declare_dense(config.width, config.width, ("width", None), init)
     return params
 
@@ -136,13 +146,15 @@ def build(config: Bert, outputs: int | None = None) -> Model:
         return carry | {"hidden": encode(config, params, carry["hidden"], carry["mask"], context)}, stats
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        if config.pooling == "mean":
+            return carry | {"pooled": token_mean(carry["hidden"], carry["mask"])}, stats
         return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0]))}, stats
 
     def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": classify(config, params, carry, context).astype(jnp.float32)}, stats
 
     stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
-    if pooled(config, outputs):
+    if pooled(config, outputs) or config.pooling == "mean":
         stages.append(Stage("pool", pool, "pooled"))
     if outputs is not None:
         stages.append(Stage("head", head, "logits"))
@@ -167,9 +179,16 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
     return layer_norm(params["mlp"]["norm"], x + dropout(hidden, config.dropout, context, 2), config.epsilon)
 
 
+def token_mean(hidden: Array, mask: Array) -> Array:
+    """The mean over the tokens where `mask` [B, T] is 1, in float32: [B, T, W] -> [B, W] (Reimers and Gurevych, 2019)."""
+    weight = mask.astype(jnp.float32)[..., None]
+    total = (hidden.astype(jnp.float32) * weight).sum(1)
+    return (total / jnp.maximum(weight.sum(1), 1.0)).astype(hidden.dtype)
+
+
 def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
-    """The family's own sequence classification head: [B, outputs]."""
-    if config.family == "bert":
+    """The family's own sequence classification head, or a linear one on the mean: [B, outputs]."""
+    if config.family == "bert" or config.pooling == "mean":
         return dense(params["output"], dropout(carry["pooled"], config.head_dropout, context, 0))
     first = carry["hidden"][:, 0]
     if config.family == "distilbert":
@@ -236,20 +255,26 @@ def read(document: dict[str, Any]) -> Bert:
         values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
     if family == "electra":
         values["embedding"] = document.get("embedding_size", 128)
-    return Bert(family=family, **values)
+    return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
 
 
 def write(config: Bert, outputs: int | None, document: dict[str, Any]) -> dict[str, Any]:
-    """A Hugging Face `config.json` for `config`, over what an earlier `document` says."""
+    """A Hugging Face `config.json` for `config`, over what an earlier `document` says.
+
+    A head on the mean has no class there: the backbone is named, for `AutoModel` to open, and `tlx_pooling` beside it.
+    """
     fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
     values = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
     kind = document.get("model_type", config.family)
     stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
-    architecture = f"{stem}Model" if outputs is None else f"{stem}ForSequenceClassification"
+    bare = outputs is None or config.pooling == "mean"
+    architecture = f"{stem}Model" if bare else f"{stem}ForSequenceClassification"
     if config.family == "electra":
         values["embedding_size"] = config.embedding or config.width
     if config.family != "distilbert":
         values["classifier_dropout"] = config.head_dropout
+    if config.pooling == "mean":
+        values[POOLING] = config.pooling
     return document | values | {"model_type": kind, "architectures": [architecture]}
 
 
@@ -279,7 +304,7 @@ def names(config: Bert, outputs: int | None) -> Iterator[Name]:
         "roberta": ("classifier.dense", "classifier.out_proj"),
         "electra": ("classifier.dense", "classifier.out_proj"),
     }[config.family]
-    if inner:
+    if inner and config.pooling == "first":
         yield from dense_names("head/dense", inner, head=True)
     yield from dense_names("head/output", output, head=True)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -31,12 +31,15 @@ class Weights:
     `source` is a Hugging Face directory, a hub id, a run directory or a named asset. Leaves that match a pattern in
     `reset` (fullmatch on the path) start afresh: `(r".*",)` is the same network from scratch. `resize` is the new
     image side, or the new number of text positions, to which position embeddings are resized; None never resizes.
+    `pooling` "mean" puts the head on the mean over a text's tokens, as sentence encoders want it; None leaves the
+    family's own head.
     """
 
     source: str
     _: KW_ONLY
     reset: tuple[str, ...] = ()
     resize: int | None = None
+    pooling: Literal["first", "mean"] | None = None
 
 
 class Pretrained(NamedTuple):
@@ -55,14 +58,15 @@ def load_pretrained(
     *,
     reset: Sequence[str] = (),
     resize: int | None = None,
+    pooling: str | None = None,
     model: Any = None,
     seed: int = 0,
 ) -> Pretrained:
     """Reads a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
 
     With a `task` the model gets that task's head: the checkpoint's own where its shape fits, else a fresh one drawn
-    from `seed`; without, the task that the checkpoint names, or the bare backbone. `reset` and `resize` are as in
-    `Weights`. `model` is the architecture's dataclass where the checkpoint cannot name it (a bridged module).
+    from `seed`; without, the task that the checkpoint names, or the bare backbone. `reset`, `resize` and `pooling` are
+    as in `Weights`. `model` is the architecture's dataclass where the checkpoint cannot name it (a bridged module).
 
     Every tensor is accounted for in the manifest. Raises FileNotFoundError where there is nothing to read, ValueError
     for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
@@ -77,6 +81,10 @@ def load_pretrained(
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
     settings = own_settings(document, model) if kind == OWN else models.foreign(kind).read(document)
     stored = settings
+    if pooling is not None:
+        if not hasattr(settings, "pooling"):
+            raise ValueError(f"pooling={pooling!r} is for text models; {type(settings).__name__} pools in its own way")
+        settings = records.replace(settings, pooling=pooling)
     if resize is not None:
         settings = resized(settings, resize)
     built = models.build(settings, outputs)
@@ -135,7 +143,8 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
 def stated_task(document: dict[str, Any]) -> Task | None:
     """The task whose head `config.json` says the checkpoint has, or None."""
     architecture = (document.get("architectures") or [""])[0]
-    if not architecture.endswith(("Classification", "WithTeacher")) or "Token" in architecture:
+    headed = architecture.endswith(("Classification", "WithTeacher")) and "Token" not in architecture
+    if not headed and not (models.bert.POOLING in document and "problem_type" in document):
         return None
     names = {int(number): name for number, name in (document.get("id2label") or {}).items()}
     count = len(names) or document.get("num_labels", 2)
@@ -176,11 +185,13 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
     known = {name.ours for name in table}
     if stray := sorted(arrays.keys() - known):
         raise ValueError(f"{len(stray)} parameters have no foreign name: {stray[0]!r}, ...; merge them first")
-    prefix = models.foreign(kind).prefix(model.config) if kind != OWN and model.outputs is not None else ""
+    document = write_document(pretrained, kind)
+    # A file of the bare backbone's class has no prefix before its names.
+    bare = kind == OWN or document["architectures"][0].endswith("Model")
+    prefix = "" if bare else models.foreign(kind).prefix(model.config)
     tensors = {
         (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
     }
-    document = write_document(pretrained, kind)
     write_tensors(directory, tensors)
     partial = directory / f".{CONFIG}.partial"
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,6 @@ MODEL_IN_RUN = "model"
 MODEL_ASSETS = ("minilm-l6",)
 
 
-
 def locate(source: str | os.PathLike[str]) -> Path:
     """The Hugging Face directory that `source` means; FileNotFoundError says what was tried."""
     path = Path(source).expanduser()
@@ -47,4 +46,3 @@ def from_hub(name: str) -> Path:
     except Exception as error:  # the hub's client raises a wide family for one thing: it could not be had
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"no directory or run {name!r}, and the hub did not give it: {reason}") from None
-
