@@ -70,8 +70,9 @@ def compare(name: str, out: Path, seeds: int, source: str) -> str:
     with_it, without = (100 * np.array(found[key]) for key in (True, False))
     gain = with_it - without
     low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
+    wins = f"{(gain > 0).sum()} of {seeds}"
     told = [f"{side.mean():.1f} [{side.min():.1f}, {side.max():.1f}]" for side in (with_it, without)]
-    return f"| {name} | {told[0]} | {told[1]} | {gain.mean():+.1f} [{low:+.1f}, {high:+.1f}] | {(gain > 0).sum()} of {seeds} |"
+    return f"| {name} | {told[0]} | {told[1]} | {gain.mean():+.1f} [{low:+.1f}, {high:+.1f}] | {wins} |"
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import models, objectives, objectives as terms, tasks, tuning
+    from tlx import models, objectives, tasks, tuning
+    from tlx import objectives as terms
     from tlx.data import Data
     from tlx.models import forward
     from tlx.optim import Optim

@@ -147,6 +147,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def example_keys(context: Context, batch: int, salt: int) -> Array:
     """One key an example, from its place in the global batch: noise does not depend on how devices share the batch."""
+    if context.key is None:
+        raise ValueError("noise needs a key: forward(..., key=jax.random.key(seed))")
     key = jax.random.fold_in(context.key, salt)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, context.offset + jnp.arange(batch))
 

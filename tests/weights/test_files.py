@@ -80,8 +80,8 @@ def test_a_pickle_is_refused_unopened(tmp_path):
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} holds pytorch_model.bin, a pickle, which can run code when it is opened; tlx reads safetensors only. "
-        "Where you trust the file, convert it once: transformers' "
+        f"{tmp_path} holds pytorch_model.bin, a pickle, which can run code when it is opened; tlx reads safetensors "
+        "only. Where you trust the file, convert it once: transformers' "
         f"AutoModel.from_pretrained('{tmp_path}').save_pretrained(NEW_DIRECTORY)"
     )
 

@@ -180,7 +180,7 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:
-    """The mean over the tokens where `mask` [B, T] is 1, in float32: [B, T, W] -> [B, W] (Reimers and Gurevych, 2019)."""
+    """The mean over tokens where `mask` [B, T] is 1, in float32: [B, T, W] -> [B, W] (Reimers and Gurevych, 2019)."""
     weight = mask.astype(jnp.float32)[..., None]
     total = (hidden.astype(jnp.float32) * weight).sum(1)
     return (total / jnp.maximum(weight.sum(1), 1.0)).astype(hidden.dtype)
