@@ -8,7 +8,7 @@ from tlx import Data, Optim, Recipe, Train, Weights, tasks
 
 def recipe() -> Recipe:
     return Recipe(
-        data=Data(target="sentiment/movies", tokens=64, buckets=(32, 64), group=16),
+        data=Data(target="sentiment/movies", tokens=48, buckets=(24, 32, 48), group=16),
         task=tasks.Classification(classes=2),
         weights=Weights("minilm-l6", reset=(r".*",)),
         optim=Optim(lr=1e-4, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),

@@ -90,7 +90,7 @@ def run(
         ready = prepare(recipe, splits)
         steps = total_steps(recipe, len(splits.train))
         spans = phase_spans(ready, steps)
-        every = recipe.train.eval_every or max(1, round(len(splits.train) / recipe.train.batch))
+        every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
         batches = train_batches(
             splits.train,
             ready.processor,
