@@ -12,5 +12,5 @@ def recipe() -> Recipe:
         task=tasks.Classification(classes=2),
         weights=Weights("minilm-l6", reset=(r".*",)),
         optim=Optim(lr=1e-4, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
-        train=Train(epochs=0.75, batch=32),
+        train=Train(epochs=0.75, batch=32, eval_every=55),
     )
