@@ -77,11 +77,10 @@ def test_every_room_has_its_floor():
     assert {room(path) for path in FILES} - {"__init__"} == HEIGHT.keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
+# The front door names every room, lazily.
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "__init__"], ids=named)
 def test_imports_only_go_down(path):
     own = room(path)
-    if own == "__init__":
-        pytest.skip("the front door names every room, lazily")
     for module in imports(path):
         first, *rest = module.split(".")
         if first == "tlx" and rest[0] != own:

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch
+import transformers
 
 from tlx.models import bert, foreign, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-safetensors = pytest.importorskip("safetensors.numpy")
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
@@ -123,7 +122,7 @@ def as_torch(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarray]:
     """The arrays of `state`, named and shaped as `save_pretrained` writes them, which is not as they are in memory."""
     model.save_pretrained(folder, state_dict=state)
-    return safetensors.load_file(folder / "model.safetensors")
+    return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
 def ours(module: Any, config: Any, outputs: int | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
