@@ -1,6 +1,8 @@
 """A small convolutional network on 5,000 digits of MNIST: the first step of the textbook's two.
 
 tlx run configs/cnn_mnist.py
+
+Test accuracy 0.977 (1,000 images, seed 0, selection: last; 2026-11-23).
 """
 
 from tlx import Data, Optim, Recipe, Train, models, tasks

@@ -1,6 +1,8 @@
 """A researcher's own Linen module through the bridge, its first layer frozen by a rule like any other's.
 
 tlx run configs/linen_digits.py
+
+Test accuracy 0.983 (359 images, seed 0, selection: last; 2026-11-23).
 """
 
 import flax.linen as nn
