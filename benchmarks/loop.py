@@ -4,7 +4,7 @@
 
 In one process, in alternation: `tlx.run` (data pipeline, records, TensorBoard events, checks for NaN) against a loop of
 three lines over the same compiled step and batches that lie ready in memory. Printed is the ratio of seconds a step,
-pair by pair. The goal is at most 1.03. `large` is a transformer of MiniLM's shape (six blocks, 384 wide, 65 tokens) over
+pair by pair. The goal is at most 1.03. `large` is a transformer of MiniLM's shape (six blocks, 384 wide, 65 tokens) on
 8x8 images, whose evaluation is short; `small` is a CNN, whose step takes milliseconds.
 """
 
