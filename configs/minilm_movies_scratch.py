@@ -1,6 +1,8 @@
 """The demo's twin from scratch: the same network, data and budget, every number drawn afresh.
 
 tlx run configs/minilm_movies_scratch.py
+
+At 64 labels, five paired seeds (experiments/transfer_is_real.py): 55.5 % [53.7, 57.4], pretrained 69.7 % [67.7, 72.9].
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, tasks
