@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
     """The model's inputs for a batch of texts or image files."""
     processor = pretrained.processor
     if isinstance(processor, TextProcessor):
-        from dataclasses import replace
-
         processor = replace(processor, tokens=tokens) if tokens else processor
         rows = [processor({"text": text}) for text in given]
         return processor.pad(rows, max(len(row["input_ids"]) for row in rows))
