@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tlx.trees import Tree
-from tlx.types import Array, Context, Key, Param
+from tlx.types import Array, Carry, Context, Key, Param
 
 Init = Callable[[Key, tuple[int, ...]], Array]
 
@@ -237,3 +237,13 @@ def declare_embedding(rows: int, width: int, axis: str | None = "vocabulary", in
 def as_dtype(x: Any, context: Context) -> Array:
     """Activations in the dtype of the context."""
     return jnp.asarray(x, context.dtype)
+
+
+def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
+    """The input `name` [B, *shape]; ValueError where it is missing or of another shape."""
+    if name not in carry:
+        raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
+    array = jnp.asarray(carry[name])
+    if array.shape[1:] != shape:
+        raise ValueError(f"the model reads {name!r} of shape [batch, {', '.join(map(str, shape))}], not {array.shape}")
+    return array

@@ -17,6 +17,7 @@ from tlx.models import ARCHITECTURES, Bert, Cnn, Linen, Mlp, Nnx, Vit, build, fo
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Model, Param, Variables
 
+pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
 # Six whole patches of side 4, so that a ViT has as many tokens as a sentence, and the two share compiled operations.
 SHAPE = (9, 13, 2)
@@ -71,15 +72,6 @@ CONFIGS: dict[str, Any] = {
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx")])
 FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Most of the time here is compiling small operations, which run once."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Made(NamedTuple):

@@ -28,15 +28,6 @@ TOLERANCE = 1e-5
 CLASSES = 3
 
 
-@pytest.fixture
-def quick():
-    """Small models share operations and run them once: most of the time is compiling them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 class Case(NamedTuple):
     """A class of `transformers` and the fields of its configuration."""
 

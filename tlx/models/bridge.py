@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.models.mlp import example
+from tlx.layers import example
 from tlx.trees import Tree, flatten, map_named, nest
 from tlx.types import Array, Carry, Context, Key, Model, Param, Stage
 

@@ -20,10 +20,10 @@ from tlx.layers import (
     declare_statistics,
     dense,
     dropout,
+    example,
     he,
     max_pool,
 )
-from tlx.models.mlp import example
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context, Model, Stage
 

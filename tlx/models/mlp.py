@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import jax.numpy as jnp
 
-from tlx.layers import ACTIVATIONS, as_dtype, declare_dense, dense, dropout, he
+from tlx.layers import ACTIVATIONS, as_dtype, declare_dense, dense, dropout, example, he
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Stage
 
@@ -26,16 +26,6 @@ class Mlp:
             raise ValueError("widths is empty; an Mlp has at least one hidden layer")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
-
-
-def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
-    """The input `name` [B, *shape]; ValueError where it is missing or of another shape."""
-    if name not in carry:
-        raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
-    array = jnp.asarray(carry[name])
-    if array.shape[1:] != shape:
-        raise ValueError(f"the model reads {name!r} of shape [batch, {', '.join(map(str, shape))}], not {array.shape}")
-    return array
 
 
 def build(config: Mlp, outputs: int | None = None) -> Model:

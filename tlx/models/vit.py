@@ -22,12 +22,12 @@ from tlx.layers import (
     declare_norm,
     dense,
     dropout,
+    example,
     layer_norm,
     normal,
     stochastic_depth,
     zeros,
 )
-from tlx.models.mlp import example
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Param, Stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,8 +28,9 @@ class GreyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
     side: ClassVar[int]
     classes: ClassVar[tuple[str, ...]]
 
+    @abc.abstractmethod
     def read(self) -> Mapping[str, Images]:
-        raise NotImplementedError
+        """The images of each split."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
