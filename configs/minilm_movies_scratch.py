@@ -2,6 +2,9 @@
 
 tlx run configs/minilm_movies_scratch.py
 
+Test accuracy 0.512 (2,070 sentences, seed 0, selection: last; 2026-11-23), the demo's 0.850: in this budget a network
+from scratch hardly learns.
+
 At 64 labels, five paired seeds (experiments/transfer_is_real.py): 55.5 % [53.7, 57.4], pretrained 69.7 % [67.7, 72.9].
 """
 

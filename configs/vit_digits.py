@@ -1,6 +1,8 @@
 """A small vision transformer on UCI digits from scratch.
 
 tlx run configs/vit_digits.py
+
+Test accuracy 0.947 (359 images, seed 0, selection: last; 2026-11-23).
 """
 
 from tlx import Data, Optim, Recipe, Train, models, tasks

@@ -11,7 +11,7 @@ from tlx import Learn, Optim, models, partition, sharding, tasks, tuning
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.objectives import TERMS
 from tlx.step import Parts, compile_step, initial_state
-from tlx.trees import flatten
+from tlx.trees import flatten, nest
 from tlx.tuning.base import parametric
 
 CLASSES, BATCH = 3, 4
@@ -34,14 +34,51 @@ MODELS = {
     "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), dropout=0.5),
     "linen": models.Linen(module=Net(), shape=(16,), input="x"),
 }
+# The dense layers of each, where LoRA and its kin may go.
+ON = {"cnn": "pool", "mlp": r"stem|blocks/\d+"}
+DENSE = r".*/attention/(query|value)"
 TUNINGS = {
-    "Full": lambda stages: tuning.Full(decay=0.5),
-    "Probe": lambda stages: tuning.Probe(),
-    "Freeze": lambda stages: tuning.Freeze(through=stages[0], decay=0.5),
-    "Rules": lambda stages: tuning.Rules((r".*/bias", None), (r".*", Learn(lr=0.5, weight_decay=0.1))),
+    "Full": lambda name, stages: tuning.Full(decay=0.5),
+    "Probe": lambda name, stages: tuning.Probe(),
+    "Freeze": lambda name, stages: tuning.Freeze(through=stages[0], decay=0.5),
+    "Rules": lambda name, stages: tuning.Rules((r".*/bias", None), (r".*", Learn(lr=0.5, weight_decay=0.1))),
+    "Lora": lambda name, stages: tuning.Lora(rank=2, on=ON.get(name, DENSE), dropout=0.5, plus=4.0),
+    "Dora": lambda name, stages: tuning.Dora(rank=1, on=ON.get(name, DENSE), rank_stabilised=True),
+    "Vera": lambda name, stages: tuning.Vera(rank=3, on=ON.get(name, DENSE)),
+    "Ia3": lambda name, stages: tuning.Ia3(on=ON.get(name, DENSE), inputs=ON.get(name, r".*/mlp/down")),
+    "BitFit": lambda name, stages: tuning.BitFit(),
+    "NormTuning": lambda name, stages: tuning.NormTuning(),
+    "Adapter": lambda name, stages: tuning.Adapter(width=2, placement="houlsby"),
+    "Prefix": lambda name, stages: tuning.Prefix(tokens=2),
+    "Prompt": lambda name, stages: tuning.Prompt(tokens=2),
+    "SideHead": lambda name, stages: tuning.SideHead(),
 }
-# One stage cannot be cut: a module of another library is frozen by rules alone.
-PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in {("linen", "Probe"), ("linen", "Freeze")}]
+# What a tuning refuses, with the reason.
+REFUSED = {
+    ("linen", "Probe"): "needs a stage below the head",
+    ("linen", "BitFit"): "needs a stage below the head",
+    ("linen", "Freeze"): "leaves nothing to learn",
+    ("cnn", "Adapter"): "needs transformer blocks",
+    ("cnn", "Prefix"): "needs transformer blocks",
+    ("cnn", "Prompt"): "needs a model of tokens",
+    ("mlp", "Adapter"): "needs transformer blocks",
+    ("mlp", "Prefix"): "needs transformer blocks",
+    ("mlp", "Prompt"): "needs a model of tokens",
+    ("mlp", "NormTuning"): "finds no norm",
+    ("linen", "NormTuning"): "finds no norm",
+} | {
+    ("linen", how): "which a bridged module (Linen) does not read"
+    for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead")
+}
+PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFUSED]
+
+
+def begin(name, how):
+    """The model, the way of tuning and the variables with what it adds."""
+    model = models.build(MODELS[name], CLASSES)
+    way = TUNINGS[how](name, parametric(model))
+    variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    return model, way, variables._replace(params=way.insert(model, variables.params, jax.random.key(1)))
 
 
 def batch(name):
@@ -71,11 +108,9 @@ def test_the_tables_are_all_tried():
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize(("name", "how"), PAIRS)
 def test_two_steps(name, how, term, tmp_path):
-    model = models.build(MODELS[name], CLASSES)
-    way, objective = TUNINGS[how](parametric(model)), TERMS[term]()
-    variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
-    params = way.insert(model, variables.params, jax.random.key(1))
-    variables = variables._replace(params=objective.insert(model, params, jax.random.key(2)))
+    model, way, variables = begin(name, how)
+    objective = TERMS[term]()
+    variables = variables._replace(params=objective.insert(model, variables.params, jax.random.key(2)))
     (phase, *_) = way.phases(model)
     claimed = partition.partition(variables.params, phase.rules)
     parts = Parts(model, tasks.Classification(classes=CLASSES), (objective,), Optim(lr=0.1), claimed)
@@ -101,3 +136,43 @@ def test_two_steps(name, how, term, tmp_path):
     checkpoints.close()
     assert jax.tree.structure(again) == jax.tree.structure(held(final))
     jax.tree.map(np.testing.assert_array_equal, again, held(final))
+
+
+@pytest.mark.parametrize(("name", "how"), REFUSED)
+def test_what_cannot_be_is_refused(name, how):
+    with pytest.raises(ValueError) as error:
+        begin(name, how)[1].phases(models.build(MODELS[name], CLASSES))
+    assert REFUSED[name, how] in str(error.value)
+
+
+ADDED = [pair for pair in PAIRS if pair[1] not in ("Full", "Probe", "Freeze", "Rules", "BitFit", "NormTuning")]
+
+
+@pytest.mark.parametrize(("name", "how"), ADDED)
+def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
+    """Prompt and Prefix add tokens, which are heard at once; everything else begins as the identity."""
+    model = models.build(MODELS[name], CLASSES)
+    way, random = TUNINGS[how](name, parametric(model)), np.random.default_rng(0)
+    plain = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    # Away from small weights, which would hide what is not heard.
+    plain = plain._replace(
+        params=jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype("f4"), plain.params)
+    )
+    variables = plain._replace(params=way.insert(model, plain.params, jax.random.key(1)))
+    inputs = {name: array for name, array in batch(name)["labelled"].items() if name not in ("label", "index")}
+    before, after = (models.forward(model, v, inputs)[0]["logits"] for v in (plain, variables))
+    if how not in ("Prefix", "Prompt"):
+        np.testing.assert_allclose(before, after, rtol=0, atol=1e-6)
+    new = flatten(variables.params).keys() - flatten(plain.params).keys()
+    # Away from the beginning, every leaf that learns is heard in the logits.
+    leaves = flatten(variables.params)
+    for path, key in zip(sorted(new), jax.random.split(jax.random.key(4), len(new)), strict=True):
+        leaves[path] += 0.5 * jax.random.normal(key, leaves[path].shape)
+    params = nest(leaves)
+    moved = models.forward(model, variables._replace(params=params), inputs)[0]["logits"]
+    assert not np.allclose(moved, after, atol=1e-4)
+    gradient = jax.grad(lambda p: (models.forward(model, variables._replace(params=p), inputs)[0]["logits"] ** 2).sum())
+    found = flatten(gradient(params))
+    claimed = partition.partition(variables.params, way.phases(model)[0].rules)
+    deaf = [path for path in new if claimed[path] is not None and not np.abs(found[path]).max() > 0]
+    assert not deaf

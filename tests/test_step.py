@@ -13,8 +13,9 @@ from tlx import Learn, Optim, config, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised, Term
 from tlx.partition import split
-from tlx.step import Parts, compile_step, eval_step, initial_state, train_step
+from tlx.step import Parts, compile_step, eval_step, initial_state, memories, train_step
 from tlx.trees import flatten, map_named
+from tlx.types import Setting
 
 CLASSES, BATCH, STEPS = 3, 16, 3
 MLP = models.Mlp(inputs=(4,), widths=(8, 8), dropout=0.5, input="x")
@@ -215,8 +216,8 @@ class Anchor(Term):
 
     weight: float = 1.0
 
-    def memory(self, model, variables):
-        return {"params": variables.params}
+    def memory(self, setting):
+        return {"params": setting.variables.params}
 
     def loss(self, view):
         mine, theirs = flatten(view.params), flatten(view.memory["params"])
@@ -251,7 +252,8 @@ def test_what_a_term_remembers_survives_the_donation_of_the_state(devices):
 def test_a_later_phase_remembers_the_weights_that_were_brought():
     parts = parts_of(terms=(Supervised(), Anchor()))
     brought, moved = variables_of(parts), variables_of(parts, seed=1)
-    state = initial_state(parts, moved, STEPS, jax.random.key(0), brought)
+    memory = memories(parts.terms, Setting(parts.model, brought, parts.task, lambda: ()))
+    state = initial_state(parts, moved, STEPS, jax.random.key(0), memory)
     identical(state.memory["1"]["params"], brought.params)
     identical(state.variables.params, moved.params)
 

@@ -205,20 +205,31 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
-def numbers(value: Any) -> dict[str, float]:
-    """The float fields of a dataclass: what a sweep may vary without a new program."""
+def numbers(value: Any) -> dict[str, Any]:
+    """The float fields of a record, and of the records in its fields, as a tree: what a sweep may vary without a new
+    program."""
     hints = typing.get_type_hints(type(value))
-    found = {name: field for name, field in fields(value).items() if field is not None and not isinstance(field, bool)}
-    return {
-        name: float(field)
-        for name, field in found.items()
-        if hints.get(name) is float or float in typing.get_args(hints.get(name))
-    }
+    found: dict[str, Any] = {}
+    for name, field in fields(value).items():
+        if is_record(field):
+            if inner := numbers(field):
+                found[name] = inner
+            continue
+        real = hints.get(name) is float or float in typing.get_args(hints.get(name))
+        if real and isinstance(field, int | float) and not isinstance(field, bool):
+            found[name] = float(field)
+    return found
 
 
 def with_numbers(value: Any, values: Mapping[str, Any]) -> Any:
     """`value` with traced arrays in the place of its float fields, without checking them again."""
+    changed = {
+        name: with_numbers(getattr(value, name), given) if isinstance(given, Mapping) else given
+        for name, given in values.items()
+    }
+    if hasattr(value, "_fields"):
+        return value._replace(**changed)
     twin = object.__new__(type(value))
     for name, field in fields(value).items():
-        object.__setattr__(twin, name, values.get(name, field))
+        object.__setattr__(twin, name, changed.get(name, field))
     return twin

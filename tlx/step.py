@@ -21,7 +21,7 @@ from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.tasks import Task
 from tlx.trees import Tree, flatten, merge
-from tlx.types import Array, Key, Model, Tick, Variables, View
+from tlx.types import Array, Key, Model, Setting, Tick, Variables, View
 
 Batch = Mapping[str, Mapping[str, Any]]
 
@@ -57,13 +57,15 @@ class Parts(NamedTuple):
     dtype: str = "float32"
 
 
-def initial_state(
-    parts: Parts, variables: Variables, steps: int, key: Key, brought: Variables | None = None
-) -> TrainState:
+def memories(terms: Sequence[Term], setting: Setting) -> Tree:
+    """What each term remembers of the weights that were brought, and of the data: the same in every phase."""
+    return {str(n): term.memory(setting) for n, term in enumerate(terms)}
+
+
+def initial_state(parts: Parts, variables: Variables, steps: int, key: Key, memory: Tree | None = None) -> TrainState:
     """The state before the first of `steps` steps. Every array is a copy: the step gives its buffers away.
 
-    `brought` is what the terms remember, `variables` by default: a later phase goes on with the variables of the one
-    before, and its anchors still are the weights that were brought.
+    `memory` is what `memories` gave, by default what the terms remember of `variables` without any data.
     """
     trainable, frozen = partition.split(variables.params, parts.partition)
     held: Tree = {
@@ -73,7 +75,8 @@ def initial_state(
         "terms": {str(n): numbers(term) for n, term in enumerate(parts.terms)},
         "rates": optimisers.leaf_rates(parts.optim, variables.params, parts.partition),
     }
-    memory = {str(n): term.memory(parts.model, brought or variables) for n, term in enumerate(parts.terms)}
+    if memory is None:
+        memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda: ()))
     zero = jnp.zeros((), jnp.int32)
     optimiser = optimisers.transform(parts.optim, zero, zero, held["rates"]).init(trainable)
     held = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), held)
@@ -101,6 +104,9 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
     still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
 
+    for term in terms:
+        batch = term.streams(batch, tick)
+
     def objective(trainable: Tree) -> tuple[Array, tuple[Tree, Tree]]:
         params, stats = merge(trainable, state.frozen), state.stats
         taps = {}
@@ -120,7 +126,7 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
         total = jnp.zeros(())
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(term_names(terms), terms, strict=True)):
-            view = View(params, state.memory[str(number)], batch, taps, task, tick)
+            view = View(parts.model, params, stats, state.memory[str(number)], batch, taps, task, tick)
             value, metrics = term.loss(view)
             total += value
             told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}

@@ -1,11 +1,10 @@
 """One run, read from top to bottom."""
 
 import math
-import resource
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import config, describe, folder, partition, sharding
+from tlx import config, folder, partition, sharding
 from tlx.assets import cache_dir
 from tlx.checkpoint import Checkpoints, Saved, guarded
-from tlx.data import train_batches
-from tlx.evaluate import Outcome, evaluate, mistakes
+from tlx.data import Splits, evaluation_batches, train_batches
+from tlx.evaluate import Outcome, evaluate
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import Recipe
-from tlx.records import Progress, Records, write_json
-from tlx.step import TrainState, compile_step, initial_state
+from tlx.records import Progress, Records
+from tlx.results import line, told_at_end, told_at_start, write_all, write_page
+from tlx.step import TrainState, compile_step, initial_state, memories
 from tlx.trees import flatten, nest
-from tlx.types import Variables
-from tlx.weights import Pretrained, save_pretrained
+from tlx.types import Setting, Variables
 
 
 class Run(NamedTuple):
@@ -104,6 +103,7 @@ def run(
         )
         command = shlex.join(sys.argv) if base is not None else ""
         folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
+        memory = memories(recipe.objective, setting(ready, splits))
         checkpoints = Checkpoints(path / "checkpoints")
         begin = checkpoints.latest() or 0
         records = Records(path, begin)
@@ -127,7 +127,7 @@ def run(
             with clock("setup"):
                 parts = ready.parts(phase)
                 compiled = compile_step(parts, mesh, recipe.train.compile)
-                fresh = initial_state(parts, variables, steps, key, ready.variables)._replace(step=jnp.int32(first))
+                fresh = initial_state(parts, variables, steps, key, memory)._replace(step=jnp.int32(first))
                 if begin > first:
                     fresh, best = restore(checkpoints, fresh, batches, ready.moving)
                 state = compiled.place(fresh)
@@ -189,6 +189,18 @@ def run(
 def total_steps(recipe: Recipe, examples: int) -> int:
     """How many updates: as asked, or enough for `epochs` passes over the examples."""
     return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+
+
+def setting(ready: Prepared, splits: Splits) -> Setting:
+    """What the terms may look at before the first step."""
+    recipe = ready.recipe
+
+    def batches() -> Iterator[Mapping[str, Any]]:
+        return evaluation_batches(
+            splits.train, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+        )
+
+    return Setting(ready.model, ready.variables, ready.task, batches)
 
 
 def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
@@ -279,76 +291,3 @@ def check_finite(outcome: Outcome, step: int, rate: float) -> None:
             f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
             "lower optim.lr, or bound the gradient with optim.clip"
         )
-
-
-def write_all(
-    path: Path, ready: Prepared, state: TrainState, outcomes: Mapping[str, Outcome], splits: Any, finish: dict[str, Any]
-) -> dict[str, Any]:
-    """The model, the predictions, the mistakes, the tables; `result.json` last, for it says that the run is whole."""
-    recipe, seconds = ready.recipe, {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
-    totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
-    metrics = {
-        f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
-    }
-    result = {
-        "fingerprint": config.fingerprint(recipe),
-        "seed": recipe.seed,
-        "selection": recipe.train.select,
-        "selected_step": finish["selected"],
-        "metrics": metrics,
-        "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
-        "steps": finish["steps"],
-        "seconds": seconds,
-        "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
-        "peak_memory_bytes": peak_memory(),
-        "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
-        "classes": list(splits.classes),
-        "data": finish["data"],
-    }
-    save_pretrained(
-        Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model"
-    )
-    (path / "predictions").mkdir(exist_ok=True)
-    for name, outcome in outcomes.items():
-        np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
-    write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
-    write_json(path / "parameters.json", describe.document(ready))
-    write_json(path / "environment.json", folder.environment())
-    write_json(path / folder.RESULT, result)
-    return result
-
-
-def peak_memory() -> int:
-    """Bytes: of the fullest device where it keeps count, else of this process."""
-    counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(counted) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def write_page(path: Path) -> Path | None:
-    """The run's page, where the extra that draws it is installed."""
-    from tlx import report
-
-    return report.write_run(path) if report.available() else None
-
-
-def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
-    totals = describe.totals(ready)
-    share = totals["trainable"] / totals["total"]
-    sizes = (f"{len(getattr(splits, name))} {name}" for name in ("train", "validation", "test"))
-    told = [
-        f"{ready.recipe.data.target}: {', '.join(sizes)}",
-        f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
-        f"{totals['trainable']:,} of {totals['total']:,} parameters learn ({share:.1%}); {steps} steps into {path}",
-    ]
-    return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
-
-
-def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
-    return f"step {step}/{steps}  " + "  ".join(f"validation {name} {value:.4f}" for name, value in measured.items())
-
-
-def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
-    name = f"test/{ready.task.primary}"
-    told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
-    return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

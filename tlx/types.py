@@ -1,6 +1,6 @@
 """The nouns that every room shares. Tuples only; the verbs live in the rooms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +61,8 @@ class Model(NamedTuple):
     """A chain of named stages with the parameters and statistics they declare (trees of `Param`).
 
     `config` is the architecture's own frozen dataclass and `outputs` the width of its head (None without a head):
-    the two from which the same model is built again.
+    the two from which the same model is built again. `inserts` says whether its layers read leaves that a tuning adds
+    to their sub-dicts; those of a bridged module do not.
     """
 
     stages: tuple[Stage, ...]
@@ -69,6 +70,7 @@ class Model(NamedTuple):
     stats: Tree
     config: Any = None
     outputs: int | None = None
+    inserts: bool = True
 
 
 class Learn(NamedTuple):
@@ -96,10 +98,24 @@ class Tick(NamedTuple):
     key: Key
 
 
-class View(NamedTuple):
-    """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`."""
+class Setting(NamedTuple):
+    """What a term may look at once, before the first step: the model with the numbers that were brought, the task, and
+    `batches`, which gives the labelled training examples once, in batches of host arrays as the model reads them, with
+    `label` and `weight` (0 for the copies that fill the last batch)."""
 
+    model: Model
+    variables: Variables
+    task: Any
+    batches: Callable[[], Iterable[Mapping[str, Any]]]
+
+
+class View(NamedTuple):
+    """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
+    `params` and `stats` are for a pass of its own, `memory` what it remembered."""
+
+    model: Model
     params: Tree
+    stats: Tree
     memory: Tree
     batch: Mapping[str, Mapping[str, Array]]
     taps: Mapping[str, Mapping[str, Array]]

@@ -8,10 +8,12 @@ form also holds `read(document) -> config`, `write(config, outputs, document) ->
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from tlx.models import bert, bridge, cnn, mlp, vit
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
-from tlx.models.chain import forward, initialise
+from tlx.models.chain import features, forward, initialise, summary
 from tlx.models.cnn import Cnn
 from tlx.models.mlp import Mlp
 from tlx.models.vit import Vit
@@ -23,7 +25,7 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "build", "foreign", "forward", "image_shape", "initialise",
+    "architecture", "build", "example_inputs", "features", "foreign", "forward", "image_shape", "initialise", "summary",
 ]  # fmt: skip
 
 
@@ -58,3 +60,13 @@ def image_shape(config: Any) -> tuple[int, int, int] | None:
         return None
     height, width, channels = shape
     return height, width, channels
+
+
+def example_inputs(config: Any, batch: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of inputs that the model of `config` reads: what it is traced with where there are no data."""
+    if isinstance(config, Bert):
+        return {"input_ids": jax.ShapeDtypeStruct((batch, min(8, config.positions - 2)), "int32")}
+    if isinstance(config, Vit | Cnn):
+        return {"image": jax.ShapeDtypeStruct((batch, *(image_shape(config) or ())), "float32")}
+    shape = config.inputs if isinstance(config, Mlp) else config.shape
+    return {config.input: jax.ShapeDtypeStruct((batch, *shape), getattr(config, "dtype", "float32"))}

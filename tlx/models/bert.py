@@ -13,6 +13,7 @@ from tlx.layers import (
     ACTIVATIONS,
     as_dtype,
     attention,
+    bottleneck,
     declare_attention,
     declare_dense,
     declare_embedding,
@@ -73,6 +74,8 @@ FAMILIES = {
 }
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
 POOLING = "tlx_pooling"
+# The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
+UP, DOWN, PROJECT, POOL, INNER, OUTER = 14, 15, 14, 14, 16, 18
 UNUSED = (
     r".*position_ids",
     r".*\.token_type_ids",
@@ -131,15 +134,20 @@ def build(config: Bert, outputs: int | None = None) -> Model:
         ids = carry["input_ids"]
         mask = carry.get("attention_mask")
         mask = jnp.ones_like(ids) if mask is None else mask
-        hidden = embed(params["words"], ids) + embed(params["positions"], positions(config, ids))
+        hidden = embed(params["words"], ids)
+        types = carry.get("token_type_ids")
+        types = jnp.zeros_like(ids) if types is None else types
+        if "prompt" in params:
+            hidden, ids, mask, types = prompted(config, params["prompt"]["tokens"], hidden, ids, mask, types)
+        check_length(config, ids)
+        hidden += embed(params["positions"], positions(config, ids))
         if config.types:
-            types = carry.get("token_type_ids")
-            hidden += embed(params["types"], jnp.zeros_like(ids) if types is None else types)
+            hidden += embed(params["types"], types)
         hidden = dropout(
             as_dtype(layer_norm(params["norm"], hidden, config.epsilon), context), config.dropout, context, 0
         )
         if "project" in params:
-            hidden = dense(params["project"], hidden)
+            hidden = dense(params["project"], hidden, context, PROJECT)
         return {"hidden": hidden, "mask": mask}, stats
 
     def block(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
@@ -148,7 +156,7 @@ def build(config: Bert, outputs: int | None = None) -> Model:
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         if config.pooling == "mean":
             return carry | {"pooled": token_mean(carry["hidden"], carry["mask"])}, stats
-        return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0]))}, stats
+        return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0], context, POOL))}, stats
 
     def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": classify(config, params, carry, context).astype(jnp.float32)}, stats
@@ -174,9 +182,43 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
     mixed = attention(
         params["attention"], x, mask, heads=config.heads, rate=config.attention_dropout, context=context, salt=0
     )
-    x = layer_norm(params["attention"]["norm"], x + dropout(mixed, config.dropout, context, 1), config.epsilon)
-    hidden = dense(params["mlp"]["down"], ACTIVATIONS[config.activation](dense(params["mlp"]["up"], x)))
-    return layer_norm(params["mlp"]["norm"], x + dropout(hidden, config.dropout, context, 2), config.epsilon)
+    mixed = dropout(mixed, config.dropout, context, 1)
+    if "adapter" in params["attention"]:
+        mixed = mixed + bottleneck(params["attention"]["adapter"], mixed, context, INNER)
+    x = layer_norm(params["attention"]["norm"], x + mixed, config.epsilon)
+    own = params["mlp"]
+    hidden = dense(own["down"], ACTIVATIONS[config.activation](dense(own["up"], x, context, UP)), context, DOWN)
+    hidden = dropout(hidden, config.dropout, context, 2)
+    if "adapter" in own:
+        hidden = hidden + bottleneck(own["adapter"], hidden, context, OUTER)
+    x = x + hidden
+    if "adapter" in params:
+        x = x + bottleneck(params["adapter"], layer_norm(own["norm"], x, config.epsilon), context, OUTER)
+    return layer_norm(own["norm"], x, config.epsilon)
+
+
+def prompted(
+    config: Bert, prompt: Array, hidden: Array, ids: Array, mask: Array, types: Array
+) -> tuple[Array, Array, Array, Array]:
+    """A learned `prompt` [P, W] before the word embeddings [B, T, W] (Lester et al., 2021), with the ids, mask and
+    types of P + T tokens: those of the prompt are attended to, of type 0, and no padding."""
+    batch, count = len(ids), len(prompt)
+    rows = jnp.broadcast_to(prompt.astype(hidden.dtype), (batch, *prompt.shape))
+    hidden = jnp.concatenate([rows, hidden], axis=1)
+    # Any id but that of padding: only RoBERTa's positions look at it.
+    before = {"ids": config.pad + 1, "mask": 1, "types": 0}
+    ids, mask, types = (
+        jnp.concatenate([jnp.full((batch, count), before[name], array.dtype), array], axis=1)
+        for name, array in (("ids", ids), ("mask", mask), ("types", types))
+    )
+    return hidden, ids, mask, types
+
+
+def check_length(config: Bert, ids: Array) -> None:
+    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
+    room = config.positions - (config.pad + 1 if config.family == "roberta" else 0)
+    if ids.shape[1] > room:
+        raise ValueError(f"{ids.shape[1]} tokens, and the model has positions for {room}: lower Data(tokens=...)")
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:
@@ -189,14 +231,14 @@ def token_mean(hidden: Array, mask: Array) -> Array:
 def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
     """The family's own sequence classification head, or a linear one on the mean: [B, outputs]."""
     if config.family == "bert" or config.pooling == "mean":
-        return dense(params["output"], dropout(carry["pooled"], config.head_dropout, context, 0))
+        return dense(params["output"], dropout(carry["pooled"], config.head_dropout, context, 0), context, DOWN)
     first = carry["hidden"][:, 0]
     if config.family == "distilbert":
-        inner = ACTIVATIONS["relu"](dense(params["dense"], first))
+        inner = ACTIVATIONS["relu"](dense(params["dense"], first, context, UP))
     else:
-        inner = dense(params["dense"], dropout(first, config.head_dropout, context, 0))
+        inner = dense(params["dense"], dropout(first, config.head_dropout, context, 0), context, UP)
         inner = jnp.tanh(inner) if config.family == "roberta" else ACTIVATIONS["gelu"](inner)
-    return dense(params["output"], dropout(inner, config.head_dropout, context, 1))
+    return dense(params["output"], dropout(inner, config.head_dropout, context, 1), context, DOWN)
 
 
 FIELDS = {

@@ -61,7 +61,7 @@ def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
     if outputs is not None and shape != (2, outputs):
         raise ValueError(f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {outputs})")
     declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
-    return Model((Stage("module", apply, "logits"),), *declared, config, outputs)
+    return Model((Stage("module", apply, "logits"),), *declared, config, outputs, inserts=False)
 
 
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:

@@ -5,7 +5,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from tlx.layers import dense
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Array, Context, Key, Model, Variables
 
@@ -57,6 +59,7 @@ def forward(
     Raises ValueError for a stage that does not exist.
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
+    side = subtree(variables.params, f"{model.stages[-1].name}/side")
     carry: dict[str, Any] = dict(inputs)
     taps: dict[str, Any] = {}
     moved: dict[str, Tree] = {}
@@ -65,7 +68,10 @@ def forward(
         noise = jax.random.fold_in(key, index) if training and key is not None else None
         context = Context(noise, training, dtype, offset, axis)
         before = subtree(variables.stats, stage.name)
+        rows = carry.get("side", {})
         carry, after = stage.apply(subtree(variables.params, stage.name), before, carry, context)
+        if side:
+            carry = beside(side, stage, carry, rows)
         taps[stage.name] = carry[stage.output]
         if before:
             moved[stage.name] = after
@@ -81,3 +87,44 @@ def updated(stats: Tree, moved: Mapping[str, Tree]) -> Tree:
     for name, tree in moved.items():
         leaves |= flatten(tree, f"{name}/")
     return nest(leaves)
+
+
+def summary(tap: Array, mask: Array | None = None) -> Array:
+    """One row an example, in float32: [B, W] as it is, [B, T, W] by the mean over tokens (where `mask` [B, T] is 1),
+    [B, I, J, C] by the mean over places."""
+    wide = tap.astype(jnp.float32)
+    if tap.ndim == 3 and mask is not None and mask.shape == tap.shape[:2]:
+        weight = mask.astype(jnp.float32)[..., None]
+        return (wide * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+    return wide.mean(tuple(range(1, tap.ndim - 1))) if tap.ndim > 2 else wide
+
+
+def features(taps: Mapping[str, Any]) -> Array:
+    """What the head reads, [B, W]: `pooled`, else the first token of `hidden` or its mean over places.
+
+    Raises ValueError where a model (a bridged one) gives neither.
+    """
+    if "pooled" in taps:
+        return taps["pooled"]
+    if "hidden" not in taps:
+        raise ValueError("the model gives neither 'pooled' nor 'hidden': let its module return a dict with one of them")
+    hidden = taps["hidden"]
+    return hidden[:, 0] if hidden.ndim == 3 else summary(hidden)
+
+
+def beside(side: Tree, stage: Any, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
+    """The carry with what a side head reads of `stage` beside the `rows` of those before it, or, after the last stage,
+    with what it adds to the logits.
+
+    logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of all stages'
+    features (after Peters et al., 2018, whose stages are all of one width and share one kernel).
+    """
+    if stage.output != "logits":
+        return carry | {"side": {**rows, stage.name: summary(carry[stage.output], carry.get("mask"))}}
+    shares = jax.nn.softmax(side["mixture"])
+    total = jnp.zeros_like(carry["logits"])
+    for number, (name, row) in enumerate(sorted(rows.items())):
+        centred = row - row.mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-6)
+        total += shares[number] * dense(subtree(side["maps"], name), normed)
+    return carry | {"logits": carry["logits"] + total}

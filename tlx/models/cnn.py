@@ -66,11 +66,11 @@ def build(config: Cnn, outputs: int | None = None) -> Model:
         if config.dense is None:
             pooled = x.astype(jnp.float32).mean((1, 2)).astype(x.dtype)
         else:
-            pooled = ACTIVATIONS["relu"](dense(params, x.reshape(len(x), -1)))
+            pooled = ACTIVATIONS["relu"](dense(params, x.reshape(len(x), -1), context, 1))
         return carry | {"pooled": dropout(pooled, config.dropout, context, 0)}, stats
 
     def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"logits": dense(params, carry["pooled"]).astype(jnp.float32)}, stats
+        return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     # A bias before batch norm would be subtracted again.
     convolutions = [declare_conv(3, a, b, bias=False) for a, b in pairwise((config.channels, *config.widths))]

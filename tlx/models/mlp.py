@@ -32,7 +32,7 @@ def build(config: Mlp, outputs: int | None = None) -> Model:
     """The chain of stages; with `outputs` a linear head of that width."""
 
     def layer(params: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
-        hidden = ACTIVATIONS[config.activation](dense(params, x))
+        hidden = ACTIVATIONS[config.activation](dense(params, x, context, 1))
         hidden = dropout(hidden, config.dropout, context, 0)
         return {"hidden": hidden, "pooled": hidden}, {}
 
@@ -44,7 +44,7 @@ def build(config: Mlp, outputs: int | None = None) -> Model:
         return layer(params, carry["hidden"], context)
 
     def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"logits": dense(params, carry["pooled"]).astype(jnp.float32)}, stats
+        return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     fans = (math.prod(config.inputs), *config.widths)
     first, *rest = (declare_dense(a, b, ("width", "mlp"), he) for a, b in pairwise(fans))

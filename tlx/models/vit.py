@@ -15,6 +15,7 @@ from tlx.layers import (
     ACTIVATIONS,
     as_dtype,
     attention,
+    bottleneck,
     constant,
     conv,
     declare_attention,
@@ -32,6 +33,8 @@ from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Param, Stage
 
+# The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
+UP, DOWN, INNER, OUTER = 14, 15, 16, 18
 FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
 CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
 UNUSED = (
@@ -156,6 +159,11 @@ def build(config: Vit, outputs: int | None = None) -> Model:
         tokens = [jnp.broadcast_to(as_dtype(params[name], context), (batch, 1, width)) for name in names]
         hidden = jnp.concatenate([*tokens, patches.reshape(batch, -1, width)], axis=1)
         hidden += as_dtype(params["positions"], context)[None]
+        if "prompt" in params:
+            # After the extra tokens and without a position, as in visual prompt tuning (Jia et al., 2022).
+            prompt = as_dtype(params["prompt"]["tokens"], context)
+            first, rest = hidden[:, : len(names)], hidden[:, len(names) :]
+            hidden = jnp.concatenate([first, jnp.broadcast_to(prompt, (batch, *prompt.shape)), rest], axis=1)
         return {"hidden": dropout(hidden, config.dropout, context, 0)}, stats
 
     def block(rate: float) -> Any:
@@ -169,10 +177,10 @@ def build(config: Vit, outputs: int | None = None) -> Model:
         return carry | {"hidden": hidden, "pooled": hidden[:, 0]}, stats
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"pooled": jnp.tanh(dense(params, carry["pooled"]))}, stats
+        return carry | {"pooled": jnp.tanh(dense(params, carry["pooled"], context, UP))}, stats
 
     def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"logits": classify(config, params, carry["hidden"]).astype(jnp.float32)}, stats
+        return carry | {"logits": classify(config, params, carry["hidden"], context).astype(jnp.float32)}, stats
 
     rates = np.linspace(0.0, config.stochastic_depth, config.depth)
     stages = [Stage("stem", stem)]
@@ -190,6 +198,8 @@ def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -
 
     def branch(own: Tree, y: Array, salt: int) -> Array:
         y = dropout(y, config.dropout, context, salt)
+        if "adapter" in own:
+            y = y + bottleneck(own["adapter"], y, context, INNER)
         y = y * own["scale"].astype(y.dtype) if "scale" in own else y
         return x + stochastic_depth(y, rate, context, salt + 1)
 
@@ -198,22 +208,23 @@ def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -
     mixed = attention(own, normed, None, heads=config.heads, rate=config.attention_dropout, context=context, salt=0)
     x = branch(own, mixed, 1)
     own = params["mlp"]
-    inner = dense(own["up"], layer_norm(own["norm"], x, config.epsilon))
+    inner = dense(own["up"], layer_norm(own["norm"], x, config.epsilon), context, UP)
     if config.gated:
         gate, inner = jnp.split(inner, 2, axis=-1)
         inner = ACTIVATIONS["silu"](gate) * inner
     else:
         inner = ACTIVATIONS[config.activation](inner)
-    return branch(own, dense(own["down"], inner), 3)
+    x = branch(own, dense(own["down"], inner, context, DOWN), 3)
+    return x + bottleneck(params["adapter"], x, context, OUTER) if "adapter" in params else x
 
 
-def classify(config: Vit, params: Tree, hidden: Array) -> Array:
+def classify(config: Vit, params: Tree, hidden: Array, context: Context) -> Array:
     """The family's own image classification head: [B, T, W] -> [B, outputs]."""
     if config.family == "dinov2":
         mean = hidden[:, 1:].astype(jnp.float32).mean(1).astype(hidden.dtype)
-        return dense(params["output"], jnp.concatenate([hidden[:, 0], mean], axis=-1))
-    logits = dense(params["output"], hidden[:, 0])
-    return (logits + dense(params["distillation"], hidden[:, 1])) / 2 if config.distilled else logits
+        return dense(params["output"], jnp.concatenate([hidden[:, 0], mean], axis=-1), context, UP)
+    logits = dense(params["output"], hidden[:, 0], context, UP)
+    return (logits + dense(params["distillation"], hidden[:, 1], context, DOWN)) / 2 if config.distilled else logits
 
 
 def resize_positions(config: Vit, array: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,14 @@
-"""What a way of tuning is: two pure hooks on a frozen dataclass."""
+"""What a way of tuning is: two pure hooks on a frozen dataclass, and what the ways that add leaves share."""
 
-from tlx.trees import Tree, subtree
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from tlx.partition import compile_rule, prefixes
+from tlx.trees import Tree, flatten, near_miss, nest, subtree
 from tlx.types import Key, Learn, Model, Phase, Rule
 
 ALL: Rule = (r".*", Learn())
@@ -22,6 +30,81 @@ def stage_rule(stage: str, learn: Learn | None) -> Rule:
     return (f"{stage}/.*", learn)
 
 
+def head_rule(model: Model, who: str) -> Rule:
+    """The last stage with parameters learns: a new task needs its own head however little else moves.
+
+    Raises ValueError where there is no stage below it.
+    """
+    stages = parametric(model)
+    if len(stages) < 2:
+        raise ValueError(f"{who}() needs a stage below the head; this model has {stages}; use Rules(...)")
+    return stage_rule(stages[-1], Learn())
+
+
 def parametric(model: Model) -> list[str]:
     """The stages that have parameters, in the order of the chain."""
     return [stage.name for stage in model.stages if subtree(model.params, stage.name)]
+
+
+def added(params: Tree, leaves: Mapping[str, Any]) -> Tree:
+    """`params` with more leaves, by path; ValueError where a leaf is there already."""
+    flat = flatten(params)
+    if taken := sorted(flat.keys() & leaves.keys()):
+        raise ValueError(f"{taken[0]!r} is there already: one tuning adds it once")
+    return nest(dict(sorted((flat | dict(leaves)).items())))
+
+
+def key_of(key: Key, path: str) -> Key:
+    """The key of one place: what is drawn there depends on `key` and the path alone."""
+    return jax.random.fold_in(key, zlib.crc32(path.encode()))
+
+
+def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every sub-dict of `tree` with its path."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            here = f"{path}/{name}" if path else name
+            yield here, value
+            yield from groups(value, here)
+
+
+def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
+    """The dense layers whose path `on` matches in full, with the shapes of their kernels.
+
+    Raises ValueError where it matches nothing, something else than dense layers, or a model of another library, whose
+    layers would not see an added leaf.
+    """
+    check_inserts(model, who)
+    pattern = compile_rule(on)
+    found = {path: group for path, group in groups(model.params) if pattern.fullmatch(path)}
+    if not found:
+        names = [path for path, group in groups(model.params) if "kernel" in group]
+        literal = re.sub(r"\\d[+*]?|\[\d-\d\]", "00", on.split("(", maxsplit=1)[0].removeprefix(".*/"))
+        raise ValueError(f"{who}(on={on!r}) matches no layer{near_miss(literal, prefixes(names), n=2)}")
+    strange = [path for path, group in found.items() if len(getattr(group.get("kernel"), "shape", ())) != 2]
+    if strange:
+        shape = getattr(found[strange[0]].get("kernel"), "shape", None)
+        told = f"its kernel is {shape}" if shape else "it has no kernel"
+        raise ValueError(f"{who}(on={on!r}) matches {strange[0]!r}, which is no dense layer: {told}")
+    return {path: group["kernel"].shape for path, group in sorted(found.items())}
+
+
+def check_inserts(model: Model, who: str) -> None:
+    """ValueError for a model whose layers do not read what a tuning adds."""
+    if not model.inserts:
+        kind = type(model.config).__name__
+        raise ValueError(f"{who} adds leaves, which a bridged module ({kind}) does not read; use Rules(...) on its own")
+
+
+def blocks(model: Model, who: str) -> list[str]:
+    """The paths of the transformer blocks; ValueError for a model without any."""
+    check_inserts(model, who)
+    found = [path for path, group in groups(model.params) if {"attention", "mlp"} <= group.keys()]
+    if not found:
+        raise ValueError(f"{who} needs transformer blocks; {type(model.config).__name__} has none")
+    return found
+
+
+def either(paths: Iterable[str], learn: Learn | None) -> Rule:
+    """One rule over just these paths."""
+    return ("|".join(map(re.escape, paths)), learn)

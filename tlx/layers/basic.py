@@ -1,0 +1,106 @@
+"""Layers that nothing is inserted into: convolution, norms, activations, embeddings.
+
+Shapes: B batch, T tokens, W width, I height, J width of an image, C channels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tlx.trees import Tree
+from tlx.types import Array, Carry, Context
+
+
+def conv(params: Tree, x: Array, *, stride: int = 1, padding: str = "SAME") -> Array:
+    """[B, I, J, C] -> [B, I', J', C'] with a kernel [height, width, C, C']."""
+    y = lax.conv_general_dilated(
+        x, params["kernel"].astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y + params["bias"].astype(x.dtype) if "bias" in params else y
+
+
+def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
+    """Over the last axis, the moments in float32 (Ba et al., 2016)."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return (centred * (lax.rsqrt(variance + epsilon) * params["scale"]) + params["bias"]).astype(x.dtype)
+
+
+def batch_norm(
+    params: Tree, stats: Tree, x: Array, context: Context, *, epsilon: float = 1e-5, momentum: float = 0.9
+) -> tuple[Array, Tree]:
+    """Over all axes but the last (Ioffe and Szegedy, 2015): batch moments in training, running ones otherwise.
+
+    The moments are those of the global batch, over every device; the running variance is the biased one.
+    """
+    wide = x.astype(jnp.float32)
+    if context.train:
+        axes = tuple(range(x.ndim - 1))
+        mean, square = wide.mean(axes), (wide * wide).mean(axes)
+        if context.axis is not None:
+            mean, square = lax.pmean((mean, square), context.axis)
+        variance = jnp.maximum(square - mean * mean, 0.0)
+        moved = {"mean": mean, "variance": variance}
+        stats = {name: momentum * stats[name] + (1 - momentum) * lax.stop_gradient(moved[name]) for name in stats}
+    else:
+        mean, variance = stats["mean"], stats["variance"]
+    scale = lax.rsqrt(variance + epsilon) * params["scale"]
+    return ((wide - mean) * scale + params["bias"]).astype(x.dtype), stats
+
+
+def max_pool(x: Array, size: int = 2) -> Array:
+    """Non-overlapping maximum over [B, I, J, C]."""
+    window = (1, size, size, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@jax.custom_jvp
+def gelu_exact(x: Array) -> Array:
+    """x Phi(x) with the error function (Hendrycks and Gimpel, 2016), not its tanh approximation."""
+    return x * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)))
+
+
+@gelu_exact.defjvp
+def _gelu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The slope Phi(x) + x phi(x) as one function of x: by itself autodiff keeps three arrays of x's size for it."""
+    (x,), (tangent,) = primals, tangents
+    density = 0.3989422804014327 * jnp.exp(-0.5 * x * x)
+    return gelu_exact(x), tangent * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)) + x * density)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu_exact,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "linear": lambda x: x,
+}
+
+
+def embed(params: Tree, ids: Array) -> Array:
+    """Rows of `params["embedding"]`: [B, T] integers -> [B, T, W]."""
+    return params["embedding"][ids]
+
+
+def as_dtype(x: Any, context: Context) -> Array:
+    """Activations in the dtype of the context."""
+    return jnp.asarray(x, context.dtype)
+
+
+def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
+    """The input `name` [B, *shape]; ValueError where it is missing or of another shape."""
+    if name not in carry:
+        raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
+    array = jnp.asarray(carry[name])
+    if array.shape[1:] != shape:
+        raise ValueError(f"the model reads {name!r} of shape [batch, {', '.join(map(str, shape))}], not {array.shape}")
+    return array

@@ -1,0 +1,90 @@
+"""What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
+
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlx import config, describe, folder
+from tlx.evaluate import Outcome, mistakes
+from tlx.prepare import Prepared
+from tlx.records import write_json
+from tlx.step import TrainState
+from tlx.weights import Pretrained, save_pretrained
+
+
+def write_all(
+    path: Path, ready: Prepared, state: TrainState, outcomes: Mapping[str, Outcome], splits: Any, finish: dict[str, Any]
+) -> dict[str, Any]:
+    """The model, the predictions, the mistakes, the tables; `result.json` last, for it says that the run is whole."""
+    recipe, seconds = ready.recipe, {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
+    totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    metrics = {
+        f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
+    }
+    result = {
+        "fingerprint": config.fingerprint(recipe),
+        "seed": recipe.seed,
+        "selection": recipe.train.select,
+        "selected_step": finish["selected"],
+        "metrics": metrics,
+        "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
+        "steps": finish["steps"],
+        "seconds": seconds,
+        "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
+        "peak_memory_bytes": peak_memory(),
+        "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
+        "classes": list(splits.classes),
+        "data": finish["data"],
+    }
+    save_pretrained(
+        Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model"
+    )
+    (path / "predictions").mkdir(exist_ok=True)
+    for name, outcome in outcomes.items():
+        np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
+    write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
+    write_json(path / "parameters.json", describe.document(ready))
+    write_json(path / "environment.json", folder.environment())
+    write_json(path / folder.RESULT, result)
+    return result
+
+
+def peak_memory() -> int:
+    """Bytes: of the fullest device where it keeps count, else of this process."""
+    counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(counted) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write_page(path: Path) -> Path | None:
+    """The run's page, where the extra that draws it is installed."""
+    from tlx import report
+
+    return report.write_run(path) if report.available() else None
+
+
+def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
+    totals = describe.totals(ready)
+    share = totals["trainable"] / totals["total"]
+    sizes = (f"{len(getattr(splits, name))} {name}" for name in ("train", "validation", "test"))
+    told = [
+        f"{ready.recipe.data.target}: {', '.join(sizes)}",
+        f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
+        f"{totals['trainable']:,} of {totals['total']:,} parameters learn ({share:.1%}); {steps} steps into {path}",
+    ]
+    return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
+
+
+def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
+    return f"step {step}/{steps}  " + "  ".join(f"validation {name} {value:.4f}" for name, value in measured.items())
+
+
+def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
+    name = f"test/{ready.task.primary}"
+    told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

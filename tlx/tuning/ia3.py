@@ -1,0 +1,43 @@
+"""(IA)^3 (Liu et al., 2022): a learned factor a unit of keys, values and inner activations."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from tlx.trees import Tree
+from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, places
+from tlx.types import Key, Learn, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ia3(Tuning):
+    """The outputs of the dense layers that `on` matches and the inputs of those that `inputs` matches are scaled, unit
+    by unit; the factors begin at one and learn, and the head. None for either leaves it out."""
+
+    on: str | None = r".*/attention/(key|value)"
+    inputs: str | None = r".*/mlp/down"
+
+    def __post_init__(self) -> None:
+        if self.on is None and self.inputs is None:
+            raise ValueError("Ia3(on=None, inputs=None) scales nothing; give one of them")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a rule that matches nothing or no dense layer."""
+        leaves: dict[str, Any] = {}
+        for rule, name, side in ((self.on, "output", 1), (self.inputs, "input", 0)):
+            found = places(model, rule, "Ia3") if rule is not None else {}
+            leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in found.items()}
+        return added(params, leaves)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (
+            Phase(
+                1.0,
+                (
+                    (r".*/ia3/(input|output)", Learn(weight_decay=0.0)),
+                    head_rule(model, type(self).__name__),
+                    REST_STILL,
+                ),
+            ),
+        )

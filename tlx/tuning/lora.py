@@ -1,0 +1,90 @@
+"""Low-rank adaptation: LoRA (Hu et al., 2022) with its variants rsLoRA, LoRA+ and DoRA.
+
+Shapes: I inputs, O outputs of a dense layer, R rank.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx.layers import column_norms
+from tlx.trees import Tree, subtree
+from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, key_of, places
+from tlx.types import Key, Learn, Model, Phase, Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Tuning):
+    """x @ kernel + scale (x @ a) @ b on the dense layers whose path `on` matches in full; a, b and the head learn.
+
+    `b` begins at zero, so the model begins as it came. `scale` is alpha / rank, or alpha / sqrt(rank) where
+    `rank_stabilised` (Kalajdzievski, 2023). `dropout` is that of the input of `a`. `plus` is the rate of `b` over that
+    of `a` (LoRA+, Hayou et al., 2024). `weight_decay` is that of `a` and `b`.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    on: str = r".*/attention/(query|value)"
+    dropout: float = 0.0
+    rank_stabilised: bool = False
+    plus: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it is 1 or more")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}; a share in [0, 1)")
+        if self.plus <= 0:
+            raise ValueError(f"plus is {self.plus}; a ratio of rates is positive")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Adds `lora/a` [I, R] (uniform in +-1/sqrt(I)), `lora/b` [R, O] (zeros) and `lora/scale`.
+
+        Raises ValueError for a rule that matches nothing or no dense layer, and for a rank above a kernel's sides.
+        """
+        leaves: dict[str, Any] = {}
+        for path, (inputs, outputs) in places(model, self.on, type(self).__name__).items():
+            if self.rank > min(inputs, outputs):
+                raise ValueError(
+                    f"rank {self.rank} is larger than the matrix {path + '/kernel'!r}, {inputs}x{outputs}; "
+                    f"take at most {min(inputs, outputs)}"
+                )
+            leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.fresh(path, inputs, outputs, key).items()}
+            leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.more(subtree(params, path)).items()}
+        return added(params, leaves)
+
+    def fresh(self, path: str, inputs: int, outputs: int, key: Key) -> dict[str, Any]:
+        bound = inputs**-0.5
+        a = jax.random.uniform(key_of(key, path), (inputs, self.rank), jnp.float32, -bound, bound)
+        leaves = {"a": a, "b": jnp.zeros((self.rank, outputs)), "scale": jnp.float32(self.scale)}
+        return leaves | ({"dropout": jnp.float32(self.dropout)} if self.dropout else {})
+
+    def more(self, layer: Tree) -> dict[str, Any]:
+        """Leaves that depend on the layer's own numbers."""
+        return {}
+
+    def rules(self) -> tuple[Rule, ...]:
+        learn = Learn(weight_decay=self.weight_decay)
+        return ((r".*/lora/a", learn), (r".*/lora/b", learn._replace(lr=self.plus)))
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (Phase(1.0, (*self.rules(), head_rule(model, type(self).__name__), REST_STILL)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dora(Lora):
+    """LoRA on the direction of each column of the kernel, its `magnitude` [O] learning by itself (Liu et al., 2024)."""
+
+    def more(self, layer: Tree) -> dict[str, Any]:
+        zero = {"a": jnp.zeros((layer["kernel"].shape[0], 1)), "b": jnp.zeros((1, layer["kernel"].shape[1]))}
+        return {"magnitude": column_norms(zero | {"scale": jnp.float32(0)}, jnp.asarray(layer["kernel"]))}
+
+    def rules(self) -> tuple[Rule, ...]:
+        return (*super().rules(), (r".*/lora/magnitude", Learn(weight_decay=0.0)))

@@ -1,0 +1,81 @@
+"""Learned tokens: before the input (prompt tuning), or before the keys and values of every block (prefix tuning)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from tlx.trees import Tree, flatten, subtree
+from tlx.tuning.base import REST_STILL, Tuning, added, blocks, check_inserts, head_rule, key_of
+from tlx.types import Key, Learn, Model, Phase
+
+
+def small(key: Key, shape: tuple[int, int]) -> jax.Array:
+    return 0.02 * jax.random.normal(key, shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Tuning):
+    """`tokens` learned rows among the embeddings: before those of a text, which move on by as many positions (Lester et
+    al., 2021), or between an image's extra tokens and its patches (Jia et al., 2022); they learn, and the head.
+
+    A text's head that reads the first token then reads that of the prompt, as in peft.
+    """
+
+    tokens: int = 8
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that reads no tokens."""
+        check_inserts(model, "Prompt")
+        stem = subtree(model.params, "stem")
+        rows = stem.get("words", stem) if "words" in stem or "class" in stem else {}
+        leaf = rows.get("embedding", rows.get("class"))
+        if leaf is None:
+            raise ValueError(f"Prompt needs a model of tokens; {type(model.config).__name__} has none")
+        path = "stem/prompt/tokens"
+        return added(params, {path: small(key_of(key, path), (self.tokens, leaf.shape[-1]))})
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (
+            Phase(
+                1.0,
+                ((r"stem/prompt/tokens", Learn(weight_decay=0.0)), head_rule(model, type(self).__name__), REST_STILL),
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix(Tuning):
+    """`tokens` learned keys and values before those of every block's attention (Li and Liang, 2021), and the head."""
+
+    tokens: int = 8
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model without transformer blocks."""
+        leaves: dict[str, Any] = {}
+        for block in blocks(model, "Prefix"):
+            for name in ("key", "value"):
+                width = flatten(subtree(model.params, f"{block}/attention/{name}"))["kernel"].shape[1]
+                path = f"{block}/attention/prefix/{name}"
+                leaves[path] = small(key_of(key, path), (self.tokens, width))
+        return added(params, leaves)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (
+            Phase(
+                1.0,
+                (
+                    (r".*/prefix/(key|value)", Learn(weight_decay=0.0)),
+                    head_rule(model, type(self).__name__),
+                    REST_STILL,
+                ),
+            ),
+        )

@@ -1,0 +1,29 @@
+"""Tunings that add nothing and let a few of the model's own numbers move: its biases, its norms."""
+
+from dataclasses import dataclass
+
+from tlx.tuning.base import REST_STILL, Tuning, either, groups, head_rule
+from tlx.types import Learn, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFit(Tuning):
+    """Every bias and the head learn (Ben Zaken et al., 2022)."""
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (Phase(1.0, (head_rule(model, type(self).__name__), (r".*/bias", Learn(weight_decay=0.0)), REST_STILL)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormTuning(Tuning):
+    """The scales and shifts of every norm, and the head, learn (for batch norm, Frankle et al., 2021)."""
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        """Raises ValueError for a model without norms."""
+        norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
+        if not norms:
+            raise ValueError(f"NormTuning() finds no norm (a scale and a bias) in {type(model.config).__name__}")
+        found = [f"{path}/{name}" for path in norms for name in ("scale", "bias")]
+        return (
+            Phase(1.0, (either(found, Learn(weight_decay=0.0)), head_rule(model, type(self).__name__), REST_STILL)),
+        )

@@ -1,0 +1,53 @@
+"""A head beside the model: a learned mixture of the features of all its stages."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from tlx.models import example_inputs, forward, summary
+from tlx.trees import Tree
+from tlx.tuning.base import REST_STILL, Tuning, added, check_inserts, head_rule
+from tlx.types import Key, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideHead(Tuning):
+    """The backbone stays as it came; the logits are those of the head plus softmax(mixture)_j times a linear map of the
+    normalised features of each stage j (after the scalar mixture of Peters et al., 2018).
+
+    The maps begin at zero, so the model begins as it came; head, mixture and maps learn. The backbone being still, all
+    that they read can be computed once.
+    """
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that has no stage below a head."""
+        check_inserts(model, "SideHead")
+        last = model.stages[-1]
+        if last.output != "logits" or len(model.stages) < 2:
+            raise ValueError("SideHead() needs a stage below the head, and a head")
+        taps = jax.eval_shape(
+            lambda variables, inputs: {
+                name: summary(tap) for name, tap in stage_taps(model, variables, inputs).items() if name != last.name
+            },
+            *abstract(model),
+        )
+        leaves = {f"{last.name}/side/mixture": jnp.zeros(len(taps))}
+        for name, tap in taps.items():
+            leaves[f"{last.name}/side/maps/{name}/kernel"] = jnp.zeros((tap.shape[-1], model.outputs or 1))
+        return added(params, leaves)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (Phase(1.0, (head_rule(model, type(self).__name__), REST_STILL)),)
+
+
+def stage_taps(model: Model, variables: tuple, inputs: dict) -> dict[str, jax.Array]:
+    taps, _ = forward(model, variables, inputs)  # type: ignore[arg-type]
+    return {stage.name: taps[stage.name] for stage in model.stages}
+
+
+def abstract(model: Model) -> tuple:
+    from tlx.models import initialise
+
+    return jax.eval_shape(partial(initialise, model), jax.random.key(0)), example_inputs(model.config)

@@ -1,0 +1,59 @@
+"""VeRA (Kopiczko et al., 2024): two vectors a layer between random matrices that never move."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx.trees import Tree
+from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, key_of, places
+from tlx.types import Key, Learn, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vera(Tuning):
+    """x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R] and `outer` [O] learn, and the head.
+
+    `outer` begins at zero, so the model begins as it came, and `inner` at `start`. `a` and `b` are one pair of random
+    matrices for all layers, each layer taking the corner that it needs; every layer holds its copy.
+    """
+
+    rank: int = 64
+    on: str = r".*/attention/(query|value)"
+    start: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a rule that matches nothing or no dense layer."""
+        found = places(model, self.on, "Vera")
+        widest, tallest = (max(shape[n] for shape in found.values()) for n in (0, 1))
+        # Kaiming uniform, as the authors draw them: a bound of sqrt(3 / fan in).
+        a = uniform(key_of(key, "vera/a"), (widest, self.rank), widest)
+        b = uniform(key_of(key, "vera/b"), (self.rank, tallest), self.rank)
+        leaves: dict[str, Any] = {}
+        for path, (inputs, outputs) in found.items():
+            own = {"a": a[:inputs], "b": b[:, :outputs], "outer": jnp.zeros(outputs)}
+            own["inner"] = jnp.full(self.rank, self.start, jnp.float32)
+            leaves |= {f"{path}/vera/{name}": leaf for name, leaf in own.items()}
+        return added(params, leaves)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return (
+            Phase(
+                1.0,
+                (
+                    (r".*/vera/(inner|outer)", Learn(weight_decay=0.0)),
+                    head_rule(model, type(self).__name__),
+                    REST_STILL,
+                ),
+            ),
+        )
+
+
+def uniform(key: Key, shape: tuple[int, int], fan: int) -> jax.Array:
+    bound = (3.0 / fan) ** 0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
