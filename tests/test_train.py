@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
 from tlx.data import Crop, examples
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
@@ -118,6 +118,17 @@ def test_what_is_measured_is_what_was_saved(plain):
     image = pretrained.processor(source[int(kept["indices"][5])])["image"]
     logits = models.forward(pretrained.model, pretrained.variables, {"image": image[None]})[0]["logits"]
     np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+
+
+def test_what_became_of_every_tensor_is_on_record(plain, tmp_path):
+    assert not (plain.folder / "weights.json").exists()
+    brought = Weights(str(plain.folder), reset=("head/.*",))
+    second = run(dataclasses.replace(RECIPE, weights=brought), tmp_path / "run", quiet=True)
+    held = json.loads((second.folder / "weights.json").read_text())
+    assert held["source"] == str(plain.folder)
+    assert {entry["path"]: entry["action"] for entry in held["entries"]} == {
+        "head/bias": "reset", "head/kernel": "reset", "stem/bias": "loaded", "stem/kernel": "loaded",
+    }  # fmt: skip
 
 
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_path):

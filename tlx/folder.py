@@ -1,7 +1,8 @@
 """The folder of one run: whose it is, and what lies where in it.
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
-`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `environment.json`, `model/`, `report.html`.
+`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
+`report.html`.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 from tlx import config
 from tlx.records import write_json
 
-RECIPE, RESULT = "recipe.json", "result.json"
+RECIPE, RESULT, WEIGHTS = "recipe.json", "result.json", "weights.json"
 PACKAGES = (
     "tlx",
     "jax",

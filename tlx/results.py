@@ -49,6 +49,8 @@ def write_all(
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
     write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
     write_json(path / "parameters.json", describe.document(ready))
+    if recipe.weights is not None:
+        write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
     write_json(path / "environment.json", folder.environment())
     write_json(path / folder.RESULT, result)
     return result

@@ -227,3 +227,10 @@ def test_many_classes_need_no_numbers_in_the_cells():
     assert len(drawing.rows) <= 500
     assert sum(row["count"] for row in drawing.rows) == 500
     assert not [mark for mark in found(drawing.spec, "mark") if mark["type"] == "text"]
+
+
+def test_a_metric_measured_once_has_no_curve(digits):
+    records = reading.read(digits.folder)
+    once = [line for line in records.metrics if line["step"] == 40]
+    assert figures.validation(records)
+    assert figures.validation(records._replace(metrics=once)) == []

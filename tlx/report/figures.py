@@ -45,7 +45,8 @@ def training(records: Records) -> list[Figure]:
 
 
 def validation(records: Records) -> list[Figure]:
-    """A curve a metric of the validation split, with the chosen step where it was chosen there."""
+    """A curve a metric of the validation split, with the chosen step where it was chosen there; none where it was
+    measured once, for the table has that."""
     chosen = records.result["selected_step"]
     marks = phases(records)
     told = ""
@@ -55,6 +56,8 @@ def validation(records: Records) -> list[Figure]:
     made = []
     for name in records.names("validation/"):
         steps, values = records.series(name)
+        if len(steps) < 2:
+            continue
         rows, thinner = thinned(steps, values, False)
         title = f"Validation {words.metric(name)}"
         caption = f"Over {records.result['examples']['validation']:,} examples.{told} {thinner}".strip()

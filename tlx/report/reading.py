@@ -1,6 +1,5 @@
 """The raw records of a finished run, read back. Nothing else on a page comes from anywhere but here."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,6 @@ import numpy as np
 
 from tlx import config, folder
 from tlx.records import read_metrics
-
-WEIGHTS = "weights.json"
 
 
 class Predictions(NamedTuple):
@@ -25,7 +22,7 @@ class Predictions(NamedTuple):
 class Records(NamedTuple):
     """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
 
-    `weights` is the manifest (`source` and `entries`) where one was written, else None.
+    `weights` is the manifest (`source` and `entries`) where weights were brought, else None.
     """
 
     folder: Path
@@ -73,7 +70,7 @@ def read(path: Path) -> Records:
         mistakes=folder.read(path, "mistakes.json"),
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
-        weights=json.loads((path / WEIGHTS).read_text("utf-8")) if (path / WEIGHTS).is_file() else None,
+        weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).is_file() else None,
     )
 
 
