@@ -234,3 +234,21 @@ def test_a_metric_measured_once_has_no_curve(digits):
     once = [line for line in records.metrics if line["step"] == 40]
     assert figures.validation(records)
     assert figures.validation(records._replace(metrics=once)) == []
+
+
+def test_what_is_no_mean_over_examples_is_resampled_too():
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(0, 4, 300), random.normal(size=(300, 5))
+    logits[np.arange(300), labels] += 1
+    measured = tasks.Classification(classes=5)
+    whole = measured.summarise(measured.measure(logits, labels))
+    assert intervals.macro_f1(labels, logits.argmax(-1)) == pytest.approx(whole["f1"])
+    low, high, _ = intervals.measure("f1", reading.Predictions(logits, labels, labels), measured)
+    assert low < whole["f1"] < high < low + 0.15
+    assert intervals.measure("ece", reading.Predictions(logits, labels, labels), measured) is None
+    target = random.normal(size=(200, 1))
+    given = reading.Predictions(target + 0.5 * random.normal(size=(200, 1)), target[:, 0], labels)
+    whole = tasks.Regression().summarise(tasks.Regression().measure(given.logits, given.labels))
+    for name in ("r2", "pearson"):
+        low, high, _ = intervals.measure(name, given, tasks.Regression())
+        assert low < whole[name] < high < low + 0.2

@@ -32,17 +32,32 @@ def wilson(hits: int, count: int) -> Interval:
 
 def bootstrap(values: np.ndarray, resamples: int = 2000) -> Interval:
     """The percentile bootstrap of a mean (Efron, 1979), seeded: the same records give the same page."""
+    return resampled(lambda drawn, axis=-1: drawn.mean(axis), values, resamples=resamples, vectorized=True)
+
+
+def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vectorized: bool = False) -> Interval:
+    """The percentile bootstrap of `statistic(*columns)` over examples, which are drawn with all their columns."""
     from scipy.stats import bootstrap as resample
 
-    batch = max(1, 2_000_000 // len(values))
     found = resample(
-        (values,), np.mean, confidence_level=LEVEL, n_resamples=resamples, batch=batch, method="percentile", rng=0
-    ).confidence_interval
+        columns, statistic, paired=True, vectorized=vectorized, n_resamples=resamples, confidence_level=LEVEL,
+        batch=max(1, 2_000_000 // len(columns[0])), method="percentile", rng=0,
+    ).confidence_interval  # fmt: skip
     return Interval(float(found.low), float(found.high), f"bootstrap, {resamples:,} resamples")
 
 
+def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
+    """The mean of F1 over the classes that occur or are guessed, as in `metrics.summarise_classification`."""
+    classes = max(labels.max(), guesses.max()) + 1
+    hits = np.bincount(labels[labels == guesses], minlength=classes)
+    support = np.bincount(labels, minlength=classes) + np.bincount(guesses, minlength=classes)
+    present = support > 0
+    return float((2 * hits[present] / support[present]).mean())
+
+
 def measure(name: str, predictions: Predictions, task: Any) -> Interval | None:
-    """The interval of the metric `name` over the examples of a split; None for what is not a mean over examples."""
+    """The interval of the metric `name` over the examples of a split; None where there is none to give: of one example,
+    and of the calibration error, which resampling inflates."""
     logits, labels, _ = predictions
     if name == "accuracy":
         return wilson(int((logits.argmax(-1) == labels).sum()), len(labels))
@@ -52,4 +67,9 @@ def measure(name: str, predictions: Predictions, task: Any) -> Interval | None:
         return bootstrap(task.losses(logits, labels))
     if name == "mae":
         return bootstrap(np.abs(logits.astype(np.float64) - labels.reshape(logits.shape)).mean(-1))
+    if name == "f1":
+        return resampled(macro_f1, labels.astype(np.int64), logits.argmax(-1))
+    if name in ("r2", "pearson"):
+        rows = np.arange(len(labels))
+        return resampled(lambda drawn: task.summarise(task.measure(logits[drawn], labels[drawn]))[name], rows)
     return None
