@@ -4,8 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.report.reading import Predictions
-
 LEVEL = 0.95
 
 
@@ -41,7 +39,19 @@ def bootstrap(values: np.ndarray, resamples: int = 2000) -> Interval:
     return Interval(float(found.low), float(found.high), f"bootstrap, {resamples:,} resamples")
 
 
-def measure(name: str, predictions: Predictions, task: Any) -> Interval | None:
+def bootstrap_r2(targets: np.ndarray, predictions: np.ndarray, resamples: int = 2000) -> Interval:
+    """The percentile bootstrap of R2 over pairs of target and prediction, [N] or [N, K] both; seeded."""
+    pairs = [array.reshape(len(array), -1).astype(np.float64) for array in (targets, predictions)]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(resamples):
+        t, p = (array[chosen] for chosen in [rng.integers(0, len(targets), len(targets))] for array in pairs)
+        total = ((t - t.mean(0)) ** 2).sum()
+        found.append(1 - ((t - p) ** 2).sum() / total if total else 0.0)
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high), f"bootstrap, {resamples:,} resamples")
+
+
+def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     """The interval of the metric `name` over the examples of a split; None for what is not a mean over examples."""
     logits, labels, _ = predictions
     if name == "accuracy":

@@ -11,7 +11,7 @@ import numpy as np
 from tlx import config, folder
 from tlx.records import read_metrics
 
-WEIGHTS = "weights.json"
+WEIGHTS, MOVED = "weights.json", "moved.json"
 
 
 class Predictions(NamedTuple):
@@ -25,7 +25,8 @@ class Predictions(NamedTuple):
 class Records(NamedTuple):
     """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
 
-    `weights` is the manifest (`source` and `entries`) where one was written, else None.
+    `weights` is the manifest (`source` and `entries`) where one was written, `moved` what moved where that was measured
+    (see `tlx.movement`), else None.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Records(NamedTuple):
     parameters: dict[str, Any]
     environment: dict[str, Any]
     weights: dict[str, Any] | None
+    moved: dict[str, Any] | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def read(path: Path) -> Records:
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
         weights=json.loads((path / WEIGHTS).read_text("utf-8")) if (path / WEIGHTS).is_file() else None,
+        moved=json.loads((path / MOVED).read_text("utf-8")) if (path / MOVED).is_file() else None,
     )
 
 
