@@ -83,10 +83,11 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[s
     declared = flatten(ready.model.params)
     before, after = opened.before.params, opened.after.params
     leaves = weights.changes(before, after, names, declared.keys())
+    owners = [*names, *sorted({row["stage"] for row in leaves} - set(names))]
+    leaves.sort(key=lambda row: owners.index(row["stage"]))
     kernels = weights.spectra(before, after, leaves, lambda done, total: tell("spectra of kernels", done, total))
     batches = {name: batches_of(opened, examples) for name, examples in chosen.items()}
     found = stages(opened, batches, tell)
-    owners = [*names, *sorted({row["stage"] for row in leaves} - set(names))]
     rows = []
     for name in owners:
         own = [row for row in leaves if row["stage"] == name]
