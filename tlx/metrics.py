@@ -111,16 +111,16 @@ def summarise_regression(sums: RegressionSums) -> dict[str, float]:
     }
 
 
-def hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+def hsic(left: np.ndarray, right: np.ndarray) -> float:
     """HSIC_1, the unbiased estimate of the Hilbert-Schmidt independence criterion (Song et al., 2012, equation 5).
 
-    `k`, `l` [B, B] are the kernels' matrices; ValueError below four examples, where it is not defined.
+    `left`, `right` [B, B] are the kernels' matrices; ValueError below four examples, where it is not defined.
     """
-    n = len(k)
+    n = len(left)
     if n < 4:
         raise ValueError(f"{n} examples; the unbiased HSIC needs 4 or more")
-    k, l = (np.where(np.eye(n, dtype=bool), 0.0, matrix) for matrix in (k, l))  # noqa: E741
-    total = (k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ l.sum(0))
+    k, m = (np.where(np.eye(n, dtype=bool), 0.0, matrix) for matrix in (left, right))
+    total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ m.sum(0))
     return float(total / (n * (n - 3)))
 
 
@@ -138,8 +138,8 @@ def sum_similarity(x: np.ndarray, y: np.ndarray) -> SimilaritySums:
     if len(x) != len(y):
         raise ValueError(f"features of {len(x)} and of {len(y)} examples; both must be of the same ones")
     x, y = centred(x), centred(y)
-    k, l = x @ x.T, y @ y.T  # noqa: E741
-    return SimilaritySums(hsic(k, l), hsic(k, k), hsic(l, l), 1)
+    left, right = x @ x.T, y @ y.T
+    return SimilaritySums(hsic(left, right), hsic(left, left), hsic(right, right), 1)
 
 
 def summarise_similarity(sums: SimilaritySums) -> dict[str, float]:

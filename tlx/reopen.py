@@ -103,7 +103,7 @@ def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
     """
     brought, ended = flatten(ready.variables.params), flatten(after.params)
     if strange := sorted(ended.keys() - brought.keys()):
-        raise ValueError(f"{path} ended with {strange[0]!r} and {len(strange) - 1} more, which it did not begin with")
+        raise ValueError(f"{path} ended with {strange[0]!r}, and {len(strange) - 1} more, that it did not begin with")
     # A merge has moved frozen leaves beside which something was added.
     inserted = brought.keys() - flatten(ready.model.params).keys()
     beside = {parent for leaf in inserted for parent in parents(leaf)}

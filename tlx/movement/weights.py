@@ -81,8 +81,9 @@ def spectra(
         old, new = matrix(brought[row["path"]]), matrix(ended[row["path"]])
         first = spectrum(old)
         # A frozen kernel needs no second decomposition.
-        last = spectrum(new) if row["change"] else first
+        zero = {"effective_rank": 0.0, "singular_values": [0.0] * len(first["singular_values"])}
+        last, change = (spectrum(new), spectrum(new - old)) if row["change"] else (first, zero)
         item = {"path": row["path"], "stage": row["stage"], "shape": list(np.shape(brought[row["path"]]))}
-        found.append(item | {"matrix": list(old.shape), "before": first, "after": last, "change": spectrum(new - old)})
+        found.append(item | {"matrix": list(old.shape), "before": first, "after": last, "change": change})
         told(number, len(kernels))
     return found

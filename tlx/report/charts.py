@@ -222,7 +222,7 @@ def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[st
                 "value:Q",
                 title="effective rank",
                 scale=alt.Scale(zero=True),
-                axis=alt.Axis(grid=True, format="~g", tickCount=8),
+                axis=alt.Axis(grid=True, format=",~f", tickCount=8),
             ),
             y=alt.Y(
                 "path:N",

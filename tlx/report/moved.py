@@ -26,6 +26,7 @@ def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
         "stages": [stage(row, document["kernels"]) for row in document["stages"]],
         "kernels": document["kernels"],
         "measure": probed[0]["probe"]["after"]["measure"] if probed else None,
+        "method": probed[0]["probe"]["after"]["method"] if probed else None,
     }
 
 
