@@ -45,6 +45,14 @@ def test_a_stage_owns_what_its_name_begins():
     assert weights.stage_of("domain/kernel", ["stem"]) == "domain"
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (1, 5)])
+def test_singular_values_are_those_of_a_decomposition(shape):
+    matrix = RANDOM.normal(size=shape) @ np.diag(np.logspace(0, -4, shape[1]))
+    told = weights.singular_values(matrix)
+    np.testing.assert_allclose(told, np.linalg.svd(matrix, compute_uv=False), rtol=1e-5)
+    assert not weights.singular_values(np.zeros(shape)).any()
+
+
 def test_the_change_of_low_rank_is_seen():
     before = {"a": {"kernel": RANDOM.normal(size=(12, 8))}, "b": {"kernel": RANDOM.normal(size=(3, 3, 2, 4))}}
     move = np.outer(RANDOM.normal(size=12), RANDOM.normal(size=8))
