@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("trees",),
     ("types", "assets", "config", "metrics"),
-    ("layers", "losses", "partition", "sharding", "processors"),
+    ("layers", "losses", "partition", "sharding", "processors", "blend"),
     ("models", "tasks", "optim", "data"),
     ("tuning",),
     ("weights",),
@@ -23,6 +23,8 @@ FLOORS = (
     ("report", "predict"),
     ("results",),
     ("train",),
+    ("reopen",),
+    ("movement", "soups"),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -44,7 +46,7 @@ BORDERS = {
     "scipy": ("report/",),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
-    "sklearn": ("data/datasets/",),
+    "sklearn": ("data/datasets/", "movement/features.py"),
     "click": ("cli.py",),
     "rich": ("cli.py", "records.py"),
     "filelock": ("assets.py", "data/"),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -199,3 +200,48 @@ def test_labels_outside_the_class_range(config, tmp_path):
 def test_a_traceback_only_where_it_is_asked_for(config, monkeypatch):
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     assert isinstance(call("run", config, "--set", "seed").exception, ValueError)
+
+
+@pytest.fixture(scope="module")
+def tuned(finished, config, tmp_path_factory):
+    """Two fine-tunings of the finished run."""
+    folder = tmp_path_factory.mktemp("tuned")
+    change = ("--set", f"weights=Weights({finished!r})")
+    runs = [str(folder / seed) for seed in "12"]
+    for out in runs:
+        done = call("run", config, *change, "--set", f"seed={out[-1]}", "--out", out, "--quiet")
+        assert done.exit_code == 0, done.output
+    return runs
+
+
+def test_moved_tells_and_writes_what_moved(tuned):
+    done = call("moved", tuned[0], "--examples", "20")
+    assert done.exit_code == 0, done.output
+    for told in ("spectra of kernels\n", "the line\n", "accuracy before", "stem", "head", "note: ", "CKA"):
+        assert told in done.output
+    assert {f"{tuned[0]}/moved.json", f"{tuned[0]}/report.html"} <= set(done.output.splitlines())
+    folder = Path(tuned[0])
+    assert json.loads((folder / "moved.json").read_text())["examples"]["validation"]["count"] == 20
+    assert "What moved" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
+    import tlx
+
+    for name, command in {
+        "uniform": ("soup", *tuned),
+        "greedy": ("soup", *tuned, "--greedy"),
+        "none: share 0.25 was given": ("wise", tuned[0], "--share", "0.25"),
+    }.items():
+        out = str(tmp_path / command[0] / name.partition(":")[0])
+        done = call(*command, "--out", out)
+        assert done.exit_code == 0, done.output
+        for split in ("validation", "test"):
+            assert f"{split} accuracy 0." in done.output
+        assert f"(selection: {name}" in done.output
+        assert tlx.load_pretrained(out).task.classes == 10
+    assert told("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")) == (
+        "share is 2.0; 0 is what the run was brought, 1 what it found"
+    )
+    assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup wants two runs or more, got 1")
+    assert told("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"

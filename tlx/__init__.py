@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import models, objectives, tasks, tuning
+    from tlx import blend, models, objectives, tasks, tuning
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.models import forward
+    from tlx.movement import moved
     from tlx.optim import Optim
     from tlx.recipe import Recipe, Train
     from tlx.train import Run, run
@@ -22,9 +23,16 @@ __version__ = "0.1.0"
 HOMES = {
     "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
     "Train": "recipe", "Weights": "weights", "forward": "models", "load_pretrained": "weights", "run": "train",
-    "save_pretrained": "weights",
+    "save_pretrained": "weights", "moved": "movement",
 }  # fmt: skip
-ROOMS = {"models": "models", "objectives": "objectives", "tasks": "tasks", "terms": "objectives", "tuning": "tuning"}
+ROOMS = {
+    "blend": "blend",
+    "models": "models",
+    "objectives": "objectives",
+    "tasks": "tasks",
+    "terms": "objectives",
+    "tuning": "tuning",
+}
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 
 

@@ -73,6 +73,13 @@ set_option = click.option(
     help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
 
+config_option = click.option("--config", help="The run's config file, where the model is a module of your own.")
+
+
+def given_recipe(config: str | None) -> Any:
+    """The recipe of the config file, where one is given."""
+    return load_recipe(config, ())[1] if config else None
+
 
 @main.command()
 @config_argument
@@ -138,14 +145,15 @@ def show(config: str, changes: tuple[str, ...]) -> None:
 @click.argument("source", metavar="RUN")
 @click.argument("examples", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON line an example.")
-@click.option("--config", help="The run's config file, where the model is a module of your own.")
+@config_option
 def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str | None) -> None:
     """Answer with labels and probabilities. EXAMPLES are texts, image files, or files with a text a line."""
     from tlx.predict import predict as answer
     from tlx.predict import read_examples
 
     given = read_examples(examples)
-    model = load_recipe(config, ())[1].model if config else None
+    recipe = given_recipe(config)
+    model = recipe.model if recipe else None
     for example, told in zip(given, answer(source, given, model), strict=True):
         if as_json:
             click.echo(json.dumps({"example": example, "answer": told}))
@@ -245,6 +253,89 @@ def report(source: str) -> None:
     from tlx.report import write_run
 
     click.echo(write_run(Path(source)))
+
+
+@main.command()
+@click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("--examples", default=512, show_default=True, help="How many of each split to look at, at most.")
+@config_option
+def moved(source: str, examples: int, config: str | None) -> None:
+    """Measure what moved in RUN: weights, spectra, features, probes, and the loss between before and after.
+
+    Writes moved.json, and the section "What moved" of the run's page. The test split is not looked at.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.movement import moved as measure
+    from tlx.movement.table import tables
+
+    document = measure(source, examples=examples, recipe=given_recipe(config), say=told_part())
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    for title, names, rows in tables(document):
+        table = Table(*names, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for note in document["notes"]:
+        click.echo(f"note: {note}")
+    page = Path(source) / "report.html"
+    click.echo("\n".join(str(path) for path in (Path(source) / "moved.json", page) if path.is_file()))
+
+
+def told_part() -> Any:
+    """A function that tells the progress of a long work: a line that rewrites itself, off a terminal one a part."""
+    terminal = sys.stderr.isatty()
+
+    def say(part: str, done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r\x1b[K{part} {done}/{total}", nl=done == total, err=True)
+        elif done == total:
+            click.echo(part, err=True)
+
+    return say
+
+
+@main.command()
+@click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
+@click.option("--greedy", is_flag=True, help="Keep a run where the first run's validation split does not fall.")
+@config_option
+def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -> None:
+    """Average the final weights of RUNs of one model (Wortsman et al., 2022)."""
+    from tlx.soups import soup as cook
+
+    found = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
+    name = found["primary"]
+    for item in found["ingredients"]:
+        kept = "in" if item["chosen"] else "left out"
+        click.echo(f"{item['run']}: validation {name} {item['validation']:.4f}, {kept}")
+    blended(found, out)
+
+
+@main.command()
+@click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("--share", default=0.5, show_default=True, help="0 is what the run was brought, 1 what it found.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
+@config_option
+def wise(source: str, share: float, out: str, config: str | None) -> None:
+    """Take the point between what RUN was brought and what it found (WiSE-FT, Wortsman et al., 2022)."""
+    from tlx.soups import wise as interpolate
+
+    found = interpolate(source, share, out, recipe=given_recipe(config))
+    for end, measured in found["ends"].items():
+        click.echo(f"{end}: validation {found['primary']} {measured:.4f}")
+    blended(found, out)
+
+
+def blended(found: dict[str, Any], out: str) -> None:
+    """What a blend scores, by which rule it was chosen, what stands against it, where it is."""
+    for note in found["notes"]:
+        click.echo(f"note: {note}", err=True)
+    for split in ("validation", "test"):
+        value = found["metrics"][f"{split}/{found['primary']}"]
+        click.echo(f"{split} {found['primary']} {value:.4f} (selection: {found['selection']})")
+    click.echo(out)
 
 
 @main.command()

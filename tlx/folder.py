@@ -2,7 +2,7 @@
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`.
+`report.html`; `moved.json` once that was measured.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from tlx import config
 from tlx.records import write_json
 
-RECIPE, RESULT, WEIGHTS = "recipe.json", "result.json", "weights.json"
+RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
 PACKAGES = (
     "tlx",
     "jax",

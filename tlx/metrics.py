@@ -1,6 +1,6 @@
 """Sums and counts that merge by addition, and the numbers made of them. NumPy, on the host, in float64.
 
-Shapes: B batch, C classes.
+Shapes: B batch, C classes, V and W widths of features.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,16 @@ class RegressionSums(NamedTuple):
     tp: float
 
 
-Counts = ClassificationCounts | RegressionSums
+class SimilaritySums(NamedTuple):
+    """Sums over batches of HSIC_1 of the left features with the right (`cross`) and of each with itself."""
+
+    cross: float
+    left: float
+    right: float
+    batches: int
+
+
+Counts = ClassificationCounts | RegressionSums | SimilaritySums
 
 
 def merge(a: Counts, b: Counts) -> Counts:
@@ -100,3 +109,68 @@ def summarise_regression(sums: RegressionSums) -> dict[str, float]:
         "r2": float(1 - sums.squared / n / t_variance) if t_variance > 0 else 0.0,
         "pearson": float(covariance / spread) if spread > 0 else 0.0,
     }
+
+
+def hsic(left: np.ndarray, right: np.ndarray) -> float:
+    """HSIC_1, the unbiased estimate of the Hilbert-Schmidt independence criterion (Song et al., 2012, equation 5).
+
+    `left`, `right` [B, B] are the kernels' matrices; ValueError below four examples, where it is not defined.
+    """
+    n = len(left)
+    if n < 4:
+        raise ValueError(f"{n} examples; the unbiased HSIC needs 4 or more")
+    k, m = (np.where(np.eye(n, dtype=bool), 0.0, matrix) for matrix in (left, right))
+    total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ m.sum(0))
+    return float(total / (n * (n - 3)))
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """[B, W] in float64 with columns of mean zero."""
+    wide = x.astype(np.float64)
+    return wide - wide.mean(0)
+
+
+def sum_similarity(x: np.ndarray, y: np.ndarray) -> SimilaritySums:
+    """Sums over one batch of features [B, V] and [B, W] of the same examples, with linear kernels.
+
+    Centring changes nothing but the rounding. Raises ValueError where the two differ in length, or below 4 examples.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"features of {len(x)} and of {len(y)} examples; both must be of the same ones")
+    x, y = centred(x), centred(y)
+    left, right = x @ x.T, y @ y.T
+    return SimilaritySums(hsic(left, right), hsic(left, left), hsic(right, right), 1)
+
+
+def summarise_similarity(sums: SimilaritySums) -> dict[str, float]:
+    """`cka`: linear CKA by batches (Nguyen et al., 2021, equation 3), the ratio of the summed HSIC_1.
+
+    It may leave [0, 1] a little, for the estimates are unbiased; it is NaN where either side does not vary.
+    """
+    product = sums.left * sums.right
+    return {"cka": float(sums.cross / product**0.5) if sums.left > 0 and sums.right > 0 else float("nan")}
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """|Y^T X|^2 / (|X^T X| |Y^T Y|), Frobenius norms of centred columns (Kornblith et al., 2019, section 3): [B, V] and
+    [B, W] -> [0, 1].
+
+    Biased upwards where the widths are not small beside B; NaN where either side does not vary.
+    """
+    x, y = centred(x), centred(y)
+    if not x.any() or not y.any():
+        return float("nan")
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / norms)
+
+
+def effective_rank(singular_values: np.ndarray) -> float:
+    """exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007): 1 to the rank.
+
+    0 for a matrix of zeros, whose rank it is.
+    """
+    values = singular_values[singular_values > 0].astype(np.float64)
+    if not len(values):
+        return 0.0
+    shares = values / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

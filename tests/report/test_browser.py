@@ -1,10 +1,12 @@
 """What a real browser makes of a page: everything is drawn, nothing is asked for, no text becomes code."""
 
 import json
+import shutil
 import time
 
 import pytest
 
+import tlx
 from tlx import report
 from tlx.report import page
 
@@ -79,3 +81,21 @@ def test_figures_are_downloaded_and_tables_sorted(browser, digits, tmp_path):
     browser.execute_script(f"{heading}.click()")
     assert browser.execute_script(column) == sorted(before)
     assert not browser.get_log("browser")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, digits, tmp_path, width):
+    shutil.copytree(digits.folder, tmp_path / "run")
+    tlx.moved(tmp_path / "run", examples=64)
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    _, said = show(browser, tmp_path / "run" / "report.html")
+    assert not said
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('#moved .plot')].map(p => p.querySelectorAll('svg path[d]').length)"
+    )
+    assert len(drawn) == 6
+    assert min(drawn) > 5
+    inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
+    assert outer == inner <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

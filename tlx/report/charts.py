@@ -168,3 +168,94 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
 def diagonal(x: str, y: str) -> Any:
     line = alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6)
     return line.encode(x=f"{x}:Q", y=f"{y}:Q")
+
+
+def staged(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Rows,
+    *,
+    axis: str,
+    by: str,
+    stages: Sequence[str],
+    kinds: Sequence[str],
+    domain: Sequence[float] | None = None,
+    may_log: bool = False,
+) -> Figure:
+    """`value` by `stage`, a line for each value of the field `by`; from `low` to `high` an interval where rows have it.
+
+    `stages` and `kinds` give the order. The axis is logarithmic as in `curve`, zeros being left out of the drawing.
+    """
+    values = [row["value"] for row in rows if row["value"]]
+    wide = may_log and bool(values) and max(values) > 100 * min(values)
+    bounds = alt.Scale(type="log") if wide else alt.Scale(domain=list(domain)) if domain else alt.Scale(zero=True)
+    flat = sum(map(len, stages)) <= 36
+    under = alt.Axis(labelAngle=0 if flat else -40, labelLimit=110, labelOverlap=False, ticks=False)
+    colour = alt.Color(f"{by}:N", title=None, scale=alt.Scale(domain=list(kinds)), legend=alt.Legend(orient="top"))
+    told = [alt.Tooltip("stage:N"), alt.Tooltip(f"{by}:N"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    spans = any(row.get("low") is not None for row in rows)
+    told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
+    y = alt.Y("value:Q", title=axis, scale=bounds, axis=alt.Axis(format="~g", tickCount=5))
+    base = alt.Chart(data()).encode(
+        # The domain gives the order, as in `confusion`.
+        x=alt.X("stage:N", sort=None, title=None, axis=under, scale=alt.Scale(domain=list(stages), padding=0.5)),
+        **({"color": colour} if len(kinds) > 1 else {}),
+    )
+    base = base.transform_filter("datum.value > 0") if wide else base.transform_filter("isValid(datum.value)")
+    layers = [base.mark_line(strokeWidth=2, opacity=0.8).encode(y=y, order="place:Q")]
+    if spans:
+        layers.append(base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(y=alt.Y("low:Q", title=axis), y2="high:Q"))
+    layers.append(base.mark_circle(size=46, opacity=1).encode(y=y, tooltip=told))
+    return figure(name, title, caption, alt.layer(*layers), rows, height=260)
+
+
+def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[str], kinds: Sequence[str]) -> Figure:
+    """`value` of each `path`, a row of the drawing each, a dot for each `of`; rows also hold `rank`, the most that the
+    value could be, and `top`, the largest singular values in words."""
+    told = ["path:N", "of:N", "matrix:N", alt.Tooltip("value:Q", format=".4~g", title="effective rank")]
+    dots = (
+        alt.Chart(data())
+        .mark_circle(size=46, opacity=0.9)
+        .encode(
+            x=alt.X(
+                "value:Q",
+                title="effective rank",
+                scale=alt.Scale(zero=True),
+                axis=alt.Axis(grid=True, format=",~f", tickCount=8),
+            ),
+            y=alt.Y(
+                "path:N",
+                sort=None,
+                title=None,
+                scale=alt.Scale(domain=list(paths), paddingInner=0.4),
+                axis=alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False),
+            ),
+            # Side by side, lest one dot hide another.
+            yOffset=alt.YOffset("of:N", sort=None, scale=alt.Scale(domain=list(kinds))),
+            color=alt.Color(
+                "of:N",
+                title=None,
+                scale=alt.Scale(domain=list(kinds)),
+                legend=alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0),
+            ),
+            tooltip=[*told, alt.Tooltip("top:N", title="largest singular values")],
+        )
+    )
+    return figure(name, title, caption, dots, rows, height=max(120, 60 + 22 * len(paths)))
+
+
+def along(name: str, title: str, caption: str, rows: Rows, *, axis: str) -> Figure:
+    """`value` by `share`, with a band from `low` to `high` where the rows have them."""
+    x = alt.X("share:Q", title="share of the way: 0 brought, 1 found", axis=alt.Axis(format=".0%", tickCount=5))
+    told = [alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    spans = all(row["low"] is not None for row in rows)
+    told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(data()).encode(x=x)
+    y = alt.Y("value:Q", title=axis, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    layers = [base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=y, tooltip=told)]
+    if spans:
+        band = base.mark_area(opacity=0.18, line=False).encode(y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q")
+        layers.insert(0, band)
+    return figure(name, title, caption, alt.layer(*layers), rows, height=240)

@@ -22,7 +22,8 @@ class Predictions(NamedTuple):
 class Records(NamedTuple):
     """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
 
-    `weights` is the manifest (`source` and `entries`) where weights were brought, else None.
+    `weights` is the manifest (`source` and `entries`) where weights were brought, `moved` what moved where that was
+    measured (see `tlx.movement`), else None.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Records(NamedTuple):
     parameters: dict[str, Any]
     environment: dict[str, Any]
     weights: dict[str, Any] | None
+    moved: dict[str, Any] | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def read(path: Path) -> Records:
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
         weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).is_file() else None,
+        moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).is_file() else None,
     )
 
 

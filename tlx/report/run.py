@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.metrics import ClassificationCounts
-from tlx.report import figures, intervals, page, reading, words
+from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import Records
 
 NAME = "report.html"
@@ -39,6 +39,7 @@ def draw(records: Records) -> str:
         mistakes=[card(mistake) for mistake in records.mistakes],
         phases=[phase(records, n) for n in range(len(records.parameters["phases"]))],
         weights=weights(records),
+        moved=moved.section(records.moved),
         seconds=shares({SPENT[name]: spent for name, spent in result["seconds"].items()}),
         environment=records.environment,
     )

@@ -1,0 +1,51 @@
+"""Small real runs, from scratch and from there, and what moved in them."""
+
+import dataclasses
+
+import pytest
+
+import tlx
+from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+
+RECIPE = Recipe(
+    data=Data(target="digits", shots=10),
+    task=tasks.Classification(),
+    model=models.Cnn(size=8, widths=(4, 4), dense=6),
+    optim=Optim(lr=0.02),
+    train=Train(steps=30, batch=16, eval_batch=64, eval_every=15),
+)
+
+
+def without_page(make):
+    """The page has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        return make()
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory):
+    return without_page(lambda: tlx.run(RECIPE, tmp_path_factory.mktemp("runs") / "scratch", quiet=True))
+
+
+@pytest.fixture(scope="session")
+def tuned(scratch, tmp_path_factory):
+    """From `scratch`, with a fresh head, the stem still, chosen by validation."""
+    recipe = dataclasses.replace(
+        RECIPE,
+        weights=Weights(str(scratch.folder), reset=("head/.*",)),
+        tuning=tuning.Freeze(through="stem"),
+        train=dataclasses.replace(RECIPE.train, select="best-validation"),
+        seed=1,
+    )
+    return without_page(lambda: tlx.run(recipe, tmp_path_factory.mktemp("runs") / "tuned", quiet=True))
+
+
+@pytest.fixture(scope="session")
+def document(tuned):
+    return without_page(lambda: tlx.moved(tuned))

@@ -1,0 +1,49 @@
+"""What moved, as tables of words for a terminal."""
+
+from typing import Any, NamedTuple
+
+CHANGES = ("all", "kernels", "biases", "norms")
+
+
+class Table(NamedTuple):
+    """A `title`, the names of the columns, and the rows."""
+
+    title: str
+    names: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def tables(document: dict[str, Any]) -> list[Table]:
+    """The stages, and the line, of a document of `moved.json`."""
+    ranks: dict[str, list[float]] = {}
+    for kernel in document["kernels"]:
+        ranks.setdefault(kernel["stage"], []).append(kernel["change"]["effective_rank"])
+    rows = []
+    for row in document["stages"]:
+        weights, probe = row["weights"], row.get("probe", {})
+        changes = [number(weights.get(kind, {}).get("relative")) for kind in CHANGES]
+        own = ranks.get(row["name"], [])
+        rank = f"{sum(own) / len(own):.1f}" if own else "-"
+        scores = [interval(probe.get(when)) for when in ("before", "after")]
+        rows.append([row["name"], *changes, rank, number(row.get("similarity", {}).get("cka")), *scores])
+    measure = next((row["probe"]["after"]["measure"] for row in document["stages"] if "probe" in row), "probe")
+    names = ("stage", *CHANGES, "rank of change", "CKA", f"{measure} before", f"{measure} after")
+    measures = [name for name in document["line"][0] if name != "share"]
+    line = [[f"{point['share']:.1f}", *(interval(point[name]) for name in measures)] for point in document["line"]]
+    return [
+        Table("relative change of the weights; features: similarity, linear probes", names, rows),
+        Table("on the line from before (0) to after (1), validation split", ("share", *measures), line),
+    ]
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def interval(found: dict[str, Any] | None) -> str:
+    """A value with its 95 % interval."""
+    if not found:
+        return "-"
+    if "low" not in found:
+        return number(found["value"])
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

@@ -1,0 +1,174 @@
+"""A finished run opened again: the weights that it was brought, those that it ended with, its data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config, folder, models
+from tlx.data import Examples, Splits, evaluation_batches
+from tlx.evaluate import HOST_KEYS, Outcome
+from tlx.prepare import Prepared, open_data, prepare
+from tlx.recipe import KINDS, Recipe
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+from tlx.weights import Pretrained, load_pretrained
+
+Batches = list[Mapping[str, Any]]
+
+
+class Reopened(NamedTuple):
+    """A finished run: `before` are the variables that were brought, in the paths of those that it ended with, which
+    are `pretrained.variables`; `ready` is its recipe made ready, `splits` its data, `result` what it measured."""
+
+    folder: Path
+    ready: Prepared
+    splits: Splits
+    before: Variables
+    pretrained: Pretrained
+    result: dict[str, Any]
+
+    @property
+    def after(self) -> Variables:
+        return self.pretrained.variables
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The paths, among those compared, whose first values were drawn and not brought."""
+        manifest = self.ready.manifest
+        paths = flatten(self.before.params)
+        if not manifest.entries:
+            return tuple(paths)
+        reset = {entry.path for entry in manifest.entries if entry.action == "reset"}
+        declared = flatten(self.ready.model.params)
+        return tuple(path for path in paths if path in reset or path not in declared)
+
+
+def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
+    """Opens the run in the folder `source`.
+
+    `given` is the recipe of its config file, needed where `recipe.json` cannot name everything in it (a module of your
+    own). Raises FileNotFoundError where there is no finished run, ValueError where what the run began with cannot be
+    had again: another recipe, data or weights than those it used.
+    """
+    path = Path(source)
+    result = folder.read(path)
+    recipe = recipe_of(path, given)
+    splits = open_data(recipe)
+    if splits.fingerprint != result["data"]:
+        raise ValueError(
+            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "
+            "prepare the data set as it was"
+        )
+    ready = prepare(recipe, splits)
+    pretrained = load_pretrained(path, ready.task, model=recipe.model)
+    return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
+
+
+def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
+    """The recipe of the run in `path`, with what its file could not name taken from `given`.
+
+    Raises ValueError where that is needed and not given, or is not what the run used.
+    """
+    document = folder.read(path, folder.RECIPE)
+    made: dict[str, Any] = {}
+    for name, value in document["recipe"].items():
+        if name == "kind":
+            continue
+        try:
+            made[name] = config.load(value, KINDS)
+        except ValueError as error:
+            if given is None:
+                raise ValueError(
+                    f"{path}: the recipe's {name} is not among the classes of tlx ({error}); give the run's own config "
+                    "file (--config FILE)"
+                ) from None
+            made[name] = getattr(given, name)
+    recipe = Recipe(**made)
+    if (own := config.fingerprint(recipe)) != document["fingerprint"]:
+        raise ValueError(
+            f"the config is not that of {path}: the fingerprint is {own}, the run's is {document['fingerprint']}; "
+            "give the file that it ran with"
+        )
+    return recipe
+
+
+def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
+    """What was brought, in the paths of `after`: what a tuning added and a merge took away again is left out.
+
+    Raises ValueError where `after` has leaves that were not there, and where a leaf that nothing moved is not the same
+    now: the weights that the recipe names are then not those that the run began with.
+    """
+    brought, ended = flatten(ready.variables.params), flatten(after.params)
+    if strange := sorted(ended.keys() - brought.keys()):
+        raise ValueError(f"{path} ended with {strange[0]!r}, and {len(strange) - 1} more, that it did not begin with")
+    # A merge has moved frozen leaves beside which something was added.
+    inserted = brought.keys() - flatten(ready.model.params).keys()
+    beside = {parent for leaf in inserted for parent in parents(leaf)}
+    still = [leaf for leaf in ended if leaf not in ready.moving and leaf.rpartition("/")[0] not in beside]
+    if other := [leaf for leaf in still if not np.array_equal(brought[leaf], ended[leaf])]:
+        source = ready.recipe.weights.source if ready.recipe.weights else "the initial draw"
+        raise ValueError(
+            f"{source!r} is not what {path} began with: {other[0]!r}, which was frozen, is another now "
+            f"({len(other)} of {len(still)} frozen leaves)"
+        )
+    params = nest({leaf: brought[leaf] for leaf in ended})
+    return Variables(params, ready.variables.stats)
+
+
+def parents(path: str) -> list[str]:
+    """Every path above this one.
+
+    >>> parents("a/b/c")
+    ['a', 'a/b']
+    """
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def batches_of(opened: Reopened, examples: Examples) -> Batches:
+    """Every example once, in batches of host arrays as the run evaluates them."""
+    recipe = opened.ready.recipe
+    found = evaluation_batches(
+        examples, opened.ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+    )
+    return list(found)
+
+
+def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
+    """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
+    with their `label` and `index`."""
+    parts: list[dict[str, np.ndarray]] = []
+    for batch in batches:
+        real = batch["weight"] > 0
+        given = compute({name: array for name, array in batch.items() if name not in HOST_KEYS})
+        kept = {name: batch[name] for name in ("label", "index", "position")} | dict(given)
+        parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(joined.pop("position"))
+    return {name: array[order] for name, array in joined.items()}
+
+
+class Meter:
+    """Logits of any variables of one model, by one compiled program a shape of batch."""
+
+    def __init__(self, opened: Reopened):
+        model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
+        self.task, self.splits, self.opened = opened.ready.task, opened.splits, opened
+        self.batches: dict[str, Batches] = {}
+
+        @jax.jit
+        def logits(variables: Variables, inputs: Mapping[str, Any]) -> Any:
+            return models.forward(model, variables, inputs, dtype=dtype)[0]["logits"]
+
+        self.logits = logits
+
+    def __call__(self, variables: Variables, split: str) -> Outcome:
+        """The outcome on the split of that name."""
+        if split not in self.batches:
+            self.batches[split] = batches_of(self.opened, getattr(self.splits, split))
+        placed = jax.device_put(variables)
+        found = passes(self.batches[split], lambda inputs: {"logits": self.logits(placed, inputs)})
+        return Outcome(found["logits"], found["label"], found["index"])

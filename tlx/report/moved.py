@@ -1,0 +1,169 @@
+"""The section "What moved" of a run's page, made of its `moved.json` (see `tlx.movement` for what that holds)."""
+
+from typing import Any
+
+from tlx.report import charts, words
+from tlx.report.charts import Figure
+
+KINDS = ("all", "kernels", "biases", "norms", "embeddings", "added", "others")
+BOTH = ("before", "after")
+LIMIT = 60
+
+
+def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Facts, drawings, rows of the tables, and notes; None where nothing was measured."""
+    if document is None:
+        return None
+    probed = [row for row in document["stages"] if "probe" in row]
+    return {
+        "source": document["before"]["source"],
+        "scratch": document["before"]["scratch"],
+        "fresh": document["before"]["fresh_stages"],
+        "examples": document["examples"],
+        "selection": document["after"],
+        "notes": document["notes"],
+        "drawings": drawings(document),
+        "stages": [stage(row, document["kernels"]) for row in document["stages"]],
+        "kernels": document["kernels"],
+        "measure": probed[0]["probe"]["after"]["measure"] if probed else None,
+        "method": probed[0]["probe"]["after"]["method"] if probed else None,
+    }
+
+
+def stage(row: dict[str, Any], kernels: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the table: the relative change by kind, the mean effective rank of the change, similarity and probes."""
+    own = [kernel["change"]["effective_rank"] for kernel in kernels if kernel["stage"] == row["name"]]
+    changes = {kind: row["weights"].get(kind, {}).get("relative") for kind in KINDS[:4]}
+    return {
+        "name": row["name"],
+        "changes": changes,
+        "rank": sum(own) / len(own) if own else None,
+        "cka": row.get("similarity", {}).get("cka"),
+        "probe": [row["probe"][when] for when in BOTH] if "probe" in row else [],
+    }
+
+
+def drawings(document: dict[str, Any]) -> list[Figure]:
+    """Change, similarity, probes, the line, and the ranks: each where there is something to draw."""
+    held = document["examples"]["validation"]["count"]
+    return [
+        figure
+        for figure in (
+            change(document),
+            similarity(document, held),
+            probes(document, held),
+            *lines(document, held),
+            ranks(document),
+        )
+        if figure and figure.rows
+    ]
+
+
+def change(document: dict[str, Any]) -> Figure:
+    rows: list[dict[str, Any]] = []
+    for place, row in enumerate(document["stages"]):
+        for kind in KINDS:
+            if kind in row["weights"]:
+                norms = row["weights"][kind]
+                told = {name: norms[name] for name in ("change", "before", "after", "count")}
+                rows.append({"stage": row["name"], "place": place, "kind": kind, "value": norms["relative"], **told})
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["value"] is not None for row in rows)]
+    caption = (
+        "The Euclidean norm of the change over that of the weights before. Where they were zero (fresh biases) there "
+        "is no ratio, and on a logarithmic axis no point for what did not move."
+    )
+    return charts.staged(
+        "moved-weights", "Relative change of the weights", caption, rows,
+        axis="|w − w₀| / |w₀|", by="kind", stages=stages(rows), kinds=kinds, may_log=True,
+    )  # fmt: skip
+
+
+def stages(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["stage"] for row in rows))
+
+
+def similarity(document: dict[str, Any], held: int) -> Figure:
+    rows = [
+        {"stage": row["name"], "place": place, "form": form, "value": row["similarity"][key]}
+        for place, row in enumerate(document["stages"])
+        if "similarity" in row
+        for form, key in (("unbiased, by batches", "cka"), ("plain", "plain"))
+    ]
+    caption = (
+        f"Linear CKA of each stage's features before and after, over {held:,} validation examples: 1 is the same up to "
+        "rotation and scale. The plain form is biased upwards where features are wide and examples few."
+    )
+    kinds, values = ("unbiased, by batches", "plain"), [row["value"] for row in rows if row["value"] is not None]
+    domain = [min(0.0, *values), max(1.0, *values)] if values else None
+    return charts.staged(
+        "moved-similarity", "Similarity of the features", caption, rows,
+        axis="linear CKA", by="form", stages=stages(rows), kinds=kinds, domain=domain,
+    )  # fmt: skip
+
+
+def probes(document: dict[str, Any], held: int) -> Figure:
+    rows = [
+        {"stage": row["name"], "place": place, "features": when}
+        | {name: row["probe"][when][name] for name in ("value", "low", "high")}
+        for place, row in enumerate(document["stages"])
+        if "probe" in row
+        for when in BOTH
+    ]
+    fitted = document["examples"]["train"]["count"]
+    measure = next((row["probe"]["after"]["measure"] for row in document["stages"] if "probe" in row), "accuracy")
+    caption = (
+        f"{'Logistic' if measure == 'accuracy' else 'Ridge'} regression on each stage's features, fitted on {fitted:,} "
+        f"training examples, scored on {held:,} of validation; a line is a 95 % interval."
+    )
+    return charts.staged(
+        "moved-probes", "Linear probes", caption, rows,
+        axis=words.metric(measure), by="features", stages=stages(rows), kinds=BOTH,
+    )  # fmt: skip
+
+
+def lines(document: dict[str, Any], held: int) -> list[Figure]:
+    """A drawing a metric on the straight line between the weights."""
+    made = []
+    for name in document["line"][0] if document["line"] else ():
+        if name == "share":
+            continue
+        rows = [
+            {"share": point["share"], "value": point[name]["value"]}
+            | {end: point[name].get(end) for end in ("low", "high")}
+            for point in document["line"]
+        ]
+        told = words.metric(name)
+        fresh = document["before"]["fresh_stages"]
+        drawn = "everything" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
+        caption = f"Over {held:,} validation examples, with 95 % intervals. Statistics of batch norm go along."
+        caption += f" Drawn afresh at 0, not brought: {drawn}." if fresh else ""
+        title = f"{told[0].upper()}{told[1:]} on the straight line"
+        made.append(charts.along(f"moved-line-{name}", title, caption, rows, axis=told))
+    return made
+
+
+def ranks(document: dict[str, Any]) -> Figure:
+    kernels = document["kernels"]
+    # Of a deep model, those that moved most in their own rank are the ones to look at; the table has them all.
+    shown = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
+    paths = [kernel["path"] for kernel in kernels if kernel in shown]
+    rows = [
+        {
+            "path": kernel["path"],
+            "of": of,
+            "value": kernel[of]["effective_rank"],
+            "matrix": words.shape(kernel["matrix"]),
+            "top": ", ".join(words.number(value, 3) for value in kernel[of]["singular_values"]),
+        }
+        for kernel in kernels
+        if kernel["path"] in paths
+        for of in (*BOTH, "change")
+    ]
+    more = f" The {LIMIT} of {len(kernels)} kernels whose change has the highest rank." if len(kernels) > LIMIT else ""
+    caption = (
+        "The exponential of the entropy of the singular values, of each kernel as a matrix and of its change; 0 is no "
+        f"change. Point at a dot for the largest singular values.{more}"
+    )
+    return charts.ranks(
+        "moved-ranks", "Effective rank of the kernels", caption, rows, paths=paths, kinds=(*BOTH, "change")
+    )
