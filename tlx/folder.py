@@ -1,7 +1,8 @@
 """The folder of one run: whose it is, and what lies where in it.
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
-`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `environment.json`, `model/`, `report.html`.
+`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `environment.json`, `model/`, `report.html`;
+where the tuning inserted leaves, `adapter/`.
 """
 
 import json
