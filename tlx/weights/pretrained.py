@@ -93,7 +93,7 @@ def load_pretrained(
     if resize is not None:
         settings = resized(settings, resize)
     built = models.build(settings, outputs)
-    held = beside(built, kind, directory)
+    held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
     tensors = read_tensors(directory)
     arrays, entries = reconcile(
         {**built.params, **prefixed_stats(built)},
