@@ -137,7 +137,7 @@ def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[st
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| dropout | quiet pairs | min | median | max | all, median | memory | temporaries alone | FLOPs, LoRA / full |",
+        "| dropout | quiet pairs | min | median | max | all, median | memory | temporaries | FLOPs, LoRA / full |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:

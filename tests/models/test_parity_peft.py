@@ -193,3 +193,18 @@ def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
     told = {line.foreign for line in ours.manifest.entries}
     assert set(load_file(tmp_path / "adapter_model.safetensors")) <= told
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
+
+
+def test_a_head_that_transformers_does_not_have_leaves_the_backbone_to_peft(bases, tmp_path):
+    before = tlx.load_pretrained(bases["bert"], pooling="mean")
+    ours = shaken(before, TUNINGS["dora"])
+    tlx.save_adapter(ours, tmp_path)
+    inputs = draw("bert")
+    backbone = transformers.AutoModel.from_pretrained(bases["bert"])
+    model = peft.PeftModel.from_pretrained(backbone, tmp_path).eval()
+    with torch.no_grad():
+        hidden = model(**{name: torch.tensor(array) for name, array in inputs.items()}).last_hidden_state.numpy()
+    real = inputs["attention_mask"] > 0
+    taps, _ = tlx.forward(ours.model, ours.variables, inputs)
+    np.testing.assert_allclose(np.asarray(taps["hidden"])[real], hidden[real], rtol=0, atol=TOLERANCE)
+    assert np.array_equal(our_logits(tlx.load_adapter(before, tmp_path), inputs), taps["logits"])

@@ -132,6 +132,16 @@ def test_a_head_goes_along_and_so_does_what_else_has_moved(tmp_path):
     assert str(error.value) == "moved names 'blocks/09/mlp/norm/scale', which is no parameter of the model"
 
 
+def test_what_the_checkpoint_lacked_goes_along(tmp_path):
+    tlx.save_pretrained(base("bert"), tmp_path / "base")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "pooler" not in n}, tmp_path / "base" / "model.safetensors")
+    one, two = (tlx.load_pretrained(tmp_path / "base", seed=seed) for seed in (1, 2))
+    after = adapted(one, "Lora")
+    tlx.save_adapter(after, tmp_path / "adapter")
+    equal(tlx.load_adapter(two, tmp_path / "adapter").variables.params, after.variables.params)
+
+
 def test_adapters_of_one_shape_go_through_one_compiled_forward_pass(tmp_path):
     before = base("vit")
     for seed, name in enumerate(("a", "b"), 1):

@@ -30,8 +30,8 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     """Writes the adapter of a model and its head for `peft.PeftModel.from_pretrained(base, directory)` to open, or, for
     what peft has no form for, for `load_adapter` alone. Returns the directory.
 
-    `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head. The
-    base is known by a hash of what did not move. Raises ValueError where nothing was inserted, or for a path in
+    `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
+    does what the manifest says was drawn afresh. The base is known by a hash of the rest. Raises ValueError where nothing was inserted, or for a path in
     `moved` that the model does not declare; OSError, naming the file, where the disk does not take it.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
@@ -41,7 +41,9 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     if strange := sorted(set(moved) - declared):
         raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
     own = {path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared}
-    kept = head_paths(pretrained.model) | set(moved)
+    # What was drawn afresh is in no checkpoint of the base.
+    fresh = {line.path for line in pretrained.manifest.entries if line.action == "reset"} & declared
+    kept = head_paths(pretrained.model) | set(moved) | fresh
     kind, written = foreign_kind(pretrained), None
     mapping: dict[str, Any] = {}
     if kind != OWN:
