@@ -31,8 +31,10 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     what peft has no form for, for `load_adapter` alone. Returns the directory.
 
     `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
-    does what the manifest says was drawn afresh. The base is known by a hash of the rest. Raises ValueError where nothing was inserted, or for a path in
-    `moved` that the model does not declare; OSError, naming the file, where the disk does not take it.
+    does what the manifest says was drawn afresh. The base is known by a hash of the rest.
+
+    Raises ValueError where nothing was inserted, or for a path in `moved` that the model does not declare; OSError,
+    naming the file, where the disk does not take it.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
     if not leaves:
