@@ -7,45 +7,25 @@ AdamW with warm-up, decoupled decay off biases and norms, the gradient's norm cl
 What is frozen is in evaluation mode on both sides and has neither gradient nor optimiser state. torch runs its default
 attention (sdpa) and its quickest AdamW here (`--adamw fused`; `foreach` is the other choice).
 
-Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
-long as the measurement: one works while the other waits at a pipe. They take turns (A B, B A, A B, ...); printed is the
-ratio of torch's seconds to ours, pair by pair, so above 1 we are the quicker. A busy machine hurts torch more than us
-(its threads wait for each other at every operation) and would flatter us. So each turn waits, up to `--patience`
-seconds, for an idle machine, and what other processes use of the cores during the turn is measured. A pair is quiet
-where that is at most a tenth in both turns; only the ratios of quiet pairs are to be quoted.
+The sides take turns in two processes (`pairs.py`); printed is the ratio of torch's seconds to ours, pair by pair, so
+above 1 we are the quicker. A busy machine hurts torch more than us (its threads wait for each other at every
+operation) and would flatter us: only the ratios of quiet pairs are to be quoted.
 """
 
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pairs import BATCH, Side, answer, batches, spread, turns
 
-QUIET = 0.1
-BATCH, TOKENS, STEPS = 32, 64, 10_000
+STEPS = 10_000
 PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
 SETTINGS = {"full": "everything learns", "blocks": "embeddings and four blocks frozen", "head": "head only"}
-
-
-def batches(count: int = 8) -> list[dict[str, np.ndarray]]:
-    """Token ids, mask and labels, the same on both sides."""
-    draw = np.random.default_rng(0)
-    made = []
-    for _ in range(count):
-        lengths = draw.integers(TOKENS // 2, TOKENS + 1, BATCH)
-        mask = (np.arange(TOKENS) < lengths[:, None]).astype(np.int32)
-        ids = draw.integers(1000, 30522, (BATCH, TOKENS)).astype(np.int32) * mask
-        label = draw.integers(0, 2, BATCH).astype(np.int32)
-        made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
-    return made
 
 
 def ours(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
@@ -121,85 +101,13 @@ def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[i
 
 
 def work(side: str, source: str, setting: str, dropout: float, adamw: str) -> None:
-    """Answers each line `steps` with the seconds and CPU seconds a step, the last loss and the peak memory in MiB."""
-    step = {"tlx": ours, "torch": theirs}[side](source, setting, dropout, adamw)
-    number = 0
-    for line in sys.stdin:
-        count, start, used = int(line), time.perf_counter(), time.process_time()
-        for _ in range(count):
-            loss = step(number)
-            number += 1
-        seconds, busy = time.perf_counter() - start, time.process_time() - used
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}), flush=True)
-
-
-def processor() -> tuple[float, float]:
-    """Seconds that all cores together were busy, with what the hypervisor took, and were there at all (Linux)."""
-    words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
-    numbers = [float(word) / os.sysconf("SC_CLK_TCK") for word in words]
-    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
-
-
-def settle(patience: float) -> None:
-    """Waits until the machine was idle for half a second, or `patience` is at its end."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        busy, whole = processor()
-        time.sleep(0.5)
-        after, total = processor()
-        if after - busy <= QUIET * (total - whole):
-            return
-
-
-class Side:
-    """One of the two processes."""
-
-    def __init__(self, side: str, source: str, setting: str, dropout: float, adamw: str, huge: bool) -> None:
-        extra = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {}
-        words = [sys.executable, __file__, "--work", side, source, setting, str(dropout), adamw]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | extra
-        )
-
-    def run(self, steps: int) -> dict[str, float]:
-        """What the worker answers, and `others`: the share of all cores that other processes used meanwhile."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        busy, whole = processor()
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self.process.args[3]} ended with {self.process.wait()}; its message is above")
-        after, total = processor()
-        told = json.loads(answer)
-        others = (after - busy - steps * told["cpu"]) / max(total - whole, 1e-9)
-        return told | {"others": max(others, 0.0)}
-
-    def close(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+    answer({"tlx": ours, "torch": theirs}[side](source, setting, dropout, adamw))
 
 
 def compare(source: str, setting: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
-    sides = {name: Side(name, source, setting, dropout, options.adamw, options.huge_pages) for name in ("tlx", "torch")}
-    for side in sides.values():
-        side.run(3)  # compilation, first allocations
-    pairs = []
-    for number in range(options.pairs):
-        order = ("tlx", "torch") if number % 2 == 0 else ("torch", "tlx")
-        found = {}
-        for name in order:
-            settle(options.patience)
-            found[name] = sides[name].run(options.steps)
-        pairs.append({name: found[name] for name in sides})
-    for side in sides.values():
-        side.close()
-    for pair in pairs:
-        pair["ratio"] = pair["torch"]["wall"] / pair["tlx"]["wall"]
-        pair["quiet"] = max(pair[name]["others"] for name in sides) <= QUIET
+    words = [setting, str(dropout), options.adamw]
+    sides = {name: Side([__file__, "--work", name, source, *words], options.huge_pages) for name in ("tlx", "torch")}
+    pairs = turns(sides, options.pairs, options.steps, options.patience)
     return {
         "setting": setting,
         "dropout": dropout,
@@ -208,12 +116,6 @@ def compare(source: str, setting: str, dropout: float, options: argparse.Namespa
         "peak_mib": {name: pairs[-1][name]["peak"] for name in sides},
         "pairs": pairs,
     }
-
-
-def spread(ratios: list[float]) -> dict[str, float] | None:
-    if not ratios:
-        return None
-    return {"pairs": len(ratios), "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -14,5 +14,5 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# The newest interpreter runs the suite without torch, and so without this file, all of which is marked `parity`.
-collect_ignore = [] if find_spec("torch") else ["models/test_parity.py"]
+# The newest interpreter runs the suite without torch, and so without these files, all of which is marked `parity`.
+collect_ignore = [] if find_spec("torch") else ["models/test_parity.py", "models/test_parity_peft.py"]

@@ -16,7 +16,7 @@ FLOORS = (
     ("models", "tasks", "optim", "data"),
     ("tuning",),
     ("weights",),
-    ("objectives",),
+    ("objectives", "merge"),
     ("recipe", "step"),
     ("prepare", "records", "checkpoint"),
     ("describe", "folder", "evaluate"),

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import blend, models, objectives, tasks, tuning
+    from tlx import blend, merge, models, objectives, tasks, tuning
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.models import forward
@@ -16,23 +16,20 @@ if TYPE_CHECKING:
     from tlx.recipe import Recipe, Train
     from tlx.train import Run, run
     from tlx.types import Learn
-    from tlx.weights import Pretrained, Weights, load_pretrained, save_pretrained
+    from tlx.weights import Pretrained, Weights, load_adapter, load_pretrained, save_adapter, save_pretrained
 
 __version__ = "0.1.0"
 
 HOMES = {
     "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
-    "Train": "recipe", "Weights": "weights", "forward": "models", "load_pretrained": "weights", "run": "train",
-    "save_pretrained": "weights", "moved": "movement",
+    "Train": "recipe", "Weights": "weights", "forward": "models", "load_adapter": "weights",
+    "load_pretrained": "weights", "moved": "movement", "run": "train", "save_adapter": "weights",
+    "save_pretrained": "weights",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend",
-    "models": "models",
-    "objectives": "objectives",
-    "tasks": "tasks",
-    "terms": "objectives",
-    "tuning": "tuning",
-}
+    "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "tasks": "tasks",
+    "terms": "objectives", "tuning": "tuning",
+}  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 
 

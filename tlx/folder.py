@@ -2,7 +2,7 @@
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`; `moved.json` once that was measured.
+`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured.
 """
 
 import json

@@ -11,10 +11,12 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.evaluate import Outcome, mistakes
+from tlx.merge import apart, merge
 from tlx.prepare import Prepared
 from tlx.records import write_json
 from tlx.step import TrainState
-from tlx.weights import Pretrained, save_pretrained
+from tlx.trees import flatten, nest
+from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 
 
 def write_all(
@@ -41,9 +43,7 @@ def write_all(
         "classes": list(splits.classes),
         "data": finish["data"],
     }
-    save_pretrained(
-        Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model"
-    )
+    save_model(path, ready, state)
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
@@ -54,6 +54,23 @@ def write_all(
     write_json(path / "environment.json", folder.environment())
     write_json(path / folder.RESULT, result)
     return result
+
+
+def save_model(path: Path, ready: Prepared, state: TrainState) -> None:
+    """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves.
+
+    The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
+    adapter. What terms of the objective inserted is no part of the model.
+    """
+    stages = tuple(f"{stage.name}/" for stage in ready.model.stages)
+    leaves = {name: leaf for name, leaf in flatten(state.variables.params).items() if name.startswith(stages)}
+    variables = state.variables._replace(params=nest(leaves))
+    trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
+    if inserted(trained):
+        save_adapter(trained, path / "adapter", moved=ready.moving & flatten(ready.model.params).keys())
+        if not apart(variables):
+            trained = trained._replace(variables=merge(variables))
+    save_pretrained(trained, path / "model")
 
 
 def peak_memory() -> int:

@@ -37,6 +37,7 @@ class Context(NamedTuple):
     `key` is the stage's own key, None when nothing is random; `train` is False in a still (all frozen) stage too.
     `dtype` is that of activations; parameters, reductions and losses stay float32. `offset` is the position of this
     device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
+    `prefix` is how many learned keys stand before the tokens in the attention of the blocks.
     """
 
     key: Key | None = None
@@ -44,6 +45,7 @@ class Context(NamedTuple):
     dtype: Any = "float32"
     offset: Any = 0
     axis: str | None = None
+    prefix: int = 0
 
 
 class Stage(NamedTuple):

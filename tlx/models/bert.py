@@ -131,16 +131,16 @@ def build(config: Bert, outputs: int | None = None) -> Model:
     """The chain of stages; with `outputs` the head of a sequence classifier of that width."""
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        ids = carry["input_ids"]
+        ids = jnp.asarray(carry["input_ids"])
         mask = carry.get("attention_mask")
-        mask = jnp.ones_like(ids) if mask is None else mask
+        mask = jnp.ones_like(ids) if mask is None else jnp.asarray(mask)
         hidden = embed(params["words"], ids)
         types = carry.get("token_type_ids")
-        types = jnp.zeros_like(ids) if types is None else types
+        types = jnp.zeros_like(ids) if types is None else jnp.asarray(types)
         if "prompt" in params:
             hidden, ids, mask, types = prompted(config, params["prompt"]["tokens"], hidden, ids, mask, types)
-        check_length(config, ids)
-        hidden += embed(params["positions"], positions(config, ids))
+        check_length(config, ids.shape[1] + context.prefix)
+        hidden += embed(params["positions"], positions(config, ids, context.prefix, "prompt" in params))
         if config.types:
             hidden += embed(params["types"], types)
         hidden = dropout(
@@ -169,12 +169,18 @@ def build(config: Bert, outputs: int | None = None) -> Model:
     return Model(tuple(stages), declare(config, outputs), {}, config, outputs)
 
 
-def positions(config: Bert, ids: Array) -> Array:
-    """[T] or [B, T]: from 0, but in RoBERTa from pad + 1 over the tokens that are not padding."""
+def positions(config: Bert, ids: Array, prefix: int = 0, prompt: bool = False) -> Array:
+    """[T] or [B, T]: from 0, but in RoBERTa from pad + 1 over the tokens that are not padding.
+
+    Learned keys before the tokens take the first `prefix` positions. With a `prompt` among the embeddings RoBERTa
+    counts padding too. Both are as in `transformers`, where peft's adapters are trained.
+    """
     if config.family != "roberta":
-        return jnp.arange(ids.shape[1])
+        return jnp.arange(prefix, prefix + ids.shape[1])
+    if prompt:
+        return jnp.arange(ids.shape[1]) + config.pad + 1 + prefix
     real = (ids != config.pad).astype(jnp.int32)
-    return jnp.cumsum(real, axis=1) * real + config.pad
+    return (jnp.cumsum(real, axis=1) + prefix) * real + config.pad
 
 
 def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) -> Array:
@@ -214,11 +220,11 @@ def prompted(
     return hidden, ids, mask, types
 
 
-def check_length(config: Bert, ids: Array) -> None:
+def check_length(config: Bert, tokens: int) -> None:
     """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
     room = config.positions - (config.pad + 1 if config.family == "roberta" else 0)
-    if ids.shape[1] > room:
-        raise ValueError(f"{ids.shape[1]} tokens, and the model has positions for {room}: lower Data(tokens=...)")
+    if tokens > room:
+        raise ValueError(f"{tokens} tokens, and the model has positions for {room}: lower Data(tokens=...)")
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:

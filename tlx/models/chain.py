@@ -60,13 +60,14 @@ def forward(
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
     side = subtree(variables.params, f"{model.stages[-1].name}/side")
+    prefix = prefix_length(model, variables.params)
     carry: dict[str, Any] = dict(inputs)
     taps: dict[str, Any] = {}
     moved: dict[str, Tree] = {}
     for index, stage in enumerate(model.stages[first:last], first):
         training = train and stage.name not in still
         noise = jax.random.fold_in(key, index) if training and key is not None else None
-        context = Context(noise, training, dtype, offset, axis)
+        context = Context(noise, training, dtype, offset, axis, prefix)
         before = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})
         carry, after = stage.apply(subtree(variables.params, stage.name), before, carry, context)
@@ -79,6 +80,12 @@ def forward(
     taps |= {name: carry[name] for name in ("hidden", "pooled", "logits") if name in carry}
     taps["carry"] = carry
     return taps, stats
+
+
+def prefix_length(model: Model, params: Tree) -> int:
+    """How many learned keys a tuning put before the tokens of the blocks (the most of any block), 0 for none."""
+    rows = (subtree(params, f"{stage.name}/attention/prefix").get("key") for stage in model.stages)
+    return max((len(own) for own in rows if own is not None), default=0)
 
 
 def updated(stats: Tree, moved: Mapping[str, Tree]) -> Tree:

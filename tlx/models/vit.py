@@ -370,3 +370,21 @@ def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
     if config.layer_scale is not None:
         yield Name(f"{ours}/attention/scale", f"{foreign}.layer_scale1.lambda1")
         yield Name(f"{ours}/mlp/scale", f"{foreign}.layer_scale2.lambda1")
+
+
+IN_MEMORY = {f"attention.attention.{name}": f"attention.{name[0]}_proj" for name in ("query", "key", "value")} | {
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "mlp.weights_out": "mlp.down_proj",
+}
+
+
+def in_memory(config: Vit, module: str) -> str | None:
+    """What `transformers` calls a `module` of a file once it is in memory, as peft sees it; None where it splits it."""
+    place, dot, block = module.partition("encoder.layer.")
+    if not dot:
+        return module
+    number, _, name = block.partition(".")
+    stem = "encoder.layer" if config.family == "dinov2" else "layers"
+    return None if name == "mlp.weights_in" else f"{place}{stem}.{number}.{IN_MEMORY.get(name, name)}"

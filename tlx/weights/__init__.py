@@ -1,6 +1,11 @@
 """Foreign numbers in and out."""
 
-from tlx.weights.pretrained import Pretrained, Weights, load_pretrained, save_pretrained
+from tlx.weights.adapters import load_adapter, save_adapter
+from tlx.weights.form import Pretrained, fingerprint, head_paths, inserted
+from tlx.weights.pretrained import Weights, load_pretrained, save_pretrained
 from tlx.weights.reconcile import Entry, Manifest
 
-__all__ = ["Entry", "Manifest", "Pretrained", "Weights", "load_pretrained", "save_pretrained"]
+__all__ = [
+    "Entry", "Manifest", "Pretrained", "Weights", "fingerprint", "head_paths", "inserted", "load_adapter",
+    "load_pretrained", "save_adapter", "save_pretrained",
+]  # fmt: skip

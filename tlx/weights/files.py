@@ -88,13 +88,18 @@ def check_length(path: Path) -> None:
 
 
 def write_tensors(directory: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `model.safetensors` so that a reader sees the old file or the new one, never a half."""
+    """Writes `model.safetensors`, whole (see `write_file`)."""
+    write_file(directory / WEIGHTS, tensors)
+
+
+def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file so that a reader sees the old file or the new one, never a half."""
     from safetensors.numpy import save_file
 
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    partial = directory / f".{WEIGHTS}.partial"
+    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    partial = path.with_name(f".{path.name}.partial")
     try:
         save_file(arrays, partial, metadata={"format": "pt"})
-        os.replace(partial, directory / WEIGHTS)
+        os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

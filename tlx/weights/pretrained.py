@@ -5,22 +5,37 @@ import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from tlx import config as records
 from tlx import models, processors
-from tlx.models.names import Name, outward
+from tlx.models.names import outward
+from tlx.partition import compile_rule
 from tlx.tasks import Classification, Regression, Task
 from tlx.trees import flatten, nest
 from tlx.types import Model, Variables
+from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
+from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
+from tlx.weights.adapters import read_adapter, save_adapter, with_leaves
 from tlx.weights.files import CONFIG, read_config, read_tensors, write_tensors
+from tlx.weights.form import (
+    OWN,
+    STATS,
+    Pretrained,
+    foreign_kind,
+    head_paths,
+    inserted,
+    name_table,
+    prefixed_stats,
+)
+from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
 
-OWN = "tlx"
+ADAPTER = "adapter"
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
@@ -40,16 +55,6 @@ class Weights:
     reset: tuple[str, ...] = ()
     resize: int | None = None
     pooling: Literal["first", "mean"] | None = None
-
-
-class Pretrained(NamedTuple):
-    """A model with its numbers, what turns raw examples into its inputs, and where it all came from."""
-
-    model: Model
-    variables: Variables
-    processor: Any
-    manifest: Manifest
-    task: Task | None = None
 
 
 def load_pretrained(
@@ -88,6 +93,7 @@ def load_pretrained(
     if resize is not None:
         settings = resized(settings, resize)
     built = models.build(settings, outputs)
+    held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
     tensors = read_tensors(directory)
     arrays, entries = reconcile(
         {**built.params, **prefixed_stats(built)},
@@ -97,11 +103,36 @@ def load_pretrained(
         prefix="" if kind == OWN else models.foreign(kind).prefix(settings),
         unused=() if kind == OWN else models.foreign(kind).UNUSED,
         resettable=(built.stages[-1].name,) if kind == OWN else ("head", "pool"),
-        reset=reset,
+        reset=declared_resets(reset, built, held),
         reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
     )
-    variables = fill(built, arrays, seed)
-    return Pretrained(built, variables, processors.load(directory), Manifest(str(source), document, entries), task)
+    manifest = Manifest(str(source), document, entries)
+    pretrained = Pretrained(built, fill(built, arrays, seed), processors.load(directory), manifest, task)
+    # What a tuning put into a head goes with that head.
+    afresh = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
+    gone = [f"{built.stages[-1].name}/.*"] if afresh else []
+    kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
+    return with_leaves(pretrained, kept, str(directory / ADAPTER)) if kept else pretrained
+
+
+def beside(model: Model, kind: str, directory: Path) -> Found:
+    """The leaves that a tuning inserted into the model of `directory`, whose base is the model there."""
+    if not (directory / ADAPTER / ADAPTER_CONFIG).is_file():
+        return {}
+    declared = flatten(model.params).keys()
+    _, found = read_adapter(model, kind, directory / ADAPTER)
+    return {path: own for path, own in found.items() if path not in declared and not path.startswith(STATS)}
+
+
+def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str]:
+    """The patterns that are about declared parameters; one that matches inserted leaves alone is not."""
+    declared = flatten(model.params)
+    return [
+        pattern
+        for pattern in reset
+        if any(compile_rule(pattern).fullmatch(path) for path in declared)
+        or not any(compile_rule(pattern).fullmatch(path) for path in held)
+    ]
 
 
 def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
@@ -113,21 +144,6 @@ def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
     found = flatten(fresh.params) | {p: np.asarray(a) for p, a in arrays.items() if not p.startswith(STATS)}
     moved = flatten(fresh.stats) | {p.removeprefix(STATS): a for p, a in arrays.items() if p.startswith(STATS)}
     return Variables(nest(dict(sorted(found.items()))), nest(dict(sorted(moved.items()))))
-
-
-STATS = "stats:"
-
-
-def prefixed_stats(model: Model) -> dict[str, Any]:
-    """Running statistics beside the parameters, under names that no parameter has."""
-    return {STATS + path: param for path, param in flatten(model.stats).items()}
-
-
-def name_table(kind: str, settings: Any, outputs: int | None, model: Model) -> list[Name]:
-    """A line for every parameter and statistic: its foreign name, or its own where the form is ours."""
-    if kind != OWN:
-        return list(models.foreign(kind).names(settings, outputs))
-    return [Name(path, path) for path in (*flatten(model.params), *prefixed_stats(model))]
 
 
 def own_settings(document: dict[str, Any], model: Any) -> Any:
@@ -173,6 +189,9 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
     """Writes a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
     there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Returns it.
 
+    What a tuning inserted lies beside the base in `adapter/`, for `load_pretrained` to insert again; `tlx.merge` makes
+    plain weights of it where that can be done.
+
     Raises OSError, naming the directory, where the disk does not take it; nothing that was there is lost.
     """
     directory = Path(directory)
@@ -182,9 +201,6 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model.config, model.outputs, model)
-    known = {name.ours for name in table}
-    if stray := sorted(arrays.keys() - known):
-        raise ValueError(f"{len(stray)} parameters have no foreign name: {stray[0]!r}, ...; merge them first")
     document = write_document(pretrained, kind)
     # A file of the bare backbone's class has no prefix before its names.
     bare = kind == OWN or document["architectures"][0].endswith("Model")
@@ -193,26 +209,16 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
         (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
     }
     write_tensors(directory, tensors)
+    for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
+        (directory / ADAPTER / name).unlink(missing_ok=True)
+    if inserted(pretrained):
+        save_adapter(pretrained, directory / ADAPTER)
     partial = directory / f".{CONFIG}.partial"
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, directory / CONFIG)
     if pretrained.processor is not None:
         pretrained.processor.save(directory)
     return directory
-
-
-def foreign_kind(pretrained: Pretrained) -> str:
-    """The `model_type` to write: the one that was read, the family's own, or ours where there is no such form."""
-    settings = pretrained.model.config
-    if (kind := pretrained.manifest.document.get("model_type")) in models.FOREIGN:
-        return kind
-    if (kind := getattr(settings, "family", None)) not in models.FOREIGN:
-        return OWN
-    try:
-        models.foreign(kind).write(settings, pretrained.model.outputs, {})
-    except ValueError:
-        return OWN
-    return kind
 
 
 def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""A LoRA step of MiniLM beside peft's on torch eager: seconds, memory, and its FLOPs beside those of a full step.
+
+    python benchmarks/lora.py [--dropout 0.1 0] [--pairs 10] [--steps 2] [--out FOLDER]
+
+Both do the same work in float32 on the same cores: LoRA of rank 8 and alpha 16 on query and value, batches of 32 x 64
+tokens (some of them padding), AdamW at a constant rate on the adapter and the head, the gradient's norm clipped at 1,
+the loss read every step. torch runs its default attention (sdpa) and fused AdamW.
+
+Three numbers come out. Seconds: peft's over ours, in turns of two processes (`pairs.py`; quote quiet pairs). Memory:
+what our compiled step says it needs, arguments and temporaries (`memory_analysis`), over the peak of peft's resident
+memory during its steps, both with the parameters and for the peak above that of the loaded model alone. FLOPs: those
+that the compiler counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pairs import BATCH, Side, answer, batches, spread, turns
+
+RATE, DECAY, STEPS = 1e-4, 0.01, 10_000
+MIB = 2**20
+
+
+def our_step(source: str, how: Any, dropout: float) -> tuple[Any, Any, list[Any]]:
+    """The compiled step, its first state and the batches on the device."""
+    import jax
+
+    import tlx
+    from tlx import models, partition, sharding, tasks
+    from tlx.objectives import Supervised
+    from tlx.step import Parts, compile_step, initial_state
+
+    task = tasks.Classification(classes=2)
+    brought = tlx.load_pretrained(source, task)
+    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
+    model = models.build(replace(brought.model.config, **still), task.outputs)
+    params = how.insert(model, brought.variables.params, jax.random.key(1))
+    optim = tlx.Optim("adamw", lr=RATE, weight_decay=DECAY, schedule="constant", clip=1.0)
+    parts = Parts(model, task, (Supervised(),), optim, partition.partition(params, how.phases(model)[0].rules))
+    compiled = compile_step(parts, sharding.make_mesh())
+    variables = brought.variables._replace(params=params)
+    state = compiled.place(initial_state(parts, variables, STEPS, jax.random.key(0)))
+    return compiled, state, [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
+
+
+def ours(source: str, dropout: float) -> None:
+    from tlx import tuning
+
+    compiled, state, data = our_step(source, tuning.Lora(rank=8, alpha=16.0), dropout)
+    analysis = compiled.train.lower(state, data[0]).compile().memory_analysis()
+    told = {name: getattr(analysis, f"{name}_size_in_bytes") / MIB for name in ("argument", "temp")}
+
+    def step(number: int) -> float:
+        nonlocal state
+        state, metrics = compiled.train(state, data[number % len(data)])
+        return float(metrics["loss"])
+
+    answer(step, lambda: told)
+
+
+def flops(source: str, dropout: float) -> dict[str, float]:
+    """The FLOPs of a LoRA step and of a full one, as the compiler counts them."""
+    from tlx import tuning
+
+    counted = {}
+    for name, how in (("lora", tuning.Lora(rank=8, alpha=16.0)), ("full", tuning.Full())):
+        compiled, state, data = our_step(source, how, dropout)
+        counted[name] = compiled.train.lower(state, data[0]).compile().cost_analysis()["flops"]
+    return counted | {"ratio": counted["lora"] / counted["full"]}
+
+
+def resident(field: str) -> float:
+    """`VmRSS` (now) or `VmHWM` (the peak since it was last reset) of this process in MiB (Linux)."""
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def theirs(source: str, dropout: float) -> None:
+    import peft
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    empty = resident("VmRSS")
+    config = transformers.BertConfig.from_pretrained(
+        source, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+    base = transformers.BertForSequenceClassification.from_pretrained(source, config=config)
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])
+    model = peft.get_peft_model(base, lora).train()
+    params = [param for param in model.parameters() if param.requires_grad]
+    groups = [
+        {"params": [param for name, param in model.named_parameters() if param.requires_grad and "lora" in name]},
+        {"params": [param for name, param in model.named_parameters() if param.requires_grad and "lora" not in name]},
+    ]
+    groups[0]["weight_decay"], groups[1]["weight_decay"] = 0.0, DECAY
+    optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
+    data = [{name: torch.from_numpy(array).long() for name, array in batch.items()} for batch in batches()]
+    loaded = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+
+    def step(number: int) -> float:
+        batch = dict(data[number % len(data)])
+        loss = model(labels=batch.pop("label"), **batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0, foreach=True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return loss.item()
+
+    answer(step, lambda: {"whole": resident("VmHWM") - empty, "growth": resident("VmHWM") - loaded})
+
+
+def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
+    sides = {name: Side([__file__, "--work", name, source, str(dropout)]) for name in ("tlx", "peft")}
+    pairs = turns(sides, options.pairs, options.steps, options.patience)
+    own, other = pairs[-1]["tlx"], pairs[-1]["peft"]
+    return {
+        "dropout": dropout,
+        "quiet": spread([pair["ratio"] for pair in pairs if pair["quiet"]]),
+        "all": spread([pair["ratio"] for pair in pairs]),
+        "memory_mib": {"arguments": own["argument"], "temporaries": own["temp"]}
+        | {"peft, with its parameters": other["whole"], "peft, above the loaded model": other["growth"]},
+        "memory": (own["argument"] + own["temp"]) / other["whole"],
+        "temporaries": own["temp"] / other["growth"],
+        "flops": flops(source, dropout),
+        "pairs": pairs,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| dropout | quiet pairs | min | median | max | all, median | memory | temporaries | FLOPs, LoRA / full |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        quiet, every = row["quiet"], row["all"]
+        told = f"0/{every['pairs']} | - | **none** | -"
+        if quiet:
+            told = f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f}"
+            told += f" | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
+        lines.append(
+            f"| {row['dropout']:g} | {told} | {every['median']:.2f} | {row['memory']:.2f} | {row['temporaries']:.2f} "
+            f"| {row['flops']['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
+    parser.add_argument(
+        "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
+    )
+    parser.add_argument("--out", type=Path, help="folder for lora.md and lora.json")
+    options = parser.parse_args()
+
+    from tlx.assets import extract
+
+    source = str(extract("minilm-l6"))
+    rows = [compare(source, dropout, options) for dropout in options.dropout]
+    for row in rows:
+        print({name: {key: round(value, 3) for key, value in row[name].items()} for name in ("memory_mib", "flops")})
+    print(f"\nseconds: peft / tlx; memory: tlx / peft\n\n{table(rows)}")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "lora.md").write_text(table(rows) + "\n")
+        (options.out / "lora.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        {"tlx": ours, "peft": theirs}[sys.argv[2]](sys.argv[3], float(sys.argv[4]))
+    else:
+        main()

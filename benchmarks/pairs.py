@@ -1,0 +1,125 @@
+"""Two sides of a benchmark, measured in turns: a process each, at a pipe, and how busy the machine was meanwhile.
+
+Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
+long as the measurement: one works while the other waits. They take turns (A B, B A, A B, ...). Each turn waits for an
+idle machine, and what other processes use of the cores meanwhile is measured. A pair is quiet where that is at most a
+tenth in both turns; only the ratios of quiet pairs are to be quoted.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+QUIET = 0.1
+BATCH, TOKENS = 32, 64
+
+
+def batches(count: int = 8) -> list[dict[str, np.ndarray]]:
+    """Token ids, mask and labels, the same on both sides."""
+    draw = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        lengths = draw.integers(TOKENS // 2, TOKENS + 1, BATCH)
+        mask = (np.arange(TOKENS) < lengths[:, None]).astype(np.int32)
+        ids = draw.integers(1000, 30522, (BATCH, TOKENS)).astype(np.int32) * mask
+        label = draw.integers(0, 2, BATCH).astype(np.int32)
+        made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
+    return made
+
+
+def answer(step: Callable[[int], float], more: Callable[[], dict[str, Any]] = dict) -> None:
+    """Answers each line `steps` with the seconds and CPU seconds a step, the last loss, the peak memory in MiB, and
+    what `more` tells."""
+    number = 0
+    for line in sys.stdin:
+        count, start, used = int(line), time.perf_counter(), time.process_time()
+        for _ in range(count):
+            loss = step(number)
+            number += 1
+        seconds, busy = time.perf_counter() - start, time.process_time() - used
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        told = {"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}
+        print(json.dumps(told | more()), flush=True)
+
+
+def processor() -> tuple[float, float]:
+    """Seconds that all cores together were busy, with what the hypervisor took, and were there at all (Linux)."""
+    words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    numbers = [float(word) / os.sysconf("SC_CLK_TCK") for word in words]
+    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
+
+
+def settle(patience: float) -> None:
+    """Waits until the machine was idle for half a second, or `patience` is at its end."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        busy, whole = processor()
+        time.sleep(0.5)
+        after, total = processor()
+        if after - busy <= QUIET * (total - whole):
+            return
+
+
+class Side:
+    """One of the two processes: `words` are the arguments after the interpreter."""
+
+    def __init__(self, words: list[str], huge: bool = False) -> None:
+        extra = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {}
+        self.process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | extra
+        )
+
+    def run(self, steps: int) -> dict[str, Any]:
+        """What the worker answers, and `others`: the share of all cores that other processes used meanwhile."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        busy, whole = processor()
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answered = self.process.stdout.readline()
+        if not answered:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}; its message is above")
+        after, total = processor()
+        told = json.loads(answered)
+        others = (after - busy - steps * told["cpu"]) / max(total - whole, 1e-9)
+        return told | {"others": max(others, 0.0)}
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def turns(sides: dict[str, Side], count: int, steps: int, patience: float) -> list[dict[str, Any]]:
+    """`count` pairs of what the two sides answered, whose `ratio` is the second's seconds over the first's."""
+    first, second = sides
+    for side in sides.values():
+        side.run(3)  # compilation, first allocations
+    pairs: list[dict[str, Any]] = []
+    for number in range(count):
+        found = {}
+        for name in (first, second) if number % 2 == 0 else (second, first):
+            settle(patience)
+            found[name] = sides[name].run(steps)
+        pair: dict[str, Any] = {name: found[name] for name in sides}
+        pair["ratio"] = found[second]["wall"] / found[first]["wall"]
+        pair["quiet"] = max(found[name]["others"] for name in sides) <= QUIET
+        pairs.append(pair)
+    for side in sides.values():
+        side.close()
+    return pairs
+
+
+def spread(ratios: list[float]) -> dict[str, float] | None:
+    if not ratios:
+        return None
+    return {"pairs": len(ratios), "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}

@@ -1,0 +1,210 @@
+"""Our adapters against `peft` on torch, in float32, and the files of each opened by the other: logits to 1e-5.
+
+The base is a tiny random classifier of `transformers`, every number of the adapter random. peft knows prefixes and
+prompts for text alone, and no prefix for DistilBERT, whose attention reads no earlier keys.
+"""
+
+import json
+
+import jax
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+import tlx
+from tlx import tuning
+from tlx.trees import flatten, nest
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.usefixtures("quick"),
+    # peft's own habit with transformers 5; any other of its warnings, about a file of ours say, is an error.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
+TOLERANCE = 1e-5
+CLASSES = 3
+TEXT = {
+    "vocab_size": 23,
+    "hidden_size": 15,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 13,
+    "max_position_embeddings": 17,
+    "type_vocab_size": 2,
+    "pad_token_id": 1,
+}
+DISTIL = {
+    "vocab_size": 23,
+    "dim": 15,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 13,
+    "max_position_embeddings": 17,
+    "pad_token_id": 1,
+}
+IMAGE = {
+    "image_size": 15,
+    "patch_size": 4,
+    "num_channels": 2,
+    "hidden_size": 15,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+}
+MODELS = {
+    "bert": ("BertForSequenceClassification", TEXT),
+    "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
+    "distilbert": ("DistilBertForSequenceClassification", DISTIL),
+    "electra": ("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
+    "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
+    "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
+}
+TUNINGS = {
+    "lora": tuning.Lora(rank=2, alpha=3.0, dropout=0.1),
+    "rank-stabilised": tuning.Lora(rank=3, rank_stabilised=True, on=r".*/(query|mlp/up)"),
+    "dora": tuning.Dora(rank=2, on=r".*/(key|mlp/down)"),
+    "ia3": tuning.Ia3(),
+    "vera": tuning.Vera(rank=4, on=r".*/(query|mlp/up|mlp/down)"),
+    "prefix": tuning.Prefix(tokens=3),
+    "prompt": tuning.Prompt(tokens=3),
+}
+# The names of the layers in peft: those to be tuned, those of the feed-forward layer among them.
+BERT = (["query", "value", "key"], "layer.1.output.dense")
+NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
+    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2")
+}
+IMAGES = ("vit", "deit", "dinov2")
+PAIRS = [
+    (name, how)
+    for name in MODELS
+    for how in TUNINGS
+    if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
+    # What these three have of their own is names, and the width of an embedding.
+    if name not in ("electra", "deit", "dinov2") or how in ("lora", "prompt")
+]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """The directory of each base, all of its parameters off their initial values."""
+    found = {}
+    for name, (made, fields) in MODELS.items():
+        torch.manual_seed(0)
+        kind = getattr(transformers, made)
+        model = kind(kind.config_class(**fields, num_labels=CLASSES))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        found[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(found[name])
+    return found
+
+
+def theirs(base, name):
+    return getattr(transformers, MODELS[name][0]).from_pretrained(base).eval()
+
+
+def draw(name):
+    """Inputs in our names: sentences whole, padded on the right, padded on the left; or images."""
+    rng = np.random.default_rng(0)
+    if name in IMAGES:
+        return {"image": rng.normal(size=(3, 15, 15, 2)).astype(np.float32)}
+    mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
+    inputs = {"input_ids": np.where(mask == 1, rng.integers(2, 23, mask.shape), 1), "attention_mask": mask}
+    if name in ("bert", "electra"):
+        inputs["token_type_ids"] = rng.integers(0, 2, mask.shape)
+    return inputs
+
+
+def torch_logits(model, inputs):
+    if "image" in inputs:
+        inputs = {"pixel_values": inputs["image"].transpose(0, 3, 1, 2)}
+    with torch.no_grad():
+        return model(**{name: torch.tensor(array) for name, array in inputs.items()}).logits.numpy()
+
+
+def our_logits(pretrained, inputs):
+    return tlx.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
+
+
+def shaken(pretrained, how):
+    """The model with the tuning's leaves, which learn and the head all random."""
+    params = flatten(how.insert(pretrained.model, pretrained.variables.params, jax.random.key(0)))
+    declared, rng = flatten(pretrained.model.params), np.random.default_rng(1)
+    still = ("scale", "dropout", "vera/a", "vera/b")
+    for path, leaf in params.items():
+        if path.startswith("head/") or (path not in declared and not path.endswith(still)):
+            params[path] = np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+    return pretrained._replace(variables=pretrained.variables._replace(params=nest(params)))
+
+
+@pytest.mark.parametrize(("name", "how"), PAIRS)
+def test_peft_opens_ours_with_the_same_logits(name, how, bases, tmp_path):
+    before = tlx.load_pretrained(bases[name])
+    ours = shaken(before, TUNINGS[how])
+    tlx.save_adapter(ours, tmp_path)
+    inputs = draw(name)
+    wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
+    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
+    assert not np.allclose(our_logits(before, inputs), wanted, atol=1e-3)
+    # What we read again is what we wrote.
+    again = tlx.load_adapter(before, tmp_path).variables.params
+    assert flatten(again).keys() == flatten(ours.variables.params).keys()
+    for path, leaf in flatten(ours.variables.params).items():
+        np.testing.assert_allclose(flatten(again)[path], leaf, rtol=1e-6, err_msg=path)
+
+
+def peft_config(name, how):
+    attention, inner = NAMES.get(name, BERT)
+    task = None if name in IMAGES else "SEQ_CLS"
+    kept = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
+    dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
+    tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
+    lora = {"task_type": task, "target_modules": [*attention[:2], inner], **kept}
+    return {
+        "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3, rank_pattern={inner: 4}, alpha_pattern={inner: 5}, **lora),
+        "rank-stabilised": lambda: peft.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1, **lora),
+        "dora": lambda: peft.LoraConfig(r=2, use_dora=True, **lora),
+        "ia3": lambda: peft.IA3Config(
+            task_type=task, target_modules=[*attention[1:], inner], feedforward_modules=[inner], **kept
+        ),
+        "vera": lambda: peft.VeraConfig(r=4, **lora),
+        "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 15}),
+        "prompt": lambda: peft.PromptTuningConfig(**tokens),
+    }[how]()
+
+
+@pytest.mark.parametrize(("name", "how"), PAIRS)
+def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
+    torch.manual_seed(2)
+    model = peft.get_peft_model(theirs(bases[name], name), peft_config(name, how)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    inputs = draw(name)
+    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
+    np.testing.assert_allclose(our_logits(ours, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
+    # Every tensor of the file has a line.
+    told = {line.foreign for line in ours.manifest.entries}
+    assert set(load_file(tmp_path / "adapter_model.safetensors")) <= told
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
+
+
+def test_a_head_that_transformers_does_not_have_leaves_the_backbone_to_peft(bases, tmp_path):
+    before = tlx.load_pretrained(bases["bert"], pooling="mean")
+    ours = shaken(before, TUNINGS["dora"])
+    tlx.save_adapter(ours, tmp_path)
+    inputs = draw("bert")
+    backbone = transformers.AutoModel.from_pretrained(bases["bert"])
+    model = peft.PeftModel.from_pretrained(backbone, tmp_path).eval()
+    with torch.no_grad():
+        hidden = model(**{name: torch.tensor(array) for name, array in inputs.items()}).last_hidden_state.numpy()
+    real = inputs["attention_mask"] > 0
+    taps, _ = tlx.forward(ours.model, ours.variables, inputs)
+    np.testing.assert_allclose(np.asarray(taps["hidden"])[real], hidden[real], rtol=0, atol=TOLERANCE)
+    assert np.array_equal(our_logits(tlx.load_adapter(before, tmp_path), inputs), taps["logits"])

@@ -1,0 +1,267 @@
+"""Adapters as files: what goes in comes out, onto its own base and no other."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tlx
+from tlx import models, tasks, tuning
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+from tlx.weights import Manifest, Pretrained, inserted
+
+TINY = {"width": 6, "depth": 2, "heads": 2, "mlp": 5}
+CONFIGS = {
+    "bert": models.Bert(vocabulary=9, positions=12, **TINY),
+    "mean": models.Bert(vocabulary=9, positions=12, pooling="mean", **TINY),
+    "vit": models.Vit(size=4, patch=2, channels=1, **TINY),
+    "gated": models.Vit(family="dinov2", size=4, patch=2, layer_scale=1.0, gated=True, **(TINY | {"mlp": 16})),
+    "own": models.Vit(size=4, patch=2, channels=1, layer_scale=0.1, **TINY),
+    "mlp": models.Mlp(inputs=(4,), widths=(5, 4), input="x"),
+    "cnn": models.Cnn(size=4, widths=(2, 2), dense=4),
+}
+TASK = tasks.Classification(classes=3)
+# The form in which each lies in its files.
+FORMS = {
+    ("bert", "Lora"): "LORA",
+    ("bert", "Dora"): "LORA",
+    ("bert", "Ia3"): "IA3",
+    ("bert", "Vera"): "VERA",
+    ("bert", "Prefix"): "PREFIX_TUNING",
+    ("bert", "Prompt"): "PROMPT_TUNING",
+    ("bert", "Adapter"): "TLX",
+    ("bert", "SideHead"): "TLX",
+    ("mean", "Lora"): "LORA",
+    ("vit", "Lora"): "LORA",
+    ("vit", "Prefix"): "TLX",
+    ("vit", "Prompt"): "TLX",
+    ("gated", "Lora"): "LORA",
+    ("gated", "up"): "TLX",
+    ("own", "Lora"): "TLX",
+    ("mlp", "stem"): "TLX",
+    ("cnn", "pool"): "TLX",
+}
+TUNINGS = {
+    "Lora": tuning.Lora(rank=2, alpha=3.0, dropout=0.25),
+    "Dora": tuning.Dora(rank=1, rank_stabilised=True),
+    "Ia3": tuning.Ia3(),
+    "Vera": tuning.Vera(rank=3),
+    "Prefix": tuning.Prefix(tokens=2),
+    "Prompt": tuning.Prompt(tokens=2),
+    "Adapter": tuning.Adapter(width=2),
+    "SideHead": tuning.SideHead(),
+    "up": tuning.Lora(rank=2, on=r".*/mlp/up"),
+    "stem": tuning.Lora(rank=2, on="stem"),
+    "pool": tuning.Lora(rank=2, on="pool"),
+}
+
+
+def base(name, seed=0, task=TASK) -> Pretrained:
+    """A model every number of which is random, statistics too."""
+    model, rng = models.build(CONFIGS[name], task and task.outputs), np.random.default_rng(seed)
+    drawn = [
+        jax.tree.map(lambda param: rng.normal(size=param.shape).astype(np.float32), tree, is_leaf=models_param)
+        for tree in (model.params, model.stats)
+    ]
+    return Pretrained(model, Variables(*drawn), None, Manifest("random", {}, ()), task)
+
+
+def models_param(leaf):
+    return hasattr(leaf, "init")
+
+
+def adapted(before, how, seed=1) -> Pretrained:
+    """`before` with a tuning's leaves and a head, both random; factors and shared matrices stay as they began."""
+    rng = np.random.default_rng(seed)
+    leaves = flatten(TUNINGS[how].insert(before.model, before.variables.params, jax.random.key(0)))
+    declared = flatten(before.model.params)
+    for path, leaf in leaves.items():
+        shared = path.endswith(("scale", "dropout", "vera/a", "vera/b"))
+        if path.startswith("head/") or (path not in declared and not shared):
+            leaves[path] = np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32)
+    return before._replace(variables=before.variables._replace(params=nest(leaves)))
+
+
+def equal(one, two):
+    assert flatten(one).keys() == flatten(two).keys()
+    for path, leaf in flatten(one).items():
+        np.testing.assert_allclose(leaf, flatten(two)[path], rtol=1e-6, err_msg=path)
+        assert np.shape(leaf) == np.shape(flatten(two)[path])
+
+
+@pytest.mark.parametrize(("name", "how"), FORMS)
+def test_loading_what_was_saved_is_the_identity(name, how, tmp_path):
+    before = base(name)
+    after = adapted(before, how)
+    tlx.save_adapter(after, tmp_path / "adapter")
+    document = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert document["peft_type"] == FORMS[name, how]
+    # Onto the base as it came, which has no such head.
+    read = tlx.load_adapter(before, tmp_path / "adapter")
+    equal(read.variables.params, after.variables.params)
+    equal(read.variables.stats, after.variables.stats)
+    lines = {line.path for line in read.manifest.entries if line.note.startswith("adapter ")}
+    assert inserted(after).keys() <= lines
+    # The whole: base and adapter beside it.
+    equal(tlx.load_pretrained(tlx.save_pretrained(after, tmp_path / "whole")).variables.params, after.variables.params)
+    # A model saved over it leaves no adapter behind.
+    equal(
+        tlx.load_pretrained(tlx.save_pretrained(before, tmp_path / "whole")).variables.params, before.variables.params
+    )
+
+
+def test_a_head_goes_along_and_so_does_what_else_has_moved(tmp_path):
+    before = base("bert")
+    after = adapted(before, "Lora")
+    path = "blocks/01/mlp/norm/scale"
+    leaves = flatten(after.variables.params) | {path: np.full(6, 7.0, np.float32)}
+    after = after._replace(variables=after.variables._replace(params=nest(leaves)))
+    tlx.save_adapter(after, tmp_path, moved=[path])
+    equal(tlx.load_adapter(before, tmp_path).variables.params, after.variables.params)
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert document["modules_to_save"] == ["bert.encoder.layer.1.output.LayerNorm", "classifier"]
+    # Had it not gone along, the base would be another one.
+    tlx.save_adapter(after, tmp_path)
+    with pytest.raises(ValueError, match="was trained on another base"):
+        tlx.load_adapter(before, tmp_path)
+    with pytest.raises(ValueError) as error:
+        tlx.save_adapter(after, tmp_path, moved=["blocks/09/mlp/norm/scale"])
+    assert str(error.value) == "moved names 'blocks/09/mlp/norm/scale', which is no parameter of the model"
+
+
+def test_what_the_checkpoint_lacked_goes_along(tmp_path):
+    tlx.save_pretrained(base("bert"), tmp_path / "base")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "pooler" not in n}, tmp_path / "base" / "model.safetensors")
+    one, two = (tlx.load_pretrained(tmp_path / "base", seed=seed) for seed in (1, 2))
+    after = adapted(one, "Lora")
+    tlx.save_adapter(after, tmp_path / "adapter")
+    equal(tlx.load_adapter(two, tmp_path / "adapter").variables.params, after.variables.params)
+
+
+def test_adapters_of_one_shape_go_through_one_compiled_forward_pass(tmp_path):
+    before = base("vit")
+    for seed, name in enumerate(("a", "b"), 1):
+        tlx.save_adapter(adapted(before, "Lora", seed), tmp_path / name)
+    adapters = {name: tlx.load_adapter(before, tmp_path / name) for name in ("a", "b")}
+    image = np.ones((1, 4, 4, 1), np.float32)
+    answer = jax.jit(lambda variables: tlx.forward(before.model, variables, {"image": image})[0]["logits"])
+    one, two, again = (answer(adapters[name].variables) for name in ("a", "b", "a"))
+    assert answer._cache_size() == 1
+    assert not np.allclose(one, two)
+    np.testing.assert_array_equal(one, again)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    tlx.save_adapter(adapted(base("bert"), "Lora"), tmp_path)
+    return tmp_path
+
+
+def rewrite(directory, change):
+    tensors = load_file(directory / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "adapter_model.safetensors")
+
+
+def edit(directory, **fields):
+    document = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(document | fields))
+
+
+def test_an_adapter_of_another_base_is_refused(saved):
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base("bert", seed=5), saved)
+    assert str(error.value).startswith(f"{saved} was trained on another base: on one with the weights ")
+    # One from peft has no hash: shapes and names decide.
+    edit(saved, auto_mapping=None)
+    tlx.load_adapter(base("bert", seed=5), saved)
+
+
+def test_missing_extra_and_misshapen_tensors_are_listed_on_both_sides(saved):
+    def change(tensors):
+        place = "base_model.model.bert.encoder.layer.0.attention.self"
+        del tensors[f"{place}.query.lora_B.weight"]
+        tensors[f"{place}.value.lora_A.weight"] = np.ones((3, 6), np.float32)
+        tensors[f"{place}.value.lora_embedding_A"] = np.ones((2, 6), np.float32)
+        tensors["base_model.model.classifier.bias"] = np.ones(5, np.float32)
+
+    rewrite(saved, change)
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base("bert"), saved)
+    place = "base_model.model.bert.encoder.layer.0.attention.self"
+    assert str(error.value) == (
+        f"{saved} does not fit the model:\n"
+        "  missing from the checkpoint (1):\n"
+        "    blocks/00/attention/query/lora/b (2, 6)\n"
+        "  misshapen (2):\n"
+        "    head/output/bias wants (3,), 'base_model.model.classifier.bias' gives (5,)\n"
+        f"    blocks/00/attention/value/lora/a wants (2, 6), '{place}.value.lora_A.weight' gives (3, 6)\n"
+        "  extra in the checkpoint (1):\n"
+        f"    '{place}.value.lora_embedding_A' (2, 6)"
+    )
+
+
+def test_a_layer_that_is_targeted_and_has_no_tensors_is_missing(saved):
+    edit(saved, target_modules=["query", "value", "key"])
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base("bert"), saved)
+    assert "missing from the checkpoint (4):\n    blocks/00/attention/key/lora/a (6, 2)" in str(error.value)
+
+
+def test_an_adapter_of_another_shape_or_family_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="extra in the checkpoint"):
+        tlx.load_adapter(base("vit"), saved)
+    with pytest.raises(ValueError, match=r"is peft's, for a model of transformers; this model has no form there"):
+        tlx.load_adapter(base("mlp"), saved)
+    with pytest.raises(ValueError, match=r"'base_model.model.classifier.bias' \(3,\)"):
+        tlx.load_adapter(base("bert", task=None), saved)
+    tlx.save_adapter(adapted(base("bert"), "SideHead"), tmp_path / "side")
+    with pytest.raises(ValueError, match=r"head/output/bias wants \(4,\), the adapter gives \(3,\)"):
+        tlx.load_adapter(base("bert", task=tasks.Classification(classes=4)), tmp_path / "side")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LORRA"}, "no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),
+        (
+            {"peft_type": "BONE"},
+            "no adapter of peft_type 'BONE'; close: 'IA3', 'LORA', 'PREFIX_TUNING', 'PROMPT_TUNING', 'TLX', 'VERA'",
+        ),
+        ({"use_qalora": True}, "the adapter sets use_qalora to True, which tlx does not know"),
+        ({"bias": "all"}, "the adapter sets bias to 'all'; tlx knows 'none'"),
+    ],
+)
+def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved):
+    edit(saved, **fields)
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base("bert"), saved)
+    assert str(error.value) == message
+
+
+def test_what_is_no_adapter_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="the model carries no adapter: every parameter is its own"):
+        tlx.save_adapter(base("bert"), tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_config.json; an adapter is adapter_config.json and"):
+        tlx.load_adapter(base("bert"), tmp_path / "none")
+    with pytest.raises(ValueError, match=r"carries an adapter already \('blocks/00/attention/key/ia3/output'"):
+        tlx.load_adapter(adapted(base("bert"), "Ia3"), saved)
+    (saved / "adapter_model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="is damaged"):
+        tlx.load_adapter(base("bert"), saved)
+    (saved / "adapter_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no adapter's: it holds list, not an object"):
+        tlx.load_adapter(base("bert"), saved)
+
+
+def test_a_reset_drops_what_was_inserted_too(tmp_path):
+    tlx.save_pretrained(adapted(base("bert"), "Prefix"), tmp_path / "prefix")
+    assert not inserted(tlx.load_pretrained(tmp_path / "prefix", reset=(r".*/prefix/.*",)))
+    tlx.save_pretrained(adapted(base("bert"), "SideHead"), tmp_path / "side")
+    # A side head belongs to the head: another task's head comes without.
+    assert inserted(tlx.load_pretrained(tmp_path / "side"))
+    assert not inserted(tlx.load_pretrained(tmp_path / "side", tasks.Classification(classes=5)))

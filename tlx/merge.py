@@ -1,0 +1,103 @@
+"""Merging: what a tuning inserted beside a kernel, into the kernel; and several adapters into one.
+
+Shapes: I inputs, O outputs of a dense layer, R rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from tlx.layers import column_norms
+from tlx.trees import Tree, flatten, nest
+from tlx.types import Variables
+from tlx.weights import Pretrained, fingerprint, head_paths, inserted
+
+BESIDE_KERNELS = ("lora", "vera", "ia3")
+# What computes something that no kernel of the model could.
+APART = {"adapter": "an adapter", "prefix": "a prefix", "prompt": "a prompt", "side": "a side head"}
+
+
+def apart(variables: Variables) -> list[str]:
+    """The paths of the inserted leaves that no kernel can take up, in sorted order."""
+    return [path for path in flatten(variables.params) if APART.keys() & set(path.split("/"))]
+
+
+def merge(variables: Variables) -> Variables:
+    """Plain kernels and biases that compute what the layers did with LoRA, DoRA, VeRA or IA3 beside them.
+
+    Shapes as they were, the inserted leaves gone. Raises ValueError, before anything is computed, for an adapter, a
+    prefix, a prompt or a side head, which add layers or tokens of their own.
+
+    LoRA: Hu et al., 2022; DoRA: Liu et al., 2024; VeRA: Kopiczko et al., 2024; IA3: Liu et al., 2022.
+    """
+    if stuck := apart(variables):
+        entry = next(name for name in stuck[0].split("/") if name in APART)
+        raise ValueError(f"{stuck[0]!r} belongs to {APART[entry]}, which no kernel can take up; save it as an adapter")
+    return variables._replace(params=merged(variables.params))
+
+
+def merged(tree: Mapping[str, Any]) -> Tree:
+    """The tree with every dense layer in it merged."""
+    plain = {name: merged(own) if isinstance(own, Mapping) else own for name, own in tree.items()}
+    if "kernel" not in tree or not any(name in tree for name in BESIDE_KERNELS):
+        return plain
+    for name in BESIDE_KERNELS:
+        plain.pop(name, None)
+    return plain | merged_dense(dict(tree))
+
+
+def merged_dense(params: Tree) -> Tree:
+    """The `kernel` [I, O], and the `bias` [O] if any, of one dense layer, in the order of `layers.dense`."""
+    kernel = jnp.asarray(params["kernel"])
+    if "lora" in params:
+        lora = {name: jnp.asarray(leaf) for name, leaf in params["lora"].items()}
+        moved = kernel + lora["scale"] * (lora["a"] @ lora["b"])
+        kernel = moved * (lora["magnitude"] / column_norms(lora, kernel)) if "magnitude" in lora else moved
+    if "vera" in params:
+        vera = {name: jnp.asarray(leaf) for name, leaf in params["vera"].items()}
+        kernel = kernel + (vera["a"] * vera["inner"]) @ vera["b"] * vera["outer"]
+    ia3 = params.get("ia3", {})
+    found = {"kernel": kernel} | ({"bias": jnp.asarray(params["bias"])} if "bias" in params else {})
+    if "input" in ia3:
+        found["kernel"] = found["kernel"] * jnp.asarray(ia3["input"])[:, None]
+    if "output" in ia3:
+        found = {name: leaf * jnp.asarray(ia3["output"]) for name, leaf in found.items()}
+    return found
+
+
+def combine(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pretrained:
+    """One LoRA whose delta in each layer is the weighted sum of those of models `adapted` from one base.
+
+    Each delta is scale a @ b with `a` [I, R], `b` [R, O]; the sum of N of them is one of rank N R, exactly. The head is
+    that of the first. Raises ValueError, before anything is computed, for another number of weights than of models,
+    for other bases, and for anything but LoRA in the same layers with the same rank.
+    """
+    if not adapted or len(adapted) != len(weights):
+        raise ValueError(f"{len(adapted)} models and {len(weights)} weights: give one weight to each of one or more")
+    first, held = adapted[0], [inserted(own) for own in adapted]
+    shapes = [{path: tuple(leaf.shape) for path, leaf in own.items() if "dropout" not in path} for own in held]
+    plain = tuple(f"/lora/{name}" for name in ("a", "b", "scale"))
+    if strange := sorted(path for path in shapes[0] if not path.endswith(plain)):
+        raise ValueError(f"{strange[0]!r} is no plain LoRA's, and a sum of such adapters is none; merge it by itself")
+    if not shapes[0]:
+        raise ValueError("the models carry no adapter")
+    for number, other in enumerate(shapes[1:], 1):
+        if different := sorted(shapes[0].items() ^ other.items()):
+            path = different[0][0]
+            sizes = f"{shapes[0].get(path)} in model 0 and {other.get(path)} in model {number}"
+            raise ValueError(f"the models have different adapters: {path!r} is {sizes}")
+    bases = [fingerprint(own, head_paths(own.model)) for own in adapted]
+    if any(base != bases[0] for base in bases):
+        raise ValueError(f"the models have different bases: {', '.join(bases)}")
+    leaves = flatten(first.variables.params)
+    for path in shapes[0]:
+        if not path.endswith("/a"):
+            continue
+        layer = path.removesuffix("/a")
+        own = [{name: jnp.asarray(given[f"{layer}/{name}"]) for name in ("a", "b", "scale")} for given in held]
+        parts = zip(own, weights, strict=True)
+        leaves[f"{layer}/b"] = jnp.concatenate([lora["b"] * (lora["scale"] * weight) for lora, weight in parts])
+        leaves[f"{layer}/a"] = jnp.concatenate([lora["a"] for lora in own], axis=1)
+        leaves[f"{layer}/scale"] = jnp.ones_like(own[0]["scale"])
+    return first._replace(variables=first.variables._replace(params=nest(leaves)))

@@ -1,0 +1,153 @@
+"""Adapters as files of their own: what a tuning inserted, and the head, apart from the base they were trained on.
+
+The directory is peft's: `adapter_config.json` and `adapter_model.safetensors`. What peft has no form for lies in the
+same two files under our own names, with `peft_type` "TLX".
+"""
+
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlx import models
+from tlx.trees import flatten, nest
+from tlx.types import Model, Variables
+from tlx.weights.files import read_file, write_file
+from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted
+from tlx.weights.peft import layout, write
+from tlx.weights.peft_read import Found, read
+from tlx.weights.reconcile import Entry, stop
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TLX = "TLX"
+BASE = "tlx_base"
+
+
+def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, moved: Collection[str] = ()) -> Path:
+    """Writes the adapter of a model and its head for `peft.PeftModel.from_pretrained(base, directory)` to open, or, for
+    what peft has no form for, for `load_adapter` alone. Returns the directory.
+
+    `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
+    does what the manifest says was drawn afresh. The base is known by a hash of the rest.
+
+    Raises ValueError where nothing was inserted, or for a path in `moved` that the model does not declare; OSError,
+    naming the file, where the disk does not take it.
+    """
+    leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
+    if not leaves:
+        raise ValueError("the model carries no adapter: every parameter is its own; save_pretrained saves it whole")
+    declared = flatten(pretrained.model.params).keys()
+    if strange := sorted(set(moved) - declared):
+        raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
+    own = {path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared}
+    # What was drawn afresh is in no checkpoint of the base.
+    fresh = {line.path for line in pretrained.manifest.entries if line.action == "reset"} & declared
+    kept = head_paths(pretrained.model) | set(moved) | fresh
+    kind, written = foreign_kind(pretrained), None
+    mapping: dict[str, Any] = {}
+    if kind != OWN:
+        config, outputs = pretrained.model.config, pretrained.model.outputs
+        form = layout(kind, config, outputs)
+        document = models.foreign(kind).write(config, outputs, {"model_type": kind})
+        # Where peft itself looks for the class of a base; a field it does not know would make it warn.
+        mapping = {"base_model_class": document["architectures"][0], "parent_library": "transformers"}
+        written = write(form, leaves, own, kept)
+        if written is not None:
+            modules = {form.places[path].module for path in kept}
+            kept = {path for path, place in form.places.items() if place.module in modules}
+    if written is None:
+        stats = {STATS + path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.stats).items()}
+        written = {"peft_type": TLX}, leaves | {path: own[path] for path in kept} | stats
+    fields, tensors = written
+    fields["base_model_name_or_path"] = pretrained.manifest.source if pretrained.manifest.entries else None
+    fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, kept)}
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / TENSORS, tensors)
+    partial = directory / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, directory / CONFIG)
+    return directory
+
+
+def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Pretrained:
+    """The model with the adapter in `directory`, ours or peft's, and with the head that came along.
+
+    Adapters of one kind and shape give variables of one structure: a compiled forward pass serves them all. Raises
+    FileNotFoundError where there is no adapter; ValueError for an adapter of a kind that we do not know, for one that
+    was trained on another base, for tensors that are missing, extra or misshapen, and for a model that carries an
+    adapter already.
+    """
+    if held := sorted(inserted(pretrained)):
+        raise ValueError(f"the model carries an adapter already ({held[0]!r}, ...): merge it, or load the base again")
+    document, found = read_adapter(pretrained.model, foreign_kind(pretrained), Path(directory))
+    declared = flatten(pretrained.model.params).keys()
+    given = (document.get("auto_mapping") or {}).get(BASE)
+    if given is not None and given != (own := fingerprint(pretrained, found.keys() & declared)):
+        raise ValueError(
+            f"{directory} was trained on another base: on {document.get('base_model_name_or_path') or 'one'} with the "
+            f"weights {given}; those of {pretrained.manifest.source} are {own}"
+        )
+    return with_leaves(pretrained, found, str(directory))
+
+
+def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained:
+    """The model with the leaves in `found` added or in the place of its own, each with its line in the manifest."""
+    params, stats = flatten(pretrained.variables.params), flatten(pretrained.variables.stats)
+    for path, (array, _) in found.items():
+        if path.startswith(STATS):
+            stats[path.removeprefix(STATS)] = array
+        else:
+            params[path] = array
+    lines = [line for line in pretrained.manifest.entries if line.path not in found]
+    for path, (_, key) in sorted(found.items()):
+        lines.append(Entry("loaded" if key == path else "renamed", path, key, f"adapter {source}"))
+    variables = Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
+    return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(lines)))
+
+
+def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:
+    """`(adapter_config.json, leaves by our path)` for a `model` of the Hugging Face `model_type` `kind`."""
+    document = read_adapter_config(directory)
+    tensors = read_file(directory / TENSORS)
+    shapes = {path: param.shape for path, param in flatten(model.params).items()}
+    if document.get("peft_type") == TLX:
+        return document, read_own(model, document, tensors, directory)
+    if kind == OWN:
+        raise ValueError(f"{directory} is peft's, for a model of transformers; this model has no form there")
+    return document, read(layout(kind, model.config, model.outputs), document, tensors, shapes, str(directory))
+
+
+def read_own(model: Model, document: dict[str, Any], tensors: dict[str, np.ndarray], directory: Path) -> Found:
+    """An adapter under our own names."""
+    if BASE not in (document.get("auto_mapping") or {}):
+        raise ValueError(f"{directory / CONFIG} does not say which base the adapter belongs to ({BASE})")
+    shapes = {path: param.shape for path, param in flatten(model.params).items()}
+    shapes |= {STATS + path: param.shape for path, param in flatten(model.stats).items()}
+    stages = tuple(f"{stage.name}/" for stage in model.stages)
+    misshapen = [
+        f"{path} wants {shapes[path]}, the adapter gives {tensor.shape}"
+        for path, tensor in sorted(tensors.items())
+        if path in shapes and tensor.shape != shapes[path]
+    ]
+    extra = [
+        f"{path!r} {t.shape}" for path, t in sorted(tensors.items()) if not path.removeprefix(STATS).startswith(stages)
+    ]
+    stop(str(directory), [], misshapen, extra)
+    return {path: (tensor, path) for path, tensor in tensors.items()}
+
+
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    """`adapter_config.json` as a dict; FileNotFoundError or ValueError say what is wrong with the directory."""
+    if missing := [name for name in (CONFIG, TENSORS) if not (directory / name).is_file()]:
+        raise FileNotFoundError(f"{directory} holds no {missing[0]}; an adapter is {CONFIG} and {TENSORS}")
+    try:
+        document = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{directory / CONFIG} is no adapter's: it holds {type(document).__name__}, not an object")
+    return document
