@@ -72,7 +72,7 @@ def muon(optim: Optim, hidden: frozenset[str]) -> optax.GradientTransformation:
         }
         return optax.chain(
             contrib.scale_by_muon(beta=optim.momentum, eps=optim.epsilon, weight_dimension_numbers=numbers),
-            contrib.scale_by_shape(numbers, MUON_SIZE),
+            optax.stateless(lambda updates, _: {path: leaf * size(leaf.shape) for path, leaf in updates.items()}),
         )
 
     def cut(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -95,6 +95,11 @@ def muon(optim: Optim, hidden: frozenset[str]) -> optax.GradientTransformation:
         return nest(dict(sorted(found.items()))), after
 
     return optax.GradientTransformation(init, update)
+
+
+def size(shape: tuple[int, ...]) -> float:
+    """What brings an orthogonal matrix to the root mean square of Adam's steps (Liu et al., 2025, equation 4)."""
+    return MUON_SIZE * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
 
 def decay(rates: Rates) -> optax.GradientTransformation:
