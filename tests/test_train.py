@@ -14,11 +14,13 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, tuning
 from tlx.data import Crop, examples
+from tlx.objectives import Supervised
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
 from tlx.train import Best, Diverged, phase_spans, total_steps
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
+from tlx.updates import Sam
 from tlx.weights import load_pretrained
 
 STEPS, EVERY, BATCH = 6, 2, 16
@@ -41,10 +43,32 @@ class Waves(tuning.Tuning):
         return Phase(0.5, (("head/.*", Learn()), (".*", None))), Phase(0.5, ((".*", Learn(lr=self.lr)),))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shares(tuning.Tuning):
+    """Everything, for these shares of the run."""
+
+    shares: tuple[float, ...]
+    optim: tuple[tuple[str, float], ...] = ()
+
+    def phases(self, model):
+        return tuple(Phase(share, ((".*", Learn()),), optim=self.optim) for share in self.shares)
+
+
 BATCH_NORM = dataclasses.replace(RECIPE, model=models.Cnn(size=8, widths=(2,), dense=None))
 SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, select="best-validation"))
 # At step 3, where a checkpoint ends the first phase.
 WAVES = dataclasses.replace(RECIPE, tuning=Waves(), train=dataclasses.replace(RECIPE.train, eval_every=3))
+
+EVERY_STEP = dataclasses.replace(RECIPE.train, eval_every=1)
+AVERAGED = dataclasses.replace(
+    WAVES, train=dataclasses.replace(EVERY_STEP, ema=0.5, accumulate=2, select="best-validation"), update=Sam()
+)
+TURNS = dataclasses.replace(
+    RECIPE,
+    train=EVERY_STEP,
+    tuning=tuning.InTurn((0.5, tuning.Lora(rank=2, on="stem", plus=2.0)), (0.5, tuning.LinearThenFull(share=0.4))),
+    optim=Optim("schedule-free-adamw", lr=0.01, schedule="constant"),
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -130,8 +154,26 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_
 
 @pytest.mark.parametrize(
     ("recipe", "stops"),
-    [(RECIPE, (5,)), (SELECTED, (3, 6)), (BATCH_NORM, (4,)), (WAVES, (4,)), (WAVES, (2,))],
-    ids=["plain", "best-validation, twice", "batch norm", "after a phase", "before a checkpoint"],
+    [
+        (RECIPE, (5,)),
+        (SELECTED, (3, 6)),
+        (BATCH_NORM, (4,)),
+        (WAVES, (4,)),
+        (WAVES, (2,)),
+        (WAVES, (3,)),
+        (AVERAGED, (2, 4, 6)),
+        (TURNS, (5,)),
+    ],
+    ids=[
+        "plain",
+        "best-validation, twice",
+        "batch norm",
+        "after a phase",
+        "before a checkpoint",
+        "at the switch",
+        "averaged, three times",
+        "in turn, schedule-free",
+    ],
 )
 def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, tmp_path, monkeypatch):
     whole = run(recipe, tmp_path / "whole", quiet=True)
@@ -142,6 +184,49 @@ def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, tmp_pat
     assert told(resumed.folder) == told(whole.folder)
     same = ("metrics", "selected_step", "fingerprint", "parameters", "steps")
     assert {name: resumed.result[name] for name in same} == {name: whole.result[name] for name in same}
+
+
+def test_what_is_saved_and_measured_is_the_average(plain, tmp_path):
+    """With an average that keeps nothing of the past the run is the plain one, with a slow one it is not."""
+    found = {}
+    for ema in (1e-6, 0.9):
+        recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, ema=ema))
+        done = run(recipe, tmp_path / str(ema), quiet=True)
+        found[ema] = flatten(load_pretrained(done.folder).variables.params)
+        kept = np.load(done.folder / "predictions" / "test.npz")
+        image = examples.open_dataset("digits").splits["test"][int(kept["indices"][5])]
+        pretrained = load_pretrained(done.folder)
+        inputs = {"image": pretrained.processor(image)["image"][None]}
+        logits = models.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
+        np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+        losses = [value for _, name, value in told(done.folder) if name == "train/loss"]
+        np.testing.assert_allclose(
+            losses, [value for _, name, value in told(plain.folder) if name == "train/loss"], rtol=1e-5
+        )
+    last = flatten(load_pretrained(plain.folder).variables.params)
+    np.testing.assert_allclose(found[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
+
+
+def test_a_phase_is_traced_once(tmp_path):
+    traces = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Traced(Supervised):
+        def loss(self, view):
+            traces.append(self.weight)
+            return super().loss(view)
+
+    run(dataclasses.replace(WAVES, objective=(Traced(),)), tmp_path / "run", quiet=True)
+    assert len(traces) == 2
+
+
+def test_the_schedule_of_a_restarted_phase_is_on_record(tmp_path):
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
+    done = run(recipe, tmp_path / "run", quiet=True)
+    # The optimiser's own schedule, a cosine, begins anew; the leaves follow their one-cycle.
+    rates = [value for _, name, value in told(done.folder) if name == "train/rate"]
+    np.testing.assert_allclose(rates, [0.02, 0.015, 0.005] * 2, rtol=1e-5)
 
 
 def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, monkeypatch):
@@ -225,6 +310,15 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
         ({"train": Train(steps=2, batch=12)}, ValueError,
          "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16"),
         ({"seed": "0"}, TypeError, "seed wants int, got '0'"),
+        ({"train": Train(steps=2, batch=16, accumulate=4)}, ValueError,
+         "train.accumulate is 4: micro-batches of 4, which 8 devices cannot share evenly; take a batch that is a "
+         "multiple of 32, or fewer pieces"),
+        ({"tuning": tuning.Rules((".*", Learn(schedule="cosin")))}, ValueError,
+         "no schedule 'cosin'; close: 'cosine', 'constant'"),
+        ({"tuning": Shares(shares=(0.5, 0.4))}, ValueError,
+         "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+        ({"tuning": Shares(shares=(1.0,), optim=(("warmupp", 0.5),))}, ValueError,
+         "a phase changes optim.warmupp, which is no number of it; close: 'warmup', 'momentum'"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(changes, kind, message, tmp_path):
