@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Learn, Optim, models, partition, sharding, tasks
+from tlx import Learn, Optim, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised
 from tlx.step import Parts, compile_step, initial_state, next_state
@@ -136,3 +136,23 @@ def test_the_schedules_of_a_restarted_phase_run_over_it_alone():
             rates[clock].append(float(metrics["rate"]))
     np.testing.assert_allclose(rates[None], [0.5, 0.375, 0.25, 0.125], rtol=1e-6)
     np.testing.assert_allclose(rates[4, 8], [1.0, 0.75, 0.5, 0.25], rtol=1e-6)
+
+
+def test_what_a_tuning_added_rests_while_another_has_its_turn():
+    how = tuning.InTurn((0.5, tuning.Lora(rank=2, on="stem", plus=2.0)), (0.5, tuning.Full()))
+    variables = models.initialise(MODEL, jax.random.key(0))
+    variables = variables._replace(params=how.insert(MODEL, variables.params, jax.random.key(2)))
+    partitions = [partition.partition(variables.params, phase.rules) for phase in how.phases(MODEL)]
+    first, second = (
+        phases_of(ALL)[0]._replace(partition=own, layout=optimisers.layout(MODEL, partitions, n))
+        for n, own in enumerate(partitions)
+    )
+    after, _ = walk(first, initial_state(first, variables, STEPS, jax.random.key(1)), 2)
+    fresh = next_state(first, after, second, STEPS)
+    assert fresh.optimiser.keys() == {"0_1", "1"}
+    end, _ = walk(second, fresh, 2)
+    begun, mid, last = (flatten(found.params) for found in (variables, after.variables, end.variables))
+    assert not np.array_equal(begun["stem/lora/b"], mid["stem/lora/b"])
+    assert not np.array_equal(mid["stem/kernel"], last["stem/kernel"])
+    for path in (path for path in last if "/lora/" in path):
+        np.testing.assert_array_equal(mid[path], last[path])

@@ -40,8 +40,8 @@ def term_names(terms: Sequence[Term]) -> list[str]:
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
     """One update of the trainable leaves: `(state, metrics)`.
 
-    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate`, `gradient_norm`, what the terms
-    log as `term/name`, and `leaf_norms` [L], the gradient norm of every trainable leaf in sorted order of paths.
+    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that
+    all leaves share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the gradient norm of every trainable leaf in sorted order of paths.
     Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
     """
     held = state.numbers
@@ -60,7 +60,7 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
     updates, optimiser = transform.update(gradients, state.optimiser, state.trainable)
     metrics |= {
-        "rate": optimisers.rate(optim, *clock),
+        "rate": optimisers.rate(optim, *clock, parts.layout.schedule(held["rates"])),
         "gradient_norm": jnp.sqrt(squares.sum()),
         "leaf_norms": jnp.sqrt(squares),
     }

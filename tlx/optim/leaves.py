@@ -1,6 +1,6 @@
 """What the optimiser must know of each leaf: its rate, its schedule, its wave, whether Muon may turn it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tlx.optim.settings import Optim, check_schedule
@@ -24,6 +24,11 @@ class Layout(NamedTuple):
 
     def wave(self, path: str) -> str:
         return self.waves.get(path, FIRST)
+
+    def schedule(self, paths: Iterable[str]) -> str | None:
+        """The schedule that all these leaves share where it is not the optimiser's own, else None."""
+        found = {self.schedules.get(path) for path in paths}
+        return found.pop() if len(found) == 1 else None
 
 
 def leaf_rates(optim: Optim, params: Mapping[str, Any], parts: Partition) -> dict[str, dict[str, float]]:

@@ -38,9 +38,10 @@ def together(trees: Mapping[str, Tree]) -> Tree:
 
 def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Layout = Layout()) -> Any:
     """The optax transform of one step; `rates` is what `leaf_rates` gives, as arrays. Its state is by wave."""
-    now = rate(optim, step, steps)
+    now = rate(optim, step, steps, layout.schedule(rates))
+    whole = rate(optim, step, steps)
     named = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
-    nows = {path: named[layout.schedules[path]] if path in layout.schedules else now for path in rates}
+    nows = {path: named[layout.schedules[path]] if path in layout.schedules else whole for path in rates}
     inner = wave(optim, now, rates, nows, layout.hidden)
 
     def init(params: Any) -> dict[str, Any]:
