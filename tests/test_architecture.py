@@ -25,6 +25,7 @@ FLOORS = (
     ("report", "predict"),
     ("results",),
     ("train",),
+    ("find",),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -40,8 +40,9 @@ def term_names(terms: Sequence[Term]) -> list[str]:
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
     """One update of the trainable leaves: `(state, metrics)`.
 
-    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that
-    all leaves share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the gradient norm of every trainable leaf in sorted order of paths.
+    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that all leaves
+    share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the
+    gradient norm of every trainable leaf in sorted order of paths.
     Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
     """
     held = state.numbers
