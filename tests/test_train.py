@@ -469,3 +469,27 @@ def test_moved_part_leaves_out_what_no_phase_moves():
 def test_environment_of_the_room():
     assert os.environ["XLA_FLAGS"].count("device_count=8") >= 1
     assert len(jax.devices()) == 8
+
+
+def test_two_averages_at_once_are_refused():
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(TURNS, train=dataclasses.replace(RECIPE.train, ema=0.9))
+    assert str(error.value) == "schedule-free-adamw has an average of its own; leave train.ema out"
+    with pytest.raises(ValueError, match=r"^ema is 1.0; it keeps a share in \(0, 1\), None is off$"):
+        Train(ema=1.0)
+    with pytest.raises(ValueError, match=r"^accumulate is 3; it is 1 or more and divides the batch, 16$"):
+        Train(batch=16, accumulate=3)
+
+
+def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
+    from tlx.describe import rows, totals
+
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(), train=dataclasses.replace(RECIPE.train, ema=0.9))
+    ready = prepare(recipe)
+    found = [{row.path: row.rate for row in rows(ready, phase)} for phase in range(2)]
+    assert found[0]["stem/kernel"] == 0 and found[0]["head/kernel"] == 0.01
+    assert found[1]["stem/kernel"] == pytest.approx(0.01 / 200) and found[1]["head/kernel"] == 0.005
+    first, second = totals(ready, 0), totals(ready, 1)
+    assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
+    # Two waves, two counts.
+    assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
