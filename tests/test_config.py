@@ -13,7 +13,7 @@ from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, task
 from tlx.data import Crop, Flip, Noise
 from tlx.objectives import Supervised
 from tlx.recipe import KINDS
-from tlx.tuning import Freeze, Full, Probe, Rules
+from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
 
 BASE = Recipe(
     data=Data(target="digits", augment=(Crop(padding=1), Flip())),
@@ -43,6 +43,7 @@ ONE_OF_EACH = {
     "Probe": Probe(),
     "Freeze": Freeze(through="blocks/00", decay=0.75),
     "Rules": RULES,
+    "InTurn": InTurn((0.5, Probe()), (0.5, RULES)),
     "Supervised": Supervised(on="source", weight=0.25),
 }
 

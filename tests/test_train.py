@@ -244,10 +244,13 @@ def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, monk
         np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_best_checkpoint_is_the_one_that_is_measured(ema, tmp_path):
     # A rate that climbs to the absurd: what follows the first steps only spoils them.
     optim = Optim("sgd", lr=300.0, warmup=0.99, schedule="constant")
-    recipe = dataclasses.replace(SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1))
+    recipe = dataclasses.replace(
+        SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1, ema=ema)
+    )
     result = run(recipe, tmp_path / "run", quiet=True).result
     measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/accuracy"}
     best = max(measured.values())
