@@ -244,13 +244,10 @@ def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, monk
         np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_the_best_checkpoint_is_the_one_that_is_measured(ema, tmp_path):
+def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
     # A rate that climbs to the absurd: what follows the first steps only spoils them.
     optim = Optim("sgd", lr=300.0, warmup=0.99, schedule="constant")
-    recipe = dataclasses.replace(
-        SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1, ema=ema)
-    )
+    recipe = dataclasses.replace(SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1))
     result = run(recipe, tmp_path / "run", quiet=True).result
     measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/accuracy"}
     best = max(measured.values())
@@ -260,6 +257,25 @@ def test_the_best_checkpoint_is_the_one_that_is_measured(ema, tmp_path):
     assert result["metrics"]["validation/accuracy"] == best
     kept = np.load(tmp_path / "run" / "predictions" / "validation.npz")
     assert (kept["logits"].argmax(-1) == kept["labels"]).mean() == best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoilt(tuning.Tuning):
+    """All goes well for the first half; then the rate is absurd."""
+
+    def phases(self, model):
+        whole = Phase(0.5, ((".*", Learn()),))
+        return whole, whole._replace(optim=(("lr", 300.0),))
+
+
+def test_the_best_of_an_average_is_the_average(tmp_path):
+    train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
+    recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
+    result = run(recipe, tmp_path / "run", quiet=True).result
+    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/loss"}
+    # Of one step the average is that step.
+    assert result["selected_step"] in (2, 3)
+    assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
 
 
 def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, monkeypatch):
