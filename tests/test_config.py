@@ -13,7 +13,7 @@ from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, task
 from tlx.data import Crop, Flip, Noise
 from tlx.objectives import Supervised
 from tlx.recipe import KINDS
-from tlx.tuning import Freeze, Full, Probe, Rules
+from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
 
 BASE = Recipe(
     data=Data(target="digits", augment=(Crop(padding=1), Flip())),
@@ -43,6 +43,7 @@ ONE_OF_EACH = {
     "Probe": Probe(),
     "Freeze": Freeze(through="blocks/00", decay=0.75),
     "Rules": RULES,
+    "InTurn": InTurn((0.5, Probe()), (0.5, RULES)),
     "Supervised": Supervised(on="source", weight=0.25),
 }
 
@@ -109,10 +110,10 @@ def test_an_int_becomes_a_float_where_one_is_wanted():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("tunin.decay", "no field 'tunin.decay' in the recipe; close: 'tuning.decay', 'tuning', 'optim.weight_decay'"),
+        ("tunin.decay", "no field 'tunin.decay' in the recipe; close: 'tuning.decay', 'train.ema', 'tuning'"),
         ("optim.learning_rate",
-         "no field 'optim.learning_rate' in the recipe; close: 'optim.lr', 'optim.clip', 'optim.momentum'"),
-        ("train.step", "no field 'train.step' in the recipe; close: 'train.steps', 'train.dtype', 'train.epochs'"),
+         "no field 'optim.learning_rate' in the recipe; close: 'optim.slant_ratio', 'optim.cycle_start', 'optim.lr'"),
+        ("train.step", "no field 'train.step' in the recipe; close: 'train.steps', 'train.dtype', 'train.ema'"),
         ("objective.1.weight",
          "no field 'objective.1.weight' in the recipe; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
         ("seed.more", "no field 'seed.more' in the recipe; close: 'seed', 'model'"),
@@ -245,7 +246,8 @@ def test_diff_lists_what_changed_and_what_one_side_lacks():
 def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
     optim = Optim(lr=0.5, clip=None)
     numbers = config.numbers(optim)
-    assert {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum"} == numbers.keys()
+    named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum"}
+    assert named | {"cycle_peak", "cycle_start", "cycle_end", "slant_peak", "slant_ratio"} == numbers.keys()
     assert config.numbers(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
     assert config.numbers(tasks.Classification(classes=3)) == {"smoothing": 0.0}
     assert config.numbers(tasks.Regression(outputs=3)) == {}

@@ -52,11 +52,18 @@ TUNINGS = {
     "Prefix": lambda name, stages: tuning.Prefix(tokens=2),
     "Prompt": lambda name, stages: tuning.Prompt(tokens=2),
     "SideHead": lambda name, stages: tuning.SideHead(),
+    "Gradual": lambda name, stages: tuning.Gradual(last=0.5),
+    "LinearThenFull": lambda name, stages: tuning.LinearThenFull(decay=0.5),
+    "FineTune": lambda name, stages: tuning.FineTune(),
+    "Episodes": lambda name, stages: tuning.Episodes(episodes=min(2, len(stages))),
+    "InTurn": lambda name, stages: tuning.InTurn((0.5, TUNINGS["Lora"](name, stages)), (0.5, tuning.Full())),
 }
 # What a tuning refuses, with the reason.
 REFUSED = {
     ("linen", "Probe"): "needs a stage below the head",
     ("linen", "BitFit"): "needs a stage below the head",
+    ("linen", "LinearThenFull"): "needs a stage below the head",
+    ("linen", "FineTune"): "needs a stage below the head",
     ("linen", "Freeze"): "leaves nothing to learn",
     ("cnn", "Adapter"): "needs transformer blocks",
     ("cnn", "Prefix"): "needs transformer blocks",
@@ -68,7 +75,7 @@ REFUSED = {
     ("linen", "NormTuning"): "finds no norm",
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
-    for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead")
+    for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "InTurn")
 }
 PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFUSED]
 
@@ -145,7 +152,7 @@ def test_what_cannot_be_is_refused(name, how):
     assert REFUSED[name, how] in str(error.value)
 
 
-ADDED = [pair for pair in PAIRS if pair[1] not in ("Full", "Probe", "Freeze", "Rules", "BitFit", "NormTuning")]
+ADDED = [pair for pair in PAIRS if getattr(tuning, pair[1]).insert is not tuning.Tuning.insert]
 
 
 @pytest.mark.parametrize(("name", "how"), ADDED)

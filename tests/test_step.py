@@ -315,3 +315,26 @@ def test_every_recipe_number_is_in_the_state():
     assert held["optim"].keys() == config.numbers(parts.optim).keys()
     assert held["terms"]["1"] == {"weight": 0.5}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(held))
+
+
+@pytest.mark.parametrize(("how", "devices"), [("jit", 1), ("jit", 8), ("pmap", 4)])
+def test_micro_batches_give_the_undivided_step(walked, how, devices):
+    # Dropout and all: noise is keyed by the example, wherever it is.
+    state, metrics = walk(parts_of(accumulate=2), how, devices)
+    close(state.variables.params, walked[0].variables.params)
+    for name in ("loss", "gradient_norm", "supervised/risk"):
+        np.testing.assert_allclose(metrics[name], walked[1][name], rtol=1e-5)
+
+
+def test_a_stream_that_the_pieces_cannot_share_is_named():
+    with pytest.raises(ValueError) as error:
+        walk(parts_of(accumulate=3), devices=1, count=1)
+    assert str(error.value) == "stream 'labelled' has 16 rows on a device, which 3 pieces cannot share"
+
+
+def test_batch_statistics_are_those_of_the_pieces_one_after_the_other():
+    parts = parts_of(CNN, tuning.Full(), accumulate=2)
+    state, _ = walk(parts, devices=1, count=1)
+    whole, _ = walk(parts._replace(accumulate=1), devices=1, count=1)
+    mean = [flatten(found.stats)["stem/norm/mean"] for found in (state, whole)]
+    assert not np.allclose(mean[0], mean[1], rtol=1e-3)

@@ -14,11 +14,14 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
 from tlx.data import Crop, examples
+from tlx.objectives import Supervised
+from tlx.optim import rate
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
 from tlx.train import Best, Diverged, phase_spans, total_steps
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
+from tlx.updates import Sam
 from tlx.weights import load_pretrained
 
 STEPS, EVERY, BATCH = 6, 2, 16
@@ -41,10 +44,34 @@ class Waves(tuning.Tuning):
         return Phase(0.5, (("head/.*", Learn()), (".*", None))), Phase(0.5, ((".*", Learn(lr=self.lr)),))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shares(tuning.Tuning):
+    """Everything, for these shares of the run."""
+
+    shares: tuple[float, ...]
+    optim: tuple[tuple[str, float], ...] = ()
+
+    def phases(self, model):
+        return tuple(Phase(share, ((".*", Learn()),), optim=self.optim) for share in self.shares)
+
+
 BATCH_NORM = dataclasses.replace(RECIPE, model=models.Cnn(size=8, widths=(2,), dense=None))
 SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, select="best-validation"))
 # At step 3, where a checkpoint ends the first phase.
 WAVES = dataclasses.replace(RECIPE, tuning=Waves(), train=dataclasses.replace(RECIPE.train, eval_every=3))
+
+EVERY_STEP = dataclasses.replace(RECIPE.train, eval_every=1)
+AVERAGED = dataclasses.replace(
+    WAVES, train=dataclasses.replace(EVERY_STEP, ema=0.5, accumulate=2, select="best-validation"), update=Sam()
+)
+TURNS = dataclasses.replace(
+    RECIPE,
+    train=EVERY_STEP,
+    tuning=tuning.InTurn(
+        (0.5, tuning.Rules(("stem/bias", None), (".*", Learn()))), (0.5, tuning.LinearThenFull(share=0.4))
+    ),
+    optim=Optim("schedule-free-adamw", lr=0.01, schedule="constant"),
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -141,8 +168,26 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_
 
 @pytest.mark.parametrize(
     ("recipe", "stops"),
-    [(RECIPE, (5,)), (SELECTED, (3, 6)), (BATCH_NORM, (4,)), (WAVES, (4,)), (WAVES, (2,))],
-    ids=["plain", "best-validation, twice", "batch norm", "after a phase", "before a checkpoint"],
+    [
+        (RECIPE, (5,)),
+        (SELECTED, (3, 6)),
+        (BATCH_NORM, (4,)),
+        (WAVES, (4,)),
+        (WAVES, (2,)),
+        (WAVES, (3,)),
+        (AVERAGED, (2, 4, 6)),
+        (TURNS, (5,)),
+    ],
+    ids=[
+        "plain",
+        "best-validation, twice",
+        "batch norm",
+        "after a phase",
+        "before a checkpoint",
+        "at the switch",
+        "averaged, three times",
+        "in turn, schedule-free",
+    ],
 )
 def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, tmp_path, monkeypatch):
     whole = run(recipe, tmp_path / "whole", quiet=True)
@@ -153,6 +198,52 @@ def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, tmp_pat
     assert told(resumed.folder) == told(whole.folder)
     same = ("metrics", "selected_step", "fingerprint", "parameters", "steps")
     assert {name: resumed.result[name] for name in same} == {name: whole.result[name] for name in same}
+
+
+def test_what_is_saved_and_measured_is_the_average(plain, tmp_path):
+    """With an average that keeps nothing of the past the run is the plain one, with a slow one it is not."""
+    found = {}
+    for ema in (1e-6, 0.9):
+        recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, ema=ema))
+        done = run(recipe, tmp_path / str(ema), quiet=True)
+        found[ema] = flatten(load_pretrained(done.folder).variables.params)
+        kept = np.load(done.folder / "predictions" / "test.npz")
+        image = examples.open_dataset("digits").splits["test"][int(kept["indices"][5])]
+        pretrained = load_pretrained(done.folder)
+        inputs = {"image": pretrained.processor(image)["image"][None]}
+        logits = models.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
+        np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+        losses = [value for _, name, value in told(done.folder) if name == "train/loss"]
+        np.testing.assert_allclose(
+            losses, [value for _, name, value in told(plain.folder) if name == "train/loss"], rtol=1e-5
+        )
+    last = flatten(load_pretrained(plain.folder).variables.params)
+    np.testing.assert_allclose(found[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
+
+
+def test_a_phase_is_traced_once(tmp_path):
+    traces = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Traced(Supervised):
+        def loss(self, view):
+            traces.append(self.weight)
+            return super().loss(view)
+
+    run(dataclasses.replace(WAVES, objective=(Traced(),)), tmp_path / "run", quiet=True)
+    assert len(traces) == 2
+
+
+def test_the_schedule_of_a_restarted_phase_is_on_record(tmp_path):
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
+    done = run(recipe, tmp_path / "run", quiet=True)
+    # All leaves follow the one-cycle: 3 of 3 steps up, then up and down from a fifth.
+    rates = [value for _, name, value in told(done.folder) if name == "train/rate"]
+    one = Optim(lr=0.02, schedule="one-cycle", cycle_peak=0.99)
+    two = dataclasses.replace(one, cycle_peak=0.3, cycle_start=5.0)
+    expected = [float(rate(optim, step, 3)) for optim in (one, two) for step in range(3)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
 
 
 def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, monkeypatch):
@@ -177,6 +268,25 @@ def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
     assert result["metrics"]["validation/accuracy"] == best
     kept = np.load(tmp_path / "run" / "predictions" / "validation.npz")
     assert (kept["logits"].argmax(-1) == kept["labels"]).mean() == best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoilt(tuning.Tuning):
+    """All goes well for the first half; then the rate is absurd."""
+
+    def phases(self, model):
+        whole = Phase(0.5, ((".*", Learn()),))
+        return whole, whole._replace(optim=(("lr", 300.0),))
+
+
+def test_the_best_of_an_average_is_the_average(tmp_path):
+    train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
+    recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
+    result = run(recipe, tmp_path / "run", quiet=True).result
+    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/loss"}
+    # Of one step the average is that step.
+    assert result["selected_step"] in (2, 3)
+    assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
 
 
 def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, monkeypatch):
@@ -236,6 +346,15 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
         ({"train": Train(steps=2, batch=12)}, ValueError,
          "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16"),
         ({"seed": "0"}, TypeError, "seed wants int, got '0'"),
+        ({"train": Train(steps=2, batch=16, accumulate=4)}, ValueError,
+         "train.accumulate is 4: micro-batches of 4, which 8 devices cannot share evenly; take a batch that is a "
+         "multiple of 32, or fewer pieces"),
+        ({"tuning": tuning.Rules((".*", Learn(schedule="cosin")))}, ValueError,
+         "no schedule 'cosin'; close: 'cosine', 'constant'"),
+        ({"tuning": Shares(shares=(0.5, 0.4))}, ValueError,
+         "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+        ({"tuning": Shares(shares=(1.0,), optim=(("warmupp", 0.5),))}, ValueError,
+         "a phase changes optim.warmupp, which is no number of it; close: 'warmup'"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(changes, kind, message, tmp_path):
@@ -380,3 +499,27 @@ def test_moved_part_leaves_out_what_no_phase_moves():
 def test_environment_of_the_room():
     assert os.environ["XLA_FLAGS"].count("device_count=8") >= 1
     assert len(jax.devices()) == 8
+
+
+def test_two_averages_at_once_are_refused():
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(TURNS, train=dataclasses.replace(RECIPE.train, ema=0.9))
+    assert str(error.value) == "schedule-free-adamw has an average of its own; leave train.ema out"
+    with pytest.raises(ValueError, match=r"^ema is 1.0; it keeps a share in \(0, 1\), None is off$"):
+        Train(ema=1.0)
+    with pytest.raises(ValueError, match=r"^accumulate is 3; it is 1 or more and divides the batch, 16$"):
+        Train(batch=16, accumulate=3)
+
+
+def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
+    from tlx.describe import rows, totals
+
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(), train=dataclasses.replace(RECIPE.train, ema=0.9))
+    ready = prepare(recipe)
+    found = [{row.path: row.rate for row in rows(ready, phase)} for phase in range(2)]
+    assert found[0]["stem/kernel"] == 0 and found[0]["head/kernel"] == 0.01
+    assert found[1]["stem/kernel"] == pytest.approx(0.01 / 200) and found[1]["head/kernel"] == 0.005
+    first, second = totals(ready, 0), totals(ready, 1)
+    assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
+    # Two waves, two counts.
+    assert second["optimiser_bytes"] == 2 * second["bytes"] + 8

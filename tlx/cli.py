@@ -141,6 +141,38 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     console.print(f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch")
 
 
+@main.command("lr-find")
+@config_argument
+@set_option
+@click.option("--out", type=click.Path(file_okay=False), help="Where to write [default: runs/lr-find- and the name].")
+@click.option("--steps", default=100, show_default=True, help="How many steps at most.")
+@click.option("--start", default=1e-7, show_default=True, help="The first rate.")
+@click.option("--end", default=10.0, show_default=True, help="The last rate.")
+@click.option("--per-group", is_flag=True, help="One test a stage, in which that stage alone learns.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
+def lr_find(
+    config: str, changes: tuple[str, ...], out: str | None, steps: int, start: float, end: float, per_group: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Find a rate for CONFIG: train from its start at a rate that grows, and print what the losses suggest."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.find import LINES, PAGE, find
+
+    _, recipe = load_recipe(config, changes)
+    out = out or f"runs/lr-find-{Path(config).stem}"
+    curves = find(recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet)
+    table = Table("group", "steps", *curves[0].suggestions)
+    for curve in curves:
+        told = (f"{rate:.2e}" if rate is not None else "-" for rate in curve.suggestions.values())
+        table.add_row(curve.group, str(len(curve.rates)), *told)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    for name in (LINES, PAGE):
+        if (Path(out) / name).is_file():
+            click.echo(Path(out) / name)
+
+
 @main.command()
 @click.argument("source", metavar="RUN")
 @click.argument("examples", nargs=-1, required=True)

@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 def rows(prepared: Prepared, phase: int = 0) -> list[Row]:
     """A row a parameter, in the order of the model's stages."""
-    optim, partition = prepared.recipe.optim, prepared.partitions[phase]
+    optim, partition = prepared.optim(phase), prepared.partitions[phase]
     params = flatten(prepared.variables.params)
     rates = optimisers.leaf_rates(optim, prepared.variables.params, partition)
     order = {stage.name: n for n, stage in enumerate(prepared.model.stages)}
@@ -36,7 +36,8 @@ def rows(prepared: Prepared, phase: int = 0) -> list[Row]:
 
 
 def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
-    """`total`, `trainable` (numbers); `bytes`, `gradient_bytes`, `optimiser_bytes`, `statistics`."""
+    """`total`, `trainable` (numbers); `bytes`, `gradient_bytes`, `optimiser_bytes`, `average_bytes`,
+    `statistics`."""
     params = flatten(prepared.variables.params)
     moving = {path: leaf for path, leaf in params.items() if prepared.partitions[phase][path] is not None}
     trainable = sum(map(size, moving.values()))
@@ -46,7 +47,8 @@ def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
         "trainable": trainable,
         "bytes": 4 * sum(map(size, params.values())),
         "gradient_bytes": 4 * trainable,
-        "optimiser_bytes": optimisers.state_bytes(prepared.recipe.optim, shapes),
+        "optimiser_bytes": optimisers.state_bytes(prepared.optim(phase), shapes, prepared.parts(phase).layout),
+        "average_bytes": 4 * trainable if prepared.recipe.train.ema is not None else 0,
         "statistics": sum(map(size, flatten(prepared.variables.stats).values())),
     }
 

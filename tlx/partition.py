@@ -43,7 +43,7 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
     matches), for a parameter that no rule claims, and where nothing is left to learn.
 
     >>> partition({"stem": 0, "head": 1}, (("stem", None), (".*", Learn(lr=0.5))))
-    {'head': Learn(lr=0.5, weight_decay=None), 'stem': None}
+    {'head': Learn(lr=0.5, weight_decay=None, schedule=None), 'stem': None}
     """
     rules = tuple(rules)
     patterns = [compile_rule(pattern) for pattern, _ in rules]

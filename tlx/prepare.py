@@ -1,15 +1,18 @@
 """From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from tlx import config, models, partition, processors, weights
+from tlx import config, models, optim, partition, processors, weights
 from tlx.data import Splits, load, processor_for
+from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.recipe import Recipe
 from tlx.step import Parts
 from tlx.tasks import Task
+from tlx.trees import near_miss
 from tlx.types import Model, Phase, Variables
 from tlx.weights import Manifest
 
@@ -34,7 +37,22 @@ class Prepared(NamedTuple):
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
         recipe = self.recipe
-        return Parts(self.model, self.task, recipe.objective, recipe.optim, self.partitions[phase], recipe.train.dtype)
+        return Parts(
+            self.model,
+            self.task,
+            recipe.objective,
+            self.optim(phase),
+            self.partitions[phase],
+            recipe.train.dtype,
+            update=recipe.update,
+            layout=optim.layout(self.model, self.partitions, phase),
+            accumulate=recipe.train.accumulate,
+            ema=recipe.train.ema,
+        )
+
+    def optim(self, phase: int) -> Optim:
+        """The recipe's optimiser with the numbers of one phase."""
+        return changed(self.recipe.optim, self.phases[phase])
 
 
 def open_data(recipe: Recipe) -> Splits:
@@ -64,8 +82,29 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
     for number, term in enumerate(recipe.objective):
         params = term.insert(model, params, jax.random.fold_in(key, number))
     phases = recipe.tuning.phases(model)
+    check_shares(phases)
     partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
+    for number, phase in enumerate(phases):
+        changed(recipe.optim, phase)
+        optim.layout(model, partitions, number)
     return Prepared(recipe, task, model, Variables(params, variables.stats), processor, manifest, phases, partitions)
+
+
+def check_shares(phases: Sequence[Phase]) -> None:
+    """ValueError where the shares of the phases are not positive or do not sum to one."""
+    shares = [phase.share for phase in phases]
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
+    if min(shares) <= 0:
+        raise ValueError(f"a phase has a positive share of the run: {shares}")
+
+
+def changed(whole: Optim, phase: Phase) -> Optim:
+    """The optimiser with the numbers of one phase; ValueError for a number that it does not have."""
+    known = config.numbers(whole)
+    if strange := [name for name, _ in phase.optim if name not in known]:
+        raise ValueError(f"a phase changes optim.{strange[0]}, which is no number of it{near_miss(strange[0], known)}")
+    return config.replace(whole, **dict(phase.optim))
 
 
 def bring(recipe: Recipe, task: Task) -> weights.Pretrained:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tlx import models, objectives, tasks, tuning
+from tlx import models, objectives, tasks, tuning, updates
 from tlx.data import Data, augment
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
 from tlx.tasks import Task
 from tlx.tuning import Full, Tuning
 from tlx.types import Learn
+from tlx.updates import Sum, Update
 from tlx.weights import Weights
 
 Select = Literal["last", "best-validation"]
@@ -23,6 +24,10 @@ class Train:
     `batch` (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are
     reported. The validation split is measured, and a checkpoint written, every `eval_every` steps; None is once a
     pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
+
+    `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
+    for batch norm, which sees each piece. `ema` is the share that an exponential moving average of the trainable
+    parameters keeps a step; the average is what is evaluated, selected and saved. None keeps none.
     """
 
     epochs: float = 3.0
@@ -33,6 +38,8 @@ class Train:
     select: Select = "last"
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -43,6 +50,10 @@ class Train:
             )
         if self.eval_every is not None and self.eval_every < 1:
             raise ValueError(f"eval_every is {self.eval_every}; give a number of steps, or None for once a pass")
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}; it is 1 or more and divides the batch, {self.batch}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it keeps a share in (0, 1), None is off")
         for name, choices in (
             ("select", ("last", "best-validation")),
             ("compile", ("jit", "pmap")),
@@ -55,7 +66,7 @@ class Train:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Which numbers we bring (`weights`, or a fresh `model`), which may move (`tuning`), what we ask of them (`task`,
-    `objective`), on what (`data`), and how (`optim`, `train`, `seed`)."""
+    `objective`), on what (`data`), and how (`update`, `optim`, `train`, `seed`)."""
 
     data: Data
     task: Task
@@ -63,6 +74,7 @@ class Recipe:
     weights: Weights | None = None
     tuning: Tuning = Full()
     objective: tuple[Term, ...] = (Supervised(),)
+    update: Update = Sum()
     optim: Optim = Optim()
     train: Train = Train()
     seed: int = 0
@@ -72,6 +84,8 @@ class Recipe:
             raise ValueError("a recipe needs weights=Weights(...) or model=...")
         if not self.objective:
             raise ValueError("objective is empty; give at least one term, such as Supervised()")
+        if self.train.ema is not None and self.optim.averages:
+            raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 
 
 # The classes that may stand by name in a recipe's file and in an override.
@@ -87,4 +101,5 @@ KINDS: dict[str, type] = {
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
     **tuning.TUNINGS,
     **objectives.TERMS,
+    **updates.UPDATES,
 }

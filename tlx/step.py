@@ -1,6 +1,6 @@
-"""Model + task + terms + optimiser -> one compiled step, by `jit` on a mesh or by `pmap`.
+"""Model + task + terms + update + optimiser -> one compiled step, by `jit` on a mesh or by `pmap`.
 
-Shapes: B batch, C outputs of the head, L trainable leaves.
+Shapes: B batch, C outputs of the head, L trainable leaves, M micro-batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,74 +14,21 @@ from jax.sharding import Mesh
 
 from tlx import optim as optimisers
 from tlx import partition, sharding
-from tlx.config import numbers, with_numbers
+from tlx.config import with_numbers
 from tlx.models import forward
 from tlx.objectives import Term
-from tlx.optim import Optim
-from tlx.partition import Partition
-from tlx.tasks import Task
+from tlx.optim import Layout
+from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, merge
-from tlx.types import Array, Key, Model, Setting, Tick, Variables, View
+from tlx.types import Array, Tick, Variables, View
+from tlx.updates import Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
 
-
-class TrainState(NamedTuple):
-    """The whole of a run, one pytree: what a checkpoint holds.
-
-    `numbers` are the recipe's floats as arrays, so that none is a constant of the compiled program.
-    """
-
-    step: Array
-    trainable: Tree
-    frozen: Tree
-    stats: Tree
-    optimiser: Any
-    memory: Tree
-    numbers: Tree
-    key: Key
-
-    @property
-    def variables(self) -> Variables:
-        return Variables(merge(self.trainable, self.frozen), self.stats)
-
-
-class Parts(NamedTuple):
-    """The static half of a step: everything but numbers."""
-
-    model: Model
-    task: Task
-    terms: tuple[Term, ...]
-    optim: Optim
-    partition: Partition
-    dtype: str = "float32"
-
-
-def memories(terms: Sequence[Term], setting: Setting) -> Tree:
-    """What each term remembers of the weights that were brought, and of the data: the same in every phase."""
-    return {str(n): term.memory(setting) for n, term in enumerate(terms)}
-
-
-def initial_state(parts: Parts, variables: Variables, steps: int, key: Key, memory: Tree | None = None) -> TrainState:
-    """The state before the first of `steps` steps. Every array is a copy: the step gives its buffers away.
-
-    `memory` is what `memories` gave, by default what the terms remember of `variables` without any data.
-    """
-    trainable, frozen = partition.split(variables.params, parts.partition)
-    held: Tree = {
-        "steps": float(steps),
-        "optim": numbers(parts.optim),
-        "task": numbers(parts.task),
-        "terms": {str(n): numbers(term) for n, term in enumerate(parts.terms)},
-        "rates": optimisers.leaf_rates(parts.optim, variables.params, parts.partition),
-    }
-    if memory is None:
-        memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda: ()))
-    zero = jnp.zeros((), jnp.int32)
-    optimiser = optimisers.transform(parts.optim, zero, zero, held["rates"]).init(trainable)
-    held = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), held)
-    state = TrainState(zero, trainable, frozen, variables.stats, optimiser, memory, held, key)
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+__all__ = [
+    "Batch", "Compiled", "Parts", "TrainState", "answering", "compile_step", "eval_step", "initial_state", "memories",
+    "next_state", "train_step",
+]  # fmt: skip
 
 
 def term_names(terms: Sequence[Term]) -> list[str]:
@@ -93,25 +40,69 @@ def term_names(terms: Sequence[Term]) -> list[str]:
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
     """One update of the trainable leaves: `(state, metrics)`.
 
-    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate`, `gradient_norm`, what the terms
-    log as `term/name`, and `leaf_norms` [L], the gradient norm of every trainable leaf in sorted order of paths.
+    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that all leaves
+    share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the
+    gradient norm of every trainable leaf in sorted order of paths.
     Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
     """
     held = state.numbers
-    task = with_numbers(parts.task, held["task"])
     terms = [with_numbers(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
     optim = with_numbers(parts.optim, held["optim"])
+    update = with_numbers(parts.update, held["update"])
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
-    still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
 
     for term in terms:
         batch = term.streams(batch, tick)
 
-    def objective(trainable: Tree) -> tuple[Array, tuple[Tree, Tree]]:
-        params, stats = merge(trainable, state.frozen), state.stats
+    slope = slope_of(parts, state, terms, batch, tick, axis)
+    gradients, (stats, metrics) = update.gradient(slope, state.trainable, tick)
+    squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
+    clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
+    transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
+    updates, optimiser = transform.update(gradients, state.optimiser, state.trainable)
+    metrics |= {
+        "rate": optimisers.rate(optim, *clock, parts.layout.schedule(held["rates"])),
+        "gradient_norm": jnp.sqrt(squares.sum()),
+        "leaf_norms": jnp.sqrt(squares),
+    }
+    trainable = optax.apply_updates(state.trainable, updates)
+    average = state.average
+    if parts.ema is not None:
+        average = moved_average(parts.layout, average, trainable, held["ema"])
+    return state._replace(
+        step=state.step + 1, trainable=trainable, stats=stats, optimiser=optimiser, average=average
+    ), metrics
+
+
+def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -> Tree:
+    """The exponential moving average of every wave, corrected for its start (Kingma and Ba, 2015, section 3).
+
+    mean += (1 - keep) / weight (value - mean), with weight = 1 - keep ** steps: the corrected mean itself, which needs
+    no division by what is nearly zero.
+    """
+    moved = {}
+    for name, values in optimisers.by_wave(trainable, layout).items():
+        weight = keep * average[name]["weight"] + (1.0 - keep)
+        share = (1.0 - keep) / weight
+        mean = jax.tree.map(lambda old, new, share=share: old + share * (new - old), average[name]["mean"], values)
+        moved[name] = {"weight": weight, "mean": mean}
+    return moved
+
+
+def slope_of(
+    parts: Parts, state: TrainState, terms: Sequence[Term], batch: Batch, tick: Tick, axis: str | None
+) -> Slope:
+    """The losses of the terms on `batch` as an `Update` sees them (see `tlx.updates`)."""
+    task = with_numbers(parts.task, state.numbers["task"])
+    names = term_names(terms)
+    still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
+
+    def objective(
+        trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
+    ) -> tuple[Array, tuple[Tree, Tree]]:
+        params = merge(trainable, state.frozen)
         taps = {}
         for number, (stream, inputs) in enumerate(sorted(batch.items())):
-            rows = inputs["index"].shape[0]
             taps[stream], stats = forward(
                 parts.model,
                 Variables(params, stats),
@@ -120,31 +111,65 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
                 train=True,
                 still=still,
                 dtype=parts.dtype,
-                offset=0 if axis is None else jax.lax.axis_index(axis) * rows,
+                offset=places[stream],
                 axis=axis,
             )
-        total = jnp.zeros(())
+        total, asked = jnp.zeros(()), jnp.zeros(())
         told: dict[str, Array] = {}
-        for number, (name, term) in enumerate(zip(term_names(terms), terms, strict=True)):
+        for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             view = View(parts.model, params, stats, state.memory[str(number)], batch, taps, task, tick)
             value, metrics = term.loss(view)
             total += value
+            asked += value if weights is None else weights[number] * value
             told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}
-        return total, (stats, told | {"loss": total})
+        return (total if weights is None else asked), (stats, told | {"loss": total})
 
-    gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(state.trainable)
-    if axis is not None:
-        gradients, metrics = jax.lax.pmean((gradients, metrics), axis)
-    squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
-    transform = optimisers.transform(optim, state.step, held["steps"], held["rates"])
-    updates, optimiser = transform.update(gradients, state.optimiser, state.trainable)
-    metrics |= {
-        "rate": optimisers.rate(optim, state.step, held["steps"]),
-        "gradient_norm": jnp.sqrt(squares.sum()),
-        "leaf_norms": jnp.sqrt(squares),
-    }
-    trainable = optax.apply_updates(state.trainable, updates)
-    return state._replace(step=state.step + 1, trainable=trainable, stats=stats, optimiser=optimiser), metrics
+    def begin(stream: str) -> Array | int:
+        """The place of this device's first example of a stream in the global batch."""
+        return 0 if axis is None else jax.lax.axis_index(axis) * rows_of(batch[stream])
+
+    def at(trainable: Tree, weights: Sequence[Any] | None = None) -> tuple[Tree, tuple[Tree, Tree]]:
+        slope = jax.grad(objective, has_aux=True)
+        if parts.accumulate == 1:
+            gradients, (stats, told) = slope(trainable, state.stats, batch, {s: begin(s) for s in batch}, weights)
+        else:
+            count = parts.accumulate
+            pieces = {stream: cut(stream, inputs, count) for stream, inputs in batch.items()}
+
+            def piece(carry: tuple[Tree, Tree], given: tuple[Array, Batch]) -> tuple[tuple[Tree, Tree], Tree]:
+                total, stats = carry
+                number, inputs = given
+                # What `forward` adds to an offset is the row in the piece; row r of piece m is example r M + m.
+                places = {
+                    stream: begin(stream) + jnp.arange(rows_of(own)) * (count - 1) + number
+                    for stream, own in inputs.items()
+                }
+                gradients, (stats, told) = slope(trainable, stats, inputs, places, weights)
+                return (jax.tree.map(jnp.add, total, gradients), stats), told
+
+            zeros = jax.tree.map(jnp.zeros_like, trainable)
+            (total, stats), told = jax.lax.scan(piece, (zeros, state.stats), (jnp.arange(count), pieces))
+            gradients = jax.tree.map(lambda leaf: leaf / count, total)
+            told = jax.tree.map(lambda values: values.mean(0), told)
+        if axis is not None:
+            gradients, told = jax.lax.pmean((gradients, told), axis)
+        return gradients, (stats, told)
+
+    return Slope(tuple(names), at)
+
+
+def rows_of(inputs: Mapping[str, Any]) -> int:
+    return inputs["index"].shape[0]
+
+
+def cut(stream: str, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """[B, ...] -> [M, B / M, ...]. Piece m takes every M-th row, so that every device has rows of every piece.
+
+    Raises ValueError where the stream does not divide.
+    """
+    if rows_of(inputs) % count:
+        raise ValueError(f"stream {stream!r} has {rows_of(inputs)} rows on a device, which {count} pieces cannot share")
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), dict(inputs))
 
 
 def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Array:
@@ -155,7 +180,8 @@ def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Arr
 class Compiled(NamedTuple):
     """A step on devices. `place` puts a fresh state there and `fetch` gives the one state back; `put` places a batch.
 
-    `train(state, batch)` gives the buffers of `state` away. Each compiles once a shape of batch.
+    `train(state, batch)` gives the buffers of `state` away. Each compiles once a shape of batch. `answer(state)` is the
+    state whose variables are to be evaluated, selected and saved: `state` itself where nothing is averaged.
     """
 
     train: Callable[[Any, Any], tuple[Any, Any]]
@@ -163,6 +189,7 @@ class Compiled(NamedTuple):
     place: Callable[[TrainState], Any]
     fetch: Callable[[Any], TrainState]
     put: Callable[[Any], Any]
+    answer: Callable[[Any], Any]
 
 
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
@@ -180,7 +207,16 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
         place=lambda state: jax.device_put(state, whole),
         fetch=lambda state: state,
         put=partial(sharding.place_batch, mesh),
+        answer=answerer(parts, partial(jax.jit, out_shardings=whole)),
     )
+
+
+def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`Compiled.answer` by `jit` or `pmap`: only what is averaged is computed, the rest of the state is shared."""
+    if parts.ema is None and not parts.optim.averages:
+        return lambda state: state
+    found = compiler(partial(answering, parts))
+    return lambda state: state._replace(trainable=found(state.trainable, state.optimiser, state.average))
 
 
 def mapped(parts: Parts, mesh: Mesh) -> Compiled:
@@ -212,4 +248,5 @@ def mapped(parts: Parts, mesh: Mesh) -> Compiled:
     def place(state: TrainState) -> Any:
         return spread(jax.device_put(state, sharding.replicated(mesh)))
 
-    return Compiled(stepped, joined, place, first, put)
+    answer = answerer(parts, partial(jax.pmap, axis_name=sharding.DATA, devices=devices))
+    return Compiled(stepped, joined, place, first, put, answer)

@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import config, folder, partition, sharding
 from tlx.assets import cache_dir
 from tlx.checkpoint import Checkpoints, Saved, guarded
 from tlx.data import Splits, evaluation_batches, train_batches
 from tlx.evaluate import Outcome, evaluate
-from tlx.prepare import Prepared, open_data, prepare
+from tlx.prepare import Prepared, check_shares, open_data, prepare
 from tlx.recipe import Recipe
 from tlx.records import Progress, Records
 from tlx.results import line, told_at_end, told_at_start, write_all, write_page
-from tlx.step import TrainState, compile_step, initial_state, memories
+from tlx.step import Parts, TrainState, compile_step, initial_state, memories, next_state
 from tlx.trees import flatten, nest
 from tlx.types import Setting, Variables
 
@@ -82,6 +83,7 @@ def run(
         mesh = sharding.make_mesh()
         sharding.check_batch(recipe.train.batch, mesh, "train.batch")
         sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
+        check_pieces(recipe, mesh)
         if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
             return Run(path, recipe, folder.read(path))
         remember_compilations()
@@ -110,7 +112,8 @@ def run(
         best = Best()
 
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)
-    variables, compiled, state, shapes, timed = ready.variables, None, None, set(), 0
+    before: tuple[Parts, TrainState] | None = None
+    compiled, state, shapes, timed = None, None, set(), 0
     outcomes: dict[str, Outcome] = {}
     with (
         guarded(path),
@@ -127,7 +130,13 @@ def run(
             with clock("setup"):
                 parts = ready.parts(phase)
                 compiled = compile_step(parts, mesh, recipe.train.compile)
-                fresh = initial_state(parts, variables, steps, key, memory)._replace(step=jnp.int32(first))
+                stretch = (first, last) if ready.phases[phase].restart else None
+                if before is None:
+                    fresh = initial_state(parts, ready.variables, steps, key, memory, stretch)
+                    fresh = fresh._replace(step=jnp.int32(first))
+                else:
+                    fresh = next_state(*before, parts, steps, stretch)
+                    before = None
                 if begin > first:
                     fresh, best = restore(checkpoints, fresh, batches, ready.moving)
                 state = compiled.place(fresh)
@@ -150,23 +159,25 @@ def run(
                     settle(records, progress, ready, phase, pending)
                     pending = None
                 with clock("eval"):
-                    outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
+                    shown = compiled.answer(state)
+                    outcomes["validation"] = evaluate(compiled, shown, splits.validation, ready.processor, recipe)
                     check_finite(outcomes["validation"], step + 1, float(metrics["rate"]))
                     measured = outcomes["validation"].metrics(ready.task)
                     records.write(step + 1, {f"validation/{name}": value for name, value in measured.items()})
                     records.flush()
                     progress.say(line(step + 1, steps, measured))
                     if recipe.train.select == "best-validation":
-                        found = moved_part(compiled.fetch(state).variables, ready.moving)
+                        found = moved_part(compiled.fetch(shown).variables, ready.moving)
                         best = best.better(step + 1, measured[ready.task.primary], ready.task, found)
                     if step + 1 < steps:
                         keep(checkpoints, compiled.fetch(state), best, batches)
             with clock("train"):
                 settle(records, progress, ready, phase, pending)
-                variables, shapes = compiled.fetch(state).variables, set()
+                before, shapes = (parts, compiled.fetch(state)), set()
         if state is None or compiled is None:
             raise ValueError(f"{path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
         with clock("eval"):
+            state = compiled.answer(state)
             final, selected = compiled.fetch(state), steps
             if best.variables is not None and best.step != steps:
                 selected = best.step
@@ -206,10 +217,19 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
 def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
     """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
     shares = [phase.share for phase in ready.phases]
-    if abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
+    check_shares(ready.phases)
     ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
     return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def check_pieces(recipe: Recipe, mesh: Mesh) -> None:
+    """ValueError where the micro-batches of a batch do not divide evenly over the devices."""
+    count, pieces = mesh.devices.size, recipe.train.accumulate
+    if recipe.train.batch % (count * pieces):
+        raise ValueError(
+            f"train.accumulate is {pieces}: micro-batches of {recipe.train.batch // pieces}, which {count} devices "
+            f"cannot share evenly; take a batch that is a multiple of {count * pieces}, or fewer pieces"
+        )
 
 
 def remember_compilations() -> None:

@@ -77,20 +77,27 @@ class Model(NamedTuple):
 
 class Learn(NamedTuple):
     """How fast a parameter moves: `lr` multiplies the schedule; `weight_decay` None means the optimiser's own,
-    skipping biases and norms."""
+    skipping biases and norms; `schedule` None the optimiser's own, else the name of another."""
 
     lr: float = 1.0
     weight_decay: float | None = None
+    schedule: str | None = None
 
 
 Rule = tuple[str, Learn | None]
 
 
 class Phase(NamedTuple):
-    """A stretch of training (a share of all steps) with one partition of the parameters."""
+    """A stretch of training (a share of all steps) with one partition of the parameters.
+
+    With `restart` the schedules run over this phase alone, else over the whole run. `optim` are numbers of the
+    optimiser that differ in this phase: `(("warmup", 0.1),)`.
+    """
 
     share: float
     rules: tuple[Rule, ...]
+    restart: bool = False
+    optim: tuple[tuple[str, float], ...] = ()
 
 
 class Tick(NamedTuple):

@@ -88,8 +88,8 @@ def shape(value: Any) -> str:
     return " × ".join(map(str, value)) or "scalar"
 
 
-def source(document: Any, indent: int = 0) -> str:
-    """A dumped recipe as the Python that would make it.
+def source(document: Any, indent: int = 0, before: int = 0) -> str:
+    """A dumped recipe as the Python that would make it, on a line that `before` characters precede.
 
     >>> source({"kind": "Freeze", "through": "blocks/03", "rates": [1.0]})
     "Freeze(through='blocks/03', rates=(1.0,))"
@@ -98,17 +98,17 @@ def source(document: Any, indent: int = 0) -> str:
         if "kind" not in document:
             return str(document["repr"]) if "repr" in document else repr(document)
         items = [(f"{name}=", value) for name, value in document.items() if name != "kind"]
-        return bracket(f"{document['kind']}(", items, ")", indent)
+        return bracket(f"{document['kind']}(", items, ")", indent, before)
     if isinstance(document, list):
-        return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent)
+        return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent, before)
     return repr(document)
 
 
-def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int) -> str:
+def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:
     """On one line where it fits, else a line an item."""
     flat = start + ", ".join(name + source(value, -10_000) for name, value in items) + end
-    if indent < 0 or len(flat) + indent <= WIDTH:
+    if indent < 0 or len(flat) + indent + before <= WIDTH:
         return flat
     pad = " " * (indent + 4)
-    lines = [f"{pad}{name}{source(value, indent + 4)}," for name, value in items]
+    lines = [f"{pad}{name}{source(value, indent + 4, len(name))}," for name, value in items]
     return "\n".join([start, *lines, " " * indent + end.lstrip(",")])

@@ -11,7 +11,7 @@ class Rules(Tuning):
     """`Rules((regex, Learn | None), ...)`: fullmatch on the whole path, first match wins, None freezes.
 
     >>> Rules((r"stem/.*", None), (r".*", Learn(lr=0.3)))
-    Rules(rules=(('stem/.*', None), ('.*', Learn(lr=0.3, weight_decay=None))))
+    Rules(rules=(('stem/.*', None), ('.*', Learn(lr=0.3, weight_decay=None, schedule=None))))
     """
 
     rules: tuple[Rule, ...]

@@ -1,0 +1,99 @@
+"""Schedules at their corners, and against optax."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tlx import Optim, models
+from tlx import optim as optimisers
+from tlx.optim import SCHEDULES, hidden_kernels
+from tlx.trees import flatten
+
+
+def rate(optim, step, steps=100):
+    return float(optimisers.rate(optim, jnp.float32(step), jnp.float32(steps)))
+
+
+def course(optim, steps):
+    return np.asarray(jax.vmap(lambda step: optimisers.rate(optim, step, jnp.float32(steps)))(jnp.arange(steps + 1.0)))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(schedule):
+    optim = Optim(lr=0.5, warmup=0.1, schedule=schedule)
+    rates = [rate(optim, step) for step in range(101)]
+    # The first step moves, the last of the warm-up is at the peak, the middle of the fall at a half, the end at zero.
+    np.testing.assert_allclose(rates[:10], 0.05 * np.arange(1, 11), rtol=1e-5)
+    assert rates[9] == rates[10] == max(rates) == 0.5
+    assert rates[55] == pytest.approx(0.25, rel=1e-5)
+    assert rates[100] == pytest.approx(0, abs=1e-8)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_without_warm_up_the_first_step_is_at_the_peak():
+    for schedule in ("cosine", "linear", "constant", "rsqrt"):
+        assert rate(Optim(lr=0.5, schedule=schedule), 0) == 0.5
+        assert rate(Optim(lr=0.5, schedule=schedule), 0, steps=1) == 0.5
+    assert rate(Optim(lr=0.5, schedule="constant"), 99) == 0.5
+    assert rate(Optim(lr=0.5, schedule="constant", warmup=0.5), 24) == 0.25
+
+
+def test_cosine_agrees_with_optax():
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 0.5, 10, 100)
+    for step in range(10, 100, 7):
+        assert rate(Optim(lr=0.5, warmup=0.1), step) == pytest.approx(float(theirs(step)), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [7, 10, 15, 100, 1234])
+def test_the_slanted_triangle_is_continuous_and_peaks_at_its_cut(steps):
+    found = course(Optim(lr=0.01, schedule="slanted-triangular"), steps)
+    cut = max(steps // 10, 1)
+    assert found.argmax() == cut
+    np.testing.assert_allclose(found[[0, cut, steps]], [0.01 / 32, 0.01, 0.01 / 32], rtol=1e-4)
+    # Straight lines: no step is larger than the slope of its side.
+    rise, fall = np.diff(found[: cut + 1]), np.diff(found[cut:])
+    np.testing.assert_allclose(rise, (0.01 - 0.01 / 32) / cut, rtol=1e-3)
+    np.testing.assert_allclose(fall, -(0.01 - 0.01 / 32) / (steps - cut), rtol=1e-3, atol=1e-8)
+
+
+def test_the_slanted_triangle_is_the_papers_where_its_cut_is_whole():
+    steps, cut, peak, ratio = 200, 20, 0.1, 32
+    found = course(Optim(lr=0.01, schedule="slanted-triangular"), steps)
+    for t in range(steps):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / peak - 1))
+        assert found[t] == pytest.approx(0.01 * (1 + p * (ratio - 1)) / ratio, rel=1e-4)
+
+
+def test_the_one_cycle_rises_and_falls_by_cosines():
+    optim = Optim(lr=0.5, schedule="one-cycle", cycle_peak=0.3, cycle_start=5.0, cycle_end=100.0)
+    found = course(optim, 100)
+    np.testing.assert_allclose(found[[0, 15, 30, 65, 100]], [0.1, 0.3, 0.5, 0.2525, 0.005], rtol=1e-4)
+    theirs = optax.cosine_onecycle_schedule(100, 0.5, 0.3, 5.0, 20.0)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = [float(theirs(step)) for step in range(0, 100, 9)]
+    np.testing.assert_allclose(found[:100:9], expected, rtol=1e-4)
+
+
+def test_rsqrt_falls_with_the_root_of_the_steps():
+    found = course(Optim(lr=0.5, schedule="rsqrt", warmup=0.1), 100)
+    np.testing.assert_allclose(found[[0, 4, 9, 39]], [0.05, 0.25, 0.5, 0.25], rtol=1e-5)
+    assert found.max() == 0.5
+
+
+def test_every_schedule_peaks_at_lr_and_never_goes_below_zero():
+    for schedule in SCHEDULES:
+        for steps in (2, 40):
+            found = course(Optim(lr=0.5, schedule=schedule), steps)
+            assert (found >= 0).all() and found.max() <= 0.5 * (1 + 1e-6)
+        assert found.max() == pytest.approx(0.5)
+
+
+def test_kernels_between_the_first_and_the_last_stage_are_hidden():
+    model = models.build(models.Vit(size=4, patch=2, channels=1, width=4, depth=1, heads=2, mlp=4), 3)
+    found = hidden_kernels(model, flatten(model.params))
+    assert len(found) == 6
+    assert all(path.startswith("blocks/00/") and path.endswith("/kernel") for path in found)

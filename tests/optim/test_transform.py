@@ -1,0 +1,270 @@
+"""The optimiser against optax, leaf by leaf."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tlx import Learn, Optim
+from tlx import optim as optimisers
+from tlx.partition import partition, split
+from tlx.trees import flatten, nest
+
+RANDOM = np.random.default_rng(0)
+PARAMS = {
+    "stem": {"kernel": jnp.asarray(RANDOM.normal(size=(4, 3)), jnp.float32), "bias": jnp.zeros(3) + 0.5},
+    "norm": {"scale": jnp.ones(3)},
+    "head": {"kernel": jnp.asarray(RANDOM.normal(size=(3, 2)), jnp.float32), "bias": jnp.zeros(2) - 0.5},
+}
+GRADIENTS = [
+    jax.tree.map(lambda leaf: jnp.asarray(RANDOM.normal(size=leaf.shape) * 3, jnp.float32), PARAMS) for _ in range(4)
+]
+ALL = ((r".*", Learn()),)
+STEPS = 4
+
+
+def walk(optim, rules=ALL, params=PARAMS):
+    """The parameters that learn after the four gradients, and the state that went along."""
+    parts = partition(params, rules)
+    trainable = split(params, parts)[0]
+    rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, params, parts))
+    state = optimisers.transform(optim, jnp.int32(0), jnp.float32(STEPS), rates).init(trainable)
+    for step, gradients in enumerate(GRADIENTS):
+        given = nest({path: leaf for path, leaf in flatten(gradients).items() if path in flatten(trainable)})
+        transform = optimisers.transform(optim, jnp.float32(step), jnp.float32(STEPS), rates)
+        updates, state = transform.update(given, state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+    return trainable, state
+
+
+def independent(transform, params=PARAMS, gradients=GRADIENTS):
+    state = transform.init(params)
+    for given in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = transform.update(given, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def close(ours, theirs, rtol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), ours, theirs)
+
+
+def test_adamw_agrees_with_optax_leaf_by_leaf():
+    optim = Optim(lr=0.1, weight_decay=0.3, schedule="constant")
+    masked = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
+    close(walk(optim)[0], independent(optax.adamw(0.1, weight_decay=0.3, mask=masked)), rtol=2e-5)
+
+
+def test_adam_and_sgd_agree_with_optax():
+    close(
+        walk(Optim("adam", lr=0.1, schedule="constant", beta1=0.8))[0], independent(optax.adam(0.1, b1=0.8)), rtol=2e-5
+    )
+    close(walk(Optim("sgd", lr=0.1, schedule="constant"))[0], independent(optax.sgd(0.1, momentum=0.9)))
+    plain, state = walk(Optim("sgd", lr=0.1, schedule="constant", momentum=None))
+    close(plain, independent(optax.sgd(0.1)))
+    assert jax.tree.leaves(state) == []
+
+
+def test_decay_skips_biases_and_norms_unless_a_rule_says_otherwise():
+    optim = Optim(weight_decay=0.3)
+    parts = partition(PARAMS, ((r"head/bias", Learn(weight_decay=0.7)), (r"head/.*", Learn(weight_decay=0.0)), *ALL))
+    decays = {path: found["weight_decay"] for path, found in optimisers.leaf_rates(optim, PARAMS, parts).items()}
+    assert decays == {
+        "head/bias": 0.7, "head/kernel": 0.0, "norm/scale": 0.0, "stem/bias": 0.0, "stem/kernel": 0.3
+    }  # fmt: skip
+
+
+def test_rates_of_leaves_multiply_the_schedule():
+    optim = Optim("sgd", lr=0.1, momentum=None, schedule="linear")
+    slow, _ = walk(optim, ((r"stem/.*", Learn(lr=0.25)), *ALL))
+    full, _ = walk(optim)
+    for path, leaf in flatten(PARAMS).items():
+        share = 0.25 if path.startswith("stem") else 1.0
+        moved = flatten(slow)[path] - leaf
+        np.testing.assert_allclose(moved, share * (flatten(full)[path] - leaf), rtol=1e-4, atol=1e-6)
+
+
+def test_clip_bounds_the_norm_of_the_gradient_that_learns_alone():
+    rules = ((r"head/.*", Learn()), (r".*", None))
+    optim = Optim("sgd", lr=1.0, momentum=None, clip=0.5, schedule="constant")
+    ours, _ = walk(optim, rules)
+    head, gradients = {"head": PARAMS["head"]}, [{"head": given["head"]} for given in GRADIENTS]
+    close(ours, independent(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)), head, gradients))
+    # Counting the frozen leaves in would have made each of the four steps shorter than the bound.
+    lengths = [float(optax.global_norm(given)) for given in gradients]
+    assert min(lengths) > 0.5
+
+
+STATE = {"sgd": 1, "lion": 1, "adafactor": 1, "schedule-free-sgd": 1}
+
+
+@pytest.mark.parametrize("name", optimisers.OPTIMISERS)
+def test_frozen_leaves_have_no_state(name):
+    rules = ((r"head/.*", Learn()), (r".*", None))
+    optim = Optim(name, schedule="constant")
+    _, state = walk(optim, rules)
+    numbers, moments = 3 * 2 + 2, STATE.get(name, 2)
+    held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)))
+    assert held == moments * numbers
+    # Beside them there are counters, and the placeholders that Adafactor keeps where it does not factor.
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) - held <= 5
+    shapes = {"head": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS["head"])}
+    assert optimisers.state_bytes(optim, shapes) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+FREE = {"lr": 0.1, "weight_decay": 0.3, "schedule": "constant"}
+MATRICES = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
+AGAINST = {
+    "lamb": (Optim("lamb", **FREE), lambda: optax.lamb(0.1, eps=1e-8, weight_decay=0.3, mask=MATRICES)),
+    "lion": (Optim("lion", **FREE, beta2=0.99), lambda: optax.lion(0.1, weight_decay=0.3, mask=MATRICES)),
+    # optax leaves the rate out of Adafactor's decay.
+    "adafactor": (
+        Optim("adafactor", **FREE),
+        lambda: optax.adafactor(0.1, weight_decay_rate=0.03, weight_decay_mask=MATRICES),
+    ),
+    "schedule-free-sgd": (
+        Optim("schedule-free-sgd", lr=0.1, weight_decay=0.3, schedule="constant"),
+        lambda: optax.contrib.schedule_free(
+            optax.chain(optax.add_decayed_weights(0.3, MATRICES), optax.sgd(0.1)), 0.1, b1=0.9
+        ),
+    ),
+    "schedule-free-adamw": (
+        Optim("schedule-free-adamw", lr=0.1, schedule="constant"),
+        lambda: optax.contrib.schedule_free_adamw(0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_each_optimiser_agrees_with_optax(name):
+    optim, theirs = AGAINST[name]
+    close(walk(optim)[0], independent(theirs()), rtol=5e-6)
+
+
+def test_adafactor_factors_large_matrices():
+    params = {"kernel": jnp.asarray(RANDOM.normal(size=(128, 130)), jnp.float32)}
+    gradients = [{"kernel": params["kernel"] * 0.1 + n} for n in range(3)]
+    optim = Optim("adafactor", lr=0.1, schedule="constant")
+    transform = optimisers.transform(optim, jnp.int32(0), jnp.float32(3), {"kernel": {"lr": 1.0, "weight_decay": 0.0}})
+    close(independent(transform, params, gradients), independent(optax.adafactor(0.1), params, gradients))
+    assert optimisers.state_bytes(optim, params) < 4 * 300
+
+
+def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
+    optim = Optim("muon", lr=0.1, weight_decay=0.3, schedule="constant", momentum=0.95)
+    tree = PARAMS | {"conv": {"kernel": jnp.asarray(RANDOM.normal(size=(2, 2, 3, 5)), jnp.float32)}}
+    gradients = [given | {"conv": {"kernel": jnp.cos(n + tree["conv"]["kernel"])}} for n, given in enumerate(GRADIENTS)]
+    layout = optimisers.Layout(hidden=frozenset({"stem/kernel", "conv/kernel"}))
+    rates = optimisers.leaf_rates(optim, tree, partition(tree, ALL))
+    ours = flatten(
+        independent(optimisers.transform(optim, jnp.int32(0), jnp.float32(9), rates, layout), tree, gradients)
+    )
+    options = {"weight_decay": 0.3, "consistent_rms": 0.2}
+    for path, numbers in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
+        name = path.split("/")[0]
+        theirs = optax.contrib.muon(
+            0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*numbers)}
+        )
+        kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
+        expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
+        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-5, atol=1e-6)
+    adam = flatten(walk(Optim(lr=0.1, weight_decay=0.3, schedule="constant"))[0])
+    for path in ("head/kernel", "head/bias", "norm/scale", "stem/bias"):
+        np.testing.assert_allclose(ours[path], adam[path], rtol=1e-6, atol=1e-7)
+
+
+def test_a_schedule_free_optimiser_answers_with_its_average():
+    optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant")
+    values, state = walk(optim)
+    found = optimisers.averaged(optim, state, values)
+    # z descends from the start; x is the mean of its places, for all weights are alike.
+    z, places = PARAMS, []
+    for given in GRADIENTS:
+        z = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, z, given)
+        places.append(z)
+    close(found, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *places), rtol=1e-5)
+    assert not np.allclose(flatten(found)["stem/kernel"], flatten(values)["stem/kernel"])
+    plain, state = walk(Optim())
+    assert optimisers.averaged(Optim(), state, plain) is plain
+
+
+def test_a_group_may_have_a_schedule_of_its_own():
+    optim = Optim("sgd", lr=0.1, momentum=None, schedule="linear")
+    parts = partition(PARAMS, ((r"stem/.*", Learn(schedule="constant")), *ALL))
+    rates = optimisers.leaf_rates(optim, PARAMS, parts)
+    layout = optimisers.Layout(schedules={path: "constant" for path in parts if path.startswith("stem")})
+    transform = optimisers.transform(optim, jnp.float32(3), jnp.float32(4), rates, layout)
+    updates = flatten(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
+    for path, gradient in flatten(GRADIENTS[0]).items():
+        share = 1.0 if path.startswith("stem") else 0.25
+        np.testing.assert_allclose(updates[path], -0.1 * share * gradient, rtol=1e-5)
+
+
+def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
+    one, both = {"a": None, "b": Learn(), "c": None}, {"a": Learn(), "b": Learn(), "c": None}
+    assert optimisers.wave_names([one, both, one]) == {"a": "1", "b": "0_1_2"}
+    tree = {"a": 1, "b": {"x": 2}}
+    layout = optimisers.Layout(waves={"a": "1", "b/x": "0"})
+    assert optimisers.by_wave(tree, layout) == {"0": {"b": {"x": 2}}, "1": {"a": 1}}
+    assert optimisers.together(optimisers.by_wave(tree, layout)) == tree
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        Optim(),
+        Optim("sgd", clip=1.0),
+        Optim("adam", schedule="linear", warmup=0.5),
+        Optim("lion", schedule="one-cycle"),
+        Optim("muon", schedule="slanted-triangular"),
+        Optim("schedule-free-adamw", schedule="constant"),
+        Optim("lamb", schedule="rsqrt"),
+        Optim("adafactor"),
+    ],
+)
+def test_every_number_may_be_traced(optim):
+    from tlx.config import numbers, with_numbers
+
+    rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, PARAMS, partition(PARAMS, ALL)))
+
+    @jax.jit
+    def once(values, step, steps):
+        transform = optimisers.transform(with_numbers(optim, values), step, steps, rates)
+        return transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0]
+
+    traced = once(jax.tree.map(jnp.float32, numbers(optim)), jnp.int32(1), jnp.float32(STEPS))
+    transform = optimisers.transform(optim, jnp.int32(1), jnp.float32(STEPS), rates)
+    close(traced, transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "adamww"}, "no optimiser 'adamww'; close: 'adamw', 'adam', 'adafactor'"),
+        ({"schedule": "cosin"}, "no schedule 'cosin'; close: 'cosine', 'constant'"),
+        ({"lr": -1.0}, "lr -1.0 and weight_decay 0.0 must not be negative"),
+        ({"warmup": 1.0}, "warmup is 1.0; it is a share of the run in [0, 1)"),
+        ({"clip": 0.0}, "clip is 0.0; a bound of the norm is positive, None is off"),
+        ({"cycle_peak": 1.0}, "cycle_peak is 1.0; it is a share of the schedule in (0, 1)"),
+        ({"slant_ratio": 0.5}, "slant_ratio is 0.5; it divides the peak rate and is 1 or more"),
+        (
+            {"name": "muon", "momentum": None},
+            "muon needs a momentum: it makes the momentum orthogonal, not the gradient",
+        ),
+        (
+            {"name": "schedule-free-sgd", "schedule": "constant", "beta1": 0.0},
+            "beta1 is 0.0; schedule-free-sgd mixes by it and needs it in (0, 1)",
+        ),
+        (
+            {"name": "schedule-free-adamw"},
+            "schedule-free-adamw averages instead of letting the rate fall; give schedule='constant', not 'cosine' "
+            "(on the command line the schedule before the name)",
+        ),
+    ],
+)
+def test_an_impossible_optimiser_is_refused(fields, message):
+    with pytest.raises(ValueError) as error:
+        Optim(**fields)
+    assert str(error.value) == message

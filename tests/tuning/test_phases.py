@@ -1,0 +1,171 @@
+"""Tunings of several phases: who learns when, how fast, on which clock."""
+
+import numpy as np
+import pytest
+
+from tlx import Learn, models, tuning
+from tlx.config import dump, load
+from tlx.partition import partition
+from tlx.recipe import KINDS
+from tlx.trees import flatten
+from tlx.tuning.base import parametric
+from tlx.tuning.gradual import shared_embeddings
+from tlx.types import Model, Param, Stage
+
+TEXT = models.Bert(vocabulary=11, width=4, depth=6, heads=2, mlp=4, positions=8)
+MODELS = {
+    "bert": models.build(TEXT, 3),
+    "cnn": models.build(models.Cnn(size=8, widths=(2, 3), dense=4), 3),
+    "mlp": models.build(models.Mlp(inputs=(4,), widths=(3, 3), input="x"), 3),
+}
+STAGES = {name: parametric(model) for name, model in MODELS.items()}
+HOW = {
+    "gradual": tuning.Gradual(),
+    "last": tuning.Gradual(last=0.7, count=3),
+    "two steps": tuning.LinearThenFull(share=0.2, decay=0.5),
+    "fastai": tuning.FineTune(),
+    "episodes": tuning.Episodes(episodes=3),
+    "in turn": tuning.InTurn((0.25, tuning.Gradual(count=2)), (0.75, tuning.LinearThenFull(share=0.4))),
+}
+
+
+def rates(name, how):
+    """The multiplier of each stage in each phase, None where it is frozen."""
+    model, found = MODELS[name], []
+    for phase in how.phases(model):
+        claimed = partition(model.params, phase.rules)
+        own = {}
+        for stage in STAGES[name]:
+            (learn,) = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
+            own[stage] = None if learn is None else learn.lr
+        found.append(own)
+    return found
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_phase_claims_everything_and_the_whole_run_is_shared_out(name, how):
+    phases = HOW[how].phases(MODELS[name])
+    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    assert min(phase.share for phase in phases) > 0
+    seen = rates(name, HOW[how])
+    assert all(value is not None for value in seen[-1].values())
+    assert [seen[0][stage] is not None for stage in STAGES[name]][-1]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_they_are_values_that_a_file_can_hold(how):
+    assert load(dump(HOW[how]), KINDS) == HOW[how]
+
+
+def test_gradual_unfreezes_a_stage_a_phase_from_the_top():
+    for name, stages in STAGES.items():
+        found = rates(name, tuning.Gradual())
+        assert len(found) == len(stages)
+        for number, own in enumerate(found, 1):
+            assert [stage for stage in stages if own[stage] is not None] == stages[-number:]
+        np.testing.assert_allclose(list(found[-1].values()), [2.6**-n for n in reversed(range(len(stages)))])
+
+
+def test_gradual_takes_groups_and_what_is_left_in_the_last_phase():
+    how = tuning.Gradual(groups=("head|pool", r"blocks/0[3-5]", r"blocks/\d+", "stem"), count=3, last=0.5, factor=2.0)
+    phases = how.phases(MODELS["bert"])
+    assert [phase.share for phase in phases] == [0.25, 0.25, 0.5]
+    assert not any(phase.restart for phase in phases)
+    first, second, third = rates("bert", how)
+    assert {stage for stage, rate in first.items() if rate} == {"head", "pool"}
+    assert {stage for stage, rate in second.items() if rate} == {"head", "pool", "blocks/03", "blocks/04", "blocks/05"}
+    assert all(third.values()) and third["stem"] == 2.0**-8
+    assert all(phase.restart for phase in tuning.Gradual(restart=True).phases(MODELS["mlp"]))
+
+
+def test_linear_then_full_is_two_trainings():
+    first, second = tuning.LinearThenFull(share=0.2, decay=0.5).phases(MODELS["mlp"])
+    assert (first.share, second.share, first.restart, second.restart) == (0.2, 0.8, True, True)
+    found = rates("mlp", tuning.LinearThenFull(share=0.2, decay=0.5))
+    assert found == [{"stem": None, "blocks/00": None, "head": 1.0}, {"stem": 0.25, "blocks/00": 0.5, "head": 1.0}]
+
+
+def test_fine_tune_is_fastais_policy():
+    frozen, whole = tuning.FineTune().phases(MODELS["mlp"])
+    assert frozen.restart and whole.restart
+    assert dict(frozen.optim) == {"cycle_peak": 0.99, "cycle_start": 25.0}
+    assert dict(whole.optim) == {"cycle_peak": 0.3, "cycle_start": 5.0}
+    assert {learn.schedule for _, learn in (*frozen.rules, *whole.rules) if learn} == {"one-cycle"}
+    first, second = rates("mlp", tuning.FineTune())
+    assert first == {"stem": None, "blocks/00": None, "head": 1.0}
+    # slice(lr / 2 / 100, lr / 2) over three groups, in equal ratios.
+    np.testing.assert_allclose(list(second.values()), [0.005, 0.05, 0.5])
+
+
+def test_episodes_share_the_stages_out_from_the_top():
+    found = rates("bert", tuning.Episodes(episodes=4))
+    assert [sum(rate is not None for rate in own.values()) for own in found] == [3, 5, 7, 9]
+    assert {stage for stage, rate in found[0].items() if rate} == {"blocks/05", "pool", "head"}
+
+
+def test_embeddings_that_the_output_reads_learn_from_the_first():
+    def identity(params, stats, carry, context):
+        return carry, stats
+
+    words = Param((11, 4), ("vocabulary", "width"), None)
+    kernel = Param((4, 4), ("width", "width"), None)
+    params = {"stem": {"words": {"embedding": words}}, "block": {"kernel": kernel}, "head": {"kernel": kernel}}
+    stages = tuple(Stage(name, identity) for name in params)
+    tied = Model(stages, params, {}, outputs=11)
+    assert shared_embeddings(tied) == ["stem/words/embedding"]
+    first, last = tuning.Episodes(episodes=2).phases(tied)
+    claimed = partition(params, first.rules)
+    assert claimed == {"block/kernel": Learn(), "head/kernel": Learn(), "stem/words/embedding": Learn()}
+    partition(params, last.rules)
+    assert shared_embeddings(tied._replace(outputs=3)) == shared_embeddings(tied._replace(outputs=None)) == []
+    untied = params | {"head": {"kernel": Param((4, 11), ("width", None), None)}}
+    assert shared_embeddings(tied._replace(params=untied)) == []
+    assert shared_embeddings(MODELS["bert"]) == []
+
+
+def test_in_turn_lets_what_a_tuning_adds_learn_in_its_own_turn_alone():
+    import jax
+
+    model = models.build(models.Bert(vocabulary=11, width=4, depth=1, heads=2, mlp=4, positions=8), 3)
+    how = tuning.InTurn((0.5, tuning.Lora(rank=2)), (0.2, tuning.BitFit()), (0.3, tuning.Full()))
+    params = how.insert(model, models.initialise(model, jax.random.key(0)).params, jax.random.key(1))
+    new = flatten(params).keys() - flatten(model.params).keys()
+    assert len(new) == 6
+    lora, bias, full = (partition(params, phase.rules) for phase in how.phases(model))
+    assert {path for path in new if lora[path]} == {path for path in new if path.endswith(("/a", "/b"))}
+    assert not any(part[path] for part in (bias, full) for path in new)
+    assert all(full[path] for path in full.keys() - new)
+    shares = [phase.share for phase in how.phases(model)]
+    assert shares == [0.5, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: tuning.Gradual(factor=0.5), ValueError, "factor is 0.5; it divides the rate a stage and is 1 or more"),
+        (lambda: tuning.Gradual(last=1.0), ValueError, "last is 1.0; it is a share of the run in (0, 1)"),
+        (lambda: tuning.Gradual(count=0), ValueError, "count is 0; there is one phase or more"),
+        (lambda: tuning.Gradual(count=4).phases(MODELS["mlp"]), ValueError,
+         "Gradual(count=4) has 3 groups to unfreeze; take at most as many"),
+        (lambda: tuning.Gradual(groups=("heads",)).phases(MODELS["mlp"]), ValueError,
+         "Gradual(groups=...): 'heads' matches no stage that is left; close: 'head'"),
+        (lambda: tuning.Gradual(groups=("head", "stem")).phases(MODELS["mlp"]), ValueError,
+         "Gradual(groups=...) leaves out 'blocks/00'; every stage needs a group"),
+        (lambda: tuning.Episodes(episodes=0), ValueError, "episodes is 0; there is one or more"),
+        (lambda: tuning.Episodes().phases(MODELS["mlp"]), ValueError,
+         "Episodes(episodes=12) has 3 stages to unfreeze; take at most as many"),
+        (lambda: tuning.LinearThenFull(share=1.0), ValueError,
+         "share is 1.0; the first phase's share of the run lies in (0, 1)"),
+        (lambda: tuning.FineTune(ratio=0.1), ValueError,
+         "ratio is 0.1; it divides the lowest stage's rate and is 1 or more"),
+        (tuning.InTurn, ValueError, "InTurn() needs at least one (share of the run, tuning)"),
+        (lambda: tuning.InTurn((0.5, tuning.Full()), (0.4, tuning.Probe())), ValueError,
+         "the shares of InTurn sum to 0.9, not to 1, or are not positive: [0.5, 0.4]"),
+        (lambda: tuning.InTurn(tuning.Full()), TypeError, "a turn is (share of the run, tuning), got Full(decay=1.0)"),
+    ],
+)  # fmt: skip
+def test_an_impossible_course_is_refused(make, kind, message):
+    with pytest.raises(kind) as error:
+        make()
+    assert str(error.value) == message

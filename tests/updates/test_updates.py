@@ -1,0 +1,105 @@
+"""Updates: what gradient a step takes, on devices and in pieces."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx import Optim, models, partition, sharding, tasks, tuning
+from tlx.objectives import Supervised
+from tlx.step import Parts, compile_step, initial_state
+from tlx.trees import flatten
+from tlx.updates import UPDATES, Sam, Slope, Sum, Update
+
+LINEAR = models.build(models.Mlp(inputs=(4,), widths=(3,), activation="linear", input="x"), 3)
+RANDOM = np.random.default_rng(0)
+BATCH = {
+    "x": RANDOM.normal(size=(8, 4)).astype(np.float32),
+    "label": RANDOM.integers(0, 3, 8).astype(np.int32),
+    "index": np.arange(8, dtype=np.int32),
+}
+PLAIN = Optim("sgd", lr=0.5, momentum=None, schedule="constant")
+
+
+def parts_of(update, terms=(Supervised(),), **more):
+    claimed = partition.partition(LINEAR.params, tuning.Full().phases(LINEAR)[0].rules)
+    return Parts(LINEAR, tasks.Classification(classes=3), terms, PLAIN, claimed, update=update, **more)
+
+
+def brought():
+    return models.initialise(LINEAR, jax.random.key(0))
+
+
+def moved(parts, how="jit", devices=1):
+    """What one step of plain descent takes away, over the rate: the gradient."""
+    compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
+    state = compiled.place(initial_state(parts, brought(), 1, jax.random.key(0)))
+    state, metrics = compiled.train(state, {"labelled": compiled.put(dict(BATCH))})
+    before, after = flatten(brought().params), flatten(compiled.fetch(state).variables.params)
+    return {path: (np.asarray(before[path]) - np.asarray(after[path])) / 0.5 for path in before}, metrics
+
+
+def loss(params):
+    logits = (BATCH["x"] @ params["stem/kernel"] + params["stem/bias"]) @ params["head/kernel"] + params["head/bias"]
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), BATCH["label"][:, None], 1).mean()
+
+
+def close(ours, theirs):
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize(("how", "devices", "pieces"), [("jit", 1, 1), ("jit", 8, 1), ("pmap", 4, 2)])
+def test_sam_takes_the_gradient_uphill(how, devices, pieces):
+    found, metrics = moved(parts_of(Sam(rho=0.5), accumulate=pieces), how, devices)
+    params = flatten(brought().params)
+    first = jax.grad(loss)(params)
+    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in first.values()))
+    uphill = {path: params[path] + 0.5 * first[path] / norm for path in params}
+    close(found, jax.grad(loss)(uphill))
+    assert not np.allclose(found["head/kernel"], first["head/kernel"], rtol=1e-3)
+    # What is logged is the loss where the parameters are.
+    np.testing.assert_allclose(metrics["loss"], loss(params), rtol=1e-5)
+
+
+def test_sam_of_no_radius_is_the_sum_and_its_radius_is_a_number_of_the_state():
+    plain, _ = moved(parts_of(Sum()))
+    flat, _ = moved(parts_of(Sam(rho=0.0)))
+    close(flat, plain)
+    held = initial_state(parts_of(Sam(rho=0.25)), brought(), 1, jax.random.key(0)).numbers
+    assert held["update"] == {"rho": 0.25}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Second(Update):
+    """The gradient of the second term alone."""
+
+    def gradient(self, slope: Slope, trainable, tick):
+        assert slope.terms == ("supervised.0", "supervised.1")
+        return slope.at(trainable, (0.0, 1.0))
+
+
+def test_an_update_may_weigh_the_terms():
+    terms = (Supervised(weight=3.0), Supervised(weight=2.0))
+    found, metrics = moved(parts_of(Second(), terms))
+    plain, _ = moved(parts_of(Sum()))
+    close(found, {path: 2 * leaf for path, leaf in plain.items()})
+    np.testing.assert_allclose(metrics["loss"], 5 * loss(flatten(brought().params)), rtol=1e-5)
+
+
+def test_a_gradient_of_zero_stays_zero():
+    def at(trainable, weights):
+        return jax.tree.map(jnp.zeros_like, trainable), {}
+
+    found, _ = Sam().gradient(Slope(("a",), at), {"x": jnp.ones(3)}, None)
+    np.testing.assert_array_equal(found["x"], np.zeros(3))
+
+
+def test_what_is_impossible_is_refused():
+    with pytest.raises(ValueError, match=r"^rho is -1.0; the radius of the neighbourhood is not negative$"):
+        Sam(rho=-1.0)
+    with pytest.raises(TypeError, match=r"^Update does not say which gradient it takes$"):
+        Update().gradient(None, {}, None)
+    assert all(kind.__name__ == name and issubclass(kind, Update) for name, kind in UPDATES.items())

@@ -1,0 +1,16 @@
+"""The optimiser: an optax transform over the trainable leaves alone, built inside the step.
+
+Every number of it (rate, decay, moments' memories, clip) may be a traced array, so recipes that differ only in numbers
+share one compiled program. `settings` is what a recipe says, `schedules` the rate at a step, `leaves` what is known of
+each leaf, `directions` the optimisers, `transform` the step.
+"""
+
+from tlx.optim.leaves import Layout, hidden_kernels, layout, leaf_rates, wave_names
+from tlx.optim.schedules import rate
+from tlx.optim.settings import OPTIMISERS, SCHEDULES, Optim
+from tlx.optim.transform import averaged, by_wave, state_bytes, together, transform
+
+__all__ = [
+    "OPTIMISERS", "SCHEDULES", "Layout", "Optim", "averaged", "by_wave", "hidden_kernels", "layout", "leaf_rates",
+    "rate", "state_bytes", "together", "transform", "wave_names",
+]  # fmt: skip

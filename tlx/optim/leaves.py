@@ -1,0 +1,76 @@
+"""What the optimiser must know of each leaf: its rate, its schedule, its wave, whether Muon may turn it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tlx.optim.settings import Optim, check_schedule
+from tlx.partition import Partition
+from tlx.trees import flatten, subtree
+from tlx.types import Model
+
+FIRST = "0"
+
+
+class Layout(NamedTuple):
+    """The static half of what is known of the leaves, by path.
+
+    `waves` names the wave of a leaf (`FIRST` where it has no entry), `schedules` its own schedule where it has one,
+    `hidden` the kernels that Muon makes orthogonal.
+    """
+
+    waves: Mapping[str, str] = {}
+    schedules: Mapping[str, str] = {}
+    hidden: frozenset[str] = frozenset()
+
+    def wave(self, path: str) -> str:
+        return self.waves.get(path, FIRST)
+
+    def schedule(self, paths: Iterable[str]) -> str | None:
+        """The schedule that all these leaves share where it is not the optimiser's own, else None."""
+        found = {self.schedules.get(path) for path in paths}
+        return found.pop() if len(found) == 1 else None
+
+
+def leaf_rates(optim: Optim, params: Mapping[str, Any], parts: Partition) -> dict[str, dict[str, float]]:
+    """`{path: {"lr": multiplier, "weight_decay": decay}}` of the leaves that learn."""
+    found = {}
+    for path, leaf in flatten(params).items():
+        learn = parts[path]
+        if learn is None:
+            continue
+        decays = len(leaf.shape) > 1
+        own = (optim.weight_decay if decays else 0.0) if learn.weight_decay is None else learn.weight_decay
+        found[path] = {"lr": learn.lr, "weight_decay": own}
+    return found
+
+
+def wave_names(partitions: Sequence[Partition]) -> dict[str, str]:
+    """The wave of every leaf that ever learns: the phases in which it does, joined.
+
+    >>> from tlx.types import Learn
+    >>> wave_names([{"stem": None, "head": Learn()}, {"stem": Learn(), "head": Learn()}])
+    {'head': '0_1', 'stem': '1'}
+    """
+    found: dict[str, str] = {}
+    for number, parts in enumerate(partitions):
+        for path in sorted(path for path, learn in parts.items() if learn is not None):
+            found[path] = f"{found[path]}_{number}" if path in found else str(number)
+    return found
+
+
+def layout(model: Model, partitions: Sequence[Partition], phase: int = 0) -> Layout:
+    """The layout of one phase. Raises ValueError for a rule's schedule that does not exist."""
+    schedules = {path: learn.schedule for path, learn in partitions[phase].items() if learn and learn.schedule}
+    for name in sorted(set(schedules.values())):
+        check_schedule(name)
+    names = wave_names(partitions)
+    learning = {path: names[path] for path, learn in partitions[phase].items() if learn is not None}
+    return Layout(learning, schedules, hidden_kernels(model, learning))
+
+
+def hidden_kernels(model: Model, paths: Mapping[str, Any]) -> frozenset[str]:
+    """The kernels between the first and the last stage with parameters: what enters and what answers is left to Adam
+    (Jordan et al., 2024)."""
+    stages = [stage.name for stage in model.stages if subtree(model.params, stage.name)][1:-1]
+    inside = tuple(f"{stage}/" for stage in stages)
+    return frozenset(path for path in paths if path.endswith("/kernel") and path.startswith(inside))

@@ -1,0 +1,50 @@
+"""The rate at a step. Every number may be a traced array; the schedule's name is static."""
+
+import jax.numpy as jnp
+
+from tlx.optim.settings import Optim
+from tlx.types import Array
+
+
+def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -> Array:
+    """The rate at `step` of `steps`: a linear rise over the share `warmup`, then the schedule.
+
+    `schedule` None is the optimiser's own. With t steps of T after the warm-up of W steps, as shares of lr:
+
+    * cosine, linear: down to 0; constant: 1;
+    * rsqrt: sqrt(max(W, 1) / (step + 1)), at most 1 (Vaswani et al., 2017);
+    * one-cycle: half a cosine up to `cycle_peak`, half a cosine down (Smith, 2018, with fastai's cosines);
+    * slanted-triangular: (1 + p (ratio - 1)) / ratio with p = t / cut up to cut = floor(T peak), then 1 - (t - cut) /
+      (T - cut) (Howard and Ruder, 2018, who write cut (1 / peak - 1) for T - cut: the same where T peak is whole, but
+      else it can fall below zero).
+    """
+    schedule = optim.schedule if schedule is None else schedule
+    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
+    warm = optim.warmup * steps
+    rise = jnp.minimum((step + 1) / jnp.maximum(warm, 1.0), 1.0)
+    whole = jnp.maximum(steps - warm, 1.0)
+    now = jnp.clip(step - warm, 0.0, whole)
+    left = now / whole
+    if schedule == "cosine":
+        fall = 0.5 * (1.0 + jnp.cos(jnp.pi * left))
+    elif schedule == "linear":
+        fall = 1.0 - left
+    elif schedule == "rsqrt":
+        fall = jnp.minimum(jnp.sqrt(jnp.maximum(warm, 1.0) / (step + 1)), 1.0)
+    elif schedule == "one-cycle":
+        up = between(1.0 / optim.cycle_start, 1.0, left / optim.cycle_peak)
+        down = between(1.0, 1.0 / optim.cycle_end, (left - optim.cycle_peak) / (1.0 - optim.cycle_peak))
+        fall = jnp.where(left < optim.cycle_peak, up, down)
+    elif schedule == "slanted-triangular":
+        # The small number keeps the floor from losing a step where the product is a whole number but for rounding.
+        cut = jnp.maximum(jnp.floor(whole * optim.slant_peak + 1e-4), 1.0)
+        p = jnp.where(now < cut, now / cut, 1.0 - (now - cut) / jnp.maximum(whole - cut, 1.0))
+        fall = (1.0 + p * (optim.slant_ratio - 1.0)) / optim.slant_ratio
+    else:
+        fall = jnp.ones_like(left)
+    return optim.lr * rise * fall
+
+
+def between(start: Array | float, end: Array | float, share: Array) -> Array:
+    """Half a cosine from `start` to `end` as `share` goes from 0 to 1."""
+    return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))

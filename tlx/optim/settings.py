@@ -1,0 +1,83 @@
+"""What a recipe says of its optimiser."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+from tlx.trees import near_miss
+
+Schedule = Literal["cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular"]
+SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular")
+OPTIMISERS = (
+    "adamw", "adam", "sgd", "adafactor", "lamb", "lion", "muon", "schedule-free-adamw", "schedule-free-sgd",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Optim:
+    """`lr` is the peak rate; `warmup` the share of all steps in which it rises; `schedule` its course after.
+
+    `weight_decay` is decoupled (times the rate), and skips biases, norms and other one-dimensional leaves unless a
+    rule's `Learn(weight_decay=...)` says otherwise. `clip` bounds the global norm of the trainable gradient, None
+    leaves it. `momentum` is that of `sgd` and `muon`, None for none; `beta1`, `beta2`, `epsilon` those of Adam and its
+    kin (the papers take beta2 0.99 for `lion`, epsilon 1e-6 for `lamb`, momentum 0.95 for `muon`).
+
+    The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. The
+    slanted triangle rises from lr / `slant_ratio` in the share `slant_peak` and falls back. The schedule-free
+    optimisers want schedule="constant", and are evaluated and saved at their averaged parameters.
+    """
+
+    name: Literal[
+        "adamw", "adam", "sgd", "adafactor", "lamb", "lion", "muon", "schedule-free-adamw", "schedule-free-sgd"
+    ] = "adamw"
+    _: KW_ONLY
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: Schedule = "cosine"
+    clip: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    momentum: float | None = 0.9
+    cycle_peak: float = 0.25
+    cycle_start: float = 25.0
+    cycle_end: float = 1e5
+    slant_peak: float = 0.1
+    slant_ratio: float = 32.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMISERS:
+            raise ValueError(f"no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}")
+        check_schedule(self.schedule)
+        if self.lr < 0 or self.weight_decay < 0:
+            raise ValueError(f"lr {self.lr} and weight_decay {self.weight_decay} must not be negative")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; it is a share of the run in [0, 1)")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip is {self.clip}; a bound of the norm is positive, None is off")
+        for name in ("cycle_peak", "slant_peak"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the schedule in (0, 1)")
+        for name in ("cycle_start", "cycle_end", "slant_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it divides the peak rate and is 1 or more")
+        if self.name == "muon" and self.momentum is None:
+            raise ValueError("muon needs a momentum: it makes the momentum orthogonal, not the gradient")
+        if self.averages and not 0 < self.beta1 < 1:
+            raise ValueError(f"beta1 is {self.beta1}; {self.name} mixes by it and needs it in (0, 1)")
+        if self.averages and self.schedule != "constant":
+            raise ValueError(
+                f"{self.name} averages instead of letting the rate fall; give schedule='constant', not "
+                f"{self.schedule!r} (on the command line the schedule before the name)"
+            )
+
+    @property
+    def averages(self) -> bool:
+        """Whether the parameters that answer are an average of those that learn."""
+        return self.name.startswith("schedule-free")
+
+
+def check_schedule(name: object) -> None:
+    """ValueError for a schedule that does not exist."""
+    if name not in SCHEDULES:
+        raise ValueError(f"no schedule {name!r}{near_miss(str(name), SCHEDULES)}")

@@ -1,0 +1,64 @@
+"""The head first, then everything: two phases, each with its schedule to itself."""
+
+from dataclasses import dataclass
+
+from tlx.tuning.base import REST_STILL, Tuning, head_rule, parametric, stage_rule
+from tlx.tuning.full import check_decay, decayed
+from tlx.types import Learn, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearThenFull(Tuning):
+    """The last stage alone for the `share` of the run, then everything from there (LP-FT, Kumar et al., 2022).
+
+    With `decay` below 1 the rate of a stage in the second phase is decay ** (its distance from the last one).
+    """
+
+    share: float = 0.5
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        check_decay(self.decay)
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        first = (head_rule(model, type(self).__name__), REST_STILL)
+        second = decayed(parametric(model), self.decay)
+        return Phase(self.share, first, restart=True), Phase(1 - self.share, second, restart=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Tuning):
+    """fastai's `fine_tune` (Howard and Gugger, 2020): the last stage alone for the `share` of the run, then everything.
+
+    Each phase is a one-cycle of its own: the first rises nearly throughout; the second, at half the rate, rises for 0.3
+    of it from a fifth. Its rates fall in equal ratios from the last stage to the first, which has 1 / `ratio` of the
+    last one's. fastai's epochs are shares here: `fine_tune(3)`, with its one frozen epoch, is the default. Its cycle of
+    the momentum is not part of this, and the norms of the frozen stages, which it lets learn, stay.
+    """
+
+    share: float = 0.25
+    ratio: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        if self.ratio < 1:
+            raise ValueError(f"ratio is {self.ratio}; it divides the lowest stage's rate and is 1 or more")
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        stages = parametric(model)
+        _, learn = head_rule(model, type(self).__name__)
+        cycle = Learn(schedule="one-cycle")
+        first = (stage_rule(stages[-1], learn and cycle), REST_STILL)
+        last = len(stages) - 1
+        rates = [0.5 * self.ratio ** ((n - last) / last) for n in range(len(stages))]
+        second = tuple(stage_rule(name, cycle._replace(lr=rate)) for name, rate in zip(stages, rates, strict=True))
+        return (
+            Phase(self.share, first, restart=True, optim=(("cycle_peak", 0.99), ("cycle_start", 25.0))),
+            Phase(1 - self.share, second, restart=True, optim=(("cycle_peak", 0.3), ("cycle_start", 5.0))),
+        )
+
+
+def check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; the first phase's share of the run lies in (0, 1)")
