@@ -11,6 +11,7 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.evaluate import Outcome, mistakes
+from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
 from tlx.records import write_json
 from tlx.step import TrainState
@@ -41,9 +42,9 @@ def write_all(
         "classes": list(splits.classes),
         "data": finish["data"],
     }
-    save_pretrained(
-        Pretrained(ready.model, state.variables, ready.processor, ready.manifest, ready.task), path / "model"
-    )
+    # The terms' own leaves (another head, a projection) are no part of the model.
+    variables = state.variables._replace(params=without_inserted(ready.model, state.variables.params))
+    save_pretrained(Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task), path / "model")
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())

@@ -16,7 +16,7 @@ from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.config import numbers, with_numbers
 from tlx.models import forward
-from tlx.objectives import Term
+from tlx.objectives import Term, passes
 from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.tasks import Task
@@ -104,29 +104,34 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
     still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
 
+    given = sorted(batch)
     for term in terms:
         batch = term.streams(batch, tick)
+    asked = passes(terms, given, batch)
 
     def objective(trainable: Tree) -> tuple[Array, tuple[Tree, Tree]]:
         params, stats = merge(trainable, state.frozen), state.stats
         taps = {}
-        for number, (stream, inputs) in enumerate(sorted(batch.items())):
+        for stream, salt, moves in asked:
+            inputs = batch[stream]
             rows = inputs["index"].shape[0]
-            taps[stream], stats = forward(
+            taps[stream], moved = forward(
                 parts.model,
                 Variables(params, stats),
                 inputs,
-                key=jax.random.fold_in(tick.key, number),
+                key=jax.random.fold_in(tick.key, salt),
                 train=True,
                 still=still,
                 dtype=parts.dtype,
                 offset=0 if axis is None else jax.lax.axis_index(axis) * rows,
                 axis=axis,
             )
+            stats = moved if moves else stats
         total = jnp.zeros(())
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(term_names(terms), terms, strict=True)):
-            view = View(parts.model, params, stats, state.memory[str(number)], batch, taps, task, tick)
+            memory = state.memory[str(number)]
+            view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis)
             value, metrics = term.loss(view)
             total += value
             told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}
