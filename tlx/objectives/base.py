@@ -139,7 +139,7 @@ def tap_shapes(model: Model) -> dict[str, Any]:
 def head_of(model: Model, who: str) -> Stage:
     """The last stage; ValueError where it is no head on stages below it."""
     if model.stages[-1].output != "logits" or len(model.stages) < 2:
-        raise ValueError(f"{who} needs a head on a stage below it; this model has the stages {stage_names(model)}")
+        raise ValueError(f"{who} needs a head on a stage below it; this model has {stage_names(model)}")
     return model.stages[-1]
 
 
