@@ -81,7 +81,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, progress=0.0, 
     return SimpleNamespace(value=float(total), told=told, gradient=flatten(gradient), params=inserted, memory=memory)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mlp():
     return SimpleNamespace(
         config=MLP, model=models.build(MLP, CLASSES), classes=CLASSES, look=look, drawn=drawn, save=save,

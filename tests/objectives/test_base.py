@@ -30,6 +30,13 @@ def test_a_stream_that_is_not_there_is_refused():
     assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
 
 
+@pytest.mark.parametrize("make", [terms.Mixup, terms.Cutmix, terms.RDrop, terms.Supervised, terms.Lwf])
+def test_every_term_says_which_stream_it_misses(make):
+    with pytest.raises(ValueError) as error:
+        check_streams((make(on="labeled"),), ["labelled"])
+    assert str(error.value).startswith(f"{make.__name__} reads the stream 'labeled', which is not there; there are: ")
+
+
 def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(mlp):
     params = mlp.drawn(mlp.model, 0).params
     more, rules = inserted((terms.Supervised(), terms.Lwf()), mlp.model, params, jax.random.key(0))

@@ -73,7 +73,9 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
     """ValueError for a term that reads a stream which neither the data nor a term gives."""
     have = [*given, *(stream for term in terms for stream in term.adds)]
     for term in terms:
-        if missing := [stream for stream in term.reads(given) if stream not in have]:
+        # A term that makes a stream reads that, and makes it of the one it is `on`.
+        asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
+        if missing := [stream for stream in asked if stream not in have]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
