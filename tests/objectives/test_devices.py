@@ -10,7 +10,7 @@ from tlx.step import Parts, compile_step, initial_state, memories
 from tlx.trees import flatten
 from tlx.types import Setting
 
-CNN = models.Cnn(size=4, widths=(2, 3), dense=4, dropout=0.2)
+CNN = models.Cnn(size=4, widths=(4, 6), dense=None, dropout=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def walked(mlp, tmp_path_factory):
 
 def test_pmap_and_jit_agree(walked):
     (state, metrics), (whole, told) = walked["pmap", 8], walked["jit", 8]
+    assert told["bss/squares"] > 1e-4
     for name, value in told.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     ours = flatten(state.variables.params) | flatten(state.stats)
