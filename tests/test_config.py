@@ -11,7 +11,7 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks
 from tlx.data import Crop, Flip, Noise
-from tlx.objectives import Supervised
+from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
 from tlx.recipe import KINDS
 from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
 
@@ -45,6 +45,10 @@ ONE_OF_EACH = {
     "Rules": RULES,
     "InTurn": InTurn((0.5, Probe()), (0.5, RULES)),
     "Supervised": Supervised(on="source", weight=0.25),
+    "Ramp": Ramp(0.5, 2.0, shape="sigmoid", over=(0.25, 0.5)),
+    "Delta": Delta(stages=("stem", "blocks/00"), weight=Ramp()),
+    "CoTuning": CoTuning(source="runs/old"),
+    "Distill": Distill(teacher="runs/large", what="hidden", pairs=(("blocks/00", "blocks/01"),)),
 }
 
 
@@ -251,6 +255,12 @@ def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
     assert config.numbers(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
     assert config.numbers(tasks.Classification(classes=3)) == {"smoothing": 0.0}
     assert config.numbers(tasks.Regression(outputs=3)) == {}
+    ramp = Ramp(0.5, over=(0.25, 0.5))
+    assert config.numbers(Supervised(weight=ramp))["weight"] == {
+        "start": 0.5, "end": 1.0, "over": {"0": 0.25, "1": 0.5}, "steepness": 10.0
+    }  # fmt: skip
+    moved = config.with_numbers(Supervised(weight=ramp), {"weight": {"over": {"0": 7.0, "1": 8.0}}}).weight
+    assert (moved.over, moved.start, moved.shape) == ((7.0, 8.0), 0.5, "linear")
     # Out of range on purpose: a traced value cannot be checked.
     twin = config.with_numbers(optim, {"lr": jnp.float32(-1)})
     assert twin.lr == -1

@@ -1,18 +1,23 @@
 """What every tuning, every term and every architecture owe to one another: each with each."""
 
+import functools
 import itertools
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
 
-from tlx import Learn, Optim, models, partition, sharding, tasks, tuning
+from tlx import Learn, Optim, Pretrained, models, partition, save_pretrained, tasks, terms, tuning
 from tlx.checkpoint import Checkpoints, Saved
-from tlx.objectives import TERMS
-from tlx.step import Parts, compile_step, initial_state
-from tlx.trees import flatten, nest
+from tlx.objectives import inserted
+from tlx.step import Parts, initial_state, memories, train_step
+from tlx.trees import flatten, map_named, nest
 from tlx.tuning.base import parametric
+from tlx.types import Setting, Variables
+from tlx.weights import Manifest
 
 CLASSES, BATCH = 3, 4
 
@@ -31,7 +36,7 @@ MODELS = {
     "bert": models.Bert(**TEXT),
     "vit": models.Vit(size=4, patch=2, channels=1, width=4, depth=1, heads=2, mlp=4, dropout=0.1),
     "cnn": models.Cnn(size=4, widths=(2, 2), dense=4),
-    "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), dropout=0.5),
+    "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), activation="tanh", dropout=0.5),
     "linen": models.Linen(module=Net(), shape=(16,), input="x"),
 }
 # The dense layers of each, where LoRA and its kin may go.
@@ -80,12 +85,64 @@ REFUSED = {
 PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFUSED]
 
 
+@functools.cache
+def initial(name):
+    return jax.jit(partial(models.initialise, models.build(MODELS[name], CLASSES)))(jax.random.key(0))
+
+
 def begin(name, how):
     """The model, the way of tuning and the variables with what it adds."""
     model = models.build(MODELS[name], CLASSES)
     way = TUNINGS[how](name, parametric(model))
-    variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    variables = initial(name)
     return model, way, variables._replace(params=way.insert(model, variables.params, jax.random.key(1)))
+
+
+# Every term, given the folder of saved models; CLASSES + 2 classes in a source, as in a teacher of another task.
+MAKE = {
+    "Supervised": lambda at: terms.Supervised(),
+    "L2SP": lambda at: terms.L2SP(),
+    "Delta": lambda at: terms.Delta(),
+    "Bss": lambda at: terms.Bss(k=3, weight=1.0),
+    "CoTuning": lambda at: terms.CoTuning(source=f"{at}/source"),
+    "Distill": lambda at: terms.Distill(teacher=f"{at}/teacher"),
+    "Lwf": lambda at: terms.Lwf(),
+    "LabelSmoothing": lambda at: terms.LabelSmoothing(),
+    "Mixup": lambda at: terms.Mixup(),
+    "Cutmix": lambda at: terms.Cutmix(),
+    "RDrop": lambda at: terms.RDrop(),
+    "Entropy": lambda at: terms.Entropy(),
+}
+# What a term refuses, with the reason.
+REFUSED_TERMS = {
+    ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
+    ("bert", "Cutmix"): "Cutmix mixes images, and the model reads 'input_ids'",
+    ("linen", "Mixup"): "Mixup mixes images, and the model reads 'x'",
+    ("linen", "Cutmix"): "Cutmix mixes images, and the model reads 'x'",
+    ("linen", "Delta"): "Delta needs a stage with a hidden state; this model has ['module']",
+    ("linen", "Bss"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "CoTuning"): "CoTuning needs a head on a stage below it; this model has ['module']",
+    ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
+}
+TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """By model, a folder with a `source` and a `teacher`: where it cannot be saved, one that reads the same."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, settings in MODELS.items():
+        own = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
+        for kind, classes in (("source", CLASSES + 2), ("teacher", CLASSES)):
+            built, random = models.build(own, classes), np.random.default_rng(classes)
+
+            def drawn(path, leaf, random=random):
+                return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) + ("variance" in path)
+
+            variables = Variables(map_named(drawn, built.params), map_named(drawn, built.stats))
+            task = tasks.Classification(classes=classes)
+            save_pretrained(Pretrained(built, variables, None, Manifest("", {}, ()), task), folder / name / kind)
+    return folder
 
 
 def batch(name):
@@ -101,6 +158,38 @@ def batch(name):
     return {"labelled": inputs | {"label": labels, "index": np.arange(BATCH, dtype=np.int32)}}
 
 
+def made(name, how, objective, optim=Optim(lr=0.1)):
+    """The static half of a step with its first state, as a run makes them."""
+    model, way, variables = begin(name, how)
+    params, learn = inserted(objective, model, variables.params, jax.random.key(1))
+    variables = variables._replace(params=params)
+    (phase, *_) = way.phases(model)
+    claimed = partition.partition(params, (*learn, *phase.rules))
+    parts = Parts(model, tasks.Classification(classes=CLASSES), objective, optim, claimed)
+    moving = frozenset(path for path, own in claimed.items() if own is not None)
+    memory = memories(
+        objective, Setting(model, variables, parts.task, lambda: [batch(name)["labelled"]], moving=moving)
+    )
+    return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
+
+
+# So many programs run for a moment only: what the compiler does for speed takes longer than they do.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def compiled(parts):
+    return jax.jit(partial(train_step, parts), donate_argnums=0, compiler_options=QUICK)
+
+
+def walk(name, train, start):
+    """The state after two steps, whose losses were finite."""
+    state = jax.tree.map(jnp.copy, start)
+    for _ in range(2):
+        state, metrics = train(state, batch(name))
+        assert np.isfinite(float(metrics["loss"]))
+    return state
+
+
 def held(state):
     """A state whose key is numbers, as a checkpoint holds it."""
     return state._replace(key=jax.random.key_data(state.key))._asdict()
@@ -108,33 +197,30 @@ def held(state):
 
 def test_the_tables_are_all_tried():
     assert TUNINGS.keys() == tuning.TUNINGS.keys()
+    assert MAKE.keys() == terms.TERMS.keys()
     kinds = {type(settings) for settings in MODELS.values()}
     assert kinds == models.ARCHITECTURES.keys() - {models.Nnx}
 
 
-@pytest.mark.parametrize("term", TERMS)
+# What looks at parameters, or adds some, without a pass of its own: each of these steps is quick to compile.
+CLOSE = ("Supervised", "L2SP", "CoTuning")
+
+
+@pytest.mark.parametrize("together", [CLOSE, pytest.param(tuple(MAKE), marks=pytest.mark.slow)], ids=["close", "all"])
 @pytest.mark.parametrize(("name", "how"), PAIRS)
-def test_two_steps(name, how, term, tmp_path):
-    model, way, variables = begin(name, how)
-    objective = TERMS[term]()
-    variables = variables._replace(params=objective.insert(model, variables.params, jax.random.key(2)))
-    (phase, *_) = way.phases(model)
-    claimed = partition.partition(variables.params, phase.rules)
-    parts = Parts(model, tasks.Classification(classes=CLASSES), (objective,), Optim(lr=0.1), claimed)
+def test_two_steps_of_many_terms_at_once(name, how, together, saved, tmp_path):
+    objective = tuple(MAKE[term](saved / name) for term in together if (name, term) not in REFUSED_TERMS)
+    parts, start = made(name, how, objective)
+    final = walk(name, compiled(parts), start)
 
-    compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:1]))
-    start = initial_state(parts, variables, 2, jax.random.key(3))
-    state = compiled.place(start)
-    for _ in range(2):
-        state, metrics = compiled.train(state, jax.tree.map(np.copy, batch(name)))
-        assert np.isfinite(float(metrics["loss"]))
-    final = compiled.fetch(state)
-
-    before, after = flatten(variables.params), flatten(final.variables.params)
-    assert before.keys() == after.keys() == claimed.keys()
+    before, after = flatten(start.variables.params), flatten(final.variables.params)
+    assert before.keys() == after.keys() == parts.partition.keys()
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert moved
-    assert not moved & {path for path, learn in claimed.items() if learn is None}
+    assert not moved & {path for path, learn in parts.partition.items() if learn is None}
+    # Whatever the tuning, what a term adds learns.
+    assert name == "linen" or "cotuning" in {path.split("/")[0] for path in moved}
+    jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, Saved(held(final), {}, None, {"best": False}))
@@ -143,6 +229,56 @@ def test_two_steps(name, how, term, tmp_path):
     checkpoints.close()
     assert jax.tree.structure(again) == jax.tree.structure(held(final))
     jax.tree.map(np.testing.assert_array_equal, again, held(final))
+
+
+# What makes a term weigh nothing.
+NOTHING = {kind: {"weight": 0.0} for kind in terms.TERMS.values()} | {terms.L2SP: {"weight": 0.0, "head": 0.0}}
+
+
+@functools.cache
+def alone(name):
+    """Two steps of the supervised risk by itself."""
+    parts, start = made(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
+    return walk(name, compiled(parts), start)
+
+
+@pytest.mark.parametrize(("name", "term"), TERM_PAIRS)
+def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, term, saved):
+    term = MAKE[term](saved / name)
+    parts, start = made(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
+    train = compiled(parts)
+    # A weight is an array of the state: the one program serves both.
+    weightless = start.numbers["terms"] | {"1": start.numbers["terms"]["1"] | NOTHING[type(term)]}
+    with_it = walk(name, train, start)
+    without = walk(name, train, start._replace(numbers=start.numbers | {"terms": weightless}))
+    expected = alone(name)
+    found = flatten(without.variables.params)
+    for path, leaf in flatten(expected.variables.params).items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+    for path, leaf in flatten(expected.stats).items():
+        np.testing.assert_allclose(flatten(without.stats)[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+    heard = flatten(with_it.variables.params)
+    assert any(not np.allclose(heard[path], leaf, rtol=1e-6, atol=1e-7) for path, leaf in found.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "term"), TERM_PAIRS)
+def test_every_term_is_traced_with_every_tuning(name, term, saved):
+    for how in TUNINGS:
+        if (name, how) in REFUSED:
+            continue
+        parts, start = made(name, how, (terms.Supervised(), MAKE[term](saved / name)))
+        state, metrics = jax.eval_shape(partial(train_step, parts), start, batch(name))
+        assert metrics["loss"].shape == ()
+        assert jax.tree.structure(state) == jax.tree.structure(start)
+
+
+@pytest.mark.parametrize(("name", "term"), REFUSED_TERMS)
+def test_what_a_term_cannot_do_is_refused(name, term, saved):
+    model = models.build(MODELS[name], CLASSES)
+    with pytest.raises(ValueError) as error:
+        MAKE[term](saved / name).insert(model, model.params, jax.random.key(0))
+    assert REFUSED_TERMS[name, term] in str(error.value)
 
 
 @pytest.mark.parametrize(("name", "how"), REFUSED)
@@ -160,7 +296,7 @@ def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
     """Prompt and Prefix add tokens, which are heard at once; everything else begins as the identity."""
     model = models.build(MODELS[name], CLASSES)
     way, random = TUNINGS[how](name, parametric(model)), np.random.default_rng(0)
-    plain = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    plain = initial(name)
     # Away from small weights, which would hide what is not heard.
     plain = plain._replace(
         params=jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype("f4"), plain.params)

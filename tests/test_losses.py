@@ -68,3 +68,86 @@ def test_weighted_mean_leaves_out_what_weighs_nothing():
     assert losses.weighted_mean(values, jnp.array([1.0, 1.0, 0.0])) == 2
     assert losses.weighted_mean(values, jnp.array([3.0, 1.0, 0.0])) == 1.5
     assert losses.weighted_mean(values, jnp.zeros(3)) == 0
+
+
+OTHER = RANDOM.normal(size=(6, 4)) * 3
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def as_float32(*arrays):
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def test_what_compares_distributions_is_its_definition():
+    ours, other = as_float32(LOGITS, OTHER)
+    p, q = softmax(LOGITS), softmax(OTHER)
+    np.testing.assert_allclose(losses.soft_cross_entropy(*as_float32(LOGITS, q)), -(q * np.log(p)).sum(-1), 1e-5)
+    np.testing.assert_allclose(losses.entropy(ours), -(p * np.log(p)).sum(-1), 1e-4)
+    np.testing.assert_allclose(losses.divergence(ours, other), (p * np.log(p / q)).sum(-1), 1e-4)
+    np.testing.assert_allclose(losses.divergence(ours, ours), 0, atol=1e-6)
+    t, s = softmax(OTHER / 4), softmax(LOGITS / 4)
+    np.testing.assert_allclose(losses.distillation(ours, other, 4.0), 16 * (t * np.log(t / s)).sum(-1), 1e-4)
+
+
+def test_a_distribution_of_one_class_has_no_entropy_and_finite_gradients():
+    sure = jnp.array([[1e4, -1e4, 0.0]])
+    assert losses.entropy(sure)[0] == 0
+    for function in (losses.entropy, lambda x: losses.divergence(x, jnp.zeros((1, 3)))):
+        assert bool(jnp.isfinite(jax.grad(lambda x, f=function: f(x).sum())(sure)).all())
+
+
+def test_distances_of_features_are_over_units_and_the_mean_over_places():
+    ours, other = RANDOM.normal(size=(2, 2, 3, 5, 4))
+    units = RANDOM.uniform(size=4)
+    squares = (ours - other) ** 2
+    np.testing.assert_allclose(losses.feature_distance(*as_float32(ours, other)), squares.sum(-1).mean((1, 2)), 1e-5)
+    np.testing.assert_allclose(
+        losses.feature_distance(*as_float32(ours, other, units)), (squares * units).sum(-1).mean((1, 2)), 1e-5
+    )
+    mask = np.array([[1, 1, 0], [1, 1, 1]])
+    found = losses.feature_distance(*as_float32(ours[:, :, 0], other[:, :, 0]), mask=jnp.asarray(mask))
+    rows = squares[:, :, 0].sum(-1)
+    np.testing.assert_allclose(found, [rows[0, :2].mean(), rows[1].mean()], 1e-5)
+
+
+def test_attention_is_compared_over_the_tokens_that_are_there():
+    ours, other = RANDOM.normal(size=(2, 2, 3, 4, 4))
+    p, q = softmax(other), softmax(ours)
+    rows = (p * np.log(p / q)).sum(-1).mean(1)
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    np.testing.assert_allclose(losses.attention_divergence(*as_float32(ours, other)), rows.mean(-1), 1e-4)
+    found = losses.attention_divergence(*as_float32(ours, other), jnp.asarray(mask))
+    np.testing.assert_allclose(found, [rows[0, :3].mean(), rows[1].mean()], 1e-4)
+
+
+def test_squared_distance_adds_up_the_leaves():
+    leaves, anchors = {"a": jnp.ones((2, 3)), "b": jnp.array([2.0])}, {"a": jnp.zeros(()), "b": jnp.array([5.0])}
+    assert losses.squared_distance(leaves, anchors) == 6 + 9
+    assert losses.squared_distance({}, {}) == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 5)])
+def test_the_smallest_singular_values_and_their_gradient(shape):
+    matrix = RANDOM.normal(size=shape)
+
+    def by_svd(x, k):
+        return (np.linalg.svd(x, compute_uv=False)[-k:] ** 2).sum()
+
+    for k in (1, 2):
+        value, gradient = jax.value_and_grad(losses.smallest_squares)(jnp.asarray(matrix, jnp.float32), k)
+        assert value == pytest.approx(by_svd(matrix, k), rel=1e-4)
+        for place in np.ndindex(shape):
+            step = np.zeros(shape)
+            step[place] = 1e-5
+            slope = (by_svd(matrix + step, k) - by_svd(matrix - step, k)) / 2e-5
+            assert gradient[place] == pytest.approx(slope, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 3)), np.eye(4), np.ones((3, 5)), np.diag([2.0, 2.0, 0.0, 0.0])])
+def test_equal_and_zero_singular_values_have_finite_gradients(matrix):
+    value, gradient = jax.value_and_grad(losses.smallest_squares)(jnp.asarray(matrix, jnp.float32), 2)
+    assert value == pytest.approx((np.linalg.svd(matrix, compute_uv=False)[-2:] ** 2).sum(), abs=1e-6)
+    assert bool(jnp.isfinite(gradient).all())

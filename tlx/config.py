@@ -206,14 +206,17 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def numbers(value: Any) -> dict[str, Any]:
-    """The float fields of a record, and of the records in its fields, as a tree: what a sweep may vary without a new
-    program."""
+    """The float fields of a record (tuples of floats among them), and of the records in its fields, as a tree: what a
+    sweep may vary without a new program."""
     hints = typing.get_type_hints(type(value))
     found: dict[str, Any] = {}
     for name, field in fields(value).items():
         if is_record(field):
             if inner := numbers(field):
                 found[name] = inner
+            continue
+        if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
+            found[name] = {str(n): float(item) for n, item in enumerate(field)}
             continue
         real = hints.get(name) is float or float in typing.get_args(hints.get(name))
         if real and isinstance(field, int | float) and not isinstance(field, bool):
@@ -223,6 +226,8 @@ def numbers(value: Any) -> dict[str, Any]:
 
 def with_numbers(value: Any, values: Mapping[str, Any]) -> Any:
     """`value` with traced arrays in the place of its float fields, without checking them again."""
+    if not is_record(value):
+        return tuple(values[str(n)] for n in range(len(value)))
     changed = {
         name: with_numbers(getattr(value, name), given) if isinstance(given, Mapping) else given
         for name, given in values.items()

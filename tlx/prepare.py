@@ -5,16 +5,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tlx import config, models, optim, partition, processors, weights
+from tlx import config, models, objectives, optim, partition, processors, weights
 from tlx.data import Splits, load, processor_for
 from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.recipe import Recipe
 from tlx.step import Parts
 from tlx.tasks import Task
-from tlx.trees import near_miss
+from tlx.trees import flatten, near_miss
 from tlx.types import Model, Phase, Variables
 from tlx.weights import Manifest
+
+# What the data give to a step, by name.
+STREAMS = ("labelled",)
 
 
 class Prepared(NamedTuple):
@@ -33,6 +36,13 @@ class Prepared(NamedTuple):
     def moving(self) -> frozenset[str]:
         """The paths of the parameters that learn in some phase."""
         return frozenset(path for parts in self.partitions for path, learn in parts.items() if learn is not None)
+
+    @property
+    def fresh(self) -> frozenset[str]:
+        """The paths of the model's own parameters that no checkpoint brought."""
+        if self.recipe.weights is None:
+            return frozenset(flatten(self.model.params))
+        return frozenset(entry.path for entry in self.manifest.entries if entry.action == "reset")
 
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
@@ -66,6 +76,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
     config.check(recipe)
+    objectives.check_streams(recipe.objective, STREAMS)
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
     if task.outputs is None:
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
@@ -79,9 +90,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
-    for number, term in enumerate(recipe.objective):
-        params = term.insert(model, params, jax.random.fold_in(key, number))
-    phases = recipe.tuning.phases(model)
+    params, learn = objectives.inserted(recipe.objective, model, params, key)
+    phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)
     partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
     for number, phase in enumerate(phases):

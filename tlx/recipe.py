@@ -100,6 +100,7 @@ KINDS: dict[str, type] = {
     **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
     **tuning.TUNINGS,
+    "Ramp": objectives.Ramp,
     **objectives.TERMS,
     **updates.UPDATES,
 }

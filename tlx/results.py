@@ -12,10 +12,11 @@ import numpy as np
 from tlx import config, describe, folder
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
+from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
 from tlx.records import write_json
 from tlx.step import TrainState
-from tlx.trees import flatten, nest
+from tlx.trees import flatten
 from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 
 
@@ -62,9 +63,7 @@ def save_model(path: Path, ready: Prepared, state: TrainState) -> None:
     The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
     adapter. What terms of the objective inserted is no part of the model.
     """
-    stages = tuple(f"{stage.name}/" for stage in ready.model.stages)
-    leaves = {name: leaf for name, leaf in flatten(state.variables.params).items() if name.startswith(stages)}
-    variables = state.variables._replace(params=nest(leaves))
+    variables = state.variables._replace(params=without_inserted(ready.model, state.variables.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
         save_adapter(trained, path / "adapter", moved=ready.moving & flatten(ready.model.params).keys())

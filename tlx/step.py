@@ -16,7 +16,7 @@ from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.config import with_numbers
 from tlx.models import forward
-from tlx.objectives import Term
+from tlx.objectives import Pass, Term, passes
 from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, merge
@@ -51,10 +51,11 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     update = with_numbers(parts.update, held["update"])
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
 
+    given = sorted(batch)
     for term in terms:
         batch = term.streams(batch, tick)
 
-    slope = slope_of(parts, state, terms, batch, tick, axis)
+    slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
     gradients, (stats, metrics) = update.gradient(slope, state.trainable, tick)
     squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
     clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
@@ -90,9 +91,16 @@ def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -
 
 
 def slope_of(
-    parts: Parts, state: TrainState, terms: Sequence[Term], batch: Batch, tick: Tick, axis: str | None
+    parts: Parts,
+    state: TrainState,
+    terms: Sequence[Term],
+    batch: Batch,
+    reads: Sequence[Pass],
+    tick: Tick,
+    axis: str | None,
 ) -> Slope:
-    """The losses of the terms on `batch` as an `Update` sees them (see `tlx.updates`)."""
+    """The losses of the terms on `batch`, whose streams get the passes `reads`, as an `Update` sees them (see
+    `tlx.updates`)."""
     task = with_numbers(parts.task, state.numbers["task"])
     names = term_names(terms)
     still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
@@ -102,22 +110,25 @@ def slope_of(
     ) -> tuple[Array, tuple[Tree, Tree]]:
         params = merge(trainable, state.frozen)
         taps = {}
-        for number, (stream, inputs) in enumerate(sorted(batch.items())):
-            taps[stream], stats = forward(
+        for stream, salt, moves in reads:
+            inputs = batch[stream]
+            taps[stream], moved = forward(
                 parts.model,
                 Variables(params, stats),
                 inputs,
-                key=jax.random.fold_in(tick.key, number),
+                key=jax.random.fold_in(tick.key, salt),
                 train=True,
                 still=still,
                 dtype=parts.dtype,
                 offset=places[stream],
                 axis=axis,
             )
+            stats = moved if moves else stats
         total, asked = jnp.zeros(()), jnp.zeros(())
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
-            view = View(parts.model, params, stats, state.memory[str(number)], batch, taps, task, tick)
+            memory = state.memory[str(number)]
+            view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis)
             value, metrics = term.loss(view)
             total += value
             asked += value if weights is None else weights[number] * value

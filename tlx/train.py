@@ -211,7 +211,7 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
             splits.train, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
         )
 
-    return Setting(ready.model, ready.variables, ready.task, batches)
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
 
 
 def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:

@@ -110,23 +110,29 @@ class Tick(NamedTuple):
 class Setting(NamedTuple):
     """What a term may look at once, before the first step: the model with the numbers that were brought, the task, and
     `batches`, which gives the labelled training examples once, in batches of host arrays as the model reads them, with
-    `label` and `weight` (0 for the copies that fill the last batch)."""
+    `label` and `weight` (0 for the copies that fill the last batch). `fresh` are the paths of the parameters that were
+    drawn afresh, `moving` those of the parameters that learn in some phase (None: all)."""
 
     model: Model
     variables: Variables
     task: Any
     batches: Callable[[], Iterable[Mapping[str, Any]]]
+    fresh: frozenset[str] = frozenset()
+    moving: frozenset[str] | None = None
 
 
 class View(NamedTuple):
     """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
-    `params` and `stats` are for a pass of its own, `memory` what it remembered."""
+    `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
+    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it."""
 
     model: Model
     params: Tree
     stats: Tree
     memory: Tree
     batch: Mapping[str, Mapping[str, Array]]
-    taps: Mapping[str, Mapping[str, Array]]
+    taps: Mapping[str, Mapping[str, Any]]
     task: Any
     tick: Tick
+    dtype: Any = "float32"
+    axis: str | None = None

@@ -15,6 +15,7 @@ from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import features, forward, initialise, summary
 from tlx.models.cnn import Cnn
+from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.vit import Vit
 from tlx.trees import near_miss
@@ -25,7 +26,8 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "build", "example_inputs", "features", "foreign", "forward", "image_shape", "initialise", "summary",
+    "architecture", "attention_scores", "attention_stages", "build", "example_inputs", "features", "foreign", "forward",
+    "image_shape", "initialise", "summary",
 ]  # fmt: skip
 
 

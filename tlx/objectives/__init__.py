@@ -1,8 +1,53 @@
 """Terms of the objective: one file each, one line in the table."""
 
-from tlx.objectives.base import Term
+from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, without_inserted
+from tlx.objectives.bss import Bss
+from tlx.objectives.cotuning import CoTuning
+from tlx.objectives.delta import Delta
+from tlx.objectives.distill import Distill
+from tlx.objectives.entropy import Entropy
+from tlx.objectives.l2sp import L2SP
+from tlx.objectives.lwf import Lwf
+from tlx.objectives.mixing import Cutmix, Mixup
+from tlx.objectives.ramp import Ramp
+from tlx.objectives.rdrop import RDrop
+from tlx.objectives.smoothing import LabelSmoothing
 from tlx.objectives.supervised import Supervised
 
-TERMS: dict[str, type] = {"Supervised": Supervised}
+TERMS: dict[str, type] = {
+    "Supervised": Supervised,
+    "L2SP": L2SP,
+    "Delta": Delta,
+    "Bss": Bss,
+    "CoTuning": CoTuning,
+    "Distill": Distill,
+    "Lwf": Lwf,
+    "LabelSmoothing": LabelSmoothing,
+    "Mixup": Mixup,
+    "Cutmix": Cutmix,
+    "RDrop": RDrop,
+    "Entropy": Entropy,
+}
 
-__all__ = ["TERMS", "Supervised", "Term"]
+__all__ = [
+    "L2SP",
+    "TERMS",
+    "Bss",
+    "CoTuning",
+    "Cutmix",
+    "Delta",
+    "Distill",
+    "Entropy",
+    "LabelSmoothing",
+    "Lwf",
+    "Mixup",
+    "Pass",
+    "RDrop",
+    "Ramp",
+    "Supervised",
+    "Term",
+    "check_streams",
+    "inserted",
+    "passes",
+    "without_inserted",
+]  # fmt: skip

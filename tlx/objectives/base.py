@@ -1,17 +1,36 @@
-"""What a term of the objective is: four pure hooks on a frozen dataclass."""
+"""What a term of the objective is: pure hooks on a frozen dataclass, and what the terms share."""
 
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, Tick, View
+import jax
+
+from tlx.losses import weighted_mean
+from tlx.models import example_inputs, forward, initialise
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.tasks import Classification
+from tlx.trees import Tree, flatten, nest, subtree
+from tlx.types import Array, Key, Learn, Model, Rule, Setting, Stage, Tick, View
 
 Streams = Mapping[str, Mapping[str, Array]]
 
 
 class Term:
-    """`insert` adds leaves to the parameters (none by default); `memory` is what the term carries (copies it owns);
-    `streams` changes or adds streams before the one forward pass that each gets, inside the step; `loss` is a scalar
-    with numbers to log."""
+    """`insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `memory` is what the
+    term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
+    the step; `loss` is a scalar with numbers to log.
+
+    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `adds`
+    are the streams that it makes.
+    """
+
+    adds: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         return params
@@ -19,8 +38,126 @@ class Term:
     def memory(self, setting: Setting) -> Tree:
         return {}
 
+    def reads(self, streams: Collection[str]) -> Collection[str]:
+        return (self.on,) if hasattr(self, "on") else streams
+
     def streams(self, batch: Streams, tick: Tick) -> Streams:
         return batch
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         raise TypeError(f"{type(self).__name__} has no loss")
+
+
+class Pass(NamedTuple):
+    """A forward pass of one `stream`: the `salt` of its noise, and whether it `moves` the running statistics."""
+
+    stream: str
+    salt: int
+    moves: bool
+
+
+def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[Pass]:
+    """The passes that the terms ask for over the streams of `batch`, of which the data gave `given`.
+
+    The noise of a stream does not depend on the streams that terms add, and neither do the running statistics, but
+    where no stream that was given is read at all: a term of weight 0 then equals leaving it out.
+    """
+    read = {stream for term in terms for stream in term.reads(given)}
+    found = [Pass(stream, number, True) for number, stream in enumerate(given) if stream in read]
+    alone = not found
+    added = [stream for stream in batch if stream not in given and stream in read]
+    return found + [Pass(stream, zlib.crc32(stream.encode()), alone) for stream in added]
+
+
+def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
+    """ValueError for a term that reads a stream which neither the data nor a term gives."""
+    have = [*given, *(stream for term in terms for stream in term.adds)]
+    for term in terms:
+        # A term that makes a stream reads that, and makes it of the one it is `on`.
+        asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
+        if missing := [stream for stream in asked if stream not in have]:
+            raise ValueError(
+                f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
+                f"{', '.join(have)}"
+            )
+
+
+def inserted(terms: Sequence[Term], model: Model, params: Tree, key: Key) -> tuple[Tree, tuple[Rule, ...]]:
+    """`params` with the leaves of every term, and the rules, to be put before those of the tuning, by which they
+    learn: a tuning knows nothing of them."""
+    before = flatten(params).keys()
+    for number, term in enumerate(terms):
+        params = term.insert(model, params, jax.random.fold_in(key, number))
+    new = [path for path in flatten(params) if path not in before]
+    return params, ((("|".join(map(re.escape, new)), Learn()),) if new else ())
+
+
+def without_inserted(model: Model, params: Tree) -> Tree:
+    """`params` without the leaves that terms added: those that lie below no stage of the model."""
+    stages = tuple(f"{stage.name}/" for stage in model.stages)
+    return nest({path: leaf for path, leaf in flatten(params).items() if path.startswith(stages)})
+
+
+def added(params: Tree, leaves: Mapping[str, Any], who: str) -> Tree:
+    """`params` with more leaves, by path; ValueError where a leaf is there already."""
+    flat = flatten(params)
+    if taken := sorted(flat.keys() & leaves.keys()):
+        raise ValueError(f"{who} adds {taken[0]!r}, which is there already: an objective holds one {who}")
+    return nest(dict(sorted((flat | dict(leaves)).items())))
+
+
+def check_weight(term: Any, *names: str) -> None:
+    """ValueError where a weight, or an end of its ramp, is negative."""
+    for name in names:
+        weight = getattr(term, name, 0.0)
+        ends = (weight.start, weight.end) if isinstance(weight, Ramp) else (weight,)
+        if any(isinstance(end, int | float) and end < 0 for end in ends):
+            raise ValueError(f"{type(term).__name__}: {name} is {weight}; a weight is 0 or more")
+
+
+def weighed(weight: Weight, value: Array, view: View, **told: Array) -> tuple[Array, dict[str, Array]]:
+    """`weight` at the view's tick times `value`, with what is logged: `told`, and the weight where it changes."""
+    now = current(weight, view.tick)
+    return now * value, told | ({"weight": now} if isinstance(weight, Ramp) else {})
+
+
+def mean_over(view: View, stream: str, values: Array) -> Array:
+    """The mean of `values` [B] over the examples of a stream."""
+    return weighted_mean(values, view.batch[stream].get("weight"))
+
+
+def check_classes(task: Any, who: str) -> None:
+    """ValueError for a task that is no classification."""
+    if not isinstance(task, Classification):
+        raise ValueError(f"{who} is for tasks.Classification, not tasks.{type(task).__name__}")
+
+
+def tap_shapes(model: Model) -> dict[str, Any]:
+    """The taps of a forward pass as shapes, with two examples, where nothing has been inserted."""
+    variables = jax.eval_shape(partial(initialise, model), jax.random.key(0))
+    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, example_inputs(model.config))
+
+
+def head_of(model: Model, who: str) -> Stage:
+    """The last stage; ValueError where it is no head on stages below it."""
+    if model.stages[-1].output != "logits" or len(model.stages) < 2:
+        raise ValueError(f"{who} needs a head on a stage below it; this model has {stage_names(model)}")
+    return model.stages[-1]
+
+
+def stage_names(model: Model) -> list[str]:
+    return [stage.name for stage in model.stages]
+
+
+def hidden_stages(model: Model, who: str) -> list[str]:
+    """The stages whose tap is a hidden state; ValueError where there is none."""
+    found = [stage.name for stage in model.stages if stage.output == "hidden"]
+    if not found:
+        raise ValueError(f"{who} needs a stage with a hidden state; this model has {stage_names(model)}")
+    return found
+
+
+def declared(model: Model, params: Tree, stage: str) -> dict[str, Any]:
+    """The leaves of one stage that the model itself declares, by their path within it."""
+    own = flatten(subtree(params, stage))
+    return {path: own[path] for path in flatten(subtree(model.params, stage))}

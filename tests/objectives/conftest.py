@@ -1,0 +1,89 @@
+"""A small network that is also worked out by hand, in float64."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx import Pretrained, models, save_pretrained, tasks
+from tlx.objectives import passes
+from tlx.trees import flatten, map_named, nest
+from tlx.types import Setting, Tick, Variables, View
+from tlx.weights import Manifest
+
+CLASSES, BATCH = 3, 6
+MLP = models.Mlp(inputs=(4,), widths=(5, 4), activation="tanh", input="x")
+
+
+def drawn(model, seed):
+    random = np.random.default_rng(seed)
+    trees = (model.params, model.stats)
+    return Variables(*(map_named(lambda _, p: random.normal(size=p.shape).astype(np.float32), t) for t in trees))
+
+
+def save(folder, config, classes, seed, names=()):
+    """A saved model with numbers drawn from `seed`; gives them."""
+    built = models.build(config, classes)
+    variables = drawn(built, seed)
+    task = tasks.Classification(classes=classes, names=names) if classes else None
+    save_pretrained(Pretrained(built, variables, None, Manifest("", {}, ()), task), folder)
+    return variables
+
+
+def by_hand(variables, x):
+    """Hidden states of the two layers and logits of MLP, in float64."""
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(variables.params).items()}
+    first = np.tanh(np.asarray(x, np.float64) @ p["stem/kernel"] + p["stem/bias"])
+    second = np.tanh(first @ p["blocks/00/kernel"] + p["blocks/00/bias"])
+    return first, second, second @ p["head/kernel"] + p["head/bias"]
+
+
+def softmax(logits):
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def labelled(config=MLP, rows=BATCH, seed=1):
+    random = np.random.default_rng(seed)
+    inputs = {name: random.normal(size=(rows, *s.shape[1:])) for name, s in models.example_inputs(config).items()}
+    given = {name: array.astype(np.float32) for name, array in inputs.items()}
+    labels = random.integers(0, CLASSES, rows).astype(np.int32)
+    return given | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
+
+
+def look(term, *, config=MLP, now=None, brought=None, batch=None, progress=0.0, data=None, train=False, **setting):
+    """The loss of `term` on a batch where the model has the numbers `now`, having come with those of `brought`:
+    `(value, told, gradient by path)`."""
+    model = models.build(config, CLASSES)
+    brought = drawn(model, 0) if brought is None else brought
+    batch = labelled(config) if batch is None else batch
+    task = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
+    inserted = term.insert(model, brought.params, jax.random.key(5))
+    brought = brought._replace(params=inserted)
+    memory = term.memory(Setting(model, brought, task, lambda: [batch] if data is None else data, **setting))
+    now = brought if now is None else now._replace(params=nest(flatten(inserted) | flatten(now.params)))
+    tick = Tick(jnp.float32(progress), jax.random.key(7))
+
+    @partial(jax.value_and_grad, has_aux=True)
+    def value(params, given, memory):
+        streams = term.streams({"labelled": given}, tick)
+        taps = {}
+        for stream, salt, _ in passes((term,), ["labelled"], streams):
+            key = jax.random.fold_in(tick.key, salt)
+            taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
+        return term.loss(View(model, params, now.stats, memory, streams, taps, task, tick))
+
+    (total, told), gradient = jax.jit(value)(now.params, batch, memory)
+    told = {name: np.asarray(number) for name, number in told.items()}
+    return SimpleNamespace(value=float(total), told=told, gradient=flatten(gradient), params=inserted, memory=memory)
+
+
+@pytest.fixture(scope="session")
+def mlp():
+    return SimpleNamespace(
+        config=MLP, model=models.build(MLP, CLASSES), classes=CLASSES, look=look, drawn=drawn, save=save,
+        by_hand=by_hand, softmax=softmax, labelled=labelled,
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""What the terms share."""
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import models, tasks, terms
+from tlx.objectives import Pass, check_streams, inserted, passes, without_inserted
+from tlx.trees import flatten
+from tlx.types import Learn, Setting
+
+
+def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other():
+    one, two = {"index": None}, {"index": None}
+    plain = passes((terms.Supervised(),), ["labelled"], {"labelled": one})
+    assert plain == [Pass("labelled", 0, True)]
+    both = passes((terms.Supervised(), terms.Cutmix()), ["labelled"], {"labelled": one, "cutmix": two})
+    assert both[0] == plain[0]
+    assert (both[1].stream, both[1].moves) == ("cutmix", False)
+    # By itself, the mixed images are all that the running statistics see, and there is no pass of the plain ones.
+    (only,) = passes((terms.Cutmix(),), ["labelled"], {"labelled": one, "cutmix": two})
+    assert only == both[1]._replace(moves=True)
+    assert not passes((terms.L2SP(),), ["labelled"], {"labelled": one})
+
+
+def test_a_stream_that_is_not_there_is_refused():
+    check_streams((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
+    with pytest.raises(ValueError) as error:
+        check_streams((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
+    assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
+
+
+@pytest.mark.parametrize("make", [terms.Mixup, terms.Cutmix, terms.RDrop, terms.Supervised, terms.Lwf])
+def test_every_term_says_which_stream_it_misses(make):
+    with pytest.raises(ValueError) as error:
+        check_streams((make(on="labeled"),), ["labelled"])
+    assert str(error.value).startswith(f"{make.__name__} reads the stream 'labeled', which is not there; there are: ")
+
+
+def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(mlp):
+    params = mlp.drawn(mlp.model, 0).params
+    more, rules = inserted((terms.Supervised(), terms.Lwf()), mlp.model, params, jax.random.key(0))
+    assert rules == ((r"lwf/head/bias|lwf/head/kernel", Learn()),)
+    assert flatten(without_inserted(mlp.model, more)).keys() == flatten(params).keys()
+    assert inserted((terms.Supervised(),), mlp.model, params, jax.random.key(0))[1] == ()
+    with pytest.raises(ValueError, match="Lwf adds 'lwf/head/bias', which is there already: an objective holds one"):
+        inserted((terms.Lwf(), terms.Lwf()), mlp.model, params, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", [name for name in terms.TERMS if name not in ("CoTuning", "Distill")])
+def test_no_weight_is_negative(name):
+    for weight in (-1.0, terms.Ramp(0.0, -1.0)):
+        with pytest.raises(ValueError) as error:
+            terms.TERMS[name](weight=weight)
+        assert str(error.value) == f"{name}: weight is {weight}; a weight is 0 or more"
+    with pytest.raises(ValueError, match=r"L2SP: head is -1\.0; a weight is 0 or more"):
+        terms.L2SP(head=-1.0)
+
+
+@pytest.mark.parametrize("name", ["LabelSmoothing", "Entropy", "RDrop", "Mixup", "Cutmix", "Lwf"])
+def test_what_needs_classes_refuses_numbers(name, mlp):
+    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Regression(outputs=3), lambda: ())
+    with pytest.raises(ValueError) as error:
+        terms.TERMS[name]().memory(setting)
+    assert str(error.value) == f"{name} is for tasks.Classification, not tasks.Regression"
+
+
+def test_the_weight_of_the_moment_is_logged_where_it_changes(mlp):
+    ramp = mlp.look(terms.Supervised(weight=terms.Ramp(0.0, 4.0)), progress=0.25)
+    plain = mlp.look(terms.Supervised())
+    assert ramp.told["weight"] == 1.0
+    assert "weight" not in plain.told
+    assert ramp.value == plain.value
+    both = mlp.look(terms.L2SP(head=terms.Ramp(), weight=terms.Ramp(2.0, 2.0)), progress=0.5)
+    assert (both.told["weight"], both.told["head_weight"]) == (2.0, 0.5)
+
+
+def test_the_supervised_risk_is_the_tasks_own(mlp):
+    found, batch = mlp.look(terms.Supervised(weight=0.5)), mlp.labelled()
+    p = mlp.softmax(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[2])
+    assert found.value == pytest.approx(-0.5 * np.log(p[np.arange(len(p)), batch["label"]]).mean(), rel=1e-5)
+
+
+def test_terms_that_look_at_images_are_told_apart_by_what_the_model_reads():
+    assert "image" in models.example_inputs(models.Cnn())
+    assert "image" not in models.example_inputs(models.Bert())

@@ -1,0 +1,22 @@
+"""No small singular values among the features."""
+
+import numpy as np
+import pytest
+
+from tlx import terms
+
+
+@pytest.mark.parametrize(("k", "rows"), [(1, 6), (2, 6), (2, 3)])
+def test_it_is_the_sum_of_the_smallest_squared_singular_values(mlp, k, rows):
+    batch = mlp.labelled(rows=rows)
+    values = np.linalg.svd(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[1], compute_uv=False)
+    found = mlp.look(terms.Bss(k=k, weight=2.0), batch=batch)
+    assert found.value == pytest.approx(2 * (np.sort(values)[:k] ** 2).sum(), rel=1e-4)
+
+
+def test_more_than_there_are_is_refused(mlp):
+    with pytest.raises(ValueError) as error:
+        mlp.look(terms.Bss(k=5))
+    assert str(error.value) == "a matrix of 6x4 has no 5 singular values; lower k"
+    with pytest.raises(ValueError, match="Bss: k is 0; it is 1 or more"):
+        terms.Bss(k=0)

@@ -1,0 +1,52 @@
+"""How devices share a batch changes nothing in any term."""
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Optim, models, partition, sharding, tasks, terms, tuning
+from tlx.objectives import inserted
+from tlx.step import Parts, compile_step, initial_state, memories
+from tlx.trees import flatten
+from tlx.types import Setting
+
+CNN = models.Cnn(size=4, widths=(4, 6), dense=None, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def walked(mlp, tmp_path_factory):
+    """By how it is compiled: what two steps of all terms at once give."""
+    folder = tmp_path_factory.mktemp("saved")
+    mlp.save(folder / "source", CNN, 5, seed=8)
+    mlp.save(folder / "teacher", CNN, 3, seed=9)
+    source, teacher = str(folder / "source"), str(folder / "teacher")
+    objective = (
+        terms.Supervised(weight=terms.Ramp(0.5, 1.0)), terms.L2SP(), terms.Delta(attention=True), terms.Bss(k=2),
+        terms.CoTuning(source=source), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
+        terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
+    )  # fmt: skip
+    model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
+    variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    params, learn = inserted(objective, model, variables.params, jax.random.key(1))
+    variables, task = variables._replace(params=params), tasks.Classification(classes=3)
+    claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
+    memory = memories(objective, Setting(model, variables, task, lambda: [batch]))
+    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed)
+    found = {}
+    for how, devices in (("jit", 8), ("pmap", 8)):
+        compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
+        state = compiled.place(initial_state(parts, variables, 4, jax.random.key(3), memory))
+        for _ in range(2):
+            state, metrics = compiled.train(state, {"labelled": compiled.put(batch)})
+        found[how, devices] = compiled.fetch(state), jax.device_get(metrics)
+    return found
+
+
+def test_pmap_and_jit_agree(walked):
+    (state, metrics), (whole, told) = walked["pmap", 8], walked["jit", 8]
+    assert told["bss/squares"] > 1e-4
+    for name, value in told.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    ours = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
+        np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)

@@ -1,0 +1,102 @@
+"""A teacher's answers, features and attention."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tlx import models, terms
+
+WIDE = {"widths": (7, 6)}
+VIT = models.Vit(size=4, patch=2, channels=1, width=4, depth=2, heads=2, mlp=4, deviation=0.5)
+
+
+def test_logits_are_hintons(mlp, tmp_path):
+    config = dataclasses.replace(mlp.config, **WIDE)
+    teacher = mlp.save(tmp_path / "t", config, 3, seed=8)
+    batch, variables = mlp.labelled(), mlp.drawn(mlp.model, 0)
+    p, q = (mlp.softmax(mlp.by_hand(v, batch["x"])[2] / 3.0) for v in (teacher, variables))
+    found = mlp.look(terms.Distill(teacher=str(tmp_path / "t"), temperature=3.0, weight=0.5))
+    assert found.value == pytest.approx(0.5 * 9 * (p * np.log(p / q)).sum(-1).mean(), rel=1e-4)
+
+
+def test_hidden_states_are_compared_and_projected_where_widths_differ(mlp, tmp_path):
+    teacher = mlp.save(tmp_path / "t", dataclasses.replace(mlp.config, widths=(5, 6)), 3, seed=8)
+    batch, variables = mlp.labelled(), mlp.drawn(mlp.model, 0)
+    theirs, ours = mlp.by_hand(teacher, batch["x"]), mlp.by_hand(variables, batch["x"])
+    pairs = (("stem", "stem"), ("blocks/00", "blocks/00"))
+    found = mlp.look(terms.Distill(teacher=str(tmp_path / "t"), what="hidden", pairs=pairs))
+    projection = np.float64(found.params["distill"]["blocks"]["00"]["blocks"]["00"]["kernel"])
+    assert projection.shape == (4, 6)
+    expected = (((ours[0] - theirs[0]) ** 2).mean() + ((ours[1] @ projection - theirs[1]) ** 2).mean()) / 2
+    assert found.value == pytest.approx(expected, rel=1e-5)
+    assert [path for path in found.gradient if path.startswith("distill")] == ["distill/blocks/00/blocks/00/kernel"]
+    assert np.abs(found.gradient["distill/blocks/00/blocks/00/kernel"]).max() > 0
+    # None named: the last of each.
+    last = mlp.look(terms.Distill(teacher=str(tmp_path / "t"), what="hidden"))
+    assert last.value == pytest.approx(((ours[1] @ projection_of(last) - theirs[1]) ** 2).mean(), rel=1e-5)
+
+
+def projection_of(found):
+    return np.float64(found.params["distill"]["blocks"]["00"]["blocks"]["00"]["kernel"])
+
+
+def test_attention_is_compared_head_by_head(mlp, tmp_path):
+    teacher = mlp.save(tmp_path / "t", VIT, 3, seed=8)
+    batch = mlp.labelled(VIT)
+    model = models.build(VIT, 3)
+    ours = mlp.drawn(model, 0)
+
+    def maps(variables, stage, before):
+        """By hand: the norm, the two products and the softmax of one block."""
+        x = np.float64(models.forward(model, variables, batch)[0][before])
+        own = variables.params["blocks"][stage.split("/")[1]]["attention"]
+        normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + VIT.epsilon)
+        normed = normed * np.float64(own["norm"]["scale"]) + own["norm"]["bias"]
+        query, key = (
+            (normed @ np.float64(own[part]["kernel"]) + own[part]["bias"]).reshape(*x.shape[:2], 2, 2)
+            for part in ("query", "key")
+        )
+        return mlp.softmax(np.einsum("bthd,bshd->bhts", query, key) / np.sqrt(2))
+
+    p, q = maps(teacher, "blocks/00", "stem"), maps(ours, "blocks/01", "blocks/00")
+    term = terms.Distill(teacher=str(tmp_path / "t"), what="attention", pairs=(("blocks/01", "blocks/00"),))
+    assert mlp.look(term, config=VIT, batch=batch).value == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
+
+
+def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path):
+    mlp.save(tmp_path / "five", mlp.config, 5, seed=8)
+    mlp.save(tmp_path / "bare", mlp.config, None, seed=8)
+    mlp.save(tmp_path / "turned", mlp.config, 3, seed=8, names=("c", "b", "a"))
+    mlp.save(tmp_path / "vit", VIT, 3, seed=8)
+    mlp.save(tmp_path / "heads", dataclasses.replace(VIT, heads=1), 3, seed=8)
+    mlp.save(tmp_path / "small", dataclasses.replace(VIT, patch=1), 3, seed=8)
+
+    def refusal(name, config=mlp.config, **settings):
+        with pytest.raises(ValueError) as error:
+            mlp.look(terms.Distill(teacher=str(tmp_path / name), **settings), config=config)
+        return str(error.value).replace(str(tmp_path) + "/", "")
+
+    assert refusal("five") == "Distill: the teacher 'five' has 5 classes, the model 3 classes"
+    assert refusal("bare") == "Distill: the teacher 'bare' has no head, the model 3 classes"
+    assert refusal("turned") == (
+        "Distill: the teacher's classes are ('c', 'b', 'a'), the task's ('a', 'b', 'c'): another order"
+    )
+    assert refusal("vit") == "Distill: 'vit' reads 'image', the model reads 'x'"
+    assert refusal("five", what="attention") == "Distill(what='attention') needs transformer blocks; Mlp has none"
+    assert refusal("heads", VIT, what="attention") == (
+        "Distill: the teacher 'heads' has 1 heads, the model 2; attention is compared head by head"
+    )
+    assert refusal("small", VIT, what="hidden") == (
+        "Distill compares place by place: 'norm' has the places (5,), the teacher's 'norm' (17,)"
+    )
+    assert refusal("five", what="hidden", pairs=(("blocks/01", "stem"),)) == (
+        "Distill: no stage 'blocks/01' with hidden; close: 'blocks/00'"
+    )
+    for settings, message in (
+        ({"what": "logit"}, "Distill: what is 'logit'; it is one of 'logits', 'hidden', 'attention'"),
+        ({"temperature": 0.0}, "Distill: temperature is 0.0; it is positive"),
+        ({"weight": -1.0}, "Distill: weight is -1.0; a weight is 0 or more"),
+        ({"pairs": (("a", "b"),)}, "Distill: pairs of stages are for what='hidden' or 'attention'; logits have none"),
+    ):
+        assert refusal("five", **settings) == message

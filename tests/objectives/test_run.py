@@ -1,0 +1,63 @@
+"""A run whose objective remembers, adds leaves and makes streams."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, Weights, load_pretrained, models, report, run, tasks, terms, tuning
+from tlx.prepare import prepare
+
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(6,)),
+    optim=Optim(lr=0.01),
+    train=Train(steps=2, batch=16),
+)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "available", lambda: False)
+        yield run(RECIPE, tmp_path_factory.mktemp("runs") / "first", quiet=True).folder
+
+
+def test_a_run_on_an_earlier_run_with_many_terms(first, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "available", lambda: False)
+    objective = (
+        terms.Mixup(weight=terms.Ramp(0.0, 1.0)), terms.L2SP(), terms.CoTuning(source=str(first)),
+        terms.Lwf(source=str(first)),
+    )  # fmt: skip
+    recipe = dataclasses.replace(
+        RECIPE,
+        weights=Weights(str(first), reset=(r"head/.*",)),
+        model=None,
+        objective=objective,
+        tuning=tuning.Probe(),
+    )
+    ready = prepare(recipe)
+    assert ready.fresh == {"head/bias", "head/kernel"}
+    assert ready.moving == {f"{where}head/{leaf}" for where in ("", "cotuning/", "lwf/") for leaf in ("bias", "kernel")}
+    done = run(recipe, tmp_path / "second", quiet=True)
+    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    told = {line["name"]: line["value"] for line in lines if line["name"].startswith("train/")}
+    assert told["train/mixup/weight"] == 0.5
+    assert {"train/cotuning/risk", "train/lwf/risk", "train/l2sp/distance"} <= told.keys()
+    # What the terms added is no part of the model that is saved.
+    model = load_pretrained(done.folder)
+    assert model.variables.params.keys() == {"stem", "head"}
+    before = load_pretrained(first).variables.params["stem"]["kernel"]
+    np.testing.assert_array_equal(model.variables.params["stem"]["kernel"], before)
+
+
+def test_a_stream_that_the_data_do_not_have_is_refused_before_anything_is_built():
+    with pytest.raises(ValueError) as error:
+        prepare(dataclasses.replace(RECIPE, objective=(terms.Supervised(), terms.Entropy(on="unlabelled"))))
+    assert str(error.value) == "Entropy reads the stream 'unlabelled', which is not there; there are: labelled"
+
+
+def test_from_scratch_everything_is_fresh():
+    assert prepare(RECIPE).fresh == {"stem/bias", "stem/kernel", "head/bias", "head/kernel"}

@@ -1,0 +1,40 @@
+"""No small singular values among the features."""
+
+from dataclasses import dataclass
+
+import jax
+
+from tlx.losses import smallest_squares
+from tlx.models import features
+from tlx.objectives.base import Term, check_weight, tap_shapes, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bss(Term):
+    """Batch spectral shrinkage (Chen et al., 2019): `weight` times the sum of the `k` smallest squared singular values
+    of the matrix of what the head reads, one row an example of the (global) batch."""
+
+    k: int = 1
+    on: str = "labelled"
+    weight: Weight = 1e-3
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
+        if self.k < 1:
+            raise ValueError(f"Bss: k is {self.k}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        features(tap_shapes(model))
+        return params
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        """Raises ValueError where the matrix has fewer than `k` singular values."""
+        rows = features(view.taps[self.on])
+        if view.axis is not None:
+            rows = jax.lax.all_gather(rows, view.axis, tiled=True)
+        shrunk = smallest_squares(rows, self.k)
+        return weighed(self.weight, shrunk, view, squares=shrunk)

@@ -1,0 +1,151 @@
+"""A teacher's answers, features or attention."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from tlx.layers import dense
+from tlx.losses import attention_divergence, distillation, feature_distance
+from tlx.models import attention_scores, attention_stages, forward
+from tlx.objectives.base import (
+    Term,
+    added,
+    check_classes,
+    check_weight,
+    hidden_stages,
+    mean_over,
+    tap_shapes,
+    weighed,
+)
+from tlx.objectives.brought import bring, check_inputs, structure
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree, near_miss, subtree
+from tlx.types import Array, Key, Model, Setting, Variables, View
+
+WHAT = ("logits", "hidden", "attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Term):
+    """`weight` times how far the model is from the model `teacher` (any that can be loaded), over the stream `on`.
+
+    "logits": T^2 KL(teacher / T || ours / T) with T the `temperature` (Hinton et al., 2015). "hidden": the mean squared
+    difference of two stages' hidden states, ours mapped by a learned projection, inserted below `distill`, where the
+    widths differ (Romero et al., 2015; Jiao et al., 2020). "attention": KL(teacher's attention || ours), the mean over
+    heads and tokens (Wang et al., 2020). `pairs` are (our stage, the teacher's); none: the last of each.
+
+    The teacher runs without dropout, on the same inputs.
+    """
+
+    teacher: str
+    what: Literal["logits", "hidden", "attention"] = "logits"
+    temperature: float = 2.0
+    pairs: tuple[tuple[str, str], ...] = ()
+    on: str = "labelled"
+    weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
+        if self.what not in WHAT:
+            raise ValueError(f"Distill: what is {self.what!r}; it is one of {', '.join(map(repr, WHAT))}")
+        if self.temperature <= 0:
+            raise ValueError(f"Distill: temperature is {self.temperature}; it is positive")
+        if self.pairs and self.what == "logits":
+            raise ValueError("Distill: pairs of stages are for what='hidden' or 'attention'; logits have none")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a teacher of other inputs, other classes, or stages that cannot be compared."""
+        teacher = bring(self.teacher).model
+        check_inputs(model, teacher, self.teacher, "Distill")
+        if self.what == "logits":
+            if teacher.outputs != model.outputs:
+                told = f"{teacher.outputs} classes" if teacher.outputs else "no head"
+                raise ValueError(f"Distill: the teacher {self.teacher!r} has {told}, the model {model.outputs} classes")
+            return params
+        pairs = self.paired(model, teacher)
+        if self.what == "attention":
+            if teacher.config.heads != model.config.heads:
+                raise ValueError(
+                    f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
+                    f"{model.config.heads}; attention is compared head by head"
+                )
+            return params
+        ours, theirs = tap_shapes(model), tap_shapes(teacher)
+        leaves = {}
+        for number, (own, other) in enumerate(pairs):
+            check_places(ours[own].shape, theirs[other].shape, own, other)
+            inputs, outputs = ours[own].shape[-1], theirs[other].shape[-1]
+            if inputs != outputs:
+                drawn = jax.random.normal(jax.random.fold_in(key, number), (inputs, outputs))
+                leaves[f"distill/{own}/{other}/kernel"] = drawn * inputs**-0.5
+        return added(params, leaves, "Distill")
+
+    def paired(self, model: Model, teacher: Model) -> tuple[tuple[str, str], ...]:
+        """(our stage, the teacher's); ValueError for one that does not exist or has not what is compared."""
+        both = []
+        for one in (model, teacher):
+            if self.what == "hidden":
+                both.append(hidden_stages(one, "Distill(what='hidden')"))
+            elif not (found := attention_stages(one)):
+                raise ValueError(
+                    f"Distill(what='attention') needs transformer blocks; {type(one.config).__name__} has none"
+                )
+            else:
+                both.append(found)
+        for pair in self.pairs:
+            for stage, known in zip(pair, both, strict=True):
+                if stage not in known:
+                    raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, known)}")
+        return self.pairs or ((both[0][-1], both[1][-1]),)
+
+    def memory(self, setting: Setting) -> Tree:
+        """The numbers of the teacher. Raises ValueError where its classes are those of the task in another order."""
+        pretrained = bring(self.teacher)
+        if self.what == "logits":
+            check_classes(setting.task, "Distill(what='logits')")
+            theirs, ours = getattr(pretrained.task, "names", ()), setting.task.names
+            if theirs != ours and set(theirs) == set(ours):
+                raise ValueError(f"Distill: the teacher's classes are {theirs}, the task's {ours}: another order")
+        return pretrained.variables._asdict()
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        teacher, batch, ours = structure(self.teacher), view.batch[self.on], view.taps[self.on]
+        variables = Variables(**view.memory)
+        theirs, _ = forward(teacher, variables, batch, dtype=view.dtype)
+        if self.what == "logits":
+            apart = distillation(ours["logits"], theirs["logits"], self.temperature)
+        else:
+            pairs = self.paired(view.model, teacher)
+            total = jnp.zeros(len(batch["index"]))
+            for own, other in pairs:
+                if self.what == "hidden":
+                    total += hidden_apart(view, ours, theirs, own, other)
+                else:
+                    scores = attention_scores(view.model, view.params, ours, own)
+                    given = attention_scores(teacher, variables.params, theirs, other)
+                    check_places(scores.shape, given.shape, own, other)
+                    total += attention_divergence(scores, given, ours["carry"].get("mask"))
+            apart = total / len(pairs)
+        mean = mean_over(view, self.on, apart)
+        return weighed(self.weight, mean, view, distance=mean)
+
+
+def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], own: str, other: str) -> Array:
+    """The mean over units and places of the squared difference, ours projected where there is a projection: [B]."""
+    x, y = ours[own], theirs[other]
+    check_places(x.shape, y.shape, own, other)
+    if projection := subtree(view.params, f"distill/{own}/{other}"):
+        x = dense(projection, x)
+    return feature_distance(x, y, mask=ours["carry"].get("mask")) / y.shape[-1]
+
+
+def check_places(ours: tuple[int, ...], theirs: tuple[int, ...], own: str, other: str) -> None:
+    """ValueError for maps that differ in their places (tokens, pixels)."""
+    if ours[1:-1] != theirs[1:-1]:
+        raise ValueError(
+            f"Distill compares place by place: {own!r} has the places {ours[1:-1]}, the teacher's {other!r} "
+            f"{theirs[1:-1]}"
+        )

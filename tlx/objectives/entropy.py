@@ -1,0 +1,27 @@
+"""Confident predictions: minimum entropy."""
+
+from dataclasses import dataclass
+
+from tlx.losses import entropy
+from tlx.objectives.base import Term, check_classes, mean_over, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy(Term):
+    """`weight` times the mean over the stream `on` of -sum_c p_c log p_c (Grandvalet and Bengio, 2005), for which a
+    stream needs no labels."""
+
+    on: str = "labelled"
+    weight: Weight = 0.1
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Entropy")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        mean = mean_over(view, self.on, entropy(view.taps[self.on]["logits"]))
+        return weighed(self.weight, mean, view, entropy=mean)

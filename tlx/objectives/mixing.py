@@ -1,0 +1,142 @@
+"""Images mixed two by two, and their labels with them. Shapes: B batch, I height, J width, C channels.
+
+Neighbours in the batch are mixed with each other, the first with the second and so on. Batches are drawn in random
+order, so neighbours are random pairs; and how many devices share the batch changes nothing, as long as each holds an
+even number of examples.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.models import example_inputs
+from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, Setting, Tick, View
+
+
+def with_stream(batch: Streams, name: str, stream: Mapping[str, Array], who: str) -> Streams:
+    """`batch` with one more stream; ValueError where it is there already."""
+    if name in batch:
+        raise ValueError(f"{who} adds the stream {name!r}, which is there already: an objective holds one {who}")
+    return {**batch, name: stream}
+
+
+def symmetric_beta(key: Key, alpha: float | Array) -> Array:
+    """A draw of Beta(alpha, alpha): a scalar.
+
+    (1 + t / sqrt(nu + t^2)) / 2, where t = sqrt(nu (U^(-2 / nu) - 1)) cos(2 pi V) is Student's with nu = 2 alpha
+    degrees of freedom (Bailey, 1994) and U, V are uniform; written so that nothing overflows. JAX's own generator,
+    which is for any two parameters, rejects in two loops that take longer to compile than the rest of a small step.
+    """
+    u, v = jax.random.uniform(key, (2,), jnp.float32)
+    power, cosine = u ** (1.0 / alpha), jnp.cos(2.0 * jnp.pi * v)
+    square = (1.0 - power) * cosine * cosine
+    return 0.5 * (1.0 + jnp.sign(cosine) * jnp.sqrt(square / jnp.maximum(power + square, 1e-30)))
+
+
+def neighbours(x: Array) -> Array:
+    """Each example's partner in its place: rows 1, 0, 3, 2, ..."""
+    return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
+class Mixing(Term):
+    """What `Mixup` and `Cutmix` share: a stream of mixed images, and the loss share CE(own label) + (1 - share)
+    CE(partner's label) on it."""
+
+    on: str
+    alpha: float
+    weight: Weight
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
+        if self.alpha <= 0:
+            raise ValueError(f"{type(self).__name__}: alpha is {self.alpha}; the Beta distribution's is positive")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that reads no images."""
+        if "image" not in (inputs := example_inputs(model.config)):
+            told = ", ".join(map(repr, inputs))
+            raise ValueError(f"{type(self).__name__} mixes images, and the model reads {told}")
+        return params
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, type(self).__name__)
+        return {}
+
+    def reads(self, streams: Collection[str]) -> Collection[str]:
+        return self.adds
+
+    def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
+        """The mixed images and the share [] that is the own image's."""
+        raise TypeError(f"{type(self).__name__} does not say how it mixes")
+
+    def streams(self, batch: Streams, tick: Tick) -> Streams:
+        """Raises ValueError for a stream without images, or with an odd number of examples on a device."""
+        who, stream = type(self).__name__, batch[self.on]
+        if "image" not in stream:
+            raise ValueError(f"{who} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
+        image, label = jnp.asarray(stream["image"]), jnp.asarray(stream["label"])
+        if len(image) % 2:
+            raise ValueError(f"{who} mixes neighbours: an even number of examples on each device, not {len(image)}")
+        mixed, share = self.mix(image, neighbours(image), jax.random.fold_in(tick.key, 1))
+        more = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
+        return with_stream(batch, self.adds[0], {**stream, **more}, who)
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        batch, logits = view.batch[self.adds[0]], view.taps[self.adds[0]]["logits"]
+        own = view.task.loss(logits, batch)
+        other = view.task.loss(logits, {**batch, "label": batch["partner"]})
+        risk = mean_over(view, self.adds[0], batch["share"] * own + (1.0 - batch["share"]) * other)
+        return weighed(self.weight, risk, view, risk=risk, share=batch["share"].mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixup(Mixing):
+    """`weight` times the loss on share x + (1 - share) x' with share ~ Beta(alpha, alpha), one draw a batch (Zhang et
+    al., 2018), in the place of `Supervised`."""
+
+    on: str = "labelled"
+    alpha: float = 0.2
+    weight: Weight = 1.0
+
+    adds = ("mixup",)
+
+    def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
+        share = symmetric_beta(key, self.alpha)
+        own = share.astype(image.dtype)
+        return own * image + (1 - own) * partner, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutmix(Mixing):
+    """`weight` times the loss on images with a box of their partner's, of the share 1 - Beta(alpha, alpha) of the area
+    about a random centre, one draw a batch (Yun et al., 2019), in the place of `Supervised`.
+
+    The box is cut off at the border, and the labels' share is that of the pixels which remain the image's own.
+    """
+
+    on: str = "labelled"
+    alpha: float = 1.0
+    weight: Weight = 1.0
+
+    adds = ("cutmix",)
+
+    def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
+        height, width = image.shape[1:3]
+        share, row, column = jax.random.split(key, 3)
+        side = jnp.sqrt(1.0 - symmetric_beta(share, self.alpha))
+        inside = within(row, height, side)[:, None] & within(column, width, side)
+        return jnp.where(inside[None, :, :, None], partner, image), 1.0 - inside.astype(jnp.float32).mean()
+
+
+def within(key: Key, length: int, share: Array) -> Array:
+    """Which of `length` places lie in a stretch of `share` of them about a random centre: booleans [length]."""
+    centre = jax.random.randint(key, (), 0, length)
+    half = (length * share).astype(jnp.int32) // 2
+    places = jnp.arange(length)
+    return (places >= centre - half) & (places < centre + half)

@@ -1,0 +1,53 @@
+"""Weights of terms that change as the run goes on."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+
+from tlx.trees import near_miss
+from tlx.types import Array, Tick
+
+SHAPES = ("linear", "cosine", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A number that goes from `start` to `end` while the run's progress goes through the two shares `over`.
+
+    With p the progress within `over`, in [0, 1], the way gone is p ("linear"), (1 - cos(pi p)) / 2 ("cosine"), or
+    2 / (1 + exp(-steepness p)) - 1 ("sigmoid", after Ganin et al., 2016, who take steepness 10: it ends just short of
+    `end`).
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    _: KW_ONLY
+    shape: Literal["linear", "cosine", "sigmoid"] = "linear"
+    over: tuple[float, float] = (0.0, 1.0)
+    steepness: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"no shape {self.shape!r}{near_miss(str(self.shape), SHAPES)}")
+        if not 0.0 <= self.over[0] < self.over[1] <= 1.0:
+            raise ValueError(f"over is {self.over}; it is two rising shares of the run, such as (0.0, 0.5)")
+        if self.steepness <= 0.0:
+            raise ValueError(f"steepness is {self.steepness}; it is positive")
+
+
+Weight = float | Ramp
+
+
+def current(weight: Weight, tick: Tick) -> Array:
+    """The number that `weight` is at `tick`."""
+    if not isinstance(weight, Ramp):
+        return jnp.asarray(weight, jnp.float32)
+    first, last = weight.over
+    p = jnp.clip((tick.progress - first) / (last - first), 0.0, 1.0)
+    if weight.shape == "cosine":
+        p = 0.5 * (1.0 - jnp.cos(jnp.pi * p))
+    elif weight.shape == "sigmoid":
+        # 2 / (1 + exp(-x)) - 1, which does not overflow.
+        p = jnp.tanh(0.5 * weight.steepness * p)
+    return weight.start + (weight.end - weight.start) * p

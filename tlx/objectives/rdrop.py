@@ -1,0 +1,48 @@
+"""Two passes with other dropout agree."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tlx.losses import divergence
+from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.mixing import with_stream
+from tlx.objectives.ramp import Weight, current
+from tlx.trees import Tree
+from tlx.types import Array, Setting, Tick, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDrop(Term):
+    """R-Drop (Liang et al., 2021): a second pass of the stream `on` with other dropout, and the two passes agree.
+
+    `weight` times (CE of the second pass + `alpha` (KL(p1 || p2) + KL(p2 || p1)) / 2): with `Supervised()`, which
+    is the first pass's CE, that is the paper's loss, whose alpha it is. Without dropout the two are
+    `Supervised` counted twice.
+    """
+
+    on: str = "labelled"
+    alpha: Weight = 1.0
+    weight: Weight = 1.0
+
+    adds = ("rdrop",)
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight", "alpha")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "RDrop")
+        return {}
+
+    def reads(self, streams: Collection[str]) -> Collection[str]:
+        return (self.on, *self.adds)
+
+    def streams(self, batch: Streams, tick: Tick) -> Streams:
+        return with_stream(batch, self.adds[0], batch[self.on], "RDrop")
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        first, second = (view.taps[stream]["logits"] for stream in (self.on, *self.adds))
+        risk = mean_over(view, self.on, view.task.loss(second, view.batch[self.on]))
+        apart = mean_over(view, self.on, 0.5 * (divergence(first, second) + divergence(second, first)))
+        total = risk + current(self.alpha, view.tick) * apart
+        return weighed(self.weight, total, view, risk=risk, divergence=apart)

@@ -1,0 +1,34 @@
+"""Cross-entropy to smoothed labels."""
+
+from dataclasses import dataclass
+
+from tlx.losses import cross_entropy
+from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(Term):
+    """`weight` times the mean of -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C (Szegedy et al.,
+    2016), in the place of `Supervised`; the task's own smoothing plays no part in it."""
+
+    smoothing: float = 0.1
+    on: str = "labelled"
+    weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"LabelSmoothing: smoothing is {self.smoothing}; a share in [0, 1)")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "LabelSmoothing")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        values = cross_entropy(view.taps[self.on]["logits"], view.batch[self.on]["label"], self.smoothing)
+        risk = mean_over(view, self.on, values)
+        return weighed(self.weight, risk, view, risk=risk)
