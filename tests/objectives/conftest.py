@@ -20,8 +20,12 @@ MLP = models.Mlp(inputs=(4,), widths=(5, 4), activation="tanh", input="x")
 
 def drawn(model, seed):
     random = np.random.default_rng(seed)
-    trees = (model.params, model.stats)
-    return Variables(*(map_named(lambda _, p: random.normal(size=p.shape).astype(np.float32), t) for t in trees))
+
+    def leaf(path, param):
+        array = random.normal(size=param.shape).astype(np.float32)
+        return np.abs(array) if path.endswith("variance") else array
+
+    return Variables(map_named(leaf, model.params), map_named(leaf, model.stats))
 
 
 def save(folder, config, classes, seed, names=()):

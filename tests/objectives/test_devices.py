@@ -46,6 +46,7 @@ def test_pmap_and_jit_agree(walked):
     (state, metrics), (whole, told) = walked["pmap", 8], walked["jit", 8]
     assert told["bss/squares"] > 1e-4
     for name, value in told.items():
+        assert np.isfinite(value).all(), name
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     ours = flatten(state.variables.params) | flatten(state.stats)
     for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
