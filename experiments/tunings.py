@@ -9,7 +9,7 @@ steps, so differences to `Full` are paired by seed. Finished runs are kept and n
 `tunings.json` with every number of it, are made from the runs' own records.
 
 Step time and memory are of the compiled step at batch 32 x 64 tokens: the median of rounds in which the tunings take
-turns, over that of `Full`; arguments + temporaries as the compiler counts them.
+turns, over that of `Full`; arguments + temporaries as the compiler counts them; of tunings in phases, those of the last.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def cost(names: list[str], rounds: int = 9) -> dict[str, dict[str, float]]:
     for name, recipe in asked.items():
         ready = prepare(replace(recipe, data=replace(recipe.data, tokens=64)))
         steps[name], memory = stepper(ready)
-        totals = describe.totals(ready)
+        totals = describe.totals(ready, len(ready.phases) - 1)
         found[name] = {"trainable": totals["trainable"], "optimiser_bytes": totals["optimiser_bytes"], **memory}
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -113,7 +113,8 @@ def cost(names: list[str], rounds: int = 9) -> dict[str, dict[str, float]]:
 
 
 def stepper(ready: Prepared) -> tuple[Callable[[], None], dict[str, float]]:
-    """A function that takes one step, and the bytes of the compiled step."""
+    """A function that takes one step of the last phase, and the bytes of the compiled step."""
+    last = ready.parts(len(ready.phases) - 1)
     draw = np.random.default_rng(0)
     batch: dict[str, Any] = {
         "input_ids": draw.integers(1000, 30522, (32, 64)).astype(np.int32),
@@ -122,8 +123,8 @@ def stepper(ready: Prepared) -> tuple[Callable[[], None], dict[str, float]]:
         "label": draw.integers(0, 2, 32).astype(np.int32),
         "index": np.arange(32, dtype=np.int32),
     }
-    compiled = compile_step(ready.parts(0), sharding.make_mesh())
-    state = compiled.place(initial_state(ready.parts(0), ready.variables, 100, jax.random.key(0)))
+    compiled = compile_step(last, sharding.make_mesh())
+    state = compiled.place(initial_state(last, ready.variables, 100, jax.random.key(0)))
     given = {"labelled": compiled.put(batch)}
     told = compiled.train.lower(state, given).compile().memory_analysis()  # type: ignore[attr-defined]
     memory = {"step_bytes": told.argument_size_in_bytes + told.temp_size_in_bytes}
