@@ -9,7 +9,7 @@ steps, so differences to `Full` are paired by seed. Finished runs are kept and n
 `tunings.json` with every number of it, are made from the runs' own records.
 
 Step time and memory are of the compiled step at batch 32 x 64 tokens: the median of rounds in which the tunings take
-turns, over that of `Full`; arguments + temporaries as the compiler counts them; of tunings in phases, those of the last.
+turns, over that of `Full`; arguments + temporaries as the compiler counts them. Of tunings in phases it is the last.
 """
 
 import argparse
