@@ -15,7 +15,7 @@ test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
 
 test-slow: $(VENV)/.tested
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # Needs Debian's chromium, or any Chromium on the PATH.
 test-browser: $(VENV)/.tested

@@ -1,0 +1,170 @@
+"""What the tunings that add leaves compute, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+
+from tlx import models, tuning
+from tlx.layers import bottleneck, dense
+from tlx.partition import partition
+from tlx.trees import flatten, subtree
+from tlx.types import Context
+
+BERT = models.build(models.Bert(vocabulary=11, width=6, depth=2, heads=2, mlp=10, positions=9), 3)
+CNN = models.build(models.Cnn(size=4, widths=(2, 2), dense=4), 3)
+MLP = models.build(models.Mlp(inputs=(4,), widths=(3, 3), input="x"), 3)
+LINEN = models.build(models.Linen(module=linen.Dense(3), shape=(4,), input="x"), 3)
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(5, 7, 6)).astype(np.float32)
+
+
+def params(how, model=BERT):
+    variables = jax.jit(lambda key: models.initialise(model, key))(KEY)
+    return how.insert(model, variables.params, jax.random.key(1))
+
+
+def layer(**entries):
+    """A dense layer of 6 inputs and 4 outputs, and what is beside it."""
+    random = np.random.default_rng(1)
+    return {"kernel": random.normal(size=(6, 4)).astype("f4"), "bias": random.normal(size=4).astype("f4")} | entries
+
+
+def drawn(seed, **shapes):
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+
+
+def test_lora_by_hand():
+    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5)}
+    own = layer(lora=lora)
+    kernel = own["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
+    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+
+
+def test_dora_by_hand():
+    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5), "magnitude": np.arange(1, 5, dtype="f4")}
+    own = layer(lora=lora)
+    kernel = own["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
+    kernel *= lora["magnitude"] / np.linalg.norm(kernel, axis=0)
+    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+
+
+def test_vera_by_hand():
+    vera = drawn(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
+    own = layer(vera=vera)
+    kernel = own["kernel"] + vera["a"] @ np.diag(vera["inner"]) @ vera["b"] @ np.diag(vera["outer"])
+    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+
+
+def test_ia3_by_hand():
+    own = layer(ia3=drawn(4, input=6, output=4))
+    expected = ((X * own["ia3"]["input"]) @ own["kernel"] + own["bias"]) * own["ia3"]["output"]
+    np.testing.assert_allclose(dense(own, X), expected, atol=2e-5)
+
+
+def test_an_adapter_by_hand():
+    own = {"down": layer(), "up": drawn(5, kernel=(4, 6), bias=6)}
+    inner = X @ own["down"]["kernel"] + own["down"]["bias"]
+    from scipy.stats import norm
+
+    expected = (inner * norm.cdf(inner)) @ own["up"]["kernel"] + own["up"]["bias"]
+    np.testing.assert_allclose(bottleneck(own, X), expected, atol=2e-5)
+
+
+def test_the_dropout_of_lora_is_on_in_training_alone_and_keeps_the_mean():
+    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+    own, x = layer(lora=lora), jnp.asarray(np.tile(X[:1], (2000, 1, 1)))
+    still = dense(own, x)
+    noisy = dense(own, x, Context(KEY, True))
+    assert np.abs(noisy - still).max() > 0.1
+    np.testing.assert_allclose(noisy.mean(0), still[0], atol=0.6)
+    np.testing.assert_array_equal(still, dense(own, x, Context(KEY, False)))
+    other = dense(own, x, Context(KEY, True), 1)
+    assert np.abs(noisy - other).max() > 0.1
+
+
+@pytest.mark.parametrize(("stabilised", "scale"), [(False, 6 / 4), (True, 6 / 2)])
+def test_the_scale_of_lora(stabilised, scale):
+    how = tuning.Lora(rank=4, alpha=6.0, rank_stabilised=stabilised)
+    found = flatten(params(how))
+    assert found["blocks/00/attention/query/lora/scale"] == scale
+    assert found["blocks/00/attention/query/lora/a"].shape == (6, 4)
+    assert not np.any(found["blocks/01/attention/value/lora/b"])
+    assert {path.split("/")[3] for path in found if "/lora/" in path} == {"query", "value"}
+
+
+def test_b_may_learn_faster_than_a():
+    how = tuning.Lora(rank=2, plus=16.0, weight_decay=0.1)
+    claimed = partition(params(how), how.phases(BERT)[0].rules)
+    a, b = (claimed[f"blocks/00/attention/query/lora/{name}"] for name in ("a", "b"))
+    assert (a.lr, b.lr, a.weight_decay) == (1.0, 16.0, 0.1)
+    assert claimed["blocks/00/attention/query/lora/scale"] is None
+    assert claimed["blocks/00/attention/query/kernel"] is None
+    assert claimed["head/output/kernel"] is not None
+
+
+def test_vera_shares_its_matrices():
+    found = params(tuning.Vera(rank=3, on=r"blocks/\d+/(attention/query|mlp/up)"))
+    query, up = subtree(found, "blocks/00/attention/query/vera"), subtree(found, "blocks/01/mlp/up/vera")
+    np.testing.assert_array_equal(query["b"], up["b"][:, :6])
+    np.testing.assert_array_equal(query["a"], up["a"])
+
+
+def test_what_is_drawn_at_a_place_depends_on_the_place_alone():
+    few = flatten(params(tuning.Lora(rank=2, on="blocks/01/attention/query")))
+    many = flatten(params(tuning.Lora(rank=2)))
+    for path in few:
+        np.testing.assert_array_equal(few[path], many[path])
+
+
+ATTENTION = r".*/attention/(query|value)"
+REFUSED = [
+    (lambda: tuning.Lora(rank=0), "rank is 0; it is 1 or more"),
+    (lambda: tuning.Lora(dropout=1.0), "dropout is 1.0; a share in [0, 1)"),
+    (lambda: tuning.Lora(plus=0.0), "plus is 0.0; a ratio of rates is positive"),
+    (lambda: params(tuning.Lora(rank=7)),
+     "rank 7 is larger than the matrix 'blocks/00/attention/query/kernel', 6x6; take at most 6"),
+    (lambda: params(tuning.Lora(on=r"block/\d+/attention/query")),
+     "Lora(on='block/\\\\d+/attention/query') matches no layer; close: 'blocks/00/attention/query', "
+     "'blocks/01/attention/query'"),
+    (lambda: params(tuning.Lora(on="stem/words")),
+     "Lora(on='stem/words') matches 'stem/words', which is no dense layer: it has no kernel"),
+    (lambda: params(tuning.Dora(on="stem"), CNN),
+     "Dora(on='stem') matches 'stem', which is no dense layer: its kernel is (3, 3, 1, 2)"),
+    (lambda: params(tuning.Lora(on="("), CNN), "rule '(' is not a regular expression: missing ), unterminated "
+     "subpattern at position 0"),
+    (lambda: params(tuning.Lora(), LINEN),
+     "Lora adds leaves, which a bridged module (Linen) does not read; use Rules(...) on its own"),
+    (lambda: tuning.Ia3(on=None, inputs=None), "Ia3(on=None, inputs=None) scales nothing; give one of them"),
+    (lambda: tuning.Vera(rank=0), "rank is 0; it is 1 or more"),
+    (lambda: tuning.Adapter(width=0), "width is 0; it is 1 or more"),
+    (lambda: tuning.Adapter(placement="pfeifer"), "no placement 'pfeifer'; close: 'pfeiffer'"),
+    (lambda: params(tuning.Adapter(), CNN), "Adapter needs transformer blocks; Cnn has none"),
+    (lambda: params(tuning.Prefix(), MLP), "Prefix needs transformer blocks; Mlp has none"),
+    (lambda: tuning.Prefix(tokens=0), "tokens is 0; it is 1 or more"),
+    (lambda: tuning.Prompt(tokens=0), "tokens is 0; it is 1 or more"),
+    (lambda: params(tuning.Prompt(), CNN), "Prompt needs a model of tokens; Cnn has none"),
+    (lambda: tuning.NormTuning().phases(MLP), "NormTuning() finds no norm (a scale and a bias) in Mlp"),
+    (lambda: tuning.BitFit().phases(LINEN),
+     "BitFit() needs a stage below the head; this model has ['module']; use Rules(...)"),
+    (lambda: tuning.Lora(rank=2).insert(BERT, params(tuning.Lora(rank=2)), KEY),
+     "'blocks/00/attention/query/lora/a' is there already: one tuning adds it once"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
+    how, ids = tuning.Prompt(tokens=3), np.ones((1, 7), np.int32)
+    variables = models.initialise(BERT, KEY)
+    models.forward(BERT, variables, {"input_ids": ids})
+    with pytest.raises(ValueError) as error:
+        models.forward(BERT, variables._replace(params=params(how)), {"input_ids": ids})
+    assert str(error.value) == "10 tokens, and the model has positions for 9: lower Data(tokens=...)"
