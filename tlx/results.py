@@ -87,13 +87,16 @@ def write_page(path: Path) -> Path | None:
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
-    totals = describe.totals(ready)
-    share = totals["trainable"] / totals["total"]
+    found = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    learning, total = sorted({totals["trainable"] for totals in found}), found[0]["total"]
+    count = " to ".join(f"{number:,}" for number in learning[:: max(1, len(learning) - 1)])
+    share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
+    phases = f" in {len(found)} phases" if len(found) > 1 else ""
     sizes = (f"{len(getattr(splits, name))} {name}" for name in ("train", "validation", "test"))
     told = [
         f"{ready.recipe.data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
-        f"{totals['trainable']:,} of {totals['total']:,} parameters learn ({share:.1%}); {steps} steps into {path}",
+        f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]
     return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
 
