@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import BATCH, Side, answer, batches, spread, turns
+from pairs import BATCH, Side, answer, batches, ratios, spread, turns
 
 RATE, DECAY, STEPS = 1e-4, 0.01, 10_000
 MIB = 2**20
@@ -141,13 +141,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        quiet, every = row["quiet"], row["all"]
-        told = f"0/{every['pairs']} | - | **none** | -"
-        if quiet:
-            told = f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f}"
-            told += f" | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
         lines.append(
-            f"| {row['dropout']:g} | {told} | {every['median']:.2f} | {row['memory']:.2f} | {row['temporaries']:.2f} "
+            f"| {row['dropout']:g} | {ratios(row)} | {row['memory']:.2f} | {row['temporaries']:.2f} "
             f"| {row['flops']['ratio']:.2f} |"
         )
     return "\n".join(lines)

@@ -123,3 +123,14 @@ def spread(ratios: list[float]) -> dict[str, float] | None:
     if not ratios:
         return None
     return {"pairs": len(ratios), "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+
+
+def ratios(row: dict[str, Any]) -> str:
+    """Cells of a table: how many pairs were quiet, their min, median and max, and the median of all pairs."""
+    quiet, every = row["quiet"], row["all"]
+    told = f"0/{every['pairs']} | - | **none** | -"
+    if quiet:
+        told = (
+            f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f} | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
+        )
+    return f"{told} | {every['median']:.2f}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import BATCH, Side, answer, batches, spread, turns
+from pairs import BATCH, Side, answer, batches, ratios, spread, turns
 
 STEPS = 10_000
 PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
@@ -124,14 +124,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        quiet, every, peak = row["quiet"], row["all"], row["peak_mib"]
-        told = f"0/{every['pairs']} | - | **none** | -"
-        if quiet:
-            told = f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f}"
-            told += f" | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
+        peak = row["peak_mib"]
         lines.append(
-            f"| {SETTINGS[row['setting']]} | {row['dropout']:g} | {told} "
-            f"| {every['median']:.2f} | {peak['tlx']:.0f} / {peak['torch']:.0f} MiB |"
+            f"| {SETTINGS[row['setting']]} | {row['dropout']:g} | {ratios(row)} "
+            f"| {peak['tlx']:.0f} / {peak['torch']:.0f} MiB |"
         )
     return "\n".join(lines)
 

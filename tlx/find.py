@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx import config, folder, optim, sharding
-from tlx.data import train_batches
 from tlx.partition import Partition
-from tlx.prepare import Prepared, open_data, prepare
+from tlx.prepare import Prepared, open_data, prepare, training_batches
 from tlx.recipe import Recipe
 from tlx.records import Progress
 from tlx.step import compile_step, initial_state, memories
@@ -75,15 +74,7 @@ def find(
     curves = []
     with Progress(steps * len(groups), 0, recipe.train.batch, quiet) as progress:
         for number, (group, claimed) in enumerate(groups.items()):
-            batches = train_batches(
-                splits.train,
-                ready.processor,
-                batch=recipe.train.batch,
-                seed=recipe.seed,
-                buckets=recipe.data.lengths,
-                group=recipe.data.group,
-                augment=recipe.data.augment,
-            )
+            batches = training_batches(ready, splits)
             rates = [start * (end / start) ** (n / (steps - 1)) for n in range(steps)]
             curve = traced(ready, group, claimed, rates, batches, memory, mesh, progress, number * steps)
             curves.append(curve)

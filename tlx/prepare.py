@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tlx import config, models, objectives, optim, partition, processors, weights
-from tlx.data import Splits, load, processor_for
+from tlx.data import Splits, load, processor_for, train_batches
 from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.recipe import Recipe
@@ -156,3 +156,19 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
             "or resize the model's position embeddings: Weights(resize=...)"
         )
     return fit
+
+
+def training_batches(ready: Prepared, splits: Splits) -> Any:
+    """The endless iterator of training batches of the recipe, this process's share of each (see `tlx.data`)."""
+    recipe = ready.recipe
+    return train_batches(
+        splits.train,
+        ready.processor,
+        batch=recipe.train.batch,
+        seed=recipe.seed,
+        buckets=recipe.data.lengths,
+        group=recipe.data.group,
+        augment=recipe.data.augment,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

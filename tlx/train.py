@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from tlx import config, folder, partition, sharding
 from tlx.assets import cache_dir
 from tlx.checkpoint import Checkpoints, Saved, guarded
-from tlx.data import Splits, evaluation_batches, train_batches
+from tlx.data import Splits, evaluation_batches
 from tlx.evaluate import Outcome, evaluate
-from tlx.prepare import Prepared, check_shares, open_data, prepare
+from tlx.prepare import Prepared, check_shares, open_data, prepare, training_batches
 from tlx.recipe import Recipe
 from tlx.records import Progress, Records
 from tlx.results import line, told_at_end, told_at_start, write_all, write_page
@@ -92,17 +92,7 @@ def run(
         steps = total_steps(recipe, len(splits.train))
         spans = phase_spans(ready, steps)
         every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
-        batches = train_batches(
-            splits.train,
-            ready.processor,
-            batch=recipe.train.batch,
-            seed=recipe.seed,
-            buckets=recipe.data.lengths,
-            group=recipe.data.group,
-            augment=recipe.data.augment,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = training_batches(ready, splits)
         command = shlex.join(sys.argv) if base is not None else ""
         folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
         memory = memories(recipe.objective, setting(ready, splits))
