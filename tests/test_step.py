@@ -13,7 +13,7 @@ from tlx import Learn, Optim, config, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised, Term
 from tlx.partition import split
-from tlx.step import Parts, compile_step, eval_step, initial_state, memories, train_step
+from tlx.step import Parts, compile_step, eval_step, initial_state, memories, rematerialised, train_step
 from tlx.trees import flatten, map_named
 from tlx.types import Setting
 
@@ -338,3 +338,20 @@ def test_batch_statistics_are_those_of_the_pieces_one_after_the_other():
     whole, _ = walk(parts._replace(accumulate=1), devices=1, count=1)
     mean = [flatten(found.stats)["stem/norm/mean"] for found in (state, whole)]
     assert not np.allclose(mean[0], mean[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+@pytest.mark.parametrize("remat", ["none", "dots", "stages"])
+def test_what_is_computed_again_is_what_was(remat, how, walked):
+    """Dropout included: the noise of a stage is drawn from its key, the second time as the first."""
+    close(walk(parts_of(remat=remat), how)[0].variables.params, walked[0].variables.params)
+
+
+def test_what_is_computed_again_follows_from_what_learns():
+    params = models.build(MLP, CLASSES).params
+    stages = [stage.name for stage in parts_of().model.stages]
+    few = tuning.Rules((r".*/bias", Learn()), (r"head/.*", Learn()), (r".*", None))
+    assert rematerialised(parts_of(), stages, params) == {"stem": "dots"}
+    assert rematerialised(parts_of(how=few), stages, params) == dict.fromkeys(stages[:-1], "dots")
+    assert rematerialised(parts_of(how=tuning.Full()), stages, params) == {}
+    assert rematerialised(parts_of(remat="stages"), stages, params) == dict.fromkeys(stages, "stage")

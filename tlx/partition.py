@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tlx.trees import Tree, flatten, near_miss, nest
+from tlx.trees import Tree, flatten, near_miss, nest, size
 from tlx.types import Learn, Rule
 
 Partition = dict[str, Learn | None]
@@ -101,3 +101,20 @@ def still(stages: Iterable[str], parts: Partition) -> frozenset[str]:
         if own and all(learn is None for learn in own):
             result.add(stage)
     return frozenset(result)
+
+
+def mostly_frozen(stages: Iterable[str], parts: Partition, params: Mapping[str, Any]) -> list[str]:
+    """The stages with parameters of which less than half, counted in numbers, learn.
+
+    >>> import numpy as np
+    >>> parts = {"stem/kernel": None, "head/kernel": Learn(), "head/bias": None}
+    >>> sizes = {"stem": {"kernel": np.ones(4)}, "head": {"kernel": np.ones(4), "bias": np.ones(2)}}
+    >>> mostly_frozen(["stem", "head"], parts, sizes)
+    ['stem']
+    """
+    found = []
+    for stage in stages:
+        own = {path: size(leaf) for path, leaf in flatten(params).items() if path.startswith(f"{stage}/")}
+        if 2 * sum(count for path, count in own.items() if parts[path] is not None) < sum(own.values()):
+            found.append(stage)
+    return found

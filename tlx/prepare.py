@@ -58,6 +58,7 @@ class Prepared(NamedTuple):
             layout=optim.layout(self.model, self.partitions, phase),
             accumulate=recipe.train.accumulate,
             ema=recipe.train.ema,
+            remat=recipe.train.remat,
         )
 
     def optim(self, phase: int) -> Optim:

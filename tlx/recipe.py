@@ -28,6 +28,10 @@ class Train:
     `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
     for batch norm, which sees each piece. `ema` is the share that an exponential moving average of the trainable
     parameters keeps a step; the average is what is evaluated, selected and saved. None keeps none.
+
+    `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products
+    of matrices; "stages", everything within a stage; "auto" is "dots" where most of a stage is frozen, whose products
+    no gradient asks for, and "none" elsewhere.
     """
 
     epochs: float = 3.0
@@ -38,6 +42,7 @@ class Train:
     select: Select = "last"
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["auto", "none", "dots", "stages"] = "auto"
     accumulate: int = 1
     ema: float | None = None
 
@@ -58,6 +63,7 @@ class Train:
             ("select", ("last", "best-validation")),
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
+            ("remat", ("auto", "none", "dots", "stages")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")

@@ -41,7 +41,8 @@ class TrainState(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average."""
+    """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average; `remat` is
+    as in `recipe.Train`."""
 
     model: Model
     task: Task
@@ -53,6 +54,7 @@ class Parts(NamedTuple):
     layout: Layout = Layout()
     accumulate: int = 1
     ema: float | None = None
+    remat: str = "auto"
 
 
 def memories(terms: Sequence[Term], setting: Setting) -> Tree:

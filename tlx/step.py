@@ -25,6 +25,10 @@ from tlx.updates import Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
 
+# On processors the compiler by default orders operations for many cores at once, at the price of memory: without, a
+# full step of MiniLM has a fifth less of it and takes no longer on two cores (docs/performance.md).
+LEAN = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
 __all__ = [
     "Batch", "Compiled", "Parts", "TrainState", "answering", "compile_step", "eval_step", "initial_state", "memories",
     "next_state", "train_step",
@@ -103,7 +107,9 @@ def slope_of(
     `tlx.updates`)."""
     task = with_numbers(parts.task, state.numbers["task"])
     names = term_names(terms)
-    still = partition.still([stage.name for stage in parts.model.stages], parts.partition)
+    stages = [stage.name for stage in parts.model.stages]
+    still = partition.still(stages, parts.partition)
+    remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
 
     def objective(
         trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
@@ -119,6 +125,7 @@ def slope_of(
                 key=jax.random.fold_in(tick.key, salt),
                 train=True,
                 still=still,
+                remat=remat,
                 dtype=parts.dtype,
                 offset=places[stream],
                 axis=axis,
@@ -169,6 +176,13 @@ def slope_of(
     return Slope(tuple(names), at)
 
 
+def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[str, str]:
+    """What each stage computes again in the backward pass (see `recipe.Train`)."""
+    if parts.remat == "auto":
+        return dict.fromkeys(partition.mostly_frozen(stages, parts.partition, params), "dots")
+    return {} if parts.remat == "none" else dict.fromkeys(stages, {"dots": "dots", "stages": "stage"}[parts.remat])
+
+
 def rows_of(inputs: Mapping[str, Any]) -> int:
     return inputs["index"].shape[0]
 
@@ -209,7 +223,11 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
         return mapped(parts, mesh)
     whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
     train = jax.jit(
-        partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
+        partial(train_step, parts),
+        in_shardings=(whole, rows),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=LEAN if mesh.devices.flat[0].platform == "cpu" else None,
     )
     evaluate = jax.jit(partial(eval_step, parts), in_shardings=(whole, rows), out_shardings=whole)
     return Compiled(

@@ -48,6 +48,9 @@ class Context(NamedTuple):
     prefix: int = 0
 
 
+Apply = Callable[[Tree, Tree, Carry, Context], tuple[Carry, Tree]]
+
+
 class Stage(NamedTuple):
     """One link of a model's chain: `apply(params, stats, carry, context) -> (carry, stats)`, a pure function.
 
@@ -55,7 +58,7 @@ class Stage(NamedTuple):
     """
 
     name: str
-    apply: Callable[[Tree, Tree, Carry, Context], tuple[Carry, Tree]]
+    apply: Apply
     output: str = "hidden"
 
 

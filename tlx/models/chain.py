@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from tlx.layers import dense
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Array, Context, Key, Model, Variables
+from tlx.types import Apply, Array, Carry, Context, Key, Model, Variables
 
 
 def initialise(model: Model, key: Key) -> Variables:
@@ -41,6 +42,7 @@ def forward(
     start: str | None = None,
     stop: str | None = None,
     still: Collection[str] = (),
+    remat: Mapping[str, str] = MappingProxyType({}),
     dtype: Any = "float32",
     offset: Any = 0,
     axis: str | None = None,
@@ -54,7 +56,9 @@ def forward(
 
     `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
     up to, not including, `stop`. `key` feeds dropout and is needed only when `train`. Stages named in `still` run as
-    in evaluation. `dtype` is that of activations. `offset` and `axis` belong to `jax.pmap` (see `types.Context`).
+    in evaluation. `remat` says, by stage, what the backward pass computes again instead of keeping: "stage", all of
+    it, or "dots", all but the large products. `dtype` is that of activations. `offset` and `axis` belong to `jax.pmap`
+    (see `types.Context`).
 
     Raises ValueError for a stage that does not exist.
     """
@@ -70,7 +74,8 @@ def forward(
         context = Context(noise, training, dtype, offset, axis, prefix)
         before = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})
-        carry, after = stage.apply(subtree(variables.params, stage.name), before, carry, context)
+        apply = again(stage.apply, remat[stage.name]) if stage.name in remat else stage.apply
+        carry, after = apply(subtree(variables.params, stage.name), before, carry, context)
         if side:
             carry = beside(side, stage, carry, rows)
         taps[stage.name] = carry[stage.output]
@@ -80,6 +85,22 @@ def forward(
     taps |= {name: carry[name] for name in ("hidden", "pooled", "logits") if name in carry}
     taps["carry"] = carry
     return taps, stats
+
+
+# What of a stage is kept for the backward pass: nothing, or the products of matrices but not those of the attention.
+KEPT = {"stage": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+def again(apply: Apply, how: str) -> Apply:
+    """The stage whose backward pass computes again what `how` does not keep (Chen et al., 2016)."""
+
+    def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        def pure(params: Tree, stats: Tree, carry: Carry, key: Key | None, offset: Any) -> tuple[Carry, Tree]:
+            return apply(params, stats, carry, context._replace(key=key, offset=offset))
+
+        return jax.checkpoint(pure, policy=KEPT[how])(params, stats, carry, context.key, context.offset)
+
+    return applied
 
 
 def prefix_length(model: Model, params: Tree) -> int:
