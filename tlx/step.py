@@ -25,10 +25,6 @@ from tlx.updates import Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
 
-# On processors the compiler by default orders operations for many cores at once, at the price of memory: without, a
-# full step of MiniLM has a fifth less of it and takes no longer on two cores (docs/performance.md).
-LEAN = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
 __all__ = [
     "Batch", "Compiled", "Parts", "TrainState", "answering", "compile_step", "eval_step", "initial_state", "memories",
     "next_state", "train_step",
@@ -223,11 +219,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
         return mapped(parts, mesh)
     whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
     train = jax.jit(
-        partial(train_step, parts),
-        in_shardings=(whole, rows),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-        compiler_options=LEAN if mesh.devices.flat[0].platform == "cpu" else None,
+        partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
     )
     evaluate = jax.jit(partial(eval_step, parts), in_shardings=(whole, rows), out_shardings=whole)
     return Compiled(
