@@ -3,10 +3,11 @@
     python experiments/tunings.py [--out runs/tunings] [--labels 64 1000 0] [--seeds 5] [--tunings Full Lora ...]
 
 `--labels` are labelled sentences in all, 0 is every one (7,014). The rate of each tuning is the one of three with the
-best validation accuracy at seed 100, which is not among those reported; for all sentences it is the rate
-found at 1,000. Every run of one seed has the same labelled subset, the same order of batches and the same number of
-steps, so differences to `Full` are paired by seed. Finished runs are kept and not run again; the table, and
-`tunings.json` with every number of it, are made from the runs' own records.
+best validation accuracy at seed 100, which is not among those reported; for all sentences it is the rate found at 1,000.
+Every run of one seed has the same labelled subset, the same order of batches and the same number of steps, so
+differences to `Full` are paired by seed; the p of a paired t-test is corrected over the tunings (Holm), and "detectable"
+is the difference in points that so many seeds would have shown four times in five. Finished runs are kept and not run
+again; the table, and `tunings.json` with every number of it, are made from the runs' own records.
 
 Step time and memory are of the compiled step at batch 32 x 64 tokens: the median of rounds in which the tunings take
 turns, over that of `Full`; arguments + temporaries as the compiler counts them. Of tunings in phases it is the last.
@@ -23,9 +24,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
-from tlx import Data, Optim, Recipe, Run, Train, Weights, describe, run, sharding, tasks, tuning
+from tlx import Data, Optim, Recipe, Run, Train, Weights, describe, run, sharding, stats, tasks, tuning
 from tlx.prepare import Prepared, prepare
 from tlx.step import compile_step, initial_state
 
@@ -138,29 +138,31 @@ def stepper(ready: Prepared) -> tuple[Callable[[], None], dict[str, float]]:
     return step, memory
 
 
-def paired(values: list[float], against: list[float]) -> dict[str, float]:
-    """The mean difference by seed in points, with its 95 % t-interval."""
-    gain = 100 * (np.array(values) - np.array(against))
-    if len(gain) < 2 or not gain.any():
-        return {"mean": float(gain.mean()), "low": float("nan"), "high": float("nan")}
-    low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
-    return {"mean": float(gain.mean()), "low": float(low), "high": float(high)}
+def compared(rows: list[dict[str, Any]]) -> None:
+    """Puts into each row of one number of labels its paired difference to the first (`Full`), in points, with a p that
+    is corrected over the rows (Holm), and what so many seeds could have shown."""
+    points = [100 * np.array(row["accuracy"]) for row in rows]
+    found = [stats.paired(own, points[0]) for own in points[1:]]
+    for row, own, p in zip(rows[1:], found, stats.holm([stats.t_test(own) for own in found]), strict=True):
+        shown = stats.verdict(own.low, own.high) if p < 0.05 else stats.verdict(-1, 1)
+        row["to_full"] = own._asdict() | {"p": p, "verdict": shown}
+        row["detectable"] = stats.detectable(own.deviation, own.pairs) if own.pairs > 1 else float("nan")
 
 
 def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| labels | tuning | rate | test accuracy: mean [range] | to Full, paired [95 %] | told apart |",
-        "| ---: | --- | ---: | --- | --- | --- |",
+        "| labels | tuning | rate | accuracy: mean [range] | to Full, paired [95 %] | p, Holm | shown | detectable |",
+        "| ---: | --- | ---: | --- | --- | ---: | --- | ---: |",
     ]
     for row in rows:
-        values, gap = 100 * np.array(row["accuracy"]), row["to_full"]
-        told = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]"
-        apart = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "no"
-        base = row["tuning"] == "Full"
-        lines.append(
-            f"| {row['labels'] or 'all'} | {row['tuning']} | {row['rate']:.1g} | {values.mean():.1f} "
-            f"[{values.min():.1f}, {values.max():.1f}] | {'-' if base else told} | {'-' if base else apart} |"
-        )
+        values = 100 * np.array(row["accuracy"])
+        told = f"{values.mean():.1f} [{values.min():.1f}, {values.max():.1f}]"
+        rest = "- | - | - | -"
+        if "to_full" in row:
+            gap = row["to_full"]
+            rest = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}] | {gap['p']:.3f} | {gap['verdict']} "
+            rest += f"| {row['detectable']:.1f}"
+        lines.append(f"| {row['labels'] or 'all'} | {row['tuning']} | {row['rate']:.1g} | {told} | {rest} |")
     lines += ["", "| tuning | learn | optimiser state | step time / Full | step memory / Full |"]
     lines += ["| --- | ---: | ---: | ---: | ---: |"]
     for name, told in costs.items():
@@ -182,13 +184,14 @@ def main() -> None:
     names = ["Full", *(name for name in options.tunings if name != "Full")]
     rows: list[dict[str, Any]] = []
     for labels in options.labels:
+        found = []
         for name in names:
             rate = chosen(options.out, name, labels or 1000)
             runs = [finished(options.out, name, labels, seed, rate) for seed in range(options.seeds)]
-            accuracy = [found.metrics["test/accuracy"] for found in runs]
-            full = rows[-names.index(name)]["accuracy"] if name != "Full" else accuracy
-            row = {"labels": labels, "tuning": name, "rate": rate, "accuracy": accuracy}
-            rows.append(row | {"to_full": paired(accuracy, full)})
+            accuracy = [run.metrics["test/accuracy"] for run in runs]
+            found.append({"labels": labels, "tuning": name, "rate": rate, "accuracy": accuracy})
+        compared(found)
+        rows += found
     costs = cost(names)
     print(table(rows, costs))
     (options.out / "tunings.json").write_text(json.dumps({"rows": rows, "cost": costs}, indent=1) + "\n")

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import blend, merge, models, objectives, tasks, tuning
+    from tlx import blend, merge, models, objectives, stats, tasks, tuning
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.models import forward
@@ -27,8 +27,8 @@ HOMES = {
     "save_pretrained": "weights",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "tasks": "tasks",
-    "terms": "objectives", "tuning": "tuning",
+    "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
+    "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 

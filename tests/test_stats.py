@@ -1,0 +1,100 @@
+"""Comparisons against scipy, closed forms, and what they promise over many draws."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from tlx import stats
+
+A, B = [0.71, 0.73, 0.70, 0.74, 0.72], [0.70, 0.69, 0.71, 0.70, 0.70]
+
+
+def test_paired_is_the_t_interval_and_the_exact_tests_of_scipy():
+    found, gain = stats.paired(A, B), np.subtract(A, B)
+    low, high = scipy_stats.ttest_rel(A, B).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((gain.mean(), low, high))
+    assert stats.t_test(found) == pytest.approx(scipy_stats.ttest_rel(A, B).pvalue)
+    assert found.sign == scipy_stats.binomtest(4, 5).pvalue
+    distinct = [0.01, 0.04, -0.02, 0.07, 0.03]
+    assert stats.paired(distinct, [0.0] * 5).wilcoxon == pytest.approx(
+        scipy_stats.wilcoxon(distinct, method="exact").pvalue
+    )
+
+
+def test_one_pair_and_equal_pairs_show_nothing():
+    one = stats.paired([0.7], [0.6])
+    assert np.isnan([one.low, one.high]).all()
+    assert stats.t_test(one) == 1.0
+    same = stats.paired(A, A)
+    assert (same.mean, same.low, same.high, same.sign, same.wilcoxon, stats.t_test(same)) == (0, 0, 0, 1, 1, 1)
+    assert stats.verdict(same.low, same.high) == "no difference shown"
+    assert stats.verdict(one.low, one.high) == "no difference shown"
+
+
+def test_swapping_the_arms_turns_the_sign():
+    there, back = stats.paired(A, B), stats.paired(B, A)
+    assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
+    assert (there.sign, there.wilcoxon) == pytest.approx((back.sign, back.wilcoxon))
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        found = stats.paired(draw.normal(1.0, 2.0, 5), np.zeros(5))
+        held += found.low <= 1.0 <= found.high
+    assert 0.935 < held / 1000 < 0.965
+
+
+def test_the_bootstrap_is_wider_than_that_of_examples_alone_where_seeds_differ():
+    draw = np.random.default_rng(0)
+    ours = (draw.random((8, 400)) < np.linspace(0.6, 0.9, 8)[:, None]).astype(float)
+    theirs = (draw.random((8, 400)) < 0.6).astype(float)
+    mean, low, high = stats.over_seeds_and_examples(ours, theirs)
+    assert mean == pytest.approx((ours - theirs).mean())
+    assert low < mean < high
+    alone = scipy_stats.bootstrap(((ours - theirs).mean(0),), np.mean, rng=0).confidence_interval
+    assert high - low > 1.5 * (alone.high - alone.low)
+    assert stats.over_seeds_and_examples(ours, theirs) == (mean, low, high)
+    assert stats.over_seeds_and_examples(ours, ours) == (0, 0, 0)
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1, and never falling.
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+def test_what_could_have_been_seen_is_seen_that_often():
+    effect = stats.detectable(2.0, 5)
+    draw = np.random.default_rng(0)
+    seen = [stats.t_test(stats.paired(draw.normal(effect, 2.0, 5), np.zeros(5))) < 0.05 for _ in range(1000)]
+    assert 0.76 < np.mean(seen) < 0.84
+    assert stats.detectable(2.0, 20) < effect
+
+
+def test_mcnemar_counts_only_what_one_alone_got_right():
+    ours, theirs = np.array([1, 1, 1, 1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 0, 0, 0, 1, 0], bool)
+    assert stats.mcnemar(ours, theirs) == scipy_stats.binomtest(5, 6).pvalue
+    assert stats.mcnemar(ours, ours) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: stats.paired([1.0], [1.0, 2.0]),
+         "pairs need equally many finite numbers on both sides, got shapes (1,) and (2,)"),
+        (lambda: stats.paired([], []),
+         "pairs need equally many finite numbers on both sides, got shapes (0,) and (0,)"),
+        (lambda: stats.paired([float("nan")], [1.0]),
+         "pairs need equally many finite numbers on both sides, got shapes (1,) and (1,)"),
+        (lambda: stats.over_seeds_and_examples(np.zeros(3), np.zeros(3)),
+         "both arms need the shape [seeds, examples], got (3,) and (3,)"),
+        (lambda: stats.detectable(1.0, 1), "1 pairs cannot show any difference; take two or more"),
+        (lambda: stats.mcnemar(np.zeros(3), np.zeros(2)), "both models need booleans [examples], got (3,) and (2,)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message

@@ -1,0 +1,156 @@
+"""Honest comparison of two arms: paired differences, intervals, exact tests, verdicts, what could have been seen.
+
+Shapes: S seeds (pairs of runs), N test examples, M comparisons of one table. Everything is in the units of what is
+given: accuracies as shares give differences as shares.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+Verdict = Literal["better", "worse", "no difference shown"]
+
+
+class Difference(NamedTuple):
+    """Of S paired runs: the `mean` difference, its 95 % t-interval from `low` to `high` (nan for one pair), the
+    standard `deviation` of a pair's difference, and the two-sided p of the exact `sign` and `wilcoxon` tests."""
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    pairs: int
+    sign: float
+    wilcoxon: float
+
+
+def paired(values: Sequence[float], against: Sequence[float]) -> Difference:
+    """What `values` [S] are above `against` [S], pair by pair (Student, 1908; Wilcoxon, 1945).
+
+    With five pairs the smallest p of either exact test is 2 / 2**5 = 0.0625: the interval is the sharper tool there.
+    Raises ValueError for other than equally many finite numbers on both sides.
+
+    >>> found = paired([0.71, 0.73, 0.70], [0.68, 0.69, 0.68])
+    >>> round(found.mean, 3), found.pairs, round(found.sign, 2)
+    (0.03, 3, 0.25)
+    """
+    from scipy import stats
+
+    a, b = (np.asarray(side, np.float64) for side in (values, against))
+    if a.ndim != 1 or a.shape != b.shape or not len(a) or not np.isfinite(a - b).all():
+        raise ValueError(f"pairs need equally many finite numbers on both sides, got shapes {a.shape} and {b.shape}")
+    gain = a - b
+    mean, count = float(gain.mean()), len(gain)
+    deviation = float(gain.std(ddof=1)) if count > 1 else float("nan")
+    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * deviation / np.sqrt(count)) if count > 1 else float("nan")
+    apart = gain[gain != 0]
+    sign = float(stats.binomtest(int((apart > 0).sum()), len(apart)).pvalue) if len(apart) else 1.0
+    return Difference(mean, mean - half, mean + half, deviation, count, sign, wilcoxon(apart))
+
+
+def wilcoxon(apart: np.ndarray) -> float:
+    """The two-sided p of Wilcoxon's signed ranks over the differences that are not 0, over all 2**S signs."""
+    if len(apart) < 2:
+        return 1.0
+    from scipy import stats
+
+    # The distribution over all signs, for it is exact with equal differences too.
+    exact: Any = stats.PermutationMethod(n_resamples=np.inf) if len(apart) <= 12 else "auto"
+    return float(stats.wilcoxon(apart, method=exact).pvalue)
+
+
+def over_seeds_and_examples(
+    values: np.ndarray, against: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """`(mean, low, high)` of the difference of two arms' results on every example, [S, N] both: the percentile
+    bootstrap that draws seeds and examples anew (Owen, 2007), examples being the same for all seeds.
+
+    It says how far another draw of both could have gone; of a few seeds it tells too little, so quote it beside
+    `paired`, not in its place. Raises ValueError for other than equal shapes [S, N].
+    """
+    a, b = (np.asarray(side, np.float64) for side in (values, against))
+    if a.ndim != 2 or a.shape != b.shape or not a.size:
+        raise ValueError(f"both arms need the shape [seeds, examples], got {a.shape} and {b.shape}")
+    gain, draw = a - b, np.random.default_rng(seed)
+    seeds, examples = gain.shape
+    found = np.empty(resamples)
+    for n in range(resamples):
+        by_example = gain[draw.integers(0, seeds, seeds)].mean(0)
+        found[n] = by_example[draw.integers(0, examples, examples)].mean()
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(gain.mean()), float(low), float(high)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p of M comparisons of one table, corrected so that the chance of any false one stays below the level (Holm,
+    1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(ps, kind="stable")
+    found, highest = [0.0] * len(order), 0.0
+    for place, n in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * float(ps[n])))
+        found[int(n)] = highest
+    return found
+
+
+def t_test(difference: Difference) -> float:
+    """The two-sided p of the paired t-test; 1 where there is nothing to divide by."""
+    if difference.pairs < 2 or not difference.deviation:
+        return 1.0
+    from scipy import stats
+
+    t = difference.mean / (difference.deviation / np.sqrt(difference.pairs))
+    return float(2 * stats.t.sf(abs(t), difference.pairs - 1))
+
+
+def verdict(low: float, high: float, smallest: float = 0.0) -> Verdict:
+    """What an interval of a difference shows, where less than `smallest` is of no interest: "better" where all of it
+    lies above `smallest`, "worse" where all of it lies below -`smallest`.
+
+    >>> verdict(0.2, 1.4), verdict(-0.3, 1.1), verdict(0.2, 1.4, smallest=0.5)
+    ('better', 'no difference shown', 'no difference shown')
+    """
+    return "better" if low > smallest else "worse" if high < -smallest else "no difference shown"
+
+
+def detectable(deviation: float, pairs: int, level: float = LEVEL, power: float = 0.8) -> float:
+    """The smallest mean difference that a two-sided paired t-test of so many `pairs` would have shown with probability
+    `power`, where a pair's difference has this standard `deviation` (Cohen, 1988).
+
+    Raises ValueError for fewer than two pairs.
+
+    >>> round(detectable(1.0, 5), 2)
+    1.68
+    """
+    if pairs < 2:
+        raise ValueError(f"{pairs} pairs cannot show any difference; take two or more")
+    from scipy import optimize, stats
+
+    bound = stats.t.ppf((1 + level) / 2, pairs - 1)
+
+    def lacking(effect: float) -> float:
+        shift = effect * np.sqrt(pairs)
+        seen = stats.nct.sf(bound, pairs - 1, shift) + stats.nct.cdf(-bound, pairs - 1, shift)
+        return float(seen - power)
+
+    enough = 1.0
+    while lacking(enough) < 0:
+        enough *= 1.5
+    return float(deviation * optimize.brentq(lacking, 0.0, enough))
+
+
+def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
+    """The exact two-sided p that two models err equally often, from booleans [N] on the same examples (McNemar, 1947):
+    a sign test over the examples that one of them alone got right."""
+    from scipy import stats
+
+    a, b = (np.asarray(side, bool) for side in (correct, against))
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"both models need booleans [examples], got {a.shape} and {b.shape}")
+    ours, theirs = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(stats.binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
