@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, Weights, config, models, run, tasks, tuning
+from tlx.evaluate import passes
 from tlx.prepare import open_data, prepare
-from tlx.reopen import Meter, aligned, batches_of, passes, recipe_of, reopen
+from tlx.reopen import Meter, aligned, batches_of, recipe_of, reopen
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 

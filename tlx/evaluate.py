@@ -1,15 +1,14 @@
 """A model on a split: logits of every example, and what is measured on them."""
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.data import Examples, evaluation_batches
+from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.recipe import Recipe
 from tlx.step import Compiled
 from tlx.tasks import Task
-
-HOST_KEYS = ("label", "index", "position", "weight")
 
 
 class Outcome(NamedTuple):
@@ -25,16 +24,23 @@ class Outcome(NamedTuple):
 
 def evaluate(compiled: Compiled, state: Any, examples: Examples, processor: Any, recipe: Recipe) -> Outcome:
     """Every example of a split once, under the variables in `state`."""
-    parts: list[tuple[np.ndarray, ...]] = []
     batches = evaluation_batches(examples, processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+    found = passes(batches, lambda inputs: {"logits": compiled.evaluate(state, compiled.put(inputs))})
+    return Outcome(found["logits"], found["label"], found["index"])
+
+
+def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
+    """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
+    with their `label` and `index`."""
+    parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        given = {name: array for name, array in batch.items() if name not in HOST_KEYS}
         real = batch["weight"] > 0
-        logits = np.asarray(compiled.evaluate(state, compiled.put(given)))
-        parts.append(tuple(array[real] for array in (logits, batch["label"], batch["index"], batch["position"])))
-    *found, position = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = np.argsort(position)
-    return Outcome(*(array[order] for array in found))
+        given = compute(inputs_of(batch))
+        kept = {name: batch[name] for name in ("label", "index", "position")} | dict(given)
+        parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(joined.pop("position"))
+    return {name: array[order] for name, array in joined.items()}
 
 
 def mistakes(outcome: Outcome, examples: Examples, task: Task, count: int = 20) -> list[dict[str, Any]]:

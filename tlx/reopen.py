@@ -1,6 +1,6 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx import config, folder, models
 from tlx.data import Examples, Splits, evaluation_batches
-from tlx.evaluate import HOST_KEYS, Outcome
+from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
 from tlx.trees import flatten, nest
@@ -135,20 +135,6 @@ def batches_of(opened: Reopened, examples: Examples) -> Batches:
         examples, opened.ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
     )
     return list(found)
-
-
-def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
-    """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
-    with their `label` and `index`."""
-    parts: list[dict[str, np.ndarray]] = []
-    for batch in batches:
-        real = batch["weight"] > 0
-        given = compute({name: array for name, array in batch.items() if name not in HOST_KEYS})
-        kept = {name: batch[name] for name in ("label", "index", "position")} | dict(given)
-        parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined.pop("position"))
-    return {name: array[order] for name, array in joined.items()}
 
 
 class Meter:

@@ -7,7 +7,7 @@ order and its padded length do not depend on how many processes there are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,3 +186,12 @@ def _reading() -> grain.ReadOptions:
     import grain
 
     return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+
+
+# What a batch holds beside the inputs of a model.
+HOST_KEYS = ("label", "index", "position", "weight")
+
+
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model reads of a batch."""
+    return {name: array for name, array in batch.items() if name not in HOST_KEYS}

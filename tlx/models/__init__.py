@@ -5,6 +5,7 @@ form also holds `read(document) -> config`, `write(config, outputs, document) ->
 `names(config, outputs)` and `UNUSED`: the patterns of foreign tensors that may stay unread.
 """
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,7 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
     "architecture", "attention_scores", "attention_stages", "build", "example_inputs", "features", "foreign", "forward",
-    "image_shape", "initialise", "summary",
+    "image_shape", "initialise", "summary", "tap_shapes",
 ]  # fmt: skip
 
 
@@ -72,3 +73,9 @@ def example_inputs(config: Any, batch: int = 2) -> dict[str, jax.ShapeDtypeStruc
         return {"image": jax.ShapeDtypeStruct((batch, *(image_shape(config) or ())), "float32")}
     shape = config.inputs if isinstance(config, Mlp) else config.shape
     return {config.input: jax.ShapeDtypeStruct((batch, *shape), getattr(config, "dtype", "float32"))}
+
+
+def tap_shapes(model: Model) -> dict[str, Any]:
+    """The taps of a forward pass as shapes, with two examples, where nothing has been inserted."""
+    variables = jax.eval_shape(partial(initialise, model), jax.random.key(0))
+    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, example_inputs(model.config))

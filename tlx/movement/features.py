@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from tlx import models
+from tlx.evaluate import passes
 from tlx.metrics import linear_cka, merge, sum_similarity, summarise_similarity
-from tlx.reopen import Batches, Reopened, passes
+from tlx.reopen import Batches, Reopened
 from tlx.report.intervals import bootstrap_r2, wilson
 from tlx.types import Variables
 

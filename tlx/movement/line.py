@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from tlx import blend, models
-from tlx.evaluate import Outcome
+from tlx.evaluate import Outcome, passes
 from tlx.movement.weights import Told
-from tlx.reopen import Batches, Reopened, passes
+from tlx.reopen import Batches, Reopened
 from tlx.report.intervals import measure
 from tlx.types import Variables
 

@@ -3,13 +3,11 @@
 import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from tlx.losses import weighted_mean
-from tlx.models import example_inputs, forward, initialise
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest, subtree
@@ -130,12 +128,6 @@ def check_classes(task: Any, who: str) -> None:
     """ValueError for a task that is no classification."""
     if not isinstance(task, Classification):
         raise ValueError(f"{who} is for tasks.Classification, not tasks.{type(task).__name__}")
-
-
-def tap_shapes(model: Model) -> dict[str, Any]:
-    """The taps of a forward pass as shapes, with two examples, where nothing has been inserted."""
-    variables = jax.eval_shape(partial(initialise, model), jax.random.key(0))
-    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, example_inputs(model.config))
 
 
 def head_of(model: Model, who: str) -> Stage:

@@ -1,6 +1,5 @@
 """Models beside the one that learns: as it was brought, and others that a term loads (teachers, sources)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,15 +11,6 @@ from tlx.weights import Pretrained, load_pretrained
 
 # The structure of every model that was loaded, without its numbers: a trace of the step reads no file.
 STRUCTURES: dict[str, Model] = {}
-
-
-# What a batch holds beside the inputs of a model.
-HOST_KEYS = ("label", "index", "position", "weight")
-
-
-def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model reads of a batch of the host's."""
-    return {name: array for name, array in batch.items() if name not in HOST_KEYS}
 
 
 def bring(source: str) -> Pretrained:

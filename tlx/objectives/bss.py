@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import jax
 
 from tlx.losses import smallest_squares
-from tlx.models import features
-from tlx.objectives.base import Term, check_weight, tap_shapes, weighed
+from tlx.models import features, tap_shapes
+from tlx.objectives.base import Term, check_weight, weighed
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, View

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.data import inputs_of
 from tlx.losses import feature_distance
-from tlx.models import features, forward
-from tlx.objectives.base import Term, head_of, hidden_stages, mean_over, stage_names, tap_shapes, weighed
-from tlx.objectives.brought import compiled, inputs_of, remember, remembered
+from tlx.models import features, forward, tap_shapes
+from tlx.objectives.base import Term, head_of, hidden_stages, mean_over, stage_names, weighed
+from tlx.objectives.brought import compiled, remember, remembered
 from tlx.objectives.ramp import Weight
 from tlx.tasks import Classification
 from tlx.trees import Tree, near_miss, nest, subtree

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tlx.layers import dense
 from tlx.losses import attention_divergence, distillation, feature_distance
-from tlx.models import attention_scores, attention_stages, forward
+from tlx.models import attention_scores, attention_stages, forward, tap_shapes
 from tlx.objectives.base import (
     Term,
     added,
@@ -17,7 +17,6 @@ from tlx.objectives.base import (
     check_weight,
     hidden_stages,
     mean_over,
-    tap_shapes,
     weighed,
 )
 from tlx.objectives.brought import bring, check_inputs, structure

@@ -1,12 +1,11 @@
 """A head beside the model: a learned mixture of the features of all its stages."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from tlx.models import example_inputs, forward, summary
+from tlx.models import summary, tap_shapes
 from tlx.trees import Tree
 from tlx.tuning.base import REST_STILL, Tuning, added, check_inserts, head_rule
 from tlx.types import Key, Model, Phase
@@ -27,27 +26,12 @@ class SideHead(Tuning):
         last = model.stages[-1]
         if last.output != "logits" or len(model.stages) < 2:
             raise ValueError("SideHead() needs a stage below the head, and a head")
-        taps = jax.eval_shape(
-            lambda variables, inputs: {
-                name: summary(tap) for name, tap in stage_taps(model, variables, inputs).items() if name != last.name
-            },
-            *abstract(model),
-        )
-        leaves = {f"{last.name}/side/mixture": jnp.zeros(len(taps))}
-        for name, tap in taps.items():
-            leaves[f"{last.name}/side/maps/{name}/kernel"] = jnp.zeros((tap.shape[-1], model.outputs or 1))
+        taps = tap_shapes(model)
+        rows = {stage.name: jax.eval_shape(summary, taps[stage.name]) for stage in model.stages[:-1]}
+        leaves = {f"{last.name}/side/mixture": jnp.zeros(len(rows))}
+        for name, row in rows.items():
+            leaves[f"{last.name}/side/maps/{name}/kernel"] = jnp.zeros((row.shape[-1], model.outputs or 1))
         return added(params, leaves)
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         return (Phase(1.0, (head_rule(model, type(self).__name__), REST_STILL)),)
-
-
-def stage_taps(model: Model, variables: tuple, inputs: dict) -> dict[str, jax.Array]:
-    taps, _ = forward(model, variables, inputs)  # type: ignore[arg-type]
-    return {stage.name: taps[stage.name] for stage in model.stages}
-
-
-def abstract(model: Model) -> tuple:
-    from tlx.models import initialise
-
-    return jax.eval_shape(partial(initialise, model), jax.random.key(0)), example_inputs(model.config)
