@@ -20,7 +20,7 @@ FLOORS = (
     ("updates",),
     ("recipe", "state"),
     ("step",),
-    ("prepare", "records", "checkpoint"),
+    ("prepare", "records", "checkpoint", "energy"),
     ("describe", "folder", "evaluate"),
     ("report", "predict"),
     ("results",),
@@ -53,6 +53,7 @@ BORDERS = {
     "rich": ("cli.py", "records.py"),
     "filelock": ("assets.py", "data/"),
     "PIL": ("data/", "processors.py", "evaluate.py"),
+    "codecarbon": ("energy.py",),
     "torch": (),
     "tensorflow": (),
 }
