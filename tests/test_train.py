@@ -523,3 +523,72 @@ def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
     assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
     # Two waves, two counts.
     assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
+
+
+class Unreadable(tuple):
+    """A source of records that nobody may read."""
+
+    def __getitem__(self, row):
+        raise AssertionError(f"record {row} of the test split was read")
+
+
+def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monkeypatch):
+    dataset = examples.open_dataset("digits")
+    held = dataset.splits["test"]
+    hidden = examples.Examples(
+        held.name, held.split, Unreadable(range(len(held))), held.features, held.classes, rows=held.rows
+    )
+    monkeypatch.setattr(
+        examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
+    )
+    blind = run(RECIPE, tmp_path / "blind", quiet=True, test=False)
+    assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
+    assert not (blind.folder / "mistakes.json").exists()
+    assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
+    assert blind.metrics == {name: value for name, value in plain.metrics.items() if name.startswith("validation/")}
+    # The rows are known without their labels.
+    assert blind.result["data"] == plain.result["data"]
+    with pytest.raises(AssertionError, match="was read"):
+        run(RECIPE, tmp_path / "open", quiet=True)
+
+
+def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
+    run(RECIPE, tmp_path / "run", quiet=True, test=False)
+    again = run(RECIPE, tmp_path / "run", quiet=True, test=False, resume=True)
+    assert "test/accuracy" not in again.metrics
+    with pytest.raises(FileExistsError) as error:
+        run(RECIPE, tmp_path / "run", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} holds this recipe's run without its test split; --overwrite it for the whole"
+    )
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, SELECTED, WAVES], ids=["plain", "selected", "waves"])
+def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
+    asked = []
+
+    def judge(step, measured):
+        asked.append((step, measured["accuracy"]))
+        return "enough" if step >= first else None
+
+    whole = run(recipe, tmp_path / "whole", quiet=True)
+    first = recipe.train.eval_every
+    short = run(recipe, tmp_path / "short", quiet=True, judge=judge)
+    assert asked == [(first, {s: v for s, n, v in told(whole.folder) if n == "validation/accuracy"}[first])]
+    assert short.result["stopped"] == {"step": first, "reason": "enough"}
+    assert short.result["steps"] == short.result["selected_step"] == first
+    assert "stopped" not in whole.result
+    # Until then nothing was different.
+    kept = [line for line in told(short.folder) if not line[1].startswith("test/")]
+    assert kept == [line for line in told(whole.folder) if line[0] <= first]
+    assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
+    with pytest.raises(FileExistsError, match=rf"holds this recipe's run stopped at step {first}; --overwrite it"):
+        run(recipe, tmp_path / "short", quiet=True, resume=True)
+
+
+def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):
+    asked = []
+    run(RECIPE, tmp_path / "run", quiet=True, judge=lambda step, measured: asked.append(step))
+    assert asked == [2, 4]
+    assert told(tmp_path / "run") == told(plain.folder)
+    assert bits(tmp_path / "run") == bits(plain.folder)

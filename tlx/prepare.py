@@ -66,9 +66,10 @@ class Prepared(NamedTuple):
         return changed(self.recipe.optim, self.phases[phase])
 
 
-def open_data(recipe: Recipe) -> Splits:
-    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own."""
-    return load(recipe.data, recipe.seed)
+def open_data(recipe: Recipe, test: bool = True) -> Splits:
+    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
+    Without `test`, that split cannot be read."""
+    return load(recipe.data, recipe.seed, test)
 
 
 def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:

@@ -42,13 +42,16 @@ def write_all(
         "peak_memory_bytes": peak_memory(),
         "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
         "classes": list(splits.classes),
-        "data": finish["data"],
+        "data": splits.fingerprint,
     }
+    if finish["stopped"]:
+        result["stopped"] = {"step": finish["steps"], "reason": finish["stopped"]}
     save_model(path, ready, state)
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
-    write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
+    if "test" in outcomes:
+        write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
     write_json(path / "parameters.json", describe.document(ready))
     if recipe.weights is not None:
         write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
@@ -106,6 +109,9 @@ def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
 
 
 def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
-    name = f"test/{ready.task.primary}"
+    test = f"test/{ready.task.primary}"
+    name = test if test in result["metrics"] else f"validation/{ready.task.primary}"
     told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    if name != test:
+        return f"{told}\n{path} (the test split was not looked at)"
     return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

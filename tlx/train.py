@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,9 @@ from tlx.results import line, told_at_end, told_at_start, write_all, write_page
 from tlx.step import Parts, TrainState, compile_step, initial_state, memories, next_state
 from tlx.trees import flatten, nest
 from tlx.types import Setting, Variables
+
+# Asked after each validation but the last with the step and what was measured; a reason stops the run there.
+Judge = Callable[[int, Mapping[str, float]], str | None]
 
 
 class Run(NamedTuple):
@@ -67,12 +70,15 @@ def run(
     overwrite: bool = False,
     base: Recipe | None = None,
     quiet: bool = False,
+    test: bool = True,
+    judge: Judge | None = None,
 ) -> Run:
     """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test
-    split.
+    split; with `test=False` that split is sealed, and nothing of it is in the folder.
 
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
-    `base` is the recipe before overrides, for the record. Raises ValueError, TypeError or FileNotFoundError for a
+    `base` is the recipe before overrides, for the record. `judge` may stop the run, which then ends as if it had been
+    that short, and says so in its result (`stopped`). Raises ValueError, TypeError or FileNotFoundError for a
     recipe that does not fit together, FileExistsError for a folder in use, `Diverged` for a loss that is not finite,
     `checkpoint.DiskFull` for a full disk.
     """
@@ -85,9 +91,9 @@ def run(
         sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
         check_pieces(recipe, mesh)
         if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
-            return Run(path, recipe, folder.read(path))
+            return whole(Run(path, recipe, folder.read(path)), test, judge)
         remember_compilations()
-        splits = open_data(recipe)
+        splits = open_data(recipe, test)
         ready = prepare(recipe, splits)
         steps = total_steps(recipe, len(splits.train))
         spans = phase_spans(ready, steps)
@@ -105,6 +111,7 @@ def run(
     before: tuple[Parts, TrainState] | None = None
     compiled, state, shapes, timed = None, None, set(), 0
     outcomes: dict[str, Outcome] = {}
+    stopped: str | None = None
     with (
         guarded(path),
         closing(checkpoints),
@@ -115,7 +122,7 @@ def run(
             progress.say(told_at_start(ready, splits, steps, begin, path))
         for phase, (first, last) in enumerate(spans):
             # A checkpoint at the end of a phase is restored into that phase, which then has no step left.
-            if begin > last:
+            if begin > last or stopped:
                 continue
             with clock("setup"):
                 parts = ready.parts(phase)
@@ -161,6 +168,11 @@ def run(
                         best = best.better(step + 1, measured[ready.task.primary], ready.task, found)
                     if step + 1 < steps:
                         keep(checkpoints, compiled.fetch(state), best, batches)
+                        stopped = judge(step + 1, measured) if judge else None
+                    if stopped:
+                        steps = step + 1
+                        progress.say(f"stopped at step {steps}: {stopped}")
+                        break
             with clock("train"):
                 settle(records, progress, ready, phase, pending)
                 before, shapes = (parts, compiled.fetch(state)), set()
@@ -176,15 +188,27 @@ def run(
                 final = final._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats)
                 state = compiled.place(final)
                 outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
-            outcomes["test"] = evaluate(compiled, state, splits.test, ready.processor, recipe)
-        finish = {"clock": clock, "steps": steps, "timed": timed, "selected": selected, "data": splits.fingerprint}
-        records.write(steps, {f"test/{name}": value for name, value in outcomes["test"].metrics(ready.task).items()})
+            if test:
+                outcomes["test"] = evaluate(compiled, state, splits.test, ready.processor, recipe)
+                measured = outcomes["test"].metrics(ready.task)
+                records.write(steps, {f"test/{name}": value for name, value in measured.items()})
+        finish = {"clock": clock, "steps": steps, "timed": timed, "selected": selected, "stopped": stopped}
         records.flush()
         checkpoints.wait()
         result = write_all(path, ready, final, outcomes, splits, finish)
-        page = write_page(path)
+        page = write_page(path) if test else None
         progress.say(told_at_end(result, ready, path, page))
     return Run(path, recipe, result)
+
+
+def whole(found: Run, test: bool, judge: Judge | None) -> Run:
+    """A finished run as it was found; FileExistsError where more was asked for than is in it."""
+    lacking = "without its test split" if test and f"test/{found.recipe.task.primary}" not in found.metrics else None
+    if judge is None and "stopped" in found.result:
+        lacking = f"stopped at step {found.result['stopped']['step']}"
+    if lacking:
+        raise FileExistsError(f"{found.folder} holds this recipe's run {lacking}; --overwrite it for the whole")
+    return found
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:

@@ -95,6 +95,10 @@ class Examples(Sequence[dict[str, Any]]):
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
 
+    def sealed(self) -> Sealed:
+        """The same rows with nothing behind them."""
+        return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
+
     @property
     def label_dtype(self) -> type:
         return np.int32 if self.features.target == "class" else np.float32
@@ -127,6 +131,16 @@ class Examples(Sequence[dict[str, Any]]):
                 f"{self.name} {self.split}[{index}]: {feature!r} is not valid UTF-8"
                 f" (byte 0x{content[error.start]:02x} at {error.start}); decode it when the data set is built"
             ) from None
+
+
+class Sealed(Examples):
+    """A split of which only the length and the rows are known: whoever reads an example or a label is refused."""
+
+    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
+        raise PermissionError(f"{self.name} {self.split} is sealed: this run was told not to look at it")
+
+    def labels(self) -> np.ndarray:
+        raise PermissionError(f"the labels of {self.name} {self.split} are sealed: this run was told not to look at it")
 
 
 @dataclass(frozen=True)
