@@ -18,7 +18,7 @@ FLOORS = (
     ("weights",),
     ("objectives", "merge"),
     ("updates",),
-    ("recipe", "state"),
+    ("recipe", "state", "sweeps"),
     ("step",),
     ("prepare", "records", "checkpoint"),
     ("describe", "folder", "evaluate"),
