@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tlx.movement import moved
     from tlx.optim import Optim
     from tlx.recipe import Recipe, Train
+    from tlx.sweeps import chain, choice, param, prod, sweep, zip_
     from tlx.train import Run, run
     from tlx.types import Learn
     from tlx.weights import Pretrained, Weights, load_adapter, load_pretrained, save_adapter, save_pretrained
@@ -22,9 +23,9 @@ __version__ = "0.1.0"
 
 HOMES = {
     "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
-    "Train": "recipe", "Weights": "weights", "forward": "models", "load_adapter": "weights",
-    "load_pretrained": "weights", "moved": "movement", "run": "train", "save_adapter": "weights",
-    "save_pretrained": "weights",
+    "Train": "recipe", "Weights": "weights", "chain": "sweeps", "choice": "sweeps", "forward": "models",
+    "load_adapter": "weights", "load_pretrained": "weights", "moved": "movement", "param": "sweeps", "prod": "sweeps",
+    "run": "train", "save_adapter": "weights", "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
     "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
