@@ -26,7 +26,7 @@ FLOORS = (
     ("report", "predict"),
     ("results",),
     ("train",),
-    ("reopen", "find"),
+    ("reopen", "find", "tune"),
     ("movement", "soups"),
     ("cli",),
 )
@@ -52,9 +52,10 @@ BORDERS = {
     "sklearn": ("data/datasets/", "movement/features.py"),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/"),
+    "filelock": ("assets.py", "cells/", "data/", "tune/"),
     "PIL": ("data/", "processors.py", "evaluate.py"),
     "codecarbon": ("energy.py",),
+    "optuna": ("tune/journal.py",),
     "torch": (),
     "tensorflow": (),
 }
