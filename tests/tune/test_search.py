@@ -1,6 +1,5 @@
 """Searches: each way of choosing, one journal for many workers, no test label, failures outlived, mistakes named."""
 
-import dataclasses
 import json
 
 import pytest

@@ -1,6 +1,8 @@
 """How numbers and recipes are written on a page."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 WIDTH = 88
@@ -102,6 +104,14 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
     if isinstance(document, list):
         return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent, before)
     return repr(document)
+
+
+def headline(recipe: Mapping[str, Any]) -> str:
+    """What a dumped recipe trains on what, in one line."""
+    model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
+    what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
+    data = Path(recipe["data"]["target"])
+    return f"{what} on {'/'.join(data.parts[-2:]) if data.is_absolute() else data}"
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:

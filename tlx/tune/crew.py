@@ -52,7 +52,7 @@ class Crew:
             every = self.study.get_trials(deepcopy=False)
             left = [trial.number for trial in every if trial.state.name == "RUNNING"]
             waiting = sum(trial.state.name == "WAITING" for trial in every)
-            new = waiting if self.asked.sampler in UP_FRONT else self.trials - len(every)
+            new = self.trials - len(every) + waiting
             for number in [*left, *[None] * new]:
                 if len(taken) == self.together:
                     break

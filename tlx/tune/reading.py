@@ -1,13 +1,15 @@
 """What came of a search: its trials as the journal holds them, the best, what mattered."""
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlx import config
 from tlx.recipe import Recipe
+from tlx.sweeps import shown
 from tlx.tune import journal
 from tlx.tune.asked import Asked
-from tlx.tune.space import Point, cell
+from tlx.tune.space import OneOf, Point, Range, Spec, cell
 
 # Optuna's states, in the words of the house.
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
@@ -39,7 +41,7 @@ class Found(NamedTuple):
 
     @property
     def changes(self) -> list[str]:
-        """The best point as `path=value`, for `--set`."""
+        """The best point as `path=value`, for `--set`; nothing where no trial is done."""
         point = self.best.point if self.best else {}
         return [f"{path}={config.source(value)}" for path, value in point.items()]
 
@@ -49,6 +51,39 @@ class Found(NamedTuple):
         if self.best is None:
             raise ValueError(f"no trial of {self.folder} is done")
         return cell(self.asked.recipe, self.best.point).recipe
+
+    def command(self, run: str) -> str:
+        """The command that runs the best recipe, test split and all: `run` (`tlx run CONFIG`) with its changes."""
+        return " ".join([run, *(f"--set {shlex.quote(change)}" for change in self.changes)])
+
+    def document(self, run: str = "") -> dict[str, Any]:
+        """All of it as JSON: what was asked, the trials, the best and its command, where `run` begins one."""
+        asked = self.asked.document
+        before = {path: shown_at(self.asked.recipe, path) for path in self.asked.space}
+        trials = [
+            one._asdict() | {"point": {path: shown(value) for path, value in one.point.items()}} for one in self.trials
+        ]
+        return asked | {
+            "before": before,
+            "kinds": {path: kind(spec) for path, spec in self.asked.space.items()},
+            "trials": trials,
+            "best": self.best.number if self.best else None,
+            "importances": self.importances,
+            "command": self.command(run) if run and self.best else "",
+        }
+
+
+def kind(spec: Spec) -> str:
+    """How an axis shows a path: "log", "linear" or "choice"."""
+    return "choice" if isinstance(spec, OneOf) else "log" if isinstance(spec, Range) and spec.log else "linear"
+
+
+def shown_at(recipe: Recipe, path: str) -> Any:
+    """What the recipe has at a path; None where it is there for some points alone."""
+    try:
+        return shown(config.at(recipe, path))
+    except ValueError:
+        return None
 
 
 def read(folder: Path, asked: Asked, study: Any) -> Found:

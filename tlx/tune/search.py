@@ -4,7 +4,7 @@ DIR/search.json            what is searched and how
 DIR/journal.log            Optuna's journal of the trials
 DIR/cells/FINGERPRINT/     the run of a trial, without a test split
 DIR/claims/                locks: of the choice of the next trial, and of every run
-DIR/tune.json, tune.html   what came of it
+DIR/tune.json, report.html what came of it
 """
 
 import subprocess
@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tlx.recipe import Recipe
-from tlx.tune.asked import Direction, check_asked, pruner_of, settle
+from tlx.records import write_json
+from tlx.tune.asked import Direction, alone, check_asked, pruner_of, settle
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
 from tlx.tune.reading import Found, read
 from tlx.tune.space import Space
+
+TUNE, PAGE = "tune.json", "report.html"
 
 
 def search(
@@ -33,6 +36,7 @@ def search(
     jobs: int = 1,
     worker: Sequence[str] = (),
     together: int = 1,
+    command: str = "",
     quiet: bool = False,
 ) -> Found:
     """Tries `trials` points of the `space` (path -> `uniform`, `log_uniform`, `integer` or `one_of`), in the folder
@@ -42,7 +46,8 @@ def search(
     Called again with the same `out`, the search goes on to so many trials in all; what a killed worker left is taken
     up where it stood. Any number of processes may call this for one folder at once. `jobs` above 1 starts as many less
     one of the command `worker`, which is to call this too. Points of "random" and "grid" are known beforehand: a worker
-    takes `together` of them at a time and executes them by one call.
+    takes `together` of them at a time and executes them by one call. `command` is what a run of the recipe begins
+    with, `tlx run CONFIG`, for the record.
 
     Raises TypeError or ValueError for a space that does not fit the recipe, before anything is run, ImportError where
     the extra `tlx[search]` is missing, FileExistsError for a folder that holds something else.
@@ -56,7 +61,7 @@ def search(
     folder = Path(out)
     settle(folder, asked)
     crew = Crew(folder, asked, chosen, trials, together, quiet)
-    helpers = [subprocess.Popen(worker) for _ in range(jobs - 1)]
+    helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
     try:
         crew.work()
         for helper in helpers:
@@ -67,4 +72,21 @@ def search(
         for helper in helpers:
             helper.terminate()
             helper.wait()
-    return read(folder, asked, crew.study)
+    found = read(folder, asked, crew.study)
+    conclude(found, command)
+    return found
+
+
+def conclude(found: Found, command: str) -> None:
+    """`tune.json`, and `report.html` where the extra that draws it is installed; nothing where others are at work."""
+    if any(one.state == "running" for one in found.trials):
+        return
+    from tlx import report
+
+    document = found.document(command)
+    with alone(found.folder):
+        write_json(found.folder / TUNE, document)
+        if report.available():
+            from tlx.report import search as page
+
+            page.write(found.folder / PAGE, document)
