@@ -104,9 +104,9 @@ def check(space: Any, recipe: Any) -> None:
             raise TypeError(f"{path!r} is to be searched over {spec!r}; give uniform, log_uniform, integer or one_of")
     for path in space:
         # A field may exist only for some values of the record that it lies in.
-        above = [other for other in space if path.startswith(f"{other}.")]
-        for values in product(*(ends(space[name]) for name in (*above, path))):
-            cell(recipe, dict(zip((*above, path), values, strict=True)))
+        names = [other for other in space if other == path or path.startswith(f"{other}.")]
+        for values in product(*(ends(space[name]) for name in names)):
+            cell(recipe, dict(zip(names, values, strict=True)))
 
 
 def ends(spec: Spec) -> tuple[Any, ...]:
@@ -120,8 +120,20 @@ def cell(recipe: Any, point: Point) -> Cell:
 
 
 def shown(space: Space) -> dict[str, str]:
-    """The space as text, by path."""
-    return {path: config.source(spec) for path, spec in space.items()}
+    """The space as a user would write it, by path."""
+    return {path: written(spec) for path, spec in space.items()}
+
+
+def written(spec: Spec) -> str:
+    """
+    >>> written(log_uniform(1e-4, 0.1)), written(integer(8, 32, step=8)), written(one_of("adam", None))
+    ('log_uniform(0.0001, 0.1)', 'integer(8, 32, step=8)', "one_of('adam', None)")
+    """
+    if isinstance(spec, OneOf):
+        return f"one_of({', '.join(spec.by_text)})"
+    if isinstance(spec, Integers):
+        return f"integer({spec.low}, {spec.high}{f', step={spec.step}' if spec.step != 1 else ''})"
+    return f"{'log_uniform' if spec.log else 'uniform'}({spec.low}, {spec.high})"
 
 
 def drawn(space: Space, seed: int, number: int) -> Point:
