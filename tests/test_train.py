@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
+from tlx.arm import Best, Diverged, phase_spans, total_steps
 from tlx.data import Crop, examples
 from tlx.objectives import Supervised
 from tlx.optim import rate
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
-from tlx.train import Best, Diverged, phase_spans, total_steps
+from tlx.train import How
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
 from tlx.updates import Sam
@@ -484,7 +485,7 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_
 
 
 def test_moved_part_leaves_out_what_no_phase_moves():
-    from tlx.train import moved_part
+    from tlx.arm import moved_part
 
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
     part = moved_part(ready.variables, ready.moving)
@@ -541,7 +542,7 @@ def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monk
     monkeypatch.setattr(
         examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
     )
-    blind = run(RECIPE, tmp_path / "blind", quiet=True, test=False)
+    blind = run(RECIPE, tmp_path / "blind", how=How(quiet=True, test=False))
     assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
     assert not (blind.folder / "mistakes.json").exists()
     assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
@@ -550,11 +551,15 @@ def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monk
     assert blind.result["data"] == plain.result["data"]
     with pytest.raises(AssertionError, match="was read"):
         run(RECIPE, tmp_path / "open", quiet=True)
+    # Where a frozen prefix is computed beforehand, it is not computed of them.
+    probe = dataclasses.replace(RECIPE, data=Data(target="digits", shots=4), tuning=tuning.Probe())
+    probed = run(probe, tmp_path / "probe", how=How(quiet=True, test=False))
+    assert probed.result["prefix"]["cut"] == "head"
 
 
 def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
-    run(RECIPE, tmp_path / "run", quiet=True, test=False)
-    again = run(RECIPE, tmp_path / "run", quiet=True, test=False, resume=True)
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, test=False))
+    again = run(RECIPE, tmp_path / "run", resume=True, how=How(quiet=True, test=False))
     assert "test/accuracy" not in again.metrics
     with pytest.raises(FileExistsError) as error:
         run(RECIPE, tmp_path / "run", quiet=True, resume=True)
@@ -569,26 +574,33 @@ def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
 
     def judge(step, measured):
         asked.append((step, measured["accuracy"]))
-        return "enough" if step >= first else None
+        return step < first
 
     whole = run(recipe, tmp_path / "whole", quiet=True)
     first = recipe.train.eval_every
-    short = run(recipe, tmp_path / "short", quiet=True, judge=judge)
+    short = run(recipe, tmp_path / "short", how=How(quiet=True, judge=judge))
     assert asked == [(first, {s: v for s, n, v in told(whole.folder) if n == "validation/accuracy"}[first])]
-    assert short.result["stopped"] == {"step": first, "reason": "enough"}
     assert short.result["steps"] == short.result["selected_step"] == first
-    assert "stopped" not in whole.result
+    assert short.result["asked_steps"] == whole.result["steps"] == whole.result["asked_steps"] == STEPS
     # Until then nothing was different.
     kept = [line for line in told(short.folder) if not line[1].startswith("test/")]
     assert kept == [line for line in told(whole.folder) if line[0] <= first]
     assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
-    with pytest.raises(FileExistsError, match=rf"holds this recipe's run stopped at step {first}; --overwrite it"):
+    with pytest.raises(FileExistsError) as error:
         run(recipe, tmp_path / "short", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'short'} holds this recipe's run stopped at step {first} of {STEPS}; --overwrite it for the whole"
+    )
 
 
 def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):
     asked = []
-    run(RECIPE, tmp_path / "run", quiet=True, judge=lambda step, measured: asked.append(step))
+
+    def judge(step, measured):
+        asked.append(step)
+        return True
+
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, judge=judge))
     assert asked == [2, 4]
     assert told(tmp_path / "run") == told(plain.folder)
     assert bits(tmp_path / "run") == bits(plain.folder)

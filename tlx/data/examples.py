@@ -95,7 +95,7 @@ class Examples(Sequence[dict[str, Any]]):
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
 
-    def sealed(self) -> Sealed:
+    def seal(self) -> Sealed:
         """The same rows with nothing behind them."""
         return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
 

@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import numpy as np
 
 from tlx import config
+from tlx.arm import total_steps
 from tlx.cells import CELLS, CLAIMS
 from tlx.prepare import open_data
 from tlx.recipe import Recipe
 from tlx.records import write_json
-from tlx.train import total_steps
 from tlx.trees import near_miss
 from tlx.tune import journal
 from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler

@@ -1,18 +1,17 @@
 """The runs of a search's trials: what one is, and the one function that executes some of them together."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tlx.checkpoint import DiskFull
 from tlx.recipe import Recipe
-from tlx.train import Judge, run
+from tlx.train import How, run
 from tlx.tune.space import Point
 
 State = Literal["done", "stopped", "failed"]
-# What nobody asks of a trial, and what would fill the disk.
-HEAVY = ("checkpoints", "model", "adapter")
+Judge = Callable[[int, Mapping[str, float]], bool]
 
 
 class Trial(NamedTuple):
@@ -43,22 +42,15 @@ def execute(trials: Sequence[Trial]) -> Iterator[Ended]:
     failure: `checkpoint.DiskFull` is raised.
     """
     for trial in trials:
+        how = How(quiet=True, leave="learned", test=False, judge=trial.judge)
         try:
-            found = run(trial.recipe, trial.folder, resume=True, quiet=True, test=False, judge=trial.judge)
+            found = run(trial.recipe, trial.folder, resume=True, how=how)
         except DiskFull:
             raise
         except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
             yield Ended(trial, "failed", error=f"{type(error).__name__}: {error}")
         else:
-            yield Ended(trial, "stopped" if "stopped" in found.result else "done", found.result)
-        for name in HEAVY:
-            shutil.rmtree(trial.folder / name, ignore_errors=True)
-
-
-def judging(metric: str, report: Callable[[int, float], bool], how: str) -> Judge:
-    """A judge that reports the metric of every validation and stops the run where the report says so."""
-
-    def judge(step: int, measured: Any) -> str | None:
-        return f"{how}: not among the best at this step" if report(step, measured[metric]) else None
-
-    return judge
+            short = found.result["steps"] < found.result["asked_steps"]
+            yield Ended(trial, "stopped" if short else "done", found.result)
+            # Nobody goes on with it.
+            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tlx import config
 from tlx.cells import CELLS, CLAIMS
 from tlx.tune import journal
 from tlx.tune.asked import Asked, alone
-from tlx.tune.attempt import Ended, Trial, execute, judging
+from tlx.tune.attempt import Ended, Judge, Trial, execute
 from tlx.tune.journal import UP_FRONT
 from tlx.tune.space import cell
 
@@ -74,7 +74,7 @@ class Crew:
             # Left running: whoever ends that run takes this one up, and finds it done.
             return None
         claims.callback(lock.release)
-        judge = judging(asked.metric, self.reporting(handle), asked.pruner) if asked.pruner != "none" else None
+        judge = self.judge_of(handle) if asked.pruner != "none" else None
         return Trial(handle.number, point, made.recipe, self.folder / CELLS / made.fingerprint, judge), handle
 
     def tell(self, handle: Any, ended: Ended) -> None:
@@ -100,14 +100,14 @@ class Crew:
             what += f", stopped at step {ended.result['steps']}"
         return f"{ended.trial.number + 1}/{self.trials}  {names}: {what}"
 
-    def reporting(self, handle: Any) -> Callable[[int, float], bool]:
-        """A function of step and value that reports them, and tells whether the pruner would stop there."""
+    def judge_of(self, handle: Any) -> Judge:
+        """A judge that reports what was measured, and stops the run where the pruner would."""
         known = set(self.study.get_trials(deepcopy=False)[handle.number].intermediate_values)
 
-        def report(step: int, value: float) -> bool:
+        def judge(step: int, measured: Mapping[str, float]) -> bool:
             # A run that goes on may measure again what is known.
             if step not in known:
-                handle.report(value, step)
-            return bool(handle.should_prune())
+                handle.report(measured[self.asked.metric], step)
+            return not handle.should_prune()
 
-        return report
+        return judge
