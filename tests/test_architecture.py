@@ -25,7 +25,7 @@ FLOORS = (
     ("report", "predict", "arm"),
     ("results", "feed"),
     ("train",),
-    ("reopen", "find"),
+    ("reopen", "find", "many"),
     ("movement", "soups"),
     ("cli",),
 )

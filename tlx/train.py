@@ -58,6 +58,11 @@ class How:
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
 
+    @property
+    def records(self) -> int | None:
+        """How many training steps are written down at most, None for all."""
+        return 200 if self.leave == "learned" else None
+
 
 def run(
     recipe: Recipe,
@@ -83,7 +88,7 @@ def run(
     with clock("setup"):
         if found := finished(recipe, path, resume=resume, overwrite=overwrite):
             return found
-        arm = opened(recipe, path, overwrite=overwrite, base=base, records=200 if how.leave == "learned" else None)
+        arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records)
     result = train([arm], how, clock)[0]
     if isinstance(result, Exception):
         raise result

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,7 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
-from tlx.models import forward
-from tlx.prefix.cut import Cut
+from tlx.prefix.cut import Cut, carried
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
 from tlx.trees import flatten, subtree
@@ -171,7 +171,7 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
     for length in (11, 13):
         ids = jax.ShapeDtypeStruct((2, length), "int32")
         given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
-        taken = jax.eval_shape(lambda inputs: prefix(ready, cut, variables, inputs), given)
+        taken = jax.eval_shape(partial(prefix, ready, cut), variables, given)
         both.append([leaf.shape for leaf in taken])
     found: list[int | None] = []
     for short, long in zip(*both, strict=True):
@@ -184,7 +184,8 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
 
 def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
     """What is read of the carry at the cut, in the order of `cut.reads`."""
-    carry = forward(ready.model, variables, inputs, stop=cut.stage, dtype=ready.recipe.train.dtype)[0]["carry"]
+    assert cut.stage is not None
+    carry = carried(ready, cut.stage, ready.recipe.train.dtype, variables, inputs)
     found = []
     for path, _ in cut.reads:
         node = carry
@@ -218,7 +219,7 @@ def computed(
     """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
     the number of the augmentation, None where the split has none."""
     recipe = ready.recipe
-    run = jax.jit(lambda variables, inputs: prefix(ready, cut, variables, inputs))
+    run = jax.jit(partial(prefix, ready, cut))
     variables = jax.device_put(ready.variables)
     indices: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
