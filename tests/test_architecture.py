@@ -26,7 +26,8 @@ FLOORS = (
     ("report", "predict"),
     ("results", "feed"),
     ("train",),
-    ("reopen", "find", "tune"),
+    ("reopen", "find", "many"),
+    ("tune",),
     ("movement", "soups"),
     ("cli",),
 )

@@ -27,10 +27,11 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @click.option("--seed", default=0, show_default=True, help="Of the search; that of the runs is the recipe's.")
 @click.option("--out", type=click.Path(file_okay=False), help="The search's folder [default: runs/tune- and the name].")
 @click.option("--jobs", default=1, show_default=True, help="How many processes try points at once.")
+@click.option("--together", default=16, show_default=True, help="Random or grid points that a process takes at once.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")
 def tune(
     config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, quiet: bool,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, quiet: bool,
 ) -> None:  # fmt: skip
     """Search for the recipe of CONFIG that does best on the validation split; no trial reads a test label.
 
@@ -44,6 +45,7 @@ def tune(
     base = ["tlx", "run", config, *(word for change in changes for word in ("--set", change))]
     how: dict[str, Any] = {
         "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
+        "together": together,
     }  # fmt: skip
     words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
     worker = [sys.executable, "-m", "tlx.cli", "tune", *base[2:], "--space", file, "--trials", str(trials), *words]

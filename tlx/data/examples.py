@@ -99,6 +99,10 @@ class Examples(Sequence[dict[str, Any]]):
         """The same rows with nothing behind them."""
         return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
 
+    def whole(self) -> Self:
+        """All examples of the split that this is a view of."""
+        return type(self)(self.name, self.split, self.source, self.features, self.classes, key=self.key)
+
     @property
     def label_dtype(self) -> type:
         return np.int32 if self.features.target == "class" else np.float32

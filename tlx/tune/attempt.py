@@ -1,13 +1,15 @@
 """The runs of a search's trials: what one is, and the one function that executes some of them together."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tlx.checkpoint import DiskFull
+from tlx.many import run_many
 from tlx.recipe import Recipe
-from tlx.train import How, run
+from tlx.train import How, Run, run
 from tlx.tune.space import Point
 
 State = Literal["done", "stopped", "failed"]
@@ -34,23 +36,35 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-def execute(trials: Sequence[Trial]) -> Iterator[Ended]:
+def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
     """Runs the trials, none of which looks at the test split, and tells of each as it ends.
 
-    They were drawn without knowledge of one another, so this is where recipes that share a program could be trained as
-    one. A run that was interrupted goes on; one that fails is told of, and the others go on. A full disk is nobody's
-    failure: `checkpoint.DiskFull` is raised.
+    They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train as one
+    program where that pays, unless somebody judges them (see `tlx.many`). A run that was interrupted goes on; one that
+    fails is told of, and the others go on. A full disk is nobody's failure: `checkpoint.DiskFull` is raised.
     """
-    for trial in trials:
-        how = How(quiet=True, leave="learned", test=False, judge=trial.judge)
-        try:
-            found = run(trial.recipe, trial.folder, resume=True, how=how)
-        except DiskFull:
-            raise
-        except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
-            yield Ended(trial, "failed", error=f"{type(error).__name__}: {error}")
+
+    def ended(trial: Trial, outcome: Run | Exception) -> None:
+        if isinstance(outcome, DiskFull):
+            raise outcome
+        if isinstance(outcome, Exception):
+            tell(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
         else:
-            short = found.result["steps"] < found.result["asked_steps"]
-            yield Ended(trial, "stopped" if short else "done", found.result)
-            # Nobody goes on with it.
-            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+            short = outcome.result["steps"] < outcome.result["asked_steps"]
+            tell(Ended(trial, "stopped" if short else "done", outcome.result))
+        # Nobody goes on with it.
+        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+
+    how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
+    judged = [trial for trial in trials if trial.judge is not None]
+    free = [trial for trial in trials if trial.judge is None]
+    run_many(
+        [trial.recipe for trial in free], [trial.folder for trial in free], how=how,
+        done=lambda n, outcome: ended(free[n], outcome),
+    )  # fmt: skip
+    for trial in judged:
+        try:
+            found: Run | Exception = run(trial.recipe, trial.folder, resume=True, how=replace(how, judge=trial.judge))
+        except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
+            found = error
+        ended(trial, found)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ class Crew:
                 taken = self.next(claims)
                 if not taken:
                     return
-                handles = {trial.number: handle for trial, handle in taken}
-                for ended in execute([trial for trial, _ in taken]):
-                    self.tell(handles[ended.trial.number], ended)
+                self.attempt(taken)
+
+    def attempt(self, taken: Sequence[tuple[Trial, Any]]) -> None:
+        handles = {trial.number: handle for trial, handle in taken}
+        execute([trial for trial, _ in taken], lambda ended: self.tell(handles[ended.trial.number], ended))
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """The next trials with Optuna's handles of them, under claims that last as long as `claims`: first those that a

@@ -35,7 +35,7 @@ def search(
     seed: int = 0,
     jobs: int = 1,
     worker: Sequence[str] = (),
-    together: int = 1,
+    together: int = 16,
     command: str = "",
     quiet: bool = False,
 ) -> Found:
