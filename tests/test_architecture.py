@@ -26,7 +26,7 @@ FLOORS = (
     ("report", "predict"),
     ("results",),
     ("train",),
-    ("reopen", "find"),
+    ("reopen", "find", "study"),
     ("movement", "soups"),
     ("cli",),
 )
@@ -52,7 +52,8 @@ BORDERS = {
     "sklearn": ("data/datasets/", "movement/features.py"),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/"),
+    "filelock": ("assets.py", "cells/", "data/", "study/"),
+    "pandas": ("study/table.py",),
     "PIL": ("data/", "processors.py", "evaluate.py"),
     "torch": (),
     "tensorflow": (),
