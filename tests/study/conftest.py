@@ -12,12 +12,12 @@ BASE = Recipe(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def base():
     return BASE
 
 
 @pytest.fixture
-def small():
+def small(base):
     """Two cells."""
-    return Study(base=BASE, cells=param("seed", 0, 1), question="Does a seed matter?")
+    return Study(base=base, cells=param("seed", 0, 1), question="Does a seed matter?")
