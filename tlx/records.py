@@ -28,16 +28,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 class Records:
     """The records of a run in `folder`, from `step` on: what an interrupted run wrote after its last checkpoint is
-    written again, so those lines go."""
+    written again, so those lines go. Without `events` there are none for TensorBoard."""
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, events: bool = True):
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
         self.path = folder / METRICS
         partial = folder / f".{METRICS}.partial"
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self.path)
         self.stream = self.path.open("a", encoding="utf-8")
-        self.events = self._events(folder / "tensorboard", step)
+        self.events = self._events(folder / "tensorboard", step) if events else None
 
     @staticmethod
     def _events(folder: Path, step: int) -> Any:
@@ -51,15 +51,18 @@ class Records:
         now = round(time.time(), 3)
         for name, value in values.items():
             self.stream.write(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
-            self.events.add_scalar(name, value, step)
+            if self.events is not None:
+                self.events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         self.stream.flush()
-        self.events.flush()
+        if self.events is not None:
+            self.events.flush()
 
     def close(self) -> None:
         self.stream.close()
-        self.events.close()
+        if self.events is not None:
+            self.events.close()
 
 
 class Bar:

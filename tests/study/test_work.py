@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from tlx import Study, Weights, cells, choice, param, prod
+from tlx import Study, Weights, cells, choice, param, prod, run
 from tlx.study import results, run_study
 from tlx.study.work import EXECUTIONS
 
@@ -86,7 +85,7 @@ def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, ba
     assert len(finished(tmp_path / "study")) == 5
 
 
-def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(base, small, tmp_path, capsys):
+def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(base, tmp_path, capsys):
     model = tmp_path / "model"
     bring = choice("start", {"brought": {"weights": Weights(str(model))}, "fresh": {}})
     study = Study(base=base, cells=prod(bring, param("seed", 0, 1)), question="Does it?")
@@ -105,7 +104,7 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert "2 done, 2 failed; those that failed are tried again" in capsys.readouterr().err
     assert found.cells[0].failed["time"] > failed["time"]
     assert len(executions(out)) == 6
-    shutil.copytree(run_study(small, tmp_path / "other", quiet=True).cells[0].folder, model)
+    run(base, model, quiet=True)
     found = run_study(study, out, quiet=True)
     assert found.counts["done"] == 4
     assert not list(out.glob("cells/*/failed.json"))
@@ -149,7 +148,7 @@ def test_processes_side_by_side_share_the_cells_and_run_none_twice(tmp_path):
 def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
     path, out = write_file(tmp_path, 'param("seed", 0)', steps=20_000, every=100), tmp_path / "out"
     call = start(path, out)
-    until(call, lambda: list(out.glob("cells/*/checkpoints/*/_CHECKPOINT_METADATA")))
+    until(call, lambda: list(out.glob("cells/*/metrics.jsonl")))
     assert cells.read(out).counts["running"] == 1
     errors = interrupt(call)
     assert call.returncode == 130

@@ -19,9 +19,11 @@ from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
 from tlx.study.table import write_results
 from tlx.sweeps import Cell
-from tlx.train import Run, run
+from tlx.train import How, Run, run
 
 EXECUTIONS = "executions.jsonl"
+# What a cell leaves is what a table and a page of many runs need, and a checkpoint now and then.
+HOW = How(quiet=True, leave="learned", checkpoint_seconds=20.0)
 # Seconds between two looks at what others run.
 PAUSE = 0.5
 
@@ -121,7 +123,7 @@ def execute(cells: Sequence[Cell], folders: Sequence[Path]) -> list[Run | Except
     outcomes: list[Run | Exception] = []
     for cell, folder in zip(cells, folders, strict=True):
         try:
-            outcomes.append(run(cell.recipe, folder, resume=True, quiet=True))
+            outcomes.append(run(cell.recipe, folder, resume=True, how=HOW))
         except Exception as error:
             outcomes.append(error)
     return outcomes
