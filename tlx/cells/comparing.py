@@ -264,8 +264,8 @@ def warnings(summaries: Sequence[Summary], metric: str) -> tuple[str, ...]:
     """What a reader must know before the numbers: records that disagree, several selection rules, single seeds."""
     scores = [one for summary in summaries for one in summary.scores.values()]
     told = [
-        f"result.json of cell {one.cell.fingerprint} says {metric} {one.said!r}, but its {one.source} come to "
-        f"{one.value!r}, which is what counts here"
+        f"result.json of cell {one.cell.fingerprint} says {metric} {one.said:.8g}, but its {one.source} come to "
+        f"{one.value:.8g}, which is what counts here"
         for one in scores
         if not one.agrees
     ]
