@@ -115,7 +115,7 @@ def test_by_hand(written):
     assert found.difference[:4] == pytest.approx((0.04, 0.04 - half / 100, 0.04 + half / 100, 0.01))
     assert found.holm == found.p == pytest.approx(2 * scipy_stats.t.sf(4 * 3**0.5, 2))
     assert found.verdict == "better"
-    assert found.detectable == pytest.approx(stats.detectable(0.01, 3))
+    assert found.detectable == found.detectable_alone == pytest.approx(stats.detectable(0.01, 3))
     [found] = written.compare(smallest=0.03).comparisons
     assert found.verdict == "no difference shown"
     assert found.detectable == pytest.approx(0.03 + stats.detectable(0.01, 3))
@@ -134,6 +134,8 @@ def test_a_difference_must_stand_after_holm(written):
     among, _ = written.compare().comparisons
     assert among.holm == 2 * alone.p
     assert among.verdict == "no difference shown"
+    assert among.detectable == pytest.approx(stats.detectable(among.difference.deviation, 4, level=0.975))
+    assert among.detectable_alone == alone.detectable < among.detectable
 
 
 def test_less_is_better_of_a_loss(written):

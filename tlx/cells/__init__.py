@@ -3,7 +3,7 @@
 `reading` is the records, `comparing` what the arms show of one another.
 """
 
-from tlx.cells.comparing import Comparison, Score, Summary, Table, compare
+from tlx.cells.comparing import Comparison, Score, Summary, Table, compare, is_baseline
 from tlx.cells.reading import (
     CELLS,
     CLAIMS,
@@ -22,5 +22,5 @@ from tlx.cells.reading import (
 
 __all__ = [
     "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
-    "StudyRecords", "Summary", "Table", "compare", "costs", "is_study", "read",
+    "StudyRecords", "Summary", "Table", "compare", "costs", "is_baseline", "is_study", "read",
 ]  # fmt: skip

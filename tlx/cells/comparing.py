@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
     `p` is that of the paired t-test against the smallest effect of interest, `holm` corrected over the table; both None
     for one pair, of which `mcnemar` compares the two models alone. `boot` is `(low, high)` of the bootstrap over seeds
     and examples, None where `lacking` says why. `detectable` is the difference that so many pairs would have shown four
-    times in five, before Holm's correction.
+    times in five after Holm's correction, were it the only one of the table; `detectable_alone` without a correction.
     """
 
     arm: Arm
@@ -69,6 +69,7 @@ class Comparison(NamedTuple):
     holm: float | None
     verdict: stats.Verdict
     detectable: float | None
+    detectable_alone: float | None
     boot: tuple[float, float] | None
     lacking: str
     mcnemar: float | None = None
@@ -195,7 +196,7 @@ def each(name: str, given: Predictions) -> np.ndarray | None:
 
 
 def against(own: Summary, other: Summary, smallest: float, metric: str) -> Comparison:
-    """Without Holm's correction and the verdict, for which the whole table is needed."""
+    """Without Holm's correction and what follows from it, for which the whole table is needed."""
     seeds = tuple(seed for seed in own.scores if seed in other.scores)
     ours, theirs = ([side.scores[seed] for seed in seeds] for side in (own, other))
     difference = stats.paired([one.value for one in ours], [one.value for one in theirs])
@@ -212,7 +213,8 @@ def against(own: Summary, other: Summary, smallest: float, metric: str) -> Compa
         p=stats.t_test(difference, smallest) if several else None,
         holm=None,
         verdict="no difference shown",
-        detectable=smallest + stats.detectable(difference.deviation, len(seeds)) if several else None,
+        detectable=None,
+        detectable_alone=smallest + stats.detectable(difference.deviation, len(seeds)) if several else None,
         boot=boot,
         lacking=lacking if several else "one seed",
         mcnemar=None if several else models(ours[0], theirs[0]),
@@ -249,14 +251,20 @@ def unlike(scores: Sequence[Score]) -> bool:
 def judged(found: Sequence[Comparison], smallest: float, higher: bool) -> tuple[Comparison, ...]:
     """With p corrected over the table, and the verdict: better or worse needs an interval that lies beyond the smallest
     effect of interest and a corrected p below 0.05 besides."""
-    corrected = iter(stats.holm([one.p for one in found if one.p is not None]))
+    ps = [one.p for one in found if one.p is not None]
+    corrected = iter(stats.holm(ps))
     made = []
     for one in found:
-        p, low, high = None if one.p is None else next(corrected), one.difference.low, one.difference.high
+        if one.p is None:
+            made.append(one)
+            continue
+        p, (_, low, high, deviation, pairs, *_) = next(corrected), one.difference
         shown: stats.Verdict = "no difference shown"
-        if p is not None and p < 1 - stats.LEVEL:
+        if p < 1 - stats.LEVEL:
             shown = stats.verdict(low, high, smallest) if higher else stats.verdict(-high, -low, smallest)
-        made.append(one._replace(holm=p, verdict=shown))
+        # Where one difference alone is there, Holm holds it to the level over the size of the table.
+        seen = smallest + stats.detectable(deviation, pairs, level=1 - (1 - stats.LEVEL) / len(ps))
+        made.append(one._replace(holm=p, verdict=shown, detectable=seen))
     return tuple(made)
 
 
