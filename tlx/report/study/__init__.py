@@ -10,12 +10,14 @@ from typing import Any
 from tlx import cells
 from tlx.cells import Cell, Comparison, Summary, Table
 from tlx.report import page
-from tlx.report.study import curves, names, seeds, spending
+from tlx.report.study import axes, curves, names, seeds, spending
 from tlx.report.study.answer import answer, selections
 from tlx.report.study.links import href
 from tlx.report.study.names import Columns, Unit, counted
 
 NAME = "report.html"
+# Letters beyond which names take so much of a narrow panel that panels are made wider.
+ROOM = 14
 
 
 def write(folder: Path, metric: str | None = None) -> Path:
@@ -43,6 +45,7 @@ def draw(table: Table) -> str:
         details=[detail(one, columns, unit) for one in table.comparisons],
         differences=seeds.differences(table, columns, unit),
         strips=seeds.strips(table, columns, unit),
+        roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
         along=seeds.along(table, columns, unit),
         curves=curves.curves(table, columns, unit),
         costs=shown,
@@ -142,6 +145,13 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, 
 
 
 def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> dict[str, Any]:
-    """A line of the planner with the arms that it is about."""
+    """A line of the planner with the arms that it is about; what it does not say is empty."""
     chosen = set(item.get("cells", ()))
-    return item | {"about": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen))}
+    return {
+        "how": item.get("how", ""),
+        "why": item.get("why", ""),
+        "cells": len(chosen),
+        "seconds": item.get("seconds_per_step") or {},
+        "bytes": item.get("memory_bytes"),
+        "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
+    }

@@ -11,8 +11,8 @@ from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
 from tlx.report.reading import smooth
+from tlx.report.study.axes import PANELS, PERCENT, colour, headed, labels, spread
 from tlx.report.study.names import Columns, Unit, metric
-from tlx.report.study.seeds import PANELS, PERCENT, colour, methods, spread
 
 POINTS = 120
 LOSS = "train/loss"
@@ -25,7 +25,7 @@ def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     known = list(dict.fromkeys(name for runs in held.values() for run in runs for name in run))
     wanted = f"validation/{table.metric.rpartition('/')[2]}"
     shown = [name for name in (wanted, LOSS) if name in known]
-    order = methods(table, columns)
+    named = labels(table, columns)
     settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))[:PANELS]
     made = []
     for name in shown:
@@ -34,13 +34,13 @@ def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
                 row
                 for summary in table.summaries
                 if columns.setting(summary.arm.names) == setting
-                for row in banded(summary.arm, held[id(summary.arm)], name, columns)
+                for row in banded(summary.arm, held[id(summary.arm)], name, columns, named)
             ]
             for setting in settings
         }
         every = [row for rows in panels.values() for row in rows]
         axis = upwards(name, [row[end] for row in every for end in ("low", "high")], unit)
-        made += [drawing(name, setting, rows, axis, order) for setting, rows in panels.items() if varied(rows)]
+        made += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
     return made
 
 
@@ -63,7 +63,9 @@ def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
     return {"title": title + (", %" if unit.share else ""), "scale": scale, "axis": axis}
 
 
-def banded(arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns) -> Rows:
+def banded(
+    arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns, named: dict[str, str]
+) -> Rows:
     """Mean, lowest and highest over the seeds at the steps that all of them have, at most `POINTS`; a loss of batches
     is smoothed first, each seed by itself."""
     found = [run[name] for run in runs if name in run]
@@ -78,19 +80,18 @@ def banded(arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns
         values = [line[place[step]] for line in lines]
         rows.append(
             arm.names
-            | {"arm": columns.arm(arm.names), "method": columns.method(arm.names), "step": step}
+            | {"arm": columns.arm(arm.names), "label": named[columns.method(arm.names)], "step": step}
             | {"mean": sum(values) / len(values), "low": min(values), "high": max(values), "seeds": len(values)}
         )
     return rows
 
 
-def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], order: Sequence[str]) -> Figure:
+def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
     told = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
     told += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [alt.Tooltip("seeds:Q")]
-    base = alt.Chart(charts.data()).encode(x=charts.steps(), color=colour(order))
+    base = alt.Chart(charts.data()).encode(x=charts.steps(), color=colour(named))
     band = base.mark_area(opacity=0.16, line=False).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=told)
     title = TITLES.get(name) or metric(name)
-    head = f"{title[0].upper()}{title[1:]}" + (f": {setting}" if setting else "")
     figure = f"{slug(name)}" + (f"-{slug(setting)}" if setting else "")
-    return charts.figure(figure, head, "", alt.layer(band, line), rows, height=230)
+    return charts.figure(figure, headed(title, setting), "", alt.layer(band, line), rows, height=230)

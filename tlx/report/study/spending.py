@@ -8,8 +8,8 @@ import altair as alt
 from tlx.cells import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
+from tlx.report.study.axes import colour, finite, form, headed, labels, upright
 from tlx.report.study.names import Columns, Unit, metric
-from tlx.report.study.seeds import PANELS, colour, finite, methods, upright
 
 TIME = "time"
 
@@ -75,9 +75,10 @@ def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
 
 
 def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+    named = labels(table, columns)
     drawn = [
         summary.arm.names
-        | {"arm": columns.arm(summary.arm.names), "method": columns.method(summary.arm.names)}
+        | {"arm": columns.arm(summary.arm.names), "label": named[columns.method(summary.arm.names)]}
         | {"setting": columns.setting(summary.arm.names), "cost": one[cost.key], "mean": summary.mean}
         | {"low": finite(summary.low), "high": finite(summary.high)}
         for summary, one in zip(table.summaries, found, strict=True)
@@ -94,19 +95,16 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     )
     settings = list(dict.fromkeys(row["setting"] for row in drawn))
     shape: dict[str, Any] = {}
-    if 1 < len(settings) <= min(6, PANELS):
+    if 1 < len(settings) <= 6:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
     title, values = metric(table.metric), alt.Scale(zero=False)
-    form = f".{unit.digits}%" if unit.share else ".5~g"
     told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
-    told += [alt.Tooltip(f"{field}:Q", format=form) for field in ("mean", "low", "high")]
-    base = alt.Chart(charts.data()).encode(x=x, color=colour(methods(table, columns)))
+    told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
+    base = alt.Chart(charts.data()).encode(x=x, color=colour(named))
     span = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(y=upright("low", title, values, unit), y2="high:Q")
     point = base.mark_point(size=80, filled=True, opacity=0.95).encode(
         y=upright("mean", title, values, unit), tooltip=told, **shape
     )
     name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
-    return charts.figure(
-        name, f"{cost.title[0].upper()}{cost.title[1:]}", "", alt.layer(span, point), drawn, height=280
-    )
+    return charts.figure(name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280)
