@@ -188,7 +188,9 @@ def test_text_that_is_not_utf8(finished, tmp_path):
 
 
 def test_a_run_that_is_none(tmp_path):
-    assert told("report", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+    assert (
+        told("report", str(tmp_path)) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
+    )
 
 
 def test_labels_outside_the_class_range(config, tmp_path):
