@@ -26,7 +26,7 @@ FLOORS = (
     ("report", "predict", "arm"),
     ("results", "feed"),
     ("train",),
-    ("reopen", "find", "many"),
+    ("reopen", "find", "many", "cost"),
     ("study", "tune"),
     ("movement", "soups"),
     ("cli",),

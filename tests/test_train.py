@@ -124,6 +124,7 @@ def test_the_result_holds_what_was_promised(plain):
     assert result["examples"]["train"] == 40
     assert result["examples_per_second"] > 0
     assert result["peak_memory_bytes"] > 10**7
+    assert result["energy"].keys() == {"kwh", "co2e_kg", "how"} and result["energy"]["kwh"] > 0
 
 
 def test_every_number_of_a_run_is_on_record(plain):

@@ -30,6 +30,16 @@ class Used(NamedTuple):
     co2e_kg: float
     how: str
 
+    def shared(self, by: int) -> "Used":
+        """The part of each of so many that did the work together.
+
+        >>> Used(3.0, 1.5, "declared").shared(3)
+        Used(kwh=1.0, co2e_kg=0.5, how='declared; shared by 3 that trained as one')
+        """
+        if by == 1:
+            return self
+        return Used(self.kwh / by, self.co2e_kg / by, f"{self.how}; shared by {by} that trained as one")
+
 
 def strubell(
     hours: float,

@@ -49,6 +49,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
         "classes": list(splits.classes),
         "data": splits.fingerprint,
+        "energy": finish["energy"],
         "pack": {"arms": finish["arms"], "place": finish["place"]},
         **arm.told,
     }

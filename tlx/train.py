@@ -15,6 +15,7 @@ from tlx import config, folder, pack, partition, prefix, sharding
 from tlx.arm import Arm, Clock, Diverged, moved_part, opened
 from tlx.assets import cache_dir
 from tlx.checkpoint import guarded
+from tlx.energy import Metered
 from tlx.evaluate import evaluate
 from tlx.feed import Taken, feed, same_order
 from tlx.pack import Engine
@@ -136,6 +137,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
         stack.enter_context(guarded(first.path))
         for arm in arms:
             stack.enter_context(closing(arm))
+        meter = stack.enter_context(Metered())
         progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(arms), how.quiet))
         if not how.quiet:
             progress.say(told_at_start(first.ready, first.splits, steps, begin, first.path))
@@ -210,6 +212,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 tested = evaluate(engine, shown, first.splits.test, readers[0]["test"], recipe)
                 for arm, outcome in zip(arms, tested, strict=True):
                     arm.outcomes["test"] = outcome
+        used = meter.stop().shared(len(arms))
         results: list[Run | Exception] = []
         for n, (arm, (own, selected)) in enumerate(zip(arms, chosen, strict=True)):
             if arm.failed is not None:
@@ -221,6 +224,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
             arm.records.flush()
             arm.checkpoints.wait()
             told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected, "arms": len(arms), "place": n}
+            told["energy"] = used._asdict()
             result = write_all(arm, own, told, how.leave)
             if how.leave == "all":
                 page = write_page(arm.path) if how.test else None

@@ -9,6 +9,7 @@ import numpy as np
 from tlx import config
 from tlx.arm import total_steps
 from tlx.cells import CELLS, CLAIMS
+from tlx.metrics import LOWER_IS_BETTER
 from tlx.prepare import open_data
 from tlx.recipe import Recipe
 from tlx.records import write_json
@@ -19,8 +20,6 @@ from tlx.tune.space import Space, check, shown
 
 SEARCH = "search.json"
 Direction = Literal["maximize", "minimize"]
-# What is better when it is smaller.
-SMALLER = ("loss", "ece", "mse", "mae")
 
 
 class Asked(NamedTuple):
@@ -70,7 +69,7 @@ def check_asked(
     check(space, recipe)
     journal.check_sampler(cast(Sampler, sampler), space)
     name = check_metric(metric or recipe.task.primary, recipe.task)
-    better = recipe.task.higher_is_better if name == recipe.task.primary else name not in SMALLER
+    better = recipe.task.higher_is_better if name == recipe.task.primary else name not in LOWER_IS_BETTER
     towards = cast(Direction, direction or ("maximize" if better else "minimize"))
     return Asked(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
 

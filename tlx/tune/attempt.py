@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tlx.checkpoint import DiskFull
+from tlx.folder import RECIPE
 from tlx.many import run_many
 from tlx.recipe import Recipe
 from tlx.train import How, Run, run
@@ -55,6 +56,10 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
         # Nobody goes on with it.
         shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
 
+    for trial in trials:
+        # A worker that died before the folder was a run's may have left something in it.
+        if not (trial.folder / RECIPE).is_file():
+            shutil.rmtree(trial.folder, ignore_errors=True)
     how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]
