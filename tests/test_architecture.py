@@ -28,6 +28,7 @@ FLOORS = (
     ("train",),
     ("reopen", "find", "many", "cost"),
     ("study", "tune"),
+    ("benefit",),
     ("movement", "soups"),
     ("cli",),
 )
