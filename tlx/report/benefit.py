@@ -103,11 +103,13 @@ def upwards(field: str, title: str, share: bool) -> Any:
     return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
 
 
-def banded(base: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
-    """A line of means in a band from `low` to `high`."""
-    band = base.mark_area(opacity=0.16, line=False).encode(y=upwards("low", title, share), y2="high:Q")
+def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
+    """A line of means, in a band from `low` to `high` where there are such."""
+    base = alt.Chart(charts.data()).encode(x=x, color=colour())
     line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)
-    return [band, line]
+    if any(row["low"] is None or row["high"] is None for row in rows):
+        return [line]
+    return [base.mark_area(opacity=0.16, line=False).encode(y=upwards("low", title, share), y2="high:Q"), line]
 
 
 def learning(document: Mapping[str, Any], share: bool) -> Figure:
@@ -120,7 +122,7 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
     ticks = alt.Axis(values=document["labels"], format="~s", labelOverlap=True)
     x = alt.X("labels:Q", title="labels", scale=alt.Scale(type="log", nice=False), axis=ticks)
     told = ["arm:N", alt.Tooltip("labels:Q", format=","), alt.Tooltip("mean:Q", format=".4~g"), "seeds:Q"]
-    layers = banded(alt.Chart(charts.data()).encode(x=x, color=colour()), title, share, told)
+    layers = banded(rows, x, title, share, told)
     ends = [row["mean"] for row in rows if row["arm"] == "scratch" and row["labels"] == document["labels"][-1]]
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
     caption = "Mean and 95 % t-interval over the seeds. Dashed: what scratch has with the most labels."
@@ -136,7 +138,7 @@ def over_time(document: Mapping[str, Any], share: bool) -> Figure:
     x = alt.X("seconds:Q", title="seconds of training steps", axis=alt.Axis(format="~g", tickCount=6))
     told = ["arm:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("seconds:Q", format=".3~g")]
     told.append(alt.Tooltip("mean:Q", format=".4~g"))
-    layers = banded(alt.Chart(charts.data()).encode(x=x, color=colour()), title, share, told)
+    layers = banded(document["training"], x, title, share, told)
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
     caption = (
         "Mean over the seeds in the band from the lowest to the highest, most labels. Dashed: what scratch ends with."
