@@ -12,7 +12,9 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tlx import config
 from tlx.records import write_json
@@ -77,6 +79,23 @@ def read(folder: Path, name: str = RESULT) -> Any:
         held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
         raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Predictions(NamedTuple):
+    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+def read_predictions(folder: Path, split: str) -> Predictions | None:
+    """What a run answered on every example of a split; None where nothing was kept."""
+    path = Path(folder) / "predictions" / f"{split}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
 
 
 def environment() -> dict[str, Any]:
