@@ -9,9 +9,13 @@ import pytest
 from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, terms, tuning
 from tlx.data import Crop
 from tlx.many import groups, run_many
+from tlx.pack import ELEMENTWISE
+from tlx.prepare import prepare
 from tlx.records import read_metrics
+from tlx.step import initial_state, train_step
 from tlx.train import Diverged, How
-from tlx.trees import flatten
+from tlx.trees import flatten, nest
+from tlx.types import Variables
 from tlx.updates import Sam
 from tlx.weights.files import read_file
 
@@ -256,10 +260,6 @@ def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch
 
 def test_zeros_behind_a_rank_stay_zeros():
     """Whatever the optimiser, for those that are said to be elementwise."""
-    from tlx.pack import ELEMENTWISE
-    from tlx.prepare import prepare
-    from tlx.step import initial_state, train_step
-
     for name in ELEMENTWISE:
         ready = prepare(
             varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=4), optim=Optim(name, lr=0.1, weight_decay=0.1))
@@ -267,12 +267,10 @@ def test_zeros_behind_a_rank_stay_zeros():
         leaves = flatten(ready.variables.params)
         a = {path: leaf.at[:, 2:].set(0) for path, leaf in leaves.items() if path.endswith("/lora/a")}
         b = {path: leaf.at[:2].set(1) for path, leaf in leaves.items() if path.endswith("/lora/b")}
-        from tlx.trees import nest
-        from tlx.types import Variables
-
         variables = Variables(nest(leaves | a | b), ready.variables.stats)
         state = initial_state(ready.parts(0), variables, 5, jax.random.key(0))
-        batch = {"image": np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32), "label": np.arange(4, dtype=np.int32), "index": np.arange(4, dtype=np.int32)}  # fmt: skip
+        image, rows = np.random.default_rng(0).normal(size=(4, 8, 8, 1)), np.arange(4, dtype=np.int32)
+        batch = {"image": image.astype(np.float32), "label": rows, "index": rows}
         for _ in range(3):
             state, _ = train_step(ready.parts(0), state, {"labelled": batch})
         found = flatten(state.trainable)

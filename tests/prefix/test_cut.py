@@ -24,15 +24,18 @@ def cut(recipe, phase=0, change=lambda ready: ready):
     return find(ready, phase, inputs, memories(recipe.objective, setting(ready, splits)))
 
 
+SIDE = ("stem", "blocks/00", "blocks/01", "blocks/02", "pool")
+
+
 @pytest.mark.parametrize(
     ("own", "stage", "reads"),
     [
         (tuning.Probe(), "head", {("pooled",)}),
         (tuning.Freeze(through="blocks/00"), "blocks/01", {("hidden",), ("mask",)}),
         (tuning.Lora(rank=2, on=r"blocks/02/attention/query"), "blocks/02", {("hidden",), ("mask",)}),
-        (tuning.SideHead(), "head", {("pooled",), *(("side", f"blocks/0{n}") for n in range(3)), ("side", "stem"), ("side", "pool")}),
+        (tuning.SideHead(), "head", {("pooled",), *(("side", name) for name in SIDE)}),
     ],
-)  # fmt: skip
+)
 def test_the_cut_is_below_the_first_stage_that_learns_and_holds_what_is_read(text, changed, own, stage, reads):
     found = cut(changed(text, tuning=own))
     assert (found.stage, {path for path, _ in found.reads}) == (stage, reads)

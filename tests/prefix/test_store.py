@@ -52,7 +52,8 @@ def gradients(parts, state, batch):
 @pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/00"), tuning.SideHead()])
 @pytest.mark.parametrize("objective", [(terms.Supervised(),), (terms.Supervised(), terms.RDrop(), terms.L2SP())])
 def test_gradients_are_those_without_it(text, changed, store, own, objective):
-    recipe = changed(text, tuning=own, objective=objective, optim={"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"})  # fmt: skip
+    sgd = {"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"}
+    recipe = changed(text, tuning=own, objective=objective, optim=sgd)
     _, state, plain, stored = both(recipe)
     ours, told = gradients(stored[0], state, stored[1])
     theirs, expected = gradients(plain[0], state, plain[1])
@@ -76,7 +77,7 @@ def test_at_the_same_shapes_the_bits_are_the_same(text, changed, store):
     inputs = {name: array for name, array in plain[1].items() if name not in ("label", "index")}
     carry = jax.jit(partial(carried, ready, stored.start, "float32"))(ready.variables, inputs)
     given = {"hidden": carry["hidden"], "mask": carry["mask"], "label": plain[1]["label"], "index": plain[1]["index"]}
-    assert {name for name in rows} == set(given)
+    assert set(rows) == set(given)
     ours, _ = gradients(stored, state, given)
     theirs, _ = gradients(plain[0], state, plain[1])
     for path, leaf in ours.items():
@@ -87,9 +88,7 @@ def test_at_the_same_shapes_the_bits_are_the_same(text, changed, store):
     np.testing.assert_array_equal(rows["mask"], carry["mask"])
 
 
-@pytest.mark.parametrize(
-    "own", [tuning.Probe(), tuning.Freeze(through="blocks/01"), tuning.Gradual(factor=1.0)], ids=lambda own: type(own).__name__
-)  # fmt: skip
+@pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/01"), tuning.Gradual(factor=1.0)])
 def test_a_run_tells_the_same_with_it(text, changed, store, tmp_path, own):
     recipe = changed(text, tuning=own)
     ours, theirs = (run(recipe, tmp_path / name, how=how) for name, how in (("a", STORED), ("b", PLAIN)))
