@@ -27,9 +27,8 @@ FLOORS = (
     ("results", "feed"),
     ("train",),
     ("reopen", "find", "many", "cost"),
-    ("study", "tune"),
+    ("movement", "soups", "study", "tune"),
     ("benefit",),
-    ("movement", "soups"),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

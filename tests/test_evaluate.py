@@ -29,7 +29,7 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
         put_whole=lambda given: seen.append(sorted(given)) or given,
         evaluate=lambda _, given: np.stack([given["x"], -given["x"]]),
     )
-    outcome, other = evaluate.evaluate(engine, None, None, None, RECIPE)
+    outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
     np.testing.assert_array_equal(other.logits, -outcome.logits)
     assert outcome.logits[:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert outcome.labels.tolist() == [0, 1, 0, 1, 0]

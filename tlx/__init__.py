@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tlx import blend, merge, models, objectives, stats, study, tasks, tuning
     from tlx import objectives as terms
     from tlx.data import Data
+    from tlx.many import run_many
     from tlx.models import forward
     from tlx.movement import moved
     from tlx.optim import Optim
@@ -26,8 +27,8 @@ HOMES = {
     "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
     "Study": "study", "Train": "recipe", "Weights": "weights", "chain": "sweeps", "choice": "sweeps",
     "forward": "models", "load_adapter": "weights", "load_pretrained": "weights", "moved": "movement",
-    "param": "sweeps", "prod": "sweeps", "run": "train", "save_adapter": "weights", "save_pretrained": "weights",
-    "sweep": "sweeps", "zip_": "sweeps",
+    "param": "sweeps", "prod": "sweeps", "run": "train", "run_many": "many", "save_adapter": "weights",
+    "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
     "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",

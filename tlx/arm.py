@@ -61,7 +61,7 @@ class Best(NamedTuple):
 
 class Arm:
     """A recipe made ready in its folder. `begin` is the step of its newest checkpoint, or 0; `failed` is what ended it
-    early, in which case nothing more is measured or kept of it."""
+    early, in which case nothing more is measured or kept of it; `prefixes` what each phase had of a stored prefix."""
 
     def __init__(
         self, recipe: Recipe, path: Path, ready: Prepared, splits: Splits, memory: Any, records: int | None = None
@@ -79,7 +79,7 @@ class Arm:
         self.best = Best()
         self.outcomes: dict[str, Outcome] = {}
         self.failed: Exception | None = None
-        self.told: dict[str, Any] = {}
+        self.prefixes: dict[int, dict[str, Any]] = {}
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes and types of a batch of what the model reads."""

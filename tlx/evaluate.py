@@ -1,8 +1,9 @@
 """A model on a split: logits of every example, and what is measured on them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,10 +24,14 @@ class Outcome(NamedTuple):
         return task.summarise(task.measure(self.logits, self.labels))
 
 
-def evaluate(engine: Engine, state: Any, examples: Examples, reader: Any, recipe: Recipe) -> list[Outcome]:
-    """Every example of a split once, under the variables of each arm in `state`. `reader` is a processor, or the table
-    of a prefix."""
-    batches = evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+def evaluate(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> list[Outcome]:
+    """Every example of a split once, under the variables of each arm in `state`. `readers` is one for all, a processor
+    or the table of a prefix, or a table an arm."""
+    reading = [
+        evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+        for reader in readers
+    ]
+    batches = reading[0] if len(reading) == 1 else map(beside, zip(*reading, strict=True))
 
     def logits(inputs: dict[str, Any]) -> dict[str, Any]:
         # Arms lie along the second axis, for what is joined are examples.
@@ -34,6 +39,12 @@ def evaluate(engine: Engine, state: Any, examples: Examples, reader: Any, recipe
 
     found = passes(batches, logits)
     return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+
+
+def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same examples as read for several arms: inputs [A, B, ...], and what else a batch holds."""
+    inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *map(inputs_of, batches))
+    return {**batches[0], **inputs}
 
 
 def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:

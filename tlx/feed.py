@@ -46,7 +46,7 @@ class Stream:
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
         self.engine, self.shapes = engine, set[Any]()
-        self.shared = same_order(arms)
+        self.shared = same_batches(arms, readers)
         kept = list(zip(arms, readers, strict=True))[: 1 if self.shared else None]
         self.batches = [training_batches(arm.ready, arm.splits, how, first) for arm, how in kept]
 
@@ -76,7 +76,7 @@ class Resident:
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
         self.engine, self.known = engine, False
-        shared = same_order(arms)
+        shared = same_batches(arms, readers)
         kept = list(zip(arms, readers, strict=True))[: 1 if shared else None]
         self.examples = [arm.splits.train for arm, _ in kept]
         self.orders = [order_of(arm, how) for arm, how in kept]
@@ -159,10 +159,10 @@ def fixed(arm: Any, how: Any) -> bool:
     return 4 * height * width * channels * len(examples) <= RESIDENT
 
 
-def same_order(arms: Sequence[Any]) -> bool:
-    """Whether the arms take the same examples in the same order."""
+def same_batches(arms: Sequence[Any], readers: Sequence[Any]) -> bool:
+    """Whether the arms take the same examples in the same order, and read the same of them."""
     first = arms[0]
-    return all(
+    return len(one_of(readers)) == 1 and all(
         arm.recipe.seed == first.recipe.seed
         and np.array_equal(arm.splits.train.rows, first.splits.train.rows)
         and arm.recipe.data == first.recipe.data
@@ -170,15 +170,23 @@ def same_order(arms: Sequence[Any]) -> bool:
     )
 
 
+def one_of(readers: Sequence[Any]) -> list[Any]:
+    """The one reader that serves all arms, or all of them: prefixes of other numbers are other tables, and the
+    processors of arms that share a program are alike."""
+    tables = {id(reader) for reader in readers if isinstance(reader, Table)}
+    return list(readers[:1]) if len(tables) <= 1 else list(readers)
+
+
 def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mapping[str, Any]]:
     """`(places, table)`: the rows of all arms' training examples once, and where each arm's positions lie in it."""
     pieces, places, begin = [], [], 0
-    known: dict[bytes, np.ndarray] = {}
+    known: dict[Any, np.ndarray] = {}
     for arm, how in kept:
         rows: np.ndarray = arm.splits.train.rows
-        if (mine := known.get(rows.tobytes())) is None:
+        key = (rows.tobytes(), id(how) if isinstance(how, Table) else None)
+        if (mine := known.get(key)) is None:
             pieces.append(rows_of(arm, how))
-            mine = known[rows.tobytes()] = np.arange(begin, begin + len(rows), dtype=np.int32)
+            mine = known[key] = np.arange(begin, begin + len(rows), dtype=np.int32)
             begin += len(rows)
         places.append(mine)
     return places, jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)

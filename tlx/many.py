@@ -5,16 +5,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
 from tlx import config, pack, sharding
 from tlx.arm import Arm, Clock, opened
-from tlx.feed import feed, same_order
+from tlx.feed import feed
 from tlx.recipe import Recipe
 from tlx.step import Parts, TrainState
-from tlx.train import How, Run, finished, fresh_states, read_by, train, whole
+from tlx.train import How, Run, finished, fresh_states, packed, read_by, train, whole
 
 # More arms than this are several packs.
 MOST_ARMS = 64
@@ -43,24 +44,29 @@ def signature(recipe: Recipe) -> str:
     del document["seed"]
     for name in VARIED:
         value = getattr(recipe, name)
-        if isinstance(value, tuple):
-            document[name] = [blank(config.dump(item), config.numbers(item)) for item in value]
-        else:
-            document[name] = blank(document[name], config.numbers(value))
+        several = value if isinstance(value, tuple) else (value,)
+        document[name] = [blank(config.dump(item), config.numbers(item)) for item in several]
+    if recipe.train.ema is not None:
+        document["train"]["ema"] = "#"
     if recipe.optim.name in pack.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
-        document["tuning"]["rank"] = "#"
+        document["tuning"][0]["rank"] = "#"
     if recipe.train.steps is not None and recipe.train.eval_every is not None:
         document["data"] |= dict.fromkeys(DRAWN, "#")
     return json.dumps(document, sort_keys=True)
 
 
-def blank(document: Any, numbers: Mapping[str, Any]) -> Any:
-    """The document with `#` in the place of its numbers."""
-    found = dict(document) if isinstance(document, dict) else dict(enumerate(document))
-    for name, value in numbers.items():
-        place = name if name in found else int(name)
-        found[place] = blank(found[place], value) if isinstance(value, Mapping) else "#"
-    return found if isinstance(document, dict) else list(found.values())
+def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The document of a record with `#` in the place of every float, and of `numbers`, which may have been given as
+    integers. Some of these floats decide more than a number (the shares of phases): `alike` looks at what came out."""
+    if isinstance(document, dict):
+        inner = {name: numbers.get(name, {}) for name in document}
+        return {
+            name: blank(value, inner[name]) if isinstance(inner[name], Mapping) else "#"
+            for name, value in document.items()
+        }
+    if isinstance(document, list):
+        return ["#" if isinstance(numbers.get(str(n)), float) else blank(value) for n, value in enumerate(document)]
+    return "#" if isinstance(document, float) else document
 
 
 def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
@@ -162,7 +168,8 @@ class Form(NamedTuple):
 
 def form_of(arm: Arm) -> Form:
     ready, measured = arm.ready, [getattr(arm.splits, name).rows.tobytes() for name in ("validation", "test")]
-    stands = (arm.begin, arm.steps, arm.spans, arm.eval_every, ready.task, ready.model.config, *measured)
+    head = (type(ready.task), ready.task.outputs, ready.model.config)
+    stands = (arm.begin, arm.steps, arm.spans, arm.eval_every, *head, *measured)
     phases = []
     for phase in range(len(arm.spans)):
         parts = ready.parts(phase)
@@ -205,12 +212,13 @@ def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int]
     parts = [arm.ready.parts(phase)._replace(start=own.start) for arm, own in zip(arms, found, strict=True)]
     states = fresh_states(arms, parts, phase, None)
     mesh = sharding.make_mesh()
+    readers = {name: [own.readers[name] for own in found] for name in found[0].readers}
     engine = (
         pack.single(parts[0], mesh, arms[0].recipe.train.compile)
         if len(arms) == 1
-        else pack.packed(parts[0], mesh, states, shared_batch=same_order(arms))
+        else packed(arms, parts, mesh, states, readers)
     )
-    given = feed(engine, arms, [own.readers["train"] for own in found], start)
+    given = feed(engine, arms, readers["train"], start)
     state = engine.place(states)
     needed = given.bytes_needed(state)
     times = []

@@ -78,9 +78,12 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     )
 
 
-def packed(parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch: bool) -> Engine:
+def packed(
+    parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch: bool, shared_inputs: bool = True
+) -> Engine:
     """The engine of several arms, whose fresh `states` say what they share. With `shared_batch` every step's batch is
-    the same for all of them: what is frozen below what moves is then computed once.
+    the same for all of them: what is frozen below what moves is then computed once. With `shared_inputs` they are
+    evaluated on the same inputs, else each on its own, stacked.
 
     `parts` are those of any of them; their numbers are in the states.
     """
@@ -92,7 +95,9 @@ def packed(parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch:
     rows = sharding.by_example(mesh) if shared_batch else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
     step = jax.vmap(partial(train_step, parts), in_axes=(axes, given), out_axes=(axes, 0), axis_size=count)
-    evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, None), axis_size=count)
+    read = None if shared_inputs else 0
+    looked = sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
     train = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
     sweep = jax.jit(
         partial(swept, step), in_shardings=(whole, whole, many, None), out_shardings=(whole, whole), donate_argnums=0
@@ -111,11 +116,11 @@ def packed(parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch:
         parts.start,
         train,
         sweep,
-        jax.jit(evaluate, in_shardings=(whole, sharding.by_example(mesh)), out_shardings=whole),
+        jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
         lambda fresh: jax.device_put(stacked(fresh, held), whole),
         lambda state, n: unstacked(state, held, shapes[n], n),
         lambda batch: jax.device_put(batch, rows),
-        partial(sharding.place_batch, mesh),
+        lambda inputs: jax.device_put(inputs, looked),
         lambda positions: jax.device_put(positions, many),
         answer,
     )

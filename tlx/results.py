@@ -51,7 +51,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "data": splits.fingerprint,
         "energy": finish["energy"],
         "pack": {"arms": finish["arms"], "place": finish["place"]},
-        **arm.told,
+        "prefix": list(arm.prefixes.values()),
     }
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():

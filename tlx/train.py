@@ -17,7 +17,7 @@ from tlx.assets import cache_dir
 from tlx.checkpoint import guarded
 from tlx.energy import Metered
 from tlx.evaluate import evaluate
-from tlx.feed import Taken, feed, same_order
+from tlx.feed import Taken, feed, one_of, same_batches
 from tlx.pack import Engine
 from tlx.recipe import Recipe
 from tlx.records import Progress
@@ -125,13 +125,13 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     `tlx.plan`). An arm that diverges ends by itself; an interruption, or a full disk, ends all.
     """
     first = arms[0]
-    recipe, task, steps, begin = first.recipe, first.ready.task, first.steps, first.begin
+    recipe, steps, begin = first.recipe, first.steps, first.begin
     mesh = sharding.make_mesh()
     before: tuple[list[Parts], list[TrainState]] | None = None
     engine: Engine | None = None
     state: Any = None
     parts: list[Parts] = []
-    readers: list[Mapping[str, Any]] = []
+    readers: dict[str, list[Any]] = {}
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
         stack.enter_context(guarded(first.path))
@@ -148,7 +148,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
             with clock("setup"):
                 reads = (last - max(begin, start)) * recipe.train.batch
                 found = read_by(arms, phase, reads, how, progress.say)
-                readers = [source.readers for source in found]
+                readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
                 parts = [
                     arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)
                 ]
@@ -159,8 +159,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 if len(arms) == 1:
                     engine = pack.single(parts[0], mesh, recipe.train.compile)
                 else:
-                    engine = pack.packed(parts[0], mesh, fresh, shared_batch=same_order(arms))
-                given = feed(engine, arms, [own["train"] for own in readers], max(begin, start))
+                    engine = packed(arms, parts, mesh, fresh, readers)
+                given = feed(engine, arms, readers["train"], max(begin, start))
                 state = engine.place(fresh)
                 del fresh
             step, pending = max(begin, start), None
@@ -181,7 +181,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                     pending = None
                 with clock("eval"):
                     shown = engine.answer(state)
-                    judged = validate(arms, engine, shown, readers[0]["validation"], step, taken, progress, how)
+                    judged = validate(arms, engine, shown, one_of(readers["validation"]), step, taken, progress, how)
                     if recipe.train.select == "best-validation":
                         note_best(arms, engine, shown, step)
                     if step < steps and judged and time.monotonic() - saved >= how.checkpoint_seconds:
@@ -205,11 +205,11 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
             chosen = [best_state(*own, ended) for own in zip(arms, states, parts, strict=True)]
             if any(selected != ended for _, selected in chosen):
                 shown = engine.place([own for own, _ in chosen])
-                again = evaluate(engine, shown, first.splits.validation, readers[0]["validation"], recipe)
+                again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
                 for arm, outcome in zip(arms, again, strict=True):
                     arm.outcomes["validation"] = outcome
             if how.test:
-                tested = evaluate(engine, shown, first.splits.test, readers[0]["test"], recipe)
+                tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
                 for arm, outcome in zip(arms, tested, strict=True):
                     arm.outcomes["test"] = outcome
         used = meter.stop().shared(len(arms))
@@ -219,7 +219,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 results.append(arm.failed)
                 continue
             if how.test:
-                measured = arm.outcomes["test"].metrics(task)
+                measured = arm.outcomes["test"].metrics(arm.ready.task)
                 arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
             arm.records.flush()
             arm.checkpoints.wait()
@@ -238,14 +238,32 @@ def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable
     first = arms[0]
     if not how.prefix or first.recipe.train.compile == "pmap":
         why = "pmap reads inputs" if how.prefix else "it was not asked for"
-        return [prefix.nothing(arm.ready, why) for arm in arms]
-    cut = prefix.find(first.ready, phase, first.inputs(), first.memory)
-    found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
-    if not how.quiet:
-        say(found[0].told)
+        found = [prefix.nothing(arm.ready, why) for arm in arms]
+    else:
+        cut = prefix.find(first.ready, phase, first.inputs(), first.memory)
+        found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
+        if not how.quiet:
+            say(found[0].told)
     for arm, own in zip(arms, found, strict=True):
-        arm.told["prefix"] = {"cut": own.start, "computed": own.computed, "told": own.told}
+        arm.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
     return found
+
+
+def packed(
+    arms: Sequence[Arm],
+    parts: Sequence[Parts],
+    mesh: Any,
+    states: Sequence[TrainState],
+    readers: Mapping[str, list[Any]],
+) -> Engine:
+    """The engine of several arms whose batches are read by `readers`."""
+    return pack.packed(
+        parts[0],
+        mesh,
+        states,
+        shared_batch=same_batches(arms, readers["train"]),
+        shared_inputs=len(one_of(readers["validation"])) == 1,
+    )
 
 
 def fresh_states(
@@ -296,7 +314,7 @@ def validate(
     arms: Sequence[Arm],
     engine: Engine,
     state: Any,
-    reader: Any,
+    readers: Sequence[Any],
     step: int,
     taken: Taken,
     progress: Progress,
@@ -305,7 +323,7 @@ def validate(
     """Measures the validation split under every arm; whether the run goes on, as `how.judge` says of a single one."""
     first, rates = arms[0], taken.told()["rate"][-1]
     goes_on = True
-    for n, outcome in enumerate(evaluate(engine, state, first.splits.validation, reader, first.recipe)):
+    for n, outcome in enumerate(evaluate(engine, state, first.splits.validation, readers, first.recipe)):
         arm = arms[n]
         if arm.failed is not None:
             continue

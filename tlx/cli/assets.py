@@ -78,3 +78,16 @@ def assets_fetch(names: tuple[str, ...]) -> None:
 
     for name in names or ("minilm-l6", "vader"):
         click.echo(f"{name}: {fetch(name, progress=lambda told: click.echo(told, err=True))}")
+
+
+@main.command()
+@click.option("--clear", "clearing", is_flag=True, help="Delete them all.")
+def prefixes(clearing: bool) -> None:
+    """Say what the stored outputs of frozen prefixes take on disk (TLX_CACHE/prefixes); they are made again at need."""
+    from tlx.prefix import clear, stored
+
+    if clearing:
+        click.echo(f"{clear() / 1e6:.1f} MB freed")
+    else:
+        count, size = stored()
+        click.echo(f"{count} stored, {size / 1e6:.1f} MB")

@@ -18,10 +18,14 @@ from tlx.cli.group import config_argument, config_option, given_recipe, load_rec
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in the folder first.")
+@click.option("--no-prefix", is_flag=True, help="Compute what lies below all that learns at every step again.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def run(config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, quiet: bool) -> None:
+def run(
+    config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, no_prefix: bool, quiet: bool
+) -> None:
     """Train as CONFIG (a Python file with a function recipe()) says, measure, and draw the run's page."""
     from tlx import config as records
+    from tlx.train import How
     from tlx.train import run as train
 
     base, recipe = load_recipe(config, changes)
@@ -32,7 +36,8 @@ def run(config: str, changes: tuple[str, ...], out: str | None, resume: bool, ov
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     try:
-        train(recipe, out, resume=resume, overwrite=overwrite, base=base, quiet=quiet)
+        how = How(quiet=quiet, prefix=not no_prefix)
+        train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; go on with: tlx run {config} --out {out} --resume", err=True)
         sys.exit(130)

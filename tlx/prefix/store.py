@@ -53,9 +53,14 @@ def room() -> Path:
     return found
 
 
+def stored() -> tuple[int, int]:
+    """How many stores there are, and their bytes."""
+    return len(list(room().iterdir())), sum(file.stat().st_size for file in room().rglob("*") if file.is_file())
+
+
 def clear() -> int:
     """Deletes every stored prefix; gives the bytes that were freed."""
-    freed = sum(file.stat().st_size for file in room().rglob("*") if file.is_file())
+    _, freed = stored()
     shutil.rmtree(room(), ignore_errors=True)
     return freed
 
