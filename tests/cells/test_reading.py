@@ -123,6 +123,10 @@ def test_what_is_no_study_is_refused(study, tmp_path):
     change(study, cells=[{"fingerprint": "a", "names": {"value": 0}, "changes": []}])
     with pytest.raises(ValueError, match="'value' is a column of the table's own"):
         cells.read(study)
+    for listed in (None, [{"fingerprint": "../../etc", "names": {}}]):
+        change(study, cells=listed)
+        with pytest.raises(ValueError, match=r"study\.json is no study's: it lists no cells by their fingerprints"):
+            cells.read(study)
 
 
 def test_reading_needs_neither_jax_nor_pandas(study):

@@ -9,6 +9,7 @@ Nothing here imports JAX or pandas, and nothing is written.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -151,14 +152,17 @@ def is_study(directory: str | Path) -> bool:
 def read(directory: str | Path) -> StudyRecords:
     """The study in `directory`, each cell with its state: running where its claim is held, else as its files say.
 
-    Raises FileNotFoundError where there is no study, ValueError where two cells have the same names or a column has a
-    name of the table's own.
+    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells, two cells have the same
+    names, or a column has a name of the table's own.
     """
     folder = Path(directory)
     if not is_study(folder):
         raise FileNotFoundError(f"{folder} holds no study: there is no {STUDY}")
     document = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    cells = tuple(_cell(folder, item) for item in document["cells"])
+    listed = document.get("cells") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not all(re.fullmatch(r"\w+", str(item.get("fingerprint"))) for item in listed):
+        raise ValueError(f"{folder / STUDY} is no study's: it lists no cells by their fingerprints")
+    cells = tuple(_cell(folder, item) for item in listed)
     _check(folder, cells)
     texts = {name: document.get(name) or "" for name in ("name", "question", "metric", "command", "file")}
     baseline, smallest = document.get("baseline") or {}, float(document.get("smallest") or 0.0)

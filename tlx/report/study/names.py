@@ -124,10 +124,10 @@ class Unit(NamedTuple):
 
 
 def unit(table: Table) -> Unit:
-    """A tenth of a point, and a hundredth where an interval is narrower than half a point."""
+    """A tenth of a point, and a hundredth where an interval is narrower than two tenths."""
     widths = [one.difference.high - one.difference.low for one in table.comparisons]
     widths += [summary.high - summary.low for summary in table.summaries]
-    narrow = any(0 < width < 0.005 for width in widths)
+    narrow = any(0 < width < 0.002 for width in widths)
     return Unit(table.metric.rpartition("/")[2] in POINTS, 2 if narrow else 1)
 
 

@@ -26,10 +26,11 @@ class Cost(NamedTuple):
 
 def scientific(value: float) -> str:
     """
-    >>> scientific(5.1e12)
-    '5.1e12'
+    >>> scientific(5.1e12), scientific(123.0)
+    ('5.1e12', '123')
     """
-    return f"{value:.3g}".replace("e+", "e")
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 COSTS = (
