@@ -18,7 +18,7 @@ from tlx.objectives import Supervised
 from tlx.optim import rate
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
-from tlx.train import Best, Diverged, phase_spans, total_steps
+from tlx.arm import Best, Diverged, phase_spans, total_steps
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
 from tlx.updates import Sam
@@ -484,7 +484,7 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_
 
 
 def test_moved_part_leaves_out_what_no_phase_moves():
-    from tlx.train import moved_part
+    from tlx.arm import moved_part
 
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
     part = moved_part(ready.variables, ready.moving)

@@ -106,6 +106,7 @@ def slope_of(
     stages = [stage.name for stage in parts.model.stages]
     still = partition.still(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
+    first = partition.first_moving(stages, parts.partition)
 
     def objective(
         trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
@@ -120,6 +121,8 @@ def slope_of(
                 inputs,
                 key=jax.random.fold_in(tick.key, salt),
                 train=True,
+                start=parts.start,
+                barrier=first,
                 still=still,
                 remat=remat,
                 dtype=parts.dtype,
@@ -195,7 +198,7 @@ def cut(stream: str, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Array:
     """Logits [B, C] of one stream's inputs, nothing random, running statistics."""
-    return forward(parts.model, state.variables, inputs, dtype=parts.dtype)[0]["logits"]
+    return forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)[0]["logits"]
 
 
 class Compiled(NamedTuple):

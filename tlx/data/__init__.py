@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
     from tlx.data.examples import Dataset, Examples, open_dataset
-    from tlx.data.pipeline import evaluation_batches, train_batches
+    from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
     from tlx.data.streams import Data, Splits, load, processor_for, subset
+    from tlx.data.table import Leaf, Table
 
 
 class Shipped(NamedTuple):
@@ -61,8 +62,11 @@ _HOMES = {
     "Dataset": "examples",
     "Examples": "examples",
     "Flip": "augment",
+    "Leaf": "table",
     "Noise": "augment",
+    "Order": "pipeline",
     "Splits": "streams",
+    "Table": "table",
     "evaluation_batches": "pipeline",
     "inputs_of": "pipeline",
     "load": "streams",
@@ -79,9 +83,12 @@ __all__ = [
     "Dataset",
     "Examples",
     "Flip",
+    "Leaf",
     "Noise",
+    "Order",
     "Shipped",
     "Splits",
+    "Table",
     "evaluation_batches",
     "inputs_of",
     "load",

@@ -28,7 +28,8 @@ class Data:
     held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
     batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
     and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
-    as the pretrained processor says, else as they are).
+    as the pretrained processor says, else as they are). `augment` changes training images, afresh at every step; with
+    `views` in so many fixed ways that the epochs take in turn.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Data:
     size: int | None = None
     channels: int | None = None
     augment: tuple[Augmentation, ...] = ()
+    views: int | None = None
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -58,6 +60,8 @@ class Data:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
         if self.group < 1:
             raise ValueError(f"group={self.group}; expected at least 1 batch")
+        if self.views is not None and (self.views < 1 or not self.augment):
+            raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
         if self.channels not in (None, 1, 3):

@@ -1,0 +1,245 @@
+"""What a frozen prefix gives of every example: computed once, kept in the cache folder, read as tables.
+
+The key of a store is a hash of everything that decides its numbers: the weights below the cut, the architecture, the
+cut, what is read of it, the data, how they are made inputs, and the type of the activations.
+
+Shapes: B batch, T tokens.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config
+from tlx.assets import cache_dir
+from tlx.data import Examples, Leaf, Splits, Table, evaluation_batches, inputs_of
+from tlx.data.augment import augmented
+from tlx.models import forward
+from tlx.prefix.cut import Cut
+from tlx.prepare import Prepared
+from tlx.processors import TextProcessor
+from tlx.trees import flatten, subtree
+
+SPLITS = ("train", "validation", "test")
+
+
+class Sources(NamedTuple):
+    """What the batches of a phase are read by, by the name of the split: the tables of the stage `start`, or the
+    recipe's processor where it is None. `told` says what was done, and what it saved, or why not; `computed` how many
+    rows were."""
+
+    start: str | None
+    readers: Mapping[str, Any]
+    told: str
+    computed: int = 0
+
+
+def nothing(ready: Prepared, why: str) -> Sources:
+    """The inputs themselves."""
+    return Sources(None, dict.fromkeys(SPLITS, ready.processor), f"no prefix is stored: {why}")
+
+
+def room() -> Path:
+    """The folder of all stores."""
+    found = cache_dir() / "prefixes"
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def clear() -> int:
+    """Deletes every stored prefix; gives the bytes that were freed."""
+    freed = sum(file.stat().st_size for file in room().rglob("*") if file.is_file())
+    shutil.rmtree(room(), ignore_errors=True)
+    return freed
+
+
+def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
+    """The key of the store of one split."""
+    assert cut.stage is not None
+    model, recipe = ready.model, ready.recipe
+    names = [stage.name for stage in model.stages]
+    made = hashlib.sha256()
+    for stage in names[: names.index(cut.stage)]:
+        for kind, tree in zip(("params", "stats"), ready.variables, strict=True):
+            for path, leaf in flatten(subtree(tree, stage)).items():
+                made.update(f"{kind} {stage}/{path} {leaf.shape} {leaf.dtype}".encode())
+                made.update(numbers(leaf))
+    side = sorted(flatten(subtree(ready.variables.params, f"{names[-1]}/side")))
+    views = views_of(ready, name)
+    augment = config.dump(recipe.data.augment) if augments(ready, name) else None
+    reads = [["/".join(path), str(shape.dtype)] for path, shape in cut.reads]
+    data = [examples.key or examples.name, examples.split, views, augment]
+    rest = [config.dump(model.config), cut.stage, side, reads, recipe.train.dtype, processing(ready.processor), data]
+    made.update(json.dumps(rest, sort_keys=True).encode())
+    return made.hexdigest()[:24]
+
+
+def numbers(leaf: Any) -> bytes:
+    """The bytes of an array, hashed once for as long as it lives."""
+    found = DIGESTS.get(id(leaf))
+    if found is None or found[0] is not leaf:
+        DIGESTS[id(leaf)] = found = (leaf, hashlib.sha256(np.ascontiguousarray(leaf).data).digest())
+        if len(DIGESTS) > 4096:
+            DIGESTS.pop(next(iter(DIGESTS)))
+    return found[1]
+
+
+DIGESTS: dict[int, tuple[Any, bytes]] = {}
+
+
+def processing(processor: Any) -> Any:
+    """How raw examples become inputs, as JSON values."""
+    if isinstance(processor, TextProcessor):
+        return [processor.tokens, processor.pad_id, hashlib.sha256(processor.tokenizer.to_str().encode()).hexdigest()]
+    return repr(processor)
+
+
+def augments(ready: Prepared, name: str) -> bool:
+    """Whether the split's examples are augmented: only those of training are."""
+    return name == "train" and bool(ready.recipe.data.augment)
+
+
+def views_of(ready: Prepared, name: str) -> int:
+    """How many rows an example of the split has."""
+    return (ready.recipe.data.views or 1) if augments(ready, name) else 1
+
+
+def sources(ready: Prepared, splits: Splits, cut: Cut, reads: int, say: Callable[[str], None]) -> Sources:
+    """The tables of `cut`, filled with what they lack, for a phase that reads `reads` training examples in all; the
+    inputs where nothing may be cut, or too little is read for it to pay, or the disk has no room."""
+    if cut.stage is None:
+        return nothing(ready, cut.why)
+    every = {name: getattr(splits, name) for name in SPLITS}
+    tables = {name: opened(ready, cut, name, examples) for name, examples in every.items()}
+    short = {name: len(table.missing(rows_of(every[name], table.views))) for name, table in tables.items()}
+    if short["train"] > reads:
+        return nothing(ready, f"the phase reads {reads:,} examples, fewer than the {short['train']:,} to compute")
+    most = ready.recipe.data.tokens if isinstance(ready.processor, TextProcessor) else 1
+    pairs = zip(tables["train"].leaves, cut.reads, strict=True)
+    size = sum(short.values()) * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in pairs)
+    free = shutil.disk_usage(room()).free
+    if size > free / 2:
+        return nothing(ready, f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+    start = time.perf_counter()
+    if computed := sum(short.values()):
+        say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
+        tables = {
+            name: fill(ready, cut, name, every[name], table) if short[name] else table for name, table in tables.items()
+        }
+    spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
+    told = (
+        f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
+        "examples of this phase"
+    )
+    return Sources(cut.stage, tables, told, computed)
+
+
+def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
+    """At most so many bytes an example."""
+    sizes = [tokens + leaf.extra, *shape.shape[2:]] if leaf.tokens else shape.shape[1:]
+    return int(np.prod(sizes)) * shape.dtype.itemsize
+
+
+def rows_of(examples: Examples, views: int) -> np.ndarray:
+    """The rows that these examples need, int64."""
+    return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
+
+
+def opened(ready: Prepared, cut: Cut, name: str, examples: Examples) -> Table:
+    """The table as it lies on disk, empty where there is none."""
+    extras = token_axes(ready, cut)
+    leaves = [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(cut.reads, extras, strict=True)]
+    return Table(room() / digest(ready, cut, name, examples), leaves, views_of(ready, name))
+
+
+def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
+    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
+
+    Raises ValueError where tokens lie along another axis.
+    """
+    if not isinstance(ready.processor, TextProcessor):
+        return [None] * len(cut.reads)
+    variables = jax.eval_shape(lambda: ready.variables)
+    both = []
+    for length in (11, 13):
+        ids = jax.ShapeDtypeStruct((2, length), "int32")
+        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        taken = jax.eval_shape(lambda inputs: prefix(ready, cut, variables, inputs), given)
+        both.append([leaf.shape for leaf in taken])
+    found: list[int | None] = []
+    for short, long in zip(*both, strict=True):
+        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+        if axes not in ([], [1]):
+            raise ValueError(f"what {cut.stage!r} reads has tokens along the axes {axes}; expected 1")
+        found.append(short[1] - 11 if axes else None)
+    return found
+
+
+def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    """What is read of the carry at the cut, in the order of `cut.reads`."""
+    carry = forward(ready.model, variables, inputs, stop=cut.stage, dtype=ready.recipe.train.dtype)[0]["carry"]
+    found = []
+    for path, _ in cut.reads:
+        node = carry
+        for entry in path:
+            node = node[entry]
+        found.append(node)
+    return found
+
+
+def fill(ready: Prepared, cut: Cut, name: str, examples: Examples, table: Table) -> Table:
+    """The table with what it lacks of these examples, computed once: other processes that want the same wait."""
+    from filelock import FileLock
+
+    table.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(table.folder / ".lock"):
+        table = Table(table.folder, table.leaves, table.views)
+        short = set(table.missing(rows_of(examples, table.views)).tolist())
+        if not short:
+            return table
+        for view in range(table.views):
+            here = [n for n, row in enumerate(examples.rows.tolist()) if row * table.views + view in short]
+            if here:
+                changed = view if augments(ready, name) else None
+                table = table.grown(*computed(ready, cut, examples.view(np.array(here)), table, changed))
+    return table
+
+
+def computed(
+    ready: Prepared, cut: Cut, examples: Examples, table: Table, view: int | None
+) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+    """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
+    the number of the augmentation, None where the split has none."""
+    recipe = ready.recipe
+    run = jax.jit(lambda variables, inputs: prefix(ready, cut, variables, inputs))
+    variables = jax.device_put(ready.variables)
+    indices: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    pieces: list[list[np.ndarray]] = [[] for _ in table.leaves]
+    batches = evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+    for batch in batches:
+        real = batch["weight"] > 0
+        if view is not None:
+            rows = zip(batch["image"], batch["index"].tolist(), strict=True)
+            made = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
+            batch["image"] = np.stack(made)
+        found = [np.asarray(array)[real] for array in run(variables, inputs_of(batch))]
+        indices.append(batch["index"][real].astype(np.int64) * table.views + (view or 0))
+        sizes = batch["attention_mask"][real].sum(1) if "attention_mask" in batch else None
+        if sizes is not None:
+            lengths.append(sizes.astype(np.int32))
+        for piece, leaf, array in zip(pieces, table.leaves, found, strict=True):
+            if leaf.tokens and sizes is not None:
+                # The tokens that are padding say nothing that anyone reads.
+                piece.append(array[np.arange(array.shape[1]) < (sizes + leaf.extra)[:, None]])
+            else:
+                piece.append(array)
+    together = [np.concatenate(piece) for piece in pieces]
+    return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together
