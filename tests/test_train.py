@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
+from tlx.arm import Best, Diverged, phase_spans, total_steps
 from tlx.data import Crop, examples
 from tlx.objectives import Supervised
 from tlx.optim import rate
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
-from tlx.arm import Best, Diverged, phase_spans, total_steps
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
 from tlx.updates import Sam

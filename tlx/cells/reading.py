@@ -20,8 +20,6 @@ from tlx.trees import near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 SEED = "seed"
-# The columns of the tidy table that are not the user's.
-OWN = ("fingerprint", "metric", "value")
 State = Literal["done", "running", "failed", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
@@ -121,17 +119,6 @@ class StudyRecords(NamedTuple):
         """The metrics that some finished cell has."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.metrics))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row a finished cell and metric, costs among them (see `costs`): the cell's columns, `fingerprint`, `metric`
-        and `value`."""
-        return [
-            {name: cell.names.get(name) for name in self.columns}
-            | {"fingerprint": cell.fingerprint, "metric": metric, "value": value}
-            for cell in self.cells
-            if cell.result
-            for metric, value in (cell.metrics | costs(cell.result)).items()
-        ]
-
     def plan(self) -> list[dict[str, Any]]:
         """The planner's decisions; a line that a killed worker left half written is left out."""
         path = self.folder / PLAN
@@ -152,8 +139,8 @@ def is_study(directory: str | Path) -> bool:
 def read(directory: str | Path) -> StudyRecords:
     """The study in `directory`, each cell with its state: running where its claim is held, else as its files say.
 
-    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells, two cells have the same
-    names, or a column has a name of the table's own.
+    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells or two of them have the
+    same names.
     """
     folder = Path(directory)
     if not is_study(folder):
@@ -202,8 +189,6 @@ def held(path: Path) -> bool:
 def _check(folder: Path, cells: Iterable[Cell]) -> None:
     known: dict[str, str] = {}
     for cell in cells:
-        if taken := cell.names.keys() & set(OWN):
-            raise ValueError(f"{folder}: {min(taken)!r} is a column of the table's own; give that label another name")
         other = known.setdefault(_key(cell.names), cell.fingerprint)
         if other != cell.fingerprint:
             raise ValueError(
@@ -212,7 +197,11 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
 
 
 def _document(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    # A worker that tries again may take a file away at any moment.
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _key(names: Mapping[str, Any]) -> str:

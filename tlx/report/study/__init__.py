@@ -67,7 +67,7 @@ def draw(table: Table) -> str:
 
 def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
     """The names of a cell in the columns that differ, as text; a dash where it has no such column."""
-    return {name: names.value(given[name]) if name in given else "–" for name in columns.varying}
+    return {name: names.value(given[name]) if columns.says(name, given) else "–" for name in columns.varying}
 
 
 def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
@@ -81,7 +81,7 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
         ("cells done", f"{counts['done']} of {len(study.cells)}"),
     ]
     if study.baseline:
-        told.append(("baseline", names.label(study.baseline, list(study.baseline), columns.every)))
+        told.append(("baseline", columns.label(study.baseline, list(study.baseline))))
     if table.smallest:
         told.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
     return told
