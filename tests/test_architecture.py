@@ -26,8 +26,8 @@ FLOORS = (
     ("report", "predict", "arm"),
     ("results", "feed"),
     ("train",),
-    ("reopen", "find", "study"),
-    ("movement", "soups"),
+    ("reopen", "find", "many"),
+    ("movement", "soups", "study"),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,9 +14,12 @@ from tlx.data.pipeline import reader
 from tlx.pack import MOST, Engine
 from tlx.prepare import training_batches
 from tlx.processors import ImageProcessor
+from tlx.trees import flatten, size
 
 # So many bytes of training examples may lie on a device beside the step.
 RESIDENT = 256 * 2**20
+# So many parameters make a step that takes less time than its dispatch.
+SMALL = 2**19
 
 
 class Taken(NamedTuple):
@@ -47,11 +50,19 @@ class Stream:
         kept = list(zip(arms, readers, strict=True))[: 1 if self.shared else None]
         self.batches = [training_batches(arm.ready, arm.splits, how, first) for arm, how in kept]
 
-    def take(self, state: Any, step: int, end: int) -> Taken:
+    def bytes_needed(self, state: Any) -> int:
+        """Arguments and temporaries of a compiled step; a batch is spent on it."""
+        return needed(self.engine.train.lower(state, self.batch()[1]).compile())  # type: ignore[attr-defined]
+
+    def batch(self) -> tuple[list[Any], Any]:
+        """The next batch of each order, and all of them on the devices."""
         made = [next(batches) for batches in self.batches]
         batch = made[0] if len(made) == 1 else together(made)
-        given = {"labelled": self.engine.put(batch)}
-        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
+        return made, {"labelled": self.engine.put(batch)}
+
+    def take(self, state: Any, step: int, end: int) -> Taken:
+        made, given = self.batch()
+        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(given))
         state, metrics = self.engine.train(state, given)
         known = shape in self.shapes
         self.shapes.add(shape)
@@ -72,6 +83,17 @@ class Resident:
         self.places, table = one_table(kept)
         self.table = jax.device_put(table)
 
+    def bytes_needed(self, state: Any) -> int:
+        """Arguments and temporaries of the compiled steps."""
+        assert self.engine.sweep is not None
+        rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
+        return needed(self.engine.sweep.lower(state, self.table, rows, np.int32(1)).compile())  # type: ignore[attr-defined]
+
+    def rows_shape(self) -> tuple[int, ...]:
+        """Of the rows of one step: [B], or [A, B] where the arms' orders differ."""
+        batch = self.orders[0].batch
+        return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
+
     def take(self, state: Any, step: int, end: int) -> Taken:
         count = min(MOST, end - step)
         positions = np.stack([[order(step + k)[0] for order in self.orders] for k in range(count)])
@@ -91,6 +113,12 @@ class Resident:
         return Taken(state, count, metrics, examples, known, True, self.engine.arms)
 
 
+def needed(compiled: Any) -> int:
+    """Bytes of the arguments and the temporaries of a program, as the compiler counts them."""
+    told = compiled.memory_analysis()
+    return int(told.argument_size_in_bytes + told.temp_size_in_bytes)
+
+
 def order_of(arm: Any, how: Any) -> Order:
     """Which training examples each of the arm's steps takes."""
     recipe = arm.recipe
@@ -102,8 +130,19 @@ def feed(engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int
     `readers` are the arms' tables or processors."""
     if engine.sweep is None or jax.process_count() > 1:
         return Stream(engine, arms, readers, first)
-    fits = all(fixed(arm, how) for arm, how in zip(arms, readers, strict=True))
+    fits = small(arms[0], engine) and all(fixed(arm, how) for arm, how in zip(arms, readers, strict=True))
     return (Resident if fits else Stream)(engine, arms, readers, first)
+
+
+def small(arm: Any, engine: Engine) -> bool:
+    """Whether the loop itself is what a step costs. On processors XLA runs a convolution inside of a loop several times
+    slower than by itself, and a large product no quicker."""
+    if jax.default_backend() != "cpu":
+        return True
+    names = [stage.name for stage in arm.ready.model.stages]
+    above = tuple(f"{name}/" for name in names[names.index(engine.start) if engine.start else 0 :])
+    leaves = [leaf for path, leaf in flatten(arm.ready.variables.params).items() if path.startswith(above)]
+    return all(len(leaf.shape) < 3 for leaf in leaves) and sum(map(size, leaves)) <= SMALL
 
 
 def fixed(arm: Any, how: Any) -> bool:

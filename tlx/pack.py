@@ -28,7 +28,7 @@ ELEMENTWISE = ("adamw", "adam", "sgd", "lion")
 
 
 class Engine(NamedTuple):
-    """A step over one arm or several.
+    """A step over one arm or several, whose passes begin at the stage `start` (None: the inputs).
 
     `place` puts fresh states there, `fetch(state, n)` gives arm n's back; `put` places a batch of training, stacked
     [A, B, ...] where the arms' batches differ, `put_whole` one that is for all of them, `put_rows` rows of a table.
@@ -39,6 +39,7 @@ class Engine(NamedTuple):
     """
 
     arms: int
+    start: str | None
     train: Callable[[Any, Any], tuple[Any, Any]]
     sweep: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None
     evaluate: Callable[[Any, Any], Any]
@@ -64,6 +65,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
         )
     return Engine(
         1,
+        parts.start,
         compiled.train,
         sweep,
         lambda state, inputs: compiled.evaluate(state, inputs)[None],
@@ -106,6 +108,7 @@ def packed(parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch:
         )
     return Engine(
         count,
+        parts.start,
         train,
         sweep,
         jax.jit(evaluate, in_shardings=(whole, sharding.by_example(mesh)), out_shardings=whole),

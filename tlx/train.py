@@ -58,6 +58,11 @@ class How:
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
 
+    @property
+    def records(self) -> int | None:
+        """How many training steps are written down at most, None for all."""
+        return 200 if self.leave == "learned" else None
+
 
 def run(
     recipe: Recipe,
@@ -83,7 +88,7 @@ def run(
     with clock("setup"):
         if found := finished(recipe, path, resume=resume, overwrite=overwrite):
             return found
-        arm = opened(recipe, path, overwrite=overwrite, base=base, records=200 if how.leave == "learned" else None)
+        arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records)
     result = train([arm], how, clock)[0]
     if isinstance(result, Exception):
         raise result
@@ -213,16 +218,13 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
 
 
 def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable[[str], None]) -> list[prefix.Sources]:
-    """What the batches of a phase are read by, arm for arm; either all begin at a stored prefix or none does."""
+    """What the batches of a phase are read by, arm for arm; all begin at a stored prefix, or none does."""
     first = arms[0]
     if not how.prefix or first.recipe.train.compile == "pmap":
         why = "pmap reads inputs" if how.prefix else "it was not asked for"
         return [prefix.nothing(arm.ready, why) for arm in arms]
     cut = prefix.find(first.ready, phase, first.inputs(), first.memory)
-    found = [prefix.sources(arm.ready, arm.splits, cut, reads, say) for arm in arms]
-    if any(own.start is None for own in found):
-        told = next(own.told for own in found if own.start is None)
-        found = [prefix.nothing(arm.ready, "")._replace(told=told) for arm in arms]
+    found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
     if not how.quiet:
         say(found[0].told)
     for arm, own in zip(arms, found, strict=True):

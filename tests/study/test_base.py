@@ -1,10 +1,12 @@
 """What a study is: what it takes, what it refuses, what `study.json` says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tlx import Study, choice, param, prod, tasks
+from tlx.cli.studies import load_study
 from tlx.optim import Optim
 from tlx.study.base import document, settle
 from tlx.tuning import Full, Probe
@@ -106,6 +108,17 @@ def test_what_cannot_be_meant_is_an_error(base, changes, error, message):
     with pytest.raises(error) as raised:
         asked(base, **changes)
     assert str(raised.value) == message
+
+
+def test_the_study_of_few_labels_is_twelve_arms_of_five_seeds():
+    study = load_study(str(Path(__file__).parents[2] / "experiments" / "labels.py"), ["train.steps=2"])
+    names = [cell.names for cell in study.cells]
+    assert len(names) == 4 * 3 * 5
+    assert set(names[0]) == {"method", "labels", "seed"}
+    assert {cell.recipe.train.steps for cell in study.cells} == {2}
+    # Arms that a seed pairs differ in nothing but the method.
+    assert names[0] == {"method": "full", "labels": 16, "seed": 0}
+    assert [cell.recipe.data.shots for cell in study.cells[::5]] == [8, 32, 128] * 4
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(small, tmp_path):

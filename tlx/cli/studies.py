@@ -29,13 +29,20 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
     "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/ and the file's name]."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="How many cells a process takes at a time, at most; those that share a program train side by side.",
+)
 @click.option("--status", is_flag=True, help="Run nothing: how far the study is, cell by cell.")
 @click.option("--results", is_flag=True, help="Run nothing: a table of the finished cells, in Markdown.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--worker", type=float, hidden=True)
 def study(
-    file: str, changes: tuple[str, ...], out: str | None, jobs: int, status: bool, results: bool, quiet: bool,
-    worker: float | None,
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, status: bool, results: bool,
+    quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
     """Run the cells of FILE (a Python file with a function study()) that are not done; --set changes the base of all.
 
@@ -53,18 +60,19 @@ def study(
         tell_status(given, out)
         return
     again = [file, *(part for change in changes for part in ("--set", change)), "--out", out]
+    again += ["--most", str(most)] if most != 64 else []
     try:
         if worker is not None:
             from tlx.study.work import work
 
-            work(given, Path(out), worker, employed=True)
+            work(given, Path(out), worker, share=jobs, most=most, employed=True)
             return
         from tlx.study import run_study
 
         command = shlex.join(["tlx", "study", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
         found = run_study(
-            given, out, jobs=jobs, quiet=quiet, command=command, file=file,
-            worker=[sys.executable, "-m", "tlx.cli", "study", *again],
+            given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
+            worker=[sys.executable, "-m", "tlx.cli", "study", *again, "--jobs", str(jobs)],
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
@@ -99,6 +107,7 @@ def tell_status(given: Any, out: str) -> None:
     from rich.table import Table
 
     from tlx import cells
+    from tlx.study.table import spent
 
     if not cells.is_study(out):
         click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} is not begun")
@@ -109,7 +118,7 @@ def tell_status(given: Any, out: str) -> None:
     table = Table("state", *found.columns, "seconds", found.metric)
     for cell in found.cells:
         names = ["-" if cell.names[column] is None else str(cell.names[column]) for column in found.columns]
-        seconds = f"{sum(cell.result['seconds'].values()):.1f}" if cell.result else "-"
+        seconds = f"{spent(cell.result):.1f}" if cell.result else "-"
         value = cell.metrics.get(found.metric)
         what = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
         table.add_row(cell.state, *names, seconds, what)

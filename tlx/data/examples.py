@@ -95,6 +95,10 @@ class Examples(Sequence[dict[str, Any]]):
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
 
+    def whole(self) -> Self:
+        """All examples of the split that this is a view of."""
+        return type(self)(self.name, self.split, self.source, self.features, self.classes, key=self.key)
+
     @property
     def label_dtype(self) -> type:
         return np.int32 if self.features.target == "class" else np.float32

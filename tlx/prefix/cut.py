@@ -4,6 +4,7 @@ Shapes: B batch, T tokens.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from tlx.prepare import Prepared
 from tlx.state import Parts, initial_state
 from tlx.step import eval_step, train_step
 from tlx.trees import Tree, subtree
+from tlx.types import Variables
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -53,8 +55,8 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     parts = ready.parts(phase)
     if told := moving_below(ready, parts, stage, inputs):
         return Cut(None, told)
-    variables = jax.eval_shape(lambda: ready.variables)
-    carry = jax.eval_shape(lambda given: forward(ready.model, variables, given, stop=stage)[0]["carry"], inputs)
+    below_cut = partial(carried, ready, stage, parts.dtype)
+    carry = jax.eval_shape(below_cut, jax.eval_shape(lambda: ready.variables), inputs)
     reads, told = what_is_read(ready, parts._replace(start=stage), carry, memory)
     if told:
         return Cut(None, told)
@@ -64,22 +66,25 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     return Cut(stage, why, reads)
 
 
+def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Mapping[str, Any]) -> Any:
+    """The carry at the cut."""
+    return forward(ready.model, variables, inputs, stop=stage, dtype=dtype)[0]["carry"]
+
+
 def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> str:
     """What is not the same at every step below `stage`; empty where nothing is."""
     still = partition.still([stage.name for stage in ready.model.stages], parts.partition)
 
-    def prefix(key: Any, stats: Any, given: Any) -> Any:
-        taps, after = forward(
-            ready.model, ready.variables._replace(stats=stats), given, key=key, train=True, stop=stage, still=still
-        )
+    def prefix(key: Any, variables: Variables, given: Any) -> Any:
+        taps, after = forward(ready.model, variables, given, key=key, train=True, stop=stage, still=still)
         return taps["carry"], after
 
-    key, stats = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(lambda: ready.variables.stats)
-    traced = jax.make_jaxpr(prefix)(key, stats, dict(inputs)).jaxpr
+    key, variables = jax.eval_shape(lambda: (jax.random.key(0), ready.variables))
+    traced = jax.make_jaxpr(prefix)(key, variables, dict(inputs)).jaxpr
     if traced.invars[0] in used(traced):
         return f"there is dropout or other noise below {stage!r}"
-    count = len(jax.tree.leaves(stats))
-    if count and list(traced.outvars[-count:]) != list(traced.invars[1 : 1 + count]):
+    count, first = len(jax.tree.leaves(variables.stats)), 1 + len(jax.tree.leaves(variables.params))
+    if count and list(traced.outvars[-count:]) != list(traced.invars[first : first + count]):
         return f"running statistics move below {stage!r}"
     return ""
 
@@ -90,19 +95,19 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
     rows = jax.tree.leaves(carry)[0].shape[0]
     label = np.zeros(rows, np.int32 if ready.task.names else np.float32)
 
-    def step(given: Any) -> Any:
-        state = initial_state(parts, ready.variables, 1, jax.random.key(0), memory, copy=False)
+    def step(given: Any, variables: Variables) -> Any:
+        state = initial_state(parts, variables, 1, jax.random.key(0), memory, copy=False)
         batch = {**given, "label": label, "index": np.arange(rows, dtype=np.int32)}
         return train_step(parts, state, {"labelled": batch}), eval_step(parts, state, given)
 
     try:
-        traced = jax.make_jaxpr(step)(carry).jaxpr
+        traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr
     except (KeyError, ValueError, TypeError) as error:
         return (), f"the objective reads what lies below {parts.start!r} ({type(error).__name__}: {error})"
     found = used(traced)
     paths = [tuple(entry.key for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(carry)[0]]
     shapes = jax.tree.leaves(carry)
-    kept = zip(paths, shapes, traced.invars, strict=True)
+    kept = zip(paths, shapes, traced.invars[: len(shapes)], strict=True)
     return tuple((path, shape) for path, shape, variable in kept if variable in found), ""
 
 

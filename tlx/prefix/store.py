@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,7 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
-from tlx.models import forward
-from tlx.prefix.cut import Cut
+from tlx.prefix.cut import Cut, carried
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
 from tlx.trees import flatten, subtree
@@ -111,34 +111,60 @@ def views_of(ready: Prepared, name: str) -> int:
     return (ready.recipe.data.views or 1) if augments(ready, name) else 1
 
 
-def sources(ready: Prepared, splits: Splits, cut: Cut, reads: int, say: Callable[[str], None]) -> Sources:
-    """The tables of `cut`, filled with what they lack, for a phase that reads `reads` training examples in all; the
-    inputs where nothing may be cut, or too little is read for it to pay, or the disk has no room."""
+def sources(
+    pairs: Sequence[tuple[Prepared, Splits]], cut: Cut, reads: int, say: Callable[[str], None]
+) -> list[Sources]:
+    """The tables of `cut` for each recipe, filled with what they lack, where each reads `reads` training examples in
+    all; the inputs, for all of them, where nothing may be cut, or too little is read for it to pay, or the disk has no
+    room. The recipes differ in numbers alone, so `cut` is that of any."""
     if cut.stage is None:
-        return nothing(ready, cut.why)
-    every = {name: getattr(splits, name) for name in SPLITS}
-    tables = {name: opened(ready, cut, name, examples) for name, examples in every.items()}
-    short = {name: len(table.missing(rows_of(every[name], table.views))) for name, table in tables.items()}
-    if short["train"] > reads:
-        return nothing(ready, f"the phase reads {reads:,} examples, fewer than the {short['train']:,} to compute")
-    most = ready.recipe.data.tokens if isinstance(ready.processor, TextProcessor) else 1
-    pairs = zip(tables["train"].leaves, cut.reads, strict=True)
-    size = sum(short.values()) * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in pairs)
+        return [nothing(ready, cut.why) for ready, _ in pairs]
+    asked: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
+    opened_at: list[dict[str, Path]] = []
+    tables: dict[Path, Table] = {}
+    for ready, splits in pairs:
+        mine = {}
+        for name in SPLITS:
+            examples = getattr(splits, name)
+            folder = room() / digest(ready, cut, name, examples)
+            if folder not in tables:
+                tables[folder] = Table(folder, leaves_of(ready, cut), views_of(ready, name))
+            asked.setdefault(folder, []).append((ready, name, examples))
+            mine[name] = folder
+        opened_at.append(mine)
+    short = {folder: lacking(tables[folder], [own[2] for own in asked[folder]]) for folder in tables}
+    trained = sum(len(short[folder]) for folder in {mine["train"] for mine in opened_at})
+    if trained > reads * len(pairs):
+        told = f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
+        return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
+    computed = sum(map(len, short.values()))
+    most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
+    sizes = zip(leaves_of(pairs[0][0], cut), cut.reads, strict=True)
+    size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
     free = shutil.disk_usage(room()).free
     if size > free / 2:
-        return nothing(ready, f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+        why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+        return [nothing(ready, why) for ready, _ in pairs]
     start = time.perf_counter()
-    if computed := sum(short.values()):
+    if computed:
         say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
-        tables = {
-            name: fill(ready, cut, name, every[name], table) if short[name] else table for name, table in tables.items()
-        }
+    for folder, rows in short.items():
+        if len(rows):
+            ready, name, examples = asked[folder][0]
+            tables[folder] = fill(ready, cut, name, examples.whole(), rows, tables[folder])
     spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
     told = (
         f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
         "examples of this phase"
     )
-    return Sources(cut.stage, tables, told, computed)
+    found = [{name: tables[folder] for name, folder in mine.items()} for mine in opened_at]
+    return [Sources(cut.stage, readers, told, computed) for readers in found]
+
+
+def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:
+    """The rows, ascending, that these examples need and the table does not have."""
+    every = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
+    return table.missing(every)
 
 
 def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
@@ -152,11 +178,10 @@ def rows_of(examples: Examples, views: int) -> np.ndarray:
     return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
 
 
-def opened(ready: Prepared, cut: Cut, name: str, examples: Examples) -> Table:
-    """The table as it lies on disk, empty where there is none."""
+def leaves_of(ready: Prepared, cut: Cut) -> list[Leaf]:
+    """What a table holds of every example."""
     extras = token_axes(ready, cut)
-    leaves = [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(cut.reads, extras, strict=True)]
-    return Table(room() / digest(ready, cut, name, examples), leaves, views_of(ready, name))
+    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(cut.reads, extras, strict=True)]
 
 
 def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
@@ -171,7 +196,7 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
     for length in (11, 13):
         ids = jax.ShapeDtypeStruct((2, length), "int32")
         given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
-        taken = jax.eval_shape(lambda inputs: prefix(ready, cut, variables, inputs), given)
+        taken = jax.eval_shape(partial(prefix, ready, cut), variables, given)
         both.append([leaf.shape for leaf in taken])
     found: list[int | None] = []
     for short, long in zip(*both, strict=True):
@@ -184,7 +209,8 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
 
 def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
     """What is read of the carry at the cut, in the order of `cut.reads`."""
-    carry = forward(ready.model, variables, inputs, stop=cut.stage, dtype=ready.recipe.train.dtype)[0]["carry"]
+    assert cut.stage is not None
+    carry = carried(ready, cut.stage, ready.recipe.train.dtype, variables, inputs)
     found = []
     for path, _ in cut.reads:
         node = carry
@@ -194,21 +220,20 @@ def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any])
     return found
 
 
-def fill(ready: Prepared, cut: Cut, name: str, examples: Examples, table: Table) -> Table:
-    """The table with what it lacks of these examples, computed once: other processes that want the same wait."""
+def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray, table: Table) -> Table:
+    """The table with what it lacks of `rows`, numbers of rows of the `whole` split, computed once: other processes that
+    want the same wait."""
     from filelock import FileLock
 
     table.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(table.folder / ".lock"):
         table = Table(table.folder, table.leaves, table.views)
-        short = set(table.missing(rows_of(examples, table.views)).tolist())
-        if not short:
-            return table
+        short = table.missing(rows)
         for view in range(table.views):
-            here = [n for n, row in enumerate(examples.rows.tolist()) if row * table.views + view in short]
-            if here:
+            here = short[short % table.views == view] // table.views
+            if len(here):
                 changed = view if augments(ready, name) else None
-                table = table.grown(*computed(ready, cut, examples.view(np.array(here)), table, changed))
+                table = table.grown(*computed(ready, cut, whole.view(here), table, changed))
     return table
 
 
@@ -218,7 +243,7 @@ def computed(
     """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
     the number of the augmentation, None where the split has none."""
     recipe = ready.recipe
-    run = jax.jit(lambda variables, inputs: prefix(ready, cut, variables, inputs))
+    run = jax.jit(partial(prefix, ready, cut))
     variables = jax.device_put(ready.variables)
     indices: list[np.ndarray] = []
     lengths: list[np.ndarray] = []

@@ -6,6 +6,6 @@ results.
 
 from tlx.study.base import Study
 from tlx.study.table import results
-from tlx.study.work import execute, run_study
+from tlx.study.work import run_study
 
-__all__ = ["Study", "execute", "results", "run_study"]
+__all__ = ["Study", "results", "run_study"]

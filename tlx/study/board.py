@@ -10,6 +10,7 @@ from tlx.records import Bar
 from tlx.report.words import duration
 from tlx.study.base import Study
 from tlx.study.claims import failure, settled
+from tlx.study.table import spent
 from tlx.sweeps import told
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
@@ -56,7 +57,7 @@ class Board(Bar):
         if not (path / RESULT).is_file():
             return f"failed, {(failure(path) or {'error': 'and tried again'})['error']}"
         result = folder.read(path)
-        seconds = said(sum(result["seconds"].values()))
+        seconds = said(spent(result))
         value = result["metrics"].get(self.study.metric)
         return f"{self.study.metric} {value:.4f}, {seconds}" if value is not None else seconds
 

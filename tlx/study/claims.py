@@ -1,7 +1,7 @@
 """Who runs which cell: a lock a cell, which the kernel frees when its holder dies, however it dies."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,15 +55,16 @@ def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim 
 
 
 def claim_group(
-    directory: Path, cells: dict[str, Cell], groups: Sequence[Sequence[str]], most: int, since: float
+    directory: Path, cells: Mapping[str, Cell], groups: Sequence[Sequence[str]], most: int, since: float
 ) -> list[Claim]:
-    """Up to `most` claims on cells of one group, of the first group that has a cell left; none where all are settled or
-    held by others. `groups` are the fingerprints of cells that one program can train."""
+    """Up to `most` claims on `cells` of one group, the first that has one left; none where all are settled or held by
+    others. `groups` are the fingerprints of cells that one program can train."""
     for group in groups:
         held: list[Claim] = []
         for fingerprint in group:
-            if len(held) < most and (found := claim(directory, fingerprint, cells[fingerprint], since)):
-                held.append(found)
+            if len(held) < most and fingerprint in cells:
+                found = claim(directory, fingerprint, cells[fingerprint], since)
+                held += [found] if found else []
         if held:
             return held
     return []

@@ -1,6 +1,7 @@
 """The results of a study as one tidy table, for pandas and for files."""
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ def lacking() -> str:
 def results(directory: str | Path) -> Any:
     """A pandas data frame with a row for every metric of every finished cell, and one without a metric for every other.
 
-    Its columns: `fingerprint`, the study's own, `seed`, `split`, `metric`, `value`, `selection` (the rule that chose
-    the checkpoint) and `selected_step`, `steps`, `seconds`, `trainable` (parameters that learn), `state`. What the
-    cells answered on every example lies in `DIR/cells/FINGERPRINT/predictions`. Raises FileNotFoundError where there
-    is no study, ImportError where the extra `tlx[study]` is missing.
+    Its columns: `fingerprint`, the study's own, `seed`, `state`, `split`, `metric`, `value`, `selection` (the rule that
+    chose the checkpoint) and `selected_step`, `steps`, `seconds` (of cells that trained together each has its share),
+    `trainable` (parameters that learn). What the cells answered on every example lies in
+    `DIR/cells/FINGERPRINT/predictions`. Raises FileNotFoundError where there is no study, ImportError where the extra
+    `tlx[study]` is missing.
     """
     if missing := lacking():
         raise ImportError(f"a table of results needs {missing}: pip install 'tlx[study]'")
@@ -52,12 +54,17 @@ def rows(cell: Cell) -> list[dict[str, Any]]:
     if not cell.result:
         return [row]
     told = {name: cell.result[name] for name in ("selection", "selected_step", "steps")}
-    told |= {"seconds": sum(cell.result["seconds"].values()), "trainable": cell.result["parameters"]["trainable"]}
+    told |= {"seconds": spent(cell.result), "trainable": cell.result["parameters"]["trainable"]}
     row = {"seed": cell.result["seed"]} | row | told
     return [
         row | {"split": name.partition("/")[0], "metric": name.partition("/")[2], "value": value}
         for name, value in cell.metrics.items()
     ]
+
+
+def spent(result: Mapping[str, Any]) -> float:
+    """The seconds of a run: its share, where several trained together, of what they took."""
+    return sum(result["seconds"].values()) / result.get("pack", {}).get("arms", 1)
 
 
 def write_results(directory: Path) -> list[Path]:
@@ -85,7 +92,7 @@ def markdown(directory: str | Path) -> str:
     for cell in found.cells:
         if cell.result:
             numbers = [f"{cell.metrics[name]:.4f}" if name in cell.metrics else "-" for name in metrics]
-            seconds, learn = sum(cell.result["seconds"].values()), cell.result["parameters"]["trainable"]
+            seconds, learn = spent(cell.result), cell.result["parameters"]["trainable"]
             names = ["-" if cell.names[name] is None else str(cell.names[name]) for name in found.columns]
             lines.append([*names, *numbers, str(cell.result["steps"]), f"{seconds:.1f}", f"{learn:,}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

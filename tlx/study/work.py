@@ -1,29 +1,32 @@
 """The running of a study: each cell once, by this process or by workers, whoever else works in the same directory."""
 
 import json
+import math
 import os
 import shutil
 import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tlx import cells as records
-from tlx.cells import CELLS, FAILED, StudyRecords
+from tlx import many
+from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
 from tlx.folder import RECIPE
+from tlx.many import MOST_ARMS
 from tlx.records import write_json
 from tlx.study.base import Study, document, settle
 from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
 from tlx.study.table import write_results
 from tlx.sweeps import Cell
-from tlx.train import How, Run, run
+from tlx.train import Run
 
+# A line for every cell that was run to its end: when, which, how it ended, by whom.
 EXECUTIONS = "executions.jsonl"
-# What a cell leaves is what a table and a page of many runs need, and a checkpoint now and then.
-HOW = How(quiet=True, leave="learned", checkpoint_seconds=20.0)
 # Seconds between two looks at what others run.
 PAUSE = 0.5
 
@@ -33,6 +36,7 @@ def run_study(
     out: str | Path,
     *,
     jobs: int = 1,
+    most: int = MOST_ARMS,
     quiet: bool = False,
     command: str = "",
     file: str = "",
@@ -42,13 +46,15 @@ def run_study(
 
     A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one goes on, a failed one
     keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
-    each returns when no cell is left. `jobs` above 1 starts as many processes of the command `worker`, which is to call
-    `work`. `command` and `file` are for the record. Raises FileExistsError for a directory that holds something else,
-    ChildProcessError where workers died and left cells.
+    each returns when no cell is left. Cells that differ in numbers alone train side by side where that is quicker, at
+    most `most`, and a process holds as many at a time. `jobs` above 1 starts as many processes of the command `worker`,
+    which is to call `work`. `command` and `file` are for the record. Raises FileExistsError for a directory that holds
+    something else, ChildProcessError where workers died and left cells.
     """
     directory = Path(out)
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}; a study wants 1 or more")
+    for name, value in {"jobs": jobs, "most": most}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; a study wants 1 or more")
     if jobs > 1 and not worker:
         raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
@@ -56,7 +62,7 @@ def run_study(
     with Board(study, directory, since, quiet) as board:
         board.begin()
         if jobs == 1 or len(board.left) < 2:
-            work(study, directory, since, board.look, board.wait)
+            work(study, directory, since, most=most, look=board.look, wait=board.wait)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
         board.look()
@@ -73,41 +79,69 @@ def work(
     study: Study,
     directory: Path,
     since: float,
+    *,
+    share: int = 1,
+    most: int = MOST_ARMS,
     look: Callable[[], None] = lambda: None,
     wait: Callable[[], None] = lambda: None,
     employed: bool = False,
 ) -> None:
     """What one worker does: claims cells and runs them until all are settled, by whomever. What failed before the time
-    `since` is tried again. `look` is called after every claim is settled, `wait` where others run all that is left.
-    Who is `employed` goes home when the process that started this one has died."""
-    left, employer = study.by_fingerprint, os.getppid()
+    `since` is tried again.
+
+    It claims cells that one program can train, at most `most`, and no more than one of `share` workers should. `look`
+    is called after every cell, `wait` where others run all that is left. Who is `employed` goes home when the process
+    that started this one has died.
+    """
+    left, groups, employer = study.by_fingerprint, grouped(study.by_fingerprint), os.getppid()
     while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
             return
-        # One by one: a group has one cell.
-        claims = claim_group(directory, left, [[name] for name in left], 1, since)
-        if claims:
-            fulfil(directory, claims)
-        else:
+        claims = claim_group(directory, left, groups, min(most, math.ceil(len(left) / share)), since)
+        if not claims:
             wait()
             time.sleep(PAUSE)
+            look()
+        elif alone := fulfil(directory, claims, look):
+            groups = [
+                part for group in groups for part in ([[name] for name in group] if alone & {*group} else [group])
+            ]
+
+
+def grouped(cells: Mapping[str, Cell]) -> list[list[str]]:
+    """The fingerprints of cells that one program can train, group by group."""
+    names = list(cells)
+    return [[names[n] for n in members] for members in many.groups([cell.recipe for cell in cells.values()])]
+
+
+def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -> set[str]:
+    """Runs the cells of the claims, writes down what comes of each, and lets go of it. Returns those that were better
+    run one by one, so that what is like them need not be held together either."""
+    alone: set[str] = set()
+
+    def planned(choice: dict[str, Any]) -> None:
+        append(directory / PLAN, choice)
+        if choice["arms"] == 1:
+            alone.update(choice["cells"])
+
+    def done(position: int, outcome: Run | Exception) -> None:
+        one = claims[position]
+        failed = isinstance(outcome, Exception)
+        if isinstance(outcome, Exception):
+            keep_failure(one.folder, outcome)
+        line = {"time": now(), "cell": one.fingerprint, "state": "failed" if failed else "done"}
+        append(directory / EXECUTIONS, line | {"host": socket.gethostname(), "process": os.getpid()})
+        one.lock.release()
         look()
 
-
-def fulfil(directory: Path, claims: Sequence[Claim]) -> None:
-    """Runs the cells of the claims, writes down what came of each, and lets go of them."""
     try:
         for one in claims:
             make_way(one.folder)
-        began = time.perf_counter()
-        outcomes = execute([one.cell for one in claims], [one.folder for one in claims])
-        for one, outcome in zip(claims, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                keep_failure(one.folder, outcome)
-            note(directory, one.fingerprint, "failed" if isinstance(outcome, Exception) else "done", began)
+        many.run_many([one.cell.recipe for one in claims], [one.folder for one in claims], note=planned, done=done)
     finally:
         for one in claims:
             one.lock.release()
+    return alone
 
 
 def make_way(folder: Path) -> None:
@@ -117,18 +151,6 @@ def make_way(folder: Path) -> None:
     (folder / FAILED).unlink(missing_ok=True)
 
 
-def execute(cells: Sequence[Cell], folders: Sequence[Path]) -> list[Run | Exception]:
-    """Runs the cells, each in its folder, where an interrupted one goes on; an exception is returned in the place of
-    its run."""
-    outcomes: list[Run | Exception] = []
-    for cell, folder in zip(cells, folders, strict=True):
-        try:
-            outcomes.append(run(cell.recipe, folder, resume=True, how=HOW))
-        except Exception as error:
-            outcomes.append(error)
-    return outcomes
-
-
 def keep_failure(folder: Path, error: Exception) -> None:
     """`failed.json`: what went wrong, where, when."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,18 +158,9 @@ def keep_failure(folder: Path, error: Exception) -> None:
     write_json(folder / FAILED, {"error": f"{type(error).__name__}: {error}", "traceback": told, "time": now()})
 
 
-def note(directory: Path, fingerprint: str, state: str, began: float) -> None:
-    """A line in `executions.jsonl`: a cell was run to its end, by whom, and how long it took."""
-    line = {
-        "time": now(),
-        "fingerprint": fingerprint,
-        "state": state,
-        "seconds": round(time.perf_counter() - began, 3),
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-    }
-    # One write to a file opened for appending, so that the lines of many workers do not mix.
-    with (directory / EXECUTIONS).open("ab", buffering=0) as stream:
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """A JSON line, in one write to a file opened for appending, so that the lines of many workers do not mix."""
+    with path.open("ab", buffering=0) as stream:
         stream.write(json.dumps(line).encode() + b"\n")
 
 
