@@ -1,8 +1,6 @@
 """A strict room: eight fake devices, no silent promotion of types, the network off unless an asset is asked for."""
 
-import json
 import os
-import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -93,11 +91,4 @@ def small_study(tmp_path_factory):
     settle(out, document(more, "shots", "tlx study experiments/shots.py", "experiments/shots.py"))
     first = out / "cells" / next(iter(more.by_fingerprint))
     tlx.run(next(iter(more.by_fingerprint.values())).recipe, first, overwrite=True, quiet=True)
-    if not (out / "plan.jsonl").exists():
-        planned = {
-            "time": time.time(), "cells": list(more.by_fingerprint)[:3], "how": "one by one", "arms": 3,
-            "why": "packing took longer", "seconds_per_step": {"packed": 0.004, "one by one": 0.002},
-            "memory_bytes": 4_000_000,
-        }  # fmt: skip
-        (out / "plan.jsonl").write_text(json.dumps(planned) + "\n", encoding="utf-8")
     return out

@@ -14,7 +14,8 @@ from tlx.records import write_json
 
 def result(value, seed):
     return {
-        "fingerprint": "f", "seed": seed, "metrics": {"test/accuracy": value, "validation/accuracy": value + 0.01},
+        "fingerprint": "f", "seed": seed, "selection": "last", "selected_step": 6,
+        "metrics": {"test/accuracy": value, "validation/accuracy": value + 0.01},
         "parameters": {"total": 10, "trainable": 4}, "steps": 6, "seconds": {"train": 1.5, "eval": 0.25},
         "examples_per_second": 20.0, "peak_memory_bytes": 1000, "flops": 5e6,
     }  # fmt: skip
@@ -73,8 +74,12 @@ def test_columns_and_costs(study):
     told = cells.costs(found.cells[0].result)
     assert told == {
         "seconds/train": 1.5, "seconds/eval": 0.25, "steps": 6, "examples_per_second": 20.0, "peak_memory_bytes": 1000,
-        "parameters/total": 10, "parameters/trainable": 4, "flops": 5e6,
+        "seconds": 1.75, "parameters/total": 10, "parameters/trainable": 4, "flops": 5e6,
     }  # fmt: skip
+    packed = cells.costs(found.cells[0].result | {"pack": {"arms": 4, "place": 1}})
+    assert packed["seconds"] == told["seconds"] / 4
+    assert packed["examples_per_second"] == told["examples_per_second"] * 4
+    assert packed["flops"] == told["flops"]
 
 
 def test_an_arm_is_a_cell_without_its_seed(study):

@@ -209,16 +209,22 @@ def _key(names: Mapping[str, Any]) -> str:
 
 
 def costs(result: Mapping[str, Any]) -> dict[str, float]:
-    """What a run took, of what its `result.json` says of that: `seconds/train`, `peak_memory_bytes`, `flops`, ...
+    """What a run took, of what its `result.json` says of that: `seconds` and their parts `seconds/train`, ...,
+    `peak_memory_bytes`, `flops`, `parameters/trainable`, ... Of runs that trained side by side, time is a run's share.
 
-    >>> costs({"seconds": {"train": 2.0}, "steps": 10, "energy": None})
-    {'seconds/train': 2.0, 'steps': 10}
+    >>> costs({"seconds": {"train": 2.0, "eval": 1.0}, "steps": 10, "energy": None, "pack": {"arms": 2, "place": 0}})
+    {'steps': 10, 'seconds/train': 1.0, 'seconds/eval': 0.5, 'seconds': 1.5}
     """
+    arms = (result.get("pack") or {}).get("arms", 1)
     found: dict[str, float] = {}
-    for name in ("seconds", "steps", "examples_per_second", "peak_memory_bytes", "parameters", "flops", "energy"):
+    for name in ("steps", "examples_per_second", "peak_memory_bytes", "flops", "parameters", "energy", "seconds"):
         given = result.get(name)
         parts = {f"{name}/{part}": value for part, value in given.items()} if isinstance(given, Mapping) else {}
         for part, value in (parts or {name: given}).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                found[part] = value
+                found[part] = value / arms if name == "seconds" and arms > 1 else value
+        if name == "seconds" and parts:
+            found[name] = sum(found[part] for part in parts)
+    if arms > 1 and "examples_per_second" in found:
+        found["examples_per_second"] *= arms
     return found

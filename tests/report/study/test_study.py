@@ -84,8 +84,8 @@ def test_cost_stands_beside_quality(drawings, small_study):
     results = [cell.result for cell in cells.read(small_study).cells if cell.arm == {"method": "probe", "shots": 4}]
     [row] = [row for row in drawings["cost-parameters-trainable"]["table"] if row["arm"] == "probe · shots 4"]
     assert row["cost"] == results[0]["parameters"]["trainable"]
-    [row] = [row for row in drawings["cost-time"]["table"] if row["arm"] == "probe · shots 4"]
-    assert row["cost"] == pytest.approx(np.mean([sum(result["seconds"].values()) for result in results]))
+    [row] = [row for row in drawings["cost-seconds"]["table"] if row["arm"] == "probe · shots 4"]
+    assert row["cost"] == pytest.approx(np.mean([sum(r["seconds"].values()) / r["pack"]["arms"] for r in results]))
 
 
 def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
@@ -108,8 +108,12 @@ def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
     assert failed.failed["error"] in told
     assert "Traceback (most recent call last)" in told
     assert "full · shots 16 , seed 3" in told.replace("16, seed", "16 , seed")
-    for words in ("packing took longer", "one by one", "(selection: last)", "tlx study experiments/shots.py"):
+    planned = [item["why"] for item in cells.read(small_study).plan()]
+    assert planned
+    for words in (*planned, "(selection: last)", "tlx study experiments/shots.py"):
         assert words in told
+    read = sum(cell.result["prefix"]["cut"] == "head" for cell in cells.read(small_study).cells if cell.result)
+    assert f"{read} runs read what the frozen stages below head give from a store" in told
 
 
 def test_the_first_thing_said_is_the_answer(html):

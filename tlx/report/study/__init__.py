@@ -59,6 +59,7 @@ def draw(table: Table) -> str:
         href=href,
         label=columns.arm,
         plan=[decision(item, study.cells, columns) for item in study.plan()],
+        stored=stored(study.cells),
         unit=unit,
         p=names.p_value,
         metric=names.metric(table.metric),
@@ -155,3 +156,14 @@ def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> 
         "bytes": item.get("memory_bytes"),
         "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
     }
+
+
+def stored(held: tuple[Cell, ...]) -> list[str]:
+    """How many runs read the output of their frozen prefix from the store, by the stage where it ends."""
+    cuts = [(cell.result.get("prefix") or {}).get("cut") for cell in held if cell.result]
+    return [
+        f"{counted(cuts.count(cut), 'run')} read what the frozen stages below {cut} give from a store, where it was "
+        "computed once."
+        for cut in dict.fromkeys(cuts)
+        if cut
+    ]

@@ -11,7 +11,7 @@ from tlx.report.charts import Figure
 from tlx.report.study.axes import colour, finite, form, headed, labels, upright
 from tlx.report.study.names import Columns, Unit, metric
 
-TIME = "time"
+TIME = "seconds"
 
 
 class Cost(NamedTuple):
@@ -50,10 +50,6 @@ DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable
 def spent(summary: Summary) -> dict[str, float]:
     """The mean over the finished cells of an arm of each cost that all of them have."""
     found = [costs(cell.result) for cell in summary.arm.done if cell.result]
-    for one in found:
-        parts = [value for name, value in one.items() if name.startswith("seconds/")]
-        if parts:
-            one[TIME] = sum(parts)
     shared = set.intersection(*map(set, found)) if found else set()
     return {name: sum(one[name] for one in found) / len(found) for name in shared}
 
