@@ -50,10 +50,17 @@ def colour(named: Mapping[str, str] | Sequence[str], *, legend: bool = True) -> 
 
 
 def spread(values: Sequence[float], unit: Unit) -> list[float]:
-    """From the lowest to the highest with a little air; a share stays one."""
+    """From the lowest to the highest with a little air; a share stays one, though its t-interval may not."""
     low, high = min(values), max(values)
     air = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     return [max(0.0, low - air), min(1.0, high + air)] if unit.share else [low - air, high + air]
+
+
+def reach(table: Table, unit: Unit) -> Any:
+    """The scale of the metric that all drawings of a study have: what it holds of an interval, it draws of it."""
+    values = [score.value for summary in table.summaries for score in summary.scores.values()]
+    ends = [end for one in table.summaries for end in (one.low, one.high) if math.isfinite(end)]
+    return alt.Scale(domain=spread([*values, *ends], unit), nice=False, clamp=True)
 
 
 def across(field: str, title: str, scale: Any, unit: Unit) -> Any:

@@ -126,11 +126,11 @@ class Unit(NamedTuple):
         return f"[{self.gain(low)}, {self.gain(high)}]" if math.isfinite(low) else "–"
 
     def span(self, low: float, high: float) -> str:
+        """An interval of values, without the unit."""
         if not math.isfinite(low):
             return "–"
-        if self.share:
-            return f"{100 * low:.{self.digits}f} – {100 * high:.{self.digits}f}"
-        return f"{words.number(low, pad=True)} – {words.number(high, pad=True)}"
+        ends = (f"{100 * end:.{self.digits}f}" if self.share else words.number(end, pad=True) for end in (low, high))
+        return f"[{', '.join(ends)}]".replace("-", "\N{MINUS SIGN}")
 
 
 def unit(table: Table) -> Unit:

@@ -8,7 +8,7 @@ import altair as alt
 from tlx.cells import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
-from tlx.report.study.axes import colour, finite, form, headed, labels, upright
+from tlx.report.study.axes import colour, finite, form, headed, labels, reach, upright
 from tlx.report.study.names import Columns, Unit, metric
 
 TIME = "seconds"
@@ -95,7 +95,7 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     if 1 < len(settings) <= 6:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
-    title, values = metric(table.metric), alt.Scale(zero=False)
+    title, values = metric(table.metric), reach(table, unit)
     told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
     told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
     base = alt.Chart(charts.data()).encode(x=x, color=colour(named))
