@@ -14,7 +14,7 @@ PANELS = 12
 # What the axis below the lines of a drawing takes, in pixels; `page.js` knows it too.
 FOOT = 48
 # Letters that stand beside an axis, and those that a legend as wide as a panel holds.
-BESIDE, LEGEND = 26, 42
+BESIDE, LEGEND = 26, 46
 PERCENT = "format(datum.value * 100, '~g')"
 
 
@@ -44,7 +44,7 @@ def colour(named: Mapping[str, str] | Sequence[str], *, legend: bool = True) -> 
     order = list(named.values()) if isinstance(named, Mapping) else list(named)
     room = max(1, LEGEND // (max(map(len, order), default=0) + 4))
     look: dict[str, Any] = {"symbolType": "circle", "symbolStrokeWidth": 0, "symbolOpacity": 1}
-    look |= {"columns": room} if room < len(order) else {}
+    look |= {"columns": room} if sum(len(name) + 4 for name in order) > LEGEND else {}
     shown = alt.Legend(orient="top", labelLimit=220, **look) if legend and len(order) > 1 else None
     return alt.Color("label:N", title=None, scale=alt.Scale(domain=order), legend=shown)
 
