@@ -30,8 +30,8 @@ HOMES = {
     "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend", "cells": "cells", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
-    "study": "study", "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
+    "blend": "blend", "cells": "cells", "merge": "merge", "models": "models", "objectives": "objectives",
+    "stats": "stats", "study": "study", "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 

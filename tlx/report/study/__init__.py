@@ -119,11 +119,13 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[st
 
 
 def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """A comparison in the table of all statistics."""
+    """A comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar tests."""
+    exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
     return {
         "arm": columns.arm(one.arm.names),
         "baseline": columns.arm(one.baseline.names),
         "one": one,
+        "ps": (one.p, *exact, one.holm, one.mcnemar),
         "boot": unit.gains(*one.boot) if one.boot else one.lacking,
         "deviation": unit.size(one.difference.deviation) if one.p is not None else "–",
     }
