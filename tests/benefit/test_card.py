@@ -41,9 +41,11 @@ def test_the_arms_differ_in_what_is_brought_alone(recipe):
         ours, theirs = by_name["pretrained", labels, 1], by_name["scratch", labels, 1]
         assert [path for path, _, _ in config.diff(ours, theirs)] == ["weights.reset", "tuning.decay"]
         assert theirs.weights == Weights(recipe.weights.source, reset=(r".*",)) and theirs.tuning == tuning.Full()
-        # Twenty looks at the validation split, whatever the length.
-        assert ours.train == theirs.train == dataclasses.replace(recipe.train, eval_every=1)
+        # Twelve looks at the validation split where runs are timed, else one at the end.
+        assert ours.train == theirs.train == dataclasses.replace(recipe.train, eval_every=2 if labels == 80 else 20)
     assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=ours.train)
+    chosen = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, select="best-validation"))
+    assert {cell.recipe.train.eval_every for cell in benefit_study(chosen, seeds=1, shots=[1]).cells} == {2}
 
 
 def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):
@@ -141,7 +143,7 @@ def test_the_card_is_told_on_a_terminal(measured):
     assert told["test/accuracy at the end"][3].startswith("+0.")
     assert told["labels for what scratch has with the most"][4] == "1000 against 100 GB"
     assert told["steps to what scratch ends with"][3].endswith("]")
-    assert any("looked at every 1 steps" in note for note in words.notes(document))
+    assert any("looked at every 2 steps" in note for note in words.notes(document))
 
 
 def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):

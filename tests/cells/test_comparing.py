@@ -9,7 +9,6 @@ from scipy import stats as scipy_stats
 
 from tlx import cells, stats
 from tlx.cells import comparing
-from tlx.records import write_json
 
 
 def by_names(table, **names):
@@ -67,39 +66,6 @@ def test_any_metric_of_the_runs_can_be_asked(small_study):
     assert cells.compare(study, "test/loss").higher is False
     assert cells.compare(study, "test/loss").smallest == 0.0
     assert cells.compare(study, "test/f1").comparisons[0].lacking == "test/f1 is no mean over examples"
-
-
-class Written:
-    """A study whose runs are written by hand: `correct` says which examples each of them got right."""
-
-    def __init__(self, folder, baseline=None, smallest=0.0, metric="test/accuracy"):
-        self.folder, self.cells = folder, []
-        self.fields = {"baseline": baseline, "smallest": smallest, "metric": metric}
-
-    def add(self, correct, indices=None, selection="last", said=None, keep=True, **names):
-        fingerprint = f"{len(self.cells):016x}"
-        folder, correct = self.folder / "cells" / fingerprint, np.array(correct)
-        (folder / "predictions").mkdir(parents=True)
-        labels = np.arange(len(correct)) % 2
-        logits = np.eye(2)[np.where(correct, labels, 1 - labels)]
-        indices = np.arange(len(correct)) if indices is None else np.array(indices)
-        if keep:
-            np.savez(folder / "predictions" / "test.npz", logits=logits, labels=labels, indices=indices)
-        value = float(correct.mean()) if said is None else said
-        result = {"metrics": {"test/accuracy": value}, "selection": selection, "selected_step": 1}
-        write_json(folder / "result.json", result)
-        write_json(folder / "recipe.json", {"recipe": {"task": {"kind": "Classification"}}})
-        self.cells.append({"fingerprint": fingerprint, "names": names, "changes": []})
-        return self
-
-    def compare(self, **fields):
-        write_json(self.folder / "study.json", self.fields | {"cells": self.cells} | fields)
-        return cells.compare(cells.read(self.folder))
-
-
-@pytest.fixture
-def written(tmp_path):
-    return Written(tmp_path, {"method": "a"})
 
 
 def right(count, of=100):

@@ -85,11 +85,32 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     assert not browser.get_log("browser")
 
 
-def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(show, downloads, study_page):
+# A browser lets a page save a few files at once, so here they are caught on their way to the disk.
+CAUGHT = """
+const done = arguments[0], kept = [];
+let blob;
+URL.createObjectURL = (given) => ((blob = given), "data:,");
+URL.revokeObjectURL = () => {};
+HTMLAnchorElement.prototype.click = function () { kept.push([this.download, blob]); };
+const buttons = [...document.querySelectorAll("[data-save]")];
+(async () => {
+  for (const [n, button] of buttons.entries()) {
+    button.click();
+    while (kept.length <= n) await new Promise((next) => setTimeout(next, 10));
+  }
+  done(Object.fromEntries(await Promise.all(kept.map(async ([name, held]) => [name, await held.text()]))));
+})();
+"""
+
+
+def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, study_page):
     show(study_page)
-    for name, spec in page.specification(study_page.read_text(encoding="utf-8")).items():
-        assert downloads(name, "svg").startswith("<svg")
-        rows = list(csv.DictReader(io.StringIO(downloads(name, "csv"))))
+    drawings = page.specification(study_page.read_text(encoding="utf-8"))
+    files = browser.execute_async_script(CAUGHT)
+    assert files.keys() == {f"{name}.{kind}" for name in drawings for kind in ("svg", "csv")}
+    for name, spec in drawings.items():
+        assert files[f"{name}.svg"].startswith("<svg")
+        rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
         assert len(rows) == len(spec["datasets"]["table"])
         assert {"method", "shots", "arm"} <= set(rows[0])
 

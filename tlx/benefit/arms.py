@@ -17,8 +17,8 @@ from tlx.tuning import Full
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 ARM, LABELS, SEED = "arm", "labels", "seed"
 SHOTS = (8, 16, 32, 64)
-# Looks at the validation split in a run, where the recipe does not say how many.
-LOOKS = 20
+# Looks at the validation split in a run that is timed, where the recipe does not say how many.
+LOOKS = 12
 # Terms that hold on to what was brought, of which scratch has nothing.
 HOLDING = (L2SP, Delta, Lwf, CoTuning)
 
@@ -37,11 +37,13 @@ def benefit_study(
     check_brought(recipe)
     afresh = scratch_changes(recipe, scratch)
     cells = []
-    for labels, data in sizes(recipe, shots).items():
+    tried = sizes(recipe, shots)
+    for labels, data in tried.items():
         own = dict(data)
         if recipe.train.eval_every is None:
-            changed = assigned(recipe, own)
-            own["train.eval_every"] = max(1, math.ceil(total_steps(changed, labels) / LOOKS))
+            # With fewer labels only the end counts, unless a look may choose the checkpoint.
+            looks = LOOKS if labels == max(tried) or recipe.train.select == "best-validation" else 1
+            own["train.eval_every"] = math.ceil(total_steps(assigned(recipe, own), labels) / looks)
         for arm, changes in ((PRETRAINED, {}), (SCRATCH, afresh)):
             cells += [
                 Override({ARM: arm, LABELS: labels, SEED: seed}, own | changes | {"seed": seed})

@@ -1,4 +1,4 @@
-"""A study's directory, read back: its cells and their states, tidy rows, arms and their pairs, what is shown of them.
+"""A study's directory, read back: its cells and their states, arms and their pairs, what is shown of them.
 
 `reading` is the records, `comparing` what the arms show of one another.
 """

@@ -144,15 +144,12 @@ def is_baseline(names: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
 
 
 def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping[str, Any]) -> Arm | None:
-    """The baseline arm that is equal in all columns that it has, those of `baseline` aside: an arm may have columns
-    that its baseline knows nothing of, such as the rank of a LoRA. Of several, the one that shares most columns."""
-    fitting = [
-        arm
-        for arm in arms
-        if is_baseline(arm.names, baseline)
-        and all(names.get(name, math.nan) == value for name, value in arm.names.items() if name not in baseline)
-    ]
-    return max(fitting, key=lambda arm: len(arm.names), default=None)
+    """The baseline arm that is equal in all columns but those of `baseline`, and those of which no baseline arm knows
+    anything (such as the rank of a LoRA, None in each of them)."""
+    bases = [arm for arm in arms if is_baseline(arm.names, baseline)]
+    known = {name for arm in bases for name, value in arm.names.items() if value is not None} - baseline.keys()
+    wanted = {name: names.get(name) for name in known}
+    return next((arm for arm in bases if {name: arm.names.get(name) for name in known} == wanted), None)
 
 
 def summarise(arm: Arm, metric: str) -> Summary | None:

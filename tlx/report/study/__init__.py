@@ -59,6 +59,7 @@ def draw(table: Table) -> str:
         href=href,
         label=columns.arm,
         plan=[decision(item, study.cells, columns) for item in study.plan()],
+        stored=stored(study.cells),
         unit=unit,
         p=names.p_value,
         metric=names.metric(table.metric),
@@ -67,7 +68,7 @@ def draw(table: Table) -> str:
 
 def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
     """The names of a cell in the columns that differ, as text; a dash where it has no such column."""
-    return {name: names.value(given[name]) if name in given else "–" for name in columns.varying}
+    return {name: names.value(given[name]) if columns.says(name, given) else "–" for name in columns.varying}
 
 
 def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
@@ -81,7 +82,7 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
         ("cells done", f"{counts['done']} of {len(study.cells)}"),
     ]
     if study.baseline:
-        told.append(("baseline", names.label(study.baseline, list(study.baseline), columns.every)))
+        told.append(("baseline", columns.label(study.baseline, list(study.baseline))))
     if table.smallest:
         told.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
     return told
@@ -118,11 +119,13 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[st
 
 
 def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """A comparison in the table of all statistics."""
+    """A comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar tests."""
+    exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
     return {
         "arm": columns.arm(one.arm.names),
         "baseline": columns.arm(one.baseline.names),
         "one": one,
+        "ps": (one.p, *exact, one.holm, one.mcnemar),
         "boot": unit.gains(*one.boot) if one.boot else one.lacking,
         "deviation": unit.size(one.difference.deviation) if one.p is not None else "–",
     }
@@ -155,3 +158,14 @@ def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> 
         "bytes": item.get("memory_bytes"),
         "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
     }
+
+
+def stored(held: tuple[Cell, ...]) -> list[str]:
+    """How many runs read the output of their frozen prefix from the store, by the stage where it ends."""
+    cuts = [(cell.result.get("prefix") or {}).get("cut") for cell in held if cell.result]
+    return [
+        f"{counted(cuts.count(cut), 'run')} read what the frozen stages below {cut} give from a store, where it was "
+        "computed once."
+        for cut in dict.fromkeys(cuts)
+        if cut
+    ]

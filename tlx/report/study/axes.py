@@ -14,7 +14,7 @@ PANELS = 12
 # What the axis below the lines of a drawing takes, in pixels; `page.js` knows it too.
 FOOT = 48
 # Letters that stand beside an axis, and those that a legend as wide as a panel holds.
-BESIDE, LEGEND = 26, 42
+BESIDE, LEGEND = 26, 46
 PERCENT = "format(datum.value * 100, '~g')"
 
 
@@ -44,16 +44,23 @@ def colour(named: Mapping[str, str] | Sequence[str], *, legend: bool = True) -> 
     order = list(named.values()) if isinstance(named, Mapping) else list(named)
     room = max(1, LEGEND // (max(map(len, order), default=0) + 4))
     look: dict[str, Any] = {"symbolType": "circle", "symbolStrokeWidth": 0, "symbolOpacity": 1}
-    look |= {"columns": room} if room < len(order) else {}
+    look |= {"columns": room} if sum(len(name) + 4 for name in order) > LEGEND else {}
     shown = alt.Legend(orient="top", labelLimit=220, **look) if legend and len(order) > 1 else None
     return alt.Color("label:N", title=None, scale=alt.Scale(domain=order), legend=shown)
 
 
 def spread(values: Sequence[float], unit: Unit) -> list[float]:
-    """From the lowest to the highest with a little air; a share stays one."""
+    """From the lowest to the highest with a little air; a share stays one, though its t-interval may not."""
     low, high = min(values), max(values)
     air = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     return [max(0.0, low - air), min(1.0, high + air)] if unit.share else [low - air, high + air]
+
+
+def reach(table: Table, unit: Unit) -> Any:
+    """The scale of the metric that all drawings of a study have: what it holds of an interval, it draws of it."""
+    values = [score.value for summary in table.summaries for score in summary.scores.values()]
+    ends = [end for one in table.summaries for end in (one.low, one.high) if math.isfinite(end)]
+    return alt.Scale(domain=spread([*values, *ends], unit), nice=False, clamp=True)
 
 
 def across(field: str, title: str, scale: Any, unit: Unit) -> Any:

@@ -57,7 +57,8 @@ def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
             decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
             scale = alt.Scale(type="log", domain=[decades[0], decades[-1]])
             return {"title": title, "scale": scale, "axis": alt.Axis(format="~g", values=decades)}
-        return {"title": title, "scale": alt.Scale(domain=[min(0.0, low), high]), "axis": alt.Axis(tickCount=5)}
+        bounds = spread(values, unit._replace(share=False)) if low > high / 2 else [min(0.0, low), high]
+        return {"title": title, "scale": alt.Scale(domain=bounds), "axis": alt.Axis(tickCount=5)}
     axis = alt.Axis(tickCount=5, **({"labelExpr": PERCENT} if unit.share else {"format": "~g"}))
     scale = alt.Scale(domain=spread(values, unit), nice=True, zero=False)
     return {"title": title + (", %" if unit.share else ""), "scale": scale, "axis": axis}

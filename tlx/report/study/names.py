@@ -13,40 +13,50 @@ BETWEEN = " · "
 
 class Columns(NamedTuple):
     """Of the columns that differ between arms: `treatment`, in which an arm differs from its baseline, and `context`,
-    in which it does not. `every` are all columns of the study but the seed."""
+    in which it does not. `every` are all columns of the study but the seed. In those that are `optional` None says that
+    an arm has no such thing, and goes without saying."""
 
     treatment: tuple[str, ...]
     context: tuple[str, ...]
     every: tuple[str, ...]
+    optional: frozenset[str] = frozenset()
 
     @property
     def varying(self) -> tuple[str, ...]:
         return tuple(name for name in self.every if name in self.treatment or name in self.context)
 
     def arm(self, names: Mapping[str, Any]) -> str:
-        return label(names, (*self.treatment, *self.context) or self.every, self.every)
+        return self.label(names, (*self.treatment, *self.context) or self.every)
 
     def method(self, names: Mapping[str, Any]) -> str:
-        return label(names, self.treatment or self.every, self.every)
+        return self.label(names, self.treatment or self.every)
 
     def setting(self, names: Mapping[str, Any]) -> str:
         """Empty where no column is the context."""
-        return label(names, self.context, self.every) if self.context else ""
+        return self.label(names, self.context) if self.context else ""
+
+    def label(self, names: Mapping[str, Any], chosen: Sequence[str]) -> str:
+        return label({name: names.get(name) for name in chosen if self.says(name, names)}, chosen, self.every)
+
+    def says(self, name: str, names: Mapping[str, Any]) -> bool:
+        return name in names and not (name in self.optional and names[name] is None)
 
 
 def columns(table: Table) -> Columns:
     """Which columns say what is compared, and which say where. Without a baseline, numbers say where."""
-    arms = [arm.names for arm in table.study.arms]
+    study = table.study
+    arms = [arm.names for arm in study.arms]
     every = tuple(dict.fromkeys(name for names in arms for name in names))
     varying = [name for name in every if len({repr(names.get(name)) for names in arms}) > 1]
     differing = {
         name for one in table.comparisons for name in varying if one.arm.names.get(name) != one.baseline.names.get(name)
     }
-    chosen = differing or table.study.baseline.keys() & set(varying)
-    if not table.study.baseline:
+    chosen = differing or study.baseline.keys() & set(varying)
+    if not study.baseline:
         chosen = {name for name in varying if not all(numeric(names.get(name)) for names in arms)} or set(varying)
     treatment = tuple(name for name in varying if name in chosen)
-    return Columns(treatment, tuple(name for name in varying if name not in chosen), every)
+    optional = frozenset(treatment) - study.baseline.keys() if study.baseline else frozenset()
+    return Columns(treatment, tuple(name for name in varying if name not in chosen), every, optional)
 
 
 def numeric(value: Any) -> bool:
@@ -116,18 +126,18 @@ class Unit(NamedTuple):
         return f"[{self.gain(low)}, {self.gain(high)}]" if math.isfinite(low) else "–"
 
     def span(self, low: float, high: float) -> str:
+        """An interval of values, without the unit."""
         if not math.isfinite(low):
             return "–"
-        if self.share:
-            return f"{100 * low:.{self.digits}f} – {100 * high:.{self.digits}f}"
-        return f"{words.number(low, pad=True)} – {words.number(high, pad=True)}"
+        ends = (f"{100 * end:.{self.digits}f}" if self.share else words.number(end, pad=True) for end in (low, high))
+        return f"[{', '.join(ends)}]".replace("-", "\N{MINUS SIGN}")
 
 
 def unit(table: Table) -> Unit:
-    """A tenth of a point, and a hundredth where an interval is narrower than half a point."""
+    """A tenth of a point, and a hundredth where an interval is narrower than two tenths."""
     widths = [one.difference.high - one.difference.low for one in table.comparisons]
     widths += [summary.high - summary.low for summary in table.summaries]
-    narrow = any(0 < width < 0.005 for width in widths)
+    narrow = any(0 < width < 0.002 for width in widths)
     return Unit(table.metric.rpartition("/")[2] in POINTS, 2 if narrow else 1)
 
 

@@ -22,7 +22,7 @@ from tlx.report.study.axes import (
     headed,
     labels,
     lines_of,
-    spread,
+    reach,
     upright,
 )
 from tlx.report.study.links import href
@@ -36,9 +36,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     apart = len(settings) <= PANELS
     call = columns.method if apart else columns.arm
     named = labels(table, columns) if apart else brief(call(one.arm.names) for one in table.summaries)
-    values = [score.value for summary in table.summaries for score in summary.scores.values()]
-    ends = [end for one in table.summaries for end in (one.low, one.high) if math.isfinite(end)]
-    x = across("value", metric(table.metric), alt.Scale(domain=spread([*values, *ends], unit), nice=False), unit)
+    x = across("value", metric(table.metric), reach(table, unit), unit)
     made = []
     for setting in settings if apart else [""]:
         chosen = [one for one in table.summaries if not apart or columns.setting(one.arm.names) == setting]
@@ -177,7 +175,7 @@ def over(
     x = alt.X("beside:Q", title=called, scale=scale, axis=axis)
 
     def y(field: str) -> Any:
-        return upright(field, title, alt.Scale(zero=False), unit)
+        return upright(field, title, reach(table, unit), unit)
 
     told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]

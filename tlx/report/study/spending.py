@@ -8,10 +8,10 @@ import altair as alt
 from tlx.cells import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
-from tlx.report.study.axes import colour, finite, form, headed, labels, upright
+from tlx.report.study.axes import colour, finite, form, headed, labels, reach, upright
 from tlx.report.study.names import Columns, Unit, metric
 
-TIME = "time"
+TIME = "seconds"
 
 
 class Cost(NamedTuple):
@@ -26,10 +26,11 @@ class Cost(NamedTuple):
 
 def scientific(value: float) -> str:
     """
-    >>> scientific(5.1e12)
-    '5.1e12'
+    >>> scientific(5.1e12), scientific(123.0)
+    ('5.1e12', '123')
     """
-    return f"{value:.3g}".replace("e+", "e")
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 COSTS = (
@@ -49,10 +50,6 @@ DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable
 def spent(summary: Summary) -> dict[str, float]:
     """The mean over the finished cells of an arm of each cost that all of them have."""
     found = [costs(cell.result) for cell in summary.arm.done if cell.result]
-    for one in found:
-        parts = [value for name, value in one.items() if name.startswith("seconds/")]
-        if parts:
-            one[TIME] = sum(parts)
     shared = set.intersection(*map(set, found)) if found else set()
     return {name: sum(one[name] for one in found) / len(found) for name in shared}
 
@@ -98,7 +95,7 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     if 1 < len(settings) <= 6:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
-    title, values = metric(table.metric), alt.Scale(zero=False)
+    title, values = metric(table.metric), reach(table, unit)
     told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
     told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
     base = alt.Chart(charts.data()).encode(x=x, color=colour(named))

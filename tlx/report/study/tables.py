@@ -43,7 +43,7 @@ def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
     rows = []
     for summary in table.summaries:
         given, one = summary.arm.names, found.get(id(summary.arm))
-        row = [names.value(given[name]) if name in given else "–" for name in chosen]
+        row = [names.value(given[name]) if columns.says(name, given) else "–" for name in chosen]
         row += [unit.size(summary.mean), unit.span(summary.low, summary.high), str(len(summary.scores))]
         if one is None:
             base = bool(table.study.baseline) and is_baseline(given, table.study.baseline)
