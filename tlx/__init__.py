@@ -31,8 +31,9 @@ HOMES = {
     "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend", "cells": "cells", "merge": "merge", "models": "models", "objectives": "objectives",
-    "stats": "stats", "study": "study", "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
+    "benefit": "benefit", "blend": "blend", "cells": "cells", "cost": "cost", "energy": "energy", "merge": "merge",
+    "models": "models", "objectives": "objectives", "stats": "stats", "study": "study", "tasks": "tasks",
+    "terms": "objectives", "tune": "tune", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 
