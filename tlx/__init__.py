@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import blend, cells, merge, models, objectives, stats, study, tasks, tuning
+    from tlx import benefit, blend, cells, cost, energy, merge, models, objectives, stats, study, tasks, tune, tuning
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.many import run_many

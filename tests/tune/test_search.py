@@ -321,7 +321,7 @@ def test_workers_that_are_killed_lose_nothing_and_nothing_is_tried_twice(tmp_pat
     (tmp_path / "space.py").write_text(SPACE_FILE)
     command = [
         sys.executable, "-m", "tlx.cli", "tune", "tiny.py", "--space", "space.py", "--trials", "6", "--sampler",
-        "random", "--out", "out", "--quiet",
+        "random", "--together", "2", "--out", "out", "--quiet",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
 
