@@ -68,7 +68,7 @@ def strubell(
         raise ValueError(f"hours, watts, counts, PUE and intensity are zero or more, got {given}")
     watts = processors + memory + accelerators * accelerator
     kwh = pue * hours * watts / 1000
-    how = f"{watts:g} W x {hours:g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e a kWh (Strubell et al., 2019)"
+    how = f"{watts:.4g} W x {hours:.4g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e a kWh (Strubell et al., 2019)"
     return Used(kwh, kwh * pounds_per_kwh * KG_A_POUND, how)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tlx import Data, Weights, cells, config, stats, tuning
 from tlx.benefit import benefit_study, measure, words
-from tlx.benefit.card import card
+from tlx.benefit.card import card, seconds_a_step
 from tlx.benefit.measuring import counted_once
 from tlx.cli import main
 from tlx.cost import operations
@@ -102,7 +102,9 @@ def test_every_number_is_of_the_records(measured, recipe):
     # Energy: the run's mean power times the time of its steps.
     expected = []
     for cell in most["scratch"]:
-        spent, seconds = cell.result["seconds"], 20 * 16 / cell.result["examples_per_second"]
+        spent, arms = cell.result["seconds"], cell.result["pack"]["arms"]
+        seconds = 20 * 16 / cell.result["examples_per_second"]
+        assert seconds_a_step(cell) == pytest.approx(seconds / 20 / arms)
         expected.append(cell.result["energy"]["kwh"] * seconds / (spent["compile"] + spent["train"] + spent["eval"]))
     assert row(document, "energy in all")["scratch"]["mean"] == pytest.approx(np.mean(expected))
     assert row(document, "co2e in all")["scratch"]["mean"] == pytest.approx(

@@ -51,6 +51,9 @@ def card(study: StudyRecords, operations: Mapping[str, Operations]) -> dict[str,
     notes = [*short, *(["there is one seed, so there are no intervals"] if len(ours.cells) < 2 else [])]
     if late := sum(not own for own in ends):
         notes.append(f"{late} of {len(ends)} pretrained runs never reached what scratch ended with")
+    packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
+    if packs[-1] > 1:
+        notes.append(f"runs trained as one, up to {packs[-1]} at a time; time and energy of each are its even share")
     reach, whole = to_reach(ours, theirs, steps, ends), in_all(ours, theirs)
     return {
         "question": study.question,
@@ -225,26 +228,41 @@ def steps_of(cell: Cell) -> int:
     return int(result_of(cell)["steps"])
 
 
-def seconds_a_step(cell: Cell, operations: Operations | None = None) -> float:
-    """Of training, without compilation and evaluation, where any step was timed apart from them."""
+def pace(cell: Cell) -> float:
+    """Seconds of a training step, without compilation and evaluation where any step was timed apart from them; of a run
+    that trained as one with others, of a step of all of them."""
     result = result_of(cell)
     batch = (cell.recipe() or {})["train"]["batch"]
     speed, seconds = result["examples_per_second"], result["seconds"]
     return batch / speed if speed else (seconds["compile"] + seconds["train"]) / result["steps"]
 
 
+def together(cell: Cell) -> int:
+    """How many runs trained as one."""
+    return int(result_of(cell)["pack"]["arms"])
+
+
+def seconds_a_step(cell: Cell) -> float:
+    """The run's own share."""
+    return pace(cell) / together(cell)
+
+
+def spent(cell: Cell) -> float:
+    """Seconds of all that the energy was measured of."""
+    seconds = result_of(cell)["seconds"]
+    return max(sum(seconds[part] for part in ("compile", "train", "eval")), 1e-9)
+
+
 def energy_a_step(cell: Cell, name: str) -> float:
     """By the time of a step, at the mean power of the run: what compiling took is no part of it."""
-    spent = result_of(cell)["seconds"]
-    seconds = sum(spent[part] for part in ("compile", "train", "eval"))
-    return float(result_of(cell)["energy"][name]) * seconds_a_step(cell) / max(seconds, 1e-9)
+    return float(result_of(cell)["energy"][name]) * pace(cell) / spent(cell)
 
 
 Price = Callable[[Cell, Operations], float]
 # Name, title, unit, and what a step takes.
 PRICES: tuple[tuple[str, str, str, Price], ...] = (
     ("steps", "steps", "", lambda cell, operations: 1.0),
-    ("time", "time", "s", seconds_a_step),
+    ("time", "time", "s", lambda cell, operations: seconds_a_step(cell)),
     ("operations", "operations", "FLOP", lambda cell, operations: operations.a_step),
     ("energy", "energy", "kWh", lambda cell, operations: energy_a_step(cell, "kwh")),
     ("co2e", "CO2e", "kg", lambda cell, operations: energy_a_step(cell, "co2e_kg")),
@@ -252,14 +270,9 @@ PRICES: tuple[tuple[str, str, str, Price], ...] = (
 
 
 def older(side: Side) -> Used:
-    """A whole run by the formula of 2019, of the power that its energy comes to."""
-    kwh, hours = (
-        float(np.mean(side.each(value)))
-        for value in (
-            lambda cell: result_of(cell)["energy"]["kwh"],
-            lambda cell: max(sum(result_of(cell)["seconds"].values()) / 3600, 1e-12),
-        )
-    )
+    """A run by the formula of 2019, at the power that its energy comes to."""
+    kwh = float(np.mean(side.each(lambda cell: result_of(cell)["energy"]["kwh"])))
+    hours = float(np.mean(side.each(lambda cell: spent(cell) / together(cell)))) / 3600
     return strubell(hours, processors=1000 * kwh / hours, memory=0.0)
 
 
