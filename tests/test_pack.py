@@ -6,14 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, pack, run, sharding, tasks, terms, tuning
+from tlx.arm import opened
 from tlx.data import Crop
-from tlx.many import groups, run_many
+from tlx.feed import Stream
+from tlx.many import form_of, groups, run_many
 from tlx.pack import ELEMENTWISE
 from tlx.prepare import prepare
 from tlx.records import read_metrics
 from tlx.step import initial_state, train_step
-from tlx.train import Diverged, How
+from tlx.train import Diverged, How, engine_of, fresh_states
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.updates import Sam
@@ -108,6 +110,14 @@ CASES = {
     "augmented": [varied(RECIPE, data={"augment": (Crop(padding=1),)}, seed=seed) for seed in (0, 1)],
     "shots": [varied(RECIPE, data={"shots": shots}) for shots in (2, 4, 8)],
     "smoothing": [varied(RECIPE, task={"smoothing": smoothing}) for smoothing in (0.0, 0.1)],
+    "masks": [
+        varied(RECIPE, tuning=tuning.Rules(*rules))
+        for rules in (
+            ((r"stem/.*", None), (r".*/bias", None), (r".*", Learn())),
+            ((r"stem/.*", None), (r".*", Learn(lr=0.5))),
+            ((r"stem/.*", None), (r".*/kernel", None), (r".*", Learn(weight_decay=0.2))),
+        )
+    ],
     "learned rates": [
         varied(RECIPE, tuning=tuning.Rules((r"stem/.*", Learn(lr=lr, weight_decay=decay)), (r".*", Learn())))
         for lr, decay in ((0.1, 0.0), (1.0, 0.5))
@@ -121,8 +131,6 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
 
 
 def test_what_an_arm_shares_is_held_once(tmp_path, packs):
-    from tlx import Weights, pack
-
     held = []
     placed = pack.packed
 
@@ -139,6 +147,26 @@ def test_what_an_arm_shares_is_held_once(tmp_path, packs):
         ]
         compared(probes, tmp_path, packs)
     assert all(axes.count(None) == 5 for axes in held), "the step and four frozen leaves"
+
+
+def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
+    """Weight decay, moments and the bound of the gradient know nothing of it."""
+    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
+    parts = [arm.ready.parts(0) for arm in arms]
+    readers = {name: [arm.ready.processor for arm in arms] for name in ("train", "validation", "test")}
+    states = fresh_states(arms, parts, 0, None)
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers)
+    assert learning == pack.joined(parts).learning == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
+    state, given = engine.place(states), Stream(engine, arms, readers["train"], 0)
+    for step in range(3):
+        state = given.take(state, step, 8).state
+    for n, arm in enumerate(arms):
+        found = engine.fetch(state, n)
+        assert jax.tree.structure(found) == jax.tree.structure(form_of(arm).phases[0][1])
+        before, after = flatten(arm.ready.variables.params), flatten(found.variables.params)
+        for path, leaf in after.items():
+            assert np.array_equal(leaf, before[path]) == (arm.ready.partitions[0][path] is None), (n, path)
+        arm.close()
 
 
 def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
@@ -217,12 +245,20 @@ def test_what_is_no_number_is_another_group(other):
 @pytest.mark.parametrize(
     "other",
     [
+        varied(RECIPE, tuning=tuning.Rules((r"(stem|blocks)/.*", None), (r".*", Learn()))),
         varied(RECIPE, tuning=tuning.Rules((r"stem/bias", None), (r".*", Learn()))),
+        varied(RECIPE, tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())), update=Sam()),
+        varied(
+            RECIPE,
+            tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
+            objective=(terms.Supervised(), terms.L2SP()),
+        ),
         varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)),
     ],
 )
 def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):
     base = varied(RECIPE, tuning=tuning.Rules((r"stem/.*", None), (r".*", Learn())))
+    base = varied(base, update=other.update, objective=other.objective)
     if other.model is VIT:
         base = varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2))
     run_many([base, other], [tmp_path / "a", tmp_path / "b"], how=LEAN)
