@@ -1,6 +1,7 @@
 """An arm in a pack is the arm alone: numbers, bits of what stays, phases, choices, and what one arm's end does."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -14,11 +15,13 @@ from tlx.many import form_of, groups, run_many
 from tlx.pack import ELEMENTWISE
 from tlx.prepare import prepare
 from tlx.records import read_metrics
+from tlx.reopen import rebuild
 from tlx.step import initial_state, train_step
 from tlx.train import Diverged, How, engine_of, fresh_states
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.updates import Sam
+from tlx.weights import load_pretrained
 from tlx.weights.files import read_file
 
 LEAN = How(quiet=True, leave="learned")
@@ -212,6 +215,25 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path, packs, monkeypatch):
         mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
         for path, leaf in other.items():
             np.testing.assert_array_equal(mine[path], leaf, err_msg=path)
+
+
+def test_a_cells_model_is_rebuilt_of_what_it_learned(tmp_path, packs, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    for n, recipe in enumerate((CASES["ranks and alphas"][0], CASES["batch norm"][0], CASES["a stored prefix"][0])):
+        (cell,) = run_many([recipe], [tmp_path / str(n)], how=LEAN)
+        with pytest.raises(FileNotFoundError, match="is a study's cell, which kept what it learned; `tlx rebuild`"):
+            load_pretrained(cell.folder)
+        rebuild(cell.folder)
+        whole = run(recipe, tmp_path / f"{n} whole", how=How(quiet=True))
+        ours, theirs = (load_pretrained(own.folder).variables for own in (cell, whole))
+        for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(mine, other)
+        assert (cell.folder / "mistakes.json").read_text() == (whole.folder / "mistakes.json").read_text()
+    (cell.folder / "learned.safetensors").unlink()
+    assert rebuild(cell.folder) == cell.folder
+    shutil.rmtree(cell.folder / "model")
+    with pytest.raises(FileNotFoundError, match="kept neither its model nor what it learned"):
+        rebuild(cell.folder)
 
 
 def test_what_is_finished_is_not_run_again(tmp_path, packs):
