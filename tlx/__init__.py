@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import blend, merge, models, objectives, stats, study, tasks, tuning
+    from tlx import blend, cells, merge, models, objectives, stats, study, tasks, tuning
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.many import run_many
@@ -31,8 +31,8 @@ HOMES = {
     "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
-    "study": "study", "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
+    "blend": "blend", "cells": "cells", "merge": "merge", "models": "models", "objectives": "objectives",
+    "stats": "stats", "study": "study", "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 

@@ -14,7 +14,8 @@ from tlx.records import write_json
 
 def result(value, seed):
     return {
-        "fingerprint": "f", "seed": seed, "metrics": {"test/accuracy": value, "validation/accuracy": value + 0.01},
+        "fingerprint": "f", "seed": seed, "selection": "last", "selected_step": 6,
+        "metrics": {"test/accuracy": value, "validation/accuracy": value + 0.01},
         "parameters": {"total": 10, "trainable": 4}, "steps": 6, "seconds": {"train": 1.5, "eval": 0.25},
         "examples_per_second": 20.0, "peak_memory_bytes": 1000, "flops": 5e6,
     }  # fmt: skip
@@ -66,15 +67,19 @@ def test_reading_takes_no_claim_and_makes_no_file(study):
         pass
 
 
-def test_rows_are_tidy(study):
+def test_columns_and_costs(study):
     found = cells.read(study)
     assert found.columns == ("method", "labels", "seed")
-    rows = found.rows()
-    assert len(rows) == 5 * (2 + 8)
-    assert {"method": "full", "labels": 8, "seed": 1, "fingerprint": f"{1:016x}", "metric": "test/accuracy",
-            "value": 0.1} in rows  # fmt: skip
-    assert {row["metric"] for row in rows} > {"seconds/train", "peak_memory_bytes", "parameters/trainable", "flops"}
-    json.dumps(rows)
+    assert found.metrics == ("test/accuracy", "validation/accuracy")
+    told = cells.costs(found.cells[0].result)
+    assert told == {
+        "seconds/train": 1.5, "seconds/eval": 0.25, "steps": 6, "examples_per_second": 20.0, "peak_memory_bytes": 1000,
+        "seconds": 1.75, "parameters/total": 10, "parameters/trainable": 4, "flops": 5e6,
+    }  # fmt: skip
+    packed = cells.costs(found.cells[0].result | {"pack": {"arms": 4, "place": 1}})
+    assert packed["seconds"] == told["seconds"] / 4
+    assert packed["examples_per_second"] == told["examples_per_second"] * 4
+    assert packed["flops"] == told["flops"]
 
 
 def test_an_arm_is_a_cell_without_its_seed(study):
@@ -120,12 +125,13 @@ def test_what_is_no_study_is_refused(study, tmp_path):
     change(study, cells=twice)
     with pytest.raises(ValueError, match=r"cells a and b have the same names \{'seed': 0\}; label what differs"):
         cells.read(study)
-    change(study, cells=[{"fingerprint": "a", "names": {"value": 0}, "changes": []}])
-    with pytest.raises(ValueError, match="'value' is a column of the table's own"):
-        cells.read(study)
+    for listed in (None, [{"fingerprint": "../../etc", "names": {}}]):
+        change(study, cells=listed)
+        with pytest.raises(ValueError, match=r"study\.json is no study's: it lists no cells by their fingerprints"):
+            cells.read(study)
 
 
 def test_reading_needs_neither_jax_nor_pandas(study):
-    program = f"import sys; from tlx import cells; cells.read({str(study)!r}).rows(); print(*sys.modules)"
+    program = f"import sys; from tlx import cells; cells.compare(cells.read({str(study)!r})); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"jax", "pandas"} & set(done.stdout.split())

@@ -1,8 +1,9 @@
-"""A study's directory, read back: its cells and their states, tidy rows, arms and their pairs, what is shown of them.
+"""A study's directory, read back: its cells and their states, arms and their pairs, what is shown of them.
 
-`reading` is the records, `compare` what the arms show of one another.
+`reading` is the records, `comparing` what the arms show of one another.
 """
 
+from tlx.cells.comparing import Comparison, Score, Summary, Table, compare, is_baseline
 from tlx.cells.reading import (
     CELLS,
     CLAIMS,
@@ -20,6 +21,6 @@ from tlx.cells.reading import (
 )
 
 __all__ = [
-    "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "State", "StudyRecords", "costs", "is_study",
-    "read",
+    "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
+    "StudyRecords", "Summary", "Table", "compare", "costs", "is_baseline", "is_study", "read",
 ]  # fmt: skip

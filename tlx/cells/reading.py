@@ -9,6 +9,7 @@ Nothing here imports JAX or pandas, and nothing is written.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,8 +20,6 @@ from tlx.trees import near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 SEED = "seed"
-# The columns of the tidy table that are not the user's.
-OWN = ("fingerprint", "metric", "value")
 State = Literal["done", "running", "failed", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
@@ -120,17 +119,6 @@ class StudyRecords(NamedTuple):
         """The metrics that some finished cell has."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.metrics))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row a finished cell and metric, costs among them (see `costs`): the cell's columns, `fingerprint`, `metric`
-        and `value`."""
-        return [
-            {name: cell.names.get(name) for name in self.columns}
-            | {"fingerprint": cell.fingerprint, "metric": metric, "value": value}
-            for cell in self.cells
-            if cell.result
-            for metric, value in (cell.metrics | costs(cell.result)).items()
-        ]
-
     def plan(self) -> list[dict[str, Any]]:
         """The planner's decisions; a line that a killed worker left half written is left out."""
         path = self.folder / PLAN
@@ -151,14 +139,17 @@ def is_study(directory: str | Path) -> bool:
 def read(directory: str | Path) -> StudyRecords:
     """The study in `directory`, each cell with its state: running where its claim is held, else as its files say.
 
-    Raises FileNotFoundError where there is no study, ValueError where two cells have the same names or a column has a
-    name of the table's own.
+    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells or two of them have the
+    same names.
     """
     folder = Path(directory)
     if not is_study(folder):
         raise FileNotFoundError(f"{folder} holds no study: there is no {STUDY}")
     document = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    cells = tuple(_cell(folder, item) for item in document["cells"])
+    listed = document.get("cells") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not all(re.fullmatch(r"\w+", str(item.get("fingerprint"))) for item in listed):
+        raise ValueError(f"{folder / STUDY} is no study's: it lists no cells by their fingerprints")
+    cells = tuple(_cell(folder, item) for item in listed)
     _check(folder, cells)
     texts = {name: document.get(name) or "" for name in ("name", "question", "metric", "command", "file")}
     baseline, smallest = document.get("baseline") or {}, float(document.get("smallest") or 0.0)
@@ -198,8 +189,6 @@ def held(path: Path) -> bool:
 def _check(folder: Path, cells: Iterable[Cell]) -> None:
     known: dict[str, str] = {}
     for cell in cells:
-        if taken := cell.names.keys() & set(OWN):
-            raise ValueError(f"{folder}: {min(taken)!r} is a column of the table's own; give that label another name")
         other = known.setdefault(_key(cell.names), cell.fingerprint)
         if other != cell.fingerprint:
             raise ValueError(
@@ -208,7 +197,11 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
 
 
 def _document(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    # A worker that tries again may take a file away at any moment.
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _key(names: Mapping[str, Any]) -> str:
@@ -216,16 +209,22 @@ def _key(names: Mapping[str, Any]) -> str:
 
 
 def costs(result: Mapping[str, Any]) -> dict[str, float]:
-    """What a run took, of what its `result.json` says of that: `seconds/train`, `peak_memory_bytes`, `flops`, ...
+    """What a run took, of what its `result.json` says of that: `seconds` and their parts `seconds/train`, ...,
+    `peak_memory_bytes`, `flops`, `parameters/trainable`, ... Of runs that trained side by side, time is a run's share.
 
-    >>> costs({"seconds": {"train": 2.0}, "steps": 10, "energy": None})
-    {'seconds/train': 2.0, 'steps': 10}
+    >>> costs({"seconds": {"train": 2.0, "eval": 1.0}, "steps": 10, "energy": None, "pack": {"arms": 2, "place": 0}})
+    {'steps': 10, 'seconds/train': 1.0, 'seconds/eval': 0.5, 'seconds': 1.5}
     """
+    arms = (result.get("pack") or {}).get("arms", 1)
     found: dict[str, float] = {}
-    for name in ("seconds", "steps", "examples_per_second", "peak_memory_bytes", "parameters", "flops", "energy"):
+    for name in ("steps", "examples_per_second", "peak_memory_bytes", "flops", "parameters", "energy", "seconds"):
         given = result.get(name)
         parts = {f"{name}/{part}": value for part, value in given.items()} if isinstance(given, Mapping) else {}
         for part, value in (parts or {name: given}).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                found[part] = value
+                found[part] = value / arms if name == "seconds" and arms > 1 else value
+        if name == "seconds" and parts:
+            found[name] = sum(found[part] for part in parts)
+    if arms > 1 and "examples_per_second" in found:
+        found["examples_per_second"] *= arms
     return found

@@ -129,15 +129,6 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
 
 @main.command()
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
-def report(source: str) -> None:
-    """Draw RUN's page again from its records."""
-    from tlx.report import write_run
-
-    click.echo(write_run(Path(source)))
-
-
-@main.command()
-@click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
 @click.option("--examples", default=512, show_default=True, help="How many of each split to look at, at most.")
 @config_option
 def moved(source: str, examples: int, config: str | None) -> None:

@@ -64,7 +64,7 @@ def rows(cell: Cell) -> list[dict[str, Any]]:
 
 def spent(result: Mapping[str, Any]) -> float:
     """The seconds of a run: its share, where several trained together, of what they took."""
-    return sum(result["seconds"].values()) / result.get("pack", {}).get("arms", 1)
+    return cells.costs(result)["seconds"]
 
 
 def write_results(directory: Path) -> list[Path]:
