@@ -1,22 +1,27 @@
 """An arm in a pack is the arm alone: numbers, bits of what stays, phases, choices, and what one arm's end does."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, pack, run, sharding, tasks, terms, tuning
+from tlx.arm import opened
 from tlx.data import Crop
-from tlx.many import groups, run_many
+from tlx.feed import Stream
+from tlx.many import form_of, groups, run_many
 from tlx.pack import ELEMENTWISE
 from tlx.prepare import prepare
 from tlx.records import read_metrics
+from tlx.reopen import rebuild
 from tlx.step import initial_state, train_step
-from tlx.train import Diverged, How
+from tlx.train import Diverged, How, engine_of, fresh_states
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.updates import Sam
+from tlx.weights import load_pretrained
 from tlx.weights.files import read_file
 
 LEAN = How(quiet=True, leave="learned")
@@ -108,6 +113,14 @@ CASES = {
     "augmented": [varied(RECIPE, data={"augment": (Crop(padding=1),)}, seed=seed) for seed in (0, 1)],
     "shots": [varied(RECIPE, data={"shots": shots}) for shots in (2, 4, 8)],
     "smoothing": [varied(RECIPE, task={"smoothing": smoothing}) for smoothing in (0.0, 0.1)],
+    "masks": [
+        varied(RECIPE, tuning=tuning.Rules(*rules))
+        for rules in (
+            ((r"stem/.*", None), (r".*/bias", None), (r".*", Learn())),
+            ((r"stem/.*", None), (r".*", Learn(lr=0.5))),
+            ((r"stem/.*", None), (r".*/kernel", None), (r".*", Learn(weight_decay=0.2))),
+        )
+    ],
     "learned rates": [
         varied(RECIPE, tuning=tuning.Rules((r"stem/.*", Learn(lr=lr, weight_decay=decay)), (r".*", Learn())))
         for lr, decay in ((0.1, 0.0), (1.0, 0.5))
@@ -121,8 +134,6 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
 
 
 def test_what_an_arm_shares_is_held_once(tmp_path, packs):
-    from tlx import Weights, pack
-
     held = []
     placed = pack.packed
 
@@ -139,6 +150,26 @@ def test_what_an_arm_shares_is_held_once(tmp_path, packs):
         ]
         compared(probes, tmp_path, packs)
     assert all(axes.count(None) == 5 for axes in held), "the step and four frozen leaves"
+
+
+def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
+    """Weight decay, moments and the bound of the gradient know nothing of it."""
+    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
+    parts = [arm.ready.parts(0) for arm in arms]
+    readers = {name: [arm.ready.processor for arm in arms] for name in ("train", "validation", "test")}
+    states = fresh_states(arms, parts, 0, None)
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers)
+    assert learning == pack.joined(parts).learning == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
+    state, given = engine.place(states), Stream(engine, arms, readers["train"], 0)
+    for step in range(3):
+        state = given.take(state, step, 8).state
+    for n, arm in enumerate(arms):
+        found = engine.fetch(state, n)
+        assert jax.tree.structure(found) == jax.tree.structure(form_of(arm).phases[0][1])
+        before, after = flatten(arm.ready.variables.params), flatten(found.variables.params)
+        for path, leaf in after.items():
+            assert np.array_equal(leaf, before[path]) == (arm.ready.partitions[0][path] is None), (n, path)
+        arm.close()
 
 
 def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
@@ -186,6 +217,25 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path, packs, monkeypatch):
             np.testing.assert_array_equal(mine[path], leaf, err_msg=path)
 
 
+def test_a_cells_model_is_rebuilt_of_what_it_learned(tmp_path, packs, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    for n, recipe in enumerate((CASES["ranks and alphas"][0], CASES["batch norm"][0], CASES["a stored prefix"][0])):
+        (cell,) = run_many([recipe], [tmp_path / str(n)], how=LEAN)
+        with pytest.raises(FileNotFoundError, match="is a study's cell, which kept what it learned; `tlx rebuild`"):
+            load_pretrained(cell.folder)
+        rebuild(cell.folder)
+        whole = run(recipe, tmp_path / f"{n} whole", how=How(quiet=True))
+        ours, theirs = (load_pretrained(own.folder).variables for own in (cell, whole))
+        for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(mine, other)
+        assert (cell.folder / "mistakes.json").read_text() == (whole.folder / "mistakes.json").read_text()
+    (cell.folder / "learned.safetensors").unlink()
+    assert rebuild(cell.folder) == cell.folder
+    shutil.rmtree(cell.folder / "model")
+    with pytest.raises(FileNotFoundError, match="kept neither its model nor what it learned"):
+        rebuild(cell.folder)
+
+
 def test_what_is_finished_is_not_run_again(tmp_path, packs):
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
     folders = [tmp_path / str(n) for n in range(2)]
@@ -217,12 +267,20 @@ def test_what_is_no_number_is_another_group(other):
 @pytest.mark.parametrize(
     "other",
     [
+        varied(RECIPE, tuning=tuning.Rules((r"(stem|blocks)/.*", None), (r".*", Learn()))),
         varied(RECIPE, tuning=tuning.Rules((r"stem/bias", None), (r".*", Learn()))),
+        varied(RECIPE, tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())), update=Sam()),
+        varied(
+            RECIPE,
+            tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
+            objective=(terms.Supervised(), terms.L2SP()),
+        ),
         varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)),
     ],
 )
 def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):
     base = varied(RECIPE, tuning=tuning.Rules((r"stem/.*", None), (r".*", Learn())))
+    base = varied(base, update=other.update, objective=other.objective)
     if other.model is VIT:
         base = varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2))
     run_many([base, other], [tmp_path / "a", tmp_path / "b"], how=LEAN)

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,9 +120,10 @@ class Arm:
         return state._replace(frozen=frozen, memory=fresh.memory)
 
     def settle(
-        self, step: int, phase: int, told: Mapping[str, np.ndarray], examples: Callable[[int], np.ndarray]
+        self, step: int, learning: Sequence[str], told: Mapping[str, np.ndarray], examples: Callable[[int], np.ndarray]
     ) -> None:
-        """Writes down the metrics [K, ...] of the steps after `step`; `examples(k)` are those of the k-th batch.
+        """Writes down the metrics [K, ...] of the steps after `step`; `learning` are the parameters that they are of,
+        `examples(k)` those of the k-th batch.
 
         Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss
         or its gradient is not finite.
@@ -137,13 +138,12 @@ class Arm:
         if not len(wrong):
             return
         k = int(wrong[0])
-        leaves, claimed = told["leaf_norms"][k], self.ready.partitions[phase]
-        paths = [path for path in flatten(self.ready.variables.params) if claimed[path] is not None]
+        leaves = told["leaf_norms"][k]
         largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
         self.records.flush()
         raise Diverged(
             f"the loss is {losses[k]} at step {step + k + 1}, its gradient's norm {norms[k]}; the batch held examples "
-            f"{examples(k).tolist()}; the largest gradient is that of {paths[largest]!r} (norm {leaves[largest]:g})"
+            f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
     def measured(self, step: int, outcome: Outcome, rate: float) -> dict[str, float]:

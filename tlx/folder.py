@@ -2,7 +2,8 @@
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured.
+`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
+`learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
 """
 
 import json
@@ -20,6 +21,7 @@ from tlx import config
 from tlx.records import write_json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
+LEARNED = "learned.safetensors"
 PACKAGES = (
     "tlx",
     "jax",

@@ -15,7 +15,8 @@ from tlx.arm import Arm, Clock, opened
 from tlx.feed import feed
 from tlx.recipe import Recipe
 from tlx.step import Parts, TrainState
-from tlx.train import How, Run, finished, fresh_states, packed, read_by, train, whole
+from tlx.train import How, Run, engine_of, finished, fresh_states, read_by, train, whole
+from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
 
 # More arms than this are several packs.
 MOST_ARMS = 64
@@ -25,6 +26,8 @@ GAIN = 0.9
 ROOM = 0.6
 # What a sweep may vary without another program, by field of the recipe; in `data` only where `train` fixes the steps.
 VARIED = ("optim", "tuning", "objective", "update", "task")
+# Tunings that add nothing and have one phase: what they choose may be a mask.
+CHOOSING = (Full, Probe, Freeze, Rules, BitFit, NormTuning)
 DRAWN = ("shots", "fraction", "subset_seed")
 
 
@@ -50,6 +53,8 @@ def signature(recipe: Recipe) -> str:
         document["train"]["ema"] = "#"
     if recipe.optim.name in pack.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
         document["tuning"][0]["rank"] = "#"
+    if isinstance(recipe.tuning, CHOOSING):
+        document["tuning"] = "#"
     if recipe.train.steps is not None and recipe.train.eval_every is not None:
         document["data"] |= dict.fromkeys(DRAWN, "#")
     return json.dumps(document, sort_keys=True)
@@ -145,7 +150,7 @@ def alike(ready: Mapping[int, Arm]) -> list[list[int]]:
     for position, arm in ready.items():
         form = form_of(arm)
         for known, twins in found:
-            if form.stands == known.stands and all(map(same, known.phases, form.phases)):
+            if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
                 twins.append(position)
                 break
         else:
@@ -156,6 +161,14 @@ def alike(ready: Mapping[int, Arm]) -> list[list[int]]:
 def same(one: tuple[Parts, TrainState], other: tuple[Parts, TrainState]) -> bool:
     """Whether two steps differ in numbers alone."""
     return pack.same_program((one[0], other[0]), (one[1], other[1]))
+
+
+def joinable(one: "Form", other: "Form") -> bool:
+    """Whether two arms that learn other leaves can be joined, from their start to their end."""
+    if len(one.phases) > 1 or one.stands[0] > 0 or one.stands[1] != "last":
+        return False
+    (parts, state), (others, another) = one.phases[0], other.phases[0]
+    return pack.may_join((parts, others), (state, another))
 
 
 class Form(NamedTuple):
@@ -169,7 +182,7 @@ class Form(NamedTuple):
 def form_of(arm: Arm) -> Form:
     ready, measured = arm.ready, [getattr(arm.splits, name).rows.tobytes() for name in ("validation", "test")]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
-    stands = (arm.begin, arm.steps, arm.spans, arm.eval_every, *head, *measured)
+    stands = (arm.begin, arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
     phases = []
     for phase in range(len(arm.spans)):
         parts = ready.parts(phase)
@@ -213,11 +226,7 @@ def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int]
     states = fresh_states(arms, parts, phase, None)
     mesh = sharding.make_mesh()
     readers = {name: [own.readers[name] for own in found] for name in found[0].readers}
-    engine = (
-        pack.single(parts[0], mesh, arms[0].recipe.train.compile)
-        if len(arms) == 1
-        else packed(arms, parts, mesh, states, readers)
-    )
+    engine, states, _ = engine_of(arms, parts, mesh, states, readers)
     given = feed(engine, arms, readers["train"], start)
     state = engine.place(states)
     needed = given.bytes_needed(state)

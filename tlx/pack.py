@@ -16,9 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tlx import sharding
+from tlx import optim as optimisers
+from tlx import partition, sharding
+from tlx.partition import Partition
 from tlx.state import Parts, TrainState, answering
 from tlx.step import compile_step, eval_step, train_step
+from tlx.trees import flatten
+from tlx.updates import Sum
 
 # How many steps of a resident table one call may take; fewer where fewer remain.
 MOST = 256
@@ -79,13 +83,19 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
 
 
 def packed(
-    parts: Parts, mesh: Mesh, states: Sequence[TrainState], shared_batch: bool, shared_inputs: bool = True
+    parts: Parts,
+    mesh: Mesh,
+    states: Sequence[TrainState],
+    shared_batch: bool,
+    shared_inputs: bool = True,
+    forms: Sequence[Any] = (),
 ) -> Engine:
     """The engine of several arms, whose fresh `states` say what they share. With `shared_batch` every step's batch is
     the same for all of them: what is frozen below what moves is then computed once. With `shared_inputs` they are
     evaluated on the same inputs, else each on its own, stacked.
 
-    `parts` are those of any of them; their numbers are in the states.
+    `parts` are those of any of them; their numbers are in the states. `forms` are the states that the arms have alone,
+    as shapes, where they were `joined` for the pack.
     """
     count, held = len(states), axes_of(states)
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
@@ -118,7 +128,7 @@ def packed(
         sweep,
         jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
         lambda fresh: jax.device_put(stacked(fresh, held), whole),
-        lambda state, n: unstacked(state, held, shapes[n], n),
+        lambda state, n: parted(unstacked(state, held, shapes[n], n), forms[n] if forms else None),
         lambda batch: jax.device_put(batch, rows),
         lambda inputs: jax.device_put(inputs, looked),
         lambda positions: jax.device_put(positions, many),
@@ -183,6 +193,61 @@ def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int
     cut = [leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
            for leaf, shape in zip(own, shapes, strict=True)]  # fmt: skip
     return jax.tree.unflatten(tree, cut)
+
+
+def joined(parts: Sequence[Parts]) -> Parts:
+    """The static half of a step in which every leaf learns that does in some arm; what each arm does not learn is
+    masked in its state (see `masked`). The optimiser treats every number by itself, so a leaf whose gradient, rate and
+    decay are zero stays as it is."""
+    first = parts[0]
+    union: Partition = {}
+    for path in first.partition:
+        claims = (own.partition[path] for own in parts)
+        union[path] = next((learn for learn in claims if learn is not None), None)
+    return first._replace(partition=union, layout=optimisers.layout(first.model, [union]))
+
+
+def masked(state: TrainState, own: Parts) -> TrainState:
+    """The fresh state of a `joined` step for an arm that is `own` alone: a zero for every leaf that it does not learn,
+    in the place of its rate, its decay, and before its gradient."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    params = flatten(state.trainable)
+    mine = optimisers.leaf_rates(own.optim, state.variables.params, own.partition)
+    rates = jax.tree.map(jnp.float32, {path: mine.get(path, {"lr": 0.0, "weight_decay": 0.0}) for path in params})
+    mask = {path: one if path in mine else zero for path in params}
+    return state._replace(numbers=state.numbers | {"rates": rates, "mask": mask})
+
+
+def parted(state: TrainState, form: Any) -> TrainState:
+    """What a joined state is without the other arms' leaves: of the structure of `form`, leaf by leaf of one name; the
+    state itself where that is None."""
+    if form is None:
+        return state
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    paths, tree = jax.tree_util.tree_flatten_with_path(form)
+    named = [jax.tree_util.keystr(path) for path, _ in paths]
+    learned = [name.replace(".frozen", ".trainable", 1) for name in named]
+    return jax.tree.unflatten(tree, [found[a] if a in found else found[b] for a, b in zip(named, learned, strict=True)])
+
+
+def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
+    """Whether arms that learn other leaves may still share a program: what begins to learn, and the stages in which
+    nothing does, are the same; nothing is remembered; and the update and the optimiser treat every number by itself."""
+    stages = [stage.name for stage in parts[0].model.stages]
+    firsts = {partition.first_moving(stages, own.partition) for own in parts}
+    stills = {partition.still(stages, own.partition) for own in parts}
+    plain = all(
+        type(own.update) is Sum and own.ema is None and own.optim.name in ELEMENTWISE and not own.layout.schedules
+        for own in parts
+    )
+    leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
+    same = {frozenset(own.partition) for own in parts}
+    return (
+        plain
+        and len(leaves) > 1
+        and len(firsts) == len(stills) == len(same) == 1
+        and not any(jax.tree.leaves(state.memory) for state in states)
+    )
 
 
 def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:

@@ -11,15 +11,17 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.arm import Arm
-from tlx.evaluate import mistakes
+from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
 from tlx.records import write_json
 from tlx.step import TrainState
 from tlx.trees import flatten
+from tlx.types import Variables
 from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 from tlx.weights.files import write_file
+from tlx.weights.form import STATS
 
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
@@ -57,34 +59,39 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
     if leave == "all":
-        save_model(path, ready, state)
-        if "test" in outcomes:
-            write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
-        write_json(path / "parameters.json", describe.document(ready))
-        if recipe.weights is not None:
-            write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
-        write_json(path / "environment.json", folder.environment())
+        save_model(path, ready, state.variables)
+        write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
     write_json(path / folder.RESULT, result)
     return result
 
 
+def write_tables(path: Path, ready: Prepared, splits: Any, tested: Outcome | None) -> None:
+    """What the page shows beside the result: the worst mistakes, all parameters, the manifest, the environment."""
+    if tested is not None:
+        write_json(path / "mistakes.json", mistakes(tested, splits.test, ready.task))
+    write_json(path / "parameters.json", describe.document(ready))
+    if ready.recipe.weights is not None:
+        write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
+    write_json(path / "environment.json", folder.environment())
+
+
 def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
     """`learned.safetensors`: what moved, by path, if it is no more than `FEW_BYTES`; recipe and seed give the rest."""
     leaves = {path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.moving}
-    leaves |= {f"stats:{path}": np.asarray(leaf) for path, leaf in flatten(state.stats).items()}
+    leaves |= {f"{STATS}{path}": np.asarray(leaf) for path, leaf in flatten(state.stats).items()}
     if sum(leaf.nbytes for leaf in leaves.values()) <= FEW_BYTES:
-        write_file(path / "learned.safetensors", leaves)
+        write_file(path / folder.LEARNED, leaves)
 
 
-def save_model(path: Path, ready: Prepared, state: TrainState) -> None:
+def save_model(path: Path, ready: Prepared, found: Variables) -> None:
     """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves.
 
     The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
     adapter. What terms of the objective inserted is no part of the model.
     """
-    variables = state.variables._replace(params=without_inserted(ready.model, state.variables.params))
+    variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
         save_adapter(trained, path / "adapter", moved=ready.moving & flatten(ready.model.params).keys())

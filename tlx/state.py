@@ -58,6 +58,11 @@ class Parts(NamedTuple):
     remat: str = "auto"
     start: str | None = None
 
+    @property
+    def learning(self) -> list[str]:
+        """The paths of the parameters that learn."""
+        return [path for path, learn in self.partition.items() if learn is not None]
+
 
 def memories(terms: Sequence[Term], setting: Setting) -> Tree:
     """What each term remembers of the weights that were brought, and of the data: the same in every phase."""

@@ -132,6 +132,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     state: Any = None
     parts: list[Parts] = []
     readers: dict[str, list[Any]] = {}
+    learning: list[str] = []
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
         stack.enter_context(guarded(first.path))
@@ -156,10 +157,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 before = None
                 if begin > start:
                     fresh = [arm.restore(state) for arm, state in zip(arms, fresh, strict=True)]
-                if len(arms) == 1:
-                    engine = pack.single(parts[0], mesh, recipe.train.compile)
-                else:
-                    engine = packed(arms, parts, mesh, fresh, readers)
+                engine, fresh, learning = engine_of(arms, parts, mesh, fresh, readers)
                 given = feed(engine, arms, readers["train"], max(begin, start))
                 state = engine.place(fresh)
                 del fresh
@@ -170,14 +168,14 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 moment = time.perf_counter()
                 taken = given.take(state, step, end)
                 state = taken.state
-                settle(arms, phase, pending, progress)
+                settle(arms, learning, pending, progress)
                 clock.seconds["train" if taken.known else "compile"] += time.perf_counter() - moment
                 timed += taken.steps * taken.known
                 pending, step = (step, taken), step + taken.steps
                 if step % every and step != steps:
                     continue
                 with clock("train"):
-                    settle(arms, phase, pending, progress)
+                    settle(arms, learning, pending, progress)
                     pending = None
                 with clock("eval"):
                     shown = engine.answer(state)
@@ -193,7 +191,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                     ended = step
                     break
             with clock("train"):
-                settle(arms, phase, pending, progress)
+                settle(arms, learning, pending, progress)
                 before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
             if ended < steps:
                 break
@@ -249,21 +247,30 @@ def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable
     return found
 
 
-def packed(
+def engine_of(
     arms: Sequence[Arm],
     parts: Sequence[Parts],
     mesh: Any,
-    states: Sequence[TrainState],
+    states: list[TrainState],
     readers: Mapping[str, list[Any]],
-) -> Engine:
-    """The engine of several arms whose batches are read by `readers`."""
-    return pack.packed(
-        parts[0],
+) -> tuple[Engine, list[TrainState], list[str]]:
+    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
+    if len(arms) == 1:
+        return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
+    whole, forms = parts[0], []
+    if len({tuple(own.learning) for own in parts}) > 1:
+        whole, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
+        fresh = fresh_states(arms, [whole] * len(arms), 0, None)
+        states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
+    engine = pack.packed(
+        whole,
         mesh,
         states,
         shared_batch=same_batches(arms, readers["train"]),
         shared_inputs=len(one_of(readers["validation"])) == 1,
+        forms=forms,
     )
+    return engine, states, whole.learning
 
 
 def fresh_states(
@@ -283,7 +290,7 @@ def fresh_states(
     return made
 
 
-def settle(arms: Sequence[Arm], phase: int, pending: tuple[int, Taken] | None, progress: Progress) -> None:
+def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Taken] | None, progress: Progress) -> None:
     """Reads and writes down the metrics of steps that the device has finished, or is about to. Where there are several
     arms, one that diverges ends by itself."""
     if pending is None:
@@ -294,7 +301,7 @@ def settle(arms: Sequence[Arm], phase: int, pending: tuple[int, Taken] | None, p
         if arm.failed is None:
             with ended_alone(arm, arms):
                 own = {name: values[:, n] for name, values in told.items()}
-                arm.settle(step, phase, own, partial(taken.examples, n))
+                arm.settle(step, learning, own, partial(taken.examples, n))
     for k in range(taken.steps):
         progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
 

@@ -89,6 +89,8 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
         written = f"results.csv and results.parquet in {found.folder}"
         missing = f"no {RESULTS}.csv and {RESULTS}.parquet, for {lacking()} is missing: pip install 'tlx[study]'"
         click.echo(f"{found.counts['done']} of {len(found.cells)} cells done; {missing if lacking() else written}")
+        if (page := found.folder / "report.html").is_file():
+            click.echo(page)
     if failed := [cell for cell in found.cells if cell.state == "failed"]:
         from tlx.sweeps import told
 

@@ -21,6 +21,18 @@ def export(source: str, directory: str) -> None:
 
 
 @main.command()
+@click.argument("source", metavar="CELL", type=click.Path(file_okay=False))
+@config_option
+def rebuild(source: str, config: str | None) -> None:
+    """Write the model and the page of a study's CELL, which kept only what it learned."""
+    from tlx.reopen import rebuild as again
+    from tlx.results import write_page
+
+    path = again(source, given_recipe(config))
+    click.echo(write_page(path) or path)
+
+
+@main.command()
 @click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
 @click.option("--greedy", is_flag=True, help="Keep a run where the first run's validation split does not fall.")

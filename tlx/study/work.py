@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx import cells as records
-from tlx import many
+from tlx import many, report
 from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
 from tlx.folder import RECIPE
 from tlx.many import MOST_ARMS
@@ -44,6 +44,8 @@ def run_study(
 ) -> StudyRecords:
     """Runs every cell of the study that is not done, in the directory `out`, and reads back what is there.
 
+    The page is drawn where the extra is installed and a cell is done.
+
     A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one goes on, a failed one
     keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
     each returns when no cell is left. Cells that differ in numbers alone train side by side where that is quicker, at
@@ -67,7 +69,10 @@ def run_study(
             employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
         board.look()
     write_results(directory)
-    return records.read(directory)
+    found = records.read(directory)
+    if found.counts["done"] and report.available():
+        report.write_study(directory)
+    return found
 
 
 def now() -> float:

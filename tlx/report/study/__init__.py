@@ -123,7 +123,7 @@ def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
     exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
     return {
         "arm": columns.arm(one.arm.names),
-        "baseline": columns.arm(one.baseline.names),
+        "baseline": columns.method(one.baseline.names),
         "one": one,
         "ps": (one.p, *exact, one.holm, one.mcnemar),
         "boot": unit.gains(*one.boot) if one.boot else one.lacking,
