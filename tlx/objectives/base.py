@@ -96,14 +96,6 @@ def without_inserted(model: Model, params: Tree) -> Tree:
     return nest({path: leaf for path, leaf in flatten(params).items() if path.startswith(stages)})
 
 
-def added(params: Tree, leaves: Mapping[str, Any], who: str) -> Tree:
-    """`params` with more leaves, by path; ValueError where a leaf is there already."""
-    flat = flatten(params)
-    if taken := sorted(flat.keys() & leaves.keys()):
-        raise ValueError(f"{who} adds {taken[0]!r}, which is there already: an objective holds one {who}")
-    return nest(dict(sorted((flat | dict(leaves)).items())))
-
-
 def check_weight(term: Any, *names: str) -> None:
     """ValueError where a weight, or an end of its ramp, is negative."""
     for name in names:

@@ -12,7 +12,6 @@ from tlx.losses import attention_divergence, distillation, feature_distance
 from tlx.models import attention_scores, attention_stages, forward, tap_shapes
 from tlx.objectives.base import (
     Term,
-    added,
     check_classes,
     check_weight,
     hidden_stages,
@@ -21,7 +20,7 @@ from tlx.objectives.base import (
 )
 from tlx.objectives.brought import bring, check_inputs, structure
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree, near_miss, subtree
+from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
 
 WHAT = ("logits", "hidden", "attention")
