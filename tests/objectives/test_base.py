@@ -28,6 +28,9 @@ def test_a_stream_that_is_not_there_is_refused():
     with pytest.raises(ValueError) as error:
         check_streams((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
     assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
+    with pytest.raises(ValueError) as error:
+        check_streams((terms.Supervised(), terms.Mixup(), terms.Cutmix(), terms.Mixup()), ["labelled"])
+    assert str(error.value) == "Mixup adds the stream 'mixup', which is there already: an objective holds one Mixup"
 
 
 @pytest.mark.parametrize("make", [terms.Mixup, terms.Cutmix, terms.RDrop, terms.Supervised, terms.Lwf])

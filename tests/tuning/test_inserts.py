@@ -1,14 +1,17 @@
 """What the tunings that add leaves compute, and what they refuse."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
 
-from tlx import models, tuning
+from tlx import Data, Recipe, models, tasks, tuning
 from tlx.layers import bottleneck, dense
 from tlx.partition import partition
+from tlx.prepare import prepare
 from tlx.trees import flatten, subtree
 from tlx.types import Context
 
@@ -194,4 +197,20 @@ def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
     models.forward(BERT, variables, {"input_ids": ids})
     with pytest.raises(ValueError) as error:
         models.forward(BERT, variables._replace(params=params(how)), {"input_ids": ids})
+    assert str(error.value) == "10 tokens, and the model has positions for 9: lower Data(tokens=...)"
+
+
+@pytest.mark.parametrize(
+    ("how", "count"), [(tuning.Full(), 0), (tuning.Prompt(tokens=3), 3), (tuning.Prefix(tokens=2), 2)]
+)
+def test_a_text_too_long_is_refused_at_the_door(how, count):
+    recipe = Recipe(
+        data=Data(target="sentiment/movies", tokens=9 - count),
+        task=tasks.Classification(classes=2),
+        model=BERT.config,
+        tuning=how,
+    )
+    prepare(recipe)
+    with pytest.raises(ValueError) as error:
+        prepare(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tokens=10 - count)))
     assert str(error.value) == "10 tokens, and the model has positions for 9: lower Data(tokens=...)"
