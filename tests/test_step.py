@@ -127,7 +127,8 @@ def test_a_frozen_stage_runs_as_in_evaluation():
 
 @pytest.mark.parametrize("model", [MLP, CNN], ids=["dropout", "batch norm"])
 def test_eight_devices_one_device_and_pmap_agree(model):
-    parts = parts_of(model, tuning.Full())
+    # Not by Adam, which divides a gradient of nearly zero by its own size and makes much of how it was rounded.
+    parts = parts_of(model, tuning.Full(), optim=Optim("sgd", lr=0.05, weight_decay=0.1, clip=1.0))
     whole, told = walk(parts)
     for how, devices in (("jit", 1), ("pmap", 8)):
         state, metrics = walk(parts, how, devices)
