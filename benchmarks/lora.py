@@ -13,55 +13,32 @@ that the compiler counts in our LoRA step over those in our step of full fine-tu
 """
 
 import argparse
-import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pairs import BATCH, Side, answer, batches, ratios, spread, turns
+from pairs import Side, answer, batches, keep, measured, options_of, our_step, ratios, turns, walker
 
 RATE, DECAY, STEPS = 1e-4, 0.01, 10_000
 MIB = 2**20
 
 
-def our_step(source: str, how: Any, dropout: float) -> tuple[Any, Any, list[Any]]:
-    """The compiled step, its first state and the batches on the device."""
-    import jax
+def adapted(source: str, how: Any, dropout: float) -> tuple[Any, Any, list[Any]]:
+    """Our side under a tuning (see `pairs.our_step`)."""
+    from tlx import Optim
 
-    import tlx
-    from tlx import models, partition, sharding, tasks
-    from tlx.objectives import Supervised
-    from tlx.step import Parts, compile_step, initial_state
-
-    task = tasks.Classification(classes=2)
-    brought = tlx.load_pretrained(source, task)
-    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
-    model = models.build(replace(brought.model.config, **still), task.outputs)
-    params = how.insert(model, brought.variables.params, jax.random.key(1))
-    optim = tlx.Optim("adamw", lr=RATE, weight_decay=DECAY, schedule="constant", clip=1.0)
-    parts = Parts(model, task, (Supervised(),), optim, partition.partition(params, how.phases(model)[0].rules))
-    compiled = compile_step(parts, sharding.make_mesh())
-    variables = brought.variables._replace(params=params)
-    state = compiled.place(initial_state(parts, variables, STEPS, jax.random.key(0)))
-    return compiled, state, [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
+    optim = Optim("adamw", lr=RATE, weight_decay=DECAY, schedule="constant", clip=1.0)
+    return our_step(source, how, dropout, optim, STEPS)
 
 
 def ours(source: str, dropout: float) -> None:
     from tlx import tuning
 
-    compiled, state, data = our_step(source, tuning.Lora(rank=8, alpha=16.0), dropout)
+    compiled, state, data = adapted(source, tuning.Lora(rank=8, alpha=16.0), dropout)
     analysis = compiled.train.lower(state, data[0]).compile().memory_analysis()
     told = {name: getattr(analysis, f"{name}_size_in_bytes") / MIB for name in ("argument", "temp")}
-
-    def step(number: int) -> float:
-        nonlocal state
-        state, metrics = compiled.train(state, data[number % len(data)])
-        return float(metrics["loss"])
-
-    answer(step, lambda: told)
+    answer(walker(compiled, state, data), lambda: told)
 
 
 def flops(source: str, dropout: float) -> dict[str, float]:
@@ -70,7 +47,7 @@ def flops(source: str, dropout: float) -> dict[str, float]:
 
     counted = {}
     for name, how in (("lora", tuning.Lora(rank=8, alpha=16.0)), ("full", tuning.Full())):
-        compiled, state, data = our_step(source, how, dropout)
+        compiled, state, data = adapted(source, how, dropout)
         counted[name] = compiled.train.lower(state, data[0]).compile().cost_analysis()["flops"]
     return counted | {"ratio": counted["lora"] / counted["full"]}
 
@@ -124,14 +101,12 @@ def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[st
     own, other = pairs[-1]["tlx"], pairs[-1]["peft"]
     return {
         "dropout": dropout,
-        "quiet": spread([pair["ratio"] for pair in pairs if pair["quiet"]]),
-        "all": spread([pair["ratio"] for pair in pairs]),
         "memory_mib": {"arguments": own["argument"], "temporaries": own["temp"]}
         | {"peft, with its parameters": other["whole"], "peft, above the loaded model": other["growth"]},
         "memory": (own["argument"] + own["temp"]) / other["whole"],
         "temporaries": own["temp"] / other["growth"],
         "flops": flops(source, dropout),
-        "pairs": pairs,
+        **measured(pairs),
     }
 
 
@@ -149,15 +124,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
-    parser.add_argument(
-        "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
-    )
-    parser.add_argument("--out", type=Path, help="folder for lora.md and lora.json")
-    options = parser.parse_args()
+    options = options_of(__doc__).parse_args()
 
     from tlx.assets import extract
 
@@ -166,10 +133,7 @@ def main() -> None:
     for row in rows:
         print({name: {key: round(value, 3) for key, value in row[name].items()} for name in ("memory_mib", "flops")})
     print(f"\nseconds: peft / tlx; memory: tlx / peft\n\n{table(rows)}")
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "lora.md").write_text(table(rows) + "\n")
-        (options.out / "lora.json").write_text(json.dumps(rows, indent=1) + "\n")
+    keep(options.out, "lora", table(rows), rows)
 
 
 if __name__ == "__main__":

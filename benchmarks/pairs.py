@@ -1,4 +1,5 @@
-"""Two sides of a benchmark, measured in turns: a process each, at a pipe, and how busy the machine was meanwhile.
+"""Two sides of a benchmark, measured in turns: a process each, at a pipe, and how busy the machine was meanwhile. With
+what the benchmarks of a step share: our side, the batches, options, and how a row is told and kept.
 
 Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
 long as the measurement: one works while the other waits. They take turns (A B, B A, A B, ...). Each turn waits for an
@@ -6,6 +7,7 @@ idle machine, and what other processes use of the cores meanwhile is measured. A
 tenth in both turns; only the ratios of quiet pairs are to be quoted.
 """
 
+import argparse
 import json
 import os
 import resource
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,38 @@ def batches(count: int = 8) -> list[dict[str, np.ndarray]]:
         label = draw.integers(0, 2, BATCH).astype(np.int32)
         made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
     return made
+
+
+def our_step(source: str, how: Any, dropout: float, optim: Any, steps: int) -> tuple[Any, Any, list[Any]]:
+    """The compiled step of MiniLM under the tuning `how`, its first state, and the batches on the device."""
+    import jax
+
+    import tlx
+    from tlx import models, partition, sharding, tasks
+    from tlx.objectives import Supervised
+    from tlx.step import Parts, compile_step, initial_state
+
+    task = tasks.Classification(classes=2)
+    brought = tlx.load_pretrained(source, task)
+    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
+    model = models.build(replace(brought.model.config, **still), task.outputs)
+    params = how.insert(model, brought.variables.params, jax.random.key(1))
+    parts = Parts(model, task, (Supervised(),), optim, partition.partition(params, how.phases(model)[0].rules))
+    compiled = compile_step(parts, sharding.make_mesh())
+    variables = brought.variables._replace(params=params)
+    state = compiled.place(initial_state(parts, variables, steps, jax.random.key(0)))
+    return compiled, state, [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
+
+
+def walker(compiled: Any, state: Any, data: list[Any]) -> Callable[[int], float]:
+    """`step(number) -> loss` of `our_step`."""
+
+    def step(number: int) -> float:
+        nonlocal state
+        state, metrics = compiled.train(state, data[number % len(data)])
+        return float(metrics["loss"])
+
+    return step
 
 
 def answer(step: Callable[[int], float], more: Callable[[], dict[str, Any]] = dict) -> None:
@@ -117,6 +152,33 @@ def turns(sides: dict[str, Side], count: int, steps: int, patience: float) -> li
     for side in sides.values():
         side.close()
     return pairs
+
+
+def options_of(told: str) -> argparse.ArgumentParser:
+    """What every such benchmark may be asked for; `told` is its docstring."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
+    parser.add_argument(
+        "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the table and its numbers")
+    return parser
+
+
+def keep(folder: Path | None, name: str, table: str, rows: list[dict[str, Any]]) -> None:
+    """Writes the table and the rows into the folder, where one is given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.md").write_text(table + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def measured(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a row says of its pairs: the spread of the ratios of the `quiet` ones and of `all`, and the `pairs`."""
+    quiet = [pair["ratio"] for pair in pairs if pair["quiet"]]
+    return {"quiet": spread(quiet), "all": spread([pair["ratio"] for pair in pairs]), "pairs": pairs}
 
 
 def spread(ratios: list[float]) -> dict[str, float] | None:

@@ -13,15 +13,12 @@ operation) and would flatter us: only the ratios of quiet pairs are to be quoted
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pairs import BATCH, Side, answer, batches, ratios, spread, turns
+from pairs import Side, answer, batches, keep, measured, options_of, our_step, ratios, turns, walker
 
 STEPS = 10_000
 PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
@@ -30,33 +27,11 @@ SETTINGS = {"full": "everything learns", "blocks": "embeddings and four blocks f
 
 def ours(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
     """`step(number) -> loss` of tlx; `adamw` is torch's affair."""
-    from dataclasses import replace
+    from tlx import Optim, tuning
 
-    import jax
-
-    import tlx
-    from tlx import models, partition, sharding, tasks, tuning
-    from tlx.step import Parts, compile_step, initial_state
-
-    task = tasks.Classification(classes=2)
-    brought = tlx.load_pretrained(source, task)
-    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
-    model = models.build(replace(brought.model.config, **still), task.outputs)
     how = {"full": tuning.Full(), "blocks": tuning.Freeze(through="blocks/03"), "head": tuning.Probe()}[setting]
-    rules = partition.partition(model.params, how.phases(model)[0].rules)
-    optim = tlx.Optim("adamw", lr=PEAK, weight_decay=DECAY, warmup=WARMUP, schedule="linear", clip=1.0)
-    parts = Parts(model, task, (tlx.objectives.Supervised(),), optim, rules)
-    compiled = compile_step(parts, sharding.make_mesh())
-    state = compiled.place(initial_state(parts, brought.variables, STEPS, jax.random.key(0)))
-    del brought
-    data = [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
-
-    def step(number: int) -> float:
-        nonlocal state
-        state, metrics = compiled.train(state, data[number % len(data)])
-        return float(metrics["loss"])
-
-    return step
+    optim = Optim("adamw", lr=PEAK, weight_decay=DECAY, warmup=WARMUP, schedule="linear", clip=1.0)
+    return walker(*our_step(source, how, dropout, optim, STEPS))
 
 
 def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
@@ -111,10 +86,8 @@ def compare(source: str, setting: str, dropout: float, options: argparse.Namespa
     return {
         "setting": setting,
         "dropout": dropout,
-        "quiet": spread([pair["ratio"] for pair in pairs if pair["quiet"]]),
-        "all": spread([pair["ratio"] for pair in pairs]),
         "peak_mib": {name: pairs[-1][name]["peak"] for name in sides},
-        "pairs": pairs,
+        **measured(pairs),
     }
 
 
@@ -133,17 +106,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
     parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused", help="torch's implementation")
-    parser.add_argument(
-        "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
-    )
     parser.add_argument("--huge-pages", action="store_true", help="both sides with glibc.malloc.hugetlb=1")
-    parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
     options = parser.parse_args()
 
     from tlx.assets import extract
@@ -155,10 +121,7 @@ def main() -> None:
             rows.append(compare(source, setting, dropout, options))
             print(table(rows).splitlines()[-1], flush=True)
     print(f"\nseconds of torch / seconds of tlx\n\n{table(rows)}")
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "step.md").write_text(table(rows) + "\n")
-        (options.out / "step.json").write_text(json.dumps(rows, indent=1) + "\n")
+    keep(options.out, "step", table(rows), rows)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def test_counts_merge_to_those_of_the_union(cut):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     p, t = LOGITS[:, 0], LABELS.astype(np.float32)
     merged = metrics.merge(metrics.sum_regression(p[:cut], t[:cut]), metrics.sum_regression(p[cut:], t[cut:]))
-    np.testing.assert_allclose(merged, metrics.sum_regression(p, t), rtol=1e-12)
+    for ours, theirs in zip(merged, metrics.sum_regression(p, t), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_regression_agrees_with_scikit_learn_and_scipy():
@@ -64,9 +65,25 @@ def test_regression_agrees_with_scikit_learn_and_scipy():
     assert told["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
 
 
+def test_outputs_of_several_means_are_not_thereby_explained():
+    targets = RANDOM.normal(size=(60, 3)) + np.array([0.0, 10.0, -5.0])
+    predictions = targets + RANDOM.normal(size=(60, 3))
+    told = metrics.summarise_regression(metrics.sum_regression(predictions, targets))
+    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert told["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    expected = independent.r2_score(targets, predictions, multioutput="variance_weighted")
+    assert told["r2"] == pytest.approx(expected)
+    assert told["pearson"] < 0.9
+    means = np.broadcast_to(targets.mean(0), targets.shape)
+    assert metrics.summarise_regression(metrics.sum_regression(means, targets))["r2"] == pytest.approx(0, abs=1e-9)
+
+
 def test_what_is_undefined_is_zero():
     told = metrics.summarise_regression(metrics.sum_regression(np.ones(4), np.full(4, 2.0)))
     assert told == {"mse": 1.0, "mae": 1.0, "r2": 0.0, "pearson": 0.0}
+    # A constant whose sums are not exact.
+    told = metrics.summarise_regression(metrics.sum_regression(np.arange(49.0), np.full(49, 0.1)))
+    assert (told["r2"], told["pearson"]) == (0.0, 0.0)
 
 
 def test_softmax_is_float64_and_stable():

@@ -14,8 +14,7 @@ from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
 from tlx.data import examples
 from tlx.objectives import Supervised, Term
 from tlx.prepare import prepare
-from tlx.trees import flatten
-from tlx.tuning.base import added
+from tlx.trees import added, flatten
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=2, size=8),
@@ -34,7 +33,7 @@ class Extra(Term):
     """The supervised risk, and a leaf of its own outside of the model."""
 
     def insert(self, model, params, key):
-        return added(params, {"extra/kernel": np.ones((2, 2), np.float32)})
+        return added(params, {"extra/kernel": np.ones((2, 2), np.float32)}, "Extra")
 
     def loss(self, view):
         return Supervised().loss(view)

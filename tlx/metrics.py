@@ -1,6 +1,6 @@
 """Sums and counts that merge by addition, and the numbers made of them. NumPy, on the host, in float64.
 
-Shapes: B batch, C classes, V and W widths of features.
+Shapes: B batch, C classes, K outputs, V and W widths of features.
 """
 
 from typing import NamedTuple
@@ -23,16 +23,17 @@ class ClassificationCounts(NamedTuple):
 
 
 class RegressionSums(NamedTuple):
-    """Sums over examples from which error and correlation follow (t target, p prediction)."""
+    """Sums over examples from which error and correlation follow (t target, p prediction), by output [K]; `total`
+    examples."""
 
     total: int
-    squared: float
-    absolute: float
-    t: float
-    p: float
-    tt: float
-    pp: float
-    tp: float
+    squared: np.ndarray
+    absolute: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+    tt: np.ndarray
+    pp: np.ndarray
+    tp: np.ndarray
 
 
 class SimilaritySums(NamedTuple):
@@ -93,23 +94,31 @@ def summarise_classification(counts: ClassificationCounts) -> dict[str, float]:
 
 def sum_regression(predictions: np.ndarray, targets: np.ndarray) -> RegressionSums:
     """Sums over a batch: [B, K] or [B] both."""
-    p, t = predictions.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
+    p, t = (array.astype(np.float64).reshape(len(array), -1) for array in (predictions, targets))
     e = p - t
-    sums = (e @ e, np.abs(e).sum(), t.sum(), p.sum(), t @ t, p @ p, t @ p)
-    return RegressionSums(len(t), *map(float, sums))
+    return RegressionSums(len(t), *(x.sum(0) for x in (e * e, np.abs(e), t, p, t * t, p * p, t * p)))
 
 
 def summarise_regression(sums: RegressionSums) -> dict[str, float]:
-    """`mse`, `mae`, `r2` (1 - residual over total variance) and `pearson`; the last two are 0 where undefined."""
+    """`mse`, `mae`; `r2`, 1 - residual over total variance; `pearson`. The last two are 0 where undefined.
+
+    Of several outputs errors are means, and variances (each about its output's own mean) are summed before they are
+    divided: that outputs differ in their means is no variance that could be explained.
+    """
     n = sums.total
-    t_variance, p_variance = sums.tt / n - (sums.t / n) ** 2, sums.pp / n - (sums.p / n) ** 2
-    covariance = sums.tp / n - sums.t * sums.p / n**2
-    spread = (max(t_variance, 0.0) * max(p_variance, 0.0)) ** 0.5
+
+    def variance(plain: np.ndarray, squared: np.ndarray) -> float:
+        # What the difference of two nearly equal numbers cannot tell from 0 is 0.
+        found = squared / n - (plain / n) ** 2
+        return float(np.where(found > 1e-12 * squared / n, found, 0.0).sum())
+
+    t_variance, p_variance = variance(sums.t, sums.tt), variance(sums.p, sums.pp)
+    spread = (t_variance * p_variance) ** 0.5
     return {
-        "mse": float(sums.squared / n),
-        "mae": float(sums.absolute / n),
-        "r2": float(1 - sums.squared / n / t_variance) if t_variance > 0 else 0.0,
-        "pearson": float(covariance / spread) if spread > 0 else 0.0,
+        "mse": float(sums.squared.mean() / n),
+        "mae": float(sums.absolute.mean() / n),
+        "r2": float(1 - sums.squared.sum() / n / t_variance) if t_variance else 0.0,
+        "pearson": float((sums.tp / n - sums.t * sums.p / n**2).sum() / spread) if spread else 0.0,
     }
 
 

@@ -74,6 +74,18 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     return nest(dict(sorted(leaves.items())))
 
 
+def added(tree: Mapping[str, Any], leaves: Mapping[str, Any], who: str) -> Tree:
+    """`tree` with more `leaves`, by path; ValueError, which says `who` adds them, where one is there already.
+
+    >>> added({"a": {"x": 1}}, {"a/y": 2}, "Lora")
+    {'a': {'x': 1, 'y': 2}}
+    """
+    flat = flatten(tree)
+    if taken := sorted(flat.keys() & leaves.keys()):
+        raise ValueError(f"{who} adds {taken[0]!r}, which is there already: a model holds it once")
+    return nest(dict(sorted((flat | dict(leaves)).items())))
+
+
 def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Tree:
     """`function(path, leaf)` at every leaf."""
     return nest({path: function(path, leaf) for path, leaf in flatten(tree).items()})

@@ -28,6 +28,9 @@ def test_a_stream_that_is_not_there_is_refused():
     with pytest.raises(ValueError) as error:
         check_streams((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
     assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
+    with pytest.raises(ValueError) as error:
+        check_streams((terms.Supervised(), terms.Mixup(), terms.Cutmix(), terms.Mixup()), ["labelled"])
+    assert str(error.value) == "Mixup adds the stream 'mixup', which is there already: an objective holds one Mixup"
 
 
 @pytest.mark.parametrize("make", [terms.Mixup, terms.Cutmix, terms.RDrop, terms.Supervised, terms.Lwf])
@@ -43,7 +46,7 @@ def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(m
     assert rules == ((r"lwf/head/bias|lwf/head/kernel", Learn()),)
     assert flatten(without_inserted(mlp.model, more)).keys() == flatten(params).keys()
     assert inserted((terms.Supervised(),), mlp.model, params, jax.random.key(0))[1] == ()
-    with pytest.raises(ValueError, match="Lwf adds 'lwf/head/bias', which is there already: an objective holds one"):
+    with pytest.raises(ValueError, match="Lwf adds 'lwf/head/bias', which is there already: a model holds it once"):
         inserted((terms.Lwf(), terms.Lwf()), mlp.model, params, jax.random.key(0))
 
 

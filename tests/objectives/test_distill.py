@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from tlx import models, terms
+from tlx import Pretrained, models, save_pretrained, tasks, terms, tuning
+from tlx.types import Variables
+from tlx.weights import Manifest
 
 WIDE = {"widths": (7, 6)}
 VIT = models.Vit(size=4, patch=2, channels=1, width=4, depth=2, heads=2, mlp=4, deviation=0.5)
@@ -64,13 +67,16 @@ def test_attention_is_compared_head_by_head(mlp, tmp_path):
     assert mlp.look(term, config=VIT, batch=batch).value == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
 
 
-def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path):
+def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
     mlp.save(tmp_path / "five", mlp.config, 5, seed=8)
     mlp.save(tmp_path / "bare", mlp.config, None, seed=8)
     mlp.save(tmp_path / "turned", mlp.config, 3, seed=8, names=("c", "b", "a"))
     mlp.save(tmp_path / "vit", VIT, 3, seed=8)
     mlp.save(tmp_path / "heads", dataclasses.replace(VIT, heads=1), 3, seed=8)
     mlp.save(tmp_path / "small", dataclasses.replace(VIT, patch=1), 3, seed=8)
+
+    # Before the first step is traced.
+    monkeypatch.setattr(terms.Distill, "loss", None)
 
     def refusal(name, config=mlp.config, **settings):
         with pytest.raises(ValueError) as error:
@@ -87,9 +93,11 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path):
     assert refusal("heads", VIT, what="attention") == (
         "Distill: the teacher 'heads' has 1 heads, the model 2; attention is compared head by head"
     )
-    assert refusal("small", VIT, what="hidden") == (
-        "Distill compares place by place: 'norm' has the places (5,), the teacher's 'norm' (17,)"
-    )
+    for what, stage in (("hidden", "norm"), ("attention", "blocks/01")):
+        assert refusal("small", VIT, what=what) == (
+            f"Distill compares place by place: '{stage}' has (5,) places for the least input, the teacher's '{stage}' "
+            "(17,) (Prompt adds some); take what='logits', or another tuning"
+        )
     assert refusal("five", what="hidden", pairs=(("blocks/01", "stem"),)) == (
         "Distill: no stage 'blocks/01' with hidden; close: 'blocks/00'"
     )
@@ -100,3 +108,25 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path):
         ({"pairs": (("a", "b"),)}, "Distill: pairs of stages are for what='hidden' or 'attention'; logits have none"),
     ):
         assert refusal("five", **settings) == message
+
+
+TEXT = models.Bert(vocabulary=11, width=4, depth=2, heads=2, mlp=4, positions=8)
+
+
+@pytest.mark.parametrize("what", ["hidden", "attention"])
+def test_tokens_that_a_tuning_puts_before_a_text_have_no_place_in_the_teacher(what, mlp, tmp_path):
+    mlp.save(tmp_path / "t", TEXT, 3, seed=8)
+    model, key = models.build(TEXT, 3), jax.random.key(0)
+    params = mlp.drawn(model, 0).params
+    term = terms.Distill(teacher=str(tmp_path / "t"), what=what)
+    # Keys before those of the tokens are no tokens.
+    for how in (tuning.Prefix(tokens=5), tuning.Lora(rank=2)):
+        term.insert(model, how.insert(model, params, key), key)
+    with pytest.raises(ValueError, match=r"^Distill compares place by place: 'blocks/01' has \(6,\) places for the "):
+        term.insert(model, tuning.Prompt(tokens=5).insert(model, params, key), key)
+    # A teacher that was itself tuned so has as many.
+    prompted = tuning.Prompt(tokens=5).insert(model, params, key)
+    task = tasks.Classification(classes=3)
+    teacher = Pretrained(model, Variables(prompted, {}), None, Manifest("", {}, ()), task)
+    save_pretrained(teacher, tmp_path / "prompted")
+    terms.Distill(teacher=str(tmp_path / "prompted"), what=what).insert(model, prompted, key)

@@ -1,14 +1,17 @@
 """What the tunings that add leaves compute, and what they refuse."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
 
-from tlx import models, tuning
+from tlx import Data, Recipe, models, tasks, tuning
 from tlx.layers import bottleneck, dense
 from tlx.partition import partition
+from tlx.prepare import prepare
 from tlx.trees import flatten, subtree
 from tlx.types import Context
 
@@ -105,6 +108,32 @@ def test_b_may_learn_faster_than_a():
     assert claimed["head/output/kernel"] is not None
 
 
+@pytest.mark.parametrize("how", [tuning.Lora(rank=2, on="head/dense", dropout=0.5), tuning.Vera(on="head/dense")])
+def test_what_is_fixed_stays_so_in_a_head_that_learns(how):
+    model = models.build(models.Bert(family="electra", vocabulary=11, width=6, depth=1, heads=2, mlp=8, positions=9), 3)
+    found = params(how, model)
+    claimed = partition(found, how.phases(model)[0].rules)
+    learning = {path for path, learn in claimed.items() if learn is not None}
+    inserted = {path for path in claimed if "lora" in path or "vera" in path}
+    own = {"lora": {"a", "b"}, "vera": {"inner", "outer"}}
+    assert {path.split("/")[-1] for path in learning & inserted} == own["lora" if "lora" in min(inserted) else "vera"]
+    assert learning - inserted == {path for path in flatten(model.params) if path.startswith("head/")}
+
+
+def test_a_rate_of_dropout_is_no_weight():
+    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+    slope = jax.grad(lambda own: (dense(own, jnp.asarray(X), Context(KEY, True)) ** 2).sum())(layer(lora=lora))
+    assert slope["lora"]["dropout"] == 0
+    assert slope["lora"]["scale"] != 0
+
+
+def test_vera_draws_its_matrices_as_kaiming_has_them():
+    found = subtree(params(tuning.Vera(rank=64)), "blocks/00/attention/query/vera")
+    for name, fan in (("a", 6), ("b", 64)):
+        assert 0.9 * (6 / fan) ** 0.5 < np.abs(found[name]).max() <= (6 / fan) ** 0.5
+    assert found["inner"].tolist() == [np.float32(0.1)] * 64
+
+
 def test_vera_shares_its_matrices():
     found = params(tuning.Vera(rank=3, on=r"blocks/\d+/(attention/query|mlp/up)"))
     query, up = subtree(found, "blocks/00/attention/query/vera"), subtree(found, "blocks/01/mlp/up/vera")
@@ -150,7 +179,8 @@ REFUSED = [
     (lambda: tuning.BitFit().phases(LINEN),
      "BitFit() needs a stage below the head; this model has ['module']; use Rules(...)"),
     (lambda: tuning.Lora(rank=2).insert(BERT, params(tuning.Lora(rank=2)), KEY),
-     "'blocks/00/attention/query/lora/a' is there already: one tuning adds it once"),
+     "Lora adds 'blocks/00/attention/query/lora/a', which is there already: a model holds it once"),
+    (lambda: tuning.Lora(alpha=0.0), "alpha is 0.0; it scales what is learned and is positive"),
 ]  # fmt: skip
 
 
@@ -167,4 +197,20 @@ def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
     models.forward(BERT, variables, {"input_ids": ids})
     with pytest.raises(ValueError) as error:
         models.forward(BERT, variables._replace(params=params(how)), {"input_ids": ids})
+    assert str(error.value) == "10 tokens, and the model has positions for 9: lower Data(tokens=...)"
+
+
+@pytest.mark.parametrize(
+    ("how", "count"), [(tuning.Full(), 0), (tuning.Prompt(tokens=3), 3), (tuning.Prefix(tokens=2), 2)]
+)
+def test_a_text_too_long_is_refused_at_the_door(how, count):
+    recipe = Recipe(
+        data=Data(target="sentiment/movies", tokens=9 - count),
+        task=tasks.Classification(classes=2),
+        model=BERT.config,
+        tuning=how,
+    )
+    prepare(recipe)
+    with pytest.raises(ValueError) as error:
+        prepare(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tokens=10 - count)))
     assert str(error.value) == "10 tokens, and the model has positions for 9: lower Data(tokens=...)"

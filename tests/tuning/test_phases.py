@@ -25,6 +25,7 @@ HOW = {
     "two steps": tuning.LinearThenFull(share=0.2, decay=0.5),
     "fastai": tuning.FineTune(),
     "episodes": tuning.Episodes(episodes=3),
+    "episodes that fit": tuning.Episodes(),
     "in turn": tuning.InTurn((0.25, tuning.Gradual(count=2)), (0.75, tuning.LinearThenFull(share=0.4))),
 }
 
@@ -104,6 +105,12 @@ def test_episodes_share_the_stages_out_from_the_top():
     assert {stage for stage, rate in found[0].items() if rate} == {"blocks/05", "pool", "head"}
 
 
+@pytest.mark.parametrize(("depth", "count"), [(1, 4), (6, 9), (24, 12)])
+def test_episodes_are_twelve_or_one_a_stage_where_there_are_fewer(depth, count):
+    model = models.build(models.Bert(vocabulary=11, width=4, depth=depth, heads=2, mlp=4, positions=8), 3)
+    assert len(tuning.Episodes().phases(model)) == count
+
+
 def test_embeddings_that_the_output_reads_learn_from_the_first():
     def identity(params, stats, carry, context):
         return carry, stats
@@ -153,7 +160,7 @@ def test_in_turn_lets_what_a_tuning_adds_learn_in_its_own_turn_alone():
         (lambda: tuning.Gradual(groups=("head", "stem")).phases(MODELS["mlp"]), ValueError,
          "Gradual(groups=...) leaves out 'blocks/00'; every stage needs a group"),
         (lambda: tuning.Episodes(episodes=0), ValueError, "episodes is 0; there is one or more"),
-        (lambda: tuning.Episodes().phases(MODELS["mlp"]), ValueError,
+        (lambda: tuning.Episodes(episodes=12).phases(MODELS["mlp"]), ValueError,
          "Episodes(episodes=12) has 3 stages to unfreeze; take at most as many"),
         (lambda: tuning.LinearThenFull(share=1.0), ValueError,
          "share is 1.0; the first phase's share of the run lies in (0, 1)"),

@@ -46,7 +46,8 @@ def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, sa
 
     Two thin products cost less than adding `a @ b` to the kernel in the step, whose gradient would be a full one.
     """
-    given = dropout(x, lora["dropout"], context, salt) if "dropout" in lora else x
+    # A rate is no weight, even where everything learns.
+    given = dropout(x, jax.lax.stop_gradient(lora["dropout"]), context, salt) if "dropout" in lora else x
     a, b, scale = (lora[name].astype(x.dtype) for name in ("a", "b", "scale"))
     y = y + (given @ a) @ b * scale
     if "magnitude" not in lora:

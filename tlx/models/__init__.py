@@ -5,6 +5,7 @@ form also holds `read(document) -> config`, `write(config, outputs, document) ->
 `names(config, outputs)` and `UNUSED`: the patterns of foreign tensors that may stay unread.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,12 @@ import jax
 from tlx.models import bert, bridge, cnn, mlp, vit
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
-from tlx.models.chain import features, forward, initialise, summary
+from tlx.models.chain import features, forward, initialise, prefix_length, summary
 from tlx.models.cnn import Cnn
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.vit import Vit
-from tlx.trees import near_miss
+from tlx.trees import Tree, near_miss, subtree
 from tlx.types import Model
 
 ARCHITECTURES: dict[type, ModuleType] = {Bert: bert, Vit: vit, Cnn: cnn, Mlp: mlp, Linen: bridge, Nnx: bridge}
@@ -27,8 +28,8 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "attention_scores", "attention_stages", "build", "example_inputs", "features", "foreign", "forward",
-    "image_shape", "initialise", "summary", "tap_shapes",
+    "architecture", "attention_scores", "attention_stages", "build", "check_tokens", "example_inputs", "features",
+    "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
 ]  # fmt: skip
 
 
@@ -65,17 +66,28 @@ def image_shape(config: Any) -> tuple[int, int, int] | None:
     return height, width, channels
 
 
-def example_inputs(config: Any, batch: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of inputs that the model of `config` reads: what it is traced with where there are no data."""
+def example_inputs(config: Any, batch: int = 2, tokens: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of inputs that the model of `config` reads: what it is traced with where there are no data. A text has so
+    many `tokens`, or as many as there are positions for."""
     if isinstance(config, Bert):
-        return {"input_ids": jax.ShapeDtypeStruct((batch, min(8, config.positions - 2)), "int32")}
+        return {"input_ids": jax.ShapeDtypeStruct((batch, min(tokens, config.positions - 2)), "int32")}
     if isinstance(config, Vit | Cnn):
         return {"image": jax.ShapeDtypeStruct((batch, *(image_shape(config) or ())), "float32")}
     shape = config.inputs if isinstance(config, Mlp) else config.shape
     return {config.input: jax.ShapeDtypeStruct((batch, *shape), getattr(config, "dtype", "float32"))}
 
 
-def tap_shapes(model: Model) -> dict[str, Any]:
-    """The taps of a forward pass as shapes, with two examples, where nothing has been inserted."""
-    variables = jax.eval_shape(partial(initialise, model), jax.random.key(0))
-    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, example_inputs(model.config))
+def tap_shapes(model: Model, params: Tree | None = None, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The taps of a forward pass as shapes: with the `params` of the model and what is inserted among them (None:
+    nothing is), of `inputs` (None: two examples of it)."""
+    declared = jax.eval_shape(partial(initialise, model), jax.random.key(0))
+    variables = declared if params is None else declared._replace(params=params)
+    inputs = example_inputs(model.config) if inputs is None else inputs
+    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, inputs)
+
+
+def check_tokens(model: Model, params: Tree, tokens: int) -> None:
+    """ValueError where a text of so many `tokens`, with what a tuning put before them, is too long for the model."""
+    if isinstance(model.config, Bert):
+        prompt = subtree(params, "stem/prompt").get("tokens", ())
+        bert.check_length(model.config, tokens + len(prompt) + prefix_length(model, params))

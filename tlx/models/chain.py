@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from tlx.layers import dense
+from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Apply, Array, Carry, Context, Key, Model, Variables
+from tlx.types import Array, Context, Key, Model, Variables
 
 
 def initialise(model: Model, key: Key) -> Variables:
@@ -89,22 +90,6 @@ def forward(
     taps |= {name: carry[name] for name in ("hidden", "pooled", "logits") if name in carry}
     taps["carry"] = carry
     return taps, stats
-
-
-# What of a stage is kept for the backward pass: nothing, or the products of matrices but not those of the attention.
-KEPT = {"stage": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-
-
-def again(apply: Apply, how: str) -> Apply:
-    """The stage whose backward pass computes again what `how` does not keep (Chen et al., 2016)."""
-
-    def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        def pure(params: Tree, stats: Tree, carry: Carry, key: Key | None, offset: Any) -> tuple[Carry, Tree]:
-            return apply(params, stats, carry, context._replace(key=key, offset=offset))
-
-        return jax.checkpoint(pure, policy=KEPT[how])(params, stats, carry, context.key, context.offset)
-
-    return applied
 
 
 def prefix_length(model: Model, params: Tree) -> int:

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.evaluate import passes
+from tlx.evaluate import Outcome, passes
 from tlx.metrics import linear_cka, merge, sum_similarity, summarise_similarity
 from tlx.reopen import Batches, Reopened
-from tlx.report.intervals import bootstrap_r2, wilson
+from tlx.report.intervals import measure, wilson
+from tlx.tasks import Regression
 from tlx.types import Variables
 
 BATCH = 64
@@ -81,14 +82,10 @@ def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarr
     settled = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     said = model.predict(held_x.astype(np.float64))
     if not classes:
-        interval = bootstrap_r2(held_labels, said)
-        return {"measure": "r2", "value": r2(held_labels, said), **interval._asdict(), "converged": settled}
+        outcome, task = Outcome(said, held_labels, np.arange(len(said))), Regression()
+        interval = measure("r2", outcome, task)
+        told = interval._asdict() if interval else {}
+        return {"measure": "r2", "value": outcome.metrics(task)["r2"], **told, "converged": settled}
     right = int((said == held_labels).sum())
     found = {"measure": "accuracy", "value": right / len(said), **wilson(right, len(said))._asdict()}
     return found | {"right": right, "examples": len(said), "converged": settled}
-
-
-def r2(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """1 - residual over total variance, over all outputs; 0 where the targets do not vary."""
-    total = float(((targets - targets.mean(0)) ** 2).sum())
-    return 1 - float(((targets - predictions) ** 2).sum()) / total if total else 0.0

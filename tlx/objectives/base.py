@@ -68,8 +68,12 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
 
 
 def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
-    """ValueError for a term that reads a stream which neither the data nor a term gives."""
-    have = [*given, *(stream for term in terms for stream in term.adds)]
+    """ValueError for a term that reads a stream which neither the data nor a term gives, or adds one that is there."""
+    have = list(given)
+    for term in terms:
+        for stream in term.adds:
+            check_new(stream, have, type(term).__name__)
+            have.append(stream)
     for term in terms:
         # A term that makes a stream reads that, and makes it of the one it is `on`.
         asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
@@ -78,6 +82,18 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
             )
+
+
+def check_new(stream: str, have: Collection[str], who: str) -> None:
+    """ValueError for a stream that is among those which there are."""
+    if stream in have:
+        raise ValueError(f"{who} adds the stream {stream!r}, which is there already: an objective holds one {who}")
+
+
+def with_stream(batch: Streams, name: str, stream: Mapping[str, Array], who: str) -> Streams:
+    """`batch` with one more stream; ValueError where it is there already."""
+    check_new(name, batch, who)
+    return {**batch, name: stream}
 
 
 def inserted(terms: Sequence[Term], model: Model, params: Tree, key: Key) -> tuple[Tree, tuple[Rule, ...]]:
@@ -94,14 +110,6 @@ def without_inserted(model: Model, params: Tree) -> Tree:
     """`params` without the leaves that terms added: those that lie below no stage of the model."""
     stages = tuple(f"{stage.name}/" for stage in model.stages)
     return nest({path: leaf for path, leaf in flatten(params).items() if path.startswith(stages)})
-
-
-def added(params: Tree, leaves: Mapping[str, Any], who: str) -> Tree:
-    """`params` with more leaves, by path; ValueError where a leaf is there already."""
-    flat = flatten(params)
-    if taken := sorted(flat.keys() & leaves.keys()):
-        raise ValueError(f"{who} adds {taken[0]!r}, which is there already: an objective holds one {who}")
-    return nest(dict(sorted((flat | dict(leaves)).items())))
 
 
 def check_weight(term: Any, *names: str) -> None:

@@ -27,12 +27,14 @@ class Bss(Term):
             raise ValueError(f"Bss: k is {self.k}; it is 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        features(tap_shapes(model))
+        """Raises ValueError for a model that does not give its features, or of fewer than `k`."""
+        width = features(tap_shapes(model)).shape[-1]
+        if self.k > width:
+            raise ValueError(f"Bss: k is {self.k}; {width} features have no more singular values than that, lower k")
         return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where the matrix has fewer than `k` singular values."""
+        """Raises ValueError where the batch has fewer than `k` examples."""
         rows = features(view.taps[self.on])
         if view.axis is not None:
             rows = jax.lax.all_gather(rows, view.axis, tiled=True)

@@ -8,10 +8,10 @@ import numpy as np
 from tlx.data import inputs_of
 from tlx.losses import soft_cross_entropy
 from tlx.models import initialise, tap_shapes
-from tlx.objectives.base import Term, added, check_classes, declared, head_of, mean_over, weighed
+from tlx.objectives.base import Term, check_classes, declared, head_of, mean_over, weighed
 from tlx.objectives.brought import apply_head, bring, check_inputs, compiled, structure, with_head
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree, subtree
+from tlx.trees import Tree, added, subtree
 from tlx.types import Array, Key, Model, Setting, View
 
 

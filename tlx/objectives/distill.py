@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from tlx.layers import dense
 from tlx.losses import attention_divergence, distillation, feature_distance
-from tlx.models import attention_scores, attention_stages, forward, tap_shapes
+from tlx.models import attention_scores, attention_stages, example_inputs, forward, tap_shapes
 from tlx.objectives.base import (
     Term,
-    added,
     check_classes,
     check_weight,
     hidden_stages,
@@ -21,7 +20,7 @@ from tlx.objectives.base import (
 )
 from tlx.objectives.brought import bring, check_inputs, structure
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree, near_miss, subtree
+from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
 
 WHAT = ("logits", "hidden", "attention")
@@ -57,7 +56,8 @@ class Distill(Term):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a teacher of other inputs, other classes, or stages that cannot be compared."""
-        teacher = bring(self.teacher).model
+        brought = bring(self.teacher)
+        teacher = brought.model
         check_inputs(model, teacher, self.teacher, "Distill")
         if self.what == "logits":
             if teacher.outputs != model.outputs:
@@ -65,19 +65,19 @@ class Distill(Term):
                 raise ValueError(f"Distill: the teacher {self.teacher!r} has {told}, the model {model.outputs} classes")
             return params
         pairs = self.paired(model, teacher)
-        if self.what == "attention":
-            if teacher.config.heads != model.config.heads:
-                raise ValueError(
-                    f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
-                    f"{model.config.heads}; attention is compared head by head"
-                )
-            return params
-        ours, theirs = tap_shapes(model), tap_shapes(teacher)
+        if self.what == "attention" and teacher.config.heads != model.config.heads:
+            raise ValueError(
+                f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
+                f"{model.config.heads}; attention is compared head by head"
+            )
+        # One token, for what a tuning put before a text may leave little room.
+        one = example_inputs(model.config, tokens=1)
+        ours, theirs = tap_shapes(model, params, one), tap_shapes(teacher, brought.variables.params, one)
         leaves = {}
         for number, (own, other) in enumerate(pairs):
             check_places(ours[own].shape, theirs[other].shape, own, other)
             inputs, outputs = ours[own].shape[-1], theirs[other].shape[-1]
-            if inputs != outputs:
+            if self.what == "hidden" and inputs != outputs:
                 drawn = jax.random.normal(jax.random.fold_in(key, number), (inputs, outputs))
                 leaves[f"distill/{own}/{other}/kernel"] = drawn * inputs**-0.5
         return added(params, leaves, "Distill")
@@ -125,7 +125,6 @@ class Distill(Term):
                 else:
                     scores = attention_scores(view.model, view.params, ours, own)
                     given = attention_scores(teacher, variables.params, theirs, other)
-                    check_places(scores.shape, given.shape, own, other)
                     total += attention_divergence(scores, given, ours["carry"].get("mask"))
             apart = total / len(pairs)
         mean = mean_over(view, self.on, apart)
@@ -135,7 +134,6 @@ class Distill(Term):
 def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], own: str, other: str) -> Array:
     """The mean over units and places of the squared difference, ours projected where there is a projection: [B]."""
     x, y = ours[own], theirs[other]
-    check_places(x.shape, y.shape, own, other)
     if projection := subtree(view.params, f"distill/{own}/{other}"):
         x = dense(projection, x)
     return feature_distance(x, y, mask=ours["carry"].get("mask")) / y.shape[-1]
@@ -145,6 +143,6 @@ def check_places(ours: tuple[int, ...], theirs: tuple[int, ...], own: str, other
     """ValueError for maps that differ in their places (tokens, pixels)."""
     if ours[1:-1] != theirs[1:-1]:
         raise ValueError(
-            f"Distill compares place by place: {own!r} has the places {ours[1:-1]}, the teacher's {other!r} "
-            f"{theirs[1:-1]}"
+            f"Distill compares place by place: {own!r} has {ours[1:-1]} places for the least input, the teacher's "
+            f"{other!r} {theirs[1:-1]} (Prompt adds some); take what='logits', or another tuning"
         )

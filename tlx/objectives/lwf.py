@@ -6,11 +6,11 @@ import jax
 
 from tlx.losses import soft_cross_entropy
 from tlx.models import forward
-from tlx.objectives.base import Term, added, check_classes, check_weight, declared, head_of, mean_over, weighed
+from tlx.objectives.base import Term, check_classes, check_weight, declared, head_of, mean_over, weighed
 from tlx.objectives.brought import apply_head, bring, check_inputs, remember, remembered, structure, with_head
 from tlx.objectives.cotuning import check_head
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree, subtree
+from tlx.trees import Tree, added, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
 
 

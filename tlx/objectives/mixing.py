@@ -5,24 +5,17 @@ order, so neighbours are random pairs; and how many devices share the batch chan
 even number of examples.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from tlx.models import example_inputs
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, Setting, Tick, View
-
-
-def with_stream(batch: Streams, name: str, stream: Mapping[str, Array], who: str) -> Streams:
-    """`batch` with one more stream; ValueError where it is there already."""
-    if name in batch:
-        raise ValueError(f"{who} adds the stream {name!r}, which is there already: an objective holds one {who}")
-    return {**batch, name: stream}
 
 
 def symmetric_beta(key: Key, alpha: float | Array) -> Array:

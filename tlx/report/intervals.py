@@ -53,17 +53,6 @@ def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
     return float((2 * hits[present] / support[present]).mean())
 
 
-def bootstrap_r2(targets: np.ndarray, predictions: np.ndarray) -> Interval:
-    """The bootstrap of R2 over pairs of target and prediction, [N] or [N, K] both."""
-    t, p = (array.reshape(len(array), -1).astype(np.float64) for array in (targets, predictions))
-
-    def r2(drawn: np.ndarray) -> float:
-        total = ((t[drawn] - t[drawn].mean(0)) ** 2).sum()
-        return float(1 - ((t[drawn] - p[drawn]) ** 2).sum() / total) if total else 0.0
-
-    return resampled(r2, np.arange(len(t)))
-
-
 def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     """The interval of the metric `name` over the examples of a split; None where there is none to give: of one example,
     and of the calibration error, which resampling inflates."""

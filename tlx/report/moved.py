@@ -104,7 +104,7 @@ def similarity(document: dict[str, Any], held: int) -> Figure:
 def probes(document: dict[str, Any], held: int) -> Figure:
     rows = [
         {"stage": row["name"], "place": place, "features": when}
-        | {name: row["probe"][when][name] for name in ("value", "low", "high")}
+        | {name: row["probe"][when].get(name) for name in ("value", "low", "high")}
         for place, row in enumerate(document["stages"])
         if "probe" in row
         for when in BOTH

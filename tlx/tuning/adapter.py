@@ -6,9 +6,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from tlx.trees import Tree, near_miss, subtree
-from tlx.tuning.base import REST_STILL, Tuning, added, blocks, either, groups, head_rule, key_of
-from tlx.types import Key, Learn, Model, Phase
+from tlx.trees import Tree, added, near_miss, subtree
+from tlx.tuning.base import Tuning, blocks, either, groups, key_of, with_head
+from tlx.types import Key, Learn, Model, Phase, Rule
 
 PLACEMENTS = ("houlsby", "pfeiffer")
 
@@ -44,14 +44,14 @@ class Adapter(Tuning):
                 own = {"down/kernel": down, "down/bias": jnp.zeros(self.width)}
                 own |= {"up/kernel": jnp.zeros((self.width, inside)), "up/bias": jnp.zeros(inside)}
                 leaves |= {f"{path}/adapter/{name}": leaf for name, leaf in own.items()}
-        return added(params, leaves)
+        return added(params, leaves, "Adapter")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         still = Learn(weight_decay=0.0)
-        rules = [(r".*/adapter/.*", still), head_rule(model, type(self).__name__), REST_STILL]
+        rules: list[Rule] = [(r".*/adapter/.*", still)]
         if self.norms if self.norms is not None else self.placement == "houlsby":
             inside = tuple(f"{block}/" for block in blocks(model, "Adapter"))
             norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
             found = [f"{path}/{name}" for path in norms if path.startswith(inside) for name in ("scale", "bias")]
-            rules.insert(1, either(found, still))
-        return (Phase(1.0, tuple(rules)),)
+            rules.append(either(found, still))
+        return with_head(model, "Adapter", *rules)

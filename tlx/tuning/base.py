@@ -8,11 +8,13 @@ from typing import Any
 import jax
 
 from tlx.partition import compile_rule, prefixes
-from tlx.trees import Tree, flatten, near_miss, nest, subtree
+from tlx.trees import Tree, near_miss, subtree
 from tlx.types import Key, Learn, Model, Phase, Rule
 
 ALL: Rule = (r".*", Learn())
 REST_STILL: Rule = (r".*", None)
+# The leaves that a tuning inserts and that never learn (see `layers.dense`), wherever they lie.
+FIXED = r"(.*/)?(lora/(scale|dropout)|vera/(a|b))"
 
 
 class Tuning:
@@ -30,28 +32,26 @@ def stage_rule(stage: str, learn: Learn | None) -> Rule:
     return (f"{stage}/.*", learn)
 
 
-def head_rule(model: Model, who: str) -> Rule:
-    """The last stage with parameters learns: a new task needs its own head however little else moves.
+def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
+    """The last stage with parameters learns, but for what is `FIXED` in it: a new task needs its own head however
+    little else moves.
 
     Raises ValueError where there is no stage below it.
     """
     stages = parametric(model)
     if len(stages) < 2:
         raise ValueError(f"{who}() needs a stage below the head; this model has {stages}; use Rules(...)")
-    return stage_rule(stages[-1], Learn())
+    return (f"{stages[-1]}/(?!{FIXED}$).*", learn)
+
+
+def with_head(model: Model, who: str, *rules: Rule) -> tuple[Phase, ...]:
+    """One phase, in which what `rules` say and the head learn, and the rest stays as it came."""
+    return (Phase(1.0, (*rules, head_rule(model, who), REST_STILL)),)
 
 
 def parametric(model: Model) -> list[str]:
     """The stages that have parameters, in the order of the chain."""
     return [stage.name for stage in model.stages if subtree(model.params, stage.name)]
-
-
-def added(params: Tree, leaves: Mapping[str, Any]) -> Tree:
-    """`params` with more leaves, by path; ValueError where a leaf is there already."""
-    flat = flatten(params)
-    if taken := sorted(flat.keys() & leaves.keys()):
-        raise ValueError(f"{taken[0]!r} is there already: one tuning adds it once")
-    return nest(dict(sorted((flat | dict(leaves)).items())))
 
 
 def key_of(key: Key, path: str) -> Key:

@@ -67,30 +67,34 @@ class Gradual(Tuning):
         return found
 
 
+# The episodes of T5, whose two stacks have as many blocks.
+T5_EPISODES = 12
+
+
 @dataclass(frozen=True, kw_only=True)
 class Episodes(Tuning):
     """`episodes` equal phases; in the n-th the top n of as many groups of stages learn (Raffel et al., 2020, 3.5.1).
 
-    The stages are shared out as evenly as they go, the upper groups taking what is over. Where the output reads the
-    matrix of the embeddings, that matrix learns from the first.
+    None takes the paper's twelve, or one a stage where there are fewer. The stages are shared out as evenly as they go,
+    the upper groups taking what is over. Where the output reads the matrix of the embeddings, that matrix learns from
+    the first.
     """
 
-    episodes: int = 12
+    episodes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
+        if self.episodes is not None and self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes}; there is one or more")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Raises ValueError for more episodes than stages."""
         stages = parametric(model)
-        if self.episodes > len(stages):
-            raise ValueError(
-                f"Episodes(episodes={self.episodes}) has {len(stages)} stages to unfreeze; take at most as many"
-            )
+        count = min(T5_EPISODES, len(stages)) if self.episodes is None else self.episodes
+        if count > len(stages):
+            raise ValueError(f"Episodes(episodes={count}) has {len(stages)} stages to unfreeze; take at most as many")
         top = list(reversed(stages))
-        groups = [[top[n] for n in places] for places in np.array_split(np.arange(len(top)), self.episodes)]
-        shares = [1 / self.episodes] * self.episodes
+        groups = [[top[n] for n in places] for places in np.array_split(np.arange(len(top)), count)]
+        shares = [1 / count] * count
         tied = shared_embeddings(model)
         always = (either(tied, Learn()),) if tied else ()
         # A stage that is nothing but that matrix has no rule of its own left.

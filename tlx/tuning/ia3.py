@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tlx.trees import Tree
-from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, places
+from tlx.trees import Tree, added
+from tlx.tuning.base import Tuning, places, with_head
 from tlx.types import Key, Learn, Model, Phase
 
 
@@ -28,16 +28,7 @@ class Ia3(Tuning):
         for rule, name, side in ((self.on, "output", 1), (self.inputs, "input", 0)):
             found = places(model, rule, "Ia3") if rule is not None else {}
             leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in found.items()}
-        return added(params, leaves)
+        return added(params, leaves, "Ia3")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (
-            Phase(
-                1.0,
-                (
-                    (r".*/ia3/(input|output)", Learn(weight_decay=0.0)),
-                    head_rule(model, type(self).__name__),
-                    REST_STILL,
-                ),
-            ),
-        )
+        return with_head(model, "Ia3", (r".*/ia3/(input|output)", Learn(weight_decay=0.0)))

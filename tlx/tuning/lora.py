@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from tlx.layers import column_norms
-from tlx.trees import Tree, subtree
-from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, key_of, places
+from tlx.trees import Tree, added, subtree
+from tlx.tuning.base import Tuning, key_of, places, with_head
 from tlx.types import Key, Learn, Model, Phase, Rule
 
 
@@ -35,6 +35,8 @@ class Lora(Tuning):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it is 1 or more")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha is {self.alpha}; it scales what is learned and is positive")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}; a share in [0, 1)")
         if self.plus <= 0:
@@ -58,7 +60,7 @@ class Lora(Tuning):
                 )
             leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.fresh(path, inputs, outputs, key).items()}
             leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.more(subtree(params, path)).items()}
-        return added(params, leaves)
+        return added(params, leaves, type(self).__name__)
 
     def fresh(self, path: str, inputs: int, outputs: int, key: Key) -> dict[str, Any]:
         bound = inputs**-0.5
@@ -75,7 +77,7 @@ class Lora(Tuning):
         return ((r".*/lora/a", learn), (r".*/lora/b", learn._replace(lr=self.plus)))
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (Phase(1.0, (*self.rules(), head_rule(model, type(self).__name__), REST_STILL)),)
+        return with_head(model, type(self).__name__, *self.rules())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from tlx.trees import Tree, flatten, subtree
-from tlx.tuning.base import REST_STILL, Tuning, added, blocks, check_inserts, head_rule, key_of
+from tlx.trees import Tree, added, flatten, subtree
+from tlx.tuning.base import Tuning, blocks, check_inserts, key_of, with_head
 from tlx.types import Key, Learn, Model, Phase
 
 
@@ -37,15 +37,10 @@ class Prompt(Tuning):
         if leaf is None:
             raise ValueError(f"Prompt needs a model of tokens; {type(model.config).__name__} has none")
         path = "stem/prompt/tokens"
-        return added(params, {path: small(key_of(key, path), (self.tokens, leaf.shape[-1]))})
+        return added(params, {path: small(key_of(key, path), (self.tokens, leaf.shape[-1]))}, "Prompt")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (
-            Phase(
-                1.0,
-                ((r"stem/prompt/tokens", Learn(weight_decay=0.0)), head_rule(model, type(self).__name__), REST_STILL),
-            ),
-        )
+        return with_head(model, "Prompt", (r"stem/prompt/tokens", Learn(weight_decay=0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +61,7 @@ class Prefix(Tuning):
                 width = flatten(subtree(model.params, f"{block}/attention/{name}"))["kernel"].shape[1]
                 path = f"{block}/attention/prefix/{name}"
                 leaves[path] = small(key_of(key, path), (self.tokens, width))
-        return added(params, leaves)
+        return added(params, leaves, "Prefix")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (
-            Phase(
-                1.0,
-                (
-                    (r".*/prefix/(key|value)", Learn(weight_decay=0.0)),
-                    head_rule(model, type(self).__name__),
-                    REST_STILL,
-                ),
-            ),
-        )
+        return with_head(model, "Prefix", (r".*/prefix/(key|value)", Learn(weight_decay=0.0)))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlx.tuning.base import REST_STILL, Tuning, either, groups, head_rule
+from tlx.tuning.base import Tuning, either, groups, with_head
 from tlx.types import Learn, Model, Phase
 
 
@@ -11,7 +11,7 @@ class BitFit(Tuning):
     """Every bias and the head learn (Ben Zaken et al., 2022)."""
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (Phase(1.0, (head_rule(model, type(self).__name__), (r".*/bias", Learn(weight_decay=0.0)), REST_STILL)),)
+        return with_head(model, "BitFit", (r".*/bias", Learn(weight_decay=0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,4 @@ class NormTuning(Tuning):
         if not norms:
             raise ValueError(f"NormTuning() finds no norm (a scale and a bias) in {type(model.config).__name__}")
         found = [f"{path}/{name}" for path in norms for name in ("scale", "bias")]
-        return (
-            Phase(1.0, (either(found, Learn(weight_decay=0.0)), head_rule(model, type(self).__name__), REST_STILL)),
-        )
+        return with_head(model, "NormTuning", either(found, Learn(weight_decay=0.0)))

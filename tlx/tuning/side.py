@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models import summary, tap_shapes
-from tlx.trees import Tree
-from tlx.tuning.base import REST_STILL, Tuning, added, check_inserts, head_rule
+from tlx.trees import Tree, added
+from tlx.tuning.base import Tuning, check_inserts, with_head
 from tlx.types import Key, Model, Phase
 
 
@@ -31,7 +31,7 @@ class SideHead(Tuning):
         leaves = {f"{last.name}/side/mixture": jnp.zeros(len(rows))}
         for name, row in rows.items():
             leaves[f"{last.name}/side/maps/{name}/kernel"] = jnp.zeros((row.shape[-1], model.outputs or 1))
-        return added(params, leaves)
+        return added(params, leaves, "SideHead")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (Phase(1.0, (head_rule(model, type(self).__name__), REST_STILL)),)
+        return with_head(model, "SideHead")

@@ -47,9 +47,8 @@ class FineTune(Tuning):
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         stages = parametric(model)
-        _, learn = head_rule(model, type(self).__name__)
         cycle = Learn(schedule="one-cycle")
-        first = (stage_rule(stages[-1], learn and cycle), REST_STILL)
+        first = (head_rule(model, type(self).__name__, cycle), REST_STILL)
         last = len(stages) - 1
         rates = [0.5 * self.ratio ** ((n - last) / last) for n in range(len(stages))]
         second = tuple(stage_rule(name, cycle._replace(lr=rate)) for name, rate in zip(stages, rates, strict=True))

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.trees import Tree
-from tlx.tuning.base import REST_STILL, Tuning, added, head_rule, key_of, places
+from tlx.trees import Tree, added
+from tlx.tuning.base import Tuning, key_of, places, with_head
 from tlx.types import Key, Learn, Model, Phase
 
 
@@ -16,7 +16,8 @@ class Vera(Tuning):
     """x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R] and `outer` [O] learn, and the head.
 
     `outer` begins at zero, so the model begins as it came, and `inner` at `start`. `a` and `b` are one pair of random
-    matrices for all layers, each layer taking the corner that it needs; every layer holds its copy.
+    matrices for all layers, each layer taking the corner that it needs; every layer holds its copy. The rank may be
+    above a kernel's sides (the authors take 1,024 for kernels of 768): the matrices cost memory and do not learn.
     """
 
     rank: int = 64
@@ -31,7 +32,7 @@ class Vera(Tuning):
         """Raises ValueError for a rule that matches nothing or no dense layer."""
         found = places(model, self.on, "Vera")
         widest, tallest = (max(shape[n] for shape in found.values()) for n in (0, 1))
-        # Kaiming uniform, as the authors draw them: a bound of sqrt(3 / fan in).
+        # Kaiming uniform (He et al., 2015), as the authors' code in peft draws them: a bound of sqrt(6 / fan in).
         a = uniform(key_of(key, "vera/a"), (widest, self.rank), widest)
         b = uniform(key_of(key, "vera/b"), (self.rank, tallest), self.rank)
         leaves: dict[str, Any] = {}
@@ -39,21 +40,12 @@ class Vera(Tuning):
             own = {"a": a[:inputs], "b": b[:, :outputs], "outer": jnp.zeros(outputs)}
             own["inner"] = jnp.full(self.rank, self.start, jnp.float32)
             leaves |= {f"{path}/vera/{name}": leaf for name, leaf in own.items()}
-        return added(params, leaves)
+        return added(params, leaves, "Vera")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (
-            Phase(
-                1.0,
-                (
-                    (r".*/vera/(inner|outer)", Learn(weight_decay=0.0)),
-                    head_rule(model, type(self).__name__),
-                    REST_STILL,
-                ),
-            ),
-        )
+        return with_head(model, "Vera", (r".*/vera/(inner|outer)", Learn(weight_decay=0.0)))
 
 
 def uniform(key: Key, shape: tuple[int, int], fan: int) -> jax.Array:
-    bound = (3.0 / fan) ** 0.5
+    bound = (6.0 / fan) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
