@@ -162,7 +162,8 @@ def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> 
 
 def stored(held: tuple[Cell, ...]) -> list[str]:
     """How many runs read the output of their frozen prefix from the store, by the stage where it ends."""
-    cuts = [(cell.result.get("prefix") or {}).get("cut") for cell in held if cell.result]
+    phases = [cell.result.get("prefix") or [] for cell in held if cell.result]
+    cuts = [cut for told in phases for cut in dict.fromkeys(phase["cut"] for phase in told)]
     return [
         f"{counted(cuts.count(cut), 'run')} read what the frozen stages below {cut} give from a store, where it was "
         "computed once."
