@@ -1,5 +1,7 @@
 """The optimiser against optax, leaf by leaf."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from tlx import Learn, Optim
 from tlx import optim as optimisers
+from tlx.config import numbers, with_numbers
 from tlx.partition import partition, split
 from tlx.trees import flatten, nest
 
@@ -162,10 +165,10 @@ def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
         independent(optimisers.transform(optim, jnp.int32(0), jnp.float32(9), rates, layout), tree, gradients)
     )
     options = {"weight_decay": 0.3, "consistent_rms": 0.2}
-    for path, numbers in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
+    for path, axes in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
         name = path.split("/")[0]
         theirs = optax.contrib.muon(
-            0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*numbers)}
+            0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*axes)}
         )
         kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
         expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
@@ -202,6 +205,50 @@ def test_a_group_may_have_a_schedule_of_its_own():
         np.testing.assert_allclose(updates[path], -0.1 * share * gradient, rtol=1e-5)
 
 
+CYCLE = {"lr": 0.1, "schedule": "one-cycle", "cycle_peak": 0.5, "momentum": 0.6, "cycle_momentum": (0.95, 0.85)}
+# At steps 0 to 3 of 4.
+MOMENTA = np.array([0.95, 0.9, 0.85, 0.9])
+FACTORS = np.array([0.1 / 25, 0.1 * (1 + 1 / 25) / 2, 0.1, 0.1 * (1 + 1e-5) / 2])
+
+
+def test_the_momentum_of_a_one_cycle_by_hand():
+    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(own["stem"]["kernel"]) for own in GRADIENTS]
+    mean, square, adam, speed, sgd = 0.0, 0.0, leaf, 0.0, leaf
+    for count, (g, rate, m) in enumerate(zip(gradients, FACTORS, MOMENTA, strict=True), 1):
+        mean, square = m * mean + (1 - m) * g, 0.999 * square + 0.001 * g * g
+        # The correction for the start is by the momentum of the moment, as in fastai.
+        adam = adam - rate * mean / (1 - m**count) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
+        speed = m * speed + g
+        sgd = sgd - rate * speed
+    for name, expected in (("adam", adam), ("sgd", sgd)):
+        np.testing.assert_allclose(walk(Optim(name, **CYCLE))[0]["stem"]["kernel"], expected, rtol=1e-5)
+    # One that all leaves have by their rules counts too; one that some have does not.
+    named = Optim("sgd", **(CYCLE | {"schedule": "constant"}))
+    for rules, cycles in (((r".*", "one-cycle"),), True), (((r"head/.*", "one-cycle"), (r".*", None)), False):
+        parts = partition(PARAMS, tuple((rule, Learn(schedule=schedule)) for rule, schedule in rules))
+        layout = optimisers.Layout(schedules={path: own.schedule for path, own in parts.items() if own.schedule})
+        rates = optimisers.leaf_rates(named, PARAMS, parts)
+        before = optimisers.transform(named, jnp.float32(0), jnp.float32(4), rates, layout)
+        _, state = before.update(GRADIENTS[0], before.init(PARAMS), PARAMS)
+        after = optimisers.transform(named, jnp.float32(2), jnp.float32(4), rates, layout)
+        moved = after.update(GRADIENTS[1], state, PARAMS)[0]["stem"]["kernel"]
+        speed = (0.85 if cycles else 0.6) * gradients[0] + gradients[1]
+        np.testing.assert_allclose(moved, -0.1 * speed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb", "muon", "sgd"])
+def test_without_a_cycle_the_momentum_is_what_it_was(name):
+    optim = Optim(name, **(CYCLE | {"cycle_momentum": (0.0, 0.0)}))
+    cycled, _ = walk(dataclasses.replace(optim, cycle_momentum=(0.95, 0.85)))
+    # Numbers as a run has them: 1 - 0.9 is another number where the 0.9 is not yet a float32.
+    optim = with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim)))
+    plain, _ = walk(optim)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(optimisers.transform.__globals__, "with_cycled_momentum", lambda optim, *clock: optim)
+        jax.tree.map(np.testing.assert_array_equal, plain, walk(optim)[0])
+    assert not np.allclose(flatten(cycled)["head/kernel"], flatten(plain)["head/kernel"], rtol=1e-4)
+
+
 def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
     one, both = {"a": None, "b": Learn(), "c": None}, {"a": Learn(), "b": Learn(), "c": None}
     assert optimisers.wave_names([one, both, one]) == {"a": "1", "b": "0_1_2"}
@@ -225,8 +272,6 @@ def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
     ],
 )
 def test_every_number_may_be_traced(optim):
-    from tlx.config import numbers, with_numbers
-
     rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, PARAMS, partition(PARAMS, ALL)))
 
     @jax.jit
@@ -248,6 +293,10 @@ def test_every_number_may_be_traced(optim):
         ({"warmup": 1.0}, "warmup is 1.0; it is a share of the run in [0, 1)"),
         ({"clip": 0.0}, "clip is 0.0; a bound of the norm is positive, None is off"),
         ({"cycle_peak": 1.0}, "cycle_peak is 1.0; it is a share of the schedule in (0, 1)"),
+        (
+            {"cycle_momentum": (0.95, 1.0)},
+            "cycle_momentum is (0.95, 1.0); two shares in [0, 1): at the ends, at the peak",
+        ),
         ({"slant_ratio": 0.5}, "slant_ratio is 0.5; it divides the peak rate and is 1 or more"),
         (
             {"name": "muon", "momentum": None},
