@@ -1,6 +1,10 @@
 """The optimiser against optax, leaf by leaf."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -54,16 +58,7 @@ def close(ours, theirs, rtol=1e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), ours, theirs)
 
 
-def test_adamw_agrees_with_optax_leaf_by_leaf():
-    optim = Optim(lr=0.1, weight_decay=0.3, schedule="constant")
-    masked = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
-    close(walk(optim)[0], independent(optax.adamw(0.1, weight_decay=0.3, mask=masked)), rtol=2e-5)
-
-
-def test_adam_and_sgd_agree_with_optax():
-    close(
-        walk(Optim("adam", lr=0.1, schedule="constant", beta1=0.8))[0], independent(optax.adam(0.1, b1=0.8)), rtol=2e-5
-    )
+def test_sgd_agrees_with_optax():
     close(walk(Optim("sgd", lr=0.1, schedule="constant"))[0], independent(optax.sgd(0.1, momentum=0.9)))
     plain, state = walk(Optim("sgd", lr=0.1, schedule="constant", momentum=None))
     close(plain, independent(optax.sgd(0.1)))
@@ -117,9 +112,38 @@ def test_frozen_leaves_have_no_state(name):
     assert optimisers.state_bytes(optim, shapes) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
+WIDE = """
+import importlib.util, json, sys
+import jax, jax.numpy as jnp, numpy as np
+spec = importlib.util.spec_from_file_location("test_transform", {file!r})
+own = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(own)
+widen = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(np.float64(leaf)), tree)
+own.PARAMS, own.GRADIENTS[:] = widen(own.PARAMS), [widen(given) for given in own.GRADIENTS]
+told = {{}}
+for name, (optim, theirs) in own.AGAINST.items():
+    ours, found = own.flatten(own.walk(optim, params=own.PARAMS)[0]), own.flatten(own.independent(theirs(), own.PARAMS))
+    assert all(leaf.dtype == "float64" for leaf in found.values())
+    told[name] = [max(float(abs(ours[path] / leaf - 1).max()) for path, leaf in found.items())]
+    told[name].append({{path: np.asarray(leaf).tolist() for path, leaf in found.items()}})
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """By optimiser, in float64: how far ours is from optax's, relatively, and what optax's gives."""
+    program = WIDE.format(file=__file__)
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
+
+
 FREE = {"lr": 0.1, "weight_decay": 0.3, "schedule": "constant"}
 MATRICES = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
 AGAINST = {
+    "adam": (Optim("adam", lr=0.1, schedule="constant", beta1=0.8), lambda: optax.adam(0.1, b1=0.8)),
+    "adamw": (Optim("adamw", **FREE), lambda: optax.adamw(0.1, weight_decay=0.3, mask=MATRICES)),
     "lamb": (Optim("lamb", **FREE), lambda: optax.lamb(0.1, eps=1e-8, weight_decay=0.3, mask=MATRICES)),
     "lion": (Optim("lion", **FREE, beta2=0.99), lambda: optax.lion(0.1, weight_decay=0.3, mask=MATRICES)),
     # optax leaves the rate out of Adafactor's decay.
@@ -143,7 +167,24 @@ AGAINST = {
 @pytest.mark.parametrize("name", AGAINST)
 def test_each_optimiser_agrees_with_optax(name):
     optim, theirs = AGAINST[name]
-    close(walk(optim)[0], independent(theirs()), rtol=5e-6)
+    close(walk(optim)[0], independent(theirs()))
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_what_is_left_between_an_optimiser_and_optax_is_rounding(name, wide):
+    """In float64 nothing is left but that our rates are float32. In float32 a run, whose numbers are arrays, is nearer
+    to that than optax with numbers of Python: there the second moment takes 1 - 0.999 rounded once, and the correction
+    for its start a difference of two rounded numbers, which is 1.3e-5 off; as arrays they are the same number and
+    cancel. So between the two there may be 3e-6 a step of 0.1, and more relatively where a parameter passes by zero.
+    """
+    optim, theirs = AGAINST[name]
+    apart, exact = wide[name]
+    assert apart < 2e-7
+    ours = flatten(walk(with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim))))[0])
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-6)
+    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(theirs())).items())
+    assert plain < 5e-6
 
 
 def test_adafactor_factors_large_matrices():
@@ -172,7 +213,7 @@ def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
         )
         kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
         expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
-        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-6, atol=2e-7)
     adam = flatten(walk(Optim(lr=0.1, weight_decay=0.3, schedule="constant"))[0])
     for path in ("head/kernel", "head/bias", "norm/scale", "stem/bias"):
         np.testing.assert_allclose(ours[path], adam[path], rtol=1e-6, atol=1e-7)
@@ -247,6 +288,18 @@ def test_without_a_cycle_the_momentum_is_what_it_was(name):
         patch.setitem(optimisers.transform.__globals__, "with_cycled_momentum", lambda optim, *clock: optim)
         jax.tree.map(np.testing.assert_array_equal, plain, walk(optim)[0])
     assert not np.allclose(flatten(cycled)["head/kernel"], flatten(plain)["head/kernel"], rtol=1e-4)
+
+
+def test_what_a_schedule_free_optimiser_mixes_by_is_no_momentum():
+    """It is one number of a run: the average that answers is computed from it."""
+    rates = optimisers.leaf_rates(Optim(), PARAMS, partition(PARAMS, ALL))
+    layout = optimisers.Layout(schedules=dict.fromkeys(rates, "one-cycle"))
+    found = []
+    for pair in ((0.0, 0.0), (0.95, 0.85)):
+        optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant", cycle_momentum=pair)
+        transform = optimisers.transform(optim, jnp.float32(1), jnp.float32(4), rates, layout)
+        found.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
