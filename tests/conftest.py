@@ -3,6 +3,9 @@
 import os
 from importlib.util import find_spec
 
+import numpy as np
+import pytest
+
 from tlx.assets import cache_dir
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -13,6 +16,79 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 
+import tlx
+from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, tasks, tuning
+from tlx.records import write_json
+from tlx.study import run_study
+from tlx.study.base import document, settle
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The newest interpreter runs the suite without torch, and so without these files, all of which is marked `parity`.
 collect_ignore = [] if find_spec("torch") else ["models/test_parity.py", "models/test_parity_peft.py"]
+
+
+class Written:
+    """A study whose runs are written by hand, record by record: `correct` says which examples each got right."""
+
+    def __init__(self, folder, baseline=None, smallest=0.0, metric="test/accuracy"):
+        self.folder, self.cells = folder, []
+        self.fields = {"baseline": baseline, "smallest": smallest, "metric": metric}
+
+    def add(self, correct, indices=None, selection="last", said=None, keep=True, **names):
+        fingerprint = f"{len(self.cells):016x}"
+        folder, correct = self.folder / "cells" / fingerprint, np.array(correct)
+        (folder / "predictions").mkdir(parents=True)
+        labels = np.arange(len(correct)) % 2
+        logits = np.eye(2)[np.where(correct, labels, 1 - labels)]
+        indices = np.arange(len(correct)) if indices is None else np.array(indices)
+        if keep:
+            np.savez(folder / "predictions" / "test.npz", logits=logits, labels=labels, indices=indices)
+        value = float(correct.mean()) if said is None else said
+        result = {"metrics": {"test/accuracy": value}, "selection": selection, "selected_step": 1}
+        write_json(folder / "result.json", result)
+        write_json(folder / "recipe.json", {"recipe": {"task": {"kind": "Classification"}}})
+        self.cells.append({"fingerprint": fingerprint, "names": names, "changes": []})
+        return self
+
+    def write(self, **fields):
+        write_json(self.folder / "study.json", self.fields | {"cells": self.cells} | fields)
+        return self.folder
+
+    def compare(self, **fields):
+        return cells.compare(cells.read(self.write(**fields)))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A study without cells, whose baseline is the method "a"."""
+    return Written(tmp_path, {"method": "a"})
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory):
+    """The directory of a real study: two methods on two numbers of labels with three seeds, a cell that diverged, one
+    that waits. One run has a page."""
+    base = Recipe(
+        data=Data(target="digits"),
+        task=tasks.Classification(),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(32, 32)),
+        optim=Optim(lr=3e-3),
+        train=Train(steps=40, batch=16, eval_every=8),
+    )
+    methods = choice("method", {"full": {}, "probe": {"tuning": tuning.Probe()}})
+    shots = choice("shots", {count: {"data.shots": count} for count in (4, 16)})
+    cells = prod(methods, shots, param("seed", range(3)))
+    # A rate at which the loss is no number after a step, of a cell that has a name of its own for that.
+    [diverging] = prod(methods[:1], shots[1:], param("seed", 3))
+    cells.append(diverging._replace(changes=diverging.changes | {"optim.lr": 1e30}))
+    out = tmp_path_factory.mktemp("study") / "shots"
+    asked = {
+        "base": base, "question": "Does a probe of random features keep up with full training?", "smallest": 0.005,
+        "baseline": {"method": "full"},
+    }  # fmt: skip
+    run_study(Study(cells=cells, **asked), out, quiet=True)
+    more = Study(cells=[*cells, *prod(methods[1:], shots[1:], param("seed", 3))], **asked)
+    settle(out, document(more, "shots", "tlx study experiments/shots.py", "experiments/shots.py"))
+    first = out / "cells" / next(iter(more.by_fingerprint))
+    tlx.run(next(iter(more.by_fingerprint.values())).recipe, first, overwrite=True, quiet=True)
+    return out

@@ -188,7 +188,9 @@ def test_text_that_is_not_utf8(finished, tmp_path):
 
 
 def test_a_run_that_is_none(tmp_path):
-    assert told("report", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+    assert (
+        told("report", str(tmp_path)) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
+    )
 
 
 def test_labels_outside_the_class_range(config, tmp_path):
@@ -245,3 +247,24 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
     )
     assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup wants two runs or more, got 1")
     assert told("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+
+
+def test_report_draws_runs_and_studies(small_study, finished):
+    done = call("report", str(small_study), finished)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines() == [f"{small_study}/report.html", f"{finished}/report.html"]
+
+
+def test_report_prints_tables(small_study):
+    latex, markdown = (call("report", str(small_study), form) for form in ("--latex", "--markdown"))
+    assert latex.output.startswith("\\begin{table}")
+    assert "| method | shots | mean, % |" in markdown.output
+    twice = call("report", str(small_study), str(small_study), "--markdown", "--metric", "test/loss")
+    assert twice.output.count("| method | shots | mean |") == 2
+
+
+def test_report_says_what_a_study_lacks(small_study, finished, tmp_path):
+    assert told("report", str(small_study), "--metric", "test/los").startswith(
+        f"no cell of {small_study} has the metric 'test/los'; close: 'test/loss'"
+    )
+    assert told("report", finished, "--latex") == f"{finished} holds a run; a table compares the arms of a study"

@@ -181,6 +181,38 @@ def test_load_is_the_inverse_of_dump_through_json(kind):
     assert config.fingerprint(again) == config.fingerprint(value)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_parse_reads_back_the_text_that_a_user_would_write(kind):
+    assert config.parse(config.source(ONE_OF_EACH[kind]), KINDS) == ONE_OF_EACH[kind]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Full(), "Full()"),
+        (Freeze(through="blocks/03", decay=0.75), "Freeze(through='blocks/03', decay=0.75)"),
+        ((Supervised(), Ramp(0.5)), "(Supervised(), Ramp(start=0.5))"),
+        (InTurn((0.5, Probe()), (0.5, Full())), "InTurn(turns=((0.5, Probe()), (0.5, Full())))"),
+        ((1,), "(1,)"),
+        (None, "None"),
+        ("two  spaces", "'two  spaces'"),
+    ],
+)
+def test_source_leaves_out_what_need_not_be_said(value, text):
+    assert config.source(value) == text
+
+
+def test_a_value_is_assigned_as_its_text_is():
+    assert config.assign(BASE, "tuning", Probe()) == changed("tuning", "Probe()")
+    assert config.assign(BASE, "optim.lr", 1) == changed("optim.lr", "1")
+    assert config.at(config.assign(BASE, "data.augment.0.padding", 3), "data.augment.0") == Crop(padding=3)
+    with pytest.raises(TypeError, match=r"^train.batch wants int, got Full\(decay=1.0\)$"):
+        config.assign(BASE, "train.batch", Full())
+    for ask in (config.at, lambda value, path: config.assign(value, path, 1)):
+        with pytest.raises(ValueError, match=r"^no field 'optim.lrr' in the recipe; close: 'optim.lr', "):
+            ask(BASE, "optim.lrr")
+
+
 def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
     foreign = config.dump(models.Nnx(make=len, shape=(8,)))
     with pytest.raises(

@@ -24,10 +24,13 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
     batches[-1]["weight"] = np.array([1.0, 0.0])
     monkeypatch.setattr(evaluate, "evaluation_batches", lambda *_, **__: iter(batches))
     seen = []
-    compiled = SimpleNamespace(
-        put=lambda given: seen.append(sorted(given)) or given, evaluate=lambda _, given: given["x"]
+    engine = SimpleNamespace(
+        arms=2,
+        put_whole=lambda given: seen.append(sorted(given)) or given,
+        evaluate=lambda _, given: np.stack([given["x"], -given["x"]]),
     )
-    outcome = evaluate.evaluate(compiled, None, None, None, RECIPE)
+    outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
+    np.testing.assert_array_equal(other.logits, -outcome.logits)
     assert outcome.logits[:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert outcome.labels.tolist() == [0, 1, 0, 1, 0]
     assert outcome.indices.tolist() == [100, 101, 102, 103, 104]

@@ -21,6 +21,32 @@ def test_paired_is_the_t_interval_and_the_exact_tests_of_scipy():
     )
 
 
+def test_wilcoxon_is_exact_with_few_pairs_and_by_hand():
+    # Of 2**3 = 8 signs two are as extreme as all alike.
+    assert stats.paired([0.3, 0.2, 0.1], [0.0] * 3).wilcoxon == 2 / 8
+    # Ranks 1, 2, 3 against signs -, +, +: sums of positive ranks of 5 or more, or 1 or less, come 4 times in 8.
+    assert stats.paired([-0.1, 0.2, 0.3], [0.0] * 3).wilcoxon == 4 / 8
+    for seed in range(20):
+        gain = np.random.default_rng(seed).normal(0.5, 1.0, 4 + seed)
+        exact = scipy_stats.wilcoxon(gain, method="exact").pvalue
+        assert stats.paired(gain, np.zeros_like(gain)).wilcoxon == pytest.approx(exact)
+
+
+def test_the_smallest_effect_is_asked_by_the_test_as_by_the_interval():
+    for seed in range(200):
+        found = stats.paired(np.random.default_rng(seed).normal(1.0, 0.6, 5), np.zeros(5))
+        shown = stats.verdict(found.low, found.high, 0.2) != "no difference shown"
+        assert (stats.t_test(found, 0.2) < 0.05) == shown
+    assert stats.t_test(found, 0.0) == stats.t_test(found)
+    assert stats.t_test(found, abs(found.mean)) == 1.0
+
+
+def test_few_runs_by_hand():
+    # Deviation 1, t of two degrees of freedom 4.302653.
+    assert stats.over_seeds([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert np.isnan(stats.over_seeds([1.0])[1:]).all()
+
+
 def test_one_pair_and_equal_pairs_show_nothing():
     one = stats.paired([0.7], [0.6])
     assert np.isnan([one.low, one.high]).all()

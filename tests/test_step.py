@@ -125,10 +125,15 @@ def test_a_frozen_stage_runs_as_in_evaluation():
     assert not np.array_equal(flatten(before.stats)["stem/norm/mean"], flatten(moved.stats)["stem/norm/mean"])
 
 
-@pytest.mark.parametrize("model", [MLP, CNN], ids=["dropout", "batch norm"])
-def test_eight_devices_one_device_and_pmap_agree(model):
-    # Not by Adam, which divides a gradient of nearly zero by its own size and makes much of how it was rounded.
-    parts = parts_of(model, tuning.Full(), optim=Optim("sgd", lr=0.05, weight_decay=0.1, clip=1.0))
+# Adam divides a gradient by its own size, so where batch norm leaves a gradient of nearly zero, how its sum was rounded
+# decides the step: there plain momentum says whether the gradients agree.
+@pytest.mark.parametrize(
+    ("model", "optim"),
+    [(MLP, Optim(lr=0.05, weight_decay=0.1, clip=1.0)), (CNN, Optim("sgd", lr=0.05, weight_decay=0.1, clip=1.0))],
+    ids=["dropout", "batch norm"],
+)
+def test_eight_devices_one_device_and_pmap_agree(model, optim):
+    parts = parts_of(model, tuning.Full(), optim=optim)
     whole, told = walk(parts)
     for how, devices in (("jit", 1), ("pmap", 8)):
         state, metrics = walk(parts, how, devices)

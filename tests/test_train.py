@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
+from tlx.arm import Best, Diverged, phase_spans, total_steps
 from tlx.data import Crop, examples
 from tlx.objectives import Supervised
 from tlx.optim import rate
 from tlx.prepare import prepare
 from tlx.records import Progress, read_metrics
-from tlx.train import Best, Diverged, phase_spans, total_steps
+from tlx.train import How
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
 from tlx.updates import Sam
@@ -123,6 +124,7 @@ def test_the_result_holds_what_was_promised(plain):
     assert result["examples"]["train"] == 40
     assert result["examples_per_second"] > 0
     assert result["peak_memory_bytes"] > 10**7
+    assert result["energy"].keys() == {"kwh", "co2e_kg", "how"} and result["energy"]["kwh"] > 0
 
 
 def test_every_number_of_a_run_is_on_record(plain):
@@ -484,7 +486,7 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_
 
 
 def test_moved_part_leaves_out_what_no_phase_moves():
-    from tlx.train import moved_part
+    from tlx.arm import moved_part
 
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
     part = moved_part(ready.variables, ready.moving)
@@ -523,3 +525,83 @@ def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
     assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
     # Two waves, two counts.
     assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
+
+
+class Unreadable(tuple):
+    """A source of records that nobody may read."""
+
+    def __getitem__(self, row):
+        raise AssertionError(f"record {row} of the test split was read")
+
+
+def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monkeypatch):
+    dataset = examples.open_dataset("digits")
+    held = dataset.splits["test"]
+    hidden = examples.Examples(
+        held.name, held.split, Unreadable(range(len(held))), held.features, held.classes, rows=held.rows
+    )
+    monkeypatch.setattr(
+        examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
+    )
+    blind = run(RECIPE, tmp_path / "blind", how=How(quiet=True, test=False))
+    assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
+    assert not (blind.folder / "mistakes.json").exists()
+    assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
+    assert blind.metrics == {name: value for name, value in plain.metrics.items() if name.startswith("validation/")}
+    # The rows are known without their labels.
+    assert blind.result["data"] == plain.result["data"]
+    with pytest.raises(AssertionError, match="was read"):
+        run(RECIPE, tmp_path / "open", quiet=True)
+    # Where a frozen prefix is computed beforehand, it is not computed of them.
+    probe = dataclasses.replace(RECIPE, data=Data(target="digits", shots=4), tuning=tuning.Probe())
+    probed = run(probe, tmp_path / "probe", how=How(quiet=True, test=False))
+    assert [phase["cut"] for phase in probed.result["prefix"]] == ["head"]
+
+
+def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, test=False))
+    again = run(RECIPE, tmp_path / "run", resume=True, how=How(quiet=True, test=False))
+    assert "test/accuracy" not in again.metrics
+    with pytest.raises(FileExistsError) as error:
+        run(RECIPE, tmp_path / "run", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} holds this recipe's run without its test split; --overwrite it for the whole"
+    )
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, SELECTED, WAVES], ids=["plain", "selected", "waves"])
+def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
+    asked = []
+
+    def judge(step, measured):
+        asked.append((step, measured["accuracy"]))
+        return step < first
+
+    whole = run(recipe, tmp_path / "whole", quiet=True)
+    first = recipe.train.eval_every
+    short = run(recipe, tmp_path / "short", how=How(quiet=True, judge=judge))
+    assert asked == [(first, {s: v for s, n, v in told(whole.folder) if n == "validation/accuracy"}[first])]
+    assert short.result["steps"] == short.result["selected_step"] == first
+    assert short.result["asked_steps"] == whole.result["steps"] == whole.result["asked_steps"] == STEPS
+    # Until then nothing was different.
+    kept = [line for line in told(short.folder) if not line[1].startswith("test/")]
+    assert kept == [line for line in told(whole.folder) if line[0] <= first]
+    assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
+    with pytest.raises(FileExistsError) as error:
+        run(recipe, tmp_path / "short", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'short'} holds this recipe's run stopped at step {first} of {STEPS}; --overwrite it for the whole"
+    )
+
+
+def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):
+    asked = []
+
+    def judge(step, measured):
+        asked.append(step)
+        return True
+
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, judge=judge))
+    assert asked == [2, 4]
+    assert told(tmp_path / "run") == told(plain.folder)
+    assert bits(tmp_path / "run") == bits(plain.folder)

@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import blend, merge, models, objectives, stats, tasks, tuning
+    from tlx import benefit, blend, cells, cost, energy, merge, models, objectives, stats, study, tasks, tune, tuning
     from tlx import objectives as terms
     from tlx.data import Data
+    from tlx.many import run_many
     from tlx.models import forward
     from tlx.movement import moved
     from tlx.optim import Optim
     from tlx.recipe import Recipe, Train
+    from tlx.study import Study
+    from tlx.sweeps import chain, choice, param, prod, sweep, zip_
     from tlx.train import Run, run
     from tlx.types import Learn
     from tlx.weights import Pretrained, Weights, load_adapter, load_pretrained, save_adapter, save_pretrained
@@ -22,13 +25,15 @@ __version__ = "0.1.0"
 
 HOMES = {
     "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe", "Run": "train",
-    "Train": "recipe", "Weights": "weights", "forward": "models", "load_adapter": "weights",
-    "load_pretrained": "weights", "moved": "movement", "run": "train", "save_adapter": "weights",
-    "save_pretrained": "weights",
+    "Study": "study", "Train": "recipe", "Weights": "weights", "chain": "sweeps", "choice": "sweeps",
+    "forward": "models", "load_adapter": "weights", "load_pretrained": "weights", "moved": "movement",
+    "param": "sweeps", "prod": "sweeps", "run": "train", "run_many": "many", "save_adapter": "weights",
+    "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
-    "blend": "blend", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
-    "tasks": "tasks", "terms": "objectives", "tuning": "tuning",
+    "benefit": "benefit", "blend": "blend", "cells": "cells", "cost": "cost", "energy": "energy", "merge": "merge",
+    "models": "models", "objectives": "objectives", "stats": "stats", "study": "study", "tasks": "tasks",
+    "terms": "objectives", "tune": "tune", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 

@@ -1,4 +1,4 @@
-"""Recipes as values: check, override, dump, load, fingerprint, diff.
+"""Recipes as values: check, override, dump, load, source, fingerprint, diff.
 
 A config is a frozen keyword-only dataclass whose fields are numbers, strings, None, tuples, named tuples and other such
 dataclasses. `kinds` is the table of the classes that may appear by name, in files and in overrides.
@@ -17,6 +17,7 @@ from typing import Any
 from tlx.trees import near_miss
 
 Kinds = Mapping[str, type]
+MISSING = object()
 
 
 def is_record(value: Any) -> bool:
@@ -61,7 +62,36 @@ def dump(value: Any) -> Any:
         return {"kind": type(value).__name__} | {name: dump(field) for name, field in fields(value).items()}
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
-    return {"repr": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
+    return {"repr": _lasting_repr(value)}
+
+
+def _lasting_repr(value: Any) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def source(value: Any) -> str:
+    """The text that a user would write for a value, which `parse` reads back: fields at their defaults are left out.
+
+    >>> from tlx.types import Learn
+    >>> source((Learn(lr=0.5), 1, "a"))
+    "(Learn(lr=0.5), 1, 'a')"
+    """
+    if is_record(value):
+        usual = _defaults(type(value))
+        given = [(name, field) for name, field in fields(value).items() if usual.get(name, MISSING) != field]
+        return f"{type(value).__name__}({', '.join(f'{name}={source(field)}' for name, field in given)})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(source, value))}{',' if len(value) == 1 else ''})"
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if plain else " ".join(_lasting_repr(value).split())
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """The fields of a class of records that may be left out, and what they are then."""
+    if hasattr(kind, "_field_defaults"):
+        return dict(kind._field_defaults)
+    found = {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
 
 
 def load(document: Any, kinds: Kinds) -> Any:
@@ -105,21 +135,45 @@ def override(value: Any, path: str, text: str, kinds: Kinds) -> Any:
     bare string. Raises ValueError for an unknown path, naming the nearest, and TypeError for a value that the field
     does not take.
     """
-    return _override(value, path.split("."), path, text, kinds, value)
+    return assign(value, path, parse(text, kinds))
 
 
-def _override(value: Any, parts: list[str], path: str, text: str, kinds: Kinds, root: Any) -> Any:
+def at(value: Any, path: str) -> Any:
+    """The field at the dotted `path`; ValueError for an unknown one, naming the nearest."""
+    found = value
+    for name in path.split("."):
+        found = _parts(found).get(name, MISSING)
+        if found is MISSING:
+            raise _unknown(path, value)
+    return found
+
+
+def assign(value: Any, path: str, new: Any) -> Any:
+    """`value` with the field at the dotted `path` set to `new`; raises as `override` does."""
+    at(value, path)
+    return _assign(value, path.split("."), path, new)
+
+
+def _assign(value: Any, parts: list[str], path: str, new: Any) -> Any:
     name, *rest = parts
-    if isinstance(value, tuple) and not hasattr(value, "_fields") and name.isdigit() and int(name) < len(value):
-        item = _override(value[int(name)], rest, path, text, kinds, root) if rest else parse(text, kinds)
-        return (*value[: int(name)], item, *value[int(name) + 1 :])
-    if not is_record(value) or name not in fields(value):
-        known = [known.removesuffix(".kind") for known, _ in leaves(root)]
-        raise ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
+    field = _assign(_parts(value)[name], rest, path, new) if rest else new
+    if not is_record(value):
+        return (*value[: int(name)], field, *value[int(name) + 1 :])
     hint = typing.get_type_hints(type(value)).get(name, Any)
-    field = _override(getattr(value, name), rest, path, text, kinds, root) if rest else parse(text, kinds)
     where = ".".join(path.split(".")[: -len(rest) or None])
     return replace(value, **{name: conform(field, hint, where)})
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """What a path may name next: the fields of a record, the places of a tuple."""
+    if is_record(value):
+        return fields(value)
+    return {str(n): item for n, item in enumerate(value)} if isinstance(value, tuple) else {}
+
+
+def _unknown(path: str, root: Any) -> ValueError:
+    known = [known.removesuffix(".kind") for known, _ in leaves(root)]
+    return ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
 
 
 def parse(text: str, kinds: Kinds) -> Any:

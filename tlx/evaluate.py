@@ -1,13 +1,15 @@
 """A model on a split: logits of every example, and what is measured on them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.data import Examples, evaluation_batches, inputs_of
+from tlx.pack import Engine
 from tlx.recipe import Recipe
-from tlx.step import Compiled
 from tlx.tasks import Task
 
 
@@ -22,11 +24,27 @@ class Outcome(NamedTuple):
         return task.summarise(task.measure(self.logits, self.labels))
 
 
-def evaluate(compiled: Compiled, state: Any, examples: Examples, processor: Any, recipe: Recipe) -> Outcome:
-    """Every example of a split once, under the variables in `state`."""
-    batches = evaluation_batches(examples, processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
-    found = passes(batches, lambda inputs: {"logits": compiled.evaluate(state, compiled.put(inputs))})
-    return Outcome(found["logits"], found["label"], found["index"])
+def evaluate(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> list[Outcome]:
+    """Every example of a split once, under the variables of each arm in `state`. `readers` is one for all, a processor
+    or the table of a prefix, or a table an arm."""
+    reading = [
+        evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+        for reader in readers
+    ]
+    batches = reading[0] if len(reading) == 1 else map(beside, zip(*reading, strict=True))
+
+    def logits(inputs: dict[str, Any]) -> dict[str, Any]:
+        # Arms lie along the second axis, for what is joined are examples.
+        return {"logits": jnp.swapaxes(engine.evaluate(state, engine.put_whole(inputs)), 0, 1)}
+
+    found = passes(batches, logits)
+    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+
+
+def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same examples as read for several arms: inputs [A, B, ...], and what else a batch holds."""
+    inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *map(inputs_of, batches))
+    return {**batches[0], **inputs}
 
 
 def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:

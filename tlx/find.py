@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx import config, folder, optim, sharding
+from tlx.arm import setting
 from tlx.partition import Partition
 from tlx.prepare import Prepared, open_data, prepare, training_batches
 from tlx.recipe import Recipe
 from tlx.records import Progress
 from tlx.step import compile_step, initial_state, memories
-from tlx.train import check_pieces, remember_compilations, setting
+from tlx.train import check_devices, remember_compilations
 from tlx.tuning.base import parametric
 
 LINES, PAGE = "lr_find.jsonl", "lr_find.html"
@@ -64,8 +65,7 @@ def find(
         raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
     config.check(recipe)
     mesh = sharding.make_mesh()
-    sharding.check_batch(recipe.train.batch, mesh, "train.batch")
-    check_pieces(recipe, mesh)
+    check_devices(recipe)
     remember_compilations()
     splits = open_data(recipe)
     ready = prepare(recipe, splits)

@@ -2,7 +2,8 @@
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured.
+`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
+`learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
 """
 
 import json
@@ -12,12 +13,15 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tlx import config
 from tlx.records import write_json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
+LEARNED = "learned.safetensors"
 PACKAGES = (
     "tlx",
     "jax",
@@ -77,6 +81,23 @@ def read(folder: Path, name: str = RESULT) -> Any:
         held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
         raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Predictions(NamedTuple):
+    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+def read_predictions(folder: Path, split: str) -> Predictions | None:
+    """What a run answered on every example of a split; None where nothing was kept."""
+    path = Path(folder) / "predictions" / f"{split}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
 
 
 def environment() -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 BINS = 15
+# Of these less is better; of every other metric more.
+LOWER_IS_BETTER = frozenset({"loss", "ece", "mse", "mae"})
 
 
 class ClassificationCounts(NamedTuple):

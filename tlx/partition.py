@@ -5,7 +5,7 @@ freezes. Every rule must claim something and every parameter must be claimed, so
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tlx.trees import Tree, flatten, near_miss, nest, size
@@ -101,6 +101,18 @@ def still(stages: Iterable[str], parts: Partition) -> frozenset[str]:
         if own and all(learn is None for learn in own):
             result.add(stage)
     return frozenset(result)
+
+
+def first_moving(stages: Sequence[str], moving: Mapping[str, Any] | Collection[str]) -> str | None:
+    """The first of the `stages` with a parameter that moves: `moving` holds paths, or what claims them (None: frozen).
+    None where that is the first of all, or where none of them has one.
+
+    >>> first_moving(["stem", "head"], {"stem/kernel": None, "head/kernel": Learn()})
+    'head'
+    """
+    paths = [path for path in moving if not isinstance(moving, Mapping) or moving[path] is not None]
+    found = [stage for stage in stages if any(path.startswith(f"{stage}/") for path in paths)]
+    return found[0] if found and found[0] != stages[0] else None
 
 
 def mostly_frozen(stages: Iterable[str], parts: Partition, params: Mapping[str, Any]) -> list[str]:

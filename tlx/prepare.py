@@ -12,7 +12,7 @@ from tlx.partition import Partition
 from tlx.recipe import Recipe
 from tlx.step import Parts
 from tlx.tasks import Task
-from tlx.trees import flatten, near_miss
+from tlx.trees import flatten, near_miss, nest
 from tlx.types import Model, Phase, Variables
 from tlx.weights import Manifest
 
@@ -21,7 +21,8 @@ STREAMS = ("labelled",)
 
 
 class Prepared(NamedTuple):
-    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`."""
+    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `brought` are the
+    numbers before a tuning or a term added any."""
 
     recipe: Recipe
     task: Task
@@ -31,6 +32,7 @@ class Prepared(NamedTuple):
     manifest: Manifest
     phases: tuple[Phase, ...]
     partitions: tuple[Partition, ...]
+    brought: Variables
 
     @property
     def moving(self) -> frozenset[str]:
@@ -66,13 +68,15 @@ class Prepared(NamedTuple):
         return changed(self.recipe.optim, self.phases[phase])
 
 
-def open_data(recipe: Recipe) -> Splits:
-    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own."""
-    return load(recipe.data, recipe.seed)
+def open_data(recipe: Recipe, test: bool = True) -> Splits:
+    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
+    Without `test`, that split cannot be read."""
+    return load(recipe.data, recipe.seed, test)
 
 
-def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
-    """Everything but the data; `splits`, where given, name the classes and settle the processor.
+def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:
+    """Everything but the data; `splits`, where given, name the classes and settle the processor. `like` is another
+    recipe made ready, whose weights are taken, the very arrays, where this one brings the same.
 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
@@ -85,8 +89,11 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
         model = models.build(recipe.model, task.outputs)
         variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
         processor, manifest = None, Manifest("from scratch", {}, ())
+    elif like is not None and same_weights(recipe, task, like):
+        model, processor, manifest, variables = like.model, like.processor, like.manifest, redrawn(like, recipe.seed)
     else:
         model, variables, processor, manifest, _ = bring(recipe, task)
+    brought = variables
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
@@ -99,7 +106,27 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Prepared:
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)
-    return Prepared(recipe, task, model, Variables(params, variables.stats), processor, manifest, phases, partitions)
+    variables = Variables(params, variables.stats)
+    return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, brought)
+
+
+def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
+    """Whether a recipe brings what another has brought, but for what is drawn from its seed."""
+    own, other = recipe, like.recipe
+    return (own.weights, own.model, task) == (other.weights, other.model, like.task)
+
+
+def redrawn(like: Prepared, seed: int) -> Variables:
+    """What `like` has brought, with what no checkpoint held drawn from another seed."""
+    fresh = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
+    named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
+    params = {path: leaf for path, leaf in named.items() if path in fresh and not path.startswith("stats:")}
+    stats = {path.removeprefix("stats:"): named[path] for path in fresh & named.keys() if path.startswith("stats:")}
+    drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
+    before = like.brought
+    return Variables(
+        nest(flatten(before.params) | flatten(drawn.params)), nest(flatten(before.stats) | flatten(drawn.stats))
+    )
 
 
 def check_shares(phases: Sequence[Phase]) -> None:
@@ -160,17 +187,20 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     return fit
 
 
-def training_batches(ready: Prepared, splits: Splits) -> Any:
-    """The endless iterator of training batches of the recipe, this process's share of each (see `tlx.data`)."""
+def training_batches(ready: Prepared, splits: Splits, processor: Any = None, first: int = 0) -> Any:
+    """The endless iterator of training batches of the recipe from the step `first` on, this process's share of each
+    (see `tlx.data`), read by the recipe's own processor or another."""
     recipe = ready.recipe
     return train_batches(
         splits.train,
-        ready.processor,
+        processor or ready.processor,
         batch=recipe.train.batch,
         seed=recipe.seed,
         buckets=recipe.data.lengths,
         group=recipe.data.group,
         augment=recipe.data.augment,
+        views=recipe.data.views,
+        first=first,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -28,16 +28,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 class Records:
     """The records of a run in `folder`, from `step` on: what an interrupted run wrote after its last checkpoint is
-    written again, so those lines go."""
+    written again, so those lines go. Without `events` there are none for TensorBoard."""
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, events: bool = True):
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
         self.path = folder / METRICS
         partial = folder / f".{METRICS}.partial"
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self.path)
         self.stream = self.path.open("a", encoding="utf-8")
-        self.events = self._events(folder / "tensorboard", step)
+        self.events = self._events(folder / "tensorboard", step) if events else None
 
     @staticmethod
     def _events(folder: Path, step: int) -> Any:
@@ -51,51 +51,49 @@ class Records:
         now = round(time.time(), 3)
         for name, value in values.items():
             self.stream.write(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
-            self.events.add_scalar(name, value, step)
+            if self.events is not None:
+                self.events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         self.stream.flush()
-        self.events.flush()
+        if self.events is not None:
+            self.events.flush()
 
     def close(self) -> None:
         self.stream.close()
-        self.events.close()
+        if self.events is not None:
+            self.events.close()
 
 
-class Progress:
-    """A bar with loss, rate, examples a second and time left on a terminal; a line an evaluation elsewhere."""
+class Bar:
+    """A bar on a terminal, told lines alone elsewhere: `word` is what it counts, `remaining` shows rich's own guess."""
 
-    def __init__(self, total: int, done: int, batch: int, quiet: bool):
-        self.batch, self.quiet, self.bar = batch, quiet, None
-        self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
+    def __init__(self, word: str, total: int, done: int, quiet: bool, remaining: bool = False):
+        self.quiet, self.bar = quiet, None
         if quiet or not sys.stderr.isatty():
             return
         from rich import progress
         from rich.console import Console
 
         self.bar = progress.Progress(
-            progress.TextColumn("step {task.completed}/{task.total}"),
+            progress.TextColumn(word + " {task.completed}/{task.total}"),
             progress.BarColumn(),
             progress.TextColumn("{task.fields[told]}"),
-            progress.TimeRemainingColumn(),
+            *((progress.TimeRemainingColumn(),) if remaining else ()),
             console=Console(stderr=True),
             refresh_per_second=4,
         )
-        self.task = self.bar.add_task("train", total=total, completed=done, told="")
+        self.task = self.bar.add_task(word, total=total, completed=done, told="")
         self.bar.start()
 
-    def step(self, step: int, loss: float, rate: float) -> None:
-        now = time.perf_counter()
-        if self.bar is None or now - self.drawn < 0.1:
-            return
-        self.drawn = now
-        speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
-        self.bar.update(self.task, completed=step, told=f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")
+    def move(self, done: int, told: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, told=told)
 
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.bar is not None:
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
@@ -109,3 +107,20 @@ class Progress:
             if kind is None:
                 self.bar.update(self.task, completed=self.bar.tasks[0].total)
             self.bar.stop()
+
+
+class Progress(Bar):
+    """The steps of a run, with loss, rate, examples a second and time left; off a terminal a line an evaluation."""
+
+    def __init__(self, total: int, done: int, batch: int, quiet: bool):
+        super().__init__("step", total, done, quiet, remaining=True)
+        self.batch = batch
+        self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        now = time.perf_counter()
+        if self.bar is None or now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
+        self.move(step, f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")

@@ -1,6 +1,7 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,12 @@ from tlx.data import Examples, Splits, evaluation_batches
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
+from tlx.results import save_model, write_tables
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.weights import Pretrained, load_pretrained
+from tlx.weights.files import read_file
+from tlx.weights.form import STATS
 
 Batches = list[Mapping[str, Any]]
 
@@ -65,6 +69,44 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     ready = prepare(recipe, splits)
     pretrained = load_pretrained(path, ready.task, model=recipe.model)
     return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
+
+
+def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
+    """Writes the model and the page's tables of a study's cell, which kept only what it learned: recipe and seed give
+    the rest again. Gives the folder; a run that has its model already is left as it is.
+
+    `given` is as in `reopen`. Raises FileNotFoundError where nothing was kept, ValueError where what the cell began
+    with cannot be had again.
+    """
+    path = Path(source)
+    result = folder.read(path)
+    if (path / "model").is_dir():
+        return path
+    if not (path / folder.LEARNED).is_file():
+        raise FileNotFoundError(
+            f"{path} kept neither its model nor what it learned, which was too much for a study's cell; run it again: "
+            "tlx.run(recipe, out)"
+        )
+    recipe = recipe_of(path, given)
+    splits = open_data(recipe)
+    if splits.fingerprint != result["data"]:
+        raise ValueError(
+            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}"
+        )
+    ready = prepare(recipe, splits)
+    learned = read_file(path / folder.LEARNED)
+    stats = {name.removeprefix(STATS): leaf for name, leaf in learned.items() if name.startswith(STATS)}
+    params = {name: leaf for name, leaf in learned.items() if not name.startswith(STATS)}
+    if params.keys() != ready.moving:
+        raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
+    brought = ready.variables
+    found = Variables(nest(flatten(brought.params) | params), nest(flatten(brought.stats) | stats))
+    tested = path / "predictions" / "test.npz"
+    with np.load(tested) if tested.is_file() else nullcontext() as arrays:
+        outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
+    write_tables(path, ready, splits, outcome)
+    save_model(path, ready, found)
+    return path
 
 
 def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:

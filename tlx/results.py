@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tlx import config, describe, folder
+from tlx.arm import Arm
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -17,14 +18,20 @@ from tlx.prepare import Prepared
 from tlx.records import write_json
 from tlx.step import TrainState
 from tlx.trees import flatten
+from tlx.types import Variables
 from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
+from tlx.weights.files import write_file
+from tlx.weights.form import STATS
+
+# Learned parameters that are no more than this are kept of a study's cell.
+FEW_BYTES = 8 * 2**20
 
 
-def write_all(
-    path: Path, ready: Prepared, state: TrainState, outcomes: Mapping[str, Outcome], splits: Any, finish: dict[str, Any]
-) -> dict[str, Any]:
-    """The model, the predictions, the mistakes, the tables; `result.json` last, for it says that the run is whole."""
-    recipe, seconds = ready.recipe, {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
+def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str = "all") -> dict[str, Any]:
+    """The model, the predictions, the mistakes, the tables (`leave` "all"), or the predictions and, if they are few,
+    the parameters that moved ("learned"); `result.json` last, for it says that the run is whole."""
+    path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
+    seconds = {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
     metrics = {
         f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
@@ -37,33 +44,54 @@ def write_all(
         "metrics": metrics,
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
+        "asked_steps": arm.steps,
         "seconds": seconds,
         "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
         "peak_memory_bytes": peak_memory(),
         "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
         "classes": list(splits.classes),
-        "data": finish["data"],
+        "data": splits.fingerprint,
+        "energy": finish["energy"],
+        "pack": {"arms": finish["arms"], "place": finish["place"]},
+        "prefix": list(arm.prefixes.values()),
     }
-    save_model(path, ready, state)
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
         np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
-    write_json(path / "mistakes.json", mistakes(outcomes["test"], splits.test, ready.task))
-    write_json(path / "parameters.json", describe.document(ready))
-    if recipe.weights is not None:
-        write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
-    write_json(path / "environment.json", folder.environment())
+    if leave == "all":
+        save_model(path, ready, state.variables)
+        write_tables(path, ready, splits, outcomes.get("test"))
+    else:
+        save_learned(path, ready, state)
     write_json(path / folder.RESULT, result)
     return result
 
 
-def save_model(path: Path, ready: Prepared, state: TrainState) -> None:
+def write_tables(path: Path, ready: Prepared, splits: Any, tested: Outcome | None) -> None:
+    """What the page shows beside the result: the worst mistakes, all parameters, the manifest, the environment."""
+    if tested is not None:
+        write_json(path / "mistakes.json", mistakes(tested, splits.test, ready.task))
+    write_json(path / "parameters.json", describe.document(ready))
+    if ready.recipe.weights is not None:
+        write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
+    write_json(path / "environment.json", folder.environment())
+
+
+def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
+    """`learned.safetensors`: what moved, by path, if it is no more than `FEW_BYTES`; recipe and seed give the rest."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.moving}
+    leaves |= {f"{STATS}{path}": np.asarray(leaf) for path, leaf in flatten(state.stats).items()}
+    if sum(leaf.nbytes for leaf in leaves.values()) <= FEW_BYTES:
+        write_file(path / folder.LEARNED, leaves)
+
+
+def save_model(path: Path, ready: Prepared, found: Variables) -> None:
     """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves.
 
     The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
     adapter. What terms of the objective inserted is no part of the model.
     """
-    variables = state.variables._replace(params=without_inserted(ready.model, state.variables.params))
+    variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
         save_adapter(trained, path / "adapter", moved=ready.moving & flatten(ready.model.params).keys())
@@ -106,6 +134,9 @@ def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
 
 
 def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
-    name = f"test/{ready.task.primary}"
+    split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
+    name = f"{split}/{ready.task.primary}"
     told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    if split == "validation":
+        return f"{told}\n{path} (the test split was not looked at)"
     return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

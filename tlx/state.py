@@ -42,7 +42,8 @@ class TrainState(NamedTuple):
 
 class Parts(NamedTuple):
     """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average; `remat` is
-    as in `recipe.Train`."""
+    as in `recipe.Train`. `start` names the stage from which the step goes on where what lies below it was computed
+    before (see `tlx.prefix`): its batches then hold a carry in the place of inputs."""
 
     model: Model
     task: Task
@@ -55,6 +56,12 @@ class Parts(NamedTuple):
     accumulate: int = 1
     ema: float | None = None
     remat: str = "auto"
+    start: str | None = None
+
+    @property
+    def learning(self) -> list[str]:
+        """The paths of the parameters that learn."""
+        return [path for path, learn in self.partition.items() if learn is not None]
 
 
 def memories(terms: Sequence[Term], setting: Setting) -> Tree:
@@ -69,8 +76,10 @@ def initial_state(
     key: Key,
     memory: Tree | None = None,
     clock: tuple[int, int] | None = None,
+    copy: bool = True,
 ) -> TrainState:
-    """The state before the first of `steps` steps. Every array is a copy: the step gives its buffers away.
+    """The state before the first of `steps` steps. Every array is a copy, unless the caller makes them (`copy` False):
+    the step gives its buffers away.
 
     `memory` is what `memories` gave, by default what the terms remember of `variables` without any data. `clock` is
     the stretch of steps `(first, last)` that the schedules run over, by default all of them.
@@ -97,7 +106,7 @@ def initial_state(
     optimiser = optimisers.transform(parts.optim, zero, zero, held["rates"], parts.layout).init(trainable)
     held = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), held)
     state = TrainState(zero, trainable, frozen, variables.stats, optimiser, average, memory, held, key)
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state) if copy else state
 
 
 def next_state(

@@ -19,7 +19,7 @@ from tlx.models import forward
 from tlx.objectives import Pass, Term, passes
 from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
-from tlx.trees import Tree, flatten, merge
+from tlx.trees import Tree, flatten, merge, nest
 from tlx.types import Array, Tick, Variables, View
 from tlx.updates import Slope
 
@@ -57,6 +57,9 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
 
     slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
     gradients, (stats, metrics) = update.gradient(slope, state.trainable, tick)
+    if "mask" in held:
+        # A leaf that another arm of a pack learns and this one does not (see `tlx.pack.joined`).
+        gradients = nest({path: leaf * held["mask"][path] for path, leaf in flatten(gradients).items()})
     squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
     clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
     transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
@@ -106,6 +109,7 @@ def slope_of(
     stages = [stage.name for stage in parts.model.stages]
     still = partition.still(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
+    first = partition.first_moving(stages, parts.partition)
 
     def objective(
         trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
@@ -120,6 +124,8 @@ def slope_of(
                 inputs,
                 key=jax.random.fold_in(tick.key, salt),
                 train=True,
+                start=parts.start,
+                barrier=first,
                 still=still,
                 remat=remat,
                 dtype=parts.dtype,
@@ -195,7 +201,7 @@ def cut(stream: str, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Array:
     """Logits [B, C] of one stream's inputs, nothing random, running statistics."""
-    return forward(parts.model, state.variables, inputs, dtype=parts.dtype)[0]["logits"]
+    return forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)[0]["logits"]
 
 
 class Compiled(NamedTuple):

@@ -1,31 +1,31 @@
-"""One run, read from top to bottom."""
+"""Training, read from top to bottom: one arm, or several that share a program."""
 
-import math
-import shlex
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
-from tlx import config, folder, partition, sharding
+from tlx import config, folder, pack, partition, prefix, sharding
+from tlx.arm import Arm, Clock, Diverged, moved_part, opened
 from tlx.assets import cache_dir
-from tlx.checkpoint import Checkpoints, Saved, guarded
-from tlx.data import Splits, evaluation_batches
-from tlx.evaluate import Outcome, evaluate
-from tlx.prepare import Prepared, check_shares, open_data, prepare, training_batches
+from tlx.checkpoint import guarded
+from tlx.energy import Metered
+from tlx.evaluate import evaluate
+from tlx.feed import Taken, feed, one_of, same_batches
+from tlx.pack import Engine
 from tlx.recipe import Recipe
-from tlx.records import Progress, Records
+from tlx.records import Progress
 from tlx.results import line, told_at_end, told_at_start, write_all, write_page
-from tlx.step import Parts, TrainState, compile_step, initial_state, memories, next_state
+from tlx.step import Parts, TrainState, initial_state, next_state
 from tlx.trees import flatten, nest
-from tlx.types import Setting, Variables
+
+__all__ = ["Diverged", "How", "Run", "run", "train"]
 
 
 class Run(NamedTuple):
@@ -40,23 +40,29 @@ class Run(NamedTuple):
         return self.result["metrics"]
 
 
-class Diverged(ArithmeticError):
-    """The loss is no longer a finite number."""
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What is not the experiment: how a run is carried out and what it leaves, none of which changes a number of it.
 
+    `quiet` prints nothing. `leave` "all" is the model, the page and every record; "learned" is what a study keeps of a
+    cell: `result.json`, predictions, at most 200 training records, and the parameters that moved, if they are few. With
+    `prefix`, what a frozen prefix gives is computed once where that is exact. Without `test` the test split is sealed:
+    nothing of it is read, and there is no page. `judge(step, metrics)` is asked after each validation but the last and
+    may end the run by answering False; its result then has fewer `steps` than `asked_steps`. A checkpoint is written
+    after a validation if the last is at least `checkpoint_seconds` old.
+    """
 
-class Clock:
-    """Seconds by what they were spent on."""
+    quiet: bool = False
+    leave: Literal["all", "learned"] = "all"
+    prefix: bool = True
+    test: bool = True
+    judge: Callable[[int, Mapping[str, float]], bool] | None = None
+    checkpoint_seconds: float = 0.0
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
-
-    @contextmanager
-    def __call__(self, name: str) -> Any:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
+    @property
+    def records(self) -> int | None:
+        """How many training steps are written down at most, None for all."""
+        return 200 if self.leave == "learned" else None
 
 
 def run(
@@ -67,153 +73,301 @@ def run(
     overwrite: bool = False,
     base: Recipe | None = None,
     quiet: bool = False,
+    how: How | None = None,
 ) -> Run:
     """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test
     split.
 
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
-    `base` is the recipe before overrides, for the record. Raises ValueError, TypeError or FileNotFoundError for a
-    recipe that does not fit together, FileExistsError for a folder in use, `Diverged` for a loss that is not finite,
-    `checkpoint.DiskFull` for a full disk.
+    `base` is the recipe before overrides, for the record; `how` is all that is not the experiment. Raises ValueError,
+    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use,
+    `Diverged` for a loss that is not finite, `checkpoint.DiskFull` for a full disk.
     """
+    how = how or How(quiet=quiet)
     clock = Clock()
+    path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
     with clock("setup"):
-        config.check(recipe)
-        path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
-        mesh = sharding.make_mesh()
-        sharding.check_batch(recipe.train.batch, mesh, "train.batch")
-        sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
-        check_pieces(recipe, mesh)
-        if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
-            return Run(path, recipe, folder.read(path))
-        remember_compilations()
-        splits = open_data(recipe)
-        ready = prepare(recipe, splits)
-        steps = total_steps(recipe, len(splits.train))
-        spans = phase_spans(ready, steps)
-        every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
-        batches = training_batches(ready, splits)
-        command = shlex.join(sys.argv) if base is not None else ""
-        folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
-        memory = memories(recipe.objective, setting(ready, splits))
-        checkpoints = Checkpoints(path / "checkpoints")
-        begin = checkpoints.latest() or 0
-        records = Records(path, begin)
-        best = Best()
+        if found := finished(recipe, path, resume=resume, overwrite=overwrite):
+            return whole(found, how)
+        arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
+    result = train([arm], how, clock)[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
 
-    key = jax.random.fold_in(jax.random.key(recipe.seed), 2)
-    before: tuple[Parts, TrainState] | None = None
-    compiled, state, shapes, timed = None, None, set(), 0
-    outcomes: dict[str, Outcome] = {}
-    with (
-        guarded(path),
-        closing(checkpoints),
-        closing(records),
-        Progress(steps, begin, recipe.train.batch, quiet) as progress,
-    ):
-        if not quiet:
-            progress.say(told_at_start(ready, splits, steps, begin, path))
-        for phase, (first, last) in enumerate(spans):
+
+def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Run | None:
+    """The recipe's run, where it is finished and to be kept, after the checks that need no data."""
+    config.check(recipe)
+    check_devices(recipe)
+    if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
+        return Run(path, recipe, folder.read(path))
+    remember_compilations()
+    return None
+
+
+def whole(found: Run, how: How) -> Run:
+    """A finished run as it was found; FileExistsError where more is asked for than is in it."""
+    result, lacking = found.result, ""
+    if how.test and f"test/{found.recipe.task.primary}" not in found.metrics:
+        lacking = "without its test split"
+    elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
+        lacking = f"stopped at step {result['steps']} of {result['asked_steps']}"
+    if lacking:
+        raise FileExistsError(f"{found.folder} holds this recipe's run {lacking}; --overwrite it for the whole")
+    return found
+
+
+def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
+    """Takes the arms from where they stand to their end: a run each, or what ended it.
+
+    Several arms share a program, so they have the same number of steps, and phases, and stand at the same one (see
+    `tlx.plan`). An arm that diverges ends by itself; an interruption, or a full disk, ends all.
+    """
+    first = arms[0]
+    recipe, steps, begin = first.recipe, first.steps, first.begin
+    mesh = sharding.make_mesh()
+    before: tuple[list[Parts], list[TrainState]] | None = None
+    engine: Engine | None = None
+    state: Any = None
+    parts: list[Parts] = []
+    readers: dict[str, list[Any]] = {}
+    learning: list[str] = []
+    timed, ended, saved, judged = 0, steps, time.monotonic(), True
+    with ExitStack() as stack:
+        stack.enter_context(guarded(first.path))
+        for arm in arms:
+            stack.enter_context(closing(arm))
+        meter = stack.enter_context(Metered())
+        progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(arms), how.quiet))
+        if not how.quiet:
+            progress.say(told_at_start(first.ready, first.splits, steps, begin, first.path))
+        for phase, (start, last) in enumerate(first.spans):
             # A checkpoint at the end of a phase is restored into that phase, which then has no step left.
             if begin > last:
                 continue
             with clock("setup"):
-                parts = ready.parts(phase)
-                compiled = compile_step(parts, mesh, recipe.train.compile)
-                stretch = (first, last) if ready.phases[phase].restart else None
-                if before is None:
-                    fresh = initial_state(parts, ready.variables, steps, key, memory, stretch)
-                    fresh = fresh._replace(step=jnp.int32(first))
-                else:
-                    fresh = next_state(*before, parts, steps, stretch)
-                    before = None
-                if begin > first:
-                    fresh, best = restore(checkpoints, fresh, batches, ready.moving)
-                state = compiled.place(fresh)
+                reads = (last - max(begin, start)) * recipe.train.batch
+                found = read_by(arms, phase, reads, how, progress.say)
+                readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
+                parts = [
+                    arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)
+                ]
+                fresh = fresh_states(arms, parts, phase, before)
+                before = None
+                if begin > start:
+                    fresh = [arm.restore(state) for arm, state in zip(arms, fresh, strict=True)]
+                engine, fresh, learning = engine_of(arms, parts, mesh, fresh, readers)
+                given = feed(engine, arms, readers["train"], max(begin, start))
+                state = engine.place(fresh)
                 del fresh
-            pending = None
-            for step in range(max(begin, first), last):
-                batch = next(batches)
-                given = {"labelled": compiled.put(batch)}
-                shape = tuple(sorted((name, array.shape) for name, array in batch.items()))
-                known = shape in shapes
-                with clock("train" if known else "compile"):
-                    state, metrics = compiled.train(state, given)
-                    shapes.add(shape)
-                    timed += known
-                    settle(records, progress, ready, phase, pending)
-                    pending = (step + 1, metrics, batch["index"])
-                if (step + 1) % every and step + 1 != steps:
+            step, pending = max(begin, start), None
+            while step < last:
+                every = first.eval_every
+                end = min(last, step - step % every + every)
+                moment = time.perf_counter()
+                taken = given.take(state, step, end)
+                state = taken.state
+                settle(arms, learning, pending, progress)
+                clock.seconds["train" if taken.known else "compile"] += time.perf_counter() - moment
+                timed += taken.steps * taken.known
+                pending, step = (step, taken), step + taken.steps
+                if step % every and step != steps:
                     continue
                 with clock("train"):
-                    settle(records, progress, ready, phase, pending)
+                    settle(arms, learning, pending, progress)
                     pending = None
                 with clock("eval"):
-                    shown = compiled.answer(state)
-                    outcomes["validation"] = evaluate(compiled, shown, splits.validation, ready.processor, recipe)
-                    check_finite(outcomes["validation"], step + 1, float(metrics["rate"]))
-                    measured = outcomes["validation"].metrics(ready.task)
-                    records.write(step + 1, {f"validation/{name}": value for name, value in measured.items()})
-                    records.flush()
-                    progress.say(line(step + 1, steps, measured))
+                    shown = engine.answer(state)
+                    judged = validate(arms, engine, shown, one_of(readers["validation"]), step, taken, progress, how)
                     if recipe.train.select == "best-validation":
-                        found = moved_part(compiled.fetch(shown).variables, ready.moving)
-                        best = best.better(step + 1, measured[ready.task.primary], ready.task, found)
-                    if step + 1 < steps:
-                        keep(checkpoints, compiled.fetch(state), best, batches)
+                        note_best(arms, engine, shown, step)
+                    if step < steps and judged and time.monotonic() - saved >= how.checkpoint_seconds:
+                        saved = time.monotonic()
+                        for n, arm in enumerate(arms):
+                            if arm.failed is None:
+                                arm.keep(engine.fetch(state, n))
+                if not judged or all(arm.failed for arm in arms):
+                    ended = step
+                    break
             with clock("train"):
-                settle(records, progress, ready, phase, pending)
-                before, shapes = (parts, compiled.fetch(state)), set()
-        if state is None or compiled is None:
-            raise ValueError(f"{path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
+                settle(arms, learning, pending, progress)
+                before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
+            if ended < steps:
+                break
+        if engine is None:
+            raise ValueError(f"{first.path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
         with clock("eval"):
-            state = compiled.answer(state)
-            final, selected = compiled.fetch(state), steps
-            if best.variables is not None and best.step != steps:
-                selected = best.step
-                params = nest(flatten(final.variables.params) | flatten(best.variables.params))
-                trainable, frozen = partition.split(params, parts.partition)
-                final = final._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats)
-                state = compiled.place(final)
-                outcomes["validation"] = evaluate(compiled, state, splits.validation, ready.processor, recipe)
-            outcomes["test"] = evaluate(compiled, state, splits.test, ready.processor, recipe)
-        finish = {"clock": clock, "steps": steps, "timed": timed, "selected": selected, "data": splits.fingerprint}
-        records.write(steps, {f"test/{name}": value for name, value in outcomes["test"].metrics(ready.task).items()})
-        records.flush()
-        checkpoints.wait()
-        result = write_all(path, ready, final, outcomes, splits, finish)
-        page = write_page(path)
-        progress.say(told_at_end(result, ready, path, page))
-    return Run(path, recipe, result)
+            shown = engine.answer(state)
+            states = [engine.fetch(shown, n) for n in range(len(arms))]
+            chosen = [best_state(*own, ended) for own in zip(arms, states, parts, strict=True)]
+            if any(selected != ended for _, selected in chosen):
+                shown = engine.place([own for own, _ in chosen])
+                again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
+                for arm, outcome in zip(arms, again, strict=True):
+                    arm.outcomes["validation"] = outcome
+            if how.test:
+                tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
+                for arm, outcome in zip(arms, tested, strict=True):
+                    arm.outcomes["test"] = outcome
+        used = meter.stop().shared(len(arms))
+        results: list[Run | Exception] = []
+        for n, (arm, (own, selected)) in enumerate(zip(arms, chosen, strict=True)):
+            if arm.failed is not None:
+                results.append(arm.failed)
+                continue
+            if how.test:
+                measured = arm.outcomes["test"].metrics(arm.ready.task)
+                arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
+            arm.records.flush()
+            arm.checkpoints.wait()
+            told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected, "arms": len(arms), "place": n}
+            told["energy"] = used._asdict()
+            result = write_all(arm, own, told, how.leave)
+            if how.leave == "all":
+                page = write_page(arm.path) if how.test else None
+                progress.say(told_at_end(result, arm.ready, arm.path, page))
+            results.append(Run(arm.path, arm.recipe, result))
+    return results
 
 
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """How many updates: as asked, or enough for `epochs` passes over the examples."""
-    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable[[str], None]) -> list[prefix.Sources]:
+    """What the batches of a phase are read by, arm for arm; all begin at a stored prefix, or none does."""
+    first = arms[0]
+    if not how.prefix or first.recipe.train.compile == "pmap":
+        why = "pmap reads inputs" if how.prefix else "it was not asked for"
+        found = [prefix.nothing(arm.ready, why) for arm in arms]
+    else:
+        cut = prefix.find(first.ready, phase, first.inputs(), first.memory)
+        found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
+        if not how.quiet:
+            say(found[0].told)
+    for arm, own in zip(arms, found, strict=True):
+        arm.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
+    return found
 
 
-def setting(ready: Prepared, splits: Splits) -> Setting:
-    """What the terms may look at before the first step."""
-    recipe = ready.recipe
+def engine_of(
+    arms: Sequence[Arm],
+    parts: Sequence[Parts],
+    mesh: Any,
+    states: list[TrainState],
+    readers: Mapping[str, list[Any]],
+) -> tuple[Engine, list[TrainState], list[str]]:
+    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
+    if len(arms) == 1:
+        return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
+    whole, forms = parts[0], []
+    if len({tuple(own.learning) for own in parts}) > 1:
+        whole, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
+        fresh = fresh_states(arms, [whole] * len(arms), 0, None)
+        states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
+    engine = pack.packed(
+        whole,
+        mesh,
+        states,
+        shared_batch=same_batches(arms, readers["train"]),
+        shared_inputs=len(one_of(readers["validation"])) == 1,
+        forms=forms,
+    )
+    return engine, states, whole.learning
 
-    def batches() -> Iterator[Mapping[str, Any]]:
-        return evaluation_batches(
-            splits.train, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
-        )
 
-    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
+def fresh_states(
+    arms: Sequence[Arm], parts: Sequence[Parts], phase: int, before: tuple[list[Parts], list[TrainState]] | None
+) -> list[TrainState]:
+    """The state of each arm at the start of a phase."""
+    made = []
+    for n, (arm, own) in enumerate(zip(arms, parts, strict=True)):
+        stretch = arm.spans[phase] if arm.ready.phases[phase].restart else None
+        if before is None:
+            key = jax.random.fold_in(jax.random.key(arm.recipe.seed), 2)
+            state = initial_state(own, arm.ready.variables, arm.steps, key, arm.memory, stretch, copy=len(arms) == 1)
+            state = state._replace(step=jnp.int32(arm.spans[phase][0]))
+        else:
+            state = next_state(before[0][n], before[1][n], own, arm.steps, stretch)
+        made.append(state)
+    return made
 
 
-def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
-    """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
-    shares = [phase.share for phase in ready.phases]
-    check_shares(ready.phases)
-    ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Taken] | None, progress: Progress) -> None:
+    """Reads and writes down the metrics of steps that the device has finished, or is about to. Where there are several
+    arms, one that diverges ends by itself."""
+    if pending is None:
+        return
+    step, taken = pending
+    told = taken.told()
+    for n, arm in enumerate(arms):
+        if arm.failed is None:
+            with ended_alone(arm, arms):
+                own = {name: values[:, n] for name, values in told.items()}
+                arm.settle(step, learning, own, partial(taken.examples, n))
+    for k in range(taken.steps):
+        progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
 
 
-def check_pieces(recipe: Recipe, mesh: Mesh) -> None:
-    """ValueError where the micro-batches of a batch do not divide evenly over the devices."""
+@contextmanager
+def ended_alone(arm: Arm, arms: Sequence[Arm]) -> Iterator[None]:
+    """Where there are several arms, one that diverges is marked, and the others go on."""
+    try:
+        yield
+    except Diverged as error:
+        if len(arms) == 1:
+            raise
+        arm.failed = error
+
+
+def validate(
+    arms: Sequence[Arm],
+    engine: Engine,
+    state: Any,
+    readers: Sequence[Any],
+    step: int,
+    taken: Taken,
+    progress: Progress,
+    how: How,
+) -> bool:
+    """Measures the validation split under every arm; whether the run goes on, as `how.judge` says of a single one."""
+    first, rates = arms[0], taken.told()["rate"][-1]
+    goes_on = True
+    for n, outcome in enumerate(evaluate(engine, state, first.splits.validation, readers, first.recipe)):
+        arm = arms[n]
+        if arm.failed is not None:
+            continue
+        with ended_alone(arm, arms):
+            measured = arm.measured(step, outcome, float(rates[n]))
+            if n == 0:
+                progress.say(line(step, first.steps, measured))
+            if how.judge is not None and step < first.steps:
+                goes_on = how.judge(step, measured)
+    return goes_on
+
+
+def note_best(arms: Sequence[Arm], engine: Engine, state: Any, step: int) -> None:
+    """Keeps what moves of every arm whose validation measurement is the best so far."""
+    for n, arm in enumerate(arms):
+        if arm.failed is None:
+            task = arm.ready.task
+            value = arm.outcomes["validation"].metrics(task)[task.primary]
+            found = moved_part(engine.fetch(state, n).variables, arm.ready.moving)
+            arm.best = arm.best.better(step, value, task, found)
+
+
+def best_state(arm: Arm, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
+    """The state whose numbers are reported, and the step that it is of."""
+    best = arm.best
+    if best.variables is None or best.step == ended:
+        return state, ended
+    params = nest(flatten(state.variables.params) | flatten(best.variables.params))
+    trainable, frozen = partition.split(params, parts.partition)
+    return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step
+
+
+def check_devices(recipe: Recipe) -> None:
+    """ValueError where the devices cannot share a batch, or its micro-batches, evenly."""
+    mesh = sharding.make_mesh()
+    sharding.check_batch(recipe.train.batch, mesh, "train.batch")
+    sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
     count, pieces = mesh.devices.size, recipe.train.accumulate
     if recipe.train.batch % (count * pieces):
         raise ValueError(
@@ -227,77 +381,3 @@ def remember_compilations() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-class Best(NamedTuple):
-    """The best validation measurement so far, and what moves of the variables that gave it (see `moved_part`)."""
-
-    step: int = 0
-    value: float = math.nan
-    variables: Variables | None = None
-
-    def better(self, step: int, value: float, task: Any, found: Variables) -> "Best":
-        """This, or the new one where it is strictly better; the first of equals stays."""
-        wins = value > self.value if task.higher_is_better else value < self.value
-        if self.variables is not None and not wins:
-            return self
-        return Best(step, value, jax.tree.map(jnp.copy, found))
-
-
-def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:
-    """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
-    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in moving}
-    return Variables(nest(params), variables.stats)
-
-
-def keep(checkpoints: Checkpoints, state: TrainState, best: Best, batches: Any) -> None:
-    """Starts to write a checkpoint of everything that the rest of the run depends on."""
-    held = state._replace(key=jax.random.key_data(state.key))._asdict()
-    notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
-    kept = best.variables._asdict() if best.variables is not None else {}
-    checkpoints.save(int(state.step), Saved(held, kept, batches.get_state(), notes))
-
-
-def restore(
-    checkpoints: Checkpoints, fresh: TrainState, batches: Any, moving: frozenset[str]
-) -> tuple[TrainState, Best]:
-    """The newest checkpoint in the place of `fresh`; `batches` goes on where it stood."""
-    target = fresh._replace(key=jax.random.key_data(fresh.key))._asdict()
-    saved = checkpoints.restore(target, moved_part(fresh.variables, moving)._asdict())
-    batches.set_state(saved.cursor)
-    state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
-    notes = saved.notes
-    return state, Best(notes["best_step"], notes["best_value"], Variables(**saved.best) if notes["best"] else None)
-
-
-def settle(records: Records, progress: Progress, ready: Prepared, phase: int, pending: Any) -> None:
-    """Reads and writes down the metrics of a step that the device has finished, or is about to.
-
-    Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss or
-    its gradient is not finite.
-    """
-    if pending is None:
-        return
-    step, metrics, index = pending
-    told: Mapping[str, Any] = jax.device_get(metrics)
-    loss, norm = float(told["loss"]), float(told["gradient_norm"])
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        norms = told["leaf_norms"]
-        paths = [path for path in flatten(ready.variables.params) if ready.partitions[phase][path] is not None]
-        largest = int(np.argmax(np.where(np.isnan(norms), np.inf, norms)))
-        records.flush()
-        raise Diverged(
-            f"the loss is {loss} at step {step}, its gradient's norm {norm}; the batch held examples {index.tolist()}; "
-            f"the largest gradient is that of {paths[largest]!r} (norm {norms[largest]:g})"
-        )
-    records.write(step, {f"train/{name}": float(value) for name, value in told.items() if name != "leaf_norms"})
-    progress.step(step, loss, float(told["rate"]))
-
-
-def check_finite(outcome: Outcome, step: int, rate: float) -> None:
-    """Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept."""
-    if not np.isfinite(outcome.logits).all():
-        raise Diverged(
-            f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
-            "lower optim.lr, or bound the gradient with optim.clip"
-        )

@@ -154,3 +154,14 @@ def test_the_processor_follows_the_data_and_the_weights():
     with pytest.raises(ValueError) as error:
         processor_for(movies, load(movies, 0))
     assert str(error.value) == "'sentiment/movies' is text and the weights bring no tokenizer; name weights that do"
+
+
+def test_a_sealed_split_has_a_length_and_no_content(monkeypatch):
+    splits, sealed = (load(Data(target="digits"), 0, test=test) for test in (True, False))
+    assert len(sealed.test) == len(splits.test) and sealed.fingerprint == splits.fingerprint
+    with pytest.raises(PermissionError) as error:
+        sealed.test[0]
+    assert str(error.value) == "digits test is sealed: this run was told not to look at it"
+    for read in (sealed.test.labels, lambda: list(sealed.test), lambda: sealed.test.source[0]):
+        with pytest.raises((PermissionError, IndexError)):
+            read()

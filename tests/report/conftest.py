@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -123,3 +124,59 @@ def browser():
         made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         yield made
         made.quit()
+
+
+@pytest.fixture
+def show(browser):
+    """A function that opens a page and waits for its drawings: the addresses that it asked for, and what the console
+    said."""
+
+    def opened(path):
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)
+        browser.get(path.as_uri())
+        wait_for(browser, "return document.documentElement.dataset.drawn")
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = [
+            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        ]
+        return asked, [entry["message"] for entry in browser.get_log("browser")]
+
+    return opened
+
+
+@pytest.fixture
+def sized(browser):
+    """A function that gives the window a width, that of a phone below 600."""
+
+    def resize(width):
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    yield resize
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def downloads(browser, tmp_path):
+    """A function that presses a button of a figure and gives the text of the file that came of it."""
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+
+    def pressed(figure, kind):
+        file = tmp_path / f"{figure}.{kind}"
+        file.unlink(missing_ok=True)
+        button = browser.find_element("css selector", f"#figure-{figure} [data-save={kind}]")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+        button.click()
+        end = time.monotonic() + 20
+        while not (file.is_file() and file.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.1)
+        return file.read_text(encoding="utf-8")
+
+    return pressed
+
+
+def wait_for(browser, script, seconds=60):
+    end = time.monotonic() + seconds
+    while not browser.execute_script(script) and time.monotonic() < end:
+        time.sleep(0.1)

@@ -1,8 +1,6 @@
 """What a real browser makes of a page: everything is drawn, nothing is asked for, no text becomes code."""
 
-import json
 import shutil
-import time
 
 import pytest
 
@@ -13,22 +11,9 @@ from tlx.report import page
 pytestmark = pytest.mark.browser
 
 
-def show(browser, path):
-    """Opens a page and waits for its drawings; the addresses that it asked for, and what the console said."""
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(path.as_uri())
-    end = time.monotonic() + 60
-    while not browser.execute_script("return document.documentElement.dataset.drawn") and time.monotonic() < end:
-        time.sleep(0.1)
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    return asked, [entry["message"] for entry in browser.get_log("browser")]
-
-
-def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, finished):
+def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, show, finished):
     path = report.write_run(finished.folder)
-    asked, said = show(browser, path)
+    asked, said = show(path)
     assert not said
     assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
@@ -40,36 +25,27 @@ def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, finished):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_a_desk_and_a_phone(browser, digits, width):
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    show(browser, report.write_run(digits.folder))
+def test_the_page_fits_a_desk_and_a_phone(browser, show, sized, digits, width):
+    sized(width)
+    show(report.write_run(digits.folder))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width
     ends = "return [...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().right)"
     assert max(browser.execute_script(ends)) <= inner
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_markup_in_the_records_does_nothing_in_a_browser(browser, attacked):
-    _, said = show(browser, report.write_run(attacked.folder))
+def test_markup_in_the_records_does_nothing_in_a_browser(browser, show, attacked):
+    _, said = show(report.write_run(attacked.folder))
     assert not said
     assert browser.execute_script("return window.hit") is None
     assert browser.execute_script("return document.querySelectorAll('.plot svg').length") == 9
 
 
-def test_figures_are_downloaded_and_tables_sorted(browser, digits, tmp_path):
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+def test_figures_are_downloaded_and_tables_sorted(browser, show, downloads, digits):
     path = report.write_run(digits.folder)
-    show(browser, path)
-    for kind in ("svg", "csv"):
-        browser.execute_script(f"document.querySelector('#figure-train-loss [data-save={kind}]').click()")
-    files = [tmp_path / "train-loss.svg", tmp_path / "train-loss.csv"]
-    end = time.monotonic() + 20
-    while not all(file.is_file() and file.stat().st_size for file in files) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert files[0].read_text(encoding="utf-8").startswith("<svg")
-    header, *lines = files[1].read_text(encoding="utf-8").splitlines()
+    show(path)
+    assert downloads("train-loss", "svg").startswith("<svg")
+    header, *lines = downloads("train-loss", "csv").splitlines()
     rows = page.specification(path.read_text(encoding="utf-8"))["train-loss"]["datasets"]["table"]
     assert header.split(",") == list(rows[0])
     assert [float(line.split(",")[1]) for line in lines] == [row["value"] for row in rows]
@@ -84,12 +60,11 @@ def test_figures_are_downloaded_and_tables_sorted(browser, digits, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, digits, tmp_path, width):
+def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, show, sized, digits, tmp_path, width):
     shutil.copytree(digits.folder, tmp_path / "run")
     tlx.moved(tmp_path / "run", examples=64)
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    _, said = show(browser, tmp_path / "run" / "report.html")
+    sized(width)
+    _, said = show(tmp_path / "run" / "report.html")
     assert not said
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('#moved .plot')].map(p => p.querySelectorAll('svg path[d]').length)"
@@ -98,4 +73,3 @@ def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, digits, tmp_path, wi
     assert min(drawn) > 5
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
-    from tlx.data.examples import Dataset, Examples, open_dataset
-    from tlx.data.pipeline import evaluation_batches, train_batches
+    from tlx.data.examples import Dataset, Examples, Sealed, open_dataset
+    from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
     from tlx.data.streams import Data, Splits, load, processor_for, subset
+    from tlx.data.table import Leaf, Table
 
 
 class Shipped(NamedTuple):
@@ -61,8 +62,12 @@ _HOMES = {
     "Dataset": "examples",
     "Examples": "examples",
     "Flip": "augment",
+    "Leaf": "table",
     "Noise": "augment",
+    "Order": "pipeline",
+    "Sealed": "examples",
     "Splits": "streams",
+    "Table": "table",
     "evaluation_batches": "pipeline",
     "inputs_of": "pipeline",
     "load": "streams",
@@ -79,9 +84,13 @@ __all__ = [
     "Dataset",
     "Examples",
     "Flip",
+    "Leaf",
     "Noise",
+    "Order",
+    "Sealed",
     "Shipped",
     "Splits",
+    "Table",
     "evaluation_batches",
     "inputs_of",
     "load",

@@ -95,6 +95,14 @@ class Examples(Sequence[dict[str, Any]]):
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
 
+    def seal(self) -> Sealed:
+        """The same rows with nothing behind them."""
+        return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
+
+    def whole(self) -> Self:
+        """All examples of the split that this is a view of."""
+        return type(self)(self.name, self.split, self.source, self.features, self.classes, key=self.key)
+
     @property
     def label_dtype(self) -> type:
         return np.int32 if self.features.target == "class" else np.float32
@@ -127,6 +135,16 @@ class Examples(Sequence[dict[str, Any]]):
                 f"{self.name} {self.split}[{index}]: {feature!r} is not valid UTF-8"
                 f" (byte 0x{content[error.start]:02x} at {error.start}); decode it when the data set is built"
             ) from None
+
+
+class Sealed(Examples):
+    """A split of which only the length and the rows are known: whoever reads an example or a label is refused."""
+
+    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
+        raise PermissionError(f"{self.name} {self.split} is sealed: this run was told not to look at it")
+
+    def labels(self) -> np.ndarray:
+        raise PermissionError(f"the labels of {self.name} {self.split} are sealed: this run was told not to look at it")
 
 
 @dataclass(frozen=True)

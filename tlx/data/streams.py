@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data import DATASETS
 from tlx.data.augment import Augmentation
 from tlx.data.datasets.splits import stratified
 from tlx.processors import ImageProcessor, Processor, TextProcessor
@@ -28,7 +29,8 @@ class Data:
     held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
     batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
     and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
-    as the pretrained processor says, else as they are).
+    as the pretrained processor says, else as they are). `augment` changes training images, afresh at every step; with
+    `views` in so many fixed ways that the epochs take in turn.
     """
 
     target: str
@@ -42,6 +44,7 @@ class Data:
     size: int | None = None
     channels: int | None = None
     augment: tuple[Augmentation, ...] = ()
+    views: int | None = None
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -58,6 +61,8 @@ class Data:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
         if self.group < 1:
             raise ValueError(f"group={self.group}; expected at least 1 batch")
+        if self.views is not None and (self.views < 1 or not self.augment):
+            raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
         if self.channels not in (None, 1, 3):
@@ -81,17 +86,20 @@ class Splits:
     fingerprint: str
 
 
-def load(data: Data, seed: int) -> Splits:
+def load(data: Data, seed: int, test: bool = True) -> Splits:
     """The splits of `data.target`, views of what lies on disk; `seed` draws the subset unless `data.subset_seed` does.
 
     A data set without a test split, or whose test labels are withheld (-1), is tested on its validation split, and what
-    chooses the checkpoint is then held out of train, so that no split does both. Raises as `open_dataset`, and
+    chooses the checkpoint is then held out of train, so that no split does both. Without `test` that split is sealed:
+    no label of it is read (but whether a data set that is not ours withholds its first). Raises as `open_dataset`, and
     ValueError for an empty split, a label out of range, or a class with too few examples.
     """
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    train, validation, test = _three(dataset)
+    train, validation, tested = _three(dataset)
+    if not test:
+        tested = tested.seal()
     if validation is None:
         parts = stratified(_strata(train), "validation", {"train": 1 - data.validation, "validation": data.validation})
         train, validation = train.view(parts["train"]), train.view(parts["validation"])
@@ -108,12 +116,13 @@ def load(data: Data, seed: int) -> Splits:
             )
         )
     digest = hashlib.sha256(dataset.fingerprint.encode())
-    for part in (train, validation, test):
+    for part in (train, validation, tested):
         if not len(part):
             raise ValueError(f"data set {data.target!r} has no examples in its {part.split!r} split")
-        part.labels()
+        if test or part is not tested:
+            part.labels()
         digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
-    return Splits(train, validation, test, dataset.classes, dataset.features, digest.hexdigest()[:16])
+    return Splits(train, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
 
 
 def subset(
@@ -176,7 +185,7 @@ def _three(dataset: Dataset) -> tuple[Examples, Examples | None, Examples]:
         raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
     validation = splits.get("validation") or splits.get("valid") or splits.get("dev")
     test = splits.get("test")
-    if test is not None and _withheld(test):
+    if test is not None and dataset.name not in DATASETS and _withheld(test):
         test = None
     if test is not None:
         return splits["train"], validation, test

@@ -42,6 +42,7 @@ def forward(
     train: bool = False,
     start: str | None = None,
     stop: str | None = None,
+    barrier: str | None = None,
     still: Collection[str] = (),
     remat: Mapping[str, str] = MappingProxyType({}),
     dtype: Any = "float32",
@@ -56,10 +57,11 @@ def forward(
     running statistics after the pass.
 
     `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
-    up to, not including, `stop`. `key` feeds dropout and is needed only when `train`. Stages named in `still` run as
-    in evaluation. `remat` says, by stage, what the backward pass computes again instead of keeping: "stage", all of
-    it, or "dots", all but the large products. `dtype` is that of activations. `offset` and `axis` belong to `jax.pmap`
-    (see `types.Context`).
+    up to, not including, `stop`. `barrier` names a stage below which the compiler may mix nothing with what comes from
+    there on, so that a pass gives the same bits as the two halves by themselves. `key` feeds dropout and is needed
+    only when `train`. Stages named in `still` run as in evaluation. `remat` says, by stage, what the backward pass
+    computes again instead of keeping: "stage", all of it, or "dots", all but the large products. `dtype` is that of
+    activations. `offset` and `axis` belong to `jax.pmap` (see `types.Context`).
 
     Raises ValueError for a stage that does not exist.
     """
@@ -70,6 +72,8 @@ def forward(
     taps: dict[str, Any] = {}
     moved: dict[str, Tree] = {}
     for index, stage in enumerate(model.stages[first:last], first):
+        if stage.name == barrier and index > first:
+            carry = jax.lax.optimization_barrier(carry)
         training = train and stage.name not in still
         noise = jax.random.fold_in(key, index) if training and key is not None else None
         context = Context(noise, training, dtype, offset, axis, prefix)

@@ -1,7 +1,8 @@
 """The pages: what a run left behind, read back from its raw records and drawn into one file that needs no network.
 
 `reading` is the raw records, `intervals` what they leave uncertain, `charts` and `figures` the drawings, `page` the
-frame (libraries, style, security policy, downloads), `words` how numbers are written, `run` the page of one run.
+frame (libraries, style, security policy, downloads), `words` how numbers are written, `run` the page of one run,
+`study/` that of a study.
 """
 
 from importlib.util import find_spec
@@ -15,14 +16,67 @@ def available() -> bool:
     return all(find_spec(name) is not None for name in NEEDED)
 
 
+def write(folder: str | Path, metric: str | None = None) -> Path:
+    """Writes `report.html` into the folder of a finished run or into a study's directory, and returns its path.
+
+    Raises FileNotFoundError for a folder that is neither.
+    """
+    path = Path(folder)
+    if holds_study(path):
+        return write_study(path, metric)
+    if metric:
+        raise ValueError(f"{path} holds a run, whose page has every metric; --metric is of a study's comparison")
+    return write_run(path)
+
+
+def holds_study(path: Path) -> bool:
+    """Whether the folder is a study's, not a run's; FileNotFoundError where it is neither."""
+    from tlx import cells
+    from tlx import folder as runs
+
+    if cells.is_study(path):
+        return True
+    if not any((path / name).is_file() for name in (runs.RECIPE, runs.RESULT)):
+        raise FileNotFoundError(f"{path} holds neither a run nor a study: no {runs.RESULT} and no {cells.STUDY}")
+    return False
+
+
 def write_run(folder: str | Path) -> Path:
     """Writes `report.html` into the folder of a finished run, from the records there alone, and returns its path.
 
     Raises FileNotFoundError for a folder without a finished run, ImportError where the extra is missing.
     """
-    if not available():
-        lacking = ", ".join(name for name in NEEDED if find_spec(name) is None)
-        raise ImportError(f"a page needs {lacking}: pip install 'tlx[report]'")
+    needs()
     from tlx.report import run
 
     return run.write(Path(folder))
+
+
+def write_study(folder: str | Path, metric: str | None = None) -> Path:
+    """Writes `report.html` into a study's directory, from the records of its runs alone, and returns its path. `metric`
+    is compared in the place of the study's own.
+
+    Raises FileNotFoundError where there is no study, ValueError where nothing can be compared (no finished cell, an
+    unknown metric or baseline), ImportError where the extra is missing.
+    """
+    needs()
+    from tlx.report import study
+
+    return study.write(Path(folder), metric)
+
+
+def table(folder: str | Path, form: str, metric: str | None = None) -> str:
+    """The comparison of a study's arms as "latex" or "markdown". Raises as `write_study`."""
+    needs()
+    if not holds_study(Path(folder)):
+        raise ValueError(f"{folder} holds a run; a table compares the arms of a study")
+    from tlx import cells
+    from tlx.report.study import tables
+
+    return tables.FORMS[form](cells.compare(cells.read(folder), metric))
+
+
+def needs() -> None:
+    if not available():
+        lacking = ", ".join(name for name in NEEDED if find_spec(name) is None)
+        raise ImportError(f"a page needs {lacking}: pip install 'tlx[report]'")

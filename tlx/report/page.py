@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +22,11 @@ from tlx.assets import cache_dir
 from tlx.report import words
 
 
-def render(template: str, **context: Any) -> str:
-    """The page that a template, one that extends `base.html`, makes of `context`, all of which is escaped."""
-    scripts = [libraries(), text("page.js")]
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+def render(template: str, *, scripts: Sequence[str] = ("page.js",), **context: Any) -> str:
+    """The page that a template, one that extends `base.html`, makes of `context`, all of which is escaped; `scripts`
+    are those of the templates' folder that it runs."""
+    written = [libraries(), *map(text, scripts)]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in written]
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -36,7 +38,7 @@ def render(template: str, **context: Any) -> str:
             "form-action 'none'",
         ]
     )
-    frame = {"policy": policy, "scripts": scripts, "style": text("style.css")}
+    frame = {"policy": policy, "scripts": written, "style": text("style.css")}
     return environment().get_template(template).render(**frame, **context)
 
 

@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config, folder
+from tlx.folder import Predictions
 from tlx.records import read_metrics
-
-
-class Predictions(NamedTuple):
-    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
 
 
 class Records(NamedTuple):
@@ -57,11 +50,10 @@ def read(path: Path) -> Records:
     result, document = folder.read(path), folder.read(path, folder.RECIPE)
     predictions = {}
     for split in ("validation", "test"):
-        file = path / "predictions" / f"{split}.npz"
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{file.name}")
-        with np.load(file, allow_pickle=False) as arrays:
-            predictions[split] = Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
+        found = folder.read_predictions(path, split)
+        if found is None:
+            raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
+        predictions[split] = found
     return Records(
         folder=path,
         document=document,

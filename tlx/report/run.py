@@ -26,7 +26,7 @@ def draw(records: Records) -> str:
     result = records.result
     return page.render(
         "run.html",
-        title=headline(records),
+        title=words.headline(records.recipe),
         result=result,
         recipe=records.recipe,
         document=records.document,
@@ -43,15 +43,6 @@ def draw(records: Records) -> str:
         seconds=shares({SPENT[name]: spent for name, spent in result["seconds"].items()}),
         environment=records.environment,
     )
-
-
-def headline(records: Records) -> str:
-    """What was trained on what, in one line."""
-    recipe = records.recipe
-    model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
-    what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
-    data = Path(recipe["data"]["target"])
-    return f"{what} on {'/'.join(data.parts[-2:]) if data.is_absolute() else data}"
 
 
 def answer(records: Records, counts: Any) -> dict[str, Any]:

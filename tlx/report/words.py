@@ -1,6 +1,8 @@
 """How numbers and recipes are written on a page."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 WIDTH = 88
@@ -84,6 +86,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}{space}h {whole % 3600 // 60}{space}min"
 
 
+PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
+# What a prefix stands before: watt-hours and grams, not kilos of them. Nobody says kiloseconds.
+BASES = {"kWh": ("Wh", 1e3, 18), "kg": ("g", 1e3, 18), "FLOP": ("FLOP", 1.0, 18), "s": ("s", 1.0, 0)}
+
+
+def scaled(value: float, unit: str) -> tuple[float, str]:
+    """The factor and the unit in which a value of about this size reads best; units without prefixes stay.
+
+    >>> scaled(2.86e7, "FLOP"), scaled(2.66e-7, "kWh"), scaled(7200.0, "s"), scaled(5.0, "")
+    ((1e-06, 'MFLOP'), (1000000000.0, 'µWh'), (1.0, 's'), (1.0, ''))
+    """
+    if unit not in BASES or value <= 0:
+        return 1.0, unit
+    name, factor, most = BASES[unit]
+    power = min(most, max(-12, 3 * math.floor(math.log10(value * factor) / 3)))
+    # In this order the factor is the number that it is written as.
+    return float(f"{factor / 10.0**power:.6g}"), f"{PREFIXES[power]}{name}"
+
+
 def shape(value: Any) -> str:
     return " × ".join(map(str, value)) or "scalar"
 
@@ -102,6 +123,14 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
     if isinstance(document, list):
         return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent, before)
     return repr(document)
+
+
+def headline(recipe: Mapping[str, Any]) -> str:
+    """What a dumped recipe trains on what, in one line."""
+    model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
+    what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
+    data = Path(recipe["data"]["target"])
+    return f"{what} on {'/'.join(data.parts[-2:]) if data.is_absolute() else data}"
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:

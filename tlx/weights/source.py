@@ -20,6 +20,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
     name = str(source)
     if name in MODEL_ASSETS:
         return assets.extract(name)
+    if (path / "learned.safetensors").is_file():
+        raise FileNotFoundError(f"{path} is a study's cell, which kept what it learned; `tlx rebuild` writes its model")
     if path.is_dir():
         raise FileNotFoundError(f"{path} holds neither config.json (a model) nor model/config.json (a finished run)")
     if name.count("/") != 1 or name.startswith((".", "~", "/")):

@@ -3,7 +3,10 @@
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
 
-  const NAMES = ["paper", "card", "ink", "quiet", "line", "accent", "ramp", "category"];
+  const NAMES = ["paper", "card", "ink", "quiet", "line", "fill", "accent", "warm", "good", "ramp", "category"];
+  // What a page's own script may set: which rows of the drawings are shown. It then draws again.
+  const page = (window.tlx = { keep: () => true, redraw: () => (drawing = drawing.then(drawAll)) });
+  let drawing = Promise.resolve();
 
   // Light ones, whatever the screen is, for print: the values of the first rule of the style sheet.
   function colours(light) {
@@ -23,17 +26,39 @@
       range: { category: list(c.category), ramp: list(c.ramp), heatmap: list(c.ramp), ordinal: list(c.ramp) },
       axis: { gridColor: c.line, domainColor: c.line, tickColor: c.line, labelColor: c.quiet, titleColor: c.quiet, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", gridDash: [2, 3], titlePadding: 8 },
       axisX: { grid: false }, axisBand: { grid: false },
-      legend: { labelColor: c.ink, titleColor: c.quiet, labelFontSize: 11, symbolType: "stroke" },
+      legend: { labelColor: c.ink, titleColor: c.quiet, labelFontSize: 11, symbolType: "stroke", symbolBaseFillColor: c.quiet, symbolBaseStrokeColor: c.quiet },
     };
   }
 
-  async function draw(figure, node, light) {
+  // The drawing of a figure with the rows that are kept; axes of names lose those of which no row is left.
+  function specification(figure) {
     const spec = JSON.parse(figure.querySelector("script[data-figure]").textContent);
+    const count = spec.datasets.table.length;
+    for (const [name, rows] of Object.entries(spec.datasets)) spec.datasets[name] = rows.filter(page.keep);
+    const rows = spec.datasets.table;
+    let share = 1;
+    const narrow = (part) => {
+      for (const [channel, { field, scale }] of Object.entries(part.encoding ?? {})) {
+        if (!"xy".includes(channel) || typeof scale?.domain?.[0] !== "string") continue;
+        const left = scale.domain.filter((name) => rows.some((row) => row[field] === name));
+        if (channel === "y") share = left.length / scale.domain.length;
+        scale.domain = left;
+      }
+      (part.layer ?? []).forEach(narrow);
+    };
+    if (rows.length < count) narrow(spec);
+    // The axis below keeps its height: `FOOT` in tlx/report/study/seeds.py.
+    spec.height = (spec.height - 48) * share + 48;
+    return spec;
+  }
+
+  async function draw(figure, node, light) {
+    const spec = specification(figure);
     const c = colours(light);
     if (spec.params) {
       for (const param of spec.params) {
-        if (param.name === "ink") param.value = c.ink;
         if (param.name === "paper") param.value = light ? "#ffffff" : c.card;
+        else if (param.name in c) param.value = c[param.name];
       }
     }
     // `ast`: expressions are interpreted, for the page's policy forbids to make code of strings.
@@ -43,10 +68,13 @@
   }
 
   async function drawAll() {
+    document.documentElement.dataset.drawn = "";
     for (const figure of document.querySelectorAll("figure.drawing")) {
       const held = views.get(figure);
       if (held) held.view.finalize();
-      views.set(figure, await draw(figure, figure.querySelector(".plot"), false));
+      figure.hidden = !specification(figure).datasets.table.length;
+      if (figure.hidden) views.delete(figure);
+      else views.set(figure, await draw(figure, figure.querySelector(".plot"), false));
     }
     document.documentElement.dataset.drawn = "yes";
   }
@@ -86,7 +114,7 @@
     if (figure && button.dataset.save) {
       const script = figure.querySelector("script[data-figure]");
       const name = script.dataset.figure;
-      if (button.dataset.save === "csv") save(csv(JSON.parse(script.textContent).datasets.table), "text/csv", `${name}.csv`);
+      if (button.dataset.save === "csv") save(csv(specification(figure).datasets.table), "text/csv", `${name}.csv`);
       else save(await svg(figure), "image/svg+xml", `${name}.svg`);
     } else if (button.closest("table.sortable th")) sort(button.closest("th"));
   });
@@ -106,6 +134,6 @@
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
   }
 
-  scheme.addEventListener("change", drawAll);
-  drawAll();
+  scheme.addEventListener("change", page.redraw);
+  page.redraw();
 })();

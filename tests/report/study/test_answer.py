@@ -1,0 +1,110 @@
+"""The sentences, from records written by hand: each says what the verdicts say, and no more."""
+
+import numpy as np
+import pytest
+
+from tlx import stats
+from tlx.report.study import names
+from tlx.report.study.answer import answer
+
+
+def right(count, of=1000):
+    return np.arange(of) < count
+
+
+def add(written, method, values, **more):
+    for seed, value in enumerate(values):
+        written.add(right(value), method=method, **more, seed=seed)
+    return written
+
+
+def said(table):
+    found = answer(table, names.columns(table), names.unit(table))
+    return found | {"lead": "".join(text for text, _ in found["lead"]).replace("\N{NO-BREAK SPACE}", " ")}
+
+
+BASE = (500, 520, 540, 560, 580)
+UP = tuple(value + gain for value, gain in zip(BASE, (50, 52, 48, 51, 49), strict=True))
+DOWN = tuple(value - gain for value, gain in zip(BASE, (50, 52, 48, 51, 49), strict=True))
+SAME = tuple(value + gain for value, gain in zip(BASE, (20, -20, 10, -10, 5), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arms", "lead"),
+    [
+        ({"b": UP}, "b is better than a: +5.0 points [+4.8, +5.2]."),
+        ({"b": DOWN}, "b is worse than a: −5.0 points [−5.2, −4.8]."),
+        ({"b": UP, "c": DOWN}, "Against a, b is better; c is worse."),
+        ({"b": UP, "c": UP, "d": SAME}, "Against a, b and c are better; no difference was shown for d."),
+        (dict.fromkeys("bcdefghij", UP), "Against a, better in 9 of 9 comparisons."),
+    ],
+)
+def test_the_lead_names_what_is_better_and_worse(written, arms, lead):
+    add(written, "a", BASE)
+    for name, values in arms.items():
+        add(written, name, values)
+    assert said(written.compare())["lead"] == lead
+
+
+def test_nothing_shown_comes_with_what_could_have_been_seen(written):
+    table = add(add(written, "a", BASE), "b", SAME).compare()
+    gap = np.subtract(SAME, BASE) / 10
+    seen = stats.detectable(float(np.std(gap, ddof=1)), 5)
+    low, high = stats.over_seeds(gap)[1:]
+    expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; {seen:.1f} points"
+    assert said(table)["lead"] == f"{expected} could have been seen.".replace("-", "−")
+
+
+def test_settings_stand_apart_where_they_differ(written):
+    for labels, values in ((8, UP), (16, SAME)):
+        add(add(written, "a", BASE, labels=labels), "b", values, labels=labels)
+        add(written, "c", UP, labels=labels)
+    found = said(written.compare())
+    assert found["lead"] == (
+        "Against a, c is better throughout; b is better in 1, no difference shown in 1 of 2 settings."
+    )  # fmt: skip
+    [b, c] = found["methods"]
+    assert [(group["told"], [item["setting"] for item in group["items"]]) for group in b["verdicts"]] == [
+        ("better", ["labels 8"]), ("no difference shown", ["labels 16"]),
+    ]  # fmt: skip
+    assert "could have been seen" in b["verdicts"][1]["items"][0]["known"]
+    assert len(c["verdicts"][0]["items"]) == 2
+    assert "better or worse takes p < 0.05 after Holm's correction over 4 comparisons." in found["how"]
+
+
+def test_settings_that_agree_are_said_once(written):
+    for labels in (8, 16):
+        add(add(written, "a", BASE, labels=labels), "b", UP, labels=labels)
+    assert said(written.compare())["lead"] == "Against a, in all 2 settings, b is better."
+
+
+def test_an_interval_beside_a_corrected_p(written):
+    """An interval that holds no zero may still show nothing once the whole table is counted; the sentence says so."""
+    add(add(written, "a", BASE), "b", [value + gain for value, gain in zip(BASE, (20, 40, 60, 80, 5), strict=True)])
+    for name in "cdef":
+        add(written, name, SAME)
+    table = written.compare()
+    assert table.comparisons[0].p < 0.05 < table.comparisons[0].holm
+    [item] = said(table)["methods"][0]["verdicts"][0]["items"]
+    assert f", p {table.comparisons[0].holm:.3f} after Holm's correction; " in item["known"]
+
+
+def test_one_seed_shows_nothing(written):
+    written.add(right(500), method="a", seed=0).add(right(560), method="b", seed=0)
+    found = said(written.compare())
+    assert found["lead"] == "One seed an arm: nothing can be shown of a method, in either direction."
+    [item] = found["methods"][0]["verdicts"][0]["items"]
+    assert item["known"] == "+6.0\N{NO-BREAK SPACE}points; McNemar of these two models: p < 0.001"
+
+
+def test_without_a_baseline_nothing_is_compared(written):
+    table = add(add(written, "a", BASE), "b", UP).compare(baseline={})
+    told = "No baseline, so no comparison. The highest mean test accuracy is that of b, 59.0 %."
+    assert said(table)["lead"] == told
+
+
+def test_the_smallest_effect_of_interest_is_part_of_the_verdict(written):
+    table = add(add(written, "a", BASE), "b", UP).compare(smallest=0.049)
+    found = said(table)
+    assert found["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; 5.2 points")
+    assert "and a difference beyond 4.9 points" in found["how"].replace("\N{NO-BREAK SPACE}", " ")

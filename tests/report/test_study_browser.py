@@ -1,0 +1,161 @@
+"""A study's page in a real browser: drawn without a network, filtered, downloaded, its links lead somewhere."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import pytest
+
+from tlx import report
+from tlx.report import page
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def study_page(small_study):
+    return report.write_study(small_study)
+
+
+def drawn(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('figure.drawing:not([hidden]) .plot')].map("
+        "p => [p.parentNode.id, p.querySelectorAll('svg').length, p.querySelectorAll('path[d], text').length])"
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_page, width):
+    sized(width)
+    asked, said = show(study_page)
+    assert not said
+    assert not [url for url in asked if not url.startswith(("data:", study_page.as_uri()))]
+    found = drawn(browser)
+    assert len(found) == len(page.specification(study_page.read_text(encoding="utf-8")))
+    assert all(count == 1 and marks > 5 for _, count, marks in found), found
+    inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
+    assert outer == inner <= width
+    ends = "return [...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().right)"
+    assert max(browser.execute_script(ends)) <= inner
+
+
+def choose(browser, name, value):
+    """Presses a choice of the filters and waits until all is drawn again."""
+    browser.execute_async_script(
+        "const [name, value, done] = arguments; document.querySelector(`#filters [name='${name}'][value='${value}']`)"
+        ".click(); tlx.redraw().then(done)",
+        name, value,
+    )  # fmt: skip
+
+
+def shown(browser, section):
+    return browser.execute_script(
+        f"return [...document.querySelectorAll('#{section} tbody tr:not([hidden])')].map(r => r.dataset.arm)"
+    )
+
+
+def points(browser, figure):
+    return browser.execute_script(f"return document.querySelectorAll('#figure-{figure} .mark-symbol > path').length")
+
+
+def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, study_page):
+    show(study_page)
+    assert len(shown(browser, "compared")) == 4 + 2
+    assert points(browser, "seeds-shots-4") == 6
+    choose(browser, "method", "probe")
+    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    assert set(shown(browser, "cost")) == set(shown(browser, "cells")) == {"full · shots 4", "full · shots 16"}
+    assert points(browser, "seeds-shots-4") == 3
+    # All differences are those of the probe.
+    assert browser.execute_script("return document.getElementById('figure-differences').hidden")
+    rows = list(csv.DictReader(io.StringIO(downloads("seeds-shots-4", "csv"))))
+    assert [(row["method"], row["seed"]) for row in rows] == [("full", str(seed)) for seed in range(3)]
+    assert "probe" not in downloads("seeds-shots-4", "svg")
+    choose(browser, "shots", "4")
+    assert shown(browser, "compared") == ["full · shots 16"]
+    assert browser.execute_script("return document.querySelector('#filters output').textContent") == "1 of 4 arms"
+    browser.execute_async_script(
+        "const [done] = arguments; document.querySelector('#filters [type=reset]').click();"
+        "setTimeout(() => tlx.redraw().then(done))"
+    )
+    assert points(browser, "seeds-shots-4") == 6
+    assert len(shown(browser, "compared")) == 4 + 2
+    assert not browser.get_log("browser")
+
+
+# A browser lets a page save a few files at once, so here they are caught on their way to the disk.
+CAUGHT = """
+const done = arguments[0], kept = [];
+let blob;
+URL.createObjectURL = (given) => ((blob = given), "data:,");
+URL.revokeObjectURL = () => {};
+HTMLAnchorElement.prototype.click = function () { kept.push([this.download, blob]); };
+const buttons = [...document.querySelectorAll("[data-save]")];
+(async () => {
+  for (const [n, button] of buttons.entries()) {
+    button.click();
+    while (kept.length <= n) await new Promise((next) => setTimeout(next, 10));
+  }
+  done(Object.fromEntries(await Promise.all(kept.map(async ([name, held]) => [name, await held.text()]))));
+})();
+"""
+
+
+def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, study_page):
+    show(study_page)
+    drawings = page.specification(study_page.read_text(encoding="utf-8"))
+    files = browser.execute_async_script(CAUGHT)
+    assert files.keys() == {f"{name}.{kind}" for name in drawings for kind in ("svg", "csv")}
+    for name, spec in drawings.items():
+        assert files[f"{name}.svg"].startswith("<svg")
+        rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
+        assert len(rows) == len(spec["datasets"]["table"])
+        assert {"method", "shots", "arm"} <= set(rows[0])
+
+
+def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):
+    show(study_page)
+    addresses = browser.execute_script("return [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
+    drawings = page.specification(study_page.read_text(encoding="utf-8"))
+    seeds = [row for name in ("seeds-shots-4", "seeds-shots-16") for row in drawings[name]["datasets"]["table"]]
+    runs = {address for address in addresses if not address.startswith("#")} | {row["href"] for row in seeds}
+    fingerprints = {cell["fingerprint"] for cell in json.loads((small_study / "study.json").read_text())["cells"]}
+    # Every cell but the one that has not begun.
+    assert len({address.split("/")[1] for address in runs} & fingerprints) == len(fingerprints) - 1
+    for address in runs:
+        assert re.fullmatch(r"cells/[0-9a-f]{16}/(report\.html|result\.json|failed\.json)", address)
+        assert (small_study / address).is_file()
+    [own] = small_study.glob("cells/*/report.html")
+    target = own.relative_to(small_study).as_posix()
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    # The first run of the study is that of the first point: `full`, 4 shots, seed 0.
+    assert seeds[0]["href"] == target
+    point = browser.find_element("css selector", "#figure-seeds-shots-4 .mark-symbol > path")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(browser).move_to_element(point).click().perform()
+    assert browser.current_url == own.as_uri()
+
+
+def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):
+    evil = "</script><script>window.hit=1</script><img src=x onerror='window.hit=2'>{{7*7}}\u2028"
+    out = tmp_path / "study"
+    shutil.copytree(small_study, out)
+    document = json.loads((out / "study.json").read_text())
+    for cell in document["cells"]:
+        cell["names"] = {("__proto__" if name == "shots" else name): value for name, value in cell["names"].items()}
+        if cell["names"]["method"] == "probe":
+            cell["names"]["method"] = evil
+    document |= {"question": evil, "name": evil, "command": evil}
+    (out / "study.json").write_text(json.dumps(document))
+    [failed] = out.glob("cells/*/failed.json")
+    failed.write_text(json.dumps({"error": evil, "traceback": evil, "time": 0}))
+    (out / "plan.jsonl").write_text(json.dumps({"how": evil, "why": evil, "cells": [], "arms": 1}) + "\n")
+    _, said = show(report.write_study(out))
+    assert not said
+    assert browser.execute_script("return window.hit") is None
+    choose(browser, "method", "full")
+    assert len(set(shown(browser, "compared"))) == 2
+    assert not browser.get_log("browser")

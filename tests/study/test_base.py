@@ -1,0 +1,132 @@
+"""What a study is: what it takes, what it refuses, what `study.json` says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tlx import Study, choice, param, prod, tasks
+from tlx.cli.studies import load_study
+from tlx.optim import Optim
+from tlx.study.base import document, settle
+from tlx.tuning import Full, Probe
+
+METHODS = choice("method", {"full": {}, "probe": {"tuning": Probe(), "optim.lr": 0.1}})
+
+
+def asked(recipe, **changes):
+    given = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
+    return Study(**(given | changes))
+
+
+def test_the_file_says_everything_that_a_reader_needs(base):
+    study = asked(base, baseline={"method": "full"}, smallest=0.01, name="probes")
+    written = document(study, "x", "tlx study x.py", "x.py")
+    fingerprints = [cell.fingerprint for cell in study.cells]
+    assert written == {
+        "name": "probes",
+        "question": "Is a probe enough?",
+        "baseline": {"method": "full"},
+        "metric": "test/accuracy",
+        "smallest": 0.01,
+        "command": "tlx study x.py",
+        "file": "x.py",
+        "cells": [
+            {"fingerprint": fingerprints[0], "names": {"method": "full", "seed": 0}, "changes": []},
+            {
+                "fingerprint": fingerprints[1],
+                "names": {"method": "full", "seed": 1},
+                "changes": [["seed", "0", "1"]],
+            },
+            {
+                "fingerprint": fingerprints[2],
+                "names": {"method": "probe", "seed": 0},
+                "changes": [["tuning", "Full()", "Probe()"], ["optim.lr", "0.001", "0.1"]],
+            },
+            {
+                "fingerprint": fingerprints[3],
+                "names": {"method": "probe", "seed": 1},
+                "changes": [["tuning", "Full()", "Probe()"], ["optim.lr", "0.001", "0.1"], ["seed", "0", "1"]],
+            },
+        ],
+    }
+
+
+def test_a_field_that_an_override_has_made_has_nothing_before_it(base):
+    cells = [{"tuning": Full(), "tuning.decay": 0.5}]
+    study = Study(base=replace(base, tuning=Probe()), cells=cells, question="?")
+    assert document(study, "x")["cells"][0]["changes"] == [
+        ["tuning", "Probe()", "Full(decay=0.5)"],
+        ["tuning.decay", "-", "0.5"],
+    ]
+
+
+def test_the_metric_is_the_primary_one_of_the_task_unless_another_is_asked_for(base):
+    assert asked(base).metric == "test/accuracy"
+    assert asked(replace(base, task=tasks.Regression())).metric == "test/mse"
+    assert asked(base, metric="validation/f1").metric == "validation/f1"
+
+
+def test_a_baseline_may_be_a_python_value(base):
+    study = asked(base, cells=param("tuning", Full(), Probe()), baseline={"tuning": Full()})
+    assert study.baseline == {"tuning": "Full()"}
+
+
+def test_another_base_makes_other_cells_of_the_same_names(base):
+    study = asked(base, baseline={"method": "full"})
+    other = replace(study, base=replace(base, optim=Optim("sgd")))
+    assert [cell.names for cell in other.cells] == [cell.names for cell in study.cells]
+    assert not other.by_fingerprint.keys() & study.by_fingerprint.keys()
+    assert all(cell.recipe.optim.name == "sgd" for cell in other.cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"base": 3}, TypeError, "base is int, not a tlx.Recipe"),
+        ({"cells": []}, ValueError, "a sweep needs at least one cell; [{}] is the recipe as it is"),
+        (
+            {"cells": choice("steps", {"few": {"train.steps": 2}})},
+            ValueError,
+            "'steps' is a column of the table's own; give that label another name",
+        ),
+        (
+            {"baseline": {"methods": "full"}},
+            ValueError,
+            "the baseline names a column 'methods', which no cell has; close: 'method'",
+        ),
+        ({"baseline": {"method": "ful"}}, ValueError, "no cell has the baseline's method=ful; close: 'full'"),
+        (
+            {"metric": "accuracy"},
+            ValueError,
+            "metric is 'accuracy'; it begins with 'test/' or 'validation/'",
+        ),
+        ({"smallest": -1.0}, ValueError, "smallest is -1; it is a difference, 0 or more"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(base, changes, error, message):
+    with pytest.raises(error) as raised:
+        asked(base, **changes)
+    assert str(raised.value) == message
+
+
+def test_the_study_of_few_labels_is_twelve_arms_of_five_seeds():
+    study = load_study(str(Path(__file__).parents[2] / "experiments" / "labels.py"), ["train.steps=2"])
+    names = [cell.names for cell in study.cells]
+    assert len(names) == 4 * 3 * 5
+    assert set(names[0]) == {"method", "labels", "seed"}
+    assert {cell.recipe.train.steps for cell in study.cells} == {2}
+    # Arms that a seed pairs differ in nothing but the method.
+    assert names[0] == {"method": "full", "labels": 16, "seed": 0}
+    assert [cell.recipe.data.shots for cell in study.cells[::5]] == [8, 32, 128] * 4
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError) as raised:
+        settle(tmp_path / "file", document(small, "x"))
+    assert str(raised.value) == f"{tmp_path / 'file'} is a file; choose another directory with --out"
+    with pytest.raises(FileExistsError) as raised:
+        settle(tmp_path, document(small, "x"))
+    assert str(raised.value) == f"{tmp_path} is not empty and holds no study; choose another directory with --out"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

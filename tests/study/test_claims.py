@@ -1,0 +1,83 @@
+"""A cell has one holder at a time, and none when that one has died."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tlx.records import write_json
+from tlx.study.base import document, settle
+from tlx.study.claims import claim, claim_group, settled
+
+HOLD = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def directory(small, tmp_path):
+    settle(tmp_path / "study", document(small, "x"))
+    return tmp_path / "study"
+
+
+def test_a_claim_excludes_every_other_until_it_is_let_go(small, directory):
+    (name, cell), *_ = small.by_fingerprint.items()
+    first = claim(directory, name, cell, 0.0)
+    assert first is not None
+    assert claim(directory, name, cell, 0.0) is None
+    first.lock.release()
+    second = claim(directory, name, cell, 0.0)
+    assert second is not None
+    second.lock.release()
+
+
+def test_the_claim_of_a_killed_worker_is_free(small, directory):
+    (name, cell), *_ = small.by_fingerprint.items()
+    path = directory / "claims" / f"{name}.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert claim(directory, name, cell, 0.0) is None
+    finally:
+        holder.kill()
+        holder.communicate()
+    found = claim(directory, name, cell, 0.0)
+    assert found is not None
+    found.lock.release()
+
+
+def test_a_group_is_claimed_up_to_so_many_and_what_others_hold_is_passed_over(small, directory):
+    names = list(small.by_fingerprint)
+    held = claim(directory, names[0], small.by_fingerprint[names[0]], 0.0)
+
+    def claimed(groups, most):
+        found = claim_group(directory, small.by_fingerprint, groups, most, 0.0)
+        for one in found:
+            one.lock.release()
+        return [one.fingerprint for one in found]
+
+    assert claimed([names], 2) == names[1:]
+    assert claimed([names[:1], names[1:]], 2) == names[1:]
+    assert claimed([names[:1]], 2) == []
+    held.lock.release()
+    assert claimed([names], 2) == names
+    assert claimed([names], 1) == names[:1]
+    assert claimed([names[:1], names[1:]], 2) == names[:1]
+
+
+def test_done_is_settled_and_failed_until_a_later_call(small, directory):
+    name = next(iter(small.by_fingerprint))
+    folder = directory / "cells" / name
+    folder.mkdir()
+    assert not settled(folder, 0.0)
+    write_json(folder / "failed.json", {"error": "ValueError: no", "traceback": "", "time": 100.0})
+    assert settled(folder, 99.0)
+    assert settled(folder, 100.0)
+    assert not settled(folder, 101.0)
+    write_json(folder / "result.json", {})
+    assert settled(folder, 101.0)

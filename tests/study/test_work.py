@@ -1,0 +1,218 @@
+"""The running of a study: each cell once, whatever fails, stops or works beside it."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tlx import Study, Weights, cells, choice, param, prod, run
+from tlx.study import results, run_study
+from tlx.study.work import EXECUTIONS
+
+FILE = '''"""Small cells.   tlx study small.py"""
+from tlx import Data, Recipe, Study, Train, models, param, prod, tasks
+from tlx.tuning import Full, Probe
+
+def study():
+    base = Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps={steps}, batch=8, eval_batch=64, eval_every={every}),
+    )
+    return Study(base=base, cells={cells}, question="Does it?")
+'''
+KILLS = 5
+TWO = 'param("seed", 0, 1)'
+SIXTY = 'prod(param("optim.lr", 1e-2, 3e-3, 1e-3, 3e-4), param("seed", range(15)))'
+
+
+def write_file(folder, cells=TWO, steps=3, every=3):
+    path = folder / "small.py"
+    path.write_text(FILE.format(cells=cells, steps=steps, every=every))
+    return path
+
+
+def start(path, out, *more, **options):
+    command = [sys.executable, "-m", "tlx.cli", "study", str(path), "--out", str(out), *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def executions(directory):
+    path = directory / EXECUTIONS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def finished(directory):
+    """When every finished cell was written, by its fingerprint."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("cells/*/result.json")}
+
+
+def test_a_finished_cell_is_never_run_again(small, tmp_path, capsys):
+    out = tmp_path / "study"
+    found = run_study(small, out, most=1)
+    assert found.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == ["study: Does a seed matter?", f"2 cells in {out}: 2 waiting"]
+    assert told[2].startswith("1/2  seed=0: test/accuracy 0.")
+    assert " remain" in told[2]
+    assert told[3].startswith("2/2  seed=1: test/accuracy 0.")
+    assert " remain" not in told[3]
+    before = finished(out)
+    run_study(small, out)
+    assert capsys.readouterr().err.splitlines() == ["study: Does a seed matter?", f"2 cells in {out}: 2 done"]
+    assert finished(out) == before
+    assert [line["state"] for line in executions(out)] == ["done", "done"]
+
+
+def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, base, tmp_path):
+    run_study(small, tmp_path / "study", quiet=True)
+    before = finished(tmp_path / "study")
+    other = replace(small, base=replace(base, train=replace(base.train, steps=2)))
+    found = run_study(replace(small, cells=param("seed", 1, 2)), tmp_path / "study", quiet=True)
+    assert [cell.seed for cell in found.cells] == [1, 2]
+    assert len(executions(tmp_path / "study")) == 3
+    found = run_study(other, tmp_path / "study", quiet=True)
+    assert [cell.result["steps"] for cell in found.cells] == [2, 2]
+    assert finished(tmp_path / "study").items() > before.items()
+    assert len(finished(tmp_path / "study")) == 5
+
+
+def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(base, tmp_path, capsys):
+    model = tmp_path / "model"
+    bring = choice("start", {"brought": {"weights": Weights(str(model))}, "fresh": {}})
+    study = Study(base=base, cells=prod(bring, param("seed", 0, 1)), question="Does it?")
+    out = tmp_path / "study"
+    found = run_study(study, out)
+    assert [cell.state for cell in found.cells] == ["failed", "failed", "done", "done"]
+    failed = found.cells[0].failed
+    assert failed["error"].startswith("FileNotFoundError: ")
+    assert str(model) in failed["error"]
+    assert failed["traceback"].startswith("Traceback (most recent call last):\n")
+    assert failed["traceback"].endswith(failed["error"] + "\n")
+    assert f"1/4  start=brought seed=0: failed, {failed['error']}" in capsys.readouterr().err
+    assert Counter(line["state"] for line in executions(out)) == {"failed": 2, "done": 2}
+    # Still not there: each is tried once more, and no more often.
+    found = run_study(study, out)
+    assert "2 done, 2 failed; those that failed are tried again" in capsys.readouterr().err
+    assert found.cells[0].failed["time"] > failed["time"]
+    assert len(executions(out)) == 6
+    run(base, model, quiet=True)
+    found = run_study(study, out, quiet=True)
+    assert found.counts["done"] == 4
+    assert not list(out.glob("cells/*/failed.json"))
+
+
+def test_what_a_try_left_that_died_before_its_first_record_is_in_nobodys_way(small, tmp_path):
+    folder = tmp_path / "study" / "cells" / next(iter(small.by_fingerprint))
+    run_study(replace(small, cells=param("seed", 1)), tmp_path / "study", quiet=True)
+    folder.mkdir()
+    (folder / ".recipe.json.partial").write_text("{")
+    assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
+
+
+def test_more_than_one_job_needs_a_command_to_start(small, tmp_path):
+    with pytest.raises(ValueError, match=r"^jobs is 0; a study wants 1 or more$"):
+        run_study(small, tmp_path / "study", jobs=0)
+    with pytest.raises(ValueError, match=r"^jobs above 1 need worker=, a command that calls tlx.study.work.work; "):
+        run_study(small, tmp_path / "study", jobs=2)
+    assert not (tmp_path / "study").exists()
+
+
+def test_workers_that_die_leave_the_rest_for_the_next_call(small, tmp_path):
+    command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    with pytest.raises(ChildProcessError, match=r"^the workers ended \(exit codes 3, 3\) and left 2 cells$"):
+        run_study(small, tmp_path / "study", jobs=2, worker=command, quiet=True)
+    assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
+
+
+def test_processes_side_by_side_share_the_cells_and_run_none_twice(tmp_path):
+    """Two calls on one directory, one of them of two workers."""
+    path, out = write_file(tmp_path, 'param("seed", range(6))'), tmp_path / "out"
+    calls = [start(path, out), start(path, out, "--jobs", "2")]
+    for call in calls:
+        _, errors = call.communicate(timeout=300)
+        assert call.returncode == 0, errors
+    assert Counter(line["cell"] for line in executions(out)) == Counter(finished(out).keys())
+    # Each returned when all was done, not only its own share.
+    assert cells.read(out).counts["done"] == 6
+
+
+def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
+    path, out = write_file(tmp_path, 'param("seed", 0)', steps=20_000, every=100), tmp_path / "out"
+    call = start(path, out)
+    until(call, lambda: list(out.glob("cells/*/metrics.jsonl")))
+    assert cells.read(out).counts["running"] == 1
+    errors = interrupt(call)
+    assert call.returncode == 130
+    assert errors.endswith(f"stopped; go on with: tlx study {path} --out {out}\n")
+    assert cells.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 1}
+    call = start(path, out)
+    until(call, lambda: cells.read(out).counts["running"])
+    call.kill()
+    call.communicate()
+    assert cells.read(out).counts["waiting"] == 1
+
+
+def interrupt(call):
+    """Ctrl-C, again where it struck in a callback of JAX's garbage collection, which swallows it."""
+    for _ in range(6):
+        call.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return call.communicate(timeout=10)[1]
+    call.kill()
+    raise AssertionError(call.communicate())
+
+
+def until(call, happened, seconds=120.0):
+    """Waits for something that a process does."""
+    begun = time.monotonic()
+    while not happened():
+        assert call.poll() is None, call.communicate()
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "steps"), [(1, 60), (3, 600)], ids=["one by one", "in threes"])
+def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(most, steps, tmp_path):
+    path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
+    together = ("--quiet", "--most", str(most))
+    dice, kept = random.Random(0), {}
+    for _ in range(KILLS):
+        wanted = len(executions(out)) + dice.randint(1, 4)
+        call = start(path, out, *together, "--jobs", "3", start_new_session=True)
+        until(call, lambda wanted=wanted: len(executions(out)) >= wanted, 300.0)
+        # In the data, the compilation, a step, a checkpoint, the result: wherever the three happen to be.
+        time.sleep(dice.uniform(0.0, 1.0))
+        assert call.poll() is None, "the study was over before it was killed five times; make it longer"
+        os.killpg(call.pid, signal.SIGKILL)
+        call.communicate()
+        assert finished(out).items() >= kept.items()
+        kept = finished(out)
+    call = start(path, out, *together, "--jobs", "3")
+    _, errors = call.communicate(timeout=900)
+    assert call.returncode == 0, errors
+    assert finished(out).items() >= kept.items()
+    counted = Counter(line["cell"] for line in executions(out))
+    assert set(counted.values()) == {1}
+    # A worker that was killed between its results and the lines about them has left none.
+    assert 60 - 3 * most * KILLS <= len(counted) <= 60
+    call = start(path, tmp_path / "whole", *together)
+    _, errors = call.communicate(timeout=900)
+    assert call.returncode == 0, errors
+    whole, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
+    assert len(whole) == 60 * 8
+    assert (whole.state == "done").all()
+    # Which cells share a program is a matter of who was there; they agree to rounding, and alone to the bit.
+    assert whole.drop(columns="value").equals(killed.drop(columns="value"))
+    assert np.abs(whole.value - killed.value).max() <= (0.0 if most == 1 else 1e-2)

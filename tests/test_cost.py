@@ -1,0 +1,74 @@
+"""The operations of a run: near what is counted by hand, and in proportion to what is done."""
+
+import dataclasses
+
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+from tlx.cost import operations
+
+PIXELS, H, C, B, STEPS = 64, 256, 10, 16, 6
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4),
+    task=tasks.Classification(classes=C),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(H,)),
+    optim=Optim("sgd", lr=0.01),
+    train=Train(steps=STEPS, batch=B),
+)
+
+
+def changed(**changes):
+    return operations(dataclasses.replace(RECIPE, **changes)).total
+
+
+def test_a_step_is_near_what_is_counted_by_hand():
+    # Forwards PIXELS H and H C, backwards both again for the kernels and H C for what lies between, two FLOPs each.
+    counted = operations(RECIPE)
+    by_hand = 2 * B * (2 * (PIXELS * H + H * C) + H * C)
+    assert counted.steps == STEPS and counted.a_step == counted.total / STEPS
+    assert by_hand < counted.a_step < 1.15 * by_hand
+    assert counted.how == f"XLA's count of the compiled step x {STEPS} steps, without evaluation"
+
+
+def test_operations_are_in_proportion_to_the_steps_and_not_to_the_pieces():
+    whole = changed()
+    assert changed(train=Train(steps=2 * STEPS, batch=B)) == 2 * whole
+    assert changed(train=Train(steps=STEPS, batch=B, accumulate=2)) == whole
+    assert changed(train=Train(steps=STEPS, batch=2 * B)) == pytest.approx(2 * whole, rel=0.1)
+
+
+def test_what_does_not_learn_takes_less():
+    # Nothing flows back through the stem, whose kernel is most of the model.
+    assert changed(tuning=tuning.Probe()) < 0.65 * changed()
+
+
+def test_every_phase_is_counted_by_its_own_step():
+    halves = tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))
+    assert changed(tuning=halves) == pytest.approx((changed() + changed(tuning=tuning.Probe())) / 2, rel=0.02)
+
+
+def test_texts_are_counted_by_their_lengths():
+    text = dataclasses.replace(
+        RECIPE,
+        data=Data(target="sentiment/movies", shots=4, tokens=64, buckets=(32,)),
+        task=tasks.Classification(classes=2),
+        model=None,
+        weights=Weights("minilm-l6"),
+        tuning=tuning.Probe(),
+        train=Train(steps=8, batch=1),
+    )
+    long = dataclasses.replace(text, data=dataclasses.replace(text.data, buckets=(64,)))
+    assert operations(text).total < operations(long).total
+
+
+def test_the_test_split_is_not_opened(monkeypatch):
+    from tlx.data import Examples
+
+    labels = Examples.labels
+
+    def spied(self):
+        assert self.split != "test"
+        return labels(self)
+
+    monkeypatch.setattr(Examples, "labels", spied)
+    operations(RECIPE)

@@ -1,0 +1,219 @@
+"""One run while it trains, alone or beside others in one program: what is its own, and what it leaves."""
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx import folder
+from tlx.checkpoint import Checkpoints, Saved
+from tlx.data import Splits, evaluation_batches, inputs_of
+from tlx.evaluate import Outcome
+from tlx.prepare import Prepared, check_shares, open_data, prepare
+from tlx.recipe import Recipe
+from tlx.records import Records
+from tlx.state import TrainState, memories
+from tlx.trees import flatten, nest
+from tlx.types import Setting, Variables
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+class Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
+
+    @contextmanager
+    def __call__(self, name: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+class Best(NamedTuple):
+    """The best validation measurement so far, and what moves of the variables that gave it (see `moved_part`)."""
+
+    step: int = 0
+    value: float = math.nan
+    variables: Variables | None = None
+
+    def better(self, step: int, value: float, task: Any, found: Variables) -> "Best":
+        """This, or the new one where it is strictly better; the first of equals stays."""
+        wins = value > self.value if task.higher_is_better else value < self.value
+        if self.variables is not None and not wins:
+            return self
+        return Best(step, value, jax.tree.map(jnp.copy, found))
+
+
+class Arm:
+    """A recipe made ready in its folder. `begin` is the step of its newest checkpoint, or 0; `failed` is what ended it
+    early, in which case nothing more is measured or kept of it; `prefixes` what each phase had of a stored prefix."""
+
+    def __init__(
+        self, recipe: Recipe, path: Path, ready: Prepared, splits: Splits, memory: Any, records: int | None = None
+    ):
+        """The folder is the run's already. `records` bounds how many training steps are written down, and leaves the
+        events of TensorBoard out; None is every step."""
+        self.recipe, self.path, self.ready, self.splits, self.memory = recipe, path, ready, splits, memory
+        self.steps = total_steps(recipe, len(splits.train))
+        self.spans = phase_spans(ready, self.steps)
+        self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.begin = self.checkpoints.latest() or 0
+        self.records = Records(path, self.begin, events=records is None)
+        self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
+        self.best = Best()
+        self.outcomes: dict[str, Outcome] = {}
+        self.failed: Exception | None = None
+        self.prefixes: dict[int, dict[str, Any]] = {}
+
+    def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of a batch of what the model reads."""
+        recipe = self.recipe
+        batches = evaluation_batches(
+            self.splits.validation.view(np.arange(1)), self.ready.processor, batch=2, buckets=recipe.data.lengths
+        )
+        given = inputs_of(next(iter(batches)))
+        return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
+
+    def close(self) -> None:
+        self.records.close()
+        self.checkpoints.close()
+
+    def keep(self, state: TrainState) -> None:
+        """Starts to write a checkpoint of what moves. The rest is there again when the recipe is made ready: what
+        never moves, what the terms remember, and the order of the data, which is a function of the step."""
+        best, step = self.best, int(state.step)
+        notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
+        kept = best.variables._asdict() if best.variables is not None else {}
+        self.checkpoints.save(step, Saved(self.held(state), kept, {"step": step}, notes))
+
+    def held(self, state: TrainState) -> dict[str, Any]:
+        """What of a state a checkpoint holds."""
+        frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.moving}
+        key = jax.random.key_data(state.key)
+        return state._replace(key=key, frozen=nest(frozen), memory={})._asdict()
+
+    def restore(self, fresh: TrainState) -> TrainState:
+        """The newest checkpoint in the place of what moves in `fresh`, and what was best until then."""
+        best = moved_part(fresh.variables, self.ready.moving)._asdict()
+        saved = self.checkpoints.restore(self.held(fresh), best)
+        notes = saved.notes
+        found = Variables(**saved.best) if notes["best"] else None
+        self.best = Best(notes["best_step"], notes["best_value"], found)
+        state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
+        frozen = nest(flatten(fresh.frozen) | flatten(state.frozen))
+        return state._replace(frozen=frozen, memory=fresh.memory)
+
+    def settle(
+        self, step: int, learning: Sequence[str], told: Mapping[str, np.ndarray], examples: Callable[[int], np.ndarray]
+    ) -> None:
+        """Writes down the metrics [K, ...] of the steps after `step`; `learning` are the parameters that they are of,
+        `examples(k)` those of the k-th batch.
+
+        Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss
+        or its gradient is not finite.
+        """
+        losses, norms = told["loss"], told["gradient_norm"]
+        wrong = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
+        for k in range(int(wrong[0]) if len(wrong) else len(losses)):
+            number = step + k + 1
+            if number % self.every == 0 or number == self.steps:
+                own = {f"train/{name}": float(values[k]) for name, values in told.items() if name != "leaf_norms"}
+                self.records.write(number, own)
+        if not len(wrong):
+            return
+        k = int(wrong[0])
+        leaves = told["leaf_norms"][k]
+        largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
+        self.records.flush()
+        raise Diverged(
+            f"the loss is {losses[k]} at step {step + k + 1}, its gradient's norm {norms[k]}; the batch held examples "
+            f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
+        )
+
+    def measured(self, step: int, outcome: Outcome, rate: float) -> dict[str, float]:
+        """Writes down what the validation split gives, and keeps it.
+
+        Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
+        """
+        if not np.isfinite(outcome.logits).all():
+            raise Diverged(
+                f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
+                "lower optim.lr, or bound the gradient with optim.clip"
+            )
+        self.outcomes["validation"] = outcome
+        found = outcome.metrics(self.ready.task)
+        self.records.write(step, {f"validation/{name}": value for name, value in found.items()})
+        self.records.flush()
+        return found
+
+
+def opened(
+    recipe: Recipe,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    base: Recipe | None = None,
+    like: Arm | None = None,
+    records: int | None = None,
+    test: bool = True,
+) -> Arm:
+    """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
+
+    `like` is another arm that may have brought the same weights already; `records` is as in `Arm`; without `test` that
+    split is sealed. Raises whatever
+    does not fit together before the folder is touched.
+    """
+    splits = open_data(recipe, test)
+    ready = prepare(recipe, splits, None if like is None else like.ready)
+    phase_spans(ready, total_steps(recipe, len(splits.train)))
+    command = shlex.join(sys.argv) if base is not None else ""
+    folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
+    memory = memories(recipe.objective, setting(ready, splits))
+    return Arm(recipe, path, ready, splits, memory, records)
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """How many updates: as asked, or enough for `epochs` passes over the examples."""
+    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+
+
+def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
+    """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
+    shares = [phase.share for phase in ready.phases]
+    check_shares(ready.phases)
+    ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def setting(ready: Prepared, splits: Splits) -> Setting:
+    """What the terms may look at before the first step."""
+    recipe = ready.recipe
+
+    def batches() -> Iterator[Mapping[str, Any]]:
+        return evaluation_batches(
+            splits.train, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+        )
+
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
+
+
+def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:
+    """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
+    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in moving}
+    return Variables(nest(params), variables.stats)

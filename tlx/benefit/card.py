@@ -1,0 +1,296 @@
+"""The card: every number with its interval, made of the records of the study's cells alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx import stats
+from tlx.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH
+from tlx.benefit.intervals import Ratio, of_sums
+from tlx.benefit.reach import labels_saved, reached
+from tlx.cells import Arm, Cell, StudyRecords
+from tlx.cost import Operations
+from tlx.energy import Used, strubell
+from tlx.metrics import LOWER_IS_BETTER
+
+# What a review of the field prints of transfer against training from scratch, none of it with a source.
+CLAIMS = {
+    "final": "85 against 95 %",
+    "time": "168 h against 4 h",
+    "energy": "100 against 30, it does not say of what",
+    "labels": "1000 against 100 GB",
+}
+
+
+class Side(NamedTuple):
+    """One arm's cells with the most labels, paired by seed with the other's, and what its steps take."""
+
+    cells: tuple[Cell, ...]
+    operations: Operations
+
+    def each(self, value: Callable[[Cell], float]) -> list[float]:
+        return [value(cell) for cell in self.cells]
+
+    @property
+    def folders(self) -> list[str]:
+        return [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in self.cells]
+
+
+def card(study: StudyRecords, operations: Mapping[str, Operations]) -> dict[str, Any]:
+    """Everything that the card says, as JSON. `operations` are those of a run of either arm with the most labels.
+
+    Raises ValueError where no seed has finished in both arms with the most labels.
+    """
+    metric = study.metric
+    higher = metric.rpartition("/")[2] not in LOWER_IS_BETTER
+    labels = sorted({arm.names[LABELS] for arm in study.arms})
+    ours, theirs = pair(study, labels[-1], operations)
+    saved, short = saved_labels(study, labels, higher)
+    looked, steps, ends = arrivals(ours, theirs, metric, higher)
+    notes = [*short, *(["there is one seed, so there are no intervals"] if len(ours.cells) < 2 else [])]
+    if late := sum(not own for own in ends):
+        notes.append(f"{late} of {len(ends)} pretrained runs never reached what scratch ended with")
+    packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
+    if packs[-1] > 1:
+        notes.append(f"runs trained as one, up to {packs[-1]} at a time; time and energy of each are its even share")
+    reach, whole = to_reach(ours, theirs, steps, ends), in_all(ours, theirs)
+    return {
+        "question": study.question,
+        "metric": metric,
+        "higher": higher,
+        "labels": labels,
+        "seeds": [cell.seed for cell in ours.cells],
+        "selection": result_of(ours.cells[0])["selection"],
+        "looked": looked,
+        "measures": [final(ours, theirs, metric, higher), *reach, *([saved] if saved else []), *whole],
+        "learning": [learned(arm, metric) for arm in study.arms if arm.values(metric)],
+        "training": [*lines(ours, PRETRAINED, metric), *lines(theirs, SCRATCH, metric)],
+        "threshold": float(np.mean([ended_with(cell, metric) for cell in theirs.cells])),
+        "counted": ours.operations.how,
+        "energy": result_of(ours.cells[0])["energy"]["how"],
+        "strubell": older(ours)._asdict(),
+        "notes": notes,
+    }
+
+
+def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations]) -> tuple[Side, Side]:
+    """Both arms' finished cells with so many labels, those of the seeds that both have."""
+    arms = [arm for arm in study.arms if arm.names[LABELS] == labels]
+    found = {arm.names[ARM]: {cell.seed: cell for cell in arm.done} for arm in arms}
+    seeds = [seed for seed in found[PRETRAINED] if seed in found[SCRATCH]]
+    if not seeds:
+        failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
+        raise ValueError(f"no seed has finished in both arms of {study.folder}: {failed}")
+    ours, theirs = (
+        Side(tuple(found[name][seed] for seed in seeds), operations[name]) for name in (PRETRAINED, SCRATCH)
+    )
+    return ours, theirs
+
+
+def final(ours: Side, theirs: Side, metric: str, higher: bool) -> dict[str, Any]:
+    """The metric on the test split at the end."""
+    a, b = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
+    difference = stats.paired(a, b)
+    shown = stats.verdict(*((difference.low, difference.high) if higher else (-difference.high, -difference.low)))
+    low, high = finite(difference.low), finite(difference.high)
+    gain = {"kind": "difference", "value": difference.mean, "low": low, "high": high, "bound": "", "verdict": shown}
+    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain)
+
+
+def arrivals(
+    ours: Side, theirs: Side, metric: str, higher: bool
+) -> tuple[int, tuple[list[int], list[int]], list[bool]]:
+    """`(looked, (ours, theirs), reached)`: by which step each run first has what its seed's run from scratch ends with,
+    on the validation split, which is looked at every `looked` steps; where ours never `reached` it, its last step."""
+    steps: tuple[list[int], list[int]] = ([], [])
+    ends = []
+    for own, other in zip(ours.cells, theirs.cells, strict=True):
+        threshold = ended_with(other, metric)
+        first, second = (reached(curve(cell, metric), threshold, higher) for cell in (own, other))
+        steps[0].append(first or steps_of(own))
+        steps[1].append(second or steps_of(other))
+        ends.append(first is not None)
+    return min(curve(ours.cells[0], metric)), steps, ends
+
+
+def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends: list[bool]) -> list[dict[str, Any]]:
+    """Steps, time, operations, energy and CO2e until then."""
+    found = []
+    for name, title, unit, price in PRICES:
+        a, b = (
+            [count * price(cell, side.operations) for count, cell in zip(own, side.cells, strict=True)]
+            for side, own in ((ours, steps[0]), (theirs, steps[1]))
+        )
+        row = measured(name, f"{title} to what scratch ends with", unit, ours, theirs, a, b, ratio(of_sums(a, b, ends)))
+        row["pretrained"]["bound"] = "" if all(ends) else "at least"
+        found.append(row)
+    return found
+
+
+def in_all(ours: Side, theirs: Side) -> list[dict[str, Any]]:
+    """What whole runs take."""
+    found = []
+    for name, title, unit, price in PRICES[1:]:
+        a, b = (
+            [steps_of(cell) * price(cell, side.operations) for cell in side.cells] for side in (ours, theirs)
+        )  # fmt: skip
+        gain = ratio(of_sums(a, b, [True] * len(a)))
+        found.append(measured(f"{name} in all", f"{title} of all steps", unit, ours, theirs, a, b, gain))
+    return found
+
+
+def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    """How many labels give pretrained what scratch has with the most; None, with the reason, where one cannot say."""
+    metric = study.metric
+    if len(labels) < 2:
+        return None, ["labels needed for equal accuracy were not measured: there is one number of labels"]
+    found = {(arm.names[ARM], arm.names[LABELS]): arm for arm in study.arms}
+    curves = [found[PRETRAINED, count].values(metric) for count in labels]
+    most = found[SCRATCH, labels[-1]].values(metric)
+    seeds = [seed for seed in most if all(seed in values for values in curves)]
+    if not seeds:
+        return None, ["labels needed for equal accuracy are not known: no seed has finished with all numbers of them"]
+    ours = np.array([[values[seed] for values in curves] for seed in seeds])
+    theirs = np.array([most[seed] for seed in seeds])
+    saved = labels_saved(labels, ours, theirs, higher)
+    turned = {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
+    ends = {"low": over(labels, saved.high), "high": over(labels, saved.low)}
+    needed = {"mean": labels[-1] / saved.value, **ends, "bound": turned}
+    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for arm in study.arms for cell in arm.done]
+    whole = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
+    return {
+        "name": "labels", "title": "labels for what scratch has with the most", "unit": "", "pretrained": needed,
+        "scratch": whole, "gain": ratio(saved), "claim": CLAIMS["labels"], "folders": folders,
+    }, []  # fmt: skip
+
+
+def over(labels: list[int], value: float | None) -> float | None:
+    return labels[-1] / value if value else None
+
+
+def measured(
+    name: str,
+    title: str,
+    unit: str,
+    ours: Side,
+    theirs: Side,
+    a: Sequence[float],
+    b: Sequence[float],
+    gain: dict[str, Any],
+) -> dict[str, Any]:
+    """One row of the card: both arms' means with 95 % t-intervals, and what was gained."""
+    return {
+        "name": name,
+        "title": title,
+        "unit": unit,
+        "pretrained": interval(a),
+        "scratch": interval(b),
+        "gain": gain,
+        "claim": CLAIMS.get(name),
+        "folders": ours.folders + theirs.folders,
+    }
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = stats.over_seeds(values)
+    return {"mean": mean, "low": finite(low), "high": finite(high), "bound": ""}
+
+
+def finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def ratio(found: Ratio) -> dict[str, Any]:
+    return {"kind": "ratio", **found._asdict()}
+
+
+def curve(cell: Cell, metric: str) -> dict[int, float]:
+    """The metric on the validation split by step."""
+    return cell.curves()[validation(metric)]
+
+
+def validation(metric: str) -> str:
+    return f"validation/{metric.rpartition('/')[2]}"
+
+
+def ended_with(cell: Cell, metric: str) -> float:
+    """The metric on the validation split, of the checkpoint that the run ends with."""
+    return cell.metrics[validation(metric)]
+
+
+def result_of(cell: Cell) -> dict[str, Any]:
+    assert cell.result is not None
+    return cell.result
+
+
+def steps_of(cell: Cell) -> int:
+    return int(result_of(cell)["steps"])
+
+
+def pace(cell: Cell) -> float:
+    """Seconds of a training step, without compilation and evaluation where any step was timed apart from them; of a run
+    that trained as one with others, of a step of all of them."""
+    result = result_of(cell)
+    batch = (cell.recipe() or {})["train"]["batch"]
+    speed, seconds = result["examples_per_second"], result["seconds"]
+    return batch / speed if speed else (seconds["compile"] + seconds["train"]) / result["steps"]
+
+
+def together(cell: Cell) -> int:
+    """How many runs trained as one."""
+    return int(result_of(cell)["pack"]["arms"])
+
+
+def seconds_a_step(cell: Cell) -> float:
+    """The run's own share."""
+    return pace(cell) / together(cell)
+
+
+def spent(cell: Cell) -> float:
+    """Seconds of all that the energy was measured of."""
+    seconds = result_of(cell)["seconds"]
+    return max(sum(seconds[part] for part in ("compile", "train", "eval")), 1e-9)
+
+
+def energy_a_step(cell: Cell, name: str) -> float:
+    """By the time of a step, at the mean power of the run: what compiling took is no part of it."""
+    return float(result_of(cell)["energy"][name]) * pace(cell) / spent(cell)
+
+
+Price = Callable[[Cell, Operations], float]
+# Name, title, unit, and what a step takes.
+PRICES: tuple[tuple[str, str, str, Price], ...] = (
+    ("steps", "steps", "", lambda cell, operations: 1.0),
+    ("time", "time", "s", lambda cell, operations: seconds_a_step(cell)),
+    ("operations", "operations", "FLOP", lambda cell, operations: operations.a_step),
+    ("energy", "energy", "kWh", lambda cell, operations: energy_a_step(cell, "kwh")),
+    ("co2e", "CO2e", "kg", lambda cell, operations: energy_a_step(cell, "co2e_kg")),
+)
+
+
+def older(side: Side) -> Used:
+    """A run by the formula of 2019, at the power that its energy comes to."""
+    kwh = float(np.mean(side.each(lambda cell: result_of(cell)["energy"]["kwh"])))
+    hours = float(np.mean(side.each(lambda cell: spent(cell) / together(cell)))) / 3600
+    return strubell(hours, processors=1000 * kwh / hours, memory=0.0)
+
+
+def learned(arm: Arm, metric: str) -> dict[str, Any]:
+    """A point of the learning curve."""
+    values = arm.values(metric)
+    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
+    seeds = {str(seed): value for seed, value in values.items()}
+    return {**arm.names, **interval(list(values.values())), "values": seeds, "folders": folders}
+
+
+def lines(side: Side, name: str, metric: str) -> list[dict[str, Any]]:
+    """The validation curve of the arm over its seeds: mean, lowest and highest at the steps that all of them have."""
+    curves = [curve(cell, metric) for cell in side.cells]
+    pace = float(np.mean([seconds_a_step(cell) for cell in side.cells]))
+    found = []
+    for step in sorted(set.intersection(*map(set, curves))):
+        values = [own[step] for own in curves]
+        spread = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+        found.append({"arm": name, "step": step, "seconds": step * pace, **spread})
+    return found

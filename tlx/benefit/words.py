@@ -1,0 +1,73 @@
+"""How the card is written on a terminal: a row a measure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.report.words import number, scaled
+
+BOUNDS = {"": "", "at least": ">= ", "at most": "<= "}
+HEADS = ("", "from scratch", "pretrained", "bought [95 %]", "a review, without a source")
+
+
+def rows(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The measures as text, in the order of `HEADS`."""
+    found = []
+    for one in card["measures"]:
+        factor, unit = scaled(max(one[arm]["mean"] for arm in ("scratch", "pretrained")), one["unit"])
+        sides = [between(one[arm], factor) for arm in ("scratch", "pretrained")]
+        found.append((one["title"] + f", {unit}" * bool(unit), *sides, bought(one["gain"]), one["claim"] or ""))
+    return found
+
+
+def notes(card: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the numbers."""
+    old = card["strubell"]
+    changes = "; ".join(f"{path}: {before} -> {after}" for path, before, after in card["changes"])
+    return [
+        f"{len(card['seeds'])} seeds, {card['labels'][-1]:,} labels, selection: {card['selection']}; "
+        f"from scratch is {changes}",
+        f"what scratch ends with is measured on the validation split, which is looked at every {card['looked']} steps; "
+        "both arms are timed to their first such look",
+        f"operations: {card['counted']}",
+        f"energy of one of the runs: {card['energy']}",
+        f"a whole run by the formula of 2019: {number(1000 * old['kwh'], 3)} Wh, {number(1000 * old['co2e_kg'], 3)} g "
+        f"CO2e, {old['how']}",
+        *card["notes"],
+    ]
+
+
+def between(side: Mapping[str, Any], factor: float = 1.0) -> str:
+    """
+    >>> between({"mean": 0.69734, "low": 0.68, "high": 0.71, "bound": ""})
+    '0.697 [0.68, 0.71]'
+    >>> between({"mean": 5.12, "low": None, "high": None, "bound": "at least"}, 1000.0)
+    '>= 5,120'
+    """
+    low, high = (None if side[end] is None else factor * side[end] for end in ("low", "high"))
+    return BOUNDS[side["bound"]] + number(factor * side["mean"], 3) + span(low, high)
+
+
+def span(low: float | None, high: float | None, sign: str = "") -> str:
+    if low is None and high is None:
+        return ""
+    return f" [{open_end(low, sign)}, {open_end(high, sign)}]"
+
+
+def open_end(value: float | None, sign: str) -> str:
+    return "open" if value is None else signed(value) if sign else number(value, 3)
+
+
+def signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value, 3)
+
+
+def bought(gain: Mapping[str, Any]) -> str:
+    """
+    >>> bought({"kind": "ratio", "value": 8.0, "low": 3.21, "high": None, "bound": "at least"})
+    '>= 8 x [3.21, open]'
+    >>> bought({"kind": "difference", "value": 0.142, "low": 0.123, "high": 0.161, "bound": ""})
+    '+0.142 [+0.123, +0.161]'
+    """
+    if gain["kind"] == "difference":
+        return signed(gain["value"]) + span(gain["low"], gain["high"], "+")
+    return f"{BOUNDS[gain['bound']]}{number(gain['value'], 3)} x" + span(gain["low"], gain["high"])

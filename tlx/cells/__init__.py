@@ -1,0 +1,26 @@
+"""A study's directory, read back: its cells and their states, arms and their pairs, what is shown of them.
+
+`reading` is the records, `comparing` what the arms show of one another.
+"""
+
+from tlx.cells.comparing import Comparison, Score, Summary, Table, compare, is_baseline
+from tlx.cells.reading import (
+    CELLS,
+    CLAIMS,
+    FAILED,
+    PLAN,
+    SEED,
+    STUDY,
+    Arm,
+    Cell,
+    State,
+    StudyRecords,
+    costs,
+    is_study,
+    read,
+)
+
+__all__ = [
+    "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
+    "StudyRecords", "Summary", "Table", "compare", "costs", "is_baseline", "is_study", "read",
+]  # fmt: skip

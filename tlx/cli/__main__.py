@@ -1,0 +1,5 @@
+"""`python -m tlx.cli` is `tlx`."""
+
+from tlx.cli import main
+
+main()

@@ -1,0 +1,93 @@
+"""Commands about what there is: architectures, named weights, data sets, pinned packages."""
+
+import sys
+
+import click
+
+from tlx.cli.group import main
+
+
+@main.command()
+def models() -> None:
+    """List architectures, the checkpoints each reads, and the named weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.assets import ASSETS
+    from tlx.models import ARCHITECTURES
+    from tlx.weights.source import MODEL_ASSETS
+
+    table = Table("architecture", "reads model_type", "about")
+    for kind, module in ARCHITECTURES.items():
+        reads = ", ".join(getattr(module, "FAMILIES", ())) or "-"
+        table.add_row(kind.__name__, reads, (kind.__doc__ or "").split(". ")[0].split(".\n")[0].replace("\n", " "))
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    table = Table("weights", "about", "licence", "MB")
+    for name in MODEL_ASSETS:
+        asset = ASSETS[name]
+        table.add_row(name, asset.about, asset.licence, f"{asset.bytes / 1e6:.1f}")
+    console.print(table)
+
+
+@main.command()
+def datasets() -> None:
+    """List the data sets that come with tlx, and those prepared on disk."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.data import DATASETS
+    from tlx.data.examples import prepared
+
+    table = Table("data set", "task", "classes", "about", "made from")
+    for name, shipped in DATASETS.items():
+        table.add_row(name, shipped.task, str(len(shipped.classes)), shipped.about, shipped.asset or "scikit-learn")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    others = [name for name in prepared() if name.partition(":")[0] not in DATASETS]
+    if others:
+        console.print("also on disk: " + ", ".join(others))
+
+
+@main.group()
+def assets() -> None:
+    """The pinned packages that carry weights and data."""
+
+
+@assets.command("list")
+def assets_list() -> None:
+    """List the assets and whether they are in the cache."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.assets import ASSETS, path
+
+    table = Table("asset", "MB", "licence", "in the cache", "about")
+    for name, asset in ASSETS.items():
+        table.add_row(
+            name, f"{asset.bytes / 1e6:.1f}", asset.licence, "yes" if path(name).is_file() else "no", asset.about
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+@assets.command("fetch")
+@click.argument("names", nargs=-1)
+def assets_fetch(names: tuple[str, ...]) -> None:
+    """Fetch assets by name into the cache (those of the demo by default), each held to its sha256."""
+    from tlx.assets import fetch
+
+    for name in names or ("minilm-l6", "vader"):
+        click.echo(f"{name}: {fetch(name, progress=lambda told: click.echo(told, err=True))}")
+
+
+@main.command()
+@click.option("--clear", "clearing", is_flag=True, help="Delete them all.")
+def prefixes(clearing: bool) -> None:
+    """Say what the stored outputs of frozen prefixes take on disk (TLX_CACHE/prefixes); they are made again at need."""
+    from tlx.prefix import clear, stored
+
+    if clearing:
+        click.echo(f"{clear() / 1e6:.1f} MB freed")
+    else:
+        count, size = stored()
+        click.echo(f"{count} stored, {size / 1e6:.1f} MB")

@@ -1,0 +1,107 @@
+"""The group that every command registers on, and what commands share: options, files of the user's that give a value.
+
+A file of commands decorates its functions with `@main.command()` and stands in the list of `tlx/cli/__init__.py`.
+Everything heavy is imported inside the command that needs it.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+USER_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
+RUN_ERRORS = (ArithmeticError, OSError)
+
+
+class Commands(click.Group):
+    """A group whose commands end a user's mistake in one clear line and exit code 2 (1 where the run itself failed)."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except click.ClickException:
+            raise
+        except (*USER_ERRORS, *RUN_ERRORS) as error:
+            if os.environ.get("TLX_TRACEBACK"):
+                raise
+            click.echo(f"tlx: {error}", err=True)
+            sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tlx")
+def main() -> None:
+    """Transfer learning as a research subject, in JAX.
+
+    TLX_CACHE moves the cache; TLX_OFFLINE=1 forbids the network; TLX_TRACEBACK=1 shows where an error came from.
+    """
+
+
+def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
+    """The function `name()` of a Python file of the user's; errors call the file a `what` file."""
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(f"tlx_{what}_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise FileNotFoundError(f"no {what} file {path}; it is a Python file with a function {name}()")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"{path} has no function {name}()")
+    return found
+
+
+def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
+    """The recipe of a config file, before and after the overrides `path=value`."""
+    from tlx.recipe import Recipe
+
+    base = function_of(path, "recipe", "config")()
+    if not isinstance(base, Recipe):
+        raise TypeError(f"recipe() in {path} returned {type(base).__name__}, not a tlx.Recipe")
+    return base, changed(base, changes)
+
+
+def changed(recipe: Any, changes: Sequence[str]) -> Any:
+    """The recipe after the overrides `path=value` of the command line."""
+    from tlx import config
+    from tlx.recipe import KINDS
+
+    for change in changes:
+        name, sign, value = change.partition("=")
+        if not sign:
+            raise ValueError(f"--set {change!r} is not of the form path=value")
+        recipe = config.override(recipe, name, value, KINDS)
+    return recipe
+
+
+config_argument = click.argument("config", type=click.Path(dir_okay=False))
+set_option = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
+)
+
+config_option = click.option("--config", help="The run's config file, where the model is a module of your own.")
+
+
+def given_recipe(config: str | None) -> Any:
+    """The recipe of the config file, where one is given."""
+    return load_recipe(config, ())[1] if config else None
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script: eval "$(tlx completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "tlx", "_TLX_COMPLETE").source())

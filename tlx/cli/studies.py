@@ -1,0 +1,130 @@
+"""Commands of studies: many runs with a question."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlx.cli.group import changed, function_of, main, set_option
+
+
+def load_study(path: str, changes: Sequence[str]) -> Any:
+    """The study of a file, its base changed by the overrides `path=value`."""
+    from tlx.study import Study
+
+    study = function_of(path, "study", "study")()
+    if not isinstance(study, Study):
+        raise TypeError(f"study() in {path} returned {type(study).__name__}, not a tlx.Study")
+    return dataclasses.replace(study, base=changed(study.base, changes)) if changes else study
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@set_option
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/ and the file's name]."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="How many cells a process takes at a time, at most; those that share a program train side by side.",
+)
+@click.option("--status", is_flag=True, help="Run nothing: how far the study is, cell by cell.")
+@click.option("--results", is_flag=True, help="Run nothing: a table of the finished cells, in Markdown.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--worker", type=float, hidden=True)
+def study(
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, status: bool, results: bool,
+    quiet: bool, worker: float | None,
+) -> None:  # fmt: skip
+    """Run the cells of FILE (a Python file with a function study()) that are not done; --set changes the base of all.
+
+    The same command again goes on where this one was stopped, and tries failed cells again. It may run many times at
+    once, on many machines that share the directory: no cell is run twice.
+    """
+    out = out or f"runs/{Path(file).stem}"
+    if results:
+        from tlx.study.table import markdown
+
+        click.echo(markdown(out))
+        return
+    given = load_study(file, changes)
+    if status:
+        tell_status(given, out)
+        return
+    again = [file, *(part for change in changes for part in ("--set", change)), "--out", out]
+    again += ["--most", str(most)] if most != 64 else []
+    try:
+        if worker is not None:
+            from tlx.study.work import work
+
+            work(given, Path(out), worker, share=jobs, most=most, employed=True)
+            return
+        from tlx.study import run_study
+
+        command = shlex.join(["tlx", "study", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+        found = run_study(
+            given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
+            worker=[sys.executable, "-m", "tlx.cli", "study", *again, "--jobs", str(jobs)],
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if worker is None:
+            click.echo(f"\nstopped; go on with: {command}", err=True)
+        sys.exit(130)
+    tell_end(found, command, quiet)
+
+
+def tell_end(found: Any, command: str, quiet: bool) -> None:
+    """How the study ended; exit code 1 where a cell has failed."""
+    from tlx.study.table import RESULTS, lacking
+
+    if not quiet:
+        written = f"results.csv and results.parquet in {found.folder}"
+        missing = f"no {RESULTS}.csv and {RESULTS}.parquet, for {lacking()} is missing: pip install 'tlx[study]'"
+        click.echo(f"{found.counts['done']} of {len(found.cells)} cells done; {missing if lacking() else written}")
+        if (page := found.folder / "report.html").is_file():
+            click.echo(page)
+    if failed := [cell for cell in found.cells if cell.state == "failed"]:
+        from tlx.sweeps import told
+
+        click.echo(
+            f"tlx: {len(failed)} of {len(found.cells)} cells failed, the first {told(failed[0].names)}: "
+            f"{failed[0].failed['error']}; tracebacks in {found.folder}/cells/*/failed.json; "
+            f"tried again by: {command}",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def tell_status(given: Any, out: str) -> None:
+    """Counts by state, and a line a cell."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx import cells
+    from tlx.study.table import spent
+
+    if not cells.is_study(out):
+        click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} is not begun")
+        return
+    found = cells.read(out)
+    click.echo(f"{found.name}: {found.question}")
+    click.echo(f"{len(found.cells)} cells in {out}: " + ", ".join(f"{n} {state}" for state, n in found.counts.items()))
+    table = Table("state", *found.columns, "seconds", found.metric)
+    for cell in found.cells:
+        names = ["-" if cell.names[column] is None else str(cell.names[column]) for column in found.columns]
+        seconds = f"{spent(cell.result):.1f}" if cell.result else "-"
+        value = cell.metrics.get(found.metric)
+        what = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
+        table.add_row(cell.state, *names, seconds, what)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
+    listed = {cell.fingerprint for cell in found.cells}
+    if new := given.by_fingerprint.keys() - listed:
+        click.echo(f"{len(new)} cells of the study as it is now are not in {out} yet")

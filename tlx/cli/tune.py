@@ -1,0 +1,67 @@
+"""The command that searches."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlx.cli.group import config_argument, function_of, load_recipe, main, set_option
+
+SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
+
+
+@main.command()
+@config_argument
+@set_option
+@click.option(
+    "--space", "file", required=True, type=click.Path(dir_okay=False),
+    help="A Python file whose space() returns {path: uniform(...), log_uniform, integer or one_of from tlx.tune}.",
+)  # fmt: skip
+@click.option("--trials", required=True, type=int, help="How many points to try in all.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True)
+@click.option("--pruner", type=click.Choice(PRUNERS), default="none", show_default=True)
+@click.option("--metric", help="What to search for, of the validation split [default: the task's primary metric].")
+@click.option("--direction", type=click.Choice(("maximize", "minimize")), help="[default: what is better.]")
+@click.option("--seed", default=0, show_default=True, help="Of the search; that of the runs is the recipe's.")
+@click.option("--out", type=click.Path(file_okay=False), help="The search's folder [default: runs/tune- and the name].")
+@click.option("--jobs", default=1, show_default=True, help="How many processes try points at once.")
+@click.option("--together", default=16, show_default=True, help="Random or grid points that a process takes at once.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")
+def tune(
+    config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, quiet: bool,
+) -> None:  # fmt: skip
+    """Search for the recipe of CONFIG that does best on the validation split; no trial reads a test label.
+
+    The same command again goes on to so many trials in all; in several shells at once, they share the search.
+    """
+    from tlx.tune import search
+
+    _, recipe = load_recipe(config, changes)
+    space = function_of(file, "space", "space")()
+    out = out or f"runs/tune-{Path(config).stem}"
+    base = ["tlx", "run", config, *(word for change in changes for word in ("--set", change))]
+    how: dict[str, Any] = {
+        "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
+        "together": together,
+    }  # fmt: skip
+    words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
+    worker = [sys.executable, "-m", "tlx.cli", "tune", *base[2:], "--space", file, "--trials", str(trials), *words]
+    worker += ["--out", out, "--quiet"]
+    try:
+        found = search(
+            recipe, space, out, trials=trials, jobs=jobs, worker=worker, command=shlex.join(base), quiet=quiet, **how
+        )
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; the same command goes on in {out}", err=True)
+        sys.exit(130)
+    if found.best is None:
+        reason = next((one.error for one in found.trials if one.error), "none was run to its end")
+        raise ArithmeticError(f"no trial of {out} is done: {reason}")
+    told = f"{found.asked.document['metric']} {found.best.value:.4f} (selection: best of {len(found.trials)} trials)"
+    click.echo(f"{told}\n{found.command(shlex.join(base))}")
+    for name in ("tune.json", "report.html"):
+        if (Path(out) / name).is_file():
+            click.echo(Path(out) / name)

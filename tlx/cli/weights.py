@@ -1,0 +1,74 @@
+"""Commands on the weights that runs found: take them elsewhere, blend them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlx.cli.group import config_option, given_recipe, main
+
+
+@main.command()
+@click.argument("source", metavar="RUN")
+@click.argument("directory", type=click.Path(file_okay=False))
+def export(source: str, directory: str) -> None:
+    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open."""
+    from tlx.weights import load_pretrained, save_pretrained
+
+    if Path(directory).is_dir() and any(Path(directory).iterdir()):
+        raise FileExistsError(f"{directory} is not empty; choose another directory")
+    click.echo(save_pretrained(load_pretrained(source), directory))
+
+
+@main.command()
+@click.argument("source", metavar="CELL", type=click.Path(file_okay=False))
+@config_option
+def rebuild(source: str, config: str | None) -> None:
+    """Write the model and the page of a study's CELL, which kept only what it learned."""
+    from tlx.reopen import rebuild as again
+    from tlx.results import write_page
+
+    path = again(source, given_recipe(config))
+    click.echo(write_page(path) or path)
+
+
+@main.command()
+@click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
+@click.option("--greedy", is_flag=True, help="Keep a run where the first run's validation split does not fall.")
+@config_option
+def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -> None:
+    """Average the final weights of RUNs of one model (Wortsman et al., 2022)."""
+    from tlx.soups import soup as cook
+
+    found = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
+    name = found["primary"]
+    for item in found["ingredients"]:
+        kept = "in" if item["chosen"] else "left out"
+        click.echo(f"{item['run']}: validation {name} {item['validation']:.4f}, {kept}")
+    blended(found, out)
+
+
+@main.command()
+@click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("--share", default=0.5, show_default=True, help="0 is what the run was brought, 1 what it found.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
+@config_option
+def wise(source: str, share: float, out: str, config: str | None) -> None:
+    """Take the point between what RUN was brought and what it found (WiSE-FT, Wortsman et al., 2022)."""
+    from tlx.soups import wise as interpolate
+
+    found = interpolate(source, share, out, recipe=given_recipe(config))
+    for end, measured in found["ends"].items():
+        click.echo(f"{end}: validation {found['primary']} {measured:.4f}")
+    blended(found, out)
+
+
+def blended(found: dict[str, Any], out: str) -> None:
+    """What a blend scores, by which rule it was chosen, what stands against it, where it is."""
+    for note in found["notes"]:
+        click.echo(f"note: {note}", err=True)
+    for split in ("validation", "test"):
+        value = found["metrics"][f"{split}/{found['primary']}"]
+        click.echo(f"{split} {found['primary']} {value:.4f} (selection: {found['selection']})")
+    click.echo(out)

@@ -1,0 +1,132 @@
+"""Rows of numbers by example, in the place of inputs: what a frozen prefix of a model gave, computed once.
+
+A table lies on disk in shards that are never changed: `indices.npy` int64[N] (places in the whole split), `lengths.npy`
+int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row an example,
+[N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...].
+
+Shapes: B batch, T tokens, N rows of a shard.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Leaf(NamedTuple):
+    """An entry of a batch: its `path` of keys, and whether it has a row a token. `extra` is how many tokens more than
+    the text it has."""
+
+    path: tuple[str, ...]
+    tokens: bool
+    extra: int = 0
+
+
+class Shard:
+    """One shard; its arrays are opened when first read."""
+
+    def __init__(self, folder: Path, leaves: Sequence[Leaf]):
+        self.folder, self.leaves = folder, leaves
+        self.indices = np.load(folder / "indices.npy")
+        lengths = folder / "lengths.npy"
+        self.lengths = np.load(lengths) if lengths.is_file() else None
+
+    @cached_property
+    def arrays(self) -> list[np.ndarray]:
+        return [np.load(self.folder / f"leaf-{n}.npy", mmap_mode="r") for n in range(len(self.leaves))]
+
+    @cached_property
+    def starts(self) -> list[np.ndarray]:
+        """Where each example's tokens begin, for every leaf."""
+        lengths = np.zeros(len(self.indices), np.int64) if self.lengths is None else self.lengths.astype(np.int64)
+        found = []
+        for leaf in self.leaves:
+            sizes = lengths + leaf.extra
+            found.append(np.cumsum(sizes) - sizes)
+        return found
+
+
+class Table:
+    """The rows of one split, in the place of a processor. With `views` above 1 an example has so many rows, numbered
+    `index * views + view`."""
+
+    def __init__(self, folder: Path, leaves: Sequence[Leaf], views: int = 1):
+        self.folder, self.leaves, self.views = folder, tuple(leaves), views
+        self.shards = [Shard(path, self.leaves) for path in sorted(folder.glob("shard-*"))] if folder.is_dir() else []
+        self.where: dict[int, tuple[int, int]] = {}
+        for number, shard in enumerate(self.shards):
+            for row, index in enumerate(shard.indices.tolist()):
+                self.where.setdefault(index, (number, row))
+
+    def missing(self, indices: np.ndarray) -> np.ndarray:
+        """Those of `indices` that the table does not have."""
+        return np.array([index for index in np.asarray(indices).tolist() if index not in self.where], np.int64)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a row's size depends on its text."""
+        return any(leaf.tokens for leaf in self.leaves)
+
+    @property
+    def texts(self) -> bool:
+        """Whether the examples are texts, which have lengths."""
+        return any(shard.lengths is not None for shard in self.shards)
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """How many tokens each of these texts has, int32."""
+        found = []
+        for index in indices.tolist():
+            number, row = self.where[index]
+            lengths = self.shards[number].lengths
+            found.append(0 if lengths is None else int(lengths[row]))
+        return np.array(found, np.int32)
+
+    def gather(self, indices: np.ndarray, length: int = 0) -> dict[str, Any]:
+        """The rows of these examples as the entries of a batch, [B, ...], token leaves [B, length + extra, ...] with
+        zeros behind their text."""
+        places = np.array([self.where[index] for index in indices.tolist()], np.int64).reshape(-1, 2)
+        batch: dict[str, Any] = {}
+        for n, leaf in enumerate(self.leaves):
+            array = self._tokens(n, places, length) if leaf.tokens else self._rows(n, places)
+            node = batch
+            for name in leaf.path[:-1]:
+                node = node.setdefault(name, {})
+            node[leaf.path[-1]] = array
+        return batch
+
+    def _rows(self, n: int, places: np.ndarray) -> np.ndarray:
+        first = self.shards[0].arrays[n]
+        out = np.empty((len(places), *first.shape[1:]), first.dtype)
+        for number in np.unique(places[:, 0]).tolist():
+            mine = places[:, 0] == number
+            out[mine] = self.shards[number].arrays[n][places[mine, 1]]
+        return out
+
+    def _tokens(self, n: int, places: np.ndarray, length: int) -> np.ndarray:
+        first, extra = self.shards[0].arrays[n], self.leaves[n].extra
+        out = np.zeros((len(places), length + extra, *first.shape[1:]), first.dtype)
+        for place, (number, row) in enumerate(places.tolist()):
+            shard = self.shards[number]
+            start = int(shard.starts[n][row])
+            count = (0 if shard.lengths is None else int(shard.lengths[row])) + extra
+            out[place, :count] = shard.arrays[n][start : start + count]
+        return out
+
+    def grown(self, indices: np.ndarray, lengths: np.ndarray | None, arrays: Sequence[np.ndarray]) -> Table:
+        """The table with one more shard, written whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial-"))
+        np.save(partial / "indices.npy", indices.astype(np.int64))
+        if lengths is not None:
+            np.save(partial / "lengths.npy", lengths.astype(np.int32))
+        for n, array in enumerate(arrays):
+            np.save(partial / f"leaf-{n}.npy", array)
+        number = max((int(shard.folder.name.removeprefix("shard-")) for shard in self.shards), default=-1) + 1
+        os.replace(partial, self.folder / f"shard-{number:05d}")
+        return Table(self.folder, self.leaves, self.views)

@@ -1,0 +1,192 @@
+"""Energy and CO2e of a stretch of work: by codecarbon where meters can be read, else by declared watts x time.
+
+Units: power in watts, time in hours or seconds as the name says, energy in kWh, CO2e in kg; intensity in kg a kWh.
+"""
+
+import logging
+import math
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+WATTS, INTENSITY = "TLX_WATTS", "TLX_KG_CO2E_PER_KWH"
+# The middle of vendors' thermal design powers: of processors a core, of accelerators in servers each.
+CORE_WATTS, ACCELERATOR_WATTS = 12.0, 250.0
+# The world's average (IEA, Global Energy and CO2 Status Report, 2019).
+WORLD = 0.475
+# Strubell et al. (2019): the data centres of 2018 by a survey, the average of the United States by their EPA.
+PUE_2018, POUNDS_2018 = 1.58, 0.954
+KG_A_POUND = 0.45359237
+
+Meter = Literal["auto", "codecarbon", "declared"]
+
+
+class Used(NamedTuple):
+    """What a stretch of work took: `kwh`, `co2e_kg`, and `how` both are known, with every assumption."""
+
+    kwh: float
+    co2e_kg: float
+    how: str
+
+    def shared(self, by: int) -> "Used":
+        """The part of each of so many that did the work together.
+
+        >>> Used(3.0, 1.5, "declared").shared(3)
+        Used(kwh=1.0, co2e_kg=0.5, how='declared; shared by 3 that trained as one')
+        """
+        if by == 1:
+            return self
+        return Used(self.kwh / by, self.co2e_kg / by, f"{self.how}; shared by {by} that trained as one")
+
+
+def strubell(
+    hours: float,
+    *,
+    processors: float,
+    memory: float,
+    accelerator: float = 0.0,
+    accelerators: int = 0,
+    pue: float = PUE_2018,
+    pounds_per_kwh: float = POUNDS_2018,
+) -> Used:
+    """p_t = PUE t (p_c + p_r + g p_g) / 1000 kWh, and 0.954 p_t POUNDS of CO2e, here in kg (Strubell et al., 2019,
+    section 2).
+
+    `processors`, `memory` and `accelerator` are average watts: of all processors, of all memory, and of ONE
+    accelerator, of which there are `accelerators`; a power that sums all of them goes with `accelerators=1`. `pue`
+    (watts drawn by the building a watt of the machine) and `pounds_per_kwh` are of 2018: give today's, of the place.
+    Raises ValueError for a negative number.
+
+    >>> used = strubell(100, processors=100, memory=20, accelerator=250, accelerators=4)
+    >>> round(used.kwh, 6), round(used.co2e_kg, 3)
+    (176.96, 76.575)
+    """
+    given = (hours, processors, memory, accelerator, accelerators, pue, pounds_per_kwh)
+    if not all(number >= 0 and math.isfinite(number) for number in given):
+        raise ValueError(f"hours, watts, counts, PUE and intensity are zero or more, got {given}")
+    watts = processors + memory + accelerators * accelerator
+    kwh = pue * hours * watts / 1000
+    how = f"{watts:.4g} W x {hours:.4g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e a kWh (Strubell et al., 2019)"
+    return Used(kwh, kwh * pounds_per_kwh * KG_A_POUND, how)
+
+
+def declared(seconds: float, watts: float | None = None, intensity: float | None = None) -> Used:
+    """Declared watts x time, without any overhead of a building.
+
+    `watts` are of the whole machine while it works, idle draw included: by default `$TLX_WATTS`, else 12 W a core that
+    this process may use and 250 W an accelerator. `intensity` is in kg CO2e a kWh: by default
+    `$TLX_KG_CO2E_PER_KWH`, else the world's average of 2019, 0.475.
+    """
+    found, source = assumed_watts() if watts is None else (checked(watts, "watts"), "")
+    kwh = found * seconds / 3.6e6
+    how = f"declared: {found:g} W{source} x {seconds:.4g} s, {at(intensity)}"
+    return Used(kwh, kwh * assumed_intensity(intensity), how)
+
+
+def assumed_watts() -> tuple[float, str]:
+    """The machine's watts where nobody measures, and where they come from."""
+    if os.environ.get(WATTS):
+        return checked(os.environ[WATTS], WATTS), f" (${WATTS})"
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    others = sum(device.platform != "cpu" for device in jax.local_devices())
+    said = f"{cores} cores x {CORE_WATTS:g} W" + (f" + {others} accelerators x {ACCELERATOR_WATTS:g} W" * bool(others))
+    return cores * CORE_WATTS + others * ACCELERATOR_WATTS, f" ({said}, assumed: set {WATTS} to what yours draws)"
+
+
+def assumed_intensity(given: float | None) -> float:
+    """kg CO2e a kWh: as given, else of the environment, else the world's."""
+    return checked(given if given is not None else os.environ.get(INTENSITY) or WORLD, INTENSITY)
+
+
+def at(given: float | None) -> str:
+    known = given is not None or os.environ.get(INTENSITY)
+    return f"{assumed_intensity(given):g} kg CO2e a kWh" + ("" if known else f" (the world in 2019: set {INTENSITY})")
+
+
+def checked(value: float | str, name: str) -> float:
+    """A number of zero or more; ValueError says whose it is not."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"{name} is {value!r}; it is a number of zero or more")
+    return number
+
+
+def permitted() -> bool:
+    """Whether a meter can be read: RAPL's counters (often root's alone), or NVML's of an NVIDIA accelerator."""
+    counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
+    return any(os.access(counter, os.R_OK) for counter in counters) or Path("/dev/nvidiactl").exists()
+
+
+class Metered:
+    """A context that measures what goes on in it, until `stop` or its end.
+
+    `meter` "auto" is codecarbon where it is installed (the extra `tlx[energy]`) and `permitted`, else what is
+    `declared`; "codecarbon" asks for it even where it can but estimate, "declared" leaves it out. Either is of the
+    whole machine, of its idle draw and of whatever else it does meanwhile: runs side by side each count all of it.
+    Raises ImportError where codecarbon is asked for and lacking.
+
+    >>> with Metered("declared", watts=100.0, intensity=0.5) as meter:
+    ...     pass
+    >>> meter.stop().kwh < 0.001
+    True
+    """
+
+    def __init__(self, meter: Meter = "auto", *, watts: float | None = None, intensity: float | None = None):
+        installed = find_spec("codecarbon") is not None
+        if meter == "codecarbon" and not installed:
+            raise ImportError("measuring energy needs codecarbon: pip install 'tlx[energy]'")
+        self.watts, self.intensity = watts, intensity
+        measures = meter == "codecarbon" or (meter == "auto" and watts is None and installed and permitted())
+        self.tracker = tracker(assumed_intensity(intensity)) if measures else None
+        self.began = time.perf_counter()
+        self.found: Used | None = None
+
+    def __enter__(self) -> Self:
+        if self.tracker is not None:
+            self.tracker.start()
+        self.began = time.perf_counter()
+        return self
+
+    def stop(self) -> Used:
+        """What was used in all; the first call ends the measurement."""
+        if self.found is None:
+            self.found = declared(time.perf_counter() - self.began, self.watts, self.intensity)
+            if self.tracker is not None:
+                self.tracker.stop()
+                # It keeps its errors to itself.
+                if data := getattr(self.tracker, "final_emissions_data", None):
+                    self.found = Used(float(data.energy_consumed), float(data.emissions), said(data, self.intensity))
+        return self.found
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def tracker(intensity: float) -> Any:
+    """codecarbon's tracker without network, files, locks or words."""
+    from codecarbon import OfflineEmissionsTracker
+
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+    # The country is asked for, and does not count where the intensity is given.
+    return OfflineEmissionsTracker(
+        country_iso_code="USA",
+        force_carbon_intensity_g_co2e_kwh=1000 * intensity,
+        output_methods=[],
+        allow_multiple_runs=True,
+        log_level="critical",
+    )
+
+
+def said(data: Any, intensity: float | None) -> str:
+    """How codecarbon knows; what it does not measure it estimates from the load and the kind of the machine."""
+    parts = {"processors": data.cpu_energy, "memory": data.ram_energy, "accelerators": data.gpu_energy}
+    shares = ", ".join(f"{name} {energy:.3g} kWh" for name, energy in parts.items() if energy)
+    kind = "read from meters" if permitted() else "estimated, for no meter can be read"
+    return f"codecarbon {data.codecarbon_version}, {kind}: {shares}; {data.duration:.4g} s, {at(intensity)}"

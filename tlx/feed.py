@@ -1,0 +1,208 @@
+"""What the loop gives to an engine: batch after batch from the host, or many steps at once over rows on the devices.
+
+Shapes: A arms, B batch, K steps, N rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx.data import Examples, Order, Table
+from tlx.data.pipeline import reader
+from tlx.pack import MOST, Engine
+from tlx.prepare import training_batches
+from tlx.processors import ImageProcessor
+from tlx.trees import flatten, size
+
+# So many bytes of training examples may lie on a device beside the step.
+RESIDENT = 256 * 2**20
+# So many parameters make a step that takes less time than its dispatch.
+SMALL = 2**19
+
+
+class Taken(NamedTuple):
+    """Some steps that were dispatched: the state after them, how many, their metrics as the engine gives them, the
+    examples of arm n in the k-th of them, and whether their program had run before."""
+
+    state: Any
+    steps: int
+    metrics: Any
+    examples: Callable[[int, int], np.ndarray]
+    known: bool
+    swept: bool
+    arms: int
+
+    def told(self) -> dict[str, np.ndarray]:
+        """The metrics on the host, [K, A, ...]; waits for the device."""
+        found = jax.device_get(self.metrics)
+        given = {name: values[: self.steps] if self.swept else values[None] for name, values in found.items()}
+        return given if self.arms > 1 else {name: values[:, None] for name, values in given.items()}
+
+
+class Stream:
+    """Batches made on the host, a step at a time. Arms whose orders are the same share each batch."""
+
+    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
+        self.engine, self.shapes = engine, set[Any]()
+        self.shared = same_batches(arms, readers)
+        kept = list(zip(arms, readers, strict=True))[: 1 if self.shared else None]
+        self.batches = [training_batches(arm.ready, arm.splits, how, first) for arm, how in kept]
+
+    def bytes_needed(self, state: Any) -> int:
+        """Arguments and temporaries of a compiled step; a batch is spent on it."""
+        return needed(self.engine.train.lower(state, self.batch()[1]).compile())  # type: ignore[attr-defined]
+
+    def batch(self) -> tuple[list[Any], Any]:
+        """The next batch of each order, and all of them on the devices."""
+        made = [next(batches) for batches in self.batches]
+        batch = made[0] if len(made) == 1 else together(made)
+        return made, {"labelled": self.engine.put(batch)}
+
+    def take(self, state: Any, step: int, end: int) -> Taken:
+        made, given = self.batch()
+        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(given))
+        state, metrics = self.engine.train(state, given)
+        known = shape in self.shapes
+        self.shapes.add(shape)
+        return Taken(
+            state, 1, metrics, lambda n, k: made[0 if self.shared else n]["index"], known, False, self.engine.arms
+        )
+
+
+class Resident:
+    """Rows that lie on the devices, up to `MOST` steps at a time in one program."""
+
+    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
+        self.engine, self.known = engine, False
+        shared = same_batches(arms, readers)
+        kept = list(zip(arms, readers, strict=True))[: 1 if shared else None]
+        self.examples = [arm.splits.train for arm, _ in kept]
+        self.orders = [order_of(arm, how) for arm, how in kept]
+        self.places, table = one_table(kept)
+        self.table = jax.device_put(table)
+
+    def bytes_needed(self, state: Any) -> int:
+        """Arguments and temporaries of the compiled steps."""
+        assert self.engine.sweep is not None
+        rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
+        return needed(self.engine.sweep.lower(state, self.table, rows, np.int32(1)).compile())  # type: ignore[attr-defined]
+
+    def rows_shape(self) -> tuple[int, ...]:
+        """Of the rows of one step: [B], or [A, B] where the arms' orders differ."""
+        batch = self.orders[0].batch
+        return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
+
+    def take(self, state: Any, step: int, end: int) -> Taken:
+        count = min(MOST, end - step)
+        positions = np.stack([[order(step + k)[0] for order in self.orders] for k in range(count)])
+        rows = np.stack([places[positions[:, n]] for n, places in enumerate(self.places)], 1)
+        rows = rows[:, 0] if len(self.orders) == 1 else rows
+        full = np.zeros((MOST, *rows.shape[1:]), np.int32)
+        full[:count] = rows
+        sweep = self.engine.sweep
+        assert sweep is not None
+        state, metrics = sweep(state, self.table, self.engine.put_rows(full), np.int32(count))
+        known, self.known = self.known, True
+
+        def examples(n: int, k: int) -> np.ndarray:
+            own = 0 if len(self.orders) == 1 else n
+            return self.examples[own].rows[positions[k, own]]
+
+        return Taken(state, count, metrics, examples, known, True, self.engine.arms)
+
+
+def needed(compiled: Any) -> int:
+    """Bytes of the arguments and the temporaries of a program, as the compiler counts them."""
+    told = compiled.memory_analysis()
+    return int(told.argument_size_in_bytes + told.temp_size_in_bytes)
+
+
+def order_of(arm: Any, how: Any) -> Order:
+    """Which training examples each of the arm's steps takes."""
+    recipe = arm.recipe
+    return Order(arm.splits.train, how, batch=recipe.train.batch, seed=recipe.seed, group=recipe.data.group)
+
+
+def feed(engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int) -> Stream | Resident:
+    """What suits: rows on the devices where all are of one shape, few enough, and nothing changes them; else a stream.
+    `readers` are the arms' tables or processors."""
+    if engine.sweep is None or jax.process_count() > 1:
+        return Stream(engine, arms, readers, first)
+    fits = small(arms[0], engine) and all(fixed(arm, how) for arm, how in zip(arms, readers, strict=True))
+    return (Resident if fits else Stream)(engine, arms, readers, first)
+
+
+def small(arm: Any, engine: Engine) -> bool:
+    """Whether the loop itself is what a step costs. On processors XLA runs a convolution inside of a loop several times
+    slower than by itself, and a large product no quicker."""
+    if jax.default_backend() != "cpu":
+        return True
+    names = [stage.name for stage in arm.ready.model.stages]
+    above = tuple(f"{name}/" for name in names[names.index(engine.start) if engine.start else 0 :])
+    leaves = [leaf for path, leaf in flatten(arm.ready.variables.params).items() if path.startswith(above)]
+    return all(len(leaf.shape) < 3 for leaf in leaves) and sum(map(size, leaves)) <= SMALL
+
+
+def fixed(arm: Any, how: Any) -> bool:
+    """Whether the arm's training examples are rows of one shape that may lie on the devices."""
+    examples: Examples = arm.splits.train
+    if isinstance(how, Table):
+        if how.ragged or how.views > 1:
+            return False
+        sizes = [array[0].nbytes for array in how.shards[0].arrays]
+        return sum(sizes) * len(examples) <= RESIDENT
+    if not isinstance(how, ImageProcessor) or arm.recipe.data.augment:
+        return False
+    height, width, channels = how.shape
+    return 4 * height * width * channels * len(examples) <= RESIDENT
+
+
+def same_batches(arms: Sequence[Any], readers: Sequence[Any]) -> bool:
+    """Whether the arms take the same examples in the same order, and read the same of them."""
+    first = arms[0]
+    return len(one_of(readers)) == 1 and all(
+        arm.recipe.seed == first.recipe.seed
+        and np.array_equal(arm.splits.train.rows, first.splits.train.rows)
+        and arm.recipe.data == first.recipe.data
+        for arm in arms
+    )
+
+
+def one_of(readers: Sequence[Any]) -> list[Any]:
+    """The one reader that serves all arms, or all of them: prefixes of other numbers are other tables, and the
+    processors of arms that share a program are alike."""
+    tables = {id(reader) for reader in readers if isinstance(reader, Table)}
+    return list(readers[:1]) if len(tables) <= 1 else list(readers)
+
+
+def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mapping[str, Any]]:
+    """`(places, table)`: the rows of all arms' training examples once, and where each arm's positions lie in it."""
+    pieces, places, begin = [], [], 0
+    known: dict[Any, np.ndarray] = {}
+    for arm, how in kept:
+        rows: np.ndarray = arm.splits.train.rows
+        key = (rows.tobytes(), id(how) if isinstance(how, Table) else None)
+        if (mine := known.get(key)) is None:
+            pieces.append(rows_of(arm, how))
+            mine = known[key] = np.arange(begin, begin + len(rows), dtype=np.int32)
+            begin += len(rows)
+        places.append(mine)
+    return places, jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def rows_of(arm: Any, how: Any) -> dict[str, Any]:
+    """All training examples as one batch, [N, ...]."""
+    examples = arm.splits.train
+    return reader(examples, how).batch(np.arange(len(examples)), slice(None), arm.recipe.data.lengths)
+
+
+def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches of several arms as one, [A, B, ...], texts padded to the longest."""
+
+    def join(*leaves: np.ndarray) -> np.ndarray:
+        most = tuple(map(max, zip(*(leaf.shape for leaf in leaves), strict=True)))
+        return np.stack([np.pad(leaf, [(0, m - n) for m, n in zip(most, leaf.shape, strict=True)]) for leaf in leaves])
+
+    return jax.tree.map(join, *made)

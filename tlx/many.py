@@ -1,0 +1,248 @@
+"""Many recipes: which of them share a program, how many at a time, and whether that pays."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from tlx import config, pack, sharding
+from tlx.arm import Arm, Clock, opened
+from tlx.feed import feed
+from tlx.recipe import Recipe
+from tlx.step import Parts, TrainState
+from tlx.train import How, Run, engine_of, finished, fresh_states, read_by, train, whole
+from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
+
+# More arms than this are several packs.
+MOST_ARMS = 64
+# A pack has to beat its arms one after another by this much to be worth its memory.
+GAIN = 0.9
+# The share of the free memory that a pack may take.
+ROOM = 0.6
+# What a sweep may vary without another program, by field of the recipe; in `data` only where `train` fixes the steps.
+VARIED = ("optim", "tuning", "objective", "update", "task")
+# Tunings that add nothing and have one phase: what they choose may be a mask.
+CHOOSING = (Full, Probe, Freeze, Rules, BitFit, NormTuning)
+DRAWN = ("shots", "fraction", "subset_seed")
+
+
+class Choice(NamedTuple):
+    """What was decided for some arms: how many train at a time (1: one by one), and why."""
+
+    arms: int
+    why: str
+    seconds_per_step: Mapping[str, float] = {}
+    memory_bytes: int = 0
+
+
+def signature(recipe: Recipe) -> str:
+    """What recipes that may share a program have in common: all but the seed, the numbers that are arrays in the step,
+    the rank of LoRA, and, where every step and evaluation is fixed, which training examples were drawn."""
+    document = config.dump(recipe)
+    del document["seed"]
+    for name in VARIED:
+        value = getattr(recipe, name)
+        several = value if isinstance(value, tuple) else (value,)
+        document[name] = [blank(config.dump(item), config.numbers(item)) for item in several]
+    if recipe.train.ema is not None:
+        document["train"]["ema"] = "#"
+    if recipe.optim.name in pack.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
+        document["tuning"][0]["rank"] = "#"
+    if isinstance(recipe.tuning, CHOOSING):
+        document["tuning"] = "#"
+    if recipe.train.steps is not None and recipe.train.eval_every is not None:
+        document["data"] |= dict.fromkeys(DRAWN, "#")
+    return json.dumps(document, sort_keys=True)
+
+
+def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The document of a record with `#` in the place of every float, and of `numbers`, which may have been given as
+    integers. Some of these floats decide more than a number (the shares of phases): `alike` looks at what came out."""
+    if isinstance(document, dict):
+        inner = {name: numbers.get(name, {}) for name in document}
+        return {
+            name: blank(value, inner[name]) if isinstance(inner[name], Mapping) else "#"
+            for name, value in document.items()
+        }
+    if isinstance(document, list):
+        return ["#" if isinstance(numbers.get(str(n)), float) else blank(value) for n, value in enumerate(document)]
+    return "#" if isinstance(document, float) else document
+
+
+def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
+    """The positions of recipes that may share a program, group by group, in the order of their first ones."""
+    found: dict[str, list[int]] = {}
+    for position, recipe in enumerate(recipes):
+        found.setdefault(signature(recipe), []).append(position)
+    return list(found.values())
+
+
+def run_many(
+    recipes: Sequence[Recipe],
+    folders: Sequence[str | Path],
+    *,
+    how: How | None = None,
+    most: int = MOST_ARMS,
+    note: Callable[[dict[str, Any]], None] | None = None,
+    done: Callable[[int, Run | Exception], None] | None = None,
+) -> list[Run | Exception]:
+    """Every recipe's run in its folder: what is finished is read, what was interrupted goes on, and those that differ
+    in numbers alone train side by side where that is quicker; `most` bounds how many, 1 is one by one.
+
+    A recipe that fails gives its exception and stops no other. `note` is told every choice, `done` each outcome as it
+    comes. An interruption ends all; what was saved is gone on from.
+    """
+    how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
+    results: list[Run | Exception | None] = [None] * len(recipes)
+
+    def settle(position: int, outcome: Run | Exception) -> None:
+        results[position] = outcome
+        if done is not None:
+            done(position, outcome)
+
+    for members in groups(recipes):
+        ready: dict[int, Arm] = {}
+        clock = Clock()
+        with clock("setup"):
+            for position in members:
+                try:
+                    path = Path(folders[position])
+                    if found := finished(recipes[position], path, resume=True, overwrite=False):
+                        settle(position, whole(found, how))
+                        continue
+                    like = next(iter(ready.values()), None)
+                    ready[position] = opened(recipes[position], path, like=like, records=how.records, test=how.test)
+                except Exception as error:
+                    settle(position, error)
+        for twins in alike(ready):
+            with clock("setup"):
+                choice = chosen([ready[position] for position in twins], how, most)
+            if note is not None and len(twins) > 1:
+                prints = [config.fingerprint(recipes[position]) for position in twins]
+                named = "packed" if choice.arms > 1 else "one by one"
+                note({"time": round(time.time(), 3), "cells": prints, "how": named, **choice._asdict()})
+            for start in range(0, len(twins), choice.arms):
+                together = twins[start : start + choice.arms]
+                for position, outcome in zip(
+                    together, attempted([ready[n] for n in together], how, clock), strict=True
+                ):
+                    settle(position, outcome)
+                clock = Clock()
+    return [result for result in results if result is not None]
+
+
+def attempted(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
+    """The outcomes of arms that train together; an error of the whole is that of each."""
+    try:
+        return train(arms, how, clock)
+    except Exception as error:
+        return [error] * len(arms)
+
+
+def alike(ready: Mapping[int, Arm]) -> list[list[int]]:
+    """The positions of arms that differ in numbers alone and stand at the same step."""
+    found: list[tuple[Form, list[int]]] = []
+    for position, arm in ready.items():
+        form = form_of(arm)
+        for known, twins in found:
+            if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
+                twins.append(position)
+                break
+        else:
+            found.append((form, [position]))
+    return [twins for _, twins in found]
+
+
+def same(one: tuple[Parts, TrainState], other: tuple[Parts, TrainState]) -> bool:
+    """Whether two steps differ in numbers alone."""
+    return pack.same_program((one[0], other[0]), (one[1], other[1]))
+
+
+def joinable(one: "Form", other: "Form") -> bool:
+    """Whether two arms that learn other leaves can be joined, from their start to their end."""
+    if len(one.phases) > 1 or one.stands[0] > 0 or one.stands[1] != "last":
+        return False
+    (parts, state), (others, another) = one.phases[0], other.phases[0]
+    return pack.may_join((parts, others), (state, another))
+
+
+class Form(NamedTuple):
+    """What must agree for two arms to train together: where they `stand`, and for every phase the static half of the
+    step and the shapes of its state."""
+
+    stands: tuple[Any, ...]
+    phases: list[tuple[Parts, TrainState]]
+
+
+def form_of(arm: Arm) -> Form:
+    ready, measured = arm.ready, [getattr(arm.splits, name).rows.tobytes() for name in ("validation", "test")]
+    head = (type(ready.task), ready.task.outputs, ready.model.config)
+    stands = (arm.begin, arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
+    phases = []
+    for phase in range(len(arm.spans)):
+        parts = ready.parts(phase)
+        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([arm], [own], n, None)[0])))
+    return Form(stands, phases)
+
+
+def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:
+    """How many of these arms are to train at a time: as many as memory holds, where a step of the pack takes less than
+    so many steps of one, both measured here."""
+    count = min(len(arms), most)
+    if count == 1:
+        return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for")
+    recipe = arms[0].recipe
+    if recipe.train.compile == "pmap" or jax.process_count() > 1:
+        return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes")
+    alone, single = measured(arms[:1], how)
+    free = free_memory()
+    fit = max(1, int(ROOM * free // max(1, single)))
+    count = min(count, fit)
+    while count > 1:
+        together, taken = measured(arms[:count], how)
+        if taken <= ROOM * free:
+            break
+        count //= 2
+    if count <= 1:
+        return Choice(1, f"two arms would take more than the memory has, {free / 1e9:.1f} GB free", {"one": alone})
+    seconds = {"one": alone, "pack": together, "pack_per_arm": together / count}
+    wins = together < GAIN * count * alone
+    ratio = count * alone / together
+    why = f"a step of {count} arms takes {together:.2g} s and {count} steps of one {count * alone:.2g} s: {ratio:.1f} x"
+    return Choice(count if wins else 1, why, seconds, taken)
+
+
+def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int]:
+    """Seconds a step of these arms from their start, and the bytes that their compiled step needs."""
+    phase = next(n for n, (_, last) in enumerate(arms[0].spans) if arms[0].begin < last or n == len(arms[0].spans) - 1)
+    start, last = arms[0].spans[phase]
+    found = read_by(arms, phase, (last - start) * arms[0].recipe.train.batch, how, lambda told: None)
+    parts = [arm.ready.parts(phase)._replace(start=own.start) for arm, own in zip(arms, found, strict=True)]
+    states = fresh_states(arms, parts, phase, None)
+    mesh = sharding.make_mesh()
+    readers = {name: [own.readers[name] for own in found] for name in found[0].readers}
+    engine, states, _ = engine_of(arms, parts, mesh, states, readers)
+    given = feed(engine, arms, readers["train"], start)
+    state = engine.place(states)
+    needed = given.bytes_needed(state)
+    times = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        taken = given.take(state, start, min(last, start + 8))
+        state = taken.state
+        jax.block_until_ready(taken.metrics)
+        times.append((time.perf_counter() - begin) / taken.steps)
+    return min(times[1:]), needed
+
+
+def free_memory() -> int:
+    """Bytes: of the device where it keeps count, else of the machine."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in told:
+        return int(told["bytes_limit"] - told.get("bytes_in_use", 0))
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

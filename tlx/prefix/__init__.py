@@ -1,0 +1,11 @@
+"""A frozen prefix of a model, computed once: where it may be cut, and what it gives of every example.
+
+Where the stages below a cut are frozen and deterministic, what they give of an example never changes. It is then
+computed once, stored, and read by every epoch, phase, arm and study that asks for the same. `cut.py` says where that is
+exact, and why not where it is not; `store.py` computes and keeps it.
+"""
+
+from tlx.prefix.cut import Cut, find
+from tlx.prefix.store import SPLITS, Sources, clear, nothing, sources, stored
+
+__all__ = ["SPLITS", "Cut", "Sources", "clear", "find", "nothing", "sources", "stored"]

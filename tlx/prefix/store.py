@@ -1,0 +1,277 @@
+"""What a frozen prefix gives of every example: computed once, kept in the cache folder, read as tables.
+
+The key of a store is a hash of everything that decides its numbers: the weights below the cut, the architecture, the
+cut, what is read of it, the data, how they are made inputs, and the type of the activations.
+
+Shapes: B batch, T tokens.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config
+from tlx.assets import cache_dir
+from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
+from tlx.data.augment import augmented
+from tlx.prefix.cut import Cut, carried
+from tlx.prepare import Prepared
+from tlx.processors import TextProcessor
+from tlx.trees import flatten, subtree
+
+SPLITS = ("train", "validation", "test")
+
+
+class Sources(NamedTuple):
+    """What the batches of a phase are read by, by the name of the split: the tables of the stage `start`, or the
+    recipe's processor where it is None. `told` says what was done, and what it saved, or why not; `computed` how many
+    rows were."""
+
+    start: str | None
+    readers: Mapping[str, Any]
+    told: str
+    computed: int = 0
+
+
+def nothing(ready: Prepared, why: str) -> Sources:
+    """The inputs themselves."""
+    return Sources(None, dict.fromkeys(SPLITS, ready.processor), f"no prefix is stored: {why}")
+
+
+def room() -> Path:
+    """The folder of all stores."""
+    found = cache_dir() / "prefixes"
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def stored() -> tuple[int, int]:
+    """How many stores there are, and their bytes."""
+    return len(list(room().iterdir())), sum(file.stat().st_size for file in room().rglob("*") if file.is_file())
+
+
+def clear() -> int:
+    """Deletes every stored prefix; gives the bytes that were freed."""
+    _, freed = stored()
+    shutil.rmtree(room(), ignore_errors=True)
+    return freed
+
+
+def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
+    """The key of the store of one split."""
+    assert cut.stage is not None
+    model, recipe = ready.model, ready.recipe
+    names = [stage.name for stage in model.stages]
+    made = hashlib.sha256()
+    for stage in names[: names.index(cut.stage)]:
+        for kind, tree in zip(("params", "stats"), ready.variables, strict=True):
+            for path, leaf in flatten(subtree(tree, stage)).items():
+                made.update(f"{kind} {stage}/{path} {leaf.shape} {leaf.dtype}".encode())
+                made.update(numbers(leaf))
+    side = sorted(flatten(subtree(ready.variables.params, f"{names[-1]}/side")))
+    views = views_of(ready, name)
+    augment = config.dump(recipe.data.augment) if augments(ready, name) else None
+    reads = [["/".join(path), str(shape.dtype)] for path, shape in cut.reads]
+    data = [examples.key or examples.name, examples.split, views, augment]
+    rest = [config.dump(model.config), cut.stage, side, reads, recipe.train.dtype, processing(ready.processor), data]
+    made.update(json.dumps(rest, sort_keys=True).encode())
+    return made.hexdigest()[:24]
+
+
+def numbers(leaf: Any) -> bytes:
+    """The bytes of an array, hashed once for as long as it lives."""
+    found = DIGESTS.get(id(leaf))
+    if found is None or found[0] is not leaf:
+        DIGESTS[id(leaf)] = found = (leaf, hashlib.sha256(np.ascontiguousarray(leaf).data).digest())
+        if len(DIGESTS) > 4096:
+            DIGESTS.pop(next(iter(DIGESTS)))
+    return found[1]
+
+
+DIGESTS: dict[int, tuple[Any, bytes]] = {}
+
+
+def processing(processor: Any) -> Any:
+    """How raw examples become inputs, as JSON values."""
+    if isinstance(processor, TextProcessor):
+        return [processor.tokens, processor.pad_id, hashlib.sha256(processor.tokenizer.to_str().encode()).hexdigest()]
+    return repr(processor)
+
+
+def augments(ready: Prepared, name: str) -> bool:
+    """Whether the split's examples are augmented: only those of training are."""
+    return name == "train" and bool(ready.recipe.data.augment)
+
+
+def views_of(ready: Prepared, name: str) -> int:
+    """How many rows an example of the split has."""
+    return (ready.recipe.data.views or 1) if augments(ready, name) else 1
+
+
+def sources(
+    pairs: Sequence[tuple[Prepared, Splits]], cut: Cut, reads: int, say: Callable[[str], None]
+) -> list[Sources]:
+    """The tables of `cut` for each recipe, filled with what they lack, where each reads `reads` training examples in
+    all; the inputs, for all of them, where nothing may be cut, or too little is read for it to pay, or the disk has no
+    room. The recipes differ in numbers alone, so `cut` is that of any."""
+    if cut.stage is None:
+        return [nothing(ready, cut.why) for ready, _ in pairs]
+    asked: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
+    opened_at: list[dict[str, Path]] = []
+    tables: dict[Path, Table] = {}
+    for ready, splits in pairs:
+        mine = {}
+        for name in SPLITS:
+            examples = getattr(splits, name)
+            if isinstance(examples, Sealed):
+                continue
+            folder = room() / digest(ready, cut, name, examples)
+            if folder not in tables:
+                tables[folder] = Table(folder, leaves_of(ready, cut), views_of(ready, name))
+            asked.setdefault(folder, []).append((ready, name, examples))
+            mine[name] = folder
+        opened_at.append(mine)
+    short = {folder: lacking(tables[folder], [own[2] for own in asked[folder]]) for folder in tables}
+    trained = sum(len(short[folder]) for folder in {mine["train"] for mine in opened_at})
+    if trained > reads * len(pairs):
+        told = f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
+        return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
+    computed = sum(map(len, short.values()))
+    most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
+    sizes = zip(leaves_of(pairs[0][0], cut), cut.reads, strict=True)
+    size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
+    free = shutil.disk_usage(room()).free
+    if size > free / 2:
+        why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+        return [nothing(ready, why) for ready, _ in pairs]
+    start = time.perf_counter()
+    if computed:
+        say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
+    for folder, rows in short.items():
+        if len(rows):
+            ready, name, examples = asked[folder][0]
+            tables[folder] = fill(ready, cut, name, examples.whole(), rows, tables[folder])
+    spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
+    told = (
+        f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
+        "examples of this phase"
+    )
+    found = [{name: tables[folder] for name, folder in mine.items()} for mine in opened_at]
+    return [Sources(cut.stage, readers, told, computed) for readers in found]
+
+
+def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:
+    """The rows, ascending, that these examples need and the table does not have."""
+    every = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
+    return table.missing(every)
+
+
+def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
+    """At most so many bytes an example."""
+    sizes = [tokens + leaf.extra, *shape.shape[2:]] if leaf.tokens else shape.shape[1:]
+    return int(np.prod(sizes)) * shape.dtype.itemsize
+
+
+def rows_of(examples: Examples, views: int) -> np.ndarray:
+    """The rows that these examples need, int64."""
+    return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
+
+
+def leaves_of(ready: Prepared, cut: Cut) -> list[Leaf]:
+    """What a table holds of every example."""
+    extras = token_axes(ready, cut)
+    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(cut.reads, extras, strict=True)]
+
+
+def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
+    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
+
+    Raises ValueError where tokens lie along another axis.
+    """
+    if not isinstance(ready.processor, TextProcessor):
+        return [None] * len(cut.reads)
+    variables = jax.eval_shape(lambda: ready.variables)
+    both = []
+    for length in (11, 13):
+        ids = jax.ShapeDtypeStruct((2, length), "int32")
+        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        taken = jax.eval_shape(partial(prefix, ready, cut), variables, given)
+        both.append([leaf.shape for leaf in taken])
+    found: list[int | None] = []
+    for short, long in zip(*both, strict=True):
+        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+        if axes not in ([], [1]):
+            raise ValueError(f"what {cut.stage!r} reads has tokens along the axes {axes}; expected 1")
+        found.append(short[1] - 11 if axes else None)
+    return found
+
+
+def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    """What is read of the carry at the cut, in the order of `cut.reads`."""
+    assert cut.stage is not None
+    carry = carried(ready, cut.stage, ready.recipe.train.dtype, variables, inputs)
+    found = []
+    for path, _ in cut.reads:
+        node = carry
+        for entry in path:
+            node = node[entry]
+        found.append(node)
+    return found
+
+
+def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray, table: Table) -> Table:
+    """The table with what it lacks of `rows`, numbers of rows of the `whole` split, computed once: other processes that
+    want the same wait."""
+    from filelock import FileLock
+
+    table.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(table.folder / ".lock"):
+        table = Table(table.folder, table.leaves, table.views)
+        short = table.missing(rows)
+        for view in range(table.views):
+            here = short[short % table.views == view] // table.views
+            if len(here):
+                changed = view if augments(ready, name) else None
+                table = table.grown(*computed(ready, cut, whole.view(here), table, changed))
+    return table
+
+
+def computed(
+    ready: Prepared, cut: Cut, examples: Examples, table: Table, view: int | None
+) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+    """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
+    the number of the augmentation, None where the split has none."""
+    recipe = ready.recipe
+    run = jax.jit(partial(prefix, ready, cut))
+    variables = jax.device_put(ready.variables)
+    indices: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    pieces: list[list[np.ndarray]] = [[] for _ in table.leaves]
+    batches = evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+    for batch in batches:
+        real = batch["weight"] > 0
+        if view is not None:
+            rows = zip(batch["image"], batch["index"].tolist(), strict=True)
+            made = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
+            batch["image"] = np.stack(made)
+        found = [np.asarray(array)[real] for array in run(variables, inputs_of(batch))]
+        indices.append(batch["index"][real].astype(np.int64) * table.views + (view or 0))
+        sizes = batch["attention_mask"][real].sum(1) if "attention_mask" in batch else None
+        if sizes is not None:
+            lengths.append(sizes.astype(np.int32))
+        for piece, leaf, array in zip(pieces, table.leaves, found, strict=True):
+            if leaf.tokens and sizes is not None:
+                # The tokens that are padding say nothing that anyone reads.
+                piece.append(array[np.arange(array.shape[1]) < (sizes + leaf.extra)[:, None]])
+            else:
+                piece.append(array)
+    together = [np.concatenate(piece) for piece in pieces]
+    return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together

@@ -1,0 +1,149 @@
+"""The card of what transfer bought, on one page. Drawn from the document `benefit.json` alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from tlx.report import charts, page, words
+from tlx.report.charts import Figure, Rows
+
+ARMS = ("pretrained", "scratch")
+SHARES = ("accuracy", "f1")
+LEGEND = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0, symbolOpacity=1)
+BOUNDS = {"": "", "at least": "≥ ", "at most": "≤ "}
+
+
+def write(path: Path, document: Mapping[str, Any]) -> Path:
+    """Draws the card (see `tlx.benefit`) into one file."""
+    return page.write(path, draw(document))
+
+
+def draw(document: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    metric = document["metric"].rpartition("/")[2]
+    final = document["measures"][0]
+    return page.render(
+        "benefit.html",
+        title=words.headline(document["recipe"]),
+        card=document,
+        metric=words.metric(document["metric"]),
+        share=metric in SHARES,
+        final=final,
+        headline=headline(final, metric in SHARES),
+        rows=[row(one, metric in SHARES and one["name"] == "final") for one in document["measures"]],
+        drawings=drawings(document, metric in SHARES),
+    )
+
+
+def headline(final: Mapping[str, Any], share: bool) -> dict[str, str]:
+    """The difference at the end, with its interval and verdict."""
+    gain = final["gain"]
+    parts = {end: signed(gain[end], share) for end in ("value", "low", "high")}
+    return {"value": parts["value"], "span": f"{parts['low']} to {parts['high']}" if gain["low"] is not None else ""}
+
+
+def signed(value: float | None, share: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:+.1f}" if share else f"{'+' if value > 0 else ''}{words.number(value, 3)}"
+
+
+def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
+    """A measure as text, its folders for the links."""
+    factor, unit = words.scaled(max(one[arm]["mean"] for arm in ARMS), one["unit"])
+    return {
+        "name": one["name"],
+        "title": words.metric(one["title"].removesuffix(" at the end")) + " at the end" if share else one["title"],
+        "unit": unit,
+        "scratch": side(one["scratch"], share, factor),
+        "pretrained": side(one["pretrained"], share, factor),
+        "gain": bought(one["gain"], share),
+        "claim": one["claim"],
+        "folders": one["folders"],
+    }
+
+
+def side(found: Mapping[str, Any], share: bool, factor: float) -> dict[str, str]:
+    """An arm's mean and interval."""
+
+    def show(value: float) -> str:
+        return words.percent(value) if share else words.number(factor * value, 3)
+
+    return {"mean": BOUNDS[found["bound"]] + show(found["mean"]), "span": spread([found["low"], found["high"]], show)}
+
+
+def spread(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
+    """From one end to the other; nothing where both are open."""
+    return " – ".join("open" if end is None else show(end) for end in ends) if set(ends) != {None} else ""
+
+
+def bought(gain: Mapping[str, Any], share: bool) -> dict[str, str]:
+    """What was gained: a difference, or how many times less."""
+    ends = [gain["low"], gain["high"]]
+    if gain["kind"] == "difference":
+        unit = " points" if share else ""
+        return {"value": signed(gain["value"], share) + unit, "span": spread(ends, lambda end: signed(end, share))}
+    times = f"{BOUNDS[gain['bound']]}{words.number(gain['value'], 3)} ×"
+    return {"value": times, "span": spread(ends, lambda end: words.number(end, 3))}
+
+
+def drawings(document: Mapping[str, Any], share: bool) -> list[Figure]:
+    """The learning curve, where there is one, and the validation curves over time."""
+    return [*([learning(document, share)] if len(document["labels"]) > 1 else []), over_time(document, share)]
+
+
+def colour() -> Any:
+    return alt.Color("arm:N", title=None, scale=alt.Scale(domain=list(ARMS)), legend=LEGEND)
+
+
+def upwards(field: str, title: str, share: bool) -> Any:
+    axis = alt.Axis(format=".0%" if share else "~g", tickCount=5)
+    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
+
+
+def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
+    """A line of means, in a band from `low` to `high` where there are such."""
+    base = alt.Chart(charts.data()).encode(x=x, color=colour())
+    line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)
+    if any(row["low"] is None or row["high"] is None for row in rows):
+        return [line]
+    return [base.mark_area(opacity=0.16, line=False).encode(y=upwards("low", title, share), y2="high:Q"), line]
+
+
+def learning(document: Mapping[str, Any], share: bool) -> Figure:
+    """The metric on the test split by the number of labels."""
+    rows: Rows = [
+        {name: point[name] for name in ("arm", "labels", "mean", "low", "high")} | {"seeds": len(point["values"])}
+        for point in document["learning"]
+    ]
+    title = f"test {words.metric(document['metric'])}"
+    ticks = alt.Axis(values=document["labels"], format="~s", labelOverlap=True)
+    x = alt.X("labels:Q", title="labels", scale=alt.Scale(type="log", nice=False), axis=ticks)
+    told = ["arm:N", alt.Tooltip("labels:Q", format=","), alt.Tooltip("mean:Q", format=".4~g"), "seeds:Q"]
+    layers = banded(rows, x, title, share, told)
+    ends = [row["mean"] for row in rows if row["arm"] == "scratch" and row["labels"] == document["labels"][-1]]
+    level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
+    caption = "Mean and 95 % t-interval over the seeds. Dashed: what scratch has with the most labels."
+    return charts.figure(
+        "learning", "By how many labels", caption, alt.layer(*layers, level), rows, height=300,
+        level=[{"mean": mean} for mean in ends],
+    )  # fmt: skip
+
+
+def over_time(document: Mapping[str, Any], share: bool) -> Figure:
+    """The metric on the validation split by the time of training."""
+    title = f"validation {words.metric(document['metric'])}"
+    x = alt.X("seconds:Q", title="seconds of training steps", axis=alt.Axis(format="~g", tickCount=6))
+    told = ["arm:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("seconds:Q", format=".3~g")]
+    told.append(alt.Tooltip("mean:Q", format=".4~g"))
+    layers = banded(document["training"], x, title, share, told)
+    level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
+    caption = (
+        "Mean over the seeds in the band from the lowest to the highest, most labels. Dashed: what scratch ends with."
+    )
+    return charts.figure(
+        "time", "By time", caption, alt.layer(*layers, level), list(document["training"]), height=300,
+        level=[{"mean": document["threshold"]}],
+    )  # fmt: skip

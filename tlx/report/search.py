@@ -1,0 +1,179 @@
+"""The page of a search: what was chosen, how it was found, what mattered. Drawn from the document `tune.json` alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from tlx.report import charts, page, words
+from tlx.report.charts import Figure, Rows
+
+STATES = ("done", "stopped", "failed")
+SAMPLERS = {"tpe": "TPE", "random": "random", "grid": "grid", "cmaes": "CMA-ES"}
+
+
+def write(path: Path, document: Mapping[str, Any]) -> Path:
+    """Draws the page of a search (see `tlx.tune`) into one file."""
+    return page.write(path, draw(document))
+
+
+def draw(document: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    trials = document["trials"]
+    best = next((trial for trial in trials if trial["number"] == document["best"]), None)
+    paths = list(document["space"])
+    return page.render(
+        "search.html",
+        title=words.headline(document["recipe"]),
+        search=document,
+        sampler=SAMPLERS[document["sampler"]],
+        metric=words.metric(document["metric"]),
+        share=document["metric"].endswith(("accuracy", "f1")),
+        best=best,
+        paths=paths,
+        counts={state: sum(trial["state"] == state for trial in trials) for state in STATES},
+        seconds=sum(trial["seconds"] or 0.0 for trial in trials),
+        drawings=drawings(document),
+        slices=slices(document, paths),
+    )
+
+
+def drawings(document: Mapping[str, Any]) -> list[Figure]:
+    """History, importances and, of two or more paths, parallel coordinates."""
+    found = [history(document)]
+    if document["importances"]:
+        found.append(importances(document["importances"]))
+    if len(document["space"]) > 1:
+        found.append(parallel(document))
+    return found
+
+
+def measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [trial for trial in document["trials"] if trial["value"] is not None]
+
+
+def history(document: Mapping[str, Any]) -> Figure:
+    """The value of every trial in order, and the best of those done so far."""
+    rows: Rows = []
+    pick = max if document["direction"] == "maximize" else min
+    best: float | None = None
+    for trial in measured(document):
+        if trial["state"] == "done":
+            best = trial["value"] if best is None else pick(best, trial["value"])
+        rows.append({"trial": trial["number"] + 1, "value": trial["value"], "state": trial["state"], "best": best})
+    axis = words.metric(document["metric"])
+    x = alt.X("trial:Q", title="trial", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
+    y = {"title": axis, "scale": alt.Scale(zero=False), "axis": alt.Axis(format="~g", tickCount=5)}
+    base = alt.Chart(charts.data()).encode(x=x)
+    kinds = [state for state in STATES if any(row["state"] == state for row in rows)]
+    legend = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0) if len(kinds) > 1 else None
+    colour = alt.Color("state:N", title=None, scale=alt.Scale(domain=kinds), legend=legend)
+    told = [alt.Tooltip("trial:Q"), "state:N", alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    line = base.mark_line(interpolate="step-after", strokeWidth=1.5, opacity=0.7).transform_filter(
+        "isValid(datum.best)"
+    )
+    dots = base.mark_circle(size=52, opacity=0.9).encode(y=alt.Y("value:Q", **y), color=colour, tooltip=told)
+    chart = alt.layer(line.encode(y=alt.Y("best:Q", **y)), dots)
+    return charts.figure(
+        "history", "Trial by trial", "A dot a trial; the line is the best of those done so far.", chart, rows
+    )
+
+
+def importances(shares: Mapping[str, float]) -> Figure:
+    rows: Rows = [{"path": path, "share": share} for path, share in shares.items()]
+    chart = (
+        alt.Chart(charts.data())
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title="share", axis=alt.Axis(format=".0%", tickCount=5, grid=True)),
+            y=alt.Y("path:N", title=None, sort=None, scale=alt.Scale(domain=list(shares)), axis=field_axis()),
+            tooltip=["path:N", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    caption = "Of what sets the best trials apart, how much each field accounts for (PED-ANOVA); of few trials, a hint."
+    return charts.figure("importances", "What mattered", caption, chart, rows, height=max(110, 50 + 34 * len(shares)))
+
+
+def field_axis() -> Any:
+    return alt.Axis(labelLimit=220, ticks=False, domain=False, labelOverlap=False)
+
+
+def parallel(document: Mapping[str, Any]) -> Figure:
+    """A line a trial through its place on the axis of every path, in the colour of its value."""
+    places = {path: placed(document, path) for path in document["space"]}
+    rows: Rows = [
+        {
+            "trial": trial["number"] + 1,
+            "path": path,
+            "place": places[path][trial["number"]],
+            "at": words.number(at) if isinstance(at := trial["point"][path], float) else str(at),
+            "value": trial["value"],
+        }
+        for trial in measured(document)
+        for path in document["space"]
+    ]
+    domain = alt.Scale(domain=list(document["space"]), padding=0.2)
+    under = alt.Axis(labelAngle=0, labelLimit=200, ticks=False, labelOverlap=False, grid=True)
+    axis = words.metric(document["metric"])
+    descending = document["direction"] == "minimize"
+    told = ["trial:Q", "path:N", alt.Tooltip("at:N", title="value there")]
+    told.append(alt.Tooltip("value:Q", title=axis, format=".4~g"))
+    chart = (
+        alt.Chart(charts.data())
+        .mark_line(strokeWidth=1.6, opacity=0.75, point=alt.OverlayMarkDef(size=24))
+        .encode(
+            x=alt.X("path:N", sort=None, title=None, scale=domain, axis=under),
+            y=alt.Y("place:Q", title="from low to high", axis=alt.Axis(labels=False, ticks=False, tickCount=2)),
+            detail="trial:N",
+            color=alt.Color(
+                "value:Q",
+                title=axis,
+                scale=alt.Scale(zero=False, reverse=descending),
+                legend=alt.Legend(orient="top", gradientLength=160, format="~g", tickCount=3),
+            ),
+            tooltip=told,
+        )
+    )
+    caption = "A line a trial, each axis from the least to the most that was tried (logarithmic where the search was)."
+    return charts.figure("parallel", "All fields at once", caption, chart, rows, height=300)
+
+
+def placed(document: Mapping[str, Any], path: str) -> dict[int, float]:
+    """Where every measured trial lies between the least and the most of a path, in [0, 1]."""
+    values = {trial["number"]: trial["point"][path] for trial in measured(document)}
+    if document["kinds"][path] == "choice":
+        order = {name: n for n, name in enumerate(sorted({str(value) for value in values.values()}))}
+        scaled = {number: float(order[str(value)]) for number, value in values.items()}
+    elif document["kinds"][path] == "log":
+        scaled = {number: math.log(value) for number, value in values.items()}
+    else:
+        scaled = {number: float(value) for number, value in values.items()}
+    low, high = min(scaled.values(), default=0.0), max(scaled.values(), default=1.0)
+    return {number: (value - low) / (high - low) if high > low else 0.5 for number, value in scaled.items()}
+
+
+def slices(document: Mapping[str, Any], paths: Sequence[str]) -> list[Figure]:
+    """The value against each path by itself."""
+    return [slice_of(document, path, f"slice-{number}") for number, path in enumerate(paths)]
+
+
+def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
+    kind = document["kinds"][path]
+    rows: Rows = [
+        {"trial": trial["number"] + 1, "at": trial["point"][path] if kind != "choice" else str(trial["point"][path]),
+         "value": trial["value"], "state": trial["state"]}
+        for trial in measured(document)
+    ]  # fmt: skip
+    axis = words.metric(document["metric"])
+    if kind == "choice":
+        x = alt.X("at:N", title=None, axis=alt.Axis(labelAngle=0, labelLimit=160, labelOverlap=False, ticks=False))
+    else:
+        scale = alt.Scale(type="log") if kind == "log" else alt.Scale(zero=False)
+        form = "~e" if kind == "log" else "~g"
+        x = alt.X("at:Q", title=None, scale=scale, axis=alt.Axis(format=form, tickCount=5))
+    y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4))
+    told = ["trial:Q", "state:N", "at:N" if kind == "choice" else "at:Q", alt.Tooltip("value:Q", format=".4~g")]
+    chart = alt.Chart(charts.data()).mark_circle(size=52, opacity=0.8).encode(x=x, y=y, tooltip=told)
+    return charts.figure(name, path, "The other fields move too.", chart, rows, height=190)

@@ -1,0 +1,171 @@
+"""The page of a study: `report.html` beside its `study.json`, made of the records of its runs alone.
+
+`names` is what arms are called, `answer` the sentences, `seeds`, `curves` and `spending` the drawings, `tables` the
+comparison as LaTeX and as Markdown.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tlx import cells
+from tlx.cells import Cell, Comparison, Summary, Table
+from tlx.report import page
+from tlx.report.study import axes, curves, names, seeds, spending
+from tlx.report.study.answer import answer, selections
+from tlx.report.study.links import href
+from tlx.report.study.names import Columns, Unit, counted
+
+NAME = "report.html"
+# Letters beyond which names take so much of a narrow panel that panels are made wider.
+ROOM = 14
+
+
+def write(folder: Path, metric: str | None = None) -> Path:
+    """Draws the page of the study in `folder`. Raises what `cells.read` and `cells.compare` raise."""
+    return page.write(folder / NAME, draw(cells.compare(cells.read(folder), metric)))
+
+
+def draw(table: Table) -> str:
+    """The page as HTML."""
+    columns, unit = names.columns(table), names.unit(table)
+    shown, spent = spending.rows(table)
+    study = table.study
+    return page.render(
+        "study.html",
+        scripts=("page.js", "study.js"),
+        title=study.question or study.name or "A study",
+        study=study,
+        table=table,
+        answer=answer(table, columns, unit),
+        facts=facts(table, columns, unit),
+        columns=[{"name": name, "short": names.short(name, columns.every)} for name in columns.varying],
+        arms=[{"arm": columns.arm(arm.names), "names": named(arm.names, columns)} for arm in study.arms],
+        filters=filters(table, columns),
+        rows=[row(summary, table, columns, unit) for summary in table.summaries],
+        details=[detail(one, columns, unit) for one in table.comparisons],
+        differences=seeds.differences(table, columns, unit),
+        strips=seeds.strips(table, columns, unit),
+        roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
+        along=seeds.along(table, columns, unit),
+        curves=curves.curves(table, columns, unit),
+        costs=shown,
+        spent=[
+            (columns.arm(one.arm.names), named(one.arm.names, columns), found)
+            for one, found in zip(table.summaries, spent, strict=True)
+        ],
+        scatters=spending.drawings(table, columns, unit),
+        cells=[listed(cell, table, columns, unit) for cell in study.cells],
+        failed=[cell for cell in study.cells if cell.failed],
+        href=href,
+        label=columns.arm,
+        plan=[decision(item, study.cells, columns) for item in study.plan()],
+        stored=stored(study.cells),
+        unit=unit,
+        p=names.p_value,
+        metric=names.metric(table.metric),
+    )
+
+
+def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
+    """The names of a cell in the columns that differ, as text; a dash where it has no such column."""
+    return {name: names.value(given[name]) if columns.says(name, given) else "–" for name in columns.varying}
+
+
+def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
+    """What stands in the head of the page, as `(name, content)`."""
+    study, counts = table.study, table.study.counts
+    several = {len(summary.scores) for summary in table.summaries}
+    told = [
+        ("metric", names.metric(table.metric)),
+        ("selection", ", ".join(dict.fromkeys(selections(table)))),
+        ("seeds an arm", " to ".join(map(str, sorted({min(several), max(several)})))),
+        ("cells done", f"{counts['done']} of {len(study.cells)}"),
+    ]
+    if study.baseline:
+        told.append(("baseline", columns.label(study.baseline, list(study.baseline))))
+    if table.smallest:
+        told.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
+    return told
+
+
+def filters(table: Table, columns: Columns) -> list[dict[str, Any]]:
+    """A group of choices a column in which arms differ."""
+    arms = [named(arm.names, columns) for arm in table.study.arms]
+    return [
+        {
+            "name": name,
+            "short": names.short(name, columns.every),
+            "values": list(dict.fromkeys(one[name] for one in arms)),
+        }
+        for name in columns.varying
+    ]
+
+
+def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
+    """An arm in the table of comparisons."""
+    given = summary.arm.names
+    one = next((one for one in table.comparisons if one.arm is summary.arm), None)
+    why = next((why for arm, why in table.alone if arm is summary.arm), "")
+    baseline = bool(table.study.baseline) and cells.is_baseline(given, table.study.baseline)
+    return {
+        "arm": columns.arm(given),
+        "names": named(given, columns),
+        "summary": summary,
+        "runs": [(seed, unit.value(score.value), href(score.cell)) for seed, score in summary.scores.items()],
+        "one": one,
+        "few": one is not None and len(one.seeds) < len(summary.scores) and counted(len(one.seeds), "pair"),
+        "told": "baseline" if baseline else why,
+    }
+
+
+def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
+    """A comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar tests."""
+    exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
+    return {
+        "arm": columns.arm(one.arm.names),
+        "baseline": columns.method(one.baseline.names),
+        "one": one,
+        "ps": (one.p, *exact, one.holm, one.mcnemar),
+        "boot": unit.gains(*one.boot) if one.boot else one.lacking,
+        "deviation": unit.size(one.difference.deviation) if one.p is not None else "–",
+    }
+
+
+def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
+    """A cell in the list of all cells."""
+    score = next(
+        (one for summary in table.summaries for one in summary.scores.values() if one.cell is cell), None
+    )  # fmt: skip
+    return {
+        "cell": cell,
+        "arm": columns.arm(cell.arm),
+        "names": named(cell.names, columns),
+        "seed": "–" if cell.seed is None else names.value(cell.seed),
+        "value": None if score is None else score.value,
+        "told": "–" if score is None else unit.value(score.value),
+        "href": href(cell),
+    }
+
+
+def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> dict[str, Any]:
+    """A line of the planner with the arms that it is about; what it does not say is empty."""
+    chosen = set(item.get("cells", ()))
+    return {
+        "how": item.get("how", ""),
+        "why": item.get("why", ""),
+        "cells": len(chosen),
+        "seconds": item.get("seconds_per_step") or {},
+        "bytes": item.get("memory_bytes"),
+        "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
+    }
+
+
+def stored(held: tuple[Cell, ...]) -> list[str]:
+    """How many runs read the output of their frozen prefix from the store, by the stage where it ends."""
+    cuts = [(cell.result.get("prefix") or {}).get("cut") for cell in held if cell.result]
+    return [
+        f"{counted(cuts.count(cut), 'run')} read what the frozen stages below {cut} give from a store, where it was "
+        "computed once."
+        for cut in dict.fromkeys(cuts)
+        if cut
+    ]

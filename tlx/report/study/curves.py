@@ -1,0 +1,98 @@
+"""Training and validation curves of a study: a line an arm, a band over its seeds."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from tlx.cells import Arm, Table
+from tlx.report import charts
+from tlx.report.charts import Figure, Rows
+from tlx.report.figures import slug
+from tlx.report.reading import smooth
+from tlx.report.study.axes import PANELS, PERCENT, colour, headed, labels, spread
+from tlx.report.study.names import Columns, Unit, metric
+
+POINTS = 120
+LOSS = "train/loss"
+TITLES = {LOSS: "training loss"}
+
+
+def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """The study's metric on validation and the training loss, a panel a setting each."""
+    held = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
+    known = list(dict.fromkeys(name for runs in held.values() for run in runs for name in run))
+    wanted = f"validation/{table.metric.rpartition('/')[2]}"
+    shown = [name for name in (wanted, LOSS) if name in known]
+    named = labels(table, columns)
+    settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))[:PANELS]
+    made = []
+    for name in shown:
+        panels = {
+            setting: [
+                row
+                for summary in table.summaries
+                if columns.setting(summary.arm.names) == setting
+                for row in banded(summary.arm, held[id(summary.arm)], name, columns, named)
+            ]
+            for setting in settings
+        }
+        every = [row for rows in panels.values() for row in rows]
+        axis = upwards(name, [row[end] for row in every for end in ("low", "high")], unit)
+        made += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
+    return made
+
+
+def varied(rows: Rows) -> bool:
+    return len({row["step"] for row in rows}) > 1
+
+
+def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
+    """The upright axis that all panels of one metric have; logarithmic for a loss of several orders of magnitude."""
+    low, high = min(values), max(values)
+    title = TITLES.get(name) or metric(name)
+    if name == LOSS:
+        if low > 0 and high > 100 * low:
+            decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+            scale = alt.Scale(type="log", domain=[decades[0], decades[-1]])
+            return {"title": title, "scale": scale, "axis": alt.Axis(format="~g", values=decades)}
+        bounds = spread(values, unit._replace(share=False)) if low > high / 2 else [min(0.0, low), high]
+        return {"title": title, "scale": alt.Scale(domain=bounds), "axis": alt.Axis(tickCount=5)}
+    axis = alt.Axis(tickCount=5, **({"labelExpr": PERCENT} if unit.share else {"format": "~g"}))
+    scale = alt.Scale(domain=spread(values, unit), nice=True, zero=False)
+    return {"title": title + (", %" if unit.share else ""), "scale": scale, "axis": axis}
+
+
+def banded(
+    arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns, named: dict[str, str]
+) -> Rows:
+    """Mean, lowest and highest over the seeds at the steps that all of them have, at most `POINTS`; a loss of batches
+    is smoothed first, each seed by itself."""
+    found = [run[name] for run in runs if name in run]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    lines = [[one[step] for step in steps] for one in found]
+    if name == LOSS and len(steps) >= 25:
+        lines = [smooth(line, max(4, len(steps) / 25)) for line in lines]
+    kept = steps if len(steps) <= POINTS else [steps[round(n * (len(steps) - 1) / (POINTS - 1))] for n in range(POINTS)]
+    place = {step: n for n, step in enumerate(steps)}
+    rows: Rows = []
+    for step in kept:
+        values = [line[place[step]] for line in lines]
+        rows.append(
+            arm.names
+            | {"arm": columns.arm(arm.names), "label": named[columns.method(arm.names)], "step": step}
+            | {"mean": sum(values) / len(values), "low": min(values), "high": max(values), "seeds": len(values)}
+        )
+    return rows
+
+
+def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
+    told += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [alt.Tooltip("seeds:Q")]
+    base = alt.Chart(charts.data()).encode(x=charts.steps(), color=colour(named))
+    band = base.mark_area(opacity=0.16, line=False).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=told)
+    title = TITLES.get(name) or metric(name)
+    figure = f"{slug(name)}" + (f"-{slug(setting)}" if setting else "")
+    return charts.figure(figure, headed(title, setting), "", alt.layer(band, line), rows, height=230)

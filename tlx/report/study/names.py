@@ -1,0 +1,163 @@
+"""How the arms and the values of a study are called on its page and in its tables."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tlx.cells import Table
+from tlx.report import words
+
+POINTS = frozenset({"accuracy", "f1"})
+BETWEEN = " · "
+
+
+class Columns(NamedTuple):
+    """Of the columns that differ between arms: `treatment`, in which an arm differs from its baseline, and `context`,
+    in which it does not. `every` are all columns of the study but the seed. In those that are `optional` None says that
+    an arm has no such thing, and goes without saying."""
+
+    treatment: tuple[str, ...]
+    context: tuple[str, ...]
+    every: tuple[str, ...]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        return tuple(name for name in self.every if name in self.treatment or name in self.context)
+
+    def arm(self, names: Mapping[str, Any]) -> str:
+        return self.label(names, (*self.treatment, *self.context) or self.every)
+
+    def method(self, names: Mapping[str, Any]) -> str:
+        return self.label(names, self.treatment or self.every)
+
+    def setting(self, names: Mapping[str, Any]) -> str:
+        """Empty where no column is the context."""
+        return self.label(names, self.context) if self.context else ""
+
+    def label(self, names: Mapping[str, Any], chosen: Sequence[str]) -> str:
+        return label({name: names.get(name) for name in chosen if self.says(name, names)}, chosen, self.every)
+
+    def says(self, name: str, names: Mapping[str, Any]) -> bool:
+        return name in names and not (name in self.optional and names[name] is None)
+
+
+def columns(table: Table) -> Columns:
+    """Which columns say what is compared, and which say where. Without a baseline, numbers say where."""
+    study = table.study
+    arms = [arm.names for arm in study.arms]
+    every = tuple(dict.fromkeys(name for names in arms for name in names))
+    varying = [name for name in every if len({repr(names.get(name)) for names in arms}) > 1]
+    differing = {
+        name for one in table.comparisons for name in varying if one.arm.names.get(name) != one.baseline.names.get(name)
+    }
+    chosen = differing or study.baseline.keys() & set(varying)
+    if not study.baseline:
+        chosen = {name for name in varying if not all(numeric(names.get(name)) for names in arms)} or set(varying)
+    treatment = tuple(name for name in varying if name in chosen)
+    optional = frozenset(treatment) - study.baseline.keys() if study.baseline else frozenset()
+    return Columns(treatment, tuple(name for name in varying if name not in chosen), every, optional)
+
+
+def numeric(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def short(name: str, names: Iterable[str]) -> str:
+    """The last part of a path, where no other column ends in it.
+
+    >>> short("data.shots", ["data.shots", "seed"]), short("a.lr", ["a.lr", "b.lr"])
+    ('shots', 'a.lr')
+    """
+    last = name.rpartition(".")[2]
+    return last if [other.rpartition(".")[2] for other in names].count(last) == 1 else name
+
+
+def label(names: Mapping[str, Any], chosen: Sequence[str], every: Sequence[str]) -> str:
+    """A text says what it is by itself, a number with its column.
+
+    >>> label({"method": "LoRA", "data.labels": 16}, ["method", "data.labels"], ["method", "data.labels"])
+    'LoRA · labels 16'
+    """
+    parts = [
+        names[name] if isinstance(names[name], str) else f"{short(name, every)} {value(names[name])}"
+        for name in chosen
+        if name in names
+    ]
+    return BETWEEN.join(parts) or "all"
+
+
+def value(given: Any) -> str:
+    """A cell's name as text.
+
+    >>> [value(x) for x in (16, 0.001, 1e-05, True, None, "LoRA")]
+    ['16', '0.001', '1e-05', 'True', 'None', 'LoRA']
+    """
+    return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+class Unit(NamedTuple):
+    """How values of a metric and their differences are written: shares as per cent and points, others as they are."""
+
+    share: bool
+    digits: int
+
+    @property
+    def points(self) -> str:
+        return "\N{NO-BREAK SPACE}points" if self.share else ""
+
+    def value(self, given: float) -> str:
+        if not math.isfinite(given):
+            return "–"
+        return words.percent(given, self.digits) if self.share else words.number(given, pad=True)
+
+    def gain(self, given: float) -> str:
+        """With its sign, in points of a share."""
+        if not math.isfinite(given):
+            return "–"
+        told = f"{100 * given:+.{self.digits}f}" if self.share else ("+" if given >= 0 else "") + words.number(given)
+        return told.replace("-", "\N{MINUS SIGN}", 1)
+
+    def size(self, given: float) -> str:
+        """Of a difference, without its sign."""
+        return f"{100 * given:.{self.digits}f}" if self.share else words.number(given)
+
+    def gains(self, low: float, high: float) -> str:
+        return f"[{self.gain(low)}, {self.gain(high)}]" if math.isfinite(low) else "–"
+
+    def span(self, low: float, high: float) -> str:
+        """An interval of values, without the unit."""
+        if not math.isfinite(low):
+            return "–"
+        ends = (f"{100 * end:.{self.digits}f}" if self.share else words.number(end, pad=True) for end in (low, high))
+        return f"[{', '.join(ends)}]".replace("-", "\N{MINUS SIGN}")
+
+
+def unit(table: Table) -> Unit:
+    """A tenth of a point, and a hundredth where an interval is narrower than two tenths."""
+    widths = [one.difference.high - one.difference.low for one in table.comparisons]
+    widths += [summary.high - summary.low for summary in table.summaries]
+    narrow = any(0 < width < 0.002 for width in widths)
+    return Unit(table.metric.rpartition("/")[2] in POINTS, 2 if narrow else 1)
+
+
+def metric(name: str) -> str:
+    """`test/f1` as "test macro F1"."""
+    split, _, _ = name.rpartition("/")
+    return f"{split} {words.metric(name)}".strip()
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """
+    >>> counted(1, "seed"), counted(3, "seed"), counted(2, "is", "are")
+    ('1 seed', '3 seeds', '2 are')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def p_value(given: float | None) -> str:
+    """
+    >>> p_value(0.0312), p_value(0.00004), p_value(None)
+    ('0.031', '< 0.001', '–')
+    """
+    return "–" if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"

@@ -1,0 +1,205 @@
+"""Every seed, every difference, and what grows with a number: the drawings of a study's metric."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+
+from tlx.cells import Summary, Table
+from tlx.report import charts
+from tlx.report.charts import Figure, Rows
+from tlx.report.figures import slug
+from tlx.report.study.axes import (
+    FOOT,
+    PANELS,
+    across,
+    brief,
+    colour,
+    finite,
+    form,
+    headed,
+    labels,
+    lines_of,
+    reach,
+    upright,
+)
+from tlx.report.study.links import href
+from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, short
+
+
+def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """A panel a setting: a point a seed, a line through the points of one seed, below them the mean and its interval.
+    All panels have one axis."""
+    settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))
+    apart = len(settings) <= PANELS
+    call = columns.method if apart else columns.arm
+    named = labels(table, columns) if apart else brief(call(one.arm.names) for one in table.summaries)
+    x = across("value", metric(table.metric), reach(table, unit), unit)
+    made = []
+    for setting in settings if apart else [""]:
+        chosen = [one for one in table.summaries if not apart or columns.setting(one.arm.names) == setting]
+        rows: Rows = []
+        means: Rows = []
+        for place, one in enumerate(chosen):
+            told = {"arm": columns.arm(one.arm.names), "label": named[call(one.arm.names)], "place": place}
+            means.append(told | {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)})
+            rows += [
+                one.arm.names | told | {"seed": seed, "value": score.value}
+                | {"fingerprint": score.cell.fingerprint, "href": href(score.cell)}
+                for seed, score in one.scores.items()
+            ]  # fmt: skip
+        chart = strip(x, [row["label"] for row in means], colour(named, legend=False), metric(table.metric), unit)
+        name, height = f"seeds-{slug(setting)}" if setting else "seeds", FOOT + 46 * len(chosen)
+        made.append(charts.figure(name, setting or "Every seed", "", chart, rows, height=height, means=means))
+    return made
+
+
+def strip(x: Any, order: Sequence[str], tints: Any, title: str, unit: Unit) -> Any:
+    y = lines_of("label", order)
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
+    told.append(alt.Tooltip("fingerprint:N", title="run"))
+    base = alt.Chart(charts.data()).encode(x=x, y=y)
+    joined = base.mark_line(strokeWidth=1, opacity=0.3, color=alt.ExprRef("quiet"))
+    points = base.mark_circle(size=64, opacity=0.85).encode(color=tints, tooltip=told, href="href:N")
+    ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{name}:Q", format=form(unit)) for name in ("mean", "low", "high"))]
+    means = alt.Chart(charts.data("means")).encode(y=y, color=tints, tooltip=ends)
+    span = means.mark_rule(strokeWidth=2, yOffset=12, opacity=0.9).encode(x=alt.X("low:Q"), x2="high:Q")
+    mean = means.mark_tick(thickness=3, size=12, yOffset=12, opacity=1).encode(x=alt.X("mean:Q"))
+    layers = (joined.encode(detail="seed:N", order="place:Q"), span, mean, points)
+    return alt.layer(*layers).add_params(alt.param(name="quiet", value="#686b70"))
+
+
+def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
+    """A line a comparison of several seeds: the difference with both intervals, over what could have been seen."""
+    found = [one for one in table.comparisons if one.p is not None]
+    if not found:
+        return None
+    named = labels(table, columns)
+    rows: Rows = []
+    for one in found:
+        gap, setting = one.difference, columns.setting(one.arm.names)
+        low, high = one.boot or (None, None)
+        rows.append(
+            one.arm.names
+            | {"arm": columns.arm(one.arm.names), "baseline": columns.arm(one.baseline.names)}
+            | {"label": named[columns.method(one.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
+            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": one.p}
+            | {"holm": one.holm, "verdict": one.verdict, "detectable": one.detectable}
+            | {"below": -(one.detectable or 0.0), "bootstrap_low": low, "bootstrap_high": high}
+        )
+    signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
+    axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
+    title = f"difference to the baseline{', points' if unit.share else ''}"
+    ink = alt.when("datum.verdict == 'better'").then(alt.value(alt.ExprRef("good")))
+    ink = ink.when("datum.verdict == 'worse'").then(alt.value(alt.ExprRef("warm")))
+    ink = ink.otherwise(alt.value(alt.ExprRef("quiet")))
+    base = alt.Chart(charts.data()).encode(y=lines_of("label", [row["label"] for row in rows]))
+
+    def x(field: str) -> Any:
+        return alt.X(f"{field}:Q", title=title, axis=axis)
+
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("baseline:N"), alt.Tooltip("verdict:N"), alt.Tooltip("pairs:Q")]
+    told += [alt.Tooltip(f"{name}:Q", format="+.4~g") for name in ("difference", "low", "high")]
+    told += [alt.Tooltip("holm:Q", format=".3~g", title="p, Holm"), alt.Tooltip("detectable:Q", format=".4~g")]
+    marks = [{"at": at} for at in dict.fromkeys((-table.smallest, 0.0, table.smallest))]
+    layers = [
+        base.mark_bar(height=18, opacity=0.9, color=alt.ExprRef("fill")).encode(x=x("below"), x2="detectable:Q"),
+        alt.Chart(charts.data("marks")).mark_rule(strokeDash=[3, 3], opacity=0.8).encode(x=x("at")),
+        base.mark_rule(strokeWidth=2.5).encode(x=x("low"), x2="high:Q", color=ink),
+        base.mark_rule(strokeWidth=1, yOffset=7, opacity=0.8)
+        .encode(x=x("bootstrap_low"), x2="bootstrap_high:Q", color=ink)
+        .transform_filter("isValid(datum.bootstrap_low)"),
+        base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=told),
+    ]
+    caption = (
+        "Green is better, orange worse, grey no difference shown. Thick: the paired 95 % t-interval over seeds; thin: "
+        "the bootstrap over seeds and test examples. Behind: what these seeds would have shown four times in five."
+    )
+    if table.smallest:
+        caption += f" The dashed lines are at 0 and at {unit.size(table.smallest)}{unit.points}, "
+        caption += "the smallest difference of interest."
+    chart = alt.layer(*layers).add_params(
+        *(alt.param(name=name, value="#686b70") for name in ("quiet", "good", "warm", "fill"))
+    )
+    height = FOOT + 34 * len(rows)
+    return charts.figure(
+        "differences", "Differences to the baseline", caption, chart, rows, height=height, marks=marks
+    )  # fmt: skip
+
+
+def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns."""
+    made: list[Figure] = []
+    for name in (*columns.context, *columns.treatment):
+        ats = {one.arm.names.get(name) for one in table.summaries}
+        if len(ats) < 2 or not all(map(numeric, ats)):
+            continue
+        rest = columns._replace(
+            treatment=tuple(other for other in columns.treatment if other != name),
+            context=tuple(other for other in columns.context if other != name),
+        )
+        groups: dict[str, list[Summary]] = {}
+        for one in table.summaries:
+            groups.setdefault(rest.setting(one.arm.names), []).append(one)
+        made += [
+            over(name, sorted(ats), setting, chosen, table, columns, rest, unit)
+            for setting, chosen in list(groups.items())[: PANELS - len(made)]
+        ]
+    return made
+
+
+def over(
+    name: str, ats: Sequence[Any], setting: str, chosen: Sequence[Summary], table: Table, columns: Columns,
+    rest: Columns, unit: Unit,
+) -> Figure:  # fmt: skip
+    """One such drawing: `ats` are the numbers, `rest` the columns without that of the numbers."""
+    called, title = short(name, rest.every), metric(table.metric)
+    wide = ats[0] > 0 and ats[-1] > 5 * ats[0]
+    named = labels(table, rest) if rest.treatment else {"all": "all"}
+    order = list(named.values())
+    rows: Rows = []
+    means: Rows = []
+    for one in chosen:
+        at, label = one.arm.names[name], named[rest.method(one.arm.names) if rest.treatment else "all"]
+        beside = aside(at, ats, order.index(label) - (len(order) - 1) / 2, len(order), wide)
+        kept = {"arm": columns.arm(one.arm.names), "label": label, "at": at, "beside": beside}
+        means.append(kept | {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)})
+        rows += [
+            one.arm.names | kept | {"seed": seed, "value": score.value, "href": href(score.cell)}
+            for seed, score in one.scores.items()
+        ]
+    scale = alt.Scale(nice=False, padding=18, **({"type": "log"} if wide else {"zero": False}))
+    axis = alt.Axis(values=list(ats), format="~g", labelOverlap=True, labelFlush=True)
+    x = alt.X("beside:Q", title=called, scale=scale, axis=axis)
+
+    def y(field: str) -> Any:
+        return upright(field, title, reach(table, unit), unit)
+
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
+    ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]
+    every = alt.Chart(charts.data()).encode(x=x, color=colour(named))
+    base = alt.Chart(charts.data("means")).encode(x=x, color=colour(named))
+    layers = [
+        every.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=told, href="href:N"),
+        base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean")),
+        base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
+        base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends),
+    ]
+    caption = "Means with 95 % t-intervals over seeds; a small point is a run and opens it."
+    if len(order) > 1:
+        caption += f" Arms of one {called} are drawn side by side."
+    figure = f"by-{slug(called)}" + (f"-{slug(setting)}" if setting else "")
+    head = headed(f"{title} by {called}", setting)
+    return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=320, means=means)
+
+
+def aside(at: float, ats: Sequence[float], place: float, count: int, wide: bool) -> float:
+    """A little to the side of its value, so that the intervals of several methods do not hide one another."""
+    if count < 2:
+        return at
+    share = place * min(0.05, 0.5 / count)
+    if wide:
+        return at * math.exp(share * min(math.log(b / a) for a, b in pairwise(ats)))
+    return at + share * min(b - a for a, b in pairwise(ats))

@@ -1,0 +1,107 @@
+"""Cost beside quality: what the runs of an arm took, as drawings and as rows of a table."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import altair as alt
+
+from tlx.cells import Summary, Table, costs
+from tlx.report import charts, words
+from tlx.report.charts import Figure
+from tlx.report.study.axes import colour, finite, form, headed, labels, reach, upright
+from tlx.report.study.names import Columns, Unit, metric
+
+TIME = "seconds"
+
+
+class Cost(NamedTuple):
+    """One thing that runs take: its name in the records and on the page, its axis, how a number of it is written."""
+
+    key: str
+    title: str
+    axis: str
+    form: str
+    told: Callable[[float], str]
+
+
+def scientific(value: float) -> str:
+    """
+    >>> scientific(5.1e12), scientific(123.0)
+    ('5.1e12', '123')
+    """
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+COSTS = (
+    Cost(TIME, "time", "seconds a run", "~s", words.duration),
+    Cost("seconds/train", "of it training", "seconds", "~s", words.duration),
+    Cost("seconds/compile", "compilation", "seconds", "~s", words.duration),
+    Cost("examples_per_second", "examples a second", "examples a second", "~s", words.number),
+    Cost("flops", "FLOPs", "FLOPs a run, as compiled", ".1~e", scientific),
+    Cost("peak_memory_bytes", "peak memory", "peak memory, bytes", "~s", words.size),
+    Cost("energy/kwh", "energy, kWh", "energy, kWh", ".1~e", words.number),
+    Cost("energy/co2e_kg", "CO2e, kg", "CO2e, kg", ".1~e", words.number),
+    Cost("parameters/trainable", "parameters that learn", "parameters that learn", "~s", lambda n: f"{n:,.0f}"),
+)
+DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable")
+
+
+def spent(summary: Summary) -> dict[str, float]:
+    """The mean over the finished cells of an arm of each cost that all of them have."""
+    found = [costs(cell.result) for cell in summary.arm.done if cell.result]
+    shared = set.intersection(*map(set, found)) if found else set()
+    return {name: sum(one[name] for one in found) / len(found) for name in shared}
+
+
+def rows(table: Table) -> tuple[list[Cost], list[dict[str, float]]]:
+    """The costs that some arm has, and those of every arm."""
+    found = [spent(summary) for summary in table.summaries]
+    return [cost for cost in COSTS if any(cost.key in one for one in found)], found
+
+
+def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """The metric over each cost in which arms differ: a point an arm."""
+    shown, found = rows(table)
+    made = []
+    for cost in shown:
+        amounts = [one[cost.key] for one in found if cost.key in one]
+        if cost.key in DRAWN and max(amounts) > min(amounts):
+            made.append(scatter(cost, table, found, columns, unit))
+    return made
+
+
+def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+    named = labels(table, columns)
+    drawn = [
+        summary.arm.names
+        | {"arm": columns.arm(summary.arm.names), "label": named[columns.method(summary.arm.names)]}
+        | {"setting": columns.setting(summary.arm.names), "cost": one[cost.key], "mean": summary.mean}
+        | {"low": finite(summary.low), "high": finite(summary.high)}
+        for summary, one in zip(table.summaries, found, strict=True)
+        if cost.key in one
+    ]
+    amounts = [row["cost"] for row in drawn]
+    wide = min(amounts) > 0 and max(amounts) > 5 * min(amounts)
+    scale = alt.Scale(type="log", nice=False, padding=14) if wide else alt.Scale(zero=False, padding=14)
+    x = alt.X(
+        "cost:Q",
+        title=cost.axis,
+        scale=scale,
+        axis=alt.Axis(format=cost.form, tickCount=4, labelOverlap=True, labelFlush=True),
+    )
+    settings = list(dict.fromkeys(row["setting"] for row in drawn))
+    shape: dict[str, Any] = {}
+    if 1 < len(settings) <= 6:
+        legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
+        shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
+    title, values = metric(table.metric), reach(table, unit)
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
+    told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
+    base = alt.Chart(charts.data()).encode(x=x, color=colour(named))
+    span = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(y=upright("low", title, values, unit), y2="high:Q")
+    point = base.mark_point(size=80, filled=True, opacity=0.95).encode(
+        y=upright("mean", title, values, unit), tooltip=told, **shape
+    )
+    name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
+    return charts.figure(name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280)

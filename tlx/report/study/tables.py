@@ -1,0 +1,96 @@
+"""The table of a comparison for a paper or a page of text: LaTeX with booktabs, and Markdown."""
+
+from collections.abc import Callable
+
+from tlx.cells import Table, is_baseline
+from tlx.report.study import names
+from tlx.report.study.answer import how
+
+ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\N{MINUS SIGN}": "$-$", "\N{NO-BREAK SPACE}": "~", "–": "--",
+    "·": r"\textperiodcentered{}",
+}  # fmt: skip
+HEADS = ("mean", "95 % interval", "seeds", "difference", "95 % interval", "p (Holm)", "shown", "detectable")
+SHARES = {"mean": "mean, %", "difference": "difference, points"}
+
+
+def escape(text: str) -> str:
+    r"""Text as LaTeX prints it.
+
+    >>> escape("Lora(rank=8) & 50 % of a_b")
+    'Lora(rank=8) \\& 50 \\% of a\\_b'
+    """
+    return "".join(ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def markdown_escape(text: str) -> str:
+    r"""Text that stands in a cell of a Markdown table as it is.
+
+    >>> markdown_escape("a|b *c* <d>")
+    'a\\|b \\*c\\* \\<d\\>'
+    """
+    plain = " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]~" else letter for letter in plain)
+
+
+def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
+    """The heads and the rows as plain text, and how many of the columns are names."""
+    columns, unit = names.columns(table), names.unit(table)
+    chosen = columns.varying or columns.every
+    found = {id(one.arm): one for one in table.comparisons}
+    rows = []
+    for summary in table.summaries:
+        given, one = summary.arm.names, found.get(id(summary.arm))
+        row = [names.value(given[name]) if columns.says(name, given) else "–" for name in chosen]
+        row += [unit.size(summary.mean), unit.span(summary.low, summary.high), str(len(summary.scores))]
+        if one is None:
+            base = bool(table.study.baseline) and is_baseline(given, table.study.baseline)
+            row += ["baseline" if base else "–", "–", "–", "–", "–"]
+        else:
+            gap = one.difference
+            row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), names.p_value(one.holm), one.verdict]
+            row += ["–" if one.detectable is None else unit.size(one.detectable)]
+        rows.append(row)
+    heads = [SHARES.get(head, head) if unit.share else head for head in HEADS]
+    return [*(names.short(name, columns.every) for name in chosen), *heads], rows, len(chosen)
+
+
+def note(table: Table) -> str:
+    return how(table, names.unit(table))
+
+
+def latex(table: Table) -> str:
+    r"""A table environment; needs `\usepackage{booktabs}`."""
+    heads, rows, named = lines(table)
+    kinds = "l" * named + "rlrrlrlr"
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(table.study.question or table.study.name)} {escape(note(table))}}}",
+            rf"\begin{{tabular}}{{{kinds}}}",
+            r"\toprule",
+            " & ".join(map(escape, heads)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(escape, row)) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def markdown(table: Table) -> str:
+    heads, rows, named = lines(table)
+    marks = ["---"] * named + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
+    body = [[markdown_escape(text) for text in row] for row in rows]
+    cells = [[markdown_escape(text) for text in heads], marks, *body]
+    title = f"**{markdown_escape(table.study.question or table.study.name)}**"
+    return "\n".join(
+        [title, "", *("| " + " | ".join(row) + " |" for row in cells), "", markdown_escape(note(table))]
+    )  # fmt: skip
+
+
+FORMS: dict[str, Callable[[Table], str]] = {"latex": latex, "markdown": markdown}

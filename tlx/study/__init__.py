@@ -1,0 +1,11 @@
+"""Studies: a question, its cells, and a directory in which many processes run each of them once.
+
+`base` is what a study is, `claims` who runs which cell, `work` the running, `board` what is told meanwhile, `table` the
+results.
+"""
+
+from tlx.study.base import Study
+from tlx.study.table import results
+from tlx.study.work import run_study
+
+__all__ = ["Study", "results", "run_study"]

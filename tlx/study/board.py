@@ -1,0 +1,73 @@
+"""What is told while a study runs: where it begins, a line a cell that finishes (here or elsewhere), what remains."""
+
+import time
+from pathlib import Path
+
+from tlx import cells, folder
+from tlx.cells import CELLS, State
+from tlx.folder import RESULT
+from tlx.records import Bar
+from tlx.report.words import duration
+from tlx.study.base import Study
+from tlx.study.claims import failure, settled
+from tlx.study.table import spent
+from tlx.sweeps import told
+
+STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
+
+
+class Board(Bar):
+    """Watches a study's directory from the time `since` on, whoever works there."""
+
+    def __init__(self, study: Study, directory: Path, since: float, quiet: bool):
+        self.study, self.directory, self.since = study, directory, since
+        self.began, self.seen = time.perf_counter(), 0
+        self.left = [name for name in study.by_fingerprint if not (directory / CELLS / name / RESULT).is_file()]
+        self.total = len(study.by_fingerprint)
+        self.waits = False
+        super().__init__("cell", self.total, self.total - len(self.left), quiet)
+
+    def begin(self) -> None:
+        """The question, and how far its answer is."""
+        found = cells.read(self.directory)
+        counts = ", ".join(f"{found.counts[state]} {state}" for state in STATES if found.counts[state])
+        again = "; those that failed are tried again" if found.counts["failed"] else ""
+        self.say(f"{found.name}: {found.question}\n{self.total} cells in {self.directory}: {counts}{again}")
+
+    def look(self) -> None:
+        """Tells of every cell that was settled since the last look."""
+        new = [name for name in self.left if settled(self.directory / CELLS / name, self.since)]
+        if not new:
+            return
+        before = self.total - len(self.left)
+        self.left = [name for name in self.left if name not in new]
+        self.seen += len(new)
+        # By the pace since the beginning, of everybody who works here.
+        seconds = (time.perf_counter() - self.began) / self.seen * len(self.left)
+        remains = f"about {said(round(seconds))} remain" if self.left else ""
+        for number, name in enumerate(new, 1):
+            names = told(self.study.by_fingerprint[name].names)
+            after = f"; {remains}" if remains and number == len(new) else ""
+            self.say(f"{before + number}/{self.total}  {names}: {self.outcome(name)}{after}")
+        self.move(self.total - len(self.left), remains)
+
+    def outcome(self, fingerprint: str) -> str:
+        """What came out of a cell, in a few words."""
+        path = self.directory / CELLS / fingerprint
+        if not (path / RESULT).is_file():
+            return f"failed, {(failure(path) or {'error': 'and tried again'})['error']}"
+        result = folder.read(path)
+        seconds = said(spent(result))
+        value = result["metrics"].get(self.study.metric)
+        return f"{self.study.metric} {value:.4f}, {seconds}" if value is not None else seconds
+
+    def wait(self) -> None:
+        """Says once that all that is left is run by others."""
+        if not self.waits:
+            self.waits = True
+            self.say(f"waiting for {len(self.left)} {'cell' if len(self.left) == 1 else 'cells'} that others run")
+
+
+def said(seconds: float) -> str:
+    """A duration in plain characters, for terminals and logs."""
+    return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")

@@ -1,0 +1,187 @@
+"""The running of a study: each cell once, by this process or by workers, whoever else works in the same directory."""
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tlx import cells as records
+from tlx import many, report
+from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
+from tlx.folder import RECIPE
+from tlx.many import MOST_ARMS
+from tlx.records import write_json
+from tlx.study.base import Study, document, settle
+from tlx.study.board import Board
+from tlx.study.claims import Claim, claim_group, settled
+from tlx.study.table import write_results
+from tlx.sweeps import Cell
+from tlx.train import Run
+
+# A line for every cell that was run to its end: when, which, how it ended, by whom.
+EXECUTIONS = "executions.jsonl"
+# Seconds between two looks at what others run.
+PAUSE = 0.5
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    most: int = MOST_ARMS,
+    quiet: bool = False,
+    command: str = "",
+    file: str = "",
+    worker: Sequence[str] = (),
+) -> StudyRecords:
+    """Runs every cell of the study that is not done, in the directory `out`, and reads back what is there.
+
+    The page is drawn where the extra is installed and a cell is done.
+
+    A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one goes on, a failed one
+    keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
+    each returns when no cell is left. Cells that differ in numbers alone train side by side where that is quicker, at
+    most `most`, and a process holds as many at a time. `jobs` above 1 starts as many processes of the command `worker`,
+    which is to call `work`. `command` and `file` are for the record. Raises FileExistsError for a directory that holds
+    something else, ChildProcessError where workers died and left cells.
+    """
+    directory = Path(out)
+    for name, value in {"jobs": jobs, "most": most}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; a study wants 1 or more")
+    if jobs > 1 and not worker:
+        raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
+    settle(directory, document(study, Path(file).stem or directory.name, command, file))
+    since = now()
+    with Board(study, directory, since, quiet) as board:
+        board.begin()
+        if jobs == 1 or len(board.left) < 2:
+            work(study, directory, since, most=most, look=board.look, wait=board.wait)
+        else:
+            employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
+        board.look()
+    write_results(directory)
+    found = records.read(directory)
+    if found.counts["done"] and report.available():
+        report.write_study(directory)
+    return found
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return round(time.time(), 3)
+
+
+def work(
+    study: Study,
+    directory: Path,
+    since: float,
+    *,
+    share: int = 1,
+    most: int = MOST_ARMS,
+    look: Callable[[], None] = lambda: None,
+    wait: Callable[[], None] = lambda: None,
+    employed: bool = False,
+) -> None:
+    """What one worker does: claims cells and runs them until all are settled, by whomever. What failed before the time
+    `since` is tried again.
+
+    It claims cells that one program can train, at most `most`, and no more than one of `share` workers should. `look`
+    is called after every cell, `wait` where others run all that is left. Who is `employed` goes home when the process
+    that started this one has died.
+    """
+    left, groups, employer = study.by_fingerprint, grouped(study.by_fingerprint), os.getppid()
+    while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
+        if employed and os.getppid() != employer:
+            return
+        claims = claim_group(directory, left, groups, min(most, math.ceil(len(left) / share)), since)
+        if not claims:
+            wait()
+            time.sleep(PAUSE)
+            look()
+        elif alone := fulfil(directory, claims, look):
+            groups = [
+                part for group in groups for part in ([[name] for name in group] if alone & {*group} else [group])
+            ]
+
+
+def grouped(cells: Mapping[str, Cell]) -> list[list[str]]:
+    """The fingerprints of cells that one program can train, group by group."""
+    names = list(cells)
+    return [[names[n] for n in members] for members in many.groups([cell.recipe for cell in cells.values()])]
+
+
+def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -> set[str]:
+    """Runs the cells of the claims, writes down what comes of each, and lets go of it. Returns those that were better
+    run one by one, so that what is like them need not be held together either."""
+    alone: set[str] = set()
+
+    def planned(choice: dict[str, Any]) -> None:
+        append(directory / PLAN, choice)
+        if choice["arms"] == 1:
+            alone.update(choice["cells"])
+
+    def done(position: int, outcome: Run | Exception) -> None:
+        one = claims[position]
+        failed = isinstance(outcome, Exception)
+        if isinstance(outcome, Exception):
+            keep_failure(one.folder, outcome)
+        line = {"time": now(), "cell": one.fingerprint, "state": "failed" if failed else "done"}
+        append(directory / EXECUTIONS, line | {"host": socket.gethostname(), "process": os.getpid()})
+        one.lock.release()
+        look()
+
+    try:
+        for one in claims:
+            make_way(one.folder)
+        many.run_many([one.cell.recipe for one in claims], [one.folder for one in claims], note=planned, done=done)
+    finally:
+        for one in claims:
+            one.lock.release()
+    return alone
+
+
+def make_way(folder: Path) -> None:
+    """Takes away the note of an earlier failure, and what a try has left that died before the folder was its own."""
+    if not (folder / RECIPE).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+    (folder / FAILED).unlink(missing_ok=True)
+
+
+def keep_failure(folder: Path, error: Exception) -> None:
+    """`failed.json`: what went wrong, where, when."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = "".join(traceback.format_exception(error))
+    write_json(folder / FAILED, {"error": f"{type(error).__name__}: {error}", "traceback": told, "time": now()})
+
+
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """A JSON line, in one write to a file opened for appending, so that the lines of many workers do not mix."""
+    with path.open("ab", buffering=0) as stream:
+        stream.write(json.dumps(line).encode() + b"\n")
+
+
+def employ(command: Sequence[str], count: int, board: Board) -> None:
+    """Starts so many workers and watches until they have gone home; ChildProcessError where they left cells behind."""
+    workers = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        while any(worker.poll() is None for worker in workers):
+            time.sleep(PAUSE / 2)
+            board.look()
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+    board.look()
+    if board.left:
+        codes = ", ".join(str(worker.returncode) for worker in workers)
+        raise ChildProcessError(f"the workers ended (exit codes {codes}) and left {len(board.left)} cells")

@@ -1,0 +1,132 @@
+"""What a search was asked, checked, and the folder that it is asked in."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+
+from tlx import config
+from tlx.arm import total_steps
+from tlx.cells import CELLS, CLAIMS
+from tlx.metrics import LOWER_IS_BETTER
+from tlx.prepare import open_data
+from tlx.recipe import Recipe
+from tlx.records import write_json
+from tlx.trees import near_miss
+from tlx.tune import journal
+from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler
+from tlx.tune.space import Space, check, shown
+
+SEARCH = "search.json"
+Direction = Literal["maximize", "minimize"]
+
+
+class Asked(NamedTuple):
+    """What a search was asked: as in `search`, checked."""
+
+    recipe: Recipe
+    space: Space
+    sampler: Sampler
+    pruner: Pruner
+    metric: str
+    direction: Direction
+    seed: int
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What two workers of one search agree on."""
+        return {
+            "fingerprint": config.fingerprint(self.recipe),
+            "recipe": config.dump(self.recipe),
+            "space": shown(self.space),
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "metric": f"validation/{self.metric}",
+            "direction": self.direction,
+            "seed": self.seed,
+        }
+
+
+def check_asked(
+    recipe: Recipe,
+    space: Space,
+    trials: int,
+    sampler: str,
+    pruner: str,
+    metric: str | None,
+    direction: str | None,
+    seed: int,
+) -> Asked:
+    """Everything about a search that can be known to be wrong before it begins."""
+    if trials < 1:
+        raise ValueError(f"trials is {trials}; a search takes 1 or more")
+    check_one("sampler", sampler, SAMPLERS)
+    check_one("pruner", pruner, PRUNERS)
+    check_one("direction", direction or "maximize", get_args(Direction))
+    journal.check_installed(sampler)
+    config.check(recipe)
+    check(space, recipe)
+    journal.check_sampler(cast(Sampler, sampler), space)
+    name = check_metric(metric or recipe.task.primary, recipe.task)
+    better = recipe.task.higher_is_better if name == recipe.task.primary else name not in LOWER_IS_BETTER
+    towards = cast(Direction, direction or ("maximize" if better else "minimize"))
+    return Asked(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
+
+
+def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
+
+
+def check_metric(metric: str, task: Any) -> str:
+    """The metric's name without its split; ValueError for one of the test split and for one that the task lacks."""
+    split, _, name = metric.rpartition("/")
+    if split not in ("", "validation"):
+        raise ValueError(f"metric is {metric!r}; a search sees the validation split alone")
+    known = task.summarise(task.measure(np.zeros((1, task.outputs or 2), np.float32), np.zeros(1, np.int32)))
+    if name not in known:
+        raise ValueError(f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, known)}")
+    return name
+
+
+def pruner_of(asked: Asked) -> Any:
+    if asked.pruner == "none":
+        return journal.pruner_of("none", 1, 1)
+    train = asked.recipe.train
+    examples = len(open_data(asked.recipe, test=False).train)
+    steps = total_steps(asked.recipe, examples)
+    return journal.pruner_of(asked.pruner, train.eval_every or -(-examples // train.batch), steps)
+
+
+def settle(folder: Path, asked: Asked) -> None:
+    """Makes the folder the search's own. FileExistsError where it holds another search, or something else."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another folder with --out")
+    if folder.is_dir() and not (folder / SEARCH).is_file() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and holds no search; choose another folder with --out")
+    for name in (CELLS, CLAIMS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        if not (folder / SEARCH).is_file():
+            write_json(folder / SEARCH, asked.document)
+            return
+    held = json.loads((folder / SEARCH).read_text(encoding="utf-8"))
+    for name, ours in asked.document.items():
+        if name != "recipe" and held[name] != ours:
+            what = "recipe" if name == "fingerprint" else name
+            raise FileExistsError(
+                f"{folder} holds a search with another {what}: {told(held[name])} there, {told(ours)} here; choose "
+                "another folder with --out"
+            )
+
+
+def told(value: Any) -> str:
+    return ", ".join(f"{path}: {spec}" for path, spec in value.items()) if isinstance(value, dict) else str(value)
+
+
+def alone(folder: Path) -> Any:
+    """The lock under which the next trial is chosen and the search's own files are written."""
+    from filelock import FileLock
+
+    return FileLock(folder / CLAIMS / "search.lock")

@@ -1,0 +1,75 @@
+"""The runs of a search's trials: what one is, and the one function that executes some of them together."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tlx.checkpoint import DiskFull
+from tlx.folder import RECIPE
+from tlx.many import run_many
+from tlx.recipe import Recipe
+from tlx.train import How, Run, run
+from tlx.tune.space import Point
+
+State = Literal["done", "stopped", "failed"]
+Judge = Callable[[int, Mapping[str, float]], bool]
+
+
+class Trial(NamedTuple):
+    """A trial of that `number`, which this worker alone executes: the `recipe` at a `point` of the space, to run in
+    `folder`. `judge` may stop it."""
+
+    number: int
+    point: Point
+    recipe: Recipe
+    folder: Path
+    judge: Judge | None = None
+
+
+class Ended(NamedTuple):
+    """What came of a trial: the run's `result` where it was "done" or "stopped", an `error` where it has "failed"."""
+
+    trial: Trial
+    state: State
+    result: dict[str, Any] | None = None
+    error: str | None = None
+
+
+def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
+    """Runs the trials, none of which looks at the test split, and tells of each as it ends.
+
+    They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train as one
+    program where that pays, unless somebody judges them (see `tlx.many`). A run that was interrupted goes on; one that
+    fails is told of, and the others go on. A full disk is nobody's failure: `checkpoint.DiskFull` is raised.
+    """
+
+    def ended(trial: Trial, outcome: Run | Exception) -> None:
+        if isinstance(outcome, DiskFull):
+            raise outcome
+        if isinstance(outcome, Exception):
+            tell(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
+        else:
+            short = outcome.result["steps"] < outcome.result["asked_steps"]
+            tell(Ended(trial, "stopped" if short else "done", outcome.result))
+        # Nobody goes on with it.
+        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+
+    for trial in trials:
+        # A worker that died before the folder was a run's may have left something in it.
+        if not (trial.folder / RECIPE).is_file():
+            shutil.rmtree(trial.folder, ignore_errors=True)
+    how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
+    judged = [trial for trial in trials if trial.judge is not None]
+    free = [trial for trial in trials if trial.judge is None]
+    run_many(
+        [trial.recipe for trial in free], [trial.folder for trial in free], how=how,
+        done=lambda n, outcome: ended(free[n], outcome),
+    )  # fmt: skip
+    for trial in judged:
+        try:
+            found: Run | Exception = run(trial.recipe, trial.folder, resume=True, how=replace(how, judge=trial.judge))
+        except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
+            found = error
+        ended(trial, found)

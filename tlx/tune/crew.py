@@ -1,0 +1,115 @@
+"""A worker of a search: takes the next trial under a claim, has it executed, writes down what came of it."""
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from tlx import config
+from tlx.cells import CELLS, CLAIMS
+from tlx.tune import journal
+from tlx.tune.asked import Asked, alone
+from tlx.tune.attempt import Ended, Judge, Trial, execute
+from tlx.tune.journal import UP_FRONT
+from tlx.tune.space import cell
+
+
+class Crew:
+    """One worker of a search, which knows of the others by the journal and the claims."""
+
+    def __init__(self, folder: Path, asked: Asked, pruner: Any, trials: int, together: int, quiet: bool):
+        self.folder, self.asked, self.trials, self.quiet = folder, asked, trials, quiet
+        self.together = together if asked.sampler in UP_FRONT else 1
+        with alone(folder):
+            self.storage = journal.open_storage(folder)
+            self.study = journal.open_study(self.storage, asked.direction, pruner)
+            if asked.sampler in UP_FRONT:
+                points = journal.points(asked.sampler, asked.space, asked.seed, trials)
+                for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+                    self.study.enqueue_trial(journal.to_params(asked.space, point))
+                self.trials = len(points)
+
+    def work(self) -> None:
+        """Tries points until so many have been tried, or are being tried by others."""
+        while True:
+            with contextlib.ExitStack() as claims:
+                taken = self.next(claims)
+                if not taken:
+                    return
+                self.attempt(taken)
+
+    def attempt(self, taken: Sequence[tuple[Trial, Any]]) -> None:
+        handles = {trial.number: handle for trial, handle in taken}
+        execute([trial for trial, _ in taken], lambda ended: self.tell(handles[ended.trial.number], ended))
+
+    def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
+        """The next trials with Optuna's handles of them, under claims that last as long as `claims`: first those that a
+        worker left when it died."""
+        taken: list[tuple[Trial, Any]] = []
+        with alone(self.folder):
+            every = self.study.get_trials(deepcopy=False)
+            left = [trial.number for trial in every if trial.state.name == "RUNNING"]
+            waiting = sum(trial.state.name == "WAITING" for trial in every)
+            new = self.trials - len(every) + waiting
+            for number in [*left, *[None] * new]:
+                if len(taken) == self.together:
+                    break
+                if found := self.take(number, claims):
+                    taken.append(found)
+        return taken
+
+    def take(self, number: int | None, claims: contextlib.ExitStack) -> tuple[Trial, Any] | None:
+        """The trial of that number, or a new one; None where somebody runs that recipe now."""
+        asked, count = self.asked, len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, count if number is None else number)
+        handle = self.study.ask() if number is None else journal.again(self.study, self.storage, number)
+        point = journal.suggested(handle, asked.space)
+        made = cell(asked.recipe, point)
+        lock = FileLock(self.folder / CLAIMS / f"{made.fingerprint}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            # Left running: whoever ends that run takes this one up, and finds it done.
+            return None
+        claims.callback(lock.release)
+        judge = self.judge_of(handle) if asked.pruner != "none" else None
+        return Trial(handle.number, point, made.recipe, self.folder / CELLS / made.fingerprint, judge), handle
+
+    def tell(self, handle: Any, ended: Ended) -> None:
+        """Writes down what came of a trial, and says it."""
+        value = ended.result["metrics"][f"validation/{self.asked.metric}"] if ended.result else None
+        error = ended.error
+        if value is not None and not np.isfinite(value):
+            error, value = f"validation/{self.asked.metric} is {value}", None
+        if ended.result:
+            handle.set_user_attr("seconds", round(sum(ended.result["seconds"].values()), 3))
+        if error:
+            handle.set_user_attr("error", error)
+        elif ended.state == "stopped":
+            handle.set_user_attr("value", value)
+        journal.close(self.study, handle.number, "failed" if error else ended.state, value)
+        if not self.quiet:
+            print(self.line(ended, value, error), file=sys.stderr, flush=True)
+
+    def line(self, ended: Ended, value: float | None, error: str | None) -> str:
+        names = " ".join(f"{path}={config.source(given)}" for path, given in ended.trial.point.items())
+        what = f"failed, {error}" if error else f"validation/{self.asked.metric} {value:.4f}"
+        if ended.state == "stopped" and ended.result:
+            what += f", stopped at step {ended.result['steps']}"
+        return f"{ended.trial.number + 1}/{self.trials}  {names}: {what}"
+
+    def judge_of(self, handle: Any) -> Judge:
+        """A judge that reports what was measured, and stops the run where the pruner would."""
+        known = set(self.study.get_trials(deepcopy=False)[handle.number].intermediate_values)
+
+        def judge(step: int, measured: Mapping[str, float]) -> bool:
+            # A run that goes on may measure again what is known.
+            if step not in known:
+                handle.report(measured[self.asked.metric], step)
+            return not handle.should_prune()
+
+        return judge

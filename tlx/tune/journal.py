@@ -1,0 +1,167 @@
+"""Optuna's side of a search: the journal that workers share, which trial is next, what the sampler and pruner are.
+
+A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own values. The one becomes the other here.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from tlx import config
+from tlx.tune.space import Integers, OneOf, Point, Range, Space, drawn, grid
+
+JOURNAL, NAME = "journal.log", "tlx"
+Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Pruner = Literal["none", "hyperband"]
+SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
+# These know all of their points before the first is run.
+UP_FRONT = ("random", "grid")
+
+
+def check_installed(sampler: str) -> None:
+    """ImportError, which names the extra, where what a search needs is missing."""
+    needed = ("optuna", "cmaes") if sampler == "cmaes" else ("optuna",)
+    if lacking := [name for name in needed if find_spec(name) is None]:
+        raise ImportError(f"a search by {sampler} needs {' and '.join(lacking)}: pip install 'tlx[search]'")
+
+
+class Turn:
+    """The lock under which the journal is written: the kernel frees it however its holder dies, and what a dead one
+    left half written goes before the next line."""
+
+    def __init__(self, path: Path):
+        from filelock import FileLock
+
+        self.path, self.lock = path, FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self.lock.acquire()
+        with open(self.path, "r+b") as stream:
+            content = stream.read()
+            if content and not content.endswith(b"\n"):
+                stream.truncate(content.rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def open_study(storage: Any, direction: str, pruner: Any) -> Any:
+    """The study in a journal, made where there is none."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(
+        storage=storage, study_name=NAME, direction=direction, pruner=pruner, load_if_exists=True
+    )
+
+
+def open_storage(out: Path) -> Any:
+    """The journal of the folder `out`."""
+    from optuna.storages import JournalStorage, journal
+
+    path = out / JOURNAL
+    path.touch()
+    return JournalStorage(journal.JournalFileBackend(str(path), lock_obj=Turn(path)))
+
+
+def again(study: Any, storage: Any, number: int) -> Any:
+    """The trial of that number, which somebody began, to be gone on with."""
+    import optuna
+
+    study_id = storage.get_study_id_from_name(NAME)
+    return optuna.trial.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
+def close(study: Any, number: int, state: str, value: float | None) -> None:
+    """Ends the trial of that number: "done" with its value, "stopped" or "failed"."""
+    from optuna.trial import TrialState
+
+    if state == "done":
+        study.tell(number, value)
+    else:
+        study.tell(number, state=TrialState.PRUNED if state == "stopped" else TrialState.FAIL)
+
+
+def pruner_of(name: Pruner, every: int, steps: int) -> Any:
+    """Hyperband (Li et al., 2018) in training steps, from the first validation to the last; or none."""
+    import optuna
+
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    if steps < 2 * every:
+        raise ValueError(
+            f"hyperband stops runs between validations, and of {steps} steps there is one every {every}: "
+            "set train.eval_every lower"
+        )
+    return optuna.pruners.HyperbandPruner(min_resource=every, max_resource=steps, reduction_factor=3)
+
+
+def sampler_of(name: Sampler, seed: int, number: int) -> Any:
+    """The sampler for the trial of that number. A new one each time, so that a search which was stopped and goes on
+    proposes what it would have proposed, and workers do not propose the same."""
+    import optuna
+
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=own, constant_liar=True)
+    if name == "cmaes":
+        # What has no order is drawn at random beside it.
+        return optuna.samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
+    return optuna.samplers.RandomSampler(seed=own)
+
+
+def check_sampler(name: Sampler, space: Space) -> None:
+    """ValueError where the sampler cannot search the space."""
+    if name == "grid":
+        grid(space)
+    numbers = [path for path, spec in space.items() if not isinstance(spec, OneOf)]
+    if name == "cmaes" and len(numbers) < 2:
+        raise ValueError(f"cmaes moves through two or more numbers, and the space has {len(numbers)}; take tpe")
+
+
+def points(name: Sampler, space: Space, seed: int, trials: int) -> list[Point]:
+    """What a sampler that knows its points beforehand would try, up to so many of them."""
+    return grid(space)[:trials] if name == "grid" else [drawn(space, seed, number) for number in range(trials)]
+
+
+def suggested(trial: Any, space: Space) -> Point:
+    """The point of a trial: what it has been given already, and for the rest what the sampler proposes."""
+    point: Point = {}
+    for path, spec in space.items():
+        if isinstance(spec, Range):
+            point[path] = trial.suggest_float(path, spec.low, spec.high, log=spec.log)
+        elif isinstance(spec, Integers):
+            point[path] = trial.suggest_int(path, spec.low, spec.high, step=spec.step)
+        else:
+            point[path] = spec.by_text[trial.suggest_categorical(path, list(spec.by_text))]
+    return point
+
+
+def to_params(space: Space, point: Point) -> dict[str, Any]:
+    """A point as Optuna holds it."""
+    return {
+        path: config.source(point[path]) if isinstance(spec, OneOf) else point[path] for path, spec in space.items()
+    }
+
+
+def to_point(space: Space, params: Mapping[str, Any]) -> Point:
+    """What Optuna holds as a point, in the order of the space."""
+    return {
+        path: spec.by_text[params[path]] if isinstance(spec, OneOf) else params[path] for path, spec in space.items()
+    }
+
+
+def importances(study: Any) -> dict[str, float]:
+    """How much of the variation of what finished each path accounts for (PED-ANOVA, Watanabe et al., 2023); empty where
+    too little finished to tell."""
+    from optuna.importance import get_param_importances
+    from optuna.trial import TrialState
+
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < 4 or len({trial.value for trial in done}) < 2:
+        return {}
+    return {path: float(share) for path, share in get_param_importances(study).items()}

@@ -1,0 +1,167 @@
+"""What a search may choose from: for each field of a recipe a range, or the values to take one of."""
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx import config
+from tlx.sweeps import Cell, sweep
+
+
+class Range(NamedTuple):
+    """Every number from `low` to `high`, evenly, or with `log` evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Integers(NamedTuple):
+    """`low`, `low + step`, ..., `high`."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(range(self.low, self.high + 1, self.step))
+
+
+class OneOf(NamedTuple):
+    """One of the `values`, between which nothing is assumed."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def by_text(self) -> dict[str, Any]:
+        """The values by the text that a user would write for them."""
+        return {config.source(value): value for value in self.values}
+
+
+Spec = Range | Integers | OneOf
+Space = Mapping[str, Spec]
+Point = dict[str, Any]
+
+
+def uniform(low: float, high: float) -> Range:
+    """Any number from `low` to `high`."""
+    return Range(*bounds("uniform", low, high))
+
+
+def log_uniform(low: float, high: float) -> Range:
+    """Any number from `low` to `high`, both above 0, small ones as often as large ones: for rates and decays."""
+    low, high = bounds("log_uniform", low, high)
+    if low <= 0:
+        raise ValueError(f"log_uniform({low:g}, {high:g}): both bounds lie above 0, for 0 has no logarithm")
+    return Range(low, high, log=True)
+
+
+def integer(low: int, high: int, step: int = 1) -> Integers:
+    """A whole number from `low` to `high`, both included, in steps of `step`."""
+    for name, value in (("low", low), ("high", high), ("step", step)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"integer: {name} is {value!r}, which is no whole number")
+    if low >= high or step < 1 or (high - low) % step:
+        raise ValueError(f"integer({low}, {high}, step={step}): high lies one or more steps above low")
+    return Integers(low, high, step)
+
+
+def one_of(*values: Any) -> OneOf:
+    """One of these values: numbers, strings, None, records such as `Lora(rank=8)`."""
+    if len(values) == 1 and isinstance(values[0], list | range | set | dict):
+        raise TypeError(f"one_of takes its values one by one: one_of(*{values[0]!r})")
+    found = OneOf(tuple(values))
+    if len(values) < 2:
+        raise ValueError(
+            f"one_of({config.source(values[0]) if values else ''}): give two or more values to choose from"
+        )
+    if len(found.by_text) < len(values):
+        texts = [config.source(value) for value in values]
+        raise ValueError(f"one_of: {next(text for text in texts if texts.count(text) > 1)} is there twice")
+    return found
+
+
+def bounds(name: str, low: float, high: float) -> tuple[float, float]:
+    for value in (low, high):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise TypeError(f"{name}: a bound is {value!r}, which is no finite number")
+    if low >= high:
+        raise ValueError(f"{name}({low:g}, {high:g}): nothing lies between; the lower bound comes first")
+    return float(low), float(high)
+
+
+def check(space: Any, recipe: Any) -> None:
+    """Raises TypeError or ValueError, with the path and what is near it, where some point of the space is no recipe:
+    before any is run."""
+    if not isinstance(space, Mapping) or not space:
+        raise TypeError(f"a space is {{path: uniform(...) or log_uniform, integer, one_of}}, got {space!r}")
+    for path, spec in space.items():
+        if not isinstance(spec, Range | Integers | OneOf):
+            raise TypeError(f"{path!r} is to be searched over {spec!r}; give uniform, log_uniform, integer or one_of")
+    for path in space:
+        # A field may exist only for some values of the record that it lies in.
+        names = [other for other in space if other == path or path.startswith(f"{other}.")]
+        for values in product(*(ends(space[name]) for name in names)):
+            cell(recipe, dict(zip(names, values, strict=True)))
+
+
+def ends(spec: Spec) -> tuple[Any, ...]:
+    """The values that stand for all others in a check."""
+    return spec.values if isinstance(spec, OneOf) else (spec.low, spec.high)
+
+
+def cell(recipe: Any, point: Point) -> Cell:
+    """The recipe at a point of the space, with its names."""
+    return sweep(recipe, [point])[0]
+
+
+def shown(space: Space) -> dict[str, str]:
+    """The space as a user would write it, by path."""
+    return {path: written(spec) for path, spec in space.items()}
+
+
+def written(spec: Spec) -> str:
+    """
+    >>> written(log_uniform(1e-4, 0.1)), written(integer(8, 32, step=8)), written(one_of("adam", None))
+    ('log_uniform(0.0001, 0.1)', 'integer(8, 32, step=8)', "one_of('adam', None)")
+    """
+    if isinstance(spec, OneOf):
+        return f"one_of({', '.join(spec.by_text)})"
+    if isinstance(spec, Integers):
+        return f"integer({spec.low}, {spec.high}{f', step={spec.step}' if spec.step != 1 else ''})"
+    return f"{'log_uniform' if spec.log else 'uniform'}({spec.low}, {spec.high})"
+
+
+def drawn(space: Space, seed: int, number: int) -> Point:
+    """The random point of that number: the same however many are drawn."""
+    random = np.random.default_rng([seed, number])
+    found: Point = {}
+    for path, spec in space.items():
+        if not isinstance(spec, Range):
+            found[path] = spec.values[int(random.integers(len(spec.values)))]
+        elif spec.log:
+            inside = math.exp(random.uniform(math.log(spec.low), math.log(spec.high)))
+            found[path] = min(max(inside, spec.low), spec.high)
+        else:
+            found[path] = float(random.uniform(spec.low, spec.high))
+    return found
+
+
+def grid(space: Space) -> list[Point]:
+    """Every point, the last path varying fastest; ValueError where a range has no end of them."""
+    for path, spec in space.items():
+        if isinstance(spec, Range):
+            raise ValueError(
+                f"a grid has no end of points in {path!r}; name those to try: "
+                f"one_of({spec.low:g}, {middle(spec):.3g}, {spec.high:g})"
+            )
+    values = [spec.values for spec in space.values() if not isinstance(spec, Range)]
+    return [dict(zip(space, point, strict=True)) for point in product(*values)]
+
+
+def middle(spec: Range) -> float:
+    return math.sqrt(spec.low * spec.high) if spec.log else (spec.low + spec.high) / 2
