@@ -18,7 +18,7 @@ import jax
 
 import tlx
 from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, tasks, tuning
-from tlx.records import write_json
+from tlx.records import Progress, read_metrics, write_json
 from tlx.study import run_study
 from tlx.study.base import document, settle
 
@@ -56,6 +56,44 @@ class Written:
 
     def compare(self, **fields):
         return cells.compare(cells.read(self.write(**fields)))
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(recipe, out, at, **how)`: a run that the user stops when the metrics of step `at` come in."""
+    settle = Progress.step
+
+    def begin(recipe, out, at, **how):
+        def stop(self, step, loss, rate):
+            if step == at:
+                raise KeyboardInterrupt
+            settle(self, step, loss, rate)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "step", stop)
+            with pytest.raises(KeyboardInterrupt):
+                tlx.run(recipe, out, quiet=True, **how)
+
+    return begin
+
+
+@pytest.fixture
+def goes_on(interrupted, tmp_path):
+    """`goes_on(recipe, stops)`: a run stopped at each of `stops` in turn ends with the bits of one that never was."""
+
+    def check(recipe, stops):
+        whole = tlx.run(recipe, tmp_path / "whole", quiet=True)
+        for count, at in enumerate(stops):
+            interrupted(recipe, tmp_path / "stopped", at, resume=count > 0)
+        resumed = tlx.run(recipe, tmp_path / "stopped", resume=True, quiet=True)
+        ours, theirs = (found.folder / "model" / "model.safetensors" for found in (resumed, whole))
+        assert ours.read_bytes() == theirs.read_bytes()
+        lines = [[line | {"time": 0} for line in read_metrics(found.folder)] for found in (resumed, whole)]
+        assert lines[0] == lines[1]
+        same = ("metrics", "selected_step", "fingerprint", "parameters", "steps")
+        assert {name: resumed.result[name] for name in same} == {name: whole.result[name] for name in same}
+
+    return check
 
 
 @pytest.fixture

@@ -282,8 +282,8 @@ def test_diff_lists_what_changed_and_what_one_side_lacks():
 def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
     optim = Optim(lr=0.5, clip=None)
     numbers = config.numbers(optim)
-    named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum"}
-    assert named | {"cycle_peak", "cycle_start", "cycle_end", "slant_peak", "slant_ratio"} == numbers.keys()
+    named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum", "slant_peak", "slant_ratio"}
+    assert named | {"cycle_peak", "cycle_start", "cycle_end", "cycle_momentum"} == numbers.keys()
     assert config.numbers(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
     assert config.numbers(tasks.Classification(classes=3)) == {"smoothing": 0.0}
     assert config.numbers(tasks.Regression(outputs=3)) == {}

@@ -94,13 +94,13 @@ class Phase(NamedTuple):
     """A stretch of training (a share of all steps) with one partition of the parameters.
 
     With `restart` the schedules run over this phase alone, else over the whole run. `optim` are numbers of the
-    optimiser that differ in this phase: `(("warmup", 0.1),)`.
+    optimiser, or pairs of them, that differ in this phase: `(("warmup", 0.1),)`.
     """
 
     share: float
     rules: tuple[Rule, ...]
     restart: bool = False
-    optim: tuple[tuple[str, float], ...] = ()
+    optim: tuple[tuple[str, float | tuple[float, float]], ...] = ()
 
 
 class Tick(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from tlx import Optim, models
 from tlx import optim as optimisers
 from tlx.optim import SCHEDULES, hidden_kernels
+from tlx.optim.schedules import with_cycled_momentum
 from tlx.trees import flatten
 
 
@@ -76,6 +77,15 @@ def test_the_one_cycle_rises_and_falls_by_cosines():
     with jax.numpy_dtype_promotion("standard"):
         expected = [float(theirs(step)) for step in range(0, 100, 9)]
     np.testing.assert_allclose(found[:100:9], expected, rtol=1e-4)
+
+
+def test_the_momentum_of_the_one_cycle_is_low_where_its_rate_is_high():
+    optim = Optim(schedule="one-cycle", cycle_peak=0.3, cycle_momentum=(0.95, 0.85), momentum=0.5)
+    found = [with_cycled_momentum(optim, jnp.float32(step), jnp.float32(100)) for step in (0, 15, 30, 65, 100)]
+    for name in ("beta1", "momentum"):
+        np.testing.assert_allclose([getattr(own, name) for own in found], [0.95, 0.9, 0.85, 0.9, 0.95], rtol=1e-6)
+    alone = with_cycled_momentum(Optim(schedule="one-cycle", momentum=None), jnp.float32(15), jnp.float32(100))
+    assert (alone.beta1, alone.momentum) == (jnp.float32(0.9), None)
 
 
 def test_rsqrt_falls_with_the_root_of_the_steps():

@@ -1,5 +1,11 @@
 """The optimiser against optax, leaf by leaf."""
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +14,7 @@ import pytest
 
 from tlx import Learn, Optim
 from tlx import optim as optimisers
+from tlx.config import numbers, with_numbers
 from tlx.partition import partition, split
 from tlx.trees import flatten, nest
 
@@ -51,16 +58,7 @@ def close(ours, theirs, rtol=1e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), ours, theirs)
 
 
-def test_adamw_agrees_with_optax_leaf_by_leaf():
-    optim = Optim(lr=0.1, weight_decay=0.3, schedule="constant")
-    masked = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
-    close(walk(optim)[0], independent(optax.adamw(0.1, weight_decay=0.3, mask=masked)), rtol=2e-5)
-
-
-def test_adam_and_sgd_agree_with_optax():
-    close(
-        walk(Optim("adam", lr=0.1, schedule="constant", beta1=0.8))[0], independent(optax.adam(0.1, b1=0.8)), rtol=2e-5
-    )
+def test_sgd_agrees_with_optax():
     close(walk(Optim("sgd", lr=0.1, schedule="constant"))[0], independent(optax.sgd(0.1, momentum=0.9)))
     plain, state = walk(Optim("sgd", lr=0.1, schedule="constant", momentum=None))
     close(plain, independent(optax.sgd(0.1)))
@@ -114,9 +112,38 @@ def test_frozen_leaves_have_no_state(name):
     assert optimisers.state_bytes(optim, shapes) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
+WIDE = """
+import importlib.util, json, sys
+import jax, jax.numpy as jnp, numpy as np
+spec = importlib.util.spec_from_file_location("test_transform", {file!r})
+own = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(own)
+widen = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(np.float64(leaf)), tree)
+own.PARAMS, own.GRADIENTS[:] = widen(own.PARAMS), [widen(given) for given in own.GRADIENTS]
+told = {{}}
+for name, (optim, theirs) in own.AGAINST.items():
+    ours, found = own.flatten(own.walk(optim, params=own.PARAMS)[0]), own.flatten(own.independent(theirs(), own.PARAMS))
+    assert all(leaf.dtype == "float64" for leaf in found.values())
+    told[name] = [max(float(abs(ours[path] / leaf - 1).max()) for path, leaf in found.items())]
+    told[name].append({{path: np.asarray(leaf).tolist() for path, leaf in found.items()}})
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """By optimiser, in float64: how far ours is from optax's, relatively, and what optax's gives."""
+    program = WIDE.format(file=__file__)
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
+
+
 FREE = {"lr": 0.1, "weight_decay": 0.3, "schedule": "constant"}
 MATRICES = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
 AGAINST = {
+    "adam": (Optim("adam", lr=0.1, schedule="constant", beta1=0.8), lambda: optax.adam(0.1, b1=0.8)),
+    "adamw": (Optim("adamw", **FREE), lambda: optax.adamw(0.1, weight_decay=0.3, mask=MATRICES)),
     "lamb": (Optim("lamb", **FREE), lambda: optax.lamb(0.1, eps=1e-8, weight_decay=0.3, mask=MATRICES)),
     "lion": (Optim("lion", **FREE, beta2=0.99), lambda: optax.lion(0.1, weight_decay=0.3, mask=MATRICES)),
     # optax leaves the rate out of Adafactor's decay.
@@ -140,7 +167,24 @@ AGAINST = {
 @pytest.mark.parametrize("name", AGAINST)
 def test_each_optimiser_agrees_with_optax(name):
     optim, theirs = AGAINST[name]
-    close(walk(optim)[0], independent(theirs()), rtol=5e-6)
+    close(walk(optim)[0], independent(theirs()))
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_what_is_left_between_an_optimiser_and_optax_is_rounding(name, wide):
+    """In float64 nothing is left but that our rates are float32. In float32 a run, whose numbers are arrays, is nearer
+    to that than optax with numbers of Python: there the second moment takes 1 - 0.999 rounded once, and the correction
+    for its start a difference of two rounded numbers, which is 1.3e-5 off; as arrays they are the same number and
+    cancel. So between the two there may be 3e-6 a step of 0.1, and more relatively where a parameter passes by zero.
+    """
+    optim, theirs = AGAINST[name]
+    apart, exact = wide[name]
+    assert apart < 2e-7
+    ours = flatten(walk(with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim))))[0])
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-6)
+    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(theirs())).items())
+    assert plain < 5e-6
 
 
 def test_adafactor_factors_large_matrices():
@@ -162,14 +206,14 @@ def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
         independent(optimisers.transform(optim, jnp.int32(0), jnp.float32(9), rates, layout), tree, gradients)
     )
     options = {"weight_decay": 0.3, "consistent_rms": 0.2}
-    for path, numbers in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
+    for path, axes in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
         name = path.split("/")[0]
         theirs = optax.contrib.muon(
-            0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*numbers)}
+            0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*axes)}
         )
         kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
         expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
-        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-6, atol=2e-7)
     adam = flatten(walk(Optim(lr=0.1, weight_decay=0.3, schedule="constant"))[0])
     for path in ("head/kernel", "head/bias", "norm/scale", "stem/bias"):
         np.testing.assert_allclose(ours[path], adam[path], rtol=1e-6, atol=1e-7)
@@ -202,6 +246,62 @@ def test_a_group_may_have_a_schedule_of_its_own():
         np.testing.assert_allclose(updates[path], -0.1 * share * gradient, rtol=1e-5)
 
 
+CYCLE = {"lr": 0.1, "schedule": "one-cycle", "cycle_peak": 0.5, "momentum": 0.6, "cycle_momentum": (0.95, 0.85)}
+# At steps 0 to 3 of 4.
+MOMENTA = np.array([0.95, 0.9, 0.85, 0.9])
+FACTORS = np.array([0.1 / 25, 0.1 * (1 + 1 / 25) / 2, 0.1, 0.1 * (1 + 1e-5) / 2])
+
+
+def test_the_momentum_of_a_one_cycle_by_hand():
+    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(own["stem"]["kernel"]) for own in GRADIENTS]
+    mean, square, adam, speed, sgd = 0.0, 0.0, leaf, 0.0, leaf
+    for count, (g, rate, m) in enumerate(zip(gradients, FACTORS, MOMENTA, strict=True), 1):
+        mean, square = m * mean + (1 - m) * g, 0.999 * square + 0.001 * g * g
+        # The correction for the start is by the momentum of the moment, as in fastai.
+        adam = adam - rate * mean / (1 - m**count) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
+        speed = m * speed + g
+        sgd = sgd - rate * speed
+    for name, expected in (("adam", adam), ("sgd", sgd)):
+        np.testing.assert_allclose(walk(Optim(name, **CYCLE))[0]["stem"]["kernel"], expected, rtol=1e-5)
+    # One that all leaves have by their rules counts too; one that some have does not.
+    named = Optim("sgd", **(CYCLE | {"schedule": "constant"}))
+    for rules, cycles in (((r".*", "one-cycle"),), True), (((r"head/.*", "one-cycle"), (r".*", None)), False):
+        parts = partition(PARAMS, tuple((rule, Learn(schedule=schedule)) for rule, schedule in rules))
+        layout = optimisers.Layout(schedules={path: own.schedule for path, own in parts.items() if own.schedule})
+        rates = optimisers.leaf_rates(named, PARAMS, parts)
+        before = optimisers.transform(named, jnp.float32(0), jnp.float32(4), rates, layout)
+        _, state = before.update(GRADIENTS[0], before.init(PARAMS), PARAMS)
+        after = optimisers.transform(named, jnp.float32(2), jnp.float32(4), rates, layout)
+        moved = after.update(GRADIENTS[1], state, PARAMS)[0]["stem"]["kernel"]
+        speed = (0.85 if cycles else 0.6) * gradients[0] + gradients[1]
+        np.testing.assert_allclose(moved, -0.1 * speed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb", "muon", "sgd"])
+def test_without_a_cycle_the_momentum_is_what_it_was(name):
+    optim = Optim(name, **(CYCLE | {"cycle_momentum": (0.0, 0.0)}))
+    cycled, _ = walk(dataclasses.replace(optim, cycle_momentum=(0.95, 0.85)))
+    # Numbers as a run has them: 1 - 0.9 is another number where the 0.9 is not yet a float32.
+    optim = with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim)))
+    plain, _ = walk(optim)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(optimisers.transform.__globals__, "with_cycled_momentum", lambda optim, *clock: optim)
+        jax.tree.map(np.testing.assert_array_equal, plain, walk(optim)[0])
+    assert not np.allclose(flatten(cycled)["head/kernel"], flatten(plain)["head/kernel"], rtol=1e-4)
+
+
+def test_what_a_schedule_free_optimiser_mixes_by_is_no_momentum():
+    """It is one number of a run: the average that answers is computed from it."""
+    rates = optimisers.leaf_rates(Optim(), PARAMS, partition(PARAMS, ALL))
+    layout = optimisers.Layout(schedules=dict.fromkeys(rates, "one-cycle"))
+    found = []
+    for pair in ((0.0, 0.0), (0.95, 0.85)):
+        optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant", cycle_momentum=pair)
+        transform = optimisers.transform(optim, jnp.float32(1), jnp.float32(4), rates, layout)
+        found.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
     one, both = {"a": None, "b": Learn(), "c": None}, {"a": Learn(), "b": Learn(), "c": None}
     assert optimisers.wave_names([one, both, one]) == {"a": "1", "b": "0_1_2"}
@@ -225,8 +325,6 @@ def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
     ],
 )
 def test_every_number_may_be_traced(optim):
-    from tlx.config import numbers, with_numbers
-
     rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, PARAMS, partition(PARAMS, ALL)))
 
     @jax.jit
@@ -248,6 +346,10 @@ def test_every_number_may_be_traced(optim):
         ({"warmup": 1.0}, "warmup is 1.0; it is a share of the run in [0, 1)"),
         ({"clip": 0.0}, "clip is 0.0; a bound of the norm is positive, None is off"),
         ({"cycle_peak": 1.0}, "cycle_peak is 1.0; it is a share of the schedule in (0, 1)"),
+        (
+            {"cycle_momentum": (0.95, 1.0)},
+            "cycle_momentum is (0.95, 1.0); two shares in [0, 1): at the ends, at the peak",
+        ),
         ({"slant_ratio": 0.5}, "slant_ratio is 0.5; it divides the peak rate and is 1 or more"),
         (
             {"name": "muon", "momentum": None},

@@ -90,8 +90,9 @@ def test_linear_then_full_is_two_trainings():
 def test_fine_tune_is_fastais_policy():
     frozen, whole = tuning.FineTune().phases(MODELS["mlp"])
     assert frozen.restart and whole.restart
-    assert dict(frozen.optim) == {"cycle_peak": 0.99, "cycle_start": 25.0}
-    assert dict(whole.optim) == {"cycle_peak": 0.3, "cycle_start": 5.0}
+    both = {"cycle_end": 1e5, "cycle_momentum": (0.95, 0.85)}
+    assert dict(frozen.optim) == {"cycle_peak": 0.99, "cycle_start": 25.0} | both
+    assert dict(whole.optim) == {"cycle_peak": 0.3, "cycle_start": 5.0} | both
     assert {learn.schedule for _, learn in (*frozen.rules, *whole.rules) if learn} == {"one-cycle"}
     first, second = rates("mlp", tuning.FineTune())
     assert first == {"stem": None, "blocks/00": None, "head": 1.0}

@@ -1,7 +1,9 @@
-"""The rate at a step. Every number may be a traced array; the schedule's name is static."""
+"""The rate at a step, and the momentum of the one-cycle. Every number may be a traced array; the schedule's name is
+static."""
 
 import jax.numpy as jnp
 
+from tlx.config import with_numbers
 from tlx.optim.settings import Optim
 from tlx.types import Array
 
@@ -20,10 +22,8 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     """
     schedule = optim.schedule if schedule is None else schedule
     step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
-    warm = optim.warmup * steps
+    warm, now, whole = course(optim, step, steps)
     rise = jnp.minimum((step + 1) / jnp.maximum(warm, 1.0), 1.0)
-    whole = jnp.maximum(steps - warm, 1.0)
-    now = jnp.clip(step - warm, 0.0, whole)
     left = now / whole
     if schedule == "cosine":
         fall = 0.5 * (1.0 + jnp.cos(jnp.pi * left))
@@ -32,9 +32,7 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     elif schedule == "rsqrt":
         fall = jnp.minimum(jnp.sqrt(jnp.maximum(warm, 1.0) / (step + 1)), 1.0)
     elif schedule == "one-cycle":
-        up = between(1.0 / optim.cycle_start, 1.0, left / optim.cycle_peak)
-        down = between(1.0, 1.0 / optim.cycle_end, (left - optim.cycle_peak) / (1.0 - optim.cycle_peak))
-        fall = jnp.where(left < optim.cycle_peak, up, down)
+        fall = cycle(optim, left, 1.0 / optim.cycle_start, 1.0, 1.0 / optim.cycle_end)
     elif schedule == "slanted-triangular":
         # The small number keeps the floor from losing a step where the product is a whole number but for rounding.
         cut = jnp.maximum(jnp.floor(whole * optim.slant_peak + 1e-4), 1.0)
@@ -43,6 +41,34 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     else:
         fall = jnp.ones_like(left)
     return optim.lr * rise * fall
+
+
+def course(optim: Optim, step: Array, steps: Array) -> tuple[Array, Array, Array]:
+    """The steps of the warm-up, how many are gone since, of how many."""
+    warm = optim.warmup * steps
+    whole = jnp.maximum(steps - warm, 1.0)
+    return warm, jnp.clip(step - warm, 0.0, whole), whole
+
+
+def with_cycled_momentum(optim: Optim, step: Array, steps: Array) -> Optim:
+    """The optimiser with the momentum that the one-cycle has at `step` of `steps` (Smith, 2018: high where the rate is
+    low), if any."""
+    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
+    ends, peak = optim.cycle_momentum
+    _, now, whole = course(optim, step, steps)
+    found = cycle(optim, now / whole, ends, peak, ends)
+    asked = jnp.maximum(ends, peak) > 0
+    moved = {"beta1": jnp.where(asked, found, optim.beta1)}
+    if optim.momentum is not None:
+        moved["momentum"] = jnp.where(asked, found, optim.momentum)
+    return with_numbers(optim, moved)
+
+
+def cycle(optim: Optim, share: Array, start: Array | float, peak: Array | float, end: Array | float) -> Array:
+    """Half a cosine from `start` to `peak` in the share `cycle_peak`, and half a cosine to `end`."""
+    up = between(start, peak, share / optim.cycle_peak)
+    down = between(peak, end, (share - optim.cycle_peak) / (1.0 - optim.cycle_peak))
+    return jnp.where(share < optim.cycle_peak, up, down)
 
 
 def between(start: Array | float, end: Array | float, share: Array) -> Array:

@@ -21,9 +21,11 @@ class Optim:
     leaves it. `momentum` is that of `sgd` and `muon`, None for none; `beta1`, `beta2`, `epsilon` those of Adam and its
     kin (the papers take beta2 0.99 for `lion`, epsilon 1e-6 for `lamb`, momentum 0.95 for `muon`).
 
-    The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. The
-    slanted triangle rises from lr / `slant_ratio` in the share `slant_peak` and falls back. The schedule-free
-    optimisers want schedule="constant", and are evaluated and saved at their averaged parameters.
+    The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`; `beta1`
+    (`momentum` of `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
+    its peak, and back; (0, 0) leaves it as it is. The slanted triangle rises from lr / `slant_ratio` in the share
+    `slant_peak` and falls back. The schedule-free optimisers want schedule="constant", and are evaluated and saved at
+    their averaged parameters.
     """
 
     name: Literal[
@@ -42,6 +44,7 @@ class Optim:
     cycle_peak: float = 0.25
     cycle_start: float = 25.0
     cycle_end: float = 1e5
+    cycle_momentum: tuple[float, float] = (0.0, 0.0)
     slant_peak: float = 0.1
     slant_ratio: float = 32.0
 
@@ -61,6 +64,8 @@ class Optim:
         for name in ("cycle_start", "cycle_end", "slant_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it divides the peak rate and is 1 or more")
+        if not all(0 <= number < 1 for number in self.cycle_momentum):
+            raise ValueError(f"cycle_momentum is {self.cycle_momentum}; two shares in [0, 1): at the ends, at the peak")
         if self.name == "muon" and self.momentum is None:
             raise ValueError("muon needs a momentum: it makes the momentum orthogonal, not the gradient")
         if self.averages and not 0 < self.beta1 < 1:

@@ -14,7 +14,7 @@ from optax import contrib
 
 from tlx.optim.directions import Rates, wave
 from tlx.optim.leaves import Layout
-from tlx.optim.schedules import rate
+from tlx.optim.schedules import rate, with_cycled_momentum
 from tlx.optim.settings import Optim
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array
@@ -38,7 +38,11 @@ def together(trees: Mapping[str, Tree]) -> Tree:
 
 def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Layout = Layout()) -> Any:
     """The optax transform of one step; `rates` is what `leaf_rates` gives, as arrays. Its state is by wave."""
-    now = rate(optim, step, steps, layout.schedule(rates))
+    shared = layout.schedule(rates)
+    now = rate(optim, step, steps, shared)
+    # A schedule-free optimiser's beta1 is no momentum: its average is of what one number of it mixes.
+    if (shared or optim.schedule) == "one-cycle" and not optim.averages:
+        optim = with_cycled_momentum(optim, step, steps)
     whole = rate(optim, step, steps)
     named = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
     nows = {path: named[layout.schedules[path]] if path in layout.schedules else whole for path in rates}
