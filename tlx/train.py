@@ -122,7 +122,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     """Takes the arms from where they stand to their end: a run each, or what ended it.
 
     Several arms share a program, so they have the same number of steps, and phases, and stand at the same one (see
-    `tlx.plan`). An arm that diverges ends by itself; an interruption, or a full disk, ends all.
+    `tlx.many`). An arm that diverges ends by itself; an interruption, or a full disk, ends all.
     """
     first = arms[0]
     recipe, steps, begin = first.recipe, first.steps, first.begin
