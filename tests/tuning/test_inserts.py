@@ -54,6 +54,16 @@ def test_dora_by_hand():
     np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
 
 
+def test_a_column_of_zeros_has_a_direction_too():
+    plain = params(tuning.Full())
+    kernel = plain["blocks"]["00"]["attention"]["query"]["kernel"].at[:, 2].set(0.0)
+    plain["blocks"]["00"]["attention"]["query"]["kernel"] = kernel
+    lora = tuning.Dora(rank=2).insert(BERT, plain, KEY)["blocks"]["00"]["attention"]["query"]
+    np.testing.assert_allclose(dense(lora, X), X @ lora["kernel"] + lora["bias"], atol=1e-6)
+    slope = jax.grad(lambda own: (dense(own, jnp.asarray(X)) ** 2).sum())(lora)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
 def test_vera_by_hand():
     vera = drawn(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
     own = layer(vera=vera)
@@ -168,6 +178,8 @@ REFUSED = [
      "Lora adds leaves, which a bridged module (Linen) does not read; use Rules(...) on its own"),
     (lambda: tuning.Ia3(on=None, inputs=None), "Ia3(on=None, inputs=None) scales nothing; give one of them"),
     (lambda: tuning.Vera(rank=0), "rank is 0; it is 1 or more"),
+    (lambda: tuning.Vera(start=0.0),
+     "start is 0.0; it is positive, for beside an outer of zero nothing would learn"),
     (lambda: tuning.Adapter(width=0), "width is 0; it is 1 or more"),
     (lambda: tuning.Adapter(placement="pfeifer"), "no placement 'pfeifer'; close: 'pfeiffer'"),
     (lambda: params(tuning.Adapter(), CNN), "Adapter needs transformer blocks; Cnn has none"),
