@@ -11,6 +11,7 @@ from tlx import losses, tasks
     [
         (lambda: tasks.Classification(classes=1), "classes is 1; a classification needs two or more"),
         (lambda: tasks.Classification(classes=3, names=("a", "b")), "2 names for 3 classes"),
+        (lambda: tasks.Classification(smoothing=1.0), "smoothing is 1.0; a share in [0, 1)"),
         (lambda: tasks.Classification(names=("a", "b")).resolve(("x", "y", "z")), "2 names for 3 classes"),
         (
             lambda: tasks.Classification(classes=2).resolve(("x", "y", "z")),

@@ -85,8 +85,8 @@ def combine(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pretrain
     for number, other in enumerate(shapes[1:], 1):
         if different := sorted(shapes[0].items() ^ other.items()):
             path = different[0][0]
-            sizes = f"{shapes[0].get(path)} in model 0 and {other.get(path)} in model {number}"
-            raise ValueError(f"the models have different adapters: {path!r} is {sizes}")
+            here, there = (f"{own[path]}" if path in own else "missing" for own in (shapes[0], other))
+            raise ValueError(f"the models have different adapters: {path!r} is {here} in model 0, {there} in {number}")
     bases = [fingerprint(own, head_paths(own.model)) for own in adapted]
     if any(base != bases[0] for base in bases):
         raise ValueError(f"the models have different bases: {', '.join(bases)}")

@@ -24,6 +24,8 @@ class Classification:
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 2:
             raise ValueError(f"classes is {self.classes}; a classification needs two or more")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing is {self.smoothing}; a share in [0, 1)")
         if self.classes is not None and self.names and len(self.names) != self.classes:
             raise ValueError(f"{len(self.names)} names for {self.classes} classes")
 

@@ -78,6 +78,29 @@ def test_the_weight_of_the_moment_is_logged_where_it_changes(mlp):
     assert (both.told["weight"], both.told["head_weight"]) == (2.0, 0.5)
 
 
+IMAGES = models.Mlp(inputs=(4, 4, 1), widths=(5, 4))
+MORE = {
+    "L2SP": {"head": 0.0},
+    "CoTuning": {"source": "saved"},
+    "Distill": {"teacher": "saved", "what": "hidden"},
+    "Lwf": {"source": "saved"},
+}
+
+
+@pytest.mark.parametrize("name", terms.TERMS)
+def test_every_weight_may_follow_the_clock(name, mlp, tmp_path):
+    config = IMAGES if name in ("Mixup", "Cutmix") else mlp.config
+    mlp.save(tmp_path / "saved", config, 5, seed=8)
+    more = {field: str(tmp_path / own) if own == "saved" else own for field, own in MORE.get(name, {}).items()}
+    now = mlp.drawn(models.build(config, 3), 3)
+    ramp = terms.TERMS[name](weight=terms.Ramp(0.0, 4.0), **more)
+    others = (ramp, terms.TERMS[name](weight=1.0, **more))
+    half, plain = (mlp.look(own, config=config, now=now, progress=0.125) for own in others)
+    assert half.value == pytest.approx(0.5 * plain.value, rel=1e-6)
+    assert plain.value > 0
+    assert half.told["weight"] == 0.5
+
+
 def test_the_supervised_risk_is_the_tasks_own(mlp):
     found, batch = mlp.look(terms.Supervised(weight=0.5)), mlp.labelled()
     p = mlp.softmax(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[2])

@@ -345,6 +345,9 @@ def test_every_number_may_be_traced(optim):
         ({"lr": -1.0}, "lr -1.0 and weight_decay 0.0 must not be negative"),
         ({"warmup": 1.0}, "warmup is 1.0; it is a share of the run in [0, 1)"),
         ({"clip": 0.0}, "clip is 0.0; a bound of the norm is positive, None is off"),
+        ({"beta2": 1.0}, "beta2 is 1.0; it keeps a share in [0, 1) of what was"),
+        ({"momentum": -0.1}, "momentum is -0.1; it keeps a share in [0, 1) of what was"),
+        ({"epsilon": -1e-8}, "epsilon is -1e-08; it is added to a root and not negative"),
         ({"cycle_peak": 1.0}, "cycle_peak is 1.0; it is a share of the schedule in (0, 1)"),
         (
             {"cycle_momentum": (0.95, 1.0)},

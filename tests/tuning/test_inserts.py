@@ -9,10 +9,10 @@ import pytest
 from flax import linen
 
 from tlx import Data, Recipe, models, tasks, tuning
-from tlx.layers import bottleneck, dense
+from tlx.layers import attention, bottleneck, dense, gelu_exact, layer_norm
 from tlx.partition import partition
 from tlx.prepare import prepare
-from tlx.trees import flatten, subtree
+from tlx.trees import flatten, nest, subtree
 from tlx.types import Context
 
 BERT = models.build(models.Bert(vocabulary=11, width=6, depth=2, heads=2, mlp=10, positions=9), 3)
@@ -54,6 +54,16 @@ def test_dora_by_hand():
     np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
 
 
+def test_a_column_of_zeros_has_a_direction_too():
+    plain = params(tuning.Full())
+    kernel = plain["blocks"]["00"]["attention"]["query"]["kernel"].at[:, 2].set(0.0)
+    plain["blocks"]["00"]["attention"]["query"]["kernel"] = kernel
+    lora = tuning.Dora(rank=2).insert(BERT, plain, KEY)["blocks"]["00"]["attention"]["query"]
+    np.testing.assert_allclose(dense(lora, X), X @ lora["kernel"] + lora["bias"], atol=1e-6)
+    slope = jax.grad(lambda own: (dense(own, jnp.asarray(X)) ** 2).sum())(lora)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
 def test_vera_by_hand():
     vera = drawn(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
     own = layer(vera=vera)
@@ -74,6 +84,33 @@ def test_an_adapter_by_hand():
 
     expected = (inner * norm.cdf(inner)) @ own["up"]["kernel"] + own["up"]["bias"]
     np.testing.assert_allclose(bottleneck(own, X), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+def test_an_adapter_stands_where_its_paper_has_it(placement):
+    block = params(tuning.Adapter(width=3, placement=placement))["blocks"]["00"]
+    block = nest({path: leaf + drawn(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
+    x, mask, both = jnp.asarray(X), jnp.ones((5, 7)), {"heads": 2, "rate": 0.0, "context": Context(), "salt": 0}
+    attended = attention(block["attention"], x, mask, **both)
+
+    def norm(own, hidden):
+        return layer_norm(own["norm"], hidden, BERT.config.epsilon)
+
+    def feed(hidden):
+        return dense(block["mlp"]["down"], gelu_exact(dense(block["mlp"]["up"], hidden)))
+
+    if placement == "houlsby":
+        # Figure 2 there: after each of the two layers' last projection, before the skip connection that was there.
+        attended = attended + bottleneck(block["attention"]["adapter"], attended)
+        hidden = norm(block["attention"], x + attended)
+        fed = feed(hidden)
+        expected = norm(block["mlp"], hidden + fed + bottleneck(block["mlp"]["adapter"], fed))
+    else:
+        # AdapterHub's "pfeiffer": it reads the norm of the sum, and is added to the sum, whose norm is taken again.
+        hidden = norm(block["attention"], x + attended)
+        total = hidden + feed(hidden)
+        expected = norm(block["mlp"], total + bottleneck(block["adapter"], norm(block["mlp"], total)))
+    np.testing.assert_allclose(models.bert.encode(BERT.config, block, x, mask, Context()), expected, atol=1e-5)
 
 
 def test_the_dropout_of_lora_is_on_in_training_alone_and_keeps_the_mean():
@@ -168,6 +205,8 @@ REFUSED = [
      "Lora adds leaves, which a bridged module (Linen) does not read; use Rules(...) on its own"),
     (lambda: tuning.Ia3(on=None, inputs=None), "Ia3(on=None, inputs=None) scales nothing; give one of them"),
     (lambda: tuning.Vera(rank=0), "rank is 0; it is 1 or more"),
+    (lambda: tuning.Vera(start=0.0),
+     "start is 0.0; it is positive, for beside an outer of zero nothing would learn"),
     (lambda: tuning.Adapter(width=0), "width is 0; it is 1 or more"),
     (lambda: tuning.Adapter(placement="pfeifer"), "no placement 'pfeifer'; close: 'pfeiffer'"),
     (lambda: params(tuning.Adapter(), CNN), "Adapter needs transformer blocks; Cnn has none"),

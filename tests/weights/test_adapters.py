@@ -225,6 +225,23 @@ def test_an_adapter_of_another_shape_or_family_is_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("how", "change"),
+    [
+        ("Adapter", lambda own: own.pop("blocks/01/adapter/up/kernel")),
+        ("Adapter", lambda own: own.update({"blocks/01/adapter/up/kernel": np.ones((3, 6), np.float32)})),
+        ("SideHead", lambda own: own.pop("head/side/mixture")),
+    ],
+)
+def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
+    tlx.save_adapter(adapted(base("bert"), how), tmp_path / "own")
+    tensors = dict(load_file(tmp_path / "own" / "adapter_model.safetensors"))
+    change(tensors)
+    save_file(tensors, tmp_path / "own" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"own holds an adapter that the layers of the model cannot read \("):
+        tlx.load_adapter(base("bert"), tmp_path / "own")
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"peft_type": "LORRA"}, "no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),

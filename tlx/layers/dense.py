@@ -56,9 +56,10 @@ def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, sa
 
 
 def column_norms(lora: Tree, kernel: Array) -> Array:
-    """|kernel + scale a b| of each output [O], a constant to the gradient (Liu et al., 2024, section 4.3)."""
+    """|kernel + scale a b| of each output [O], a constant to the gradient (Liu et al., 2024, section 4.3). A column of
+    zeros has the least norm there is, so that it has a direction too."""
     moved = kernel + lora["scale"] * (lora["a"] @ lora["b"])
-    return jax.lax.stop_gradient(jnp.sqrt((moved * moved).sum(0)))
+    return jax.lax.stop_gradient(jnp.maximum(jnp.sqrt((moved * moved).sum(0)), jnp.finfo(jnp.float32).tiny))
 
 
 def bottleneck(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from tlx.data import inputs_of
 from tlx.losses import feature_distance
 from tlx.models import features, forward, tap_shapes
-from tlx.objectives.base import Term, head_of, hidden_stages, mean_over, stage_names, weighed
+from tlx.objectives.base import Term, check_weight, head_of, hidden_stages, mean_over, stage_names, weighed
 from tlx.objectives.brought import compiled, remember, remembered
 from tlx.objectives.ramp import Weight
 from tlx.tasks import Classification
@@ -28,7 +28,7 @@ class Delta(Term):
     the model as it was brought, by a second pass without dropout. W is 1, or with `attention` the number of units times
     a softmax over the units of how much the loss grows where a unit is removed. That loss is the squared error of a
     least-squares head on the features that were brought, over the first `batches` batches: it is solved once, where the
-    paper trains a head first.
+    paper trains a head first. The paper's second term, half the head's squared norm, is L2SP(weight=0, head=...).
     """
 
     stages: tuple[str, ...] = ()
@@ -36,6 +36,11 @@ class Delta(Term):
     batches: int = 4
     on: str = "labelled"
     weight: Weight = 0.01
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight")
+        if self.batches < 1:
+            raise ValueError(f"Delta: batches is {self.batches}; it is 1 or more")
 
     def chosen(self, model: Model) -> list[str]:
         """The stages that are compared; ValueError for one without a hidden state."""
@@ -57,7 +62,7 @@ class Delta(Term):
         memory = remember(setting)
         if not self.attention:
             return memory
-        increases = {} if self.batches < 1 else loss_increases(setting, self.chosen(setting.model), self.batches)
+        increases = loss_increases(setting, self.chosen(setting.model), self.batches)
         return memory | {"units": nest({stage: attended(increase) for stage, increase in increases.items()})}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

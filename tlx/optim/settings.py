@@ -58,6 +58,11 @@ class Optim:
             raise ValueError(f"warmup is {self.warmup}; it is a share of the run in [0, 1)")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; a bound of the norm is positive, None is off")
+        for name in ("beta1", "beta2", "momentum"):
+            if (share := getattr(self, name)) is not None and not 0 <= share < 1:
+                raise ValueError(f"{name} is {share}; it keeps a share in [0, 1) of what was")
+        if self.epsilon < 0:
+            raise ValueError(f"epsilon is {self.epsilon}; it is added to a root and not negative")
         for name in ("cycle_peak", "slant_peak"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the schedule in (0, 1)")

@@ -27,6 +27,9 @@ class Vera(Tuning):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it is 1 or more")
+        if self.start <= 0:
+            # The slope of either vector is a product with the other.
+            raise ValueError(f"start is {self.start}; it is positive, for beside an outer of zero nothing would learn")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a rule that matches nothing or no dense layer."""

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from tlx import models
@@ -137,7 +138,20 @@ def read_own(model: Model, document: dict[str, Any], tensors: dict[str, np.ndarr
         f"{path!r} {t.shape}" for path, t in sorted(tensors.items()) if not path.removeprefix(STATS).startswith(stages)
     ]
     stop(str(directory), [], misshapen, extra)
+    check_reads(model, tensors, directory)
     return {path: (tensor, path) for path, tensor in tensors.items()}
+
+
+def check_reads(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> None:
+    """ValueError where the layers cannot read what is inserted among their parameters: a part of it is missing, or of
+    another shape. Our own form has no list of what belongs to a layer, so a pass is traced."""
+    leaves: dict[str, Any] = {p: jax.ShapeDtypeStruct(own.shape, "float32") for p, own in flatten(model.params).items()}
+    leaves |= {path: tensor for path, tensor in tensors.items() if not path.startswith(STATS)}
+    try:
+        models.tap_shapes(model, nest(dict(sorted(leaves.items()))), models.example_inputs(model.config, tokens=1))
+    except (KeyError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{directory} holds an adapter that the layers of the model cannot read ({told})") from None
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:
