@@ -42,8 +42,16 @@ def write_file(folder, cells=TWO, steps=3, every=3):
     return path
 
 
+# A shell that puts the suite into the background lets every child ignore Ctrl-C; this one is to hear it.
+HEARING = """
+import signal, runpy
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("tlx.cli", run_name="__main__", alter_sys=True)
+"""
+
+
 def start(path, out, *more, **options):
-    command = [sys.executable, "-m", "tlx.cli", "study", str(path), "--out", str(out), *more]
+    command = [sys.executable, "-c", HEARING, "study", str(path), "--out", str(out), *more]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
