@@ -61,7 +61,8 @@ class Best(NamedTuple):
 
 class Arm:
     """A recipe made ready in its folder. `begin` is the step of its newest checkpoint, or 0; `failed` is what ended it
-    early, in which case nothing more is measured or kept of it; `prefixes` what each phase had of a stored prefix."""
+    early, in which case nothing more is measured or kept of it; `prefixes` what each phase had of a stored prefix,
+    `cuts` where each begins, once that was looked for."""
 
     def __init__(
         self, recipe: Recipe, path: Path, ready: Prepared, splits: Splits, memory: Any, records: int | None = None
@@ -80,6 +81,7 @@ class Arm:
         self.outcomes: dict[str, Outcome] = {}
         self.failed: Exception | None = None
         self.prefixes: dict[int, dict[str, Any]] = {}
+        self.cuts: dict[int, Any] = {}
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes and types of a batch of what the model reads."""

@@ -79,7 +79,9 @@ class Resident:
         shared = same_batches(arms, readers)
         kept = list(zip(arms, readers, strict=True))[: 1 if shared else None]
         self.examples = [arm.splits.train for arm, _ in kept]
-        self.orders = [order_of(arm, how) for arm, how in kept]
+        # Arms of one seed and subset take the same examples, which are then looked up once.
+        orders: dict[Any, Order] = {}
+        self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in kept]
         self.places, table = one_table(kept)
         self.table = jax.device_put(table)
 
@@ -96,7 +98,8 @@ class Resident:
 
     def take(self, state: Any, step: int, end: int) -> Taken:
         count = min(MOST, end - step)
-        positions = np.stack([[order(step + k)[0] for order in self.orders] for k in range(count)])
+        drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
+        positions = np.stack([drawn[id(order)] for order in self.orders], 1)
         rows = np.stack([places[positions[:, n]] for n, places in enumerate(self.places)], 1)
         rows = rows[:, 0] if len(self.orders) == 1 else rows
         full = np.zeros((MOST, *rows.shape[1:]), np.int32)
@@ -117,6 +120,11 @@ def needed(compiled: Any) -> int:
     """Bytes of the arguments and the temporaries of a program, as the compiler counts them."""
     told = compiled.memory_analysis()
     return int(told.argument_size_in_bytes + told.temp_size_in_bytes)
+
+
+def order_key(arm: Any) -> Any:
+    """What arms that share a program have in common where they take the same examples in the same order."""
+    return arm.recipe.seed, arm.splits.train.rows.tobytes()
 
 
 def order_of(arm: Any, how: Any) -> Order:

@@ -238,7 +238,9 @@ def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable
         why = "pmap reads inputs" if how.prefix else "it was not asked for"
         found = [prefix.nothing(arm.ready, why) for arm in arms]
     else:
-        cut = prefix.find(first.ready, phase, first.inputs(), first.memory)
+        if phase not in first.cuts:
+            first.cuts[phase] = prefix.find(first.ready, phase, first.inputs(), first.memory)
+        cut = first.cuts[phase]
         found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
         if not how.quiet:
             say(found[0].told)

@@ -59,14 +59,23 @@ class Table:
     def __init__(self, folder: Path, leaves: Sequence[Leaf], views: int = 1):
         self.folder, self.leaves, self.views = folder, tuple(leaves), views
         self.shards = [Shard(path, self.leaves) for path in sorted(folder.glob("shard-*"))] if folder.is_dir() else []
-        self.where: dict[int, tuple[int, int]] = {}
-        for number, shard in enumerate(self.shards):
-            for row, index in enumerate(shard.indices.tolist()):
-                self.where.setdefault(index, (number, row))
+        # By index: the number of the shard and the row in it, -1 where there is none, and the length of the text.
+        most = max((int(shard.indices.max()) for shard in self.shards if len(shard.indices)), default=-1)
+        self.places = np.full((most + 1, 2), -1, np.int64)
+        self.sizes = np.zeros(most + 1, np.int32)
+        for number, shard in reversed(list(enumerate(self.shards))):
+            self.places[shard.indices] = np.stack(
+                [np.full(len(shard.indices), number), np.arange(len(shard.indices))], 1
+            )
+            if shard.lengths is not None:
+                self.sizes[shard.indices] = shard.lengths
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
         """Those of `indices` that the table does not have."""
-        return np.array([index for index in np.asarray(indices).tolist() if index not in self.where], np.int64)
+        indices = np.asarray(indices, np.int64)
+        known = indices < len(self.places)
+        known[known] = self.places[indices[known], 0] >= 0
+        return indices[~known]
 
     @property
     def ragged(self) -> bool:
@@ -80,17 +89,12 @@ class Table:
 
     def lengths(self, indices: np.ndarray) -> np.ndarray:
         """How many tokens each of these texts has, int32."""
-        found = []
-        for index in indices.tolist():
-            number, row = self.where[index]
-            lengths = self.shards[number].lengths
-            found.append(0 if lengths is None else int(lengths[row]))
-        return np.array(found, np.int32)
+        return self.sizes[indices]
 
     def gather(self, indices: np.ndarray, length: int = 0) -> dict[str, Any]:
         """The rows of these examples as the entries of a batch, [B, ...], token leaves [B, length + extra, ...] with
         zeros behind their text."""
-        places = np.array([self.where[index] for index in indices.tolist()], np.int64).reshape(-1, 2)
+        places = self.places[indices]
         batch: dict[str, Any] = {}
         for n, leaf in enumerate(self.leaves):
             array = self._tokens(n, places, length) if leaf.tokens else self._rows(n, places)

@@ -124,6 +124,7 @@ def sources(
     room. The recipes differ in numbers alone, so `cut` is that of any."""
     if cut.stage is None:
         return [nothing(ready, cut.why) for ready, _ in pairs]
+    leaves = leaves_of(pairs[0][0], cut)
     asked: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
     opened_at: list[dict[str, Path]] = []
     tables: dict[Path, Table] = {}
@@ -135,7 +136,7 @@ def sources(
                 continue
             folder = room() / digest(ready, cut, name, examples)
             if folder not in tables:
-                tables[folder] = Table(folder, leaves_of(ready, cut), views_of(ready, name))
+                tables[folder] = Table(folder, leaves, views_of(ready, name))
             asked.setdefault(folder, []).append((ready, name, examples))
             mine[name] = folder
         opened_at.append(mine)
@@ -146,7 +147,7 @@ def sources(
         return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
     computed = sum(map(len, short.values()))
     most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
-    sizes = zip(leaves_of(pairs[0][0], cut), cut.reads, strict=True)
+    sizes = zip(leaves, cut.reads, strict=True)
     size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
     free = shutil.disk_usage(room()).free
     if size > free / 2:
