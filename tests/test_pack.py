@@ -295,9 +295,30 @@ def test_a_pack_that_loses_is_not_taken_and_the_choice_is_told(tmp_path, monkeyp
     assert [one.result["pack"] for one in found] == [{"arms": 1, "place": 0}] * 2
     (choice,) = told
     assert (choice["how"], choice["arms"]) == ("one by one", 1)
-    assert choice["seconds_per_step"].keys() == {"one", "pack", "pack_per_arm"}
+    assert choice["seconds_per_step"].keys() == {"one", "pack", "pack_per_arm", "begin"}
     assert choice["memory_bytes"] > 0
     assert "steps of one" in choice["why"]
+    assert "before its steps" in choice["why"]
+
+
+def test_a_pack_whose_steps_lose_is_taken_where_its_one_beginning_wins(tmp_path, packs, monkeypatch):
+    """Two runs of eight quick steps: what each does before them takes longer."""
+    from tlx import many
+
+    needed = many.measured
+
+    def slow(arms, how, steps=3):
+        _, taken = needed(arms, how, steps)
+        return 1e-6 * len(arms), taken
+
+    monkeypatch.setattr(many, "measured", slow)
+    monkeypatch.setattr(many, "GAIN", 0.9)
+    told = []
+    run_many(
+        [varied(RECIPE, seed=seed) for seed in (0, 1)], [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append
+    )
+    assert packs == [2]
+    assert "before its steps" in told[0]["why"]
 
 
 def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch):

@@ -191,8 +191,8 @@ def form_of(arm: Arm) -> Form:
 
 
 def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:
-    """How many of these arms are to train at a time: as many as memory holds, where a step of the pack takes less than
-    so many steps of one, both measured here."""
+    """How many of these arms are to train at a time: as many as memory holds, where the pack takes less time than so
+    many runs of one, both measured here: by their steps, and, where those do not decide, by what comes before them."""
     count = min(len(arms), most)
     if count == 1:
         return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for")
@@ -211,10 +211,21 @@ def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:
     if count <= 1:
         return Choice(1, f"two arms would take more than the memory has, {free / 1e9:.1f} GB free", {"one": alone})
     seconds = {"one": alone, "pack": together, "pack_per_arm": together / count}
-    wins = together < GAIN * count * alone
     ratio = count * alone / together
     why = f"a step of {count} arms takes {together:.2g} s and {count} steps of one {count * alone:.2g} s: {ratio:.1f} x"
-    return Choice(count if wins else 1, why, seconds, taken)
+    if together >= GAIN * count * alone:
+        # Each of the runs would trace its program and fetch it from the cache, which a pack does once.
+        steps = arms[0].steps - arms[0].begin
+        begin = time.perf_counter()
+        measured(arms[:1], how, steps=2)
+        seconds["begin"] = again = time.perf_counter() - begin
+        pack_whole, alone_whole = again + steps * together, count * (again + steps * alone)
+        why += (
+            f"; with {again:.2g} s before its steps, {pack_whole:.2g} s against {alone_whole:.2g} s for all {steps:,}"
+        )
+        if pack_whole >= GAIN * alone_whole:
+            return Choice(1, why, seconds, taken)
+    return Choice(count, why, seconds, taken)
 
 
 def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int]:
