@@ -162,7 +162,7 @@ def timed(side: str, words: list[str], patience: float, show: bool) -> tuple[flo
     clear(side)
     settle(patience)
     with tempfile.TemporaryDirectory() as folder:
-        before, start = processor(), time.perf_counter()
+        before, spent, start = processor(), used(), time.perf_counter()
         done = subprocess.run(
             [sys.executable, __file__, *words, "--side", side, "--out", folder],
             capture_output=True,
@@ -174,9 +174,8 @@ def timed(side: str, words: list[str], patience: float, show: bool) -> tuple[flo
             raise SystemExit(done.stderr)
         if show:
             print("".join(line + "\n" for line in done.stdout.splitlines() if line.startswith("planner")), end="")
-    own = used() - timed.spent  # type: ignore[attr-defined]
-    timed.spent = used()  # type: ignore[attr-defined]
-    return seconds, max(0.0, (after[0] - before[0] - own) / max(after[1] - before[1], 1e-9))
+    others = after[0] - before[0] - (used() - spent)
+    return seconds, max(0.0, others / max(after[1] - before[1], 1e-9))
 
 
 def used() -> float:
@@ -187,7 +186,6 @@ def used() -> float:
     return told.ru_utime + told.ru_stime
 
 
-timed.spent = 0.0  # type: ignore[attr-defined]
 SIDES = {
     "prefix": ("stored", "plain"),
     "arms": ("packed", "one by one", "single"),

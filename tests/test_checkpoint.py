@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.checkpoint import Checkpoints, DiskFull, Saved, decode, encode, guarded
+from tlx.checkpoint import Checkpoints, DiskFull, Saved, guarded
 
 STATE = {
     "step": jnp.int32(3),
@@ -29,7 +29,7 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path, best):
     notes = {"best": bool(best), "best_step": 2, "best_value": 0.1}
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() is None
-    checkpoints.save(3, Saved(STATE, best, {"position": 4}, notes))
+    checkpoints.save(3, Saved(STATE, best, notes))
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.latest() == 3
@@ -37,14 +37,14 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path, best):
     saved = again.restore(blank, {"params": {"kernel": jnp.zeros((2, 3))}, "stats": {}})
     same(saved.state, STATE)
     same(saved.best, best)
-    assert (saved.cursor, saved.notes) == ({"position": 4}, notes)
+    assert saved.notes == notes
     again.close()
 
 
 def test_only_the_newest_is_kept_and_a_half_written_one_is_not_seen(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
-        checkpoints.save(step, Saved({"x": jnp.float32(step)}, {}, None, {"best": False}))
+        checkpoints.save(step, Saved({"x": jnp.float32(step)}, {}, {"best": False}))
     checkpoints.close()
     assert [file.name for file in tmp_path.iterdir() if file.name.isdigit()] == ["2"]
     # As a killed run leaves it: orbax gives a folder its name when all of it is there.
@@ -58,19 +58,12 @@ def test_only_the_newest_is_kept_and_a_half_written_one_is_not_seen(tmp_path):
 def test_the_arrays_are_taken_before_save_returns(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = {"x": jnp.ones(1000)}
-    checkpoints.save(1, Saved(state, {}, None, {"best": False}))
+    checkpoints.save(1, Saved(state, {}, {"best": False}))
     # The step that follows gives the buffers away.
     jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0, tree), donate_argnums=0)(state)
     checkpoints.wait()
     np.testing.assert_array_equal(checkpoints.restore({"x": jnp.zeros(1000)}, {}).state["x"], np.ones(1000))
     checkpoints.close()
-
-
-@pytest.mark.parametrize("cursor", [b"\x00\xff", {"a": [1, 2]}, None])
-def test_the_data_iterators_state_survives_json(cursor):
-    import json
-
-    assert decode(json.loads(json.dumps(encode(cursor)))) == cursor
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_two_steps_of_many_terms_at_once(name, how, together, saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
 
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(2, Saved(held(final), {}, None, {"best": False}))
+    checkpoints.save(2, Saved(held(final), {}, {"best": False}))
     checkpoints.wait()
     again = checkpoints.restore(held(start), {}).state
     checkpoints.close()

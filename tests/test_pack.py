@@ -191,6 +191,22 @@ def test_a_recipe_that_does_not_fit_together_stops_no_other(tmp_path, packs):
     assert packs == [2]
 
 
+def test_what_cannot_be_measured_runs_one_by_one(tmp_path, packs, monkeypatch):
+    from tlx import many
+
+    def broken(arms, how, steps=3):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(many, "measured", broken)
+    told = []
+    found = run_many(
+        [varied(RECIPE, seed=n) for n in (0, 1)], [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append
+    )
+    assert packs == [1, 1]
+    assert [type(one).__name__ for one in found] == ["Run", "Run"]
+    assert told[0]["why"] == "a step could not be measured (RuntimeError: out of memory)"
+
+
 def test_a_stopped_pack_goes_on_where_it_was(tmp_path, packs, monkeypatch):
     from tlx import train as loop
 

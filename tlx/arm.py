@@ -102,7 +102,7 @@ class Arm:
         best, step = self.best, int(state.step)
         notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
         kept = best.variables._asdict() if best.variables is not None else {}
-        self.checkpoints.save(step, Saved(self.held(state), kept, {"step": step}, notes))
+        self.checkpoints.save(step, Saved(self.held(state), kept, notes))
 
     def held(self, state: TrainState) -> dict[str, Any]:
         """What of a state a checkpoint holds."""
@@ -178,8 +178,7 @@ def opened(
     """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
 
     `like` is another arm that may have brought the same weights already; `records` is as in `Arm`; without `test` that
-    split is sealed. Raises whatever
-    does not fit together before the folder is touched.
+    split is sealed. Raises whatever does not fit together before the folder is touched.
     """
     splits = open_data(recipe, test)
     ready = prepare(recipe, splits, None if like is None else like.ready)

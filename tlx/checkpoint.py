@@ -1,10 +1,10 @@
-"""Checkpoints by orbax: the state, the data iterator and the recipe, together or not at all.
+"""Checkpoints by orbax: what of a run cannot be had again from its recipe, together or not at all. The order of the
+data is a function of the step.
 
 A checkpoint is written to a folder of another name and renamed when it is whole, so a killed run or a full disk leaves
 the one before.
 """
 
-import base64
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +18,10 @@ FULL_TOLD = ("No space left", "File too large", "quota exceeded")
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds: `state` (with raw key data), `best` (or {}), `cursor` of the data, `notes` (JSON)."""
+    """What a checkpoint holds: `state` (with raw key data), `best` (or {}), `notes` (JSON)."""
 
     state: Any
     best: Any
-    cursor: Any
     notes: dict[str, Any]
 
 
@@ -67,7 +66,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave({"state": saved.state, "best": saved.best}),
-                rest=ocp.args.JsonSave({"cursor": encode(saved.cursor), "notes": saved.notes}),
+                rest=ocp.args.JsonSave({"notes": saved.notes}),
             ),
         )
 
@@ -80,7 +79,7 @@ class Checkpoints:
         target = {"state": state, "best": best if rest["notes"].get("best") else {}}
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))).arrays
-        return Saved(arrays["state"], arrays["best"], decode(rest["cursor"]), rest["notes"])
+        return Saved(arrays["state"], arrays["best"], rest["notes"])
 
     def wait(self) -> None:
         """Returns when all is on disk."""
@@ -88,12 +87,3 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
-
-
-def encode(cursor: Any) -> Any:
-    """An iterator's state as JSON: grain gives a dict or bytes."""
-    return {"bytes": base64.b64encode(cursor).decode()} if isinstance(cursor, bytes) else {"value": cursor}
-
-
-def decode(document: Any) -> Any:
-    return base64.b64decode(document["bytes"]) if "bytes" in document else document["value"]

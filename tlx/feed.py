@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
-from tlx.pack import MOST, Engine
+from tlx.pack import MOST, Engine, stack
 from tlx.prepare import training_batches
 from tlx.processors import ImageProcessor
 from tlx.trees import flatten, size
@@ -208,9 +208,4 @@ def rows_of(arm: Any, how: Any) -> dict[str, Any]:
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batches of several arms as one, [A, B, ...], texts padded to the longest."""
-
-    def join(*leaves: np.ndarray) -> np.ndarray:
-        most = tuple(map(max, zip(*(leaf.shape for leaf in leaves), strict=True)))
-        return np.stack([np.pad(leaf, [(0, m - n) for m, n in zip(most, leaf.shape, strict=True)]) for leaf in leaves])
-
-    return jax.tree.map(join, *made)
+    return jax.tree.map(lambda *leaves: stack(np, leaves), *made)

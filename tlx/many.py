@@ -121,16 +121,15 @@ def run_many(
                     settle(position, error)
         for twins in alike(ready):
             with clock("setup"):
-                choice = chosen([ready[position] for position in twins], how, most)
+                choice = tried([ready[position] for position in twins], how, most)
             if note is not None and len(twins) > 1:
                 prints = [config.fingerprint(recipes[position]) for position in twins]
                 named = "packed" if choice.arms > 1 else "one by one"
                 note({"time": round(time.time(), 3), "cells": prints, "how": named, **choice._asdict()})
             for start in range(0, len(twins), choice.arms):
                 together = twins[start : start + choice.arms]
-                for position, outcome in zip(
-                    together, attempted([ready[n] for n in together], how, clock), strict=True
-                ):
+                outcomes = attempted([ready[position] for position in together], how, clock)
+                for position, outcome in zip(together, outcomes, strict=True):
                     settle(position, outcome)
                 clock = Clock()
     return [result for result in results if result is not None]
@@ -188,6 +187,14 @@ def form_of(arm: Arm) -> Form:
         parts = ready.parts(phase)
         phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([arm], [own], n, None)[0])))
     return Form(stands, phases)
+
+
+def tried(arms: Sequence[Arm], how: How, most: int) -> Choice:
+    """What is chosen; one by one where that cannot be measured, for then each arm says for itself what is wrong."""
+    try:
+        return chosen(arms, how, most)
+    except Exception as error:
+        return Choice(1, f"a step could not be measured ({type(error).__name__}: {error})")
 
 
 def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.partition import Partition
-from tlx.state import Parts, TrainState, answering
-from tlx.step import compile_step, eval_step, train_step
+from tlx.state import Parts, TrainState
+from tlx.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten
 from tlx.updates import Sum
 
@@ -68,17 +68,17 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
             donate_argnums=0,
         )
     return Engine(
-        1,
-        parts.start,
-        compiled.train,
-        sweep,
-        lambda state, inputs: compiled.evaluate(state, inputs)[None],
-        lambda states: compiled.place(states[0]),
-        lambda state, n: compiled.fetch(state),
-        compiled.put,
-        compiled.put,
-        lambda positions: jax.device_put(positions, rows),
-        compiled.answer,
+        arms=1,
+        start=parts.start,
+        train=compiled.train,
+        sweep=sweep,
+        evaluate=lambda state, inputs: compiled.evaluate(state, inputs)[None],
+        place=lambda states: compiled.place(states[0]),
+        fetch=lambda state, n: compiled.fetch(state),
+        put=compiled.put,
+        put_whole=compiled.put,
+        put_rows=lambda positions: jax.device_put(positions, rows),
+        answer=compiled.answer,
     )
 
 
@@ -112,27 +112,20 @@ def packed(
     sweep = jax.jit(
         partial(swept, step), in_shardings=(whole, whole, many, None), out_shardings=(whole, whole), donate_argnums=0
     )
-    answer = lambda state: state  # noqa: E731
-    if parts.ema is not None or parts.optim.averages:
-        found = jax.jit(
-            jax.vmap(partial(answering, parts), in_axes=(axes.trainable, axes.optimiser, axes.average)),
-            out_shardings=whole,
-        )
-        answer = lambda state: state._replace(  # noqa: E731
-            trainable=found(state.trainable, state.optimiser, state.average)
-        )
+    averaged = (axes.trainable, axes.optimiser, axes.average)
+    answer = answerer(parts, lambda function: jax.jit(jax.vmap(function, in_axes=averaged), out_shardings=whole))
     return Engine(
-        count,
-        parts.start,
-        train,
-        sweep,
-        jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
-        lambda fresh: jax.device_put(stacked(fresh, held), whole),
-        lambda state, n: parted(unstacked(state, held, shapes[n], n), forms[n] if forms else None),
-        lambda batch: jax.device_put(batch, rows),
-        lambda inputs: jax.device_put(inputs, looked),
-        lambda positions: jax.device_put(positions, many),
-        answer,
+        arms=count,
+        start=parts.start,
+        train=train,
+        sweep=sweep,
+        evaluate=jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
+        place=lambda fresh: jax.device_put(stacked(fresh, held), whole),
+        fetch=lambda state, n: parted(unstacked(state, held, shapes[n], n), forms[n] if forms else None),
+        put=lambda batch: jax.device_put(batch, rows),
+        put_whole=lambda inputs: jax.device_put(inputs, looked),
+        put_rows=lambda positions: jax.device_put(positions, many),
+        answer=answer,
     )
 
 
@@ -172,18 +165,24 @@ def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainSt
     """The states as one; every array is a copy."""
 
     def join(axis: int | None, leaves: Sequence[Any]) -> Any:
-        if axis is None:
-            return jnp.array(leaves[0], copy=True)
-        most = tuple(map(max, zip(*map(jnp.shape, leaves), strict=True)))
-        return jnp.stack([
-            leaf if jnp.shape(leaf) == most
-            else jnp.pad(leaf, [(0, m - n) for m, n in zip(most, jnp.shape(leaf), strict=True)])
-            for leaf in leaves
-        ])  # fmt: skip
+        return jnp.array(leaves[0], copy=True) if axis is None else stack(jnp, leaves)
 
     columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
     joined = [join(axis, leaves) for axis, leaves in zip(axes, columns, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(states[0]), joined)
+
+
+def stack(xp: Any, leaves: Sequence[Any]) -> Any:
+    """[A, ...] of A arrays, those that are smaller with zeros behind them; `xp` is numpy, or jax.numpy."""
+    most = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
+    return xp.stack(
+        [
+            leaf
+            if np.shape(leaf) == most
+            else xp.pad(leaf, [(0, m - n) for m, n in zip(most, np.shape(leaf), strict=True)])
+            for leaf in leaves
+        ]
+    )
 
 
 def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
@@ -264,7 +263,7 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
 
     kinds = {(own.dtype, own.accumulate, own.ema is None, own.remat, own.start, own.optim.name) for own in parts}
     layouts = all(own.layout == first.layout for own in parts)
-    moving = {tuple(path for path, learn in own.partition.items() if learn is not None) for own in parts}
+    moving = {tuple(own.learning) for own in parts}
     trees = {jax.tree.structure(state) for state in states}
     if len(kinds) > 1 or len(moving) > 1 or len(trees) > 1 or not layouts:
         return False

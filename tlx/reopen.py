@@ -60,12 +60,7 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     path = Path(source)
     result = folder.read(path)
     recipe = recipe_of(path, given)
-    splits = open_data(recipe)
-    if splits.fingerprint != result["data"]:
-        raise ValueError(
-            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "
-            "prepare the data set as it was"
-        )
+    splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
     pretrained = load_pretrained(path, ready.task, model=recipe.model)
     return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
@@ -88,11 +83,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
             "tlx.run(recipe, out)"
         )
     recipe = recipe_of(path, given)
-    splits = open_data(recipe)
-    if splits.fingerprint != result["data"]:
-        raise ValueError(
-            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}"
-        )
+    splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
     learned = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in learned.items() if name.startswith(STATS)}
@@ -107,6 +98,17 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     write_tables(path, ready, splits, outcome)
     save_model(path, ready, found)
     return path
+
+
+def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
+    """The data of the run; ValueError where they are not those that it used."""
+    splits = open_data(recipe)
+    if splits.fingerprint != result["data"]:
+        raise ValueError(
+            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "
+            "prepare the data set as it was"
+        )
+    return splits
 
 
 def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:

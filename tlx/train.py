@@ -259,20 +259,20 @@ def engine_of(
     """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
     if len(arms) == 1:
         return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
-    whole, forms = parts[0], []
+    union, forms = parts[0], []
     if len({tuple(own.learning) for own in parts}) > 1:
-        whole, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
-        fresh = fresh_states(arms, [whole] * len(arms), 0, None)
+        union, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
+        fresh = fresh_states(arms, [union] * len(arms), 0, None)
         states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
     engine = pack.packed(
-        whole,
+        union,
         mesh,
         states,
         shared_batch=same_batches(arms, readers["train"]),
         shared_inputs=len(one_of(readers["validation"])) == 1,
         forms=forms,
     )
-    return engine, states, whole.learning
+    return engine, states, union.learning
 
 
 def fresh_states(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import run, terms, tuning
+from tlx import Weights, run, terms, tuning
 from tlx.arm import setting
 from tlx.data import Crop, Flip
 from tlx.prefix import clear, find, sources
@@ -177,3 +177,20 @@ def test_a_half_written_shard_is_not_seen(text, store, tmp_path):
     for folder in store.iterdir():
         (folder / ".partial-killed").mkdir()
     assert run(text, tmp_path / "b", how=STORED).result["prefix"][0]["computed"] == 0
+
+
+def test_a_hash_is_kept_no_longer_than_its_array():
+    from tlx.prefix.store import DIGESTS, numbers
+
+    leaf = np.arange(5.0)
+    place, first = id(leaf), numbers(leaf)
+    assert place in DIGESTS
+    assert numbers(np.arange(5.0)) == first != numbers(np.arange(1.0, 6.0))
+    del leaf
+    assert place not in DIGESTS
+
+
+def test_a_model_of_few_positions_has_a_prefix_too(changed, text, store, tmp_path, encoder):
+    """What has tokens is told by lengths that the model takes."""
+    small = changed(text, weights=Weights(encoder, pooling="mean", resize=8), data={"tokens": 8, "buckets": (8,)})
+    assert run(small, tmp_path / "run", how=STORED).result["prefix"][0]["cut"] == "blocks/02"

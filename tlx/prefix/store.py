@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -88,15 +89,15 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
 
 def numbers(leaf: Any) -> bytes:
     """The bytes of an array, hashed once for as long as it lives."""
-    found = DIGESTS.get(id(leaf))
-    if found is None or found[0] is not leaf:
-        DIGESTS[id(leaf)] = found = (leaf, hashlib.sha256(np.ascontiguousarray(leaf).data).digest())
-        if len(DIGESTS) > 4096:
-            DIGESTS.pop(next(iter(DIGESTS)))
-    return found[1]
+    place = id(leaf)
+    if place not in DIGESTS:
+        # Gone with the array, so that neither is it kept alive nor another one taken for it.
+        gone = weakref.ref(leaf, lambda _: DIGESTS.pop(place, None))
+        DIGESTS[place] = gone, hashlib.sha256(np.ascontiguousarray(leaf).data).digest()
+    return DIGESTS[place][1]
 
 
-DIGESTS: dict[int, tuple[Any, bytes]] = {}
+DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
 
 def processing(processor: Any) -> Any:
@@ -201,7 +202,8 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
         return [None] * len(cut.reads)
     variables = jax.eval_shape(lambda: ready.variables)
     both = []
-    for length in (11, 13):
+    most = ready.processor.tokens
+    for length in (most - 1, most):
         ids = jax.ShapeDtypeStruct((2, length), "int32")
         given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
         taken = jax.eval_shape(partial(prefix, ready, cut), variables, given)
@@ -211,7 +213,7 @@ def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
         axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
         if axes not in ([], [1]):
             raise ValueError(f"what {cut.stage!r} reads has tokens along the axes {axes}; expected 1")
-        found.append(short[1] - 11 if axes else None)
+        found.append(short[1] - most + 1 if axes else None)
     return found
 
 
