@@ -28,6 +28,7 @@ import numpy as np
 from tlx import Data, Optim, Recipe, Run, Train, Weights, describe, run, sharding, stats, tasks, tuning
 from tlx.prepare import Prepared, prepare
 from tlx.step import compile_step, initial_state
+from tlx.train import How
 
 BOTH = r".*/attention/(query|value)"
 # Each with the middle one of its three rates.
@@ -72,22 +73,23 @@ def recipe_of(name: str, labels: int, seed: int, rate: float) -> Recipe:
     )
 
 
-def finished(out: Path, name: str, labels: int, seed: int, rate: float) -> Run:
-    """The run, which is not run twice."""
+def finished(out: Path, name: str, labels: int, seed: int, rate: float, test: bool = True) -> Run:
+    """The run, which is not run twice. Where only its rate is judged, the test split stays sealed."""
     folder = out / f"{name.replace(', ', '-')}-{labels}-{seed}-{rate:.3g}"
-    found = run(recipe_of(name, labels, seed, rate), folder, resume=folder.exists(), quiet=True)
-    told = found.metrics
-    print(f"{folder.name}: validation {told['validation/accuracy']:.4f} test {told['test/accuracy']:.4f}", flush=True)
+    how = How(quiet=True, leave="learned", test=test, checkpoint_seconds=60)
+    found = run(recipe_of(name, labels, seed, rate), folder, resume=folder.exists(), how=how)
+    told = {name: f"{value:.4f}" for name, value in found.metrics.items() if name.endswith("/accuracy")}
+    print(f"{folder.name}: {told}", flush=True)
     return found
 
 
 def chosen(out: Path, name: str, labels: int) -> float:
     """The rate with the best mean validation accuracy over the seeds that are not reported."""
     rates = [factor * TUNINGS[name][1] for factor in GRID]
-    means = [
-        statistics.mean(finished(out, name, labels, seed, rate).metrics["validation/accuracy"] for seed in CHOOSE)
-        for rate in rates
-    ]
+    means = []
+    for rate in rates:
+        runs = [finished(out, name, labels, seed, rate, test=False) for seed in CHOOSE]
+        means.append(statistics.mean(run.metrics["validation/accuracy"] for run in runs))
     return rates[int(np.argmax(means))]
 
 
