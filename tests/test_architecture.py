@@ -20,7 +20,7 @@ FLOORS = (
     ("updates",),
     ("recipe", "state", "sweeps"),
     ("step",),
-    ("prepare", "records", "checkpoint", "pack", "energy"),
+    ("prepare", "records", "checkpoint", "interrupt", "pack", "energy"),
     ("describe", "folder", "evaluate", "prefix"),
     ("cells",),
     ("report", "predict", "arm"),

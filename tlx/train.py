@@ -18,6 +18,7 @@ from tlx.checkpoint import guarded
 from tlx.energy import Metered
 from tlx.evaluate import evaluate
 from tlx.feed import Taken, feed, one_of, same_batches
+from tlx.interrupt import noted
 from tlx.pack import Engine
 from tlx.recipe import Recipe
 from tlx.records import Progress
@@ -122,7 +123,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     """Takes the arms from where they stand to their end: a run each, or what ended it.
 
     Several arms share a program, so they have the same number of steps, and phases, and stand at the same one (see
-    `tlx.many`). An arm that diverges ends by itself; an interruption, or a full disk, ends all.
+    `tlx.many`). An arm that diverges ends by itself; a full disk ends all, and so does Ctrl-C, after the step that it
+    struck in, with a checkpoint.
     """
     first = arms[0]
     recipe, steps, begin = first.recipe, first.steps, first.begin
@@ -135,6 +137,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     learning: list[str] = []
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
+        stop = stack.enter_context(noted())
         stack.enter_context(guarded(first.path))
         for arm in arms:
             stack.enter_context(closing(arm))
@@ -172,24 +175,28 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 clock.seconds["train" if taken.known else "compile"] += time.perf_counter() - moment
                 timed += taken.steps * taken.known
                 pending, step = (step, taken), step + taken.steps
-                if step % every and step != steps:
-                    continue
-                with clock("train"):
-                    settle(arms, learning, pending, progress)
-                    pending = None
-                with clock("eval"):
-                    shown = engine.answer(state)
-                    judged = validate(arms, engine, shown, one_of(readers["validation"]), step, taken, progress, how)
-                    if recipe.train.select == "best-validation":
-                        note_best(arms, engine, shown, step)
-                    if step < steps and judged and time.monotonic() - saved >= how.checkpoint_seconds:
-                        saved = time.monotonic()
-                        for n, arm in enumerate(arms):
-                            if arm.failed is None:
-                                arm.keep(engine.fetch(state, n))
-                if not judged or all(arm.failed for arm in arms):
-                    ended = step
-                    break
+                looked, asked = step % every == 0 or step == steps, stop.asked
+                if looked or asked:
+                    with clock("train"):
+                        settle(arms, learning, pending, progress)
+                        pending = None
+                if looked:
+                    with clock("eval"):
+                        shown = engine.answer(state)
+                        judged = validate(
+                            arms, engine, shown, one_of(readers["validation"]), step, taken, progress, how
+                        )
+                        if recipe.train.select == "best-validation":
+                            note_best(arms, engine, shown, step)
+                    if not judged or all(arm.failed for arm in arms):
+                        ended = step
+                        break
+                due = looked and time.monotonic() - saved >= how.checkpoint_seconds
+                if step < steps and (due or asked):
+                    saved = time.monotonic()
+                    keep(arms, engine, state)
+                    if asked:
+                        raise KeyboardInterrupt
             with clock("train"):
                 settle(arms, learning, pending, progress)
                 before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
@@ -306,6 +313,13 @@ def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Tak
                 arm.settle(step, learning, own, partial(taken.examples, n))
     for k in range(taken.steps):
         progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
+
+
+def keep(arms: Sequence[Arm], engine: Engine, state: Any) -> None:
+    """Starts to write a checkpoint of every arm that goes on."""
+    for n, arm in enumerate(arms):
+        if arm.failed is None:
+            arm.keep(engine.fetch(state, n))
 
 
 @contextmanager

@@ -1,0 +1,130 @@
+"""Ctrl-C: the step that it strikes in is finished and kept, and nothing is lost or different after it."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+import tlx
+from tlx import Data, Recipe, Train, models, tasks
+from tlx.checkpoint import Checkpoints
+from tlx.interrupt import noted
+from tlx.many import run_many
+from tlx.records import Progress, read_metrics
+from tlx.train import How
+
+HOW = How(quiet=True, checkpoint_seconds=3600)
+
+
+@pytest.fixture(autouse=True)
+def hearing():
+    """A shell that puts the suite into the background lets it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def press(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def recipe_of(seed=0, select="last"):
+    return Recipe(
+        data=Data(target="digits", shots=8),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=23, batch=8, eval_batch=64, eval_every=6, select=select),
+        seed=seed,
+    )
+
+
+@pytest.fixture
+def pressed(monkeypatch):
+    """`pressed(call, at)`: Ctrl-C while the metrics of step `at` come in."""
+    settle = Progress.step
+
+    def begin(call, at):
+        def stop(self, step, loss, rate):
+            if step == at:
+                press()
+            settle(self, step, loss, rate)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Progress, "step", stop)
+            call()
+
+    return begin
+
+
+def same_end(ours, theirs):
+    files = [run.folder / "model" / "model.safetensors" for run in (ours, theirs)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    lines = [[line | {"time": 0} for line in read_metrics(run.folder)] for run in (ours, theirs)]
+    assert lines[0] == lines[1]
+    assert ours.metrics == theirs.metrics and ours.result["selected_step"] == theirs.result["selected_step"]
+
+
+@pytest.mark.parametrize("select", ["last", "best-validation"])
+def test_a_stopped_run_has_a_checkpoint_and_goes_on_from_it(pressed, tmp_path, select, monkeypatch):
+    # One step a program, so that the signal can come anywhere between two validations.
+    monkeypatch.setattr("tlx.feed.MOST", 1)
+    recipe, stopped = recipe_of(select=select), tmp_path / "stopped"
+    for at, resume in ((2, False), (6, True), (15, True)):
+        pressed(lambda resume=resume: tlx.run(recipe, stopped, how=HOW, resume=resume), at)
+        assert at <= Checkpoints(stopped / "checkpoints").latest() <= at + 2
+    resumed = tlx.run(recipe, stopped, how=HOW, resume=True)
+    same_end(resumed, tlx.run(recipe, tmp_path / "whole", how=HOW))
+
+
+def test_runs_that_share_a_program_stop_and_go_on_together(pressed, tmp_path):
+    recipes = [recipe_of(seed) for seed in range(3)]
+    folders = [tmp_path / f"{seed}" for seed in range(3)]
+    pressed(lambda: run_many(recipes, folders, how=HOW), 7)
+    assert all(Checkpoints(folder / "checkpoints").latest() for folder in folders)
+    whole = [tmp_path / f"whole-{seed}" for seed in range(3)]
+    for ours, theirs in zip(run_many(recipes, folders, how=HOW), run_many(recipes, whole, how=HOW), strict=True):
+        same_end(ours, theirs)
+
+
+def test_a_run_that_was_at_its_end_is_whole(pressed, tmp_path):
+    pressed(lambda: tlx.run(recipe_of(), tmp_path / "run", how=HOW), 23)
+    assert tlx.run(recipe_of(), tmp_path / "run", how=HOW, resume=True).result["steps"] == 23
+
+
+def test_the_second_press_is_heard_at_once():
+    with noted() as stop:
+        press()
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        stop.asked = False
+    with pytest.raises(KeyboardInterrupt):
+        press()
+
+
+def test_one_that_nobody_acted_on_is_raised_at_the_end_and_hides_no_error():
+    with pytest.raises(KeyboardInterrupt), noted():
+        press()
+    with pytest.raises(ValueError, match=r"^wrong$"), noted():
+        press()
+        raise ValueError("wrong")
+
+
+def test_who_ignores_it_or_is_no_main_thread_goes_on_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with noted() as stop:
+        press()
+        assert not stop.asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+    def elsewhere():
+        with noted():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
