@@ -25,6 +25,7 @@ FLOORS = (
     ("cells",),
     ("report", "predict", "arm"),
     ("results", "feed"),
+    ("phase",),
     ("train",),
     ("reopen", "find", "many", "cost"),
     ("movement", "soups", "study", "tune"),

@@ -13,11 +13,12 @@ from tlx.data import Crop
 from tlx.feed import Stream
 from tlx.many import form_of, groups, run_many
 from tlx.pack import ELEMENTWISE
+from tlx.phase import engine_of, fresh_states
 from tlx.prepare import prepare
 from tlx.records import read_metrics
 from tlx.reopen import rebuild
 from tlx.step import initial_state, train_step
-from tlx.train import Diverged, How, engine_of, fresh_states
+from tlx.train import Diverged, How
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.updates import Sam
@@ -324,8 +325,8 @@ def test_a_pack_whose_steps_lose_is_taken_where_its_one_beginning_wins(tmp_path,
     needed = many.measured
 
     def slow(arms, how, steps=3):
-        _, taken = needed(arms, how, steps)
-        return 1e-6 * len(arms), taken
+        _, *rest = needed(arms, how, steps)
+        return 1e-6 * len(arms), *rest
 
     monkeypatch.setattr(many, "measured", slow)
     monkeypatch.setattr(many, "GAIN", 0.9)
@@ -343,8 +344,8 @@ def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch
     needed = many.measured
 
     def heavy(arms, how, steps=3):
-        seconds, _ = needed(arms, how, steps)
-        return seconds, 100 * len(arms)
+        seconds, _, begun = needed(arms, how, steps)
+        return seconds, 100 * len(arms), begun
 
     monkeypatch.setattr(many, "measured", heavy)
     monkeypatch.setattr(many, "free_memory", lambda: int(250 / many.ROOM))

@@ -8,6 +8,7 @@ the one before.
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,15 +49,19 @@ class Checkpoints:
     """The checkpoints of one run in `folder`: the newest is kept. Saving goes on in the background."""
 
     def __init__(self, folder: Path):
+        self.folder = folder.absolute()
+
+    @cached_property
+    def manager(self) -> Any:
+        """Made when it is first wanted: many a run is over before its first checkpoint."""
         import orbax.checkpoint as ocp
 
-        self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
-        return self.manager.latest_step()
+        return self.manager.latest_step() if self.folder.is_dir() else None
 
     def save(self, step: int, saved: Saved) -> None:
         """Starts to write; the arrays are copied before this returns. An earlier save's failure is raised here."""
@@ -83,7 +88,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is on disk."""
-        self.manager.wait_until_finished()
+        if "manager" in self.__dict__:
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.close()
+        if "manager" in self.__dict__:
+            self.manager.close()

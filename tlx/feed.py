@@ -48,7 +48,13 @@ class Stream:
         self.engine, self.shapes = engine, set[Any]()
         self.shared = same_batches(arms, readers)
         kept = list(zip(arms, readers, strict=True))[: 1 if self.shared else None]
-        self.batches = [training_batches(arm.ready, arm.splits, how, first) for arm, how in kept]
+        self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
+        self.batches = self.begin(first)
+
+    def rewound(self, step: int) -> "Stream":
+        """The same at the step `step`, whatever was taken."""
+        self.batches = self.begin(step)
+        return self
 
     def bytes_needed(self, state: Any) -> int:
         """Arguments and temporaries of a compiled step; a batch is spent on it."""
@@ -84,12 +90,17 @@ class Resident:
         self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in kept]
         self.places, table = one_table(kept)
         self.table = jax.device_put(table)
+        self.program: Any = engine.sweep
+
+    def rewound(self, step: int) -> "Resident":
+        """The same at the step `step`, whatever was taken."""
+        return self
 
     def bytes_needed(self, state: Any) -> int:
-        """Arguments and temporaries of the compiled steps."""
-        assert self.engine.sweep is not None
+        """Arguments and temporaries of the compiled steps, which are compiled here once for all."""
         rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
-        return needed(self.engine.sweep.lower(state, self.table, rows, np.int32(1)).compile())  # type: ignore[attr-defined]
+        self.program = self.program.lower(state, self.table, rows, np.int32(1)).compile()
+        return needed(self.program)
 
     def rows_shape(self) -> tuple[int, ...]:
         """Of the rows of one step: [B], or [A, B] where the arms' orders differ."""
@@ -104,9 +115,7 @@ class Resident:
         rows = rows[:, 0] if len(self.orders) == 1 else rows
         full = np.zeros((MOST, *rows.shape[1:]), np.int32)
         full[:count] = rows
-        sweep = self.engine.sweep
-        assert sweep is not None
-        state, metrics = sweep(state, self.table, self.engine.put_rows(full), np.int32(count))
+        state, metrics = self.program(state, self.table, self.engine.put_rows(full), np.int32(count))
         known, self.known = self.known, True
 
         def examples(n: int, k: int) -> np.ndarray:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tlx import config, pack, sharding
+from tlx import config, pack
 from tlx.arm import Arm, Clock, opened
-from tlx.feed import feed
+from tlx.phase import Begun, begin_phase, fresh_states
 from tlx.recipe import Recipe
 from tlx.step import Parts, TrainState
-from tlx.train import How, Run, engine_of, finished, fresh_states, read_by, train, whole
+from tlx.train import How, Run, finished, train, whole
 from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
 
 # More arms than this are several packs.
@@ -121,24 +121,25 @@ def run_many(
                     settle(position, error)
         for twins in alike(ready):
             with clock("setup"):
-                choice = tried([ready[position] for position in twins], how, most)
+                choice, begun = tried([ready[position] for position in twins], how, most)
             if note is not None and len(twins) > 1:
                 prints = [config.fingerprint(recipes[position]) for position in twins]
                 named = "packed" if choice.arms > 1 else "one by one"
                 note({"time": round(time.time(), 3), "cells": prints, "how": named, **choice._asdict()})
             for start in range(0, len(twins), choice.arms):
                 together = twins[start : start + choice.arms]
-                outcomes = attempted([ready[position] for position in together], how, clock)
+                own = begun if start == 0 and len(together) == choice.arms else None
+                outcomes, begun = attempted([ready[position] for position in together], how, clock, own), None
                 for position, outcome in zip(together, outcomes, strict=True):
                     settle(position, outcome)
                 clock = Clock()
     return [result for result in results if result is not None]
 
 
-def attempted(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
+def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None) -> list[Run | Exception]:
     """The outcomes of arms that train together; an error of the whole is that of each."""
     try:
-        return train(arms, how, clock)
+        return train(arms, how, clock, begun)
     except Exception as error:
         return [error] * len(arms)
 
@@ -189,34 +190,37 @@ def form_of(arm: Arm) -> Form:
     return Form(stands, phases)
 
 
-def tried(arms: Sequence[Arm], how: How, most: int) -> Choice:
+def tried(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
     """What is chosen; one by one where that cannot be measured, for then each arm says for itself what is wrong."""
     try:
         return chosen(arms, how, most)
     except Exception as error:
-        return Choice(1, f"a step could not be measured ({type(error).__name__}: {error})")
+        return Choice(1, f"a step could not be measured ({type(error).__name__}: {error})"), None
 
 
-def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:
+def chosen(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
     """How many of these arms are to train at a time: as many as memory holds, where the pack takes less time than so
-    many runs of one, both measured here: by their steps, and, where those do not decide, by what comes before them."""
+    many runs of one, both measured here: by their steps, and, where those do not decide, by what comes before them.
+    With it, where that was made to be measured, the beginning of the first so many."""
     count = min(len(arms), most)
     if count == 1:
-        return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for")
+        return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for"), None
     recipe = arms[0].recipe
     if recipe.train.compile == "pmap" or jax.process_count() > 1:
-        return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes")
-    alone, single = measured(arms[:1], how)
+        return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
+    alone, single, own = measured(arms[:1], how)
     free = free_memory()
     fit = max(1, int(ROOM * free // max(1, single)))
     count = min(count, fit)
+    begun = None
     while count > 1:
-        together, taken = measured(arms[:count], how)
+        together, taken, begun = measured(arms[:count], how)
         if taken <= ROOM * free:
             break
-        count //= 2
+        count, begun = count // 2, None
     if count <= 1:
-        return Choice(1, f"two arms would take more than the memory has, {free / 1e9:.1f} GB free", {"one": alone})
+        why = f"two arms would take more than the memory has, {free / 1e9:.1f} GB free"
+        return Choice(1, why, {"one": alone}), own
     seconds = {"one": alone, "pack": together, "pack_per_arm": together / count}
     ratio = count * alone / together
     why = f"a step of {count} arms takes {together:.2g} s and {count} steps of one {count * alone:.2g} s: {ratio:.1f} x"
@@ -231,31 +235,30 @@ def chosen(arms: Sequence[Arm], how: How, most: int) -> Choice:
             f"; with {again:.2g} s before its steps, {pack_whole:.2g} s against {alone_whole:.2g} s for all {steps:,}"
         )
         if pack_whole >= GAIN * alone_whole:
-            return Choice(1, why, seconds, taken)
-    return Choice(count, why, seconds, taken)
+            return Choice(1, why, seconds, taken), own
+    return Choice(count, why, seconds, taken), begun
 
 
-def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int]:
-    """Seconds a step of these arms from their start, and the bytes that their compiled step needs."""
-    phase = next(n for n, (_, last) in enumerate(arms[0].spans) if arms[0].begin < last or n == len(arms[0].spans) - 1)
+def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int, Begun]:
+    """Seconds a step of these arms from where they stand, the bytes that their compiled step needs, and their
+    beginning, as it was before the measurement."""
+    begin = arms[0].begin
+    phase = next(n for n, (_, last) in enumerate(arms[0].spans) if begin < last or n == len(arms[0].spans) - 1)
     start, last = arms[0].spans[phase]
-    found = read_by(arms, phase, (last - start) * arms[0].recipe.train.batch, how, lambda told: None)
-    parts = [arm.ready.parts(phase)._replace(start=own.start) for arm, own in zip(arms, found, strict=True)]
-    states = fresh_states(arms, parts, phase, None)
-    mesh = sharding.make_mesh()
-    readers = {name: [own.readers[name] for own in found] for name in found[0].readers}
-    engine, states, _ = engine_of(arms, parts, mesh, states, readers)
-    given = feed(engine, arms, readers["train"], start)
-    state = engine.place(states)
-    needed = given.bytes_needed(state)
+    step = max(begin, start)
+    begun = begin_phase(arms, phase, how.prefix, lambda told: None)
+    fresh = begun.states
+    state = begun.placed()
+    needed = begun.feed.bytes_needed(state)
     times = []
     for _ in range(steps):
-        begin = time.perf_counter()
-        taken = given.take(state, start, min(last, start + 8))
+        moment = time.perf_counter()
+        taken = begun.feed.take(state, step, min(last, step + 8))
         state = taken.state
         jax.block_until_ready(taken.metrics)
-        times.append((time.perf_counter() - begin) / taken.steps)
-    return min(times[1:]), needed
+        times.append((time.perf_counter() - moment) / max(1, taken.steps))
+    begun.states, begun.feed = fresh, begun.feed.rewound(step)
+    return min(times[1:]), needed, begun
 
 
 def free_memory() -> int:

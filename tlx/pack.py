@@ -21,12 +21,14 @@ from tlx import partition, sharding
 from tlx.partition import Partition
 from tlx.state import Parts, TrainState
 from tlx.step import answerer, compile_step, eval_step, train_step
-from tlx.trees import flatten
+from tlx.trees import flatten, size
 from tlx.updates import Sum
 
 # How many steps of a resident table one call may take; fewer where fewer remain.
 MOST = 256
 PADDED = ("/lora/a", "/lora/b")
+# So many numbers, of all arms, make a leaf that is stacked and parted on the host.
+SMALL = 2**22
 # Optimisers whose step of one number depends on that number's own history alone, so that zeros change nothing.
 ELEMENTWISE = ("adamw", "adam", "sgd", "lion")
 
@@ -165,7 +167,10 @@ def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainSt
     """The states as one; every array is a copy."""
 
     def join(axis: int | None, leaves: Sequence[Any]) -> Any:
-        return jnp.array(leaves[0], copy=True) if axis is None else stack(jnp, leaves)
+        if axis is None:
+            return jnp.array(leaves[0], copy=True)
+        # On a device each array would be an operation of its own.
+        return stack(np if is_small(leaves) else jnp, leaves)
 
     columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
     joined = [join(axis, leaves) for axis, leaves in zip(axes, columns, strict=True)]
@@ -183,6 +188,15 @@ def stack(xp: Any, leaves: Sequence[Any]) -> Any:
             for leaf in leaves
         ]
     )
+
+
+def on_host(state: Any) -> Any:
+    """The state with its small leaves on the host, from which `Engine.fetch` takes every arm's in no time."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
+
+
+def is_small(leaves: Sequence[Any]) -> bool:
+    return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 
 def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:

@@ -205,7 +205,8 @@ def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Arr
 
 
 class Compiled(NamedTuple):
-    """A step on devices. `place` puts a fresh state there and `fetch` gives the one state back; `put` places a batch.
+    """A step on devices. `place` puts a copy of a fresh state there and `fetch` gives the one state back; `put` places
+    a batch.
 
     `train(state, batch)` gives the buffers of `state` away. Each compiles once a shape of batch. `answer(state)` is the
     state whose variables are to be evaluated, selected and saved: `state` itself where nothing is averaged.
@@ -231,7 +232,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     return Compiled(
         train,
         evaluate,
-        place=lambda state: jax.device_put(state, whole),
+        place=lambda state: jax.device_put(jax.tree.map(partial(jnp.array, copy=True), state), whole),
         fetch=lambda state: state,
         put=partial(sharding.place_batch, mesh),
         answer=answerer(parts, partial(jax.jit, out_shardings=whole)),

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from tlx import config, folder, pack, partition, prefix, sharding
+from tlx import config, folder, pack, partition, sharding
 from tlx.arm import Arm, Clock, Diverged, moved_part, opened
 from tlx.assets import cache_dir
 from tlx.checkpoint import guarded
 from tlx.energy import Metered
 from tlx.evaluate import evaluate
-from tlx.feed import Taken, feed, one_of, same_batches
+from tlx.feed import Taken, one_of
 from tlx.interrupt import noted
 from tlx.pack import Engine
+from tlx.phase import Before, Begun, begin_phase
 from tlx.recipe import Recipe
 from tlx.records import Progress
 from tlx.results import line, told_at_end, told_at_start, write_all, write_page
-from tlx.step import Parts, TrainState, initial_state, next_state
+from tlx.step import Parts, TrainState
 from tlx.trees import flatten, nest
 
 __all__ = ["Diverged", "How", "Run", "run", "train"]
@@ -119,8 +119,9 @@ def whole(found: Run, how: How) -> Run:
     return found
 
 
-def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
-    """Takes the arms from where they stand to their end: a run each, or what ended it.
+def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
+    """Takes the arms from where they stand to their end: a run each, or what ended it. `begun` is the beginning of
+    their phase, where it was made already.
 
     Several arms share a program, so they have the same number of steps, and phases, and stand at the same one (see
     `tlx.many`). An arm that diverges ends by itself; a full disk ends all, and so does Ctrl-C, after the step that it
@@ -128,13 +129,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
     """
     first = arms[0]
     recipe, steps, begin = first.recipe, first.steps, first.begin
-    mesh = sharding.make_mesh()
-    before: tuple[list[Parts], list[TrainState]] | None = None
-    engine: Engine | None = None
+    before: Before | None = None
     state: Any = None
-    parts: list[Parts] = []
-    readers: dict[str, list[Any]] = {}
-    learning: list[str] = []
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
         stop = stack.enter_context(noted())
@@ -150,20 +146,9 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
             if begin > last:
                 continue
             with clock("setup"):
-                reads = (last - max(begin, start)) * recipe.train.batch
-                found = read_by(arms, phase, reads, how, progress.say)
-                readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
-                parts = [
-                    arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)
-                ]
-                fresh = fresh_states(arms, parts, phase, before)
-                before = None
-                if begin > start:
-                    fresh = [arm.restore(state) for arm, state in zip(arms, fresh, strict=True)]
-                engine, fresh, learning = engine_of(arms, parts, mesh, fresh, readers)
-                given = feed(engine, arms, readers["train"], max(begin, start))
-                state = engine.place(fresh)
-                del fresh
+                begun = begun or begin_phase(arms, phase, how.prefix, progress.say, before)
+                parts, readers, engine, learning = begun.parts, begun.readers, begun.engine, begun.learning
+                given, state, before, begun = begun.feed, begun.placed(), None, None
             step, pending = max(begin, start), None
             while step < last:
                 every = first.eval_every
@@ -183,9 +168,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 if looked:
                     with clock("eval"):
                         shown = engine.answer(state)
-                        judged = validate(
-                            arms, engine, shown, one_of(readers["validation"]), step, taken, progress, how
-                        )
+                        reading = one_of(readers["validation"])
+                        judged = validate(arms, engine, shown, reading, step, taken, progress, how)
                         if recipe.train.select == "best-validation":
                             note_best(arms, engine, shown, step)
                     if not judged or all(arm.failed for arm in arms):
@@ -199,14 +183,16 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                         raise KeyboardInterrupt
             with clock("train"):
                 settle(arms, learning, pending, progress)
-                before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
             if ended < steps:
                 break
-        if engine is None:
+            if last < steps:
+                before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
+        if state is None:
             raise ValueError(f"{first.path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
         with clock("eval"):
             shown = engine.answer(state)
-            states = [engine.fetch(shown, n) for n in range(len(arms))]
+            host = pack.on_host(shown)
+            states = [engine.fetch(host, n) for n in range(len(arms))]
             chosen = [best_state(*own, ended) for own in zip(arms, states, parts, strict=True)]
             if any(selected != ended for _, selected in chosen):
                 shown = engine.place([own for own, _ in chosen])
@@ -236,67 +222,6 @@ def train(arms: Sequence[Arm], how: How, clock: Clock) -> list[Run | Exception]:
                 progress.say(told_at_end(result, arm.ready, arm.path, page))
             results.append(Run(arm.path, arm.recipe, result))
     return results
-
-
-def read_by(arms: Sequence[Arm], phase: int, reads: int, how: How, say: Callable[[str], None]) -> list[prefix.Sources]:
-    """What the batches of a phase are read by, arm for arm; all begin at a stored prefix, or none does."""
-    first = arms[0]
-    if not how.prefix or first.recipe.train.compile == "pmap":
-        why = "pmap reads inputs" if how.prefix else "it was not asked for"
-        found = [prefix.nothing(arm.ready, why) for arm in arms]
-    else:
-        if phase not in first.cuts:
-            first.cuts[phase] = prefix.find(first.ready, phase, first.inputs(), first.memory)
-        cut = first.cuts[phase]
-        found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
-        if not how.quiet:
-            say(found[0].told)
-    for arm, own in zip(arms, found, strict=True):
-        arm.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
-    return found
-
-
-def engine_of(
-    arms: Sequence[Arm],
-    parts: Sequence[Parts],
-    mesh: Any,
-    states: list[TrainState],
-    readers: Mapping[str, list[Any]],
-) -> tuple[Engine, list[TrainState], list[str]]:
-    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
-    if len(arms) == 1:
-        return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
-    union, forms = parts[0], []
-    if len({tuple(own.learning) for own in parts}) > 1:
-        union, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
-        fresh = fresh_states(arms, [union] * len(arms), 0, None)
-        states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
-    engine = pack.packed(
-        union,
-        mesh,
-        states,
-        shared_batch=same_batches(arms, readers["train"]),
-        shared_inputs=len(one_of(readers["validation"])) == 1,
-        forms=forms,
-    )
-    return engine, states, union.learning
-
-
-def fresh_states(
-    arms: Sequence[Arm], parts: Sequence[Parts], phase: int, before: tuple[list[Parts], list[TrainState]] | None
-) -> list[TrainState]:
-    """The state of each arm at the start of a phase."""
-    made = []
-    for n, (arm, own) in enumerate(zip(arms, parts, strict=True)):
-        stretch = arm.spans[phase] if arm.ready.phases[phase].restart else None
-        if before is None:
-            key = jax.random.fold_in(jax.random.key(arm.recipe.seed), 2)
-            state = initial_state(own, arm.ready.variables, arm.steps, key, arm.memory, stretch, copy=len(arms) == 1)
-            state = state._replace(step=jnp.int32(arm.spans[phase][0]))
-        else:
-            state = next_state(before[0][n], before[1][n], own, arm.steps, stretch)
-        made.append(state)
-    return made
 
 
 def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Taken] | None, progress: Progress) -> None:

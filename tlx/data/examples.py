@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -185,9 +186,26 @@ def open_dataset(name: str) -> Dataset:
     Nothing but our own sets is ever downloaded. Raises FileNotFoundError with the nearest names where there is none,
     `tlx.assets.AssetError` where ours cannot be fetched, ValueError where tlx cannot use what it finds.
     """
+    folder = _prepare(name) if name in DATASETS else _find(name)
+    stamp = (folder / "dataset_info.json").stat().st_mtime_ns
+    sources, features, classes, fingerprint = _opened(name, folder, stamp)
+    # With the time, lest a data set made anew be read with the labels of the old one.
+    key = f"{fingerprint}-{stamp:x}"
+    splits = {
+        split: Examples(name, split, source, features, classes, key=key if len(source) else "")
+        for split, source in sources.items()
+    }
+    return Dataset(name, splits, classes, features, fingerprint)
+
+
+# Of the last few, for each arm of a pack opens its data.
+@lru_cache(maxsize=8)
+def _opened(
+    name: str, folder: Path, stamp: int
+) -> tuple[dict[str, Sequence[Mapping[str, Any]]], Features, tuple[str, ...], str]:
+    """What TFDS says of a folder that was written at the time `stamp`: `(sources, features, classes, fingerprint)`."""
     import tensorflow_datasets as tfds
 
-    folder = _prepare(name) if name in DATASETS else _find(name)
     builder = tfds.builder_from_directory(str(folder))
     if not hasattr(builder.info.file_format, "name") or builder.info.file_format.name not in (
         "ARRAY_RECORD",
@@ -199,18 +217,12 @@ def open_dataset(name: str) -> Dataset:
         )
     features = _features(name, builder.info)
     classes = tuple(builder.info.features[features.label].names) if features.target == "class" else ()
-    fingerprint = _fingerprint(builder, folder)
-    # With the time, lest a data set made anew be read with the labels of the old one.
-    key = f"{fingerprint}-{(folder / 'dataset_info.json').stat().st_mtime_ns:x}"
     decoders = {features.image: tfds.decode.SkipDecoding()} if features.image else None
-    splits = {}
-    for split, info in builder.info.splits.items():
-        if info.num_examples:
-            source = builder.as_data_source(split, decoders=decoders)
-            splits[split] = Examples(name, split, source, features, classes, key=key)
-        else:
-            splits[split] = Examples(name, split, (), features, classes)
-    return Dataset(name, splits, classes, features, fingerprint)
+    sources = {
+        split: builder.as_data_source(split, decoders=decoders) if info.num_examples else ()
+        for split, info in builder.info.splits.items()
+    }
+    return sources, features, classes, _fingerprint(builder, folder)
 
 
 def _prepare(name: str) -> Path:

@@ -5,6 +5,7 @@ its own, and take steps that are several times too large; in a wave of its own i
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,9 +49,6 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     nows = {path: named[layout.schedules[path]] if path in layout.schedules else whole for path in rates}
     inner = wave(optim, now, rates, nows, layout.hidden)
 
-    def init(params: Any) -> dict[str, Any]:
-        return {name: inner.init(leaves) for name, leaves in by_wave(params, layout).items()}
-
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         if optim.clip is not None:
             updates = optax.clip_by_global_norm(optim.clip).update(updates, optax.EmptyState())[0]
@@ -60,7 +58,13 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
             moved[name], after[name] = inner.update(gradients[name], state[name], values[name])
         return together(moved), after
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(partial(initial, optim, layout=layout), update)
+
+
+def initial(optim: Optim, params: Any, layout: Layout = Layout()) -> dict[str, Any]:
+    """The state of `transform` before its first step, by wave; no rate is in it."""
+    inner = wave(optim, jnp.zeros(()), {}, {}, layout.hidden)
+    return {name: inner.init(leaves) for name, leaves in by_wave(params, layout).items()}
 
 
 def averaged(optim: Optim, state: Any, params: Tree, layout: Layout = Layout()) -> Tree:
@@ -74,6 +78,5 @@ def averaged(optim: Optim, state: Any, params: Tree, layout: Layout = Layout()) 
 
 def state_bytes(optim: Optim, trainable: Any, layout: Layout = Layout()) -> int:
     """Bytes of optimiser state for the tree `trainable`, counted from its shapes."""
-    zero = jnp.zeros(())
-    state = jax.eval_shape(transform(optim, zero, zero, {}, layout).init, trainable)
+    state = jax.eval_shape(partial(initial, optim, layout=layout), trainable)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -12,23 +12,28 @@ import numpy as np
 from jax.extend.core import Literal
 
 from tlx import partition
+from tlx.data import Leaf
 from tlx.models import forward
 from tlx.prepare import Prepared
+from tlx.processors import TextProcessor
 from tlx.state import Parts, initial_state
 from tlx.step import eval_step, train_step
 from tlx.trees import Tree, subtree
 from tlx.types import Variables
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Reads = tuple[tuple[tuple[str, ...], jax.ShapeDtypeStruct], ...]
 
 
 class Cut(NamedTuple):
     """The `stage` that a phase begins with, None where it begins with the inputs, and `why`. `reads` are the entries
-    of the carry that what comes after it reads, as paths of keys with their shapes and types."""
+    of the carry that what comes after it reads, as paths of keys with their shapes and types; `leaves` are what a table
+    holds of them."""
 
     stage: str | None
     why: str
-    reads: tuple[tuple[tuple[str, ...], jax.ShapeDtypeStruct], ...] = ()
+    reads: Reads = ()
+    leaves: tuple[Leaf, ...] = ()
 
 
 def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None) -> Cut:
@@ -63,7 +68,7 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     why = f"everything below {stage!r} is frozen"
     if now != stage:
         why += f"; all below {now!r} is by now, but an earlier phase has moved it"
-    return Cut(stage, why, reads)
+    return Cut(stage, why, reads, tuple(leaves_of(ready, stage, reads)))
 
 
 def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Mapping[str, Any]) -> Any:
@@ -96,7 +101,7 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
     label = np.zeros(rows, np.int32 if ready.task.names else np.float32)
 
     def step(given: Any, variables: Variables) -> Any:
-        state = initial_state(parts, variables, 1, jax.random.key(0), memory, copy=False)
+        state = initial_state(parts, variables, 1, jax.random.key(0), memory)
         batch = {**given, "label": label, "index": np.arange(rows, dtype=np.int32)}
         return train_step(parts, state, {"labelled": batch}), eval_step(parts, state, given)
 
@@ -118,4 +123,46 @@ def used(traced: Any) -> set[Any]:
     for equation in reversed(traced.eqns):
         if equation.effects or any(out in found for out in equation.outvars):
             found |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
+    return found
+
+
+def leaves_of(ready: Prepared, stage: str, reads: Reads) -> list[Leaf]:
+    """What a table holds of every example."""
+    extras = token_axes(ready, stage, reads)
+    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True)]
+
+
+def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
+    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
+
+    Raises ValueError where tokens lie along another axis.
+    """
+    if not isinstance(ready.processor, TextProcessor):
+        return [None] * len(reads)
+    variables = jax.eval_shape(lambda: ready.variables)
+    both = []
+    most = ready.processor.tokens
+    for length in (most - 1, most):
+        ids = jax.ShapeDtypeStruct((2, length), "int32")
+        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        taken = jax.eval_shape(partial(prefix, ready, stage, reads), variables, given)
+        both.append([leaf.shape for leaf in taken])
+    found: list[int | None] = []
+    for short, long in zip(*both, strict=True):
+        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+        if axes not in ([], [1]):
+            raise ValueError(f"what {stage!r} reads has tokens along the axes {axes}; expected 1")
+        found.append(short[1] - most + 1 if axes else None)
+    return found
+
+
+def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    """What is read of the carry at the cut, in the order of `reads`."""
+    carry = carried(ready, stage, ready.recipe.train.dtype, variables, inputs)
+    found = []
+    for path, _ in reads:
+        node = carry
+        for entry in path:
+            node = node[entry]
+        found.append(node)
     return found

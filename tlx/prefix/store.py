@@ -12,7 +12,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
-from tlx.prefix.cut import Cut, carried
+from tlx.prefix.cut import Cut, prefix
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
 from tlx.trees import flatten, subtree
@@ -103,8 +103,14 @@ DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 def processing(processor: Any) -> Any:
     """How raw examples become inputs, as JSON values."""
     if isinstance(processor, TextProcessor):
-        return [processor.tokens, processor.pad_id, hashlib.sha256(processor.tokenizer.to_str().encode()).hexdigest()]
+        return [processor.tokens, processor.pad_id, spelled(processor.tokenizer)]
     return repr(processor)
+
+
+@lru_cache(maxsize=8)
+def spelled(tokenizer: Any) -> str:
+    """A hash of all that a tokenizer does; of the last few, for arms share theirs."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def augments(ready: Prepared, name: str) -> bool:
@@ -125,7 +131,6 @@ def sources(
     room. The recipes differ in numbers alone, so `cut` is that of any."""
     if cut.stage is None:
         return [nothing(ready, cut.why) for ready, _ in pairs]
-    leaves = leaves_of(pairs[0][0], cut)
     asked: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
     opened_at: list[dict[str, Path]] = []
     tables: dict[Path, Table] = {}
@@ -137,7 +142,7 @@ def sources(
                 continue
             folder = room() / digest(ready, cut, name, examples)
             if folder not in tables:
-                tables[folder] = Table(folder, leaves, views_of(ready, name))
+                tables[folder] = Table(folder, cut.leaves, views_of(ready, name))
             asked.setdefault(folder, []).append((ready, name, examples))
             mine[name] = folder
         opened_at.append(mine)
@@ -148,7 +153,7 @@ def sources(
         return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
     computed = sum(map(len, short.values()))
     most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
-    sizes = zip(leaves, cut.reads, strict=True)
+    sizes = zip(cut.leaves, cut.reads, strict=True)
     size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
     free = shutil.disk_usage(room()).free
     if size > free / 2:
@@ -187,49 +192,6 @@ def rows_of(examples: Examples, views: int) -> np.ndarray:
     return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
 
 
-def leaves_of(ready: Prepared, cut: Cut) -> list[Leaf]:
-    """What a table holds of every example."""
-    extras = token_axes(ready, cut)
-    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(cut.reads, extras, strict=True)]
-
-
-def token_axes(ready: Prepared, cut: Cut) -> list[int | None]:
-    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
-
-    Raises ValueError where tokens lie along another axis.
-    """
-    if not isinstance(ready.processor, TextProcessor):
-        return [None] * len(cut.reads)
-    variables = jax.eval_shape(lambda: ready.variables)
-    both = []
-    most = ready.processor.tokens
-    for length in (most - 1, most):
-        ids = jax.ShapeDtypeStruct((2, length), "int32")
-        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
-        taken = jax.eval_shape(partial(prefix, ready, cut), variables, given)
-        both.append([leaf.shape for leaf in taken])
-    found: list[int | None] = []
-    for short, long in zip(*both, strict=True):
-        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
-        if axes not in ([], [1]):
-            raise ValueError(f"what {cut.stage!r} reads has tokens along the axes {axes}; expected 1")
-        found.append(short[1] - most + 1 if axes else None)
-    return found
-
-
-def prefix(ready: Prepared, cut: Cut, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
-    """What is read of the carry at the cut, in the order of `cut.reads`."""
-    assert cut.stage is not None
-    carry = carried(ready, cut.stage, ready.recipe.train.dtype, variables, inputs)
-    found = []
-    for path, _ in cut.reads:
-        node = carry
-        for entry in path:
-            node = node[entry]
-        found.append(node)
-    return found
-
-
 def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray, table: Table) -> Table:
     """The table with what it lacks of `rows`, numbers of rows of the `whole` split, computed once: other processes that
     want the same wait."""
@@ -253,7 +215,8 @@ def computed(
     """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
     the number of the augmentation, None where the split has none."""
     recipe = ready.recipe
-    run = jax.jit(partial(prefix, ready, cut))
+    assert cut.stage is not None
+    run = jax.jit(partial(prefix, ready, cut.stage, cut.reads))
     variables = jax.device_put(ready.variables)
     indices: list[np.ndarray] = []
     lengths: list[np.ndarray] = []

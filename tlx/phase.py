@@ -1,0 +1,113 @@
+"""How a phase of some arms begins: what its batches are read by, the states, and the program that they share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx import pack, prefix, sharding
+from tlx.arm import Arm
+from tlx.feed import Resident, Stream, feed, one_of, same_batches
+from tlx.pack import Engine
+from tlx.step import Parts, TrainState, initial_state, next_state
+
+Before = tuple[list[Parts], list[TrainState]]
+
+
+@dataclass
+class Begun:
+    """A phase about to take its first step, or the one after its checkpoint. `parts`, `states` and each split's
+    `readers` are by arm; `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
+
+    parts: list[Parts]
+    states: list[TrainState]
+    readers: Mapping[str, list[Any]]
+    engine: Engine
+    learning: list[str]
+    feed: Stream | Resident
+
+    def placed(self) -> Any:
+        """The states on the devices; they are not kept here too."""
+        placed = self.engine.place(self.states)
+        self.states = []
+        return placed
+
+
+def begin_phase(
+    arms: Sequence[Arm], phase: int, prefixes: bool, say: Callable[[str], None], before: Before | None = None
+) -> Begun:
+    """The start of a phase, from the states `before` or from the newest checkpoint; `prefixes` is whether a stored
+    prefix may be read."""
+    first = arms[0]
+    start, last = first.spans[phase]
+    step = max(first.begin, start)
+    found = read_by(arms, phase, (last - step) * first.recipe.train.batch, prefixes, say)
+    readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
+    parts = [arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)]
+    states = fresh_states(arms, parts, phase, before)
+    if first.begin > start:
+        states = [arm.restore(state) for arm, state in zip(arms, states, strict=True)]
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers)
+    return Begun(parts, states, readers, engine, learning, feed(engine, arms, readers["train"], step))
+
+
+def read_by(
+    arms: Sequence[Arm], phase: int, reads: int, prefixes: bool, say: Callable[[str], None]
+) -> list[prefix.Sources]:
+    """What the batches of a phase are read by, arm for arm; all begin at a stored prefix, or none does."""
+    first = arms[0]
+    if not prefixes or first.recipe.train.compile == "pmap":
+        why = "pmap reads inputs" if prefixes else "it was not asked for"
+        found = [prefix.nothing(arm.ready, why) for arm in arms]
+    else:
+        if phase not in first.cuts:
+            first.cuts[phase] = prefix.find(first.ready, phase, first.inputs(), first.memory)
+        cut = first.cuts[phase]
+        found = prefix.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
+        say(found[0].told)
+    for arm, own in zip(arms, found, strict=True):
+        arm.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
+    return found
+
+
+def engine_of(
+    arms: Sequence[Arm],
+    parts: Sequence[Parts],
+    mesh: Any,
+    states: list[TrainState],
+    readers: Mapping[str, list[Any]],
+) -> tuple[Engine, list[TrainState], list[str]]:
+    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
+    if len(arms) == 1:
+        return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
+    union, forms = parts[0], []
+    if len({tuple(own.learning) for own in parts}) > 1:
+        union, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
+        fresh = fresh_states(arms, [union] * len(arms), 0, None)
+        states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
+    engine = pack.packed(
+        union,
+        mesh,
+        states,
+        shared_batch=same_batches(arms, readers["train"]),
+        shared_inputs=len(one_of(readers["validation"])) == 1,
+        forms=forms,
+    )
+    return engine, states, union.learning
+
+
+def fresh_states(arms: Sequence[Arm], parts: Sequence[Parts], phase: int, before: Before | None) -> list[TrainState]:
+    """The state of each arm at the start of a phase."""
+    made = []
+    for n, (arm, own) in enumerate(zip(arms, parts, strict=True)):
+        stretch = arm.spans[phase] if arm.ready.phases[phase].restart else None
+        if before is None:
+            key = jax.random.fold_in(jax.random.key(arm.recipe.seed), 2)
+            state = initial_state(own, arm.ready.variables, arm.steps, key, arm.memory, stretch)
+            state = state._replace(step=jnp.int32(arm.spans[phase][0]))
+        else:
+            state = next_state(before[0][n], before[1][n], own, arm.steps, stretch)
+        made.append(state)
+    return made
