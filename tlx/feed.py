@@ -1,8 +1,9 @@
 """What the loop gives to an engine: batch after batch from the host, or many steps at once over rows on the devices.
 
-Shapes: A arms, B batch, K steps, N rows.
+Shapes: A arms, O different batches of a step (see `batches_of`), B batch, K steps, N rows.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,12 +43,11 @@ class Taken(NamedTuple):
 
 
 class Stream:
-    """Batches made on the host, a step at a time. Arms whose orders are the same share each batch."""
+    """Batches made on the host, a step at a time."""
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
         self.engine, self.shapes = engine, set[Any]()
-        self.shared = same_batches(arms, readers)
-        kept = list(zip(arms, readers, strict=True))[: 1 if self.shared else None]
+        kept, self.share = sharing(arms, readers)
         self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
         self.batches = self.begin(first)
 
@@ -72,9 +72,7 @@ class Stream:
         state, metrics = self.engine.train(state, given)
         known = shape in self.shapes
         self.shapes.add(shape)
-        return Taken(
-            state, 1, metrics, lambda n, k: made[0 if self.shared else n]["index"], known, False, self.engine.arms
-        )
+        return Taken(state, 1, metrics, lambda n, k: made[n // self.share]["index"], known, False, self.engine.arms)
 
 
 class Resident:
@@ -82,8 +80,7 @@ class Resident:
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
         self.engine, self.known = engine, False
-        shared = same_batches(arms, readers)
-        kept = list(zip(arms, readers, strict=True))[: 1 if shared else None]
+        kept, self.share = sharing(arms, readers)
         self.examples = [arm.splits.train for arm, _ in kept]
         # Arms of one seed and subset take the same examples, which are then looked up once.
         orders: dict[Any, Order] = {}
@@ -103,7 +100,7 @@ class Resident:
         return needed(self.program)
 
     def rows_shape(self) -> tuple[int, ...]:
-        """Of the rows of one step: [B], or [A, B] where the arms' orders differ."""
+        """Of the rows of one step: [B], or [O, B]."""
         batch = self.orders[0].batch
         return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
 
@@ -119,7 +116,7 @@ class Resident:
         known, self.known = self.known, True
 
         def examples(n: int, k: int) -> np.ndarray:
-            own = 0 if len(self.orders) == 1 else n
+            own = n // self.share
             return self.examples[own].rows[positions[k, own]]
 
         return Taken(state, count, metrics, examples, known, True, self.engine.arms)
@@ -176,15 +173,21 @@ def fixed(arm: Any, how: Any) -> bool:
     return 4 * height * width * channels * len(examples) <= RESIDENT
 
 
-def same_batches(arms: Sequence[Any], readers: Sequence[Any]) -> bool:
-    """Whether the arms take the same examples in the same order, and read the same of them."""
-    first = arms[0]
-    return len(one_of(readers)) == 1 and all(
-        arm.recipe.seed == first.recipe.seed
-        and np.array_equal(arm.splits.train.rows, first.splits.train.rows)
-        and arm.recipe.data == first.recipe.data
-        for arm in arms
-    )
+def batches_of(arms: Sequence[Any], readers: Sequence[Any]) -> int:
+    """How many different batches a step of these arms takes, O: one for all that stand side by side, take the same
+    examples in the same order and read the same of them, where those are equally many each time; else one an arm."""
+    keys = [
+        (order_key(arm), arm.recipe.data, id(how) if isinstance(how, Table) else None)
+        for arm, how in zip(arms, readers, strict=True)
+    ]
+    together = [len(list(own)) for _, own in itertools.groupby(keys)]
+    return len(together) if len(set(together)) == 1 else len(arms)
+
+
+def sharing(arms: Sequence[Any], readers: Sequence[Any]) -> tuple[list[tuple[Any, Any]], int]:
+    """The first arm, and its reader, of each batch of a step, and how many arms share one."""
+    share = len(arms) // batches_of(arms, readers)
+    return list(zip(arms, readers, strict=True))[::share], share
 
 
 def one_of(readers: Sequence[Any]) -> list[Any]:
@@ -195,7 +198,7 @@ def one_of(readers: Sequence[Any]) -> list[Any]:
 
 
 def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mapping[str, Any]]:
-    """`(places, table)`: the rows of all arms' training examples once, and where each arm's positions lie in it."""
+    """`(places, table)`: the rows of all arms' training examples once, and where each batch's positions lie in it."""
     pieces, places, begin = [], [], 0
     known: dict[Any, np.ndarray] = {}
     for arm, how in kept:
@@ -216,5 +219,5 @@ def rows_of(arm: Any, how: Any) -> dict[str, Any]:
 
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Batches of several arms as one, [A, B, ...], texts padded to the longest."""
+    """Several batches as one, [O, B, ...], texts padded to the longest."""
     return jax.tree.map(lambda *leaves: stack(np, leaves), *made)

@@ -12,6 +12,7 @@ import jax
 
 from tlx import config, pack
 from tlx.arm import Arm, Clock, opened
+from tlx.feed import order_key
 from tlx.phase import Begun, begin_phase, fresh_states
 from tlx.recipe import Recipe
 from tlx.step import Parts, TrainState
@@ -120,6 +121,8 @@ def run_many(
                 except Exception as error:
                     settle(position, error)
         for twins in alike(ready):
+            # Side by side where they take the same batches.
+            twins.sort(key=lambda position: order_key(ready[position]))
             with clock("setup"):
                 choice, begun = tried([ready[position] for position in twins], how, most)
             if note is not None and len(twins) > 1:

@@ -4,7 +4,7 @@ An arm is one recipe's run. Arms that differ in numbers alone share a program; w
 their keys get a leading axis, and what is the same array in all (the frozen part) does not. LoRA's factors of unequal
 rank are padded with zeros, which stay zero: their gradients are products with the other factor's zeros.
 
-Shapes: A arms, B batch, C outputs of the head, K steps.
+Shapes: A arms, O different batches of a step, B batch, C outputs of the head, K steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +37,10 @@ class Engine(NamedTuple):
     """A step over one arm or several, whose passes begin at the stage `start` (None: the inputs).
 
     `place` puts fresh states there, `fetch(state, n)` gives arm n's back; `put` places a batch of training, stacked
-    [A, B, ...] where the arms' batches differ, `put_whole` one that is for all of them, `put_rows` rows of a table.
+    [O, B, ...] where there are several, `put_whole` one that is for all of them, `put_rows` rows of a table.
     `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of arms
     where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows `positions`
-    [MOST, B] (or [MOST, A, B]) of a table that lies on the devices; metrics [MOST, ...]. `evaluate(state, inputs)`
+    [MOST, B] (or [MOST, O, B]) of a table that lies on the devices; metrics [MOST, ...]. `evaluate(state, inputs)`
     gives logits [A, B, C]. `answer` is as in `step.Compiled`.
     """
 
@@ -88,13 +88,13 @@ def packed(
     parts: Parts,
     mesh: Mesh,
     states: Sequence[TrainState],
-    shared_batch: bool,
+    batches: int,
     shared_inputs: bool = True,
     forms: Sequence[Any] = (),
 ) -> Engine:
-    """The engine of several arms, whose fresh `states` say what they share. With `shared_batch` every step's batch is
-    the same for all of them: what is frozen below what moves is then computed once. With `shared_inputs` they are
-    evaluated on the same inputs, else each on its own, stacked.
+    """The engine of several arms, whose fresh `states` say what they share. A step takes so many `batches`, O, each for
+    A / O arms that stand side by side: what is frozen below what moves is computed once a batch. With `shared_inputs`
+    they are evaluated on the same inputs, else each on its own, stacked.
 
     `parts` are those of any of them; their numbers are in the states. `forms` are the states that the arms have alone,
     as shapes, where they were `joined` for the pack.
@@ -103,10 +103,9 @@ def packed(
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
     axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), held)
     whole = sharding.replicated(mesh)
-    given = None if shared_batch else 0
-    rows = sharding.by_example(mesh) if shared_batch else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    rows = sharding.by_example(mesh) if batches == 1 else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
-    step = jax.vmap(partial(train_step, parts), in_axes=(axes, given), out_axes=(axes, 0), axis_size=count)
+    step = stepped(parts, axes, held, batches, count // batches)
     read = None if shared_inputs else 0
     looked = sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
@@ -129,6 +128,40 @@ def packed(
         put_rows=lambda positions: jax.device_put(positions, many),
         answer=answer,
     )
+
+
+def stepped(
+    parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int
+) -> Callable[[Any, Any], Any]:
+    """The step of so many `batches`, each of which so many arms `share`: over the arms of a batch within it, so that a
+    product with the same inputs is one of larger matrices, and over the batches outside. Arms that share their batches
+    are of one seed, so they draw the same noise, once."""
+    step: Callable[[Any, Any], Any] = partial(train_step, parts)
+    if share == 1:
+        return jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
+    inner = TrainState(**{**axes._asdict(), "key": None})
+    step = jax.vmap(step, in_axes=(inner, None), out_axes=(inner, 0), axis_size=share)
+    if batches > 1:
+        step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
+
+    def shaped(state: TrainState, taken: int, *sizes: int) -> TrainState:
+        """Of what the arms have their own of, the first `taken` axes as axes of such sizes."""
+        leaves, tree = jax.tree.flatten(state)
+        pairs = zip(held, leaves, strict=True)
+        return jax.tree.unflatten(
+            tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[taken:]) for axis, leaf in pairs]
+        )
+
+    def both(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        if batches == 1:
+            after, metrics = step(state._replace(key=state.key[0]), batch)
+            return after._replace(key=state.key), metrics
+        apart = shaped(state, 1, batches, share)
+        after, metrics = step(apart._replace(key=apart.key[:, 0]), batch)
+        metrics = jax.tree.map(lambda leaf: leaf.reshape(batches * share, *leaf.shape[2:]), metrics)
+        return shaped(after._replace(key=apart.key), 2, batches * share), metrics
+
+    return both
 
 
 def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: Any, count: Any) -> tuple[Any, Any]:

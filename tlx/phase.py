@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tlx import pack, prefix, sharding
 from tlx.arm import Arm
-from tlx.feed import Resident, Stream, feed, one_of, same_batches
+from tlx.feed import Resident, Stream, batches_of, feed, one_of
 from tlx.pack import Engine
 from tlx.step import Parts, TrainState, initial_state, next_state
 
@@ -91,7 +91,7 @@ def engine_of(
         union,
         mesh,
         states,
-        shared_batch=same_batches(arms, readers["train"]),
+        batches=batches_of(arms, readers["train"]),
         shared_inputs=len(one_of(readers["validation"])) == 1,
         forms=forms,
     )
