@@ -8,8 +8,9 @@
 `prefix`: MiniLM on movie reviews with a stored prefix against the same run without one; `--depth` is how many blocks
 learn beside the head (0: a linear probe). The store is empty when the run begins. The arithmetic limit is printed:
 (below + above) / (below / epochs + above), in passes through a block, where a block that learns costs three.
-`arms`: probe arms that differ in seed and rate, packed, against one run after another in one process, and against a
-single run; all share stored features, which lie ready.
+`arms`: probe arms that differ in seed and rate, packed, against one run after another, each a process of its own
+(as so many calls of `tlx run`), against the same in one process, and against a single run; all share stored features,
+which lie ready.
 `lora`: LoRA arms on a small ViT, packed and one by one, and which of the two the planner chooses.
 `scripts`: a study of probe cells from an empty store against the careful script that a researcher writes by hand
 (torch computes the features once, scikit-learn fits every cell), and against the naive one, which computes them again
@@ -96,7 +97,12 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
         recipes = grid(options.arms, options.sentences, options.epochs)
     most = {"one by one": 1, "lora one by one": 1}.get(side, 64)
     if side == "single":
-        recipes = recipes[:1]
+        recipes = recipes[options.nth : options.nth + 1]
+    if side == "runs":
+        for n in range(options.arms):
+            again = [*sys.argv[1:], "--side", "single", "--nth", str(n), "--out", str(out / str(n))]
+            subprocess.run([sys.executable, __file__, *again], check=True, capture_output=True)
+        return
     if side == "lora packed":
         from tlx import many
 
@@ -188,7 +194,7 @@ def used() -> float:
 
 SIDES = {
     "prefix": ("stored", "plain"),
-    "arms": ("packed", "one by one", "single"),
+    "arms": ("packed", "runs", "one by one", "single"),
     "lora": ("lora packed", "lora one by one", "lora planned"),
     "scripts": ("study", "careful", "naive"),
 }
@@ -207,6 +213,7 @@ def main() -> None:
     parser.add_argument("--no-warm", action="store_true", help="Measure without a first turn.")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--nth", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         work(options.side, options.out, options)
