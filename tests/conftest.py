@@ -90,7 +90,7 @@ def goes_on(interrupted, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes()
         lines = [[line | {"time": 0} for line in read_metrics(found.folder)] for found in (resumed, whole)]
         assert lines[0] == lines[1]
-        same = ("metrics", "selected_step", "fingerprint", "parameters", "steps")
+        same = ("metrics", "selected_step", "fingerprint", "parameters", "steps", "flops")
         assert {name: resumed.result[name] for name in same} == {name: whole.result[name] for name in same}
 
     return check

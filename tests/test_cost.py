@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 
-from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+from tlx import Data, Optim, Recipe, Train, Weights, models, run, tasks, tuning
 from tlx.cost import operations
+from tlx.data import Crop
+from tlx.many import run_many
+from tlx.train import How
 
 PIXELS, H, C, B, STEPS = 64, 256, 10, 16, 6
 RECIPE = Recipe(
@@ -72,3 +75,39 @@ def test_the_test_split_is_not_opened(monkeypatch):
 
     monkeypatch.setattr(Examples, "labels", spied)
     operations(RECIPE)
+
+
+CASES = {
+    "rows on the device": RECIPE,
+    "a stream": dataclasses.replace(RECIPE, data=Data(target="digits", shots=4, augment=(Crop(padding=1),))),
+    "pieces": dataclasses.replace(RECIPE, train=Train(steps=STEPS, batch=B, accumulate=2)),
+    "phases": dataclasses.replace(RECIPE, tuning=tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_says_what_its_steps_took(name, tmp_path):
+    how = How(quiet=True, prefix=False)
+    found = run(CASES[name], tmp_path / "run", how=how).result["flops"]
+    # Counted before the compiler's last passes.
+    assert found == pytest.approx(operations(CASES[name]).total, rel=0.02)
+
+
+def test_what_a_prefix_gives_is_not_counted_again_and_arms_of_a_pack_share(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.prefix.store.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    probe = dataclasses.replace(RECIPE, tuning=tuning.Probe())
+    whole, above = (
+        run(probe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)).result["flops"]
+        for prefix in (False, True)
+    )
+    by_hand = STEPS * 2 * B * 2 * H * C
+    assert by_hand < above < 1.5 * by_hand < whole
+    arms = [dataclasses.replace(probe, seed=seed) for seed in (0, 1)]
+    packed = run_many(arms, [tmp_path / f"arm-{seed}" for seed in (0, 1)])
+    assert [arm.result["flops"] for arm in packed] == [pytest.approx(above, rel=0.1)] * 2
+
+
+def test_nobody_can_say_by_pmap(tmp_path):
+    recipe = dataclasses.replace(RECIPE, train=Train(steps=STEPS, batch=B, compile="pmap"))
+    assert run(recipe, tmp_path / "run", quiet=True).result["flops"] is None

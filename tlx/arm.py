@@ -61,8 +61,8 @@ class Best(NamedTuple):
 
 class Arm:
     """A recipe made ready in its folder. `begin` is the step of its newest checkpoint, or 0; `failed` is what ended it
-    early, in which case nothing more is measured or kept of it; `prefixes` what each phase had of a stored prefix,
-    `cuts` where each begins, once that was looked for."""
+    early, in which case nothing more is measured or kept of it; `flops` what its steps took, None where nobody can
+    say; `prefixes` what each phase had of a stored prefix, `cuts` where each begins, once that was looked for."""
 
     def __init__(
         self, recipe: Recipe, path: Path, ready: Prepared, splits: Splits, memory: Any, records: int | None = None
@@ -80,6 +80,7 @@ class Arm:
         self.best = Best()
         self.outcomes: dict[str, Outcome] = {}
         self.failed: Exception | None = None
+        self.flops: float | None = 0.0
         self.prefixes: dict[int, dict[str, Any]] = {}
         self.cuts: dict[int, Any] = {}
 
@@ -100,7 +101,12 @@ class Arm:
         """Starts to write a checkpoint of what moves. The rest is there again when the recipe is made ready: what
         never moves, what the terms remember, and the order of the data, which is a function of the step."""
         best, step = self.best, int(state.step)
-        notes = {"best": best.variables is not None, "best_step": best.step, "best_value": best.value}
+        notes = {
+            "best": best.variables is not None,
+            "best_step": best.step,
+            "best_value": best.value,
+            "flops": self.flops,
+        }
         kept = best.variables._asdict() if best.variables is not None else {}
         self.checkpoints.save(step, Saved(self.held(state), kept, notes))
 
@@ -115,6 +121,7 @@ class Arm:
         best = moved_part(fresh.variables, self.ready.moving)._asdict()
         saved = self.checkpoints.restore(self.held(fresh), best)
         notes = saved.notes
+        self.flops = notes["flops"]
         found = Variables(**saved.best) if notes["best"] else None
         self.best = Best(notes["best_step"], notes["best_value"], found)
         state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})

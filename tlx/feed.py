@@ -4,6 +4,7 @@ Shapes: A arms, O different batches of a step (see `batches_of`), B batch, K ste
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,18 +43,47 @@ class Taken(NamedTuple):
         return given if self.arms > 1 else {name: values[:, None] for name, values in given.items()}
 
 
+class Spent:
+    """What steps took in floating-point operations, as XLA counts those of the program of each shape of batch."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.steps, self.batches, self.each = Counter[Any](), dict[Any, Any](), dict[Any, float]()
+
+    def note(self, batch: Any, steps: int) -> bool:
+        """Counts steps with batches of this shape (arrays, or their shapes); whether there had been any."""
+        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
+        self.steps[shape] += steps
+        if shape in self.batches:
+            return True
+        self.batches[shape] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+        return False
+
+    def share(self, state: Any) -> float | None:
+        """FLOPs an arm since the last call, for states like `state`; None where programs cannot be asked (`pmap`)."""
+        if self.engine.lower is None:
+            return None
+        form, total = jax.eval_shape(lambda: state), 0.0
+        for shape, steps in self.steps.items():
+            if shape not in self.each:
+                self.each[shape] = self.engine.lower(form, self.batches[shape]).cost_analysis()["flops"]
+            total += steps * self.each[shape]
+        self.steps.clear()
+        return total / self.engine.arms
+
+
 class Stream:
     """Batches made on the host, a step at a time."""
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
-        self.engine, self.shapes = engine, set[Any]()
+        self.engine, self.spent = engine, Spent(engine)
         kept, self.share = sharing(arms, readers)
         self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
         self.batches = self.begin(first)
 
     def rewound(self, step: int) -> "Stream":
         """The same at the step `step`, whatever was taken."""
-        self.batches = self.begin(step)
+        self.batches, self.spent.steps = self.begin(step), Counter()
         return self
 
     def bytes_needed(self, state: Any) -> int:
@@ -68,10 +98,8 @@ class Stream:
 
     def take(self, state: Any, step: int, end: int) -> Taken:
         made, given = self.batch()
-        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(given))
         state, metrics = self.engine.train(state, given)
-        known = shape in self.shapes
-        self.shapes.add(shape)
+        known = self.spent.note(given, 1)
         return Taken(state, 1, metrics, lambda n, k: made[n // self.share]["index"], known, False, self.engine.arms)
 
 
@@ -79,7 +107,7 @@ class Resident:
     """Rows that lie on the devices, up to `MOST` steps at a time in one program."""
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
-        self.engine, self.known = engine, False
+        self.engine, self.spent, self.known = engine, Spent(engine), False
         kept, self.share = sharing(arms, readers)
         self.examples = [arm.splits.train for arm, _ in kept]
         # Arms of one seed and subset take the same examples, which are then looked up once.
@@ -91,6 +119,7 @@ class Resident:
 
     def rewound(self, step: int) -> "Resident":
         """The same at the step `step`, whatever was taken."""
+        self.spent.steps.clear()
         return self
 
     def bytes_needed(self, state: Any) -> int:
@@ -114,6 +143,10 @@ class Resident:
         full[:count] = rows
         state, metrics = self.program(state, self.table, self.engine.put_rows(full), np.int32(count))
         known, self.known = self.known, True
+        taken = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*rows.shape[1:], *leaf.shape[1:]), leaf.dtype), self.table
+        )
+        self.spent.note({"labelled": taken}, count)
 
         def examples(n: int, k: int) -> np.ndarray:
             own = n // self.share

@@ -178,11 +178,13 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 due = looked and time.monotonic() - saved >= how.checkpoint_seconds
                 if step < steps and (due or asked):
                     saved = time.monotonic()
+                    note_spent(arms, given.spent.share(state))
                     keep(arms, engine, state)
                     if asked:
                         raise KeyboardInterrupt
             with clock("train"):
                 settle(arms, learning, pending, progress)
+            note_spent(arms, given.spent.share(state))
             if ended < steps:
                 break
             if last < steps:
@@ -238,6 +240,12 @@ def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Tak
                 arm.settle(step, learning, own, partial(taken.examples, n))
     for k in range(taken.steps):
         progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
+
+
+def note_spent(arms: Sequence[Arm], flops: float | None) -> None:
+    """Adds to what each arm's steps took, where that is known."""
+    for arm in arms:
+        arm.flops = None if flops is None or arm.flops is None else arm.flops + flops
 
 
 def keep(arms: Sequence[Arm], engine: Engine, state: Any) -> None:

@@ -38,7 +38,7 @@ COSTS = (
     Cost("seconds/train", "of it training", "seconds", "~s", words.duration),
     Cost("seconds/compile", "compilation", "seconds", "~s", words.duration),
     Cost("examples_per_second", "examples a second", "examples a second", "~s", words.number),
-    Cost("flops", "FLOPs", "FLOPs a run, as compiled", ".1~e", scientific),
+    Cost("flops", "FLOPs", "FLOPs of a run's steps, by XLA's count", ".1~e", scientific),
     Cost("peak_memory_bytes", "peak memory", "peak memory, bytes", "~s", words.size),
     Cost("energy/kwh", "energy, kWh", "energy, kWh", ".1~e", words.number),
     Cost("energy/co2e_kg", "CO2e, kg", "CO2e, kg", ".1~e", words.number),
