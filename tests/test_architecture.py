@@ -13,7 +13,7 @@ FLOORS = (
     ("trees",),
     ("types", "assets", "config", "metrics", "stats"),
     ("layers", "losses", "partition", "sharding", "processors", "blend"),
-    ("models", "tasks", "optim", "data"),
+    ("models", "tasks", "optim", "data", "discrepancy"),
     ("tuning",),
     ("weights",),
     ("objectives", "merge"),

@@ -138,7 +138,12 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
         ("data.shots", "few", TypeError, "data.shots wants int | None, got 'few'"),
         ("data.buckets", "(8, 'x')", TypeError, "data.buckets wants tuple[int, ...], got (8, 'x')"),
         ("data.buckets.0", "x", TypeError, "data.buckets wants tuple[int, ...], got ('x', 64, 128)"),
-        ("train.select", "best", TypeError, "train.select wants Literal['last', 'best-validation'], got 'best'"),
+        (
+            "train.select",
+            "best",
+            TypeError,
+            "train.select wants Literal['last', 'best-validation', 'oracle'], got 'best'",
+        ),
         ("tuning", "Freez(through='x')", ValueError, "no class 'Freez' in tlx; close: 'Freeze'"),
         ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
         ("tuning", "Freeze(trough='x')", TypeError,

@@ -151,7 +151,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
 def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
     recipes = [varied(RECIPE, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.1, 0.2)]
     arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
-    readers = [arm.ready.processor for arm in arms]
+    readers = [{"labelled": arm.ready.processor} for arm in arms]
     assert batches_of(arms, readers) == 2
     assert batches_of(arms[:2], readers[:2]) == 1
     assert batches_of(arms[:3], readers[:3]) == 3, "unequally many"
@@ -183,11 +183,12 @@ def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
     """Weight decay, moments and the bound of the gradient know nothing of it."""
     arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
     parts = [arm.ready.parts(0) for arm in arms]
-    readers = {name: [arm.ready.processor for arm in arms] for name in ("train", "validation", "test")}
+    readers = [{"labelled": arm.ready.processor} for arm in arms]
+    held = [arm.ready.processor for arm in arms]
     states = fresh_states(arms, parts, 0, None)
-    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers)
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers, held)
     assert learning == pack.joined(parts).learning == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
-    state, given = engine.place(states), Stream(engine, arms, readers["train"], 0)
+    state, given = engine.place(states), Stream(engine, arms, readers, 0)
     for step in range(3):
         state = given.take(state, step, 8).state
     for n, arm in enumerate(arms):

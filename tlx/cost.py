@@ -15,6 +15,7 @@ from tlx.processors import ImageProcessor
 from tlx.recipe import Recipe
 from tlx.state import Parts, TrainState, initial_state, memories
 from tlx.step import compile_step
+from tlx.trees import flatten, nest
 
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -72,12 +73,12 @@ def batches(ready: Prepared, splits: Splits, steps: int) -> Counter[tuple[int, S
 
 
 def shapes_of(batch: Any) -> Shapes:
-    return tuple((name, np.shape(array), str(array.dtype)) for name, array in sorted(batch.items()))
+    return tuple((path, np.shape(array), str(array.dtype)) for path, array in flatten(batch).items())
 
 
 def flops(parts: Parts, state: TrainState, shapes: Shapes) -> float:
     """The FLOPs of one compiled step, all of whose batch is on one device."""
     mesh = sharding.make_mesh(jax.devices()[:1])
-    batch = {name: jax.ShapeDtypeStruct(shape, kind) for name, shape, kind in shapes}
-    compiled = compile_step(parts, mesh).train.lower(state, {"labelled": batch}).compile()  # type: ignore[attr-defined]
+    batch = nest({path: jax.ShapeDtypeStruct(shape, kind) for path, shape, kind in shapes})
+    compiled = compile_step(parts, mesh).train.lower(state, batch).compile()  # type: ignore[attr-defined]
     return float(compiled.cost_analysis()["flops"])

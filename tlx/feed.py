@@ -14,7 +14,7 @@ import numpy as np
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
 from tlx.pack import MOST, Engine, stack
-from tlx.prepare import training_batches
+from tlx.prepare import stream_seed, training_batches
 from tlx.processors import ImageProcessor
 from tlx.trees import flatten, size
 
@@ -75,7 +75,7 @@ class Spent:
 class Stream:
     """Batches made on the host, a step at a time."""
 
-    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
+    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
         self.engine, self.spent = engine, Spent(engine)
         kept, self.share = sharing(arms, readers)
         self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
@@ -94,27 +94,31 @@ class Stream:
         """The next batch of each order, and all of them on the devices."""
         made = [next(batches) for batches in self.batches]
         batch = made[0] if len(made) == 1 else together(made)
-        return made, {"labelled": self.engine.put(batch)}
+        return made, self.engine.put(batch)
 
     def take(self, state: Any, step: int, end: int) -> Taken:
         made, given = self.batch()
         state, metrics = self.engine.train(state, given)
         known = self.spent.note(given, 1)
-        return Taken(state, 1, metrics, lambda n, k: made[n // self.share]["index"], known, False, self.engine.arms)
+        return Taken(
+            state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.arms
+        )
 
 
 class Resident:
-    """Rows that lie on the devices, up to `MOST` steps at a time in one program."""
+    """Rows of the one stream, which lie on the devices, up to `MOST` steps at a time in one program."""
 
-    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int):
+    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
         self.engine, self.spent, self.known = engine, Spent(engine), False
         kept, self.share = sharing(arms, readers)
         self.examples = [arm.splits.train for arm, _ in kept]
+        (self.name,) = arms[0].splits.streams
+        only = [(arm, how[self.name]) for arm, how in kept]
         # Arms of one seed and subset take the same examples, which are then looked up once.
         orders: dict[Any, Order] = {}
-        self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in kept]
-        self.places, table = one_table(kept)
-        self.table = jax.device_put(table)
+        self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in only]
+        self.places, table = one_table(only)
+        self.table = {self.name: jax.device_put(table)}
         self.program: Any = engine.sweep
 
     def rewound(self, step: int) -> "Resident":
@@ -146,7 +150,7 @@ class Resident:
         taken = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((*rows.shape[1:], *leaf.shape[1:]), leaf.dtype), self.table
         )
-        self.spent.note({"labelled": taken}, count)
+        self.spent.note(taken, count)
 
         def examples(n: int, k: int) -> np.ndarray:
             own = n // self.share
@@ -163,21 +167,22 @@ def needed(compiled: Any) -> int:
 
 def order_key(arm: Any) -> Any:
     """What arms that share a program have in common where they take the same examples in the same order."""
-    return arm.recipe.seed, arm.splits.train.rows.tobytes()
+    return arm.recipe.seed, *(examples.rows.tobytes() for examples in arm.splits.streams.values())
 
 
 def order_of(arm: Any, how: Any) -> Order:
     """Which training examples each of the arm's steps takes."""
-    recipe = arm.recipe
-    return Order(arm.splits.train, how, batch=recipe.train.batch, seed=recipe.seed, group=recipe.data.group)
+    recipe, (name,) = arm.recipe, arm.splits.streams
+    seed = stream_seed(recipe, name)
+    return Order(arm.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group)
 
 
-def feed(engine: Engine, arms: Sequence[Any], readers: Sequence[Any], first: int) -> Stream | Resident:
-    """What suits: rows on the devices where all are of one shape, few enough, and nothing changes them; else a stream.
-    `readers` are the arms' tables or processors."""
-    if engine.sweep is None or jax.process_count() > 1:
+def feed(engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int) -> Stream | Resident:
+    """What suits: rows on the devices where there is one stream, all of one shape and few enough, and nothing changes
+    them; else batch after batch. `readers` are each arm's tables or processors, by stream."""
+    if engine.sweep is None or jax.process_count() > 1 or len(arms[0].splits.streams) > 1:
         return Stream(engine, arms, readers, first)
-    fits = small(arms[0], engine) and all(fixed(arm, how) for arm, how in zip(arms, readers, strict=True))
+    fits = small(arms[0], engine) and all(fixed(arm, first_of(how)) for arm, how in zip(arms, readers, strict=True))
     return (Resident if fits else Stream)(engine, arms, readers, first)
 
 
@@ -206,19 +211,26 @@ def fixed(arm: Any, how: Any) -> bool:
     return 4 * height * width * channels * len(examples) <= RESIDENT
 
 
-def batches_of(arms: Sequence[Any], readers: Sequence[Any]) -> int:
+def first_of(streams: Mapping[str, Any]) -> Any:
+    """What belongs to the first stream."""
+    return next(iter(streams.values()))
+
+
+def batches_of(arms: Sequence[Any], readers: Sequence[Mapping[str, Any]]) -> int:
     """How many different batches a step of these arms takes, O: one for all that stand side by side, take the same
     examples in the same order and read the same of them, where those are equally many each time; else one an arm."""
     keys = [
-        (order_key(arm), arm.recipe.data, id(how) if isinstance(how, Table) else None)
+        (order_key(arm), arm.recipe.data, [id(own) for own in how.values() if isinstance(own, Table)])
         for arm, how in zip(arms, readers, strict=True)
     ]
     together = [len(list(own)) for _, own in itertools.groupby(keys)]
     return len(together) if len(set(together)) == 1 else len(arms)
 
 
-def sharing(arms: Sequence[Any], readers: Sequence[Any]) -> tuple[list[tuple[Any, Any]], int]:
-    """The first arm, and its reader, of each batch of a step, and how many arms share one."""
+def sharing(
+    arms: Sequence[Any], readers: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[Any, Mapping[str, Any]]], int]:
+    """The first arm, and its readers, of each batch of a step, and how many arms share one."""
     share = len(arms) // batches_of(arms, readers)
     return list(zip(arms, readers, strict=True))[::share], share
 
@@ -252,5 +264,5 @@ def rows_of(arm: Any, how: Any) -> dict[str, Any]:
 
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several batches as one, [O, B, ...], texts padded to the longest."""
+    """Several batches as one, [O, B, ...], texts padded to the longest of their stream."""
     return jax.tree.map(lambda *leaves: stack(np, leaves), *made)

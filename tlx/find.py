@@ -139,7 +139,7 @@ def traced(
     for step, rate in enumerate(rates):
         held = state.numbers | {"optim": state.numbers["optim"] | {"lr": jnp.float32(rate)}}
         state = state._replace(numbers=jax.device_put(held, sharding.replicated(mesh)))
-        state, metrics = compiled.train(state, {"labelled": compiled.put(next(batches))})
+        state, metrics = compiled.train(state, compiled.put(next(batches)))
         losses.append(float(metrics["loss"]))
         smoothed = smooth(losses)
         progress.step(done + step + 1, losses[-1], rate)

@@ -38,11 +38,11 @@ class Engine(NamedTuple):
 
     `place` puts fresh states there, `fetch(state, n)` gives arm n's back; `put` places a batch of training, stacked
     [O, B, ...] where there are several, `put_whole` one that is for all of them, `put_rows` rows of a table.
-    `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of arms
-    where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows `positions`
-    [MOST, B] (or [MOST, O, B]) of a table that lies on the devices; metrics [MOST, ...]. `evaluate(state, inputs)`
-    gives logits [A, B, C]. `answer` is as in `step.Compiled`. `lower(state, batch)` is the program of a step whose
-    operations can be counted, not run; None by `pmap`.
+    `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
+    arms where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
+    `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
+    `evaluate(state, inputs)` gives logits [A, B, C]. `answer` is as in `step.Compiled`. `lower(state, batch)` is
+    the program of a step whose operations can be counted, not run; None by `pmap`.
     """
 
     arms: int
@@ -175,7 +175,7 @@ def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: An
     """`count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
 
     def batch(k: Any) -> Any:
-        return {"labelled": jax.tree.map(lambda leaf: leaf[positions[k]], table)}
+        return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
     def body(k: Any, held: Any) -> Any:
         state, told = held

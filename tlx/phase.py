@@ -18,8 +18,9 @@ Before = tuple[list[Parts], list[TrainState]]
 
 @dataclass
 class Begun:
-    """A phase about to take its first step, or the one after its checkpoint. `parts`, `states` and each split's
-    `readers` are by arm; `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
+    """A phase about to take its first step, or the one after its checkpoint. `parts`, `states` and the `readers` of
+    each stream and split are by arm; `learning` are the paths of all that learns in the engine; `feed` gives the
+    batches."""
 
     parts: list[Parts]
     states: list[TrainState]
@@ -49,8 +50,9 @@ def begin_phase(
     states = fresh_states(arms, parts, phase, before)
     if first.begin > start:
         states = [arm.restore(state) for arm, state in zip(arms, states, strict=True)]
-    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers)
-    return Begun(parts, states, readers, engine, learning, feed(engine, arms, readers["train"], step))
+    streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, streams, readers["validation"])
+    return Begun(parts, states, readers, engine, learning, feed(engine, arms, streams, step))
 
 
 def read_by(
@@ -77,9 +79,11 @@ def engine_of(
     parts: Sequence[Parts],
     mesh: Any,
     states: list[TrainState],
-    readers: Mapping[str, list[Any]],
+    streams: Sequence[Mapping[str, Any]],
+    validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
-    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it."""
+    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it; `streams`
+    are each arm's readers of those of training, `validation` of that split."""
     if len(arms) == 1:
         return pack.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
     union, forms = parts[0], []
@@ -91,8 +95,8 @@ def engine_of(
         union,
         mesh,
         states,
-        batches=batches_of(arms, readers["train"]),
-        shared_inputs=len(one_of(readers["validation"])) == 1,
+        batches=batches_of(arms, streams),
+        shared_inputs=len(one_of(validation)) == 1,
         forms=forms,
     )
     return engine, states, union.learning

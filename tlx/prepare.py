@@ -1,6 +1,7 @@
 """From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,6 @@ from tlx.tasks import Task
 from tlx.trees import flatten, near_miss, nest
 from tlx.types import Model, Phase, Variables
 from tlx.weights import Manifest
-
-# What the data give to a step, by name.
-STREAMS = ("labelled",)
 
 
 class Prepared(NamedTuple):
@@ -81,7 +79,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
     config.check(recipe)
-    objectives.check_streams(recipe.objective, STREAMS)
+    objectives.check_streams(recipe.objective, recipe.data.streams)
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
     if task.outputs is None:
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
@@ -187,20 +185,30 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     return fit
 
 
-def training_batches(ready: Prepared, splits: Splits, processor: Any = None, first: int = 0) -> Any:
-    """The endless iterator of training batches of the recipe from the step `first` on, this process's share of each
-    (see `tlx.data`), read by the recipe's own processor or another."""
-    recipe = ready.recipe
-    return train_batches(
-        splits.train,
-        processor or ready.processor,
-        batch=recipe.train.batch,
-        seed=recipe.seed,
-        buckets=recipe.data.lengths,
-        group=recipe.data.group,
-        augment=recipe.data.augment,
-        views=recipe.data.views,
-        first=first,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+def training_batches(
+    ready: Prepared, splits: Splits, readers: Mapping[str, Any] | None = None, first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """The endless iterator of the recipe's training batches from the step `first` on, by stream, this process's share
+    of each (see `tlx.data`). `readers` read the streams, by default the recipe's own processor."""
+    recipe, each = ready.recipe, {}
+    for name, examples in splits.streams.items():
+        each[name] = train_batches(
+            examples,
+            readers[name] if readers else ready.processor,
+            batch=recipe.train.batch,
+            seed=stream_seed(recipe, name),
+            buckets=recipe.data.lengths,
+            group=recipe.data.group,
+            augment=recipe.data.augment,
+            views=recipe.data.views,
+            first=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    while True:
+        yield {name: next(batches) for name, batches in each.items()}
+
+
+def stream_seed(recipe: Recipe, name: str) -> int:
+    """What orders a stream: the recipe's seed, with others for all but `labelled`, so that no two go in step."""
+    return recipe.seed if name == "labelled" else recipe.seed + (zlib.crc32(name.encode()) << 32)

@@ -13,17 +13,18 @@ from tlx.types import Learn
 from tlx.updates import Sum, Update
 from tlx.weights import Weights
 
-Select = Literal["last", "best-validation"]
+Select = Literal["last", "best-validation", "oracle"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """How long and in what pieces.
 
-    The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of
-    `batch` (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are
-    reported. The validation split is measured, and a checkpoint written, every `eval_every` steps; None is once a
-    pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
+    The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of `batch`
+    (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported: the
+    "last", or the "best-validation"; the same choice is called "oracle" where the data grant some of the target's
+    labels only, for it looks at others. The validation split is measured, and a checkpoint written, every `eval_every`
+    steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
 
     `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
     for batch norm, which sees each piece. `ema` is the share that an exponential moving average of the trainable
@@ -60,7 +61,7 @@ class Train:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it keeps a share in (0, 1), None is off")
         for name, choices in (
-            ("select", ("last", "best-validation")),
+            ("select", ("last", "best-validation", "oracle")),
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
             ("remat", ("auto", "none", "dots", "stages")),
@@ -90,6 +91,11 @@ class Recipe:
             raise ValueError("a recipe needs weights=Weights(...) or model=...")
         if not self.objective:
             raise ValueError("objective is empty; give at least one term, such as Supervised()")
+        if self.train.select == "best-validation" and self.data.labels is not None:
+            raise ValueError(
+                f"data.labels is {self.data.labels}, and 'best-validation' looks at the target's labels beyond those: "
+                "take train.select 'last', or call it 'oracle'"
+            )
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

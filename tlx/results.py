@@ -49,7 +49,11 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
-        "examples": {"train": len(splits.train), **{name: len(o.labels) for name, o in outcomes.items()}},
+        "examples": {
+            "train": len(splits.train),
+            **{name: len(examples) for name, examples in list(splits.streams.items())[1:]},
+            **{name: len(o.labels) for name, o in outcomes.items()},
+        },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
         "energy": finish["energy"],

@@ -170,7 +170,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                         shown = engine.answer(state)
                         reading = one_of(readers["validation"])
                         judged = validate(arms, engine, shown, reading, step, taken, progress, how)
-                        if recipe.train.select == "best-validation":
+                        if recipe.train.select != "last":
                             note_best(arms, engine, shown, step)
                     if not judged or all(arm.failed for arm in arms):
                         ended = step

@@ -19,13 +19,17 @@ def walked(mlp, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     mlp.save(folder / "source", CNN, 5, seed=8)
     mlp.save(folder / "teacher", CNN, 3, seed=9)
-    source, teacher = str(folder / "source"), str(folder / "teacher")
+    brought, teacher = str(folder / "source"), str(folder / "teacher")
     objective = (
         terms.Supervised(weight=terms.Ramp(0.5, 1.0)), terms.L2SP(), terms.Delta(attention=True), terms.Bss(k=2),
-        terms.CoTuning(source=source), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
+        terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
         terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
+        terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
+    source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))
+    del unlabelled["label"]
+    streams = {"labelled": batch, "source": source, "unlabelled": unlabelled}
     variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables, task = variables._replace(params=params), tasks.Classification(classes=3)
@@ -37,7 +41,7 @@ def walked(mlp, tmp_path_factory):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
         state = compiled.place(initial_state(parts, variables, 4, jax.random.key(3), memory))
         for _ in range(2):
-            state, metrics = compiled.train(state, {"labelled": compiled.put(batch)})
+            state, metrics = compiled.train(state, {name: compiled.put(own) for name, own in streams.items()})
         found[how, devices] = compiled.fetch(state), jax.device_get(metrics)
     return found
 

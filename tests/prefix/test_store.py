@@ -32,11 +32,11 @@ def both(recipe, reads=10**6):
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
     memory = memories(recipe.objective, setting(ready, splits))
-    plain = next(training_batches(ready, splits))
+    plain = next(training_batches(ready, splits))["labelled"]
     inputs = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in plain.items() if n not in ("label", "index")}
     cut = find(ready, 0, inputs, memory)
     source = sources([(ready, splits)], cut, reads, lambda told: None)[0]
-    stored = next(training_batches(ready, splits, source.readers["train"]))
+    stored = next(training_batches(ready, splits, source.readers))["labelled"]
     parts = ready.parts(0)
     state = initial_state(parts, ready.variables, 10, jax.random.key(1), memory)
     return ready, state, (parts, plain), (parts._replace(start=source.start), stored)
@@ -164,7 +164,7 @@ def test_fixed_views_are_the_same_with_it_and_differ_from_each_other(image, chan
     # 40 examples, 16 a batch: the same example comes again in the next epoch, in another view.
     seen = {}
     for _ in range(15):
-        batch = next(batches)
+        batch = next(batches)["labelled"]
         for index, picture in zip(batch["index"].tolist(), batch["image"], strict=True):
             seen.setdefault(index, []).append(picture)
     first = next(iter(seen.values()))

@@ -42,7 +42,7 @@ def benefit_study(
         own = dict(data)
         if recipe.train.eval_every is None:
             # With fewer labels only the end counts, unless a look may choose the checkpoint.
-            looks = LOOKS if labels == max(tried) or recipe.train.select == "best-validation" else 1
+            looks = LOOKS if labels == max(tried) or recipe.train.select != "last" else 1
             own["train.eval_every"] = math.ceil(total_steps(assigned(recipe, own), labels) / looks)
         for arm, changes in ((PRETRAINED, {}), (SCRATCH, afresh)):
             cells += [

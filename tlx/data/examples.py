@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -38,8 +38,11 @@ class Features(NamedTuple):
 class Examples(Sequence[dict[str, Any]]):
     """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}` or `{"image": uint8[H, W, C]}`
     with `"label"`, an int (a float for regression), and `"index"`, its position in the whole split, whatever rows the
-    view has. `key` names the file that remembers the labels, if any.
+    view has. `key` names the file that remembers the labels, if any; `mapping` int[C] is what each class of the data
+    set counts as, where `classes` are those of another.
     """
+
+    labelled = True
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class Examples(Sequence[dict[str, Any]]):
         *,
         rows: np.ndarray | None = None,
         key: str = "",
+        mapping: np.ndarray | None = None,
     ):
         self.name, self.split, self.source, self.features, self.classes = name, split, source, features, classes
+        self.mapping = mapping
         self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
         self.key = key
         # What the pipeline has made of these examples, by processor; a view has its own.
@@ -73,7 +78,7 @@ class Examples(Sequence[dict[str, Any]]):
             example[key] = self._text(record[feature], feature, index)
         if self.features.image:
             example["image"] = _pixels(record[self.features.image])
-        return {**example, "label": self._label(record, index), "index": index}
+        return {**example, "label": self._mapped(self._label(record, index)), "index": index}
 
     def labels(self) -> np.ndarray:
         """int32[N] classes, or float32[N] numbers; read once. Raises ValueError for a class out of range."""
@@ -85,24 +90,43 @@ class Examples(Sequence[dict[str, Any]]):
                 every = np.array(list(self._read_labels()), self.label_dtype)
                 if self.key:
                     _save_whole(file, every)
-            self._labels = every[self.rows]
+            self._labels = self._mapped(every[self.rows])
         return self._labels
+
+    def _mapped(self, labels: Any) -> Any:
+        return labels if self.mapping is None else self.mapping[labels].astype(np.int32)
 
     def view(self, positions: np.ndarray) -> Self:
         """The examples at these positions of this view, in the order given."""
         positions = np.asarray(positions, int)
         rows = self.rows[positions]
-        chosen = type(self)(self.name, self.split, self.source, self.features, self.classes, rows=rows, key=self.key)
+        chosen = self._like(type(self), rows)
         chosen._labels = None if self._labels is None else self._labels[positions]
         return chosen
+
+    def _like(self, kind: type[Kind], rows: np.ndarray | None) -> Kind:
+        return kind(
+            self.name, self.split, self.source, self.features, self.classes,
+            rows=rows, key=self.key, mapping=self.mapping,
+        )  # fmt: skip
 
     def seal(self) -> Sealed:
         """The same rows with nothing behind them."""
         return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
 
+    def unlabelled(self) -> Unlabelled:
+        """The same rows without their labels."""
+        return self._like(Unlabelled, self.rows)
+
+    def renamed(self, classes: tuple[str, ...], mapping: np.ndarray) -> Self:
+        """The same rows, whose labels c count as the classes `mapping[c]` of others."""
+        found = self._like(type(self), self.rows)
+        found.classes, found.mapping = classes, mapping
+        return found
+
     def whole(self) -> Self:
         """All examples of the split that this is a view of."""
-        return type(self)(self.name, self.split, self.source, self.features, self.classes, key=self.key)
+        return self._like(type(self), None)
 
     @property
     def label_dtype(self) -> type:
@@ -119,10 +143,10 @@ class Examples(Sequence[dict[str, Any]]):
         if self.features.target == "number":
             return float(record[self.features.label])
         label = int(record[self.features.label])
-        if not 0 <= label < len(self.classes):
+        count = len(self.classes if self.mapping is None else self.mapping)
+        if not 0 <= label < count:
             raise ValueError(
-                f"{self.name} {self.split}[{index}]: label {label} is outside the {len(self.classes)} classes"
-                f" 0..{len(self.classes) - 1}"
+                f"{self.name} {self.split}[{index}]: label {label} is outside the {count} classes 0..{count - 1}"
             )
         return label
 
@@ -138,8 +162,25 @@ class Examples(Sequence[dict[str, Any]]):
             ) from None
 
 
+class Unlabelled(Examples):
+    """Examples whose labels nobody may read: they are in no example, and whoever asks for them is refused."""
+
+    labelled = False
+
+    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
+        return {name: value for name, value in super().__getitem__(position).items() if name != "label"}
+
+    def labels(self) -> np.ndarray:
+        raise PermissionError(f"the labels of {self.name} {self.split} are not granted to this setting")
+
+
+Kind = TypeVar("Kind", bound=Examples)
+
+
 class Sealed(Examples):
     """A split of which only the length and the rows are known: whoever reads an example or a label is refused."""
+
+    labelled = False
 
     def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
         raise PermissionError(f"{self.name} {self.split} is sealed: this run was told not to look at it")

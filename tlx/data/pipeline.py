@@ -26,6 +26,8 @@ CACHE_BYTES = 256 * 2**20
 # Two threads hide the making of a batch behind the step; more only take the cores that the step computes on.
 _THREADS, _AHEAD = 2, 4
 _ENDLESS = 2**31
+# What a batch holds of an example beside its inputs; the label where it may be read.
+TRUTH = ("label", "index")
 
 
 def train_batches(
@@ -44,11 +46,12 @@ def train_batches(
 ) -> grain.DatasetIterator[Batch]:
     """An endless iterator of batches, every epoch in a new order drawn from `seed`. An epoch may end inside a batch.
 
-    A batch holds the model's inputs, `label` int32[B] (float32[B] for regression) and `index` int32[B], B being this
-    process's part of `batch`. Text is drawn `group` batches at a time, which are cut from the draw by length, so that
-    less of a batch is padding. With `views`, an example is augmented in so many fixed ways, which its epochs take in
-    turn. With a `Table` for a processor a batch holds its rows in the place of inputs. The iterator begins at the step
-    `first`, as if it had given all before. Raises ValueError for no examples, or a batch the processes cannot share.
+    A batch holds the model's inputs, `index` int32[B] and, of examples that have one, `label` int32[B] (float32[B]
+    for regression), B being this process's part of `batch`. Text is drawn `group` batches at a time, which are cut
+    from the draw by length, so that less of a batch is padding. With `views`, an example is augmented in so many
+    fixed ways, which its epochs take in turn. With a `Table` for a processor a batch holds its rows in the place of
+    inputs. The iterator begins at the step `first`, as if it had given all before. Raises ValueError for no
+    examples, or a batch the processes cannot share.
     """
     import grain
 
@@ -168,7 +171,7 @@ class _Processed:
         if (found := self.known.get(position)) is not None:
             return found
         example = self.examples[position]
-        made = {**self.processor(example), "label": example["label"], "index": example["index"]}
+        made = {**self.processor(example), **{name: example[name] for name in TRUTH if name in example}}
         if self.bytes < CACHE_BYTES:
             self.bytes += 1024 + sum(array.nbytes for array in made.values() if isinstance(array, np.ndarray))
             self.known[position] = made
@@ -192,8 +195,9 @@ class _Processed:
         else:
             items = items[mine]
             inputs = {"image": np.stack([item["image"] for item in items])}
-        labels: np.ndarray = np.array([item["label"] for item in items], self.examples.label_dtype)
-        return {**inputs, "label": labels, "index": np.array([item["index"] for item in items], np.int32)}
+        if self.examples.labelled:
+            inputs["label"] = np.array([item["label"] for item in items], self.examples.label_dtype)
+        return {**inputs, "index": np.array([item["index"] for item in items], np.int32)}
 
 
 class _Tabled:
@@ -215,7 +219,9 @@ class _Tabled:
         indices = self.examples.rows[own]
         rows = indices * self.table.views + (0 if views is None else views[mine])
         made = self.table.gather(rows, length)
-        return {**made, "label": self.examples.labels()[own], "index": indices.astype(np.int32)}
+        if self.examples.labelled:
+            made["label"] = self.examples.labels()[own]
+        return {**made, "index": indices.astype(np.int32)}
 
 
 def padded(longest: int, buckets: Sequence[int], most: int) -> int:

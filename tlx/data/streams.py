@@ -1,12 +1,13 @@
-"""On what a recipe trains: which data set, which part of it, in which form."""
+"""On what a recipe trains: which data sets, which part of them, in which form, and which labels it may read."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 class Data:
     """The data of a recipe.
 
-    `target` names the data set (see `tlx.data.open_dataset`). `shots` keeps so many training examples of every class,
+    `target` names the data set (see `tlx.data.open_dataset`) on which all is measured, `source` another, whose labels
+    are all known. The streams of a batch follow: `labelled` alone; with a `source`, or with `labels`, also `source` and
+    `unlabelled`, all training examples of the target without their labels. `labels` grants those of so many examples
+    of each class (an integer), or of a share of each (a float); 0 grants none, and there is no `labelled`. They are
+    drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
+    source are the target's by their names, or, with `match` "position", by their order.
+
+    `shots` keeps so many training examples of every class,
     `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
     and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
     held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
@@ -34,6 +42,9 @@ class Data:
     """
 
     target: str
+    source: str | None = None
+    labels: int | float | None = None
+    match: Literal["name", "position"] = "name"
     shots: int | None = None
     fraction: float | None = None
     subset_seed: int | None = None
@@ -55,6 +66,12 @@ class Data:
             raise ValueError(f"shots={self.shots}; expected at least 1")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
+        if self.labels is not None and not 0 <= self.labels <= (1 if isinstance(self.labels, float) else math.inf):
+            raise ValueError(f"labels={self.labels}; expected 0 or more of each class, or a share between 0.0 and 1.0")
+        if self.match not in ("name", "position"):
+            raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.target!r}; leave the source out")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
@@ -69,6 +86,13 @@ class Data:
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """What each step gets a batch of, by name; a pass over the first is an epoch."""
+        labelled = () if self.labels == 0 else ("labelled",)
+        source = () if self.source is None else ("source",)
+        return (*labelled, *source, *(("unlabelled",) if source or self.labels is not None else ()))
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
         return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
@@ -76,14 +100,25 @@ class Data:
 
 @dataclass(frozen=True)
 class Splits:
-    """What an experiment sees. `fingerprint` names the data and the very rows of each split."""
+    """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
+    names the data and the very rows of each."""
 
-    train: Examples
+    streams: Mapping[str, Examples]
     validation: Examples
     test: Examples
     classes: tuple[str, ...]
     features: Features
     fingerprint: str
+
+    @property
+    def train(self) -> Examples:
+        """The examples of the first stream, whose number is an epoch's."""
+        return next(iter(self.streams.values()))
+
+    @property
+    def named(self) -> dict[str, Examples]:
+        """All examples, those of training by stream."""
+        return {**self.streams, "validation": self.validation, "test": self.test}
 
 
 def load(data: Data, seed: int, test: bool = True) -> Splits:
@@ -103,26 +138,67 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
     if validation is None:
         parts = stratified(_strata(train), "validation", {"train": 1 - data.validation, "validation": data.validation})
         train, validation = train.view(parts["train"]), train.view(parts["validation"])
-    if data.shots is not None or data.fraction is not None:
-        drawn = seed if data.subset_seed is None else data.subset_seed
+    drawn = seed if data.subset_seed is None else data.subset_seed
+
+    def some(examples: Examples, shots: int | None, fraction: float | None) -> Examples:
         numbers = dataset.features.target == "number"
-        train = train.view(
-            subset(
-                _strata(train) if numbers else train.labels(),
-                shots=data.shots,
-                fraction=data.fraction,
-                seed=drawn,
-                classes=() if numbers else dataset.classes,
-            )
-        )
+        labels = _strata(examples) if numbers else examples.labels()
+        classes = () if numbers else dataset.classes
+        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=classes))
+
+    if data.shots is not None or data.fraction is not None:
+        train = some(train, data.shots, data.fraction)
+    streams = {}
+    for name in data.streams:
+        if name == "source":
+            streams[name] = _source(data, dataset)
+        elif name == "unlabelled":
+            streams[name] = train.unlabelled()
+        elif data.labels is None:
+            streams[name] = train
+        else:
+            share = isinstance(data.labels, float)
+            streams[name] = some(train, None if share else int(data.labels), data.labels if share else None)
     digest = hashlib.sha256(dataset.fingerprint.encode())
-    for part in (train, validation, tested):
+    for part in (*streams.values(), validation, tested):
         if not len(part):
-            raise ValueError(f"data set {data.target!r} has no examples in its {part.split!r} split")
-        if test or part is not tested:
+            raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
+        if part.labelled:
             part.labels()
         digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
-    return Splits(train, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
+        if part.name != data.target:
+            digest.update(part.key.encode())
+    return Splits(streams, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
+
+
+def _source(data: Data, target: Dataset) -> Examples:
+    """The training split of the source, its labels as the target's classes."""
+    from tlx.data.examples import open_dataset
+
+    assert data.source is not None
+    source = open_dataset(data.source)
+    kinds = [(own.features.target, bool(own.features.text)) for own in (source, target)]
+    if kinds[0] != kinds[1]:
+        told = [f"{'text' if text else 'images'} with a {kind}" for kind, text in kinds]
+        raise ValueError(f"source {data.source!r} is {told[0]} and target {data.target!r} is {told[1]}")
+    if "train" not in source.splits:
+        raise ValueError(f"source {data.source!r} has no 'train' split")
+    train = source.splits["train"]
+    if source.classes == target.classes:
+        return train
+    if data.match == "position":
+        if len(source.classes) > len(target.classes):
+            raise ValueError(
+                f"source {data.source!r} has {len(source.classes)} classes and target {data.target!r} "
+                f"{len(target.classes)}; by position every class of the source needs one of the target"
+            )
+        return train.renamed(target.classes, np.arange(len(source.classes)))
+    if strange := [name for name in source.classes if name not in target.classes]:
+        raise ValueError(
+            f"class {strange[0]!r} of source {data.source!r} is none of target {data.target!r} "
+            f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order"
+        )
+    return train.renamed(target.classes, np.array([target.classes.index(name) for name in source.classes]))
 
 
 def subset(
@@ -168,7 +244,7 @@ def processor_for(data: Data, splits: Splits, pretrained: Processor | None = Non
         raise ValueError(f"{data.target!r} is images and the weights bring a tokenizer; name weights of an image model")
     given: dict[str, Any] = {}
     if pretrained is None:
-        height, width, channels = splits.train[0]["image"].shape
+        height, width, channels = splits.validation[0]["image"].shape
         pretrained = ImageProcessor(size=(height, width), channels=channels)
     if data.size is not None:
         given.update(size=(data.size, data.size), crop=None)

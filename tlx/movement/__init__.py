@@ -148,7 +148,7 @@ def notes(opened: Reopened, fresh: list[str]) -> list[str]:
             f"{len(fresh)} leaves were drawn from the recipe's seed and not brought ({', '.join(fresh[:3])}"
             f"{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
         )
-    if opened.result["selection"] == "best-validation":
+    if opened.result["selection"] != "last":
         told.append("The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'.")
     told.append("A probe after training reads features that have been fitted to its training examples' labels.")
     return told

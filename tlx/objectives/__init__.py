@@ -2,13 +2,17 @@
 
 from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, without_inserted
 from tlx.objectives.bss import Bss
+from tlx.objectives.coral import Coral
 from tlx.objectives.cotuning import CoTuning
+from tlx.objectives.dann import Dann
 from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
+from tlx.objectives.mcc import Mcc
 from tlx.objectives.mixing import Cutmix, Mixup
+from tlx.objectives.mmd import Mmd
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
 from tlx.objectives.smoothing import LabelSmoothing
@@ -27,6 +31,10 @@ TERMS: dict[str, type] = {
     "Cutmix": Cutmix,
     "RDrop": RDrop,
     "Entropy": Entropy,
+    "Mmd": Mmd,
+    "Coral": Coral,
+    "Dann": Dann,
+    "Mcc": Mcc,
 }
 
 __all__ = [
@@ -34,13 +42,17 @@ __all__ = [
     "TERMS",
     "Bss",
     "CoTuning",
+    "Coral",
     "Cutmix",
+    "Dann",
     "Delta",
     "Distill",
     "Entropy",
     "LabelSmoothing",
     "Lwf",
+    "Mcc",
     "Mixup",
+    "Mmd",
     "Pass",
     "RDrop",
     "Ramp",

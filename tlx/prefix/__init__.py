@@ -6,6 +6,6 @@ exact, and why not where it is not; `store.py` computes and keeps it.
 """
 
 from tlx.prefix.cut import Cut, find
-from tlx.prefix.store import SPLITS, Sources, clear, nothing, sources, stored
+from tlx.prefix.store import Sources, clear, nothing, sources, stored
 
-__all__ = ["SPLITS", "Cut", "Sources", "clear", "find", "nothing", "sources", "stored"]
+__all__ = ["Cut", "Sources", "clear", "find", "nothing", "sources", "stored"]

@@ -102,8 +102,10 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
 
     def step(given: Any, variables: Variables) -> Any:
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
-        batch = {**given, "label": label, "index": np.arange(rows, dtype=np.int32)}
-        return train_step(parts, state, {"labelled": batch}), eval_step(parts, state, given)
+        batch = {**given, "index": np.arange(rows, dtype=np.int32)}
+        known = {**batch, "label": label}
+        streams = {name: batch if name == "unlabelled" else known for name in ready.recipe.data.streams}
+        return train_step(parts, state, streams), eval_step(parts, state, given)
 
     try:
         traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr

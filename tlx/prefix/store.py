@@ -28,13 +28,13 @@ from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
 from tlx.trees import flatten, subtree
 
-SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
 
 
 class Sources(NamedTuple):
-    """What the batches of a phase are read by, by the name of the split: the tables of the stage `start`, or the
-    recipe's processor where it is None. `told` says what was done, and what it saved, or why not; `computed` how many
-    rows were."""
+    """What the batches of a phase are read by, by the name of the stream or split: the tables of the stage `start`,
+    or the recipe's processor where it is None. `told` says what was done, and what it saved, or why not; `computed`
+    how many rows were."""
 
     start: str | None
     readers: Mapping[str, Any]
@@ -44,7 +44,8 @@ class Sources(NamedTuple):
 
 def nothing(ready: Prepared, why: str) -> Sources:
     """The inputs themselves."""
-    return Sources(None, dict.fromkeys(SPLITS, ready.processor), f"no prefix is stored: {why}")
+    names = (*ready.recipe.data.streams, *HELD_OUT)
+    return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
 
 
 def room() -> Path:
@@ -67,7 +68,7 @@ def clear() -> int:
 
 
 def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
-    """The key of the store of one split."""
+    """The key of the store of one stream or split."""
     assert cut.stage is not None
     model, recipe = ready.model, ready.recipe
     names = [stage.name for stage in model.stages]
@@ -114,8 +115,8 @@ def spelled(tokenizer: Any) -> str:
 
 
 def augments(ready: Prepared, name: str) -> bool:
-    """Whether the split's examples are augmented: only those of training are."""
-    return name == "train" and bool(ready.recipe.data.augment)
+    """Whether the examples are augmented: only those of training are."""
+    return name not in HELD_OUT and bool(ready.recipe.data.augment)
 
 
 def views_of(ready: Prepared, name: str) -> int:
@@ -136,8 +137,7 @@ def sources(
     tables: dict[Path, Table] = {}
     for ready, splits in pairs:
         mine = {}
-        for name in SPLITS:
-            examples = getattr(splits, name)
+        for name, examples in splits.named.items():
             if isinstance(examples, Sealed):
                 continue
             folder = room() / digest(ready, cut, name, examples)
@@ -147,8 +147,9 @@ def sources(
             mine[name] = folder
         opened_at.append(mine)
     short = {folder: lacking(tables[folder], [own[2] for own in asked[folder]]) for folder in tables}
-    trained = sum(len(short[folder]) for folder in {mine["train"] for mine in opened_at})
-    if trained > reads * len(pairs):
+    streams = pairs[0][1].streams
+    trained = sum(len(short[folder]) for folder in {mine[name] for mine in opened_at for name in streams})
+    if trained > reads * len(pairs) * len(streams):
         told = f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
         return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
     computed = sum(map(len, short.values()))

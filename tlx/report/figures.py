@@ -50,7 +50,7 @@ def validation(records: Records) -> list[Figure]:
     chosen = records.result["selected_step"]
     marks = phases(records)
     told = ""
-    if records.result["selection"] == "best-validation":
+    if records.result["selection"] != "last":
         marks = [*marks, {"step": chosen, "what": f"chosen: step {chosen}"}]
         told = f" The dashed line is the chosen step, {chosen:,}."
     made = []

@@ -1,0 +1,171 @@
+"""Two data sets in one experiment: which streams there are, whose labels they hold, and what does not fit."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tlx import Recipe, Train, models, tasks
+from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
+from tlx.data.examples import Features
+from tlx.prepare import prepare, training_batches
+
+BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "streams"),
+    [
+        ({}, ("labelled",)),
+        ({"labels": 0.1}, ("labelled", "unlabelled")),
+        ({"labels": 0}, ("unlabelled",)),
+        ({"source": "mnist5k"}, ("labelled", "source", "unlabelled")),
+        ({"source": "mnist5k", "labels": 3}, ("labelled", "source", "unlabelled")),
+        ({"source": "mnist5k", "labels": 0.0}, ("source", "unlabelled")),
+    ],
+)
+def test_the_kinds_of_transfer_fall_out_of_the_streams(fields, streams):
+    data = Data(target="digits", **fields)
+    assert data.streams == streams
+    splits = load(data, 0)
+    assert tuple(splits.streams) == streams
+    assert splits.train is splits.streams[streams[0]]
+    assert list(splits.named) == [*streams, "validation", "test"]
+
+
+def test_labels_grants_those_of_some_and_keeps_all_without():
+    few, more = (load(replace(BOTH, labels=count), 3) for count in (2, 5))
+    assert np.bincount(few.streams["labelled"].labels()).tolist() == [2] * 10
+    assert set(few.streams["labelled"].rows) < set(more.streams["labelled"].rows)
+    whole = load(Data(target="digits"), 3).train
+    assert few.streams["unlabelled"].rows.tolist() == whole.rows.tolist()
+    share = load(replace(BOTH, labels=0.1), 3).streams["labelled"]
+    assert len(share) == pytest.approx(0.1 * len(whole), abs=5)
+    assert few.fingerprint != more.fingerprint != load(BOTH, 3).fingerprint
+
+
+def test_a_label_that_is_not_granted_is_in_no_example_and_no_batch():
+    splits = load(BOTH, 0)
+    hidden = splits.streams["unlabelled"]
+    for given in (hidden, hidden.view(range(5)), hidden.whole()):
+        assert given[0].keys() == {"image", "index"}
+        with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
+            given.labels()
+    batch = next(train_batches(hidden, processor_for(BOTH, splits), batch=4, seed=0))
+    assert batch.keys() == {"image", "index"}
+
+
+def recipe_of(data):
+    model = models.Mlp(inputs=(8, 8, 1), widths=(4,))
+    return Recipe(data=data, task=tasks.Classification(classes=10), model=model, train=Train(steps=2, batch=8))
+
+
+def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
+    data = replace(BOTH, labels=0.5)
+    splits = load(data, 0)
+    ready = prepare(recipe_of(data), splits)
+    first, second = itertools.islice(training_batches(ready, splits), 2)
+    assert first.keys() == {"labelled", "source", "unlabelled"}
+    for name, batch in first.items():
+        assert ("label" in batch) == (name != "unlabelled")
+        assert batch["image"].shape == (8, 8, 8, 1)
+        assert not np.array_equal(batch["index"], second[name]["index"])
+        truth = splits.streams[name].whole()
+        if name != "unlabelled":
+            assert batch["label"].tolist() == truth.labels()[batch["index"]].tolist()
+    (again,) = itertools.islice(training_batches(ready, splits, first=1), 1)
+    for name, batch in second.items():
+        assert again[name]["index"].tolist() == batch["index"].tolist()
+    # Two streams of as many examples do not go in step.
+    same = load(Data(target="digits", labels=1.0), 0)
+    both = next(training_batches(prepare(recipe_of(Data(target="digits", labels=1.0)), same), same))
+    assert both["labelled"]["index"].tolist() != both["unlabelled"]["index"].tolist()
+
+
+def made_up(monkeypatch, **sets):
+    """Data sets by name, in the place of what lies on disk: the classes, and the labels of each split."""
+
+    def dataset(name):
+        classes, kind, splits = sets[name.replace(" ", "_")]
+        features = Features(("text",) if kind == "text" else (), None if kind == "text" else "image", "label", "class")
+        held = {
+            split: Examples(name, split, [{"text": b"a", "label": value} for value in values], features, classes)
+            for split, values in splits.items()
+        }
+        return Dataset(name, held, classes, features, name)
+
+    monkeypatch.setattr(examples, "open_dataset", dataset)
+
+
+TARGET = (("cat", "dog", "owl"), "text", {"train": [0, 1, 2] * 4, "validation": [0, 1, 2], "test": [0, 1, 2]})
+
+
+def test_a_source_has_the_targets_classes_by_name_or_by_position(monkeypatch):
+    made_up(monkeypatch, near=TARGET, far=(("owl", "cat"), "text", {"train": [0, 1, 1]}))
+    source = load(Data(source="far", target="near", labels=0), 0).streams["source"]
+    assert source.labels().tolist() == [2, 0, 0] and source.classes == ("cat", "dog", "owl")
+    assert [source[n]["label"] for n in range(3)] == [2, 0, 0]
+    assert source.view([2, 0]).labels().tolist() == [0, 2] and source.whole().labels().tolist() == [2, 0, 0]
+    by_position = load(Data(source="far", target="near", labels=0, match="position"), 0).streams["source"]
+    assert by_position.labels().tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "message"),
+    [
+        (
+            (("cat", "bee"), "text", {"train": [0, 1]}),
+            {},
+            "class 'bee' of source 'far' is none of target 'near' (cat, dog, owl); Data(match='position') takes them "
+            "in their order",
+        ),
+        (
+            (("a", "b", "c", "d"), "text", {"train": [0, 1]}),
+            {"match": "position"},
+            "source 'far' has 4 classes and target 'near' 3; by position every class of the source needs one of the "
+            "target",
+        ),
+        (
+            (("cat",), "image", {"train": [0]}),
+            {},
+            "source 'far' is images with a class and target 'near' is text with a class",
+        ),
+        ((("cat",), "text", {"test": [0]}), {}, "source 'far' has no 'train' split"),
+        ((("cat",), "text", {"train": []}), {}, "data set 'far' has no examples in its 'train' split"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(monkeypatch, source, fields, message):
+    made_up(monkeypatch, near=TARGET, far=source)
+    with pytest.raises(ValueError) as error:
+        load(Data(source="far", target="near", labels=0, **fields), 0)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"source": "digits"}, "source and target are both 'digits'; leave the source out"),
+        ({"labels": -1}, "labels=-1; expected 0 or more of each class, or a share between 0.0 and 1.0"),
+        ({"labels": 1.5}, "labels=1.5; expected 0 or more of each class, or a share between 0.0 and 1.0"),
+        ({"match": "names"}, "match='names'; expected 'name' or 'position'"),
+    ],
+)
+def test_impossible_settings_are_refused(fields, message):
+    with pytest.raises(ValueError) as error:
+        Data(target="digits", **fields)
+    assert str(error.value) == message
+
+
+def test_a_term_on_labels_that_are_not_granted_and_a_choice_by_them_are_refused():
+    with pytest.raises(ValueError) as error:
+        prepare(recipe_of(BOTH))
+    assert str(error.value) == (
+        "Supervised reads the stream 'labelled', which is not there; there are: source, unlabelled"
+    )
+    with pytest.raises(ValueError) as error:
+        replace(recipe_of(BOTH), train=Train(steps=2, batch=8, select="best-validation"))
+    assert str(error.value) == (
+        "data.labels is 0, and 'best-validation' looks at the target's labels beyond those: take train.select 'last', "
+        "or call it 'oracle'"
+    )

@@ -1,0 +1,122 @@
+"""A run across domains: every stream, resumed, packed, from a stored prefix; what adversarial training costs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx.many import run_many
+from tlx.records import read_metrics
+from tlx.train import How
+
+LEAN = How(quiet=True, leave="learned")
+SOURCE = terms.Supervised(on="source")
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
+    objective=(SOURCE, terms.Dann(width=8), terms.Coral(), terms.Mmd(), terms.Mcc(weight=0.1)),
+    optim=Optim(lr=0.01),
+    train=Train(steps=12, batch=16, eval_every=6, eval_batch=128),
+)
+
+
+def varied(recipe, **fields):
+    made = {
+        name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    return dataclasses.replace(recipe, **made)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.prefix.store.cache_dir", lambda: tmp_path / "cache")
+
+
+def told(found, name):
+    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
+    goes_on(RECIPE, (8,))
+
+
+def test_the_reversal_is_a_function_of_progress(tmp_path):
+    found = run(RECIPE, tmp_path / "run", quiet=True)
+    expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
+    assert told(found, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
+    assert found.result["examples"]["train"] == 3500 and found.result["examples"]["unlabelled"] > 1000
+
+
+@pytest.mark.parametrize("labels", [0, 2])
+def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    base = varied(RECIPE, data={"labels": labels})
+    recipes = [varied(base, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 4
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        for name in ("train/loss", "train/dann/risk", "train/coral/distance"):
+            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+
+
+def test_a_stored_prefix_serves_every_stream(tmp_path):
+    # As many steps as read what is computed once.
+    recipe = varied(
+        RECIPE,
+        tuning=tuning.Freeze(through="stem"),
+        model=dataclasses.replace(RECIPE.model, dropout=0.0),
+        train={"steps": 80, "batch": 64, "eval_every": 80},
+    )
+    stored, plain = (
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+    )
+    assert stored.result["prefix"][0]["cut"] == "blocks/00"
+    for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance"):
+        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+    assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
+
+
+def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder_to_tell_apart(tmp_path):
+    """Against the same run whose features do not hear the discriminator."""
+    base = varied(RECIPE, train={"steps": 300, "batch": 32, "eval_every": 300})
+
+    def accuracy(reversal):
+        recipe = varied(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
+        found = run(recipe, tmp_path / f"{reversal}", quiet=True)
+        return np.mean(list(told(found, "train/dann/accuracy").values())[-50:])
+
+    deaf, heard = accuracy(0.0), accuracy(1.0)
+    assert deaf > 0.65
+    assert heard < deaf - 0.15
+
+
+def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path):
+    wide = dataclasses.replace(RECIPE.model, widths=(512, 512))
+    plain = varied(RECIPE, model=wide, objective=(SOURCE, terms.Entropy(on="unlabelled")))
+    flops = [
+        run(recipe, tmp_path / str(n), how=LEAN).result["flops"]
+        for n, recipe in enumerate((plain, varied(plain, objective=(SOURCE, terms.Dann(width=64)))))
+    ]
+    assert flops[1] < 1.15 * flops[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: terms.Mmd(scales=()), "Mmd: scales are (); give one or more, each above 0"),
+        (lambda: terms.Mmd(scales=(1.0, 0.0)), "Mmd: scales are (1.0, 0.0); give one or more, each above 0"),
+        (lambda: terms.Coral(form="other"), "Coral: form is 'other'; it is 'paper' or 'mean'"),
+        (lambda: terms.Dann(width=0), "Dann: width is 0; it is 1 or more"),
+        (lambda: terms.Mcc(temperature=0.0), "Mcc: temperature is 0.0; it is above 0"),
+        (lambda: terms.Dann(weight=-1.0), "Dann: weight is -1.0; a weight is 0 or more"),
+    ],
+)
+def test_impossible_terms_are_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message

@@ -1,0 +1,118 @@
+"""How far two sets of rows are from each other, and what makes them hard to tell apart. All in float32.
+
+Shapes: N rows of the first set, M of the second, W width, C classes, P pairs.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from tlx.losses import entropy
+from tlx.types import Array
+
+# The bandwidths of Long et al. (2015), as shares of the mean squared distance.
+SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+def squared_distances(rows: Array, others: Array) -> Array:
+    """|x_i - y_j|^2: [N, W], [M, W] -> [N, M]."""
+    difference = rows[:, None].astype(jnp.float32) - others[None].astype(jnp.float32)
+    return (difference * difference).sum(-1)
+
+
+def gaussians(squares: Array, mean: Array, scales: Sequence[float]) -> Array:
+    """sum_a exp(-d / (2 a mean)) of squared distances d, element by element; `mean` has no gradient."""
+    width = 2.0 * jnp.maximum(jax.lax.stop_gradient(mean), 1e-12)
+    return sum((jnp.exp(-squares / (scale * width)) for scale in scales), jnp.zeros(()))
+
+
+def mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
+    """The unbiased squared maximum mean discrepancy (Gretton et al., 2012, equation 3) under a sum of Gaussian kernels
+    whose squared widths are `scales` times the mean squared distance among all rows (Long et al., 2015): a scalar,
+    below 0 where the sets are nearer than two draws of one distribution tend to be. Raises ValueError for one row.
+    """
+    count, _ = check_rows(rows, others)
+    every = jnp.concatenate([rows, others])
+    squares = squared_distances(every, every)
+    kernel = gaussians(squares, squares.mean(), scales)
+    within, beyond = kernel[:count, :count], kernel[count:, count:]
+
+    def apart(block: Array) -> Array:
+        size = len(block)
+        return (block.sum() - jnp.trace(block)) / (size * (size - 1))
+
+    return apart(within) + apart(beyond) - 2.0 * kernel[:count, count:].mean()
+
+
+def linear_mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
+    """The same in linear time: the mean over disjoint pairs of rows (Gretton et al., 2012, section 6), of which there
+    are P = min(N, M) // 2; the widths are of the distances that occur. Raises ValueError for one row."""
+    pairs = min(check_rows(rows, others)) // 2
+    x, y = (given[: 2 * pairs].astype(jnp.float32).reshape(pairs, 2, -1) for given in (rows, others))
+    ends = ((x[:, 0], x[:, 1]), (y[:, 0], y[:, 1]), (x[:, 0], y[:, 1]), (x[:, 1], y[:, 0]))
+    squares = jnp.stack([((one - two) ** 2).sum(-1) for one, two in ends])
+    kernel = gaussians(squares, squares.mean(), scales)
+    return (kernel[0] + kernel[1] - kernel[2] - kernel[3]).mean()
+
+
+def covariance(rows: Array) -> Array:
+    """[N, W] -> [W, W], over N - 1."""
+    centred = rows.astype(jnp.float32) - rows.astype(jnp.float32).mean(0)
+    return centred.T @ centred / (len(rows) - 1)
+
+
+def coral(rows: Array, others: Array) -> Array:
+    """|C - C'|_F^2 / (4 W^2) of the two covariances (Sun and Saenko, 2016, equation 1): a scalar. Raises ValueError for
+    one row."""
+    check_rows(rows, others)
+    difference = covariance(rows) - covariance(others)
+    return (difference * difference).sum() / (4.0 * rows.shape[-1] ** 2)
+
+
+def mean_coral(rows: Array, others: Array) -> Array:
+    """The mean squared difference of the covariances' entries and that of the means': what several libraries call
+    CORAL (4 times the paper's, and the means). Raises ValueError for one row."""
+    check_rows(rows, others)
+    means = rows.astype(jnp.float32).mean(0) - others.astype(jnp.float32).mean(0)
+    difference = covariance(rows) - covariance(others)
+    return (difference * difference).mean() + (means * means).mean()
+
+
+def confusion(logits: Array, temperature: float | Array = 2.5) -> Array:
+    """How much the classes are confused, by the logits [N, C] alone (minimum class confusion; Jin et al., 2020).
+
+    With P = softmax(logits / temperature), weights w = N (1 + exp(-H)) / sum (1 + exp(-H)) of the rows' entropies H,
+    which have no gradient, and K = P^T diag(w) P with every row divided by its sum: sum over c != c' of K_cc' / C.
+    """
+    cooled = logits.astype(jnp.float32) / temperature
+    p, sure = jax.nn.softmax(cooled, -1), 1.0 + jnp.exp(-entropy(cooled))
+    weight = jax.lax.stop_gradient(len(p) * sure / sure.sum())
+    correlation = (p * weight[:, None]).T @ p
+    shares = correlation / correlation.sum(1, keepdims=True)
+    return (shares.sum() - jnp.trace(shares)) / p.shape[-1]
+
+
+@jax.custom_vjp
+def reversed_gradient(x: Array, scale: Array) -> Array:
+    """`x`, whose gradient is multiplied by -`scale` on its way back (Ganin et al., 2016, section 4)."""
+    return x
+
+
+def _forth(x: Array, scale: Array) -> tuple[Array, Array]:
+    return x, scale
+
+
+def _back(scale: Array, gradient: Array) -> tuple[Array, Array]:
+    return -scale * gradient, jnp.zeros_like(scale)
+
+
+reversed_gradient.defvjp(_forth, _back)
+
+
+def check_rows(rows: Array, others: Array) -> tuple[int, int]:
+    """How many rows there are of each; ValueError where there is one, which has no spread."""
+    sizes = len(rows), len(others)
+    if min(sizes) < 2:
+        raise ValueError(f"there are {sizes[0]} and {sizes[1]} rows; a discrepancy needs two or more of each")
+    return sizes

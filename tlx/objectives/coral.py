@@ -1,0 +1,37 @@
+"""Features of two streams whose covariances agree."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tlx.discrepancy import coral, mean_coral
+from tlx.models import features, tap_shapes
+from tlx.objectives.apart import Between, rows
+from tlx.objectives.base import weighed
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+FORMS = {"paper": coral, "mean": mean_coral}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coral(Between):
+    """`weight` times the distance between the covariances of what the head reads of the two streams. `form` "paper" is
+    |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
+    means, which several libraries call by the same name and which is four times as large and more."""
+
+    form: Literal["paper", "mean"] = "paper"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise ValueError(f"Coral: form is {self.form!r}; it is 'paper' or 'mean'")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        features(tap_shapes(model))
+        return params
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        """Raises ValueError for a batch of one example."""
+        found = FORMS[self.form](rows(view, self.source), rows(view, self.target))
+        return weighed(self.weight, found, view, distance=found)

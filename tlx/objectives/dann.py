@@ -1,0 +1,64 @@
+"""Features by which a discriminator cannot tell two streams apart."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import reversed_gradient
+from tlx.layers import dense, he
+from tlx.models import features, tap_shapes
+from tlx.objectives.apart import Between
+from tlx.objectives.base import mean_over, weighed
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dann(Between):
+    """Domain-adversarial training (Ganin et al., 2016): `weight` times the mean cross-entropy of a discriminator that
+    tells the streams apart by what the head reads. Its gradient reaches the features reversed, times `reversal`, by
+    default 2 / (1 + exp(-10 p)) - 1 of the run's progress p as there.
+
+    The discriminator has two hidden layers of `width` and learns whatever the tuning.
+    """
+
+    width: int = 256
+    reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width < 1:
+            raise ValueError(f"Dann: width is {self.width}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        return added(params, discriminator("dann", features(tap_shapes(model)).shape[-1], self.width, key), "Dann")
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale = current(self.reversal, view.tick)
+        risk, right = jnp.zeros(()), jnp.zeros(())
+        for stream, sign in ((self.source, 1.0), (self.target, -1.0)):
+            told = discriminate(view.params["dann"], reversed_gradient(features(view.taps[stream]), scale))
+            # log(1 + exp(-z)) of the logit z of being what it is.
+            risk += 0.5 * mean_over(view, stream, jax.nn.softplus(-sign * told))
+            right += 0.5 * mean_over(view, stream, (sign * told > 0).astype(jnp.float32))
+        return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)
+
+
+def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
+    """Fresh leaves of a network of two hidden layers and one output, by path."""
+    leaves = {}
+    for number, (before, after) in enumerate(((inputs, width), (width, width), (width, 1))):
+        own = jax.random.fold_in(key, number)
+        leaves[f"{name}/{number}/kernel"] = he(own, (before, after))
+        leaves[f"{name}/{number}/bias"] = jnp.zeros(after)
+    return leaves
+
+
+def discriminate(params: Tree, x: Array) -> Array:
+    """The logit of the first stream: [B, W] -> [B]."""
+    for number in ("0", "1"):
+        x = jax.nn.relu(dense(params[number], x))
+    return dense(params["2"], x)[:, 0]
