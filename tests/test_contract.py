@@ -116,9 +116,13 @@ MAKE = {
     "Coral": lambda at: terms.Coral(weight=1e4),
     "Dann": lambda at: terms.Dann(width=4, reversal=0.5),
     "Mcc": lambda at: terms.Mcc(weight=1e4),
+    "Cmd": lambda at: terms.Cmd(weight=100.0),
+    "Afn": lambda at: terms.Afn(weight=1.0),
+    "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
+    "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
 }
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc")
+ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate")
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
@@ -131,6 +135,10 @@ REFUSED_TERMS = {
     ("linen", "Mmd"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Coral"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Dann"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Cmd"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Afn"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Cdan"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Gate"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
 }
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]

@@ -79,6 +79,25 @@ def mean_coral(rows: Array, others: Array) -> Array:
     return (difference * difference).mean() + (means * means).mean()
 
 
+def central_moments(rows: Array, others: Array, moments: int = 5, span: float = 2.0) -> Array:
+    """Central moment discrepancy (Zellinger et al., 2017, equation 6) of features in an interval of length `span`:
+    |m - m'| / span + sum_{k=2}^K |c_k - c_k'| / span^k with the means m and, entry by entry, the central moments c_k of
+    order k: a scalar. Raises ValueError for one row."""
+    check_rows(rows, others)
+    x, y = rows.astype(jnp.float32), others.astype(jnp.float32)
+    total, p, q = norm(x.mean(0) - y.mean(0)) / span, x - x.mean(0), y - y.mean(0)
+    for order in range(2, moments + 1):
+        total += norm((p**order).mean(0) - (q**order).mean(0)) / span**order
+    return total
+
+
+def norm(x: Array, axis: int = -1) -> Array:
+    """The Euclidean norm, whose gradient at 0 is 0."""
+    squares = (x.astype(jnp.float32) ** 2).sum(axis)
+    safe = jnp.where(squares > 0, squares, 1.0)
+    return jnp.where(squares > 0, jnp.sqrt(safe), 0.0)
+
+
 def confusion(logits: Array, temperature: float | Array = 2.5) -> Array:
     """How much the classes are confused, by the logits [N, C] alone (minimum class confusion; Jin et al., 2020).
 

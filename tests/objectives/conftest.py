@@ -58,9 +58,10 @@ def labelled(config=MLP, rows=BATCH, seed=1):
     return given | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
 
 
-def look(term, *, config=MLP, now=None, brought=None, batch=None, progress=0.0, data=None, train=False, **setting):
-    """The loss of `term` on a batch where the model has the numbers `now`, having come with those of `brought`:
-    `(value, told, gradient by path)`."""
+def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, progress=0.0, data=None, train=False,
+         **setting):  # fmt: skip
+    """The loss of `term` on a batch, and those of `others` by stream, where the model has the numbers `now`, having
+    come with those of `brought`: `(value, told, gradient by path)`."""
     model = models.build(config, CLASSES)
     brought = drawn(model, 0) if brought is None else brought
     batch = labelled(config) if batch is None else batch
@@ -73,9 +74,10 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, progress=0.0, 
 
     @partial(jax.value_and_grad, has_aux=True)
     def value(params, given, memory):
-        streams = term.streams({"labelled": given}, tick)
+        held = {"labelled": given, **(others or {})}
+        streams = term.streams(held, tick)
         taps = {}
-        for stream, salt, _ in passes((term,), ["labelled"], streams):
+        for stream, salt, _ in passes((term,), sorted(held), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
         return term.loss(View(model, params, now.stats, memory, streams, taps, task, tick))

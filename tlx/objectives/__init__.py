@@ -1,13 +1,17 @@
 """Terms of the objective: one file each, one line in the table."""
 
+from tlx.objectives.afn import Afn
 from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, without_inserted
 from tlx.objectives.bss import Bss
+from tlx.objectives.cdan import Cdan
+from tlx.objectives.cmd import Cmd
 from tlx.objectives.coral import Coral
 from tlx.objectives.cotuning import CoTuning
 from tlx.objectives.dann import Dann
 from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
+from tlx.objectives.gate import Gate
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
@@ -35,12 +39,19 @@ TERMS: dict[str, type] = {
     "Coral": Coral,
     "Dann": Dann,
     "Mcc": Mcc,
+    "Cmd": Cmd,
+    "Afn": Afn,
+    "Cdan": Cdan,
+    "Gate": Gate,
 }
 
 __all__ = [
     "L2SP",
     "TERMS",
+    "Afn",
     "Bss",
+    "Cdan",
+    "Cmd",
     "CoTuning",
     "Coral",
     "Cutmix",
@@ -48,6 +59,7 @@ __all__ = [
     "Delta",
     "Distill",
     "Entropy",
+    "Gate",
     "LabelSmoothing",
     "Lwf",
     "Mcc",

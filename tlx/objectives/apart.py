@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import jax
 
-from tlx.models import features
+from tlx.models import features, tap_shapes
 from tlx.objectives.base import Term
 from tlx.objectives.ramp import Weight
-from tlx.types import Array, View
+from tlx.types import Array, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,11 @@ class Between(Term):
 
     def reads(self, streams: Collection[str]) -> Collection[str]:
         return (self.source, self.target)
+
+
+def read_features(model: Model) -> int:
+    """The width of what the head reads; ValueError for a model that does not give it."""
+    return features(tap_shapes(model)).shape[-1]
 
 
 def rows(view: View, stream: str) -> Array:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tlx.discrepancy import coral, mean_coral
-from tlx.models import features, tap_shapes
-from tlx.objectives.apart import Between, rows
+from tlx.objectives.apart import Between, read_features, rows
 from tlx.objectives.base import weighed
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, View
@@ -28,7 +27,7 @@ class Coral(Between):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a model that does not give its features."""
-        features(tap_shapes(model))
+        read_features(model)
         return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from tlx.discrepancy import reversed_gradient
-from tlx.layers import dense, he
-from tlx.models import features, tap_shapes
-from tlx.objectives.apart import Between
+from tlx.models import features
+from tlx.objectives.apart import Between, read_features
 from tlx.objectives.base import mean_over, weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -29,12 +29,11 @@ class Dann(Between):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1:
-            raise ValueError(f"Dann: width is {self.width}; it is 1 or more")
+        check_width(self.width, "Dann")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a model that does not give its features."""
-        return added(params, discriminator("dann", features(tap_shapes(model)).shape[-1], self.width, key), "Dann")
+        return added(params, discriminator("dann", read_features(model), self.width, key), "Dann")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
@@ -45,20 +44,3 @@ class Dann(Between):
             risk += 0.5 * mean_over(view, stream, jax.nn.softplus(-sign * told))
             right += 0.5 * mean_over(view, stream, (sign * told > 0).astype(jnp.float32))
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)
-
-
-def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
-    """Fresh leaves of a network of two hidden layers and one output, by path."""
-    leaves = {}
-    for number, (before, after) in enumerate(((inputs, width), (width, width), (width, 1))):
-        own = jax.random.fold_in(key, number)
-        leaves[f"{name}/{number}/kernel"] = he(own, (before, after))
-        leaves[f"{name}/{number}/bias"] = jnp.zeros(after)
-    return leaves
-
-
-def discriminate(params: Tree, x: Array) -> Array:
-    """The logit of the first stream: [B, W] -> [B]."""
-    for number in ("0", "1"):
-        x = jax.nn.relu(dense(params[number], x))
-    return dense(params["2"], x)[:, 0]

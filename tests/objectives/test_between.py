@@ -1,0 +1,209 @@
+"""The terms between a source and a target, worked out by hand in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tlx import models, tasks, terms
+from tlx.trees import flatten
+from tlx.types import Setting
+
+C = 3
+
+
+@pytest.fixture
+def seen(mlp):
+    """The batches of three streams, and what the small network says of each: `(x, features, logits)`."""
+    streams = {name: mlp.labelled(rows=rows, seed=seed)
+               for name, rows, seed in (("labelled", 4, 1), ("source", 6, 2), ("unlabelled", 5, 3))}  # fmt: skip
+    known = streams["source"]["label"], streams["labelled"]["label"]
+    del streams["unlabelled"]["label"]
+    variables = mlp.drawn(mlp.model, 0)
+    answers = {}
+    for name, batch in streams.items():
+        _, f, logits = mlp.by_hand(variables, batch["x"])
+        answers[name] = (f, logits)
+    return streams, answers, known
+
+
+def look(mlp, streams, term, **more):
+    others = {name: batch for name, batch in streams.items() if name != "labelled"}
+    return mlp.look(term, batch=streams["labelled"], others=others, **more)
+
+
+def network(params, name, x):
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params[name]).items()}
+    for layer in "01":
+        x = np.maximum(x @ p[f"{layer}/kernel"] + p[f"{layer}/bias"], 0)
+    return (x @ p["2/kernel"] + p["2/bias"])[:, 0]
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def entropy(p):
+    return -(p * np.log(p)).sum(-1)
+
+
+def test_afn_asks_every_norm_to_grow_by_a_step(mlp, seen):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Afn(step=2.0, weight=0.5))
+    norms = {name: np.linalg.norm(f, axis=1) for name, (f, _) in answers.items()}
+    # (|f| - (|f| + step))^2 is step^2; its slope is -2 step for each norm.
+    assert found.value == pytest.approx(0.5 * 2 * 4.0)
+    for name, stream in (("source", "source"), ("target", "unlabelled")):
+        assert float(found.told[f"norm_{name}"]) == pytest.approx(norms[stream].mean(), rel=1e-5)
+    # By the chain rule at the last hidden layer's bias, whose tanh has the slope 1 - f^2.
+    expected = sum(
+        0.5 * -2 * 2.0 * ((f / n[:, None]) * (1 - f**2)).mean(0)
+        for f, n in ((answers[stream][0], norms[stream]) for stream in ("source", "unlabelled"))
+    )
+    np.testing.assert_allclose(found.gradient["blocks/00/bias"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("moments", [1, 2, 5])
+def test_cmd_compares_moments_of_bounded_features(mlp, seen, moments):
+    streams, answers, _ = seen
+    x, y = (np.tanh(answers[stream][0]) for stream in ("source", "unlabelled"))
+    expected = np.linalg.norm(x.mean(0) - y.mean(0)) / 2
+    for k in range(2, moments + 1):
+        c, d = (((given - given.mean(0)) ** k).mean(0) for given in (x, y))
+        expected += np.linalg.norm(c - d) / 2**k
+    assert look(mlp, streams, terms.Cmd(moments=moments, weight=3.0)).value == pytest.approx(3 * expected, rel=1e-4)
+
+
+def test_equal_streams_have_no_distance_and_no_gradient(mlp, seen):
+    streams, *_ = seen
+    same = streams | {"unlabelled": {k: v for k, v in streams["source"].items() if k != "label"}}
+    for term in (terms.Cmd(), terms.Coral()):
+        found = look(mlp, same, term)
+        assert found.value == pytest.approx(0.0, abs=1e-7)
+        assert all(np.isfinite(leaf).all() and np.abs(leaf).max() < 1e-6 for leaf in found.gradient.values())
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_dann_is_the_discriminators_risk_and_reverses_its_gradient(mlp, seen, progress):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Dann(width=3, weight=2.0), progress=progress)
+    told = {stream: network(found.params, "dann", answers[stream][0]) for stream in ("source", "unlabelled")}
+    risk = 0.5 * softplus(-told["source"]).mean() + 0.5 * softplus(told["unlabelled"]).mean()
+    assert found.value == pytest.approx(2 * risk, rel=1e-5)
+    right = 0.5 * (told["source"] > 0).mean() + 0.5 * (told["unlabelled"] < 0).mean()
+    assert float(found.told["accuracy"]) == pytest.approx(right)
+    scale = 2 / (1 + math.exp(-10 * progress)) - 1
+    assert float(found.told["reversal"]) == pytest.approx(scale, abs=1e-6)
+    # Against the same with the gradient not reversed: the discriminator's own is as it was, the features' its negative.
+    plain = look(mlp, streams, terms.Dann(width=3, weight=2.0, reversal=0.0), progress=progress)
+    through = look(mlp, streams, terms.Dann(width=3, weight=2.0, reversal=1.0), progress=progress)
+    for path, leaf in found.gradient.items():
+        if path.startswith("dann/"):
+            np.testing.assert_allclose(leaf, plain.gradient[path], rtol=1e-5, atol=1e-7)
+        else:
+            np.testing.assert_allclose(leaf, scale * through.gradient[path], rtol=1e-4, atol=1e-7)
+            assert np.abs(plain.gradient[path]).max() == 0
+    # One entry of the features' gradient, by differences of the risk.
+    step, where = 1e-5, (0, 1)
+    values = []
+    for sign in (1, -1):
+        variables = mlp.drawn(mlp.model, 0)
+        moved = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
+        moved[where] += sign * step
+        variables.params["blocks"]["00"]["kernel"] = moved
+        told = {s: network(found.params, "dann", mlp.by_hand(variables, streams[s]["x"])[1]) for s in answers}
+        values.append(softplus(-told["source"]).mean() + softplus(told["unlabelled"]).mean())
+    slope = 2.0 * 0.5 * (values[0] - values[1]) / (2 * step)
+    assert through.gradient["blocks/00/kernel"][where] == pytest.approx(-slope, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("projection", [None, 7])
+def test_cdan_reads_features_and_predictions_together(mlp, seen, projection, weighed):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Cdan(width=3, projection=projection, entropy=weighed))
+    told, sure = {}, {}
+    for stream in ("source", "unlabelled"):
+        f, logits = answers[stream]
+        p = mlp.softmax(logits)
+        joint = np.einsum("nc,nw->ncw", p, f).reshape(len(f), -1)
+        if projection:
+            memory = {name: np.asarray(leaf, np.float64) for name, leaf in found.memory.items()}
+            joint = (f @ memory["features"]) * (p @ memory["classes"]) / np.sqrt(projection)
+        told[stream] = network(found.params, "cdan", joint)
+        sure[stream] = 1 + np.exp(-entropy(p)) if weighed else np.ones(len(f))
+    mean = np.concatenate(list(sure.values())).mean()
+    risk = 0.5 * (sure["source"] / mean * softplus(-told["source"])).mean()
+    risk += 0.5 * (sure["unlabelled"] / mean * softplus(told["unlabelled"])).mean()
+    assert found.value == pytest.approx(risk, rel=1e-5)
+    # The predictions have no gradient by it.
+    assert np.abs(found.gradient["head/kernel"]).max() == 0
+
+
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize(("most", "normalised"), [(None, False), (1.1, False), (None, True), (1.1, True)])
+def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
+    streams, answers, (source, target) = seen
+    # Where the setting grants no label, there is no stream of the name.
+    labelled = "labelled" if granted else "none"
+    gate = terms.Gate(width=3, share=0.7, most=most, normalised=normalised, weight=2.0, labelled=labelled)
+    found = look(mlp, streams, gate)
+
+    def logit(stream, labels):
+        f, _ = answers[stream]
+        return network(found.params, "gate", np.concatenate([f, np.eye(C + 1)[labels]], 1))
+
+    def risks(stream, labels):
+        logits = answers[stream][1]
+        return -np.log(mlp.softmax(logits)[np.arange(len(labels)), labels])
+
+    nil = {stream: np.full(len(answers[stream][0]), C) for stream in answers}
+    told = softplus(-logit("unlabelled", nil["unlabelled"])).mean() + softplus(logit("source", nil["source"])).mean()
+    total = 0.0
+    if granted:
+        told += softplus(-logit("labelled", target)).mean() + softplus(logit("source", source)).mean()
+        total += risks("labelled", target).mean()
+    d = 1 / (1 + np.exp(-logit("source", source if granted else nil["source"])))
+    weight = d / (1 - d)
+    weight = np.minimum(weight, most) if most else weight
+    effective = weight.sum() ** 2 / (len(weight) * (weight**2).sum())
+    assert float(found.told["effective"]) == pytest.approx(effective, rel=1e-4)
+    assert float(found.told["weight_mean"]) == pytest.approx(weight.mean(), rel=1e-4)
+    weight = weight / weight.mean() if normalised else weight
+    total += 0.7 * (weight * risks("source", source)).mean() + told
+    assert found.value == pytest.approx(2 * total, rel=1e-4)
+
+
+def test_a_gated_examples_weight_has_no_gradient(mlp, seen):
+    streams, *_ = seen
+    found = look(mlp, streams, terms.Gate(width=3, reversal=0.0, share=1e3))
+    less = look(mlp, streams, terms.Gate(width=3, reversal=0.0, share=0.0))
+    # The discriminator learns by its own risk alone, however much the gated risk counts.
+    for path, leaf in less.gradient.items():
+        if path.startswith("gate/"):
+            np.testing.assert_allclose(found.gradient[path], leaf, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: terms.Cmd(moments=0), "Cmd: moments is 0; it is 1 or more"),
+        (lambda: terms.Cdan(width=0), "Cdan: width is 0; it is 1 or more"),
+        (lambda: terms.Cdan(projection=0), "Cdan: projection is 0; it is 1 or more, or None"),
+        (lambda: terms.Gate(most=0.0), "Gate: most is 0.0; it is above 0, or None"),
+        (lambda: terms.Gate(share=-1.0), "Gate: share is -1.0; it is 0 or more"),
+    ],
+)
+def test_impossible_terms_are_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc()])
+def test_a_task_without_classes_is_refused(term):
+    config = models.Mlp(inputs=(4,), widths=(5,), input="x")
+    model = models.build(config, 1)
+    with pytest.raises(ValueError) as error:
+        term.memory(Setting(model, None, tasks.Regression(), lambda: ()))
+    assert str(error.value) == f"{type(term).__name__} is for tasks.Classification, not tasks.Regression"

@@ -1,0 +1,36 @@
+"""Features of growing norm."""
+
+from dataclasses import dataclass
+
+import jax
+
+from tlx.discrepancy import norm
+from tlx.models import features
+from tlx.objectives.apart import Between, read_features
+from tlx.objectives.base import mean_over, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Afn(Between):
+    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of
+    (|f| - (|f| as it is + `step`))^2, f being what the head reads: every norm is asked to grow by `step`, the smaller
+    ones of the target more safely."""
+
+    step: float = 1.0
+    weight: Weight = 0.05
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        read_features(model)
+        return params
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        norms = {stream: norm(features(view.taps[stream])) for stream in (self.source, self.target)}
+        short = {stream: (own - jax.lax.stop_gradient(own) - self.step) ** 2 for stream, own in norms.items()}
+        source, target = (mean_over(view, stream, own) for stream, own in short.items())
+        told = {f"norm_{name}": mean_over(view, getattr(self, name), norms[getattr(self, name)])
+                for name in ("source", "target")}  # fmt: skip
+        return weighed(self.weight, source + target, view, **told)

@@ -1,0 +1,75 @@
+"""Features and predictions together, by which a discriminator cannot tell two streams apart."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import reversed_gradient
+from tlx.losses import entropy
+from tlx.models import features
+from tlx.objectives.apart import Between, gathered, read_features
+from tlx.objectives.base import check_classes, weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cdan(Between):
+    """Conditional adversarial training (Long et al., 2018): as `Dann`, but the discriminator reads the outer product of
+    what the head reads, f, and the softmax of its logits, p, which has no gradient.
+
+    With `projection` d it reads (R f) * (Q p) / sqrt(d) instead, R and Q being fixed normal matrices. With `entropy`
+    (CDAN+E) an example counts 1 + exp(-H(p)), over the mean of both streams.
+    """
+
+    width: int = 256
+    projection: int | None = None
+    entropy: bool = True
+    reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_width(self.width, "Cdan")
+        if self.projection is not None and self.projection < 1:
+            raise ValueError(f"Cdan: projection is {self.projection}; it is 1 or more, or None")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        inputs = self.projection or read_features(model) * (model.outputs or 1)
+        return added(params, discriminator("cdan", inputs, self.width, key), "Cdan")
+
+    def memory(self, setting: Setting) -> Tree:
+        """The fixed matrices, if any. Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Cdan")
+        if self.projection is None:
+            return {}
+        sizes = {"features": read_features(setting.model), "classes": setting.task.outputs}
+        keys = jax.random.split(jax.random.key(0), len(sizes))
+        return {
+            name: jax.random.normal(key, (size, self.projection))
+            for key, (name, size) in zip(keys, sizes.items(), strict=True)
+        }
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale = current(self.reversal, view.tick)
+        told, sure = {}, {}
+        for stream in (self.source, self.target):
+            taps = view.taps[stream]
+            logits = jax.lax.stop_gradient(taps["logits"].astype(jnp.float32))
+            f, p = features(taps).astype(jnp.float32), jax.nn.softmax(logits, -1)
+            if self.projection is None:
+                joint = (p[:, :, None] * f[:, None]).reshape(len(f), -1)
+            else:
+                joint = (f @ view.memory["features"]) * (p @ view.memory["classes"]) / math.sqrt(self.projection)
+            told[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
+            sure[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
+        mean = jnp.concatenate([gathered(view, own) for own in sure.values()]).mean()
+        risk, right = jnp.zeros(()), jnp.zeros(())
+        for stream, sign in ((self.source, 1.0), (self.target, -1.0)):
+            risk += 0.5 * (sure[stream] / mean * jax.nn.softplus(-sign * told[stream])).mean()
+            right += 0.5 * (sign * told[stream] > 0).mean()
+        return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

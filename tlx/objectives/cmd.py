@@ -1,0 +1,35 @@
+"""Features of two streams whose moments agree."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from tlx.discrepancy import central_moments
+from tlx.objectives.apart import Between, read_features, rows
+from tlx.objectives.base import weighed
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cmd(Between):
+    """`weight` times the central moment discrepancy of order `moments` (Zellinger et al., 2017) between what the head
+    reads of the two streams, through a tanh, for the measure is of bounded features."""
+
+    moments: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moments < 1:
+            raise ValueError(f"Cmd: moments is {self.moments}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        read_features(model)
+        return params
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        """Raises ValueError for a batch of one example."""
+        source, target = (jnp.tanh(rows(view, stream)) for stream in (self.source, self.target))
+        found = central_moments(source, target, self.moments)
+        return weighed(self.weight, found, view, distance=found)

@@ -1,0 +1,93 @@
+"""A source whose examples count as far as they look like the target."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import reversed_gradient
+from tlx.models import features
+from tlx.objectives.apart import Between, gathered, read_features
+from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(Between):
+    """The gate against negative transfer (Wang et al., 2019, equations 7 to 9), in the place of `Supervised`.
+
+    One discriminator D reads what the head reads and a label, or none: it is trained to tell the target's unlabelled
+    examples from the source's without labels, and its labelled ones from the source's with theirs. The risk is that of
+    the `labelled` stream plus `share` times the mean over the source of w times each example's, with
+    w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, w is D's answer without a label. The
+    features hear the discriminator reversed, times `reversal` (mu there).
+
+    `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's. `effective`
+    is logged, the effective share of the source's examples, (sum w)^2 / (N sum w^2).
+    """
+
+    labelled: str = "labelled"
+    share: float = 1.0
+    most: float | None = None
+    normalised: bool = False
+    width: int = 256
+    reversal: Weight = Ramp(0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_width(self.width, "Gate")
+        if self.most is not None and self.most <= 0:
+            raise ValueError(f"Gate: most is {self.most}; it is above 0, or None")
+        if self.share < 0:
+            raise ValueError(f"Gate: share is {self.share}; it is 0 or more")
+
+    def reads(self, streams: Collection[str]) -> Collection[str]:
+        asked = (self.source, self.target)
+        return (*asked, self.labelled) if self.labelled in streams else asked
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        inputs = read_features(model) + (model.outputs or 0) + 1
+        return added(params, discriminator("gate", inputs, self.width, key), "Gate")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Gate")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale, classes = current(self.reversal, view.tick), view.task.outputs
+        known = self.labelled in view.batch
+
+        def logit(stream: str, with_label: bool) -> Array:
+            """log D / (1 - D) of every example of a stream: that it is the target's."""
+            f = reversed_gradient(features(view.taps[stream]).astype(jnp.float32), scale)
+            label = view.batch[stream]["label"] if with_label else jnp.full(len(f), classes)
+            return discriminate(view.params["gate"], jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))
+
+        told = mean_over(view, self.target, jax.nn.softplus(-logit(self.target, False)))
+        told += mean_over(view, self.source, jax.nn.softplus(logit(self.source, False)))
+        risk = jnp.zeros(())
+        if known:
+            told += mean_over(view, self.labelled, jax.nn.softplus(-logit(self.labelled, True)))
+            told += mean_over(view, self.source, jax.nn.softplus(logit(self.source, True)))
+            own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
+            risk = mean_over(view, self.labelled, own)
+        # A ratio of densities; far beyond this, one example would be the whole source.
+        weight = jnp.exp(jnp.minimum(jax.lax.stop_gradient(logit(self.source, known)), 20.0))
+        if self.most is not None:
+            weight = jnp.minimum(weight, self.most)
+        every = gathered(view, weight)
+        effective = every.sum() ** 2 / (len(every) * jnp.maximum((every**2).sum(), 1e-20))
+        if self.normalised:
+            weight = weight / jnp.maximum(every.mean(), 1e-20)
+        each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
+        gated = mean_over(view, self.source, weight * each)
+        return weighed(
+            self.weight, risk + self.share * gated + told, view,
+            risk=risk, gated=gated, discriminator=told, effective=effective, weight_mean=every.mean(), reversal=scale,
+        )  # fmt: skip
