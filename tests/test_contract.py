@@ -193,7 +193,7 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     parts = Parts(model, tasks.Classification(classes=CLASSES), objective, optim, claimed)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
     memory = memories(
-        objective, Setting(model, variables, parts.task, lambda: [batch(name)["labelled"]], moving=moving)
+        objective, Setting(model, variables, parts.task, lambda stream: [batch(name)[stream]], moving=moving)
     )
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 

@@ -113,6 +113,8 @@ def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path
         (lambda: terms.Coral(form="other"), "Coral: form is 'other'; it is 'paper' or 'mean'"),
         (lambda: terms.Dann(width=0), "Dann: width is 0; it is 1 or more"),
         (lambda: terms.Mcc(temperature=0.0), "Mcc: temperature is 0.0; it is above 0"),
+        (lambda: terms.Dann(reversal=-1.0), "Dann: reversal is -1.0; a weight is 0 or more"),
+        (lambda: terms.Mmd(source="a", target="a"), "Mmd: source and target are both the stream 'a'"),
         (lambda: terms.Dann(weight=-1.0), "Dann: weight is -1.0; a weight is 0 or more"),
     ],
 )

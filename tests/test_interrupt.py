@@ -105,7 +105,7 @@ def test_the_second_press_is_heard_at_once():
         press()
 
 
-def test_one_that_nobody_acted_on_is_raised_at_the_end_and_hides_no_error():
+def test_one_that_nobody_acted_on_is_raised_at_the_end_with_the_error_that_came_between():
     with pytest.raises(KeyboardInterrupt), noted():
         press()
 
@@ -114,8 +114,19 @@ def test_one_that_nobody_acted_on_is_raised_at_the_end_and_hides_no_error():
             press()
             raise ValueError("wrong")
 
-    with pytest.raises(ValueError, match=r"^wrong$"):
+    with pytest.raises(KeyboardInterrupt) as interruption:
         fail()
+    assert str(interruption.value.__cause__) == "wrong"
+
+
+def test_a_scheduler_that_ends_the_process_is_noted_too():
+    before = signal.getsignal(signal.SIGTERM)
+    with noted() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        stop.asked = False
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_who_ignores_it_or_is_no_main_thread_goes_on_so():

@@ -235,10 +235,15 @@ def test_what_cannot_be_measured_runs_one_by_one(tmp_path, packs, monkeypatch):
     assert told[0]["why"] == "a step could not be measured (RuntimeError: out of memory)"
 
 
-def test_a_stopped_pack_goes_on_where_it_was(tmp_path, packs, monkeypatch):
+# The checkpoint at step 4 of the second is at the end of its first phase.
+STOPPED = {"one phase": {}, "two phases": {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}}
+
+
+@pytest.mark.parametrize("fields", STOPPED.values(), ids=STOPPED)
+def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatch):
     from tlx import train as loop
 
-    recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
+    recipes = [varied(RECIPE, seed=seed, **fields) for seed in (0, 1)]
     whole = run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
     folders = [tmp_path / "parts" / str(n) for n in range(2)]
     validate = loop.validate
@@ -256,6 +261,7 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path, packs, monkeypatch):
     again = run_many(recipes, folders, how=LEAN)
     assert packs == [2, 2, 2]
     for ours, theirs in zip(again, whole, strict=True):
+        assert ours.result["flops"] == theirs.result["flops"]
         mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
         for path, leaf in other.items():
             np.testing.assert_array_equal(mine[path], leaf, err_msg=path)

@@ -258,7 +258,7 @@ def test_what_a_term_remembers_survives_the_donation_of_the_state(devices):
 def test_a_later_phase_remembers_the_weights_that_were_brought():
     parts = parts_of(terms=(Supervised(), Anchor()))
     brought, moved = variables_of(parts), variables_of(parts, seed=1)
-    memory = memories(parts.terms, Setting(parts.model, brought, parts.task, lambda: ()))
+    memory = memories(parts.terms, Setting(parts.model, brought, parts.task, lambda stream: ()))
     state = initial_state(parts, moved, STEPS, jax.random.key(0), memory)
     identical(state.memory["1"]["params"], brought.params)
     identical(state.variables.params, moved.params)

@@ -121,7 +121,8 @@ class Arm:
         best = moved_part(fresh.variables, self.ready.moving)._asdict()
         saved = self.checkpoints.restore(self.held(fresh), best)
         notes = saved.notes
-        self.flops = notes["flops"]
+        # Checkpoints of before 2026-11-26 do not say.
+        self.flops = notes.get("flops")
         found = Variables(**saved.best) if notes["best"] else None
         self.best = Best(notes["best_step"], notes["best_value"], found)
         state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
@@ -191,8 +192,8 @@ def opened(
     ready = prepare(recipe, splits, None if like is None else like.ready)
     phase_spans(ready, total_steps(recipe, len(splits.train)))
     command = shlex.join(sys.argv) if base is not None else ""
-    folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
     memory = memories(recipe.objective, setting(ready, splits))
+    folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
     return Arm(recipe, path, ready, splits, memory, records)
 
 
@@ -213,10 +214,11 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     """What the terms may look at before the first step."""
     recipe = ready.recipe
 
-    def batches() -> Iterator[Mapping[str, Any]]:
-        return evaluation_batches(
-            splits.train, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
-        )
+    def batches(stream: str) -> Iterator[Mapping[str, Any]]:
+        examples = splits.streams[stream]
+        if not examples.labelled:
+            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+        return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
 
     return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from tlx.losses import entropy
 from tlx.types import Array
 
-# The bandwidths of Long et al. (2015), as shares of the mean squared distance.
+# Five widths about the mean squared distance, as the usual code of DAN has them (Long et al., 2015, take more, and
+# learn how much each counts).
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -29,7 +30,7 @@ def gaussians(squares: Array, mean: Array, scales: Sequence[float]) -> Array:
 
 def mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
     """The unbiased squared maximum mean discrepancy (Gretton et al., 2012, equation 3) under a sum of Gaussian kernels
-    whose squared widths are `scales` times the mean squared distance among all rows (Long et al., 2015): a scalar,
+    whose squared widths are `scales` times the mean squared distance among all rows: a scalar,
     below 0 where the sets are nearer than two draws of one distribution tend to be. Raises ValueError for one row.
     """
     count, _ = check_rows(rows, others)
@@ -108,7 +109,8 @@ def confusion(logits: Array, temperature: float | Array = 2.5) -> Array:
     p, sure = jax.nn.softmax(cooled, -1), 1.0 + jnp.exp(-entropy(cooled))
     weight = jax.lax.stop_gradient(len(p) * sure / sure.sum())
     correlation = (p * weight[:, None]).T @ p
-    shares = correlation / correlation.sum(1, keepdims=True)
+    # A class that no row is of confuses nothing.
+    shares = correlation / jnp.maximum(correlation.sum(1, keepdims=True), 1e-12)
     return (shares.sum() - jnp.trace(shares)) / p.shape[-1]
 
 
@@ -123,7 +125,7 @@ def _forth(x: Array, scale: Array) -> tuple[Array, Array]:
 
 
 def _back(scale: Array, gradient: Array) -> tuple[Array, Array]:
-    return -scale * gradient, jnp.zeros_like(scale)
+    return (-scale * gradient).astype(gradient.dtype), jnp.zeros_like(scale)
 
 
 reversed_gradient.defvjp(_forth, _back)

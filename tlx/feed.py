@@ -43,73 +43,64 @@ class Taken(NamedTuple):
         return given if self.arms > 1 else {name: values[:, None] for name, values in given.items()}
 
 
-class Spent:
-    """What steps took in floating-point operations, as XLA counts those of the program of each shape of batch."""
+class Counted:
+    """How many `steps` were taken with batches of each shape, and what such a batch is (shapes in the place of arrays);
+    the shape is that of one arm's batch."""
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.steps, self.batches, self.each = Counter[Any](), dict[Any, Any](), dict[Any, float]()
+    def __init__(self) -> None:
+        self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
 
-    def note(self, batch: Any, steps: int) -> bool:
-        """Counts steps with batches of this shape (arrays, or their shapes); whether there had been any."""
+    def count(self, batch: Any, steps: int) -> bool:
+        """Whether there had been any of this shape."""
         shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
         self.steps[shape] += steps
-        if shape in self.batches:
+        if shape in self.batch_of:
             return True
-        self.batches[shape] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+        self.batch_of[shape] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
         return False
 
-    def share(self, state: Any) -> float | None:
-        """FLOPs an arm since the last call, for states like `state`; None where programs cannot be asked (`pmap`)."""
-        if self.engine.lower is None:
-            return None
-        form, total = jax.eval_shape(lambda: state), 0.0
-        for shape, steps in self.steps.items():
-            if shape not in self.each:
-                self.each[shape] = self.engine.lower(form, self.batches[shape]).cost_analysis()["flops"]
-            total += steps * self.each[shape]
-        self.steps.clear()
-        return total / self.engine.arms
 
-
-class Stream:
+class Stream(Counted):
     """Batches made on the host, a step at a time."""
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
-        self.engine, self.spent = engine, Spent(engine)
+        super().__init__()
+        self.engine = engine
         kept, self.share = sharing(arms, readers)
         self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
         self.batches = self.begin(first)
 
     def rewound(self, step: int) -> "Stream":
         """The same at the step `step`, whatever was taken."""
-        self.batches, self.spent.steps = self.begin(step), Counter()
+        self.batches, self.steps = self.begin(step), Counter()
         return self
 
     def bytes_needed(self, state: Any) -> int:
         """Arguments and temporaries of a compiled step; a batch is spent on it."""
-        return needed(self.engine.train.lower(state, self.batch()[1]).compile())  # type: ignore[attr-defined]
+        return needed(self.engine.train.lower(state, self.batch()[2]).compile())  # type: ignore[attr-defined]
 
-    def batch(self) -> tuple[list[Any], Any]:
-        """The next batch of each order, and all of them on the devices."""
+    def batch(self) -> tuple[list[Any], Any, Any]:
+        """The next batch of each order, all of them together, and that on the devices."""
         made = [next(batches) for batches in self.batches]
         batch = made[0] if len(made) == 1 else together(made)
-        return made, self.engine.put(batch)
+        return made, batch, self.engine.put(batch)
 
     def take(self, state: Any, step: int, end: int) -> Taken:
-        made, given = self.batch()
+        made, batch, given = self.batch()
         state, metrics = self.engine.train(state, given)
-        known = self.spent.note(given, 1)
+        # Several batches of a step are padded to the longest.
+        known = self.count(jax.tree.map(lambda leaf: leaf[0], batch) if len(made) > 1 else batch, 1)
         return Taken(
             state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.arms
         )
 
 
-class Resident:
+class Resident(Counted):
     """Rows of the one stream, which lie on the devices, up to `MOST` steps at a time in one program."""
 
     def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
-        self.engine, self.spent, self.known = engine, Spent(engine), False
+        super().__init__()
+        self.engine, self.known = engine, False
         kept, self.share = sharing(arms, readers)
         self.examples = [arm.splits.train for arm, _ in kept]
         (self.name,) = arms[0].splits.streams
@@ -123,7 +114,7 @@ class Resident:
 
     def rewound(self, step: int) -> "Resident":
         """The same at the step `step`, whatever was taken."""
-        self.spent.steps.clear()
+        self.steps = Counter()
         return self
 
     def bytes_needed(self, state: Any) -> int:
@@ -147,10 +138,9 @@ class Resident:
         full[:count] = rows
         state, metrics = self.program(state, self.table, self.engine.put_rows(full), np.int32(count))
         known, self.known = self.known, True
-        taken = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((*rows.shape[1:], *leaf.shape[1:]), leaf.dtype), self.table
-        )
-        self.spent.note(taken, count)
+        size = self.orders[0].batch
+        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.table)
+        self.count(batch, count)
 
         def examples(n: int, k: int) -> np.ndarray:
             own = n // self.share

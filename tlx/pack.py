@@ -41,8 +41,7 @@ class Engine(NamedTuple):
     `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
     arms where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
     `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
-    `evaluate(state, inputs)` gives logits [A, B, C]. `answer` is as in `step.Compiled`. `lower(state, batch)` is
-    the program of a step whose operations can be counted, not run; None by `pmap`.
+    `evaluate(state, inputs)` gives logits [A, B, C]. `answer` is as in `step.Compiled`.
     """
 
     arms: int
@@ -56,14 +55,11 @@ class Engine(NamedTuple):
     put_whole: Callable[[Any], Any]
     put_rows: Callable[[np.ndarray], Any]
     answer: Callable[[Any], Any]
-    lower: Callable[[Any, Any], Any] | None
 
 
 def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     """The engine of one arm."""
     compiled = compile_step(parts, mesh, how)
-    # Of a loop over pieces of the batch XLA would count one round.
-    counted = compiled if parts.accumulate == 1 else compile_step(parts._replace(accumulate=1), mesh)
     whole, rows = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     sweep = None
     if how == "jit":
@@ -85,7 +81,6 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
         put_whole=compiled.put,
         put_rows=lambda positions: jax.device_put(positions, rows),
         answer=compiled.answer,
-        lower=counted.train.lower if how == "jit" else None,  # type: ignore[attr-defined]
     )
 
 
@@ -111,7 +106,6 @@ def packed(
     rows = sharding.by_example(mesh) if batches == 1 else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
     step = stepped(parts, axes, held, batches, count // batches)
-    counted = stepped(parts._replace(accumulate=1), axes, held, batches, count // batches)
     read = None if shared_inputs else 0
     looked = sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
@@ -133,7 +127,6 @@ def packed(
         put_whole=lambda inputs: jax.device_put(inputs, looked),
         put_rows=lambda positions: jax.device_put(positions, many),
         answer=answer,
-        lower=train.lower if parts.accumulate == 1 else jax.jit(counted).lower,
     )
 
 

@@ -1,7 +1,9 @@
 """How a phase of some arms begins: what its batches are read by, the states, and the program that they share."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,19 +13,21 @@ from tlx import pack, prefix, sharding
 from tlx.arm import Arm
 from tlx.feed import Resident, Stream, batches_of, feed, one_of
 from tlx.pack import Engine
-from tlx.step import Parts, TrainState, initial_state, next_state
+from tlx.step import Parts, TrainState, initial_state, next_state, train_step
 
 Before = tuple[list[Parts], list[TrainState]]
 
 
 @dataclass
 class Begun:
-    """A phase about to take its first step, or the one after its checkpoint. `parts`, `states` and the `readers` of
-    each stream and split are by arm; `learning` are the paths of all that learns in the engine; `feed` gives the
-    batches."""
+    """The `phase` about to take its first step, or the one after its checkpoint. `parts`, `states` and the
+    `readers` of each stream and split are by arm, and `forms`, the shapes of the states that they have alone;
+    `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
 
+    phase: int
     parts: list[Parts]
     states: list[TrainState]
+    forms: list[TrainState]
     readers: Mapping[str, list[Any]]
     engine: Engine
     learning: list[str]
@@ -34,6 +38,30 @@ class Begun:
         placed = self.engine.place(self.states)
         self.states = []
         return placed
+
+    def flops(self) -> list[float] | None:
+        """What the steps since the last call take in an arm alone, as XLA counts the operations of its program for each
+        shape of batch; None where it does not say, as on some devices."""
+        steps, self.feed.steps = self.feed.steps, Counter()
+        found, known = [], dict[Any, float]()
+        for parts, form in zip(self.parts, self.forms, strict=True):
+            like = (*parts.learning, *(leaf.shape for leaf in jax.tree.leaves(form)))
+            for shape in steps:
+                if (like, shape) not in known:
+                    told = self.program(parts, form, self.feed.batch_of[shape]).cost_analysis()
+                    if not told or "flops" not in told:
+                        return None
+                    known[like, shape] = float(told["flops"])
+            found.append(sum(count * known[like, shape] for shape, count in steps.items()))
+        return found
+
+    def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
+        """One arm's step on arrays of these shapes, before the compiler's own passes: where it is what runs, that,
+        which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
+        step: Any = self.engine.train
+        if self.engine.arms > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
+            step = jax.jit(partial(train_step, parts._replace(accumulate=1)))
+        return step.lower(form, batch)
 
 
 def begin_phase(
@@ -50,9 +78,10 @@ def begin_phase(
     states = fresh_states(arms, parts, phase, before)
     if first.begin > start:
         states = [arm.restore(state) for arm, state in zip(arms, states, strict=True)]
+    forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
     engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, streams, readers["validation"])
-    return Begun(parts, states, readers, engine, learning, feed(engine, arms, streams, step))
+    return Begun(phase, parts, states, forms, readers, engine, learning, feed(engine, arms, streams, step))
 
 
 def read_by(

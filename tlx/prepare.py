@@ -1,5 +1,6 @@
 """From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
 
+import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ class Prepared(NamedTuple):
             return frozenset(flatten(self.model.params))
         return frozenset(entry.path for entry in self.manifest.entries if entry.action == "reset")
 
+    @property
+    def streams(self) -> list[str]:
+        """What a step gets a batch of: the streams of the data that some term reads."""
+        return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
+
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
         recipe = self.recipe
@@ -68,8 +74,10 @@ class Prepared(NamedTuple):
 
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
     """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
-    Without `test`, that split cannot be read."""
-    return load(recipe.data, recipe.seed, test)
+    Without `test`, that split cannot be read. Streams that no term reads are left out."""
+    splits = load(recipe.data, recipe.seed, test)
+    read = objectives.wanted(recipe.objective, tuple(splits.streams))
+    return dataclasses.replace(splits, streams={name: splits.streams[name] for name in read})
 
 
 def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:

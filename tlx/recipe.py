@@ -27,8 +27,9 @@ class Train:
     steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
 
     `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
-    for batch norm, which sees each piece. `ema` is the share that an exponential moving average of the trainable
-    parameters keeps a step; the average is what is evaluated, selected and saved. None keeps none.
+    for batch norm and terms that are no mean over examples, which see each piece. `ema` is the share that an
+    exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
+    saved. None keeps none.
 
     `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products
     of matrices (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of it, a
@@ -96,6 +97,8 @@ class Recipe:
                 f"data.labels is {self.data.labels}, and 'best-validation' looks at the target's labels beyond those: "
                 "take train.select 'last', or call it 'oracle'"
             )
+        if self.train.select == "oracle" and self.data.labels is None:
+            raise ValueError("every label of the target is granted, so train.select 'oracle' is 'best-validation'")
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

@@ -125,9 +125,10 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     count = " to ".join(f"{number:,}" for number in learning[:: max(1, len(learning) - 1)])
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
-    sizes = (f"{len(getattr(splits, name))} {name}" for name in ("train", "validation", "test"))
+    data, alone = ready.recipe.data, len(splits.streams) == 1 and "labelled" in splits.streams
+    sizes = (f"{len(own)} {'train' if alone and name == 'labelled' else name}" for name, own in splits.named.items())
     told = [
-        f"{ready.recipe.data.target}: {', '.join(sizes)}",
+        f"{f'{data.source} to ' if data.source else ''}{data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]

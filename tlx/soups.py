@@ -1,6 +1,7 @@
 """Runs blended into one model: a soup of several, WiSE-FT of one; written with what it scores and how it was chosen."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def check_fit(first: Reopened, other: Reopened) -> None:
     ):
         if left != right:
             raise ValueError(f"{first.folder} and {other.folder} are of different {what}: {left} and {right}")
-    trained = other.splits.train
-    for held in (first.splits.validation, first.splits.test):
+    held_out = (first.splits.validation, first.splits.test)
+    for held, trained in product(held_out, other.splits.streams.values()):
         if (held.name, held.split) != (trained.name, trained.split):
             continue
         if shared := len(np.intersect1d(held.rows, trained.rows)):

@@ -101,7 +101,7 @@ def initial_state(
         found = optimisers.by_wave(trainable, parts.layout)
         average = {name: {"weight": jnp.zeros(()), "mean": tree} for name, tree in found.items()}
     if memory is None:
-        memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda: ()))
+        memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda stream: ()))
     zero = jnp.zeros((), jnp.int32)
     optimiser = optimisers.initial(parts.optim, trainable, parts.layout)
     # Of numpy, which makes so many small arrays, and stacks them for a pack, in a tenth of the time.

@@ -146,9 +146,10 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             if begin > last:
                 continue
             with clock("setup"):
-                begun = begun or begin_phase(arms, phase, how.prefix, progress.say, before)
-                parts, readers, engine, learning = begun.parts, begun.readers, begun.engine, begun.learning
-                given, state, before, begun = begun.feed, begun.placed(), None, None
+                if begun is None or begun.phase != phase:
+                    begun = begin_phase(arms, phase, how.prefix, progress.say, before)
+                now, state, before, begun = begun, begun.placed(), None, None
+                parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.feed
             step, pending = max(begin, start), None
             while step < last:
                 every = first.eval_every
@@ -178,13 +179,13 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 due = looked and time.monotonic() - saved >= how.checkpoint_seconds
                 if step < steps and (due or asked):
                     saved = time.monotonic()
-                    note_spent(arms, given.spent.share(state))
+                    note_flops(arms, now.flops())
                     keep(arms, engine, state)
                     if asked:
                         raise KeyboardInterrupt
             with clock("train"):
                 settle(arms, learning, pending, progress)
-            note_spent(arms, given.spent.share(state))
+                note_flops(arms, now.flops())
             if ended < steps:
                 break
             if last < steps:
@@ -242,10 +243,10 @@ def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Tak
         progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
 
 
-def note_spent(arms: Sequence[Arm], flops: float | None) -> None:
+def note_flops(arms: Sequence[Arm], flops: Sequence[float] | None) -> None:
     """Adds to what each arm's steps took, where that is known."""
-    for arm in arms:
-        arm.flops = None if flops is None or arm.flops is None else arm.flops + flops
+    for n, arm in enumerate(arms):
+        arm.flops = None if flops is None or arm.flops is None else arm.flops + flops[n]
 
 
 def keep(arms: Sequence[Arm], engine: Engine, state: Any) -> None:

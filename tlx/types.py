@@ -111,15 +111,15 @@ class Tick(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a term may look at once, before the first step: the model with the numbers that were brought, the task, and
-    `batches`, which gives the labelled training examples once, in batches of host arrays as the model reads them, with
-    `label` and `weight` (0 for the copies that fill the last batch). `fresh` are the paths of the parameters that were
-    drawn afresh, `moving` those of the parameters that learn in some phase (None: all)."""
+    """What a term may look at once, before the first step: the model with the numbers that were brought, the task,
+    and `batches`, which gives the training examples of a labelled stream once, in batches of host arrays as the
+    model reads them, with `label` and `weight` (0 for the copies that fill the last batch). `fresh` are the paths
+    of the parameters that were drawn afresh, `moving` those of the parameters that learn in some phase (None: all)."""
 
     model: Model
     variables: Variables
     task: Any
-    batches: Callable[[], Iterable[Mapping[str, Any]]]
+    batches: Callable[[str], Iterable[Mapping[str, Any]]]
     fresh: frozenset[str] = frozenset()
     moving: frozenset[str] | None = None
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tlx import Recipe, Train, models, tasks
+from tlx import Recipe, Train, models, tasks, terms
 from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
 from tlx.data.examples import Features
-from tlx.prepare import prepare, training_batches
+from tlx.prepare import open_data, prepare, training_batches
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 
@@ -20,8 +20,8 @@ BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
         ({}, ("labelled",)),
         ({"labels": 0.1}, ("labelled", "unlabelled")),
         ({"labels": 0}, ("unlabelled",)),
-        ({"source": "mnist5k"}, ("labelled", "source", "unlabelled")),
-        ({"source": "mnist5k", "labels": 3}, ("labelled", "source", "unlabelled")),
+        ({"source": "mnist5k"}, ("source", "labelled", "unlabelled")),
+        ({"source": "mnist5k", "labels": 3}, ("source", "labelled", "unlabelled")),
         ({"source": "mnist5k", "labels": 0.0}, ("source", "unlabelled")),
     ],
 )
@@ -57,8 +57,13 @@ def test_a_label_that_is_not_granted_is_in_no_example_and_no_batch():
 
 
 def recipe_of(data):
-    model = models.Mlp(inputs=(8, 8, 1), widths=(4,))
-    return Recipe(data=data, task=tasks.Classification(classes=10), model=model, train=Train(steps=2, batch=8))
+    return Recipe(
+        data=data,
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(4,)),
+        objective=(*(terms.Supervised(on=name) for name in data.streams if name != "unlabelled"), terms.Mcc()),
+        train=Train(steps=2, batch=8),
+    )
 
 
 def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
@@ -78,8 +83,10 @@ def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
     for name, batch in second.items():
         assert again[name]["index"].tolist() == batch["index"].tolist()
     # Two streams of as many examples do not go in step.
-    same = load(Data(target="digits", labels=1.0), 0)
-    both = next(training_batches(prepare(recipe_of(Data(target="digits", labels=1.0)), same), same))
+    most = Data(target="digits", labels=0.9999)
+    same = load(most, 0)
+    assert len(same.streams["labelled"]) == len(same.streams["unlabelled"])
+    both = next(training_batches(prepare(recipe_of(most), same), same))
     assert both["labelled"]["index"].tolist() != both["unlabelled"]["index"].tolist()
 
 
@@ -146,8 +153,14 @@ def test_what_does_not_fit_together_is_refused(monkeypatch, source, fields, mess
     ("fields", "message"),
     [
         ({"source": "digits"}, "source and target are both 'digits'; leave the source out"),
-        ({"labels": -1}, "labels=-1; expected 0 or more of each class, or a share between 0.0 and 1.0"),
-        ({"labels": 1.5}, "labels=1.5; expected 0 or more of each class, or a share between 0.0 and 1.0"),
+        *(
+            (
+                {"labels": labels},
+                f"labels={labels}; expected a number of examples of each class (0 is none), or a share below 1.0; all "
+                "is None",
+            )
+            for labels in (-1, -0.5, 1.0, 1.5)
+        ),
         ({"match": "names"}, "match='names'; expected 'name' or 'position'"),
     ],
 )
@@ -157,15 +170,57 @@ def test_impossible_settings_are_refused(fields, message):
     assert str(error.value) == message
 
 
-def test_a_term_on_labels_that_are_not_granted_and_a_choice_by_them_are_refused():
+def refusal(objective, **fields):
     with pytest.raises(ValueError) as error:
-        prepare(recipe_of(BOTH))
-    assert str(error.value) == (
-        "Supervised reads the stream 'labelled', which is not there; there are: source, unlabelled"
+        prepare(replace(recipe_of(BOTH), objective=objective, **fields))
+    return str(error.value)
+
+
+def test_terms_that_do_not_fit_the_streams_are_refused_before_anything_is_built():
+    there = "which is not there; there are: source, unlabelled"
+    assert refusal((terms.Supervised(),)) == f"Supervised reads the stream 'labelled', {there}"
+    for term in (terms.Supervised, terms.LabelSmoothing, terms.RDrop, terms.Mixup):
+        told = refusal((terms.Supervised(on="source"), term(on="unlabelled")))
+        assert told == f"{term.__name__} reads labels, and the stream 'unlabelled' has none"
+    assert refusal((terms.Mcc(),)) == (
+        "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
     )
+
+
+def test_a_choice_by_labels_that_are_not_granted_has_its_name():
     with pytest.raises(ValueError) as error:
         replace(recipe_of(BOTH), train=Train(steps=2, batch=8, select="best-validation"))
     assert str(error.value) == (
         "data.labels is 0, and 'best-validation' looks at the target's labels beyond those: take train.select 'last', "
         "or call it 'oracle'"
     )
+    with pytest.raises(ValueError) as error:
+        replace(recipe_of(Data(target="digits")), train=Train(steps=2, batch=8, select="oracle"))
+    assert str(error.value) == "every label of the target is granted, so train.select 'oracle' is 'best-validation'"
+
+
+def test_what_no_term_reads_is_not_drawn():
+    only = replace(recipe_of(BOTH), objective=(terms.Supervised(on="source"),))
+    splits = open_data(only)
+    assert list(splits.streams) == ["source"]
+    assert next(training_batches(prepare(only, splits), splits)).keys() == {"source"}
+
+
+def test_an_unlabelled_example_is_read_though_its_label_says_that_it_has_none(monkeypatch):
+    made_up(monkeypatch, near=(TARGET[0], "text", {**TARGET[2], "train": [-1, -1]}), far=TARGET)
+    splits = load(Data(source="far", target="near", labels=0), 0)
+    assert splits.streams["unlabelled"][1] == {"text": "a", "index": 1}
+
+
+def test_one_data_set_by_two_names_is_refused(monkeypatch):
+    made_up(monkeypatch, near=TARGET)
+    monkeypatch.setattr(examples, "open_dataset", lambda name, found=examples.open_dataset: found("near"))
+    with pytest.raises(ValueError) as error:
+        load(Data(source="near:1.0.0", target="near", labels=0), 0)
+    assert str(error.value) == "source 'near:1.0.0' and target 'near' are one data set; leave the source out"
+
+
+def test_a_class_with_fewer_than_labels_is_named(monkeypatch):
+    made_up(monkeypatch, near=TARGET, far=TARGET)
+    with pytest.raises(ValueError, match=r"^class 'cat' has 4 training examples, fewer than labels=5$"):
+        load(Data(source="far", target="near", labels=5), 0)

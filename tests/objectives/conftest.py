@@ -68,7 +68,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     task = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
     inserted = term.insert(model, brought.params, jax.random.key(5))
     brought = brought._replace(params=inserted)
-    memory = term.memory(Setting(model, brought, task, lambda: [batch] if data is None else data, **setting))
+    memory = term.memory(Setting(model, brought, task, lambda stream: [batch] if data is None else data, **setting))
     now = brought if now is None else now._replace(params=nest(flatten(inserted) | flatten(now.params)))
     tick = Tick(jnp.float32(progress), jax.random.key(7))
 

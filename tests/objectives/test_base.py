@@ -62,7 +62,7 @@ def test_no_weight_is_negative(name):
 
 @pytest.mark.parametrize("name", ["LabelSmoothing", "Entropy", "RDrop", "Mixup", "Cutmix", "Lwf"])
 def test_what_needs_classes_refuses_numbers(name, mlp):
-    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Regression(outputs=3), lambda: ())
+    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Regression(outputs=3), lambda stream: ())
     with pytest.raises(ValueError) as error:
         terms.TERMS[name]().memory(setting)
     assert str(error.value) == f"{name} is for tasks.Classification, not tasks.Regression"

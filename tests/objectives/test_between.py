@@ -205,5 +205,5 @@ def test_a_task_without_classes_is_refused(term):
     config = models.Mlp(inputs=(4,), widths=(5,), input="x")
     model = models.build(config, 1)
     with pytest.raises(ValueError) as error:
-        term.memory(Setting(model, None, tasks.Regression(), lambda: ()))
+        term.memory(Setting(model, None, tasks.Regression(), lambda stream: ()))
     assert str(error.value) == f"{type(term).__name__} is for tasks.Classification, not tasks.Regression"

@@ -44,7 +44,7 @@ def test_units_weigh_by_how_much_the_loss_grows_without_them(mlp):
     batch, brought = mlp.labelled(rows=12), mlp.drawn(mlp.model, 0)
     weight = np.array([1.0] * 10 + [0.0] * 2, np.float32)
     task = tasks.Classification(classes=3)
-    setting = Setting(mlp.model, brought, task, lambda: [batch | {"weight": weight}])
+    setting = Setting(mlp.model, brought, task, lambda stream: [batch | {"weight": weight}])
     increases = loss_increases(setting, ["stem", "blocks/00"], 1)
 
     # By hand: the head is fitted once, on the features as they came.
@@ -84,7 +84,7 @@ def test_a_channel_of_an_image_is_a_unit():
     variables = jax.jit(lambda key: models.initialise(cnn, key))(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {"image": random.normal(size=(6, 4, 4, 1)).astype("f4"), "label": np.array([0, 1, 2, 0, 1, 2], np.int32)}
-    setting = Setting(cnn, variables, tasks.Classification(classes=3), lambda: [batch])
+    setting = Setting(cnn, variables, tasks.Classification(classes=3), lambda stream: [batch])
     found = loss_increases(setting, ["stem", "blocks/00"], 1)
     assert {stage: increase.shape for stage, increase in found.items()} == {"stem": (2,), "blocks/00": (3,)}
 

@@ -35,7 +35,7 @@ def walked(mlp, tmp_path_factory):
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables, task = variables._replace(params=params), tasks.Classification(classes=3)
     claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
-    memory = memories(objective, Setting(model, variables, task, lambda: [batch]))
+    memory = memories(objective, Setting(model, variables, task, lambda stream: [batch]))
     parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed)
     found = {}
     for how, devices in (("jit", 8), ("pmap", 8)):

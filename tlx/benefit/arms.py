@@ -96,6 +96,8 @@ def sizes(recipe: Recipe, shots: Sequence[int] | None) -> dict[int, dict[str, An
 
     `shots` None are those of 8, 16, 32 and 64 that the data have. ValueError for shots that are no fewer labels.
     """
+    if recipe.data.source is not None or recipe.data.labels is not None:
+        raise ValueError("tlx benefit varies how many labels one data set gives: leave data.source and data.labels out")
     most = len(open_data(recipe, test=False).train)
     found: dict[int, dict[str, Any]] = {}
     for shot in SHOTS if shots is None else sorted(set(shots)):

@@ -78,7 +78,10 @@ class Examples(Sequence[dict[str, Any]]):
             example[key] = self._text(record[feature], feature, index)
         if self.features.image:
             example["image"] = _pixels(record[self.features.image])
-        return {**example, "label": self._mapped(self._label(record, index)), "index": index}
+        return {**example, **self._truth(record, index), "index": index}
+
+    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {"label": self._mapped(self._label(record, index))}
 
     def labels(self) -> np.ndarray:
         """int32[N] classes, or float32[N] numbers; read once. Raises ValueError for a class out of range."""
@@ -167,8 +170,8 @@ class Unlabelled(Examples):
 
     labelled = False
 
-    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
-        return {name: value for name, value in super().__getitem__(position).items() if name != "label"}
+    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {}
 
     def labels(self) -> np.ndarray:
         raise PermissionError(f"the labels of {self.name} {self.split} are not granted to this setting")

@@ -150,7 +150,7 @@ def _positions(count: int, batch: int, seed: int, step: int) -> tuple[np.ndarray
     return np.concatenate(parts), epochs
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     # Sorting uniform numbers, as in `streams.subset`: the same order in every numpy.
     return np.argsort(np.random.Generator(np.random.PCG64([seed, epoch])).random(count), kind="stable")
@@ -253,7 +253,7 @@ def _reading() -> grain.ReadOptions:
 
 
 # What a batch holds beside the inputs of a model.
-HOST_KEYS = ("label", "index", "position", "weight")
+HOST_KEYS = (*TRUTH, "position", "weight")
 
 
 def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,8 +66,10 @@ class Data:
             raise ValueError(f"shots={self.shots}; expected at least 1")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
-        if self.labels is not None and not 0 <= self.labels <= (1 if isinstance(self.labels, float) else math.inf):
-            raise ValueError(f"labels={self.labels}; expected 0 or more of each class, or a share between 0.0 and 1.0")
+        if self.labels is not None and not 0 <= self.labels < (1 if isinstance(self.labels, float) else math.inf):
+            # 1.0 would be another experiment than 1, with the same fingerprint.
+            told = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
+            raise ValueError(f"labels={self.labels}; {told}")
         if self.match not in ("name", "position"):
             raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
         if self.source == self.target:
@@ -88,9 +90,9 @@ class Data:
     @property
     def streams(self) -> tuple[str, ...]:
         """What each step gets a batch of, by name; a pass over the first is an epoch."""
-        labelled = () if self.labels == 0 else ("labelled",)
         source = () if self.source is None else ("source",)
-        return (*labelled, *source, *(("unlabelled",) if source or self.labels is not None else ()))
+        labelled = () if self.labels == 0 else ("labelled",)
+        return (*source, *labelled, *(("unlabelled",) if source or self.labels is not None else ()))
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -114,6 +116,15 @@ class Splits:
     def train(self) -> Examples:
         """The examples of the first stream, whose number is an epoch's."""
         return next(iter(self.streams.values()))
+
+    @property
+    def labelled(self) -> Examples:
+        """The training examples with labels: the target's, where some are granted, else the source's. ValueError where
+        there are none."""
+        for name in ("labelled", "source"):
+            if name in self.streams:
+                return self.streams[name]
+        raise ValueError("no training example has a label here: the data grant none, and there is no source")
 
     @property
     def named(self) -> dict[str, Examples]:
@@ -148,57 +159,62 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
-    streams = {}
+    streams, origin = {}, ""
     for name in data.streams:
         if name == "source":
-            streams[name] = _source(data, dataset)
+            streams[name], origin = _source(data, dataset)
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
             streams[name] = train
         else:
             share = isinstance(data.labels, float)
-            streams[name] = some(train, None if share else int(data.labels), data.labels if share else None)
-    digest = hashlib.sha256(dataset.fingerprint.encode())
+            count = None if share else int(data.labels)
+            try:
+                streams[name] = some(train, count, data.labels if share else None)
+            except ValueError as error:
+                raise ValueError(str(error).replace(f"shots={count}", f"labels={count}")) from None
+    digest = hashlib.sha256((dataset.fingerprint + origin).encode())
     for part in (*streams.values(), validation, tested):
         if not len(part):
             raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
         if part.labelled:
             part.labels()
         digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
-        if part.name != data.target:
-            digest.update(part.key.encode())
     return Splits(streams, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
 
 
-def _source(data: Data, target: Dataset) -> Examples:
-    """The training split of the source, its labels as the target's classes."""
+def _source(data: Data, target: Dataset) -> tuple[Examples, str]:
+    """The training split of the source, its labels as the target's classes, and the fingerprint of its data set."""
     from tlx.data.examples import open_dataset
 
     assert data.source is not None
     source = open_dataset(data.source)
-    kinds = [(own.features.target, bool(own.features.text)) for own in (source, target)]
+    if source.fingerprint == target.fingerprint:
+        raise ValueError(f"source {data.source!r} and target {data.target!r} are one data set; leave the source out")
+    kinds = [(own.features.target, len(own.features.text)) for own in (source, target)]
     if kinds[0] != kinds[1]:
-        told = [f"{'text' if text else 'images'} with a {kind}" for kind, text in kinds]
+        told = [f"{('images', 'text', 'pairs of texts')[text]} with a {kind}" for kind, text in kinds]
         raise ValueError(f"source {data.source!r} is {told[0]} and target {data.target!r} is {told[1]}")
     if "train" not in source.splits:
         raise ValueError(f"source {data.source!r} has no 'train' split")
     train = source.splits["train"]
     if source.classes == target.classes:
-        return train
+        return train, source.fingerprint
     if data.match == "position":
         if len(source.classes) > len(target.classes):
             raise ValueError(
                 f"source {data.source!r} has {len(source.classes)} classes and target {data.target!r} "
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
-        return train.renamed(target.classes, np.arange(len(source.classes)))
+        return train.renamed(target.classes, np.arange(len(source.classes))), source.fingerprint
     if strange := [name for name in source.classes if name not in target.classes]:
         raise ValueError(
             f"class {strange[0]!r} of source {data.source!r} is none of target {data.target!r} "
             f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order"
         )
-    return train.renamed(target.classes, np.array([target.classes.index(name) for name in source.classes]))
+    places = np.array([target.classes.index(name) for name in source.classes])
+    return train.renamed(target.classes, places), source.fingerprint
 
 
 def subset(

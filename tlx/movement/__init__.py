@@ -56,7 +56,8 @@ def moved(
     path = Path(getattr(run, "folder", run))
     tell = say or (lambda part, done, total: None)
     opened = reopen(path, recipe)
-    chosen = {name: some(getattr(opened.splits, name), examples) for name in ("train", "validation")}
+    splits = opened.splits
+    chosen = {"train": some(splits.labelled, examples), "validation": some(splits.validation, examples)}
     document = measured(opened, chosen, tell)
     write_json(path / MOVED, document)
     if report.available():

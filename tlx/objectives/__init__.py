@@ -1,7 +1,7 @@
 """Terms of the objective: one file each, one line in the table."""
 
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, without_inserted
+from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
 from tlx.objectives.cmd import Cmd
@@ -73,5 +73,6 @@ __all__ = [
     "check_streams",
     "inserted",
     "passes",
+    "wanted",
     "without_inserted",
 ]  # fmt: skip

@@ -6,11 +6,10 @@ import jax
 
 from tlx.discrepancy import norm
 from tlx.models import features
-from tlx.objectives.apart import Between, read_features
+from tlx.objectives.apart import Between
 from tlx.objectives.base import mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +20,6 @@ class Afn(Between):
 
     step: float = 1.0
     weight: Weight = 0.05
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         norms = {stream: norm(features(view.taps[stream])) for stream in (self.source, self.target)}

@@ -1,4 +1,4 @@
-"""What the terms that bring two streams together share."""
+"""What terms share that look at the rows of whole batches, and at those of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import jax
 
 from tlx.models import features, tap_shapes
-from tlx.objectives.base import Term
+from tlx.objectives.base import Term, check_weight
 from tlx.objectives.ramp import Weight
-from tlx.types import Array, Model, View
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,16 @@ class Between(Term):
     source: str = "source"
     target: str = "unlabelled"
     weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight", "reversal")
+        if self.source == self.target:
+            raise ValueError(f"{type(self).__name__}: source and target are both the stream {self.source!r}")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        read_features(model)
+        return params
 
     def reads(self, streams: Collection[str]) -> Collection[str]:
         return (self.source, self.target)

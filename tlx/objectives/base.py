@@ -22,10 +22,11 @@ class Term:
     the step; `loss` is a scalar with numbers to log.
 
     `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `adds`
-    are the streams that it makes.
+    are the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`.
     """
 
     adds: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
@@ -67,8 +68,15 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
     return found + [Pass(stream, zlib.crc32(stream.encode()), alone) for stream in added]
 
 
+def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
+    """The streams of the data that the terms read, or make others of; all where they read none."""
+    found = {stream for term in terms for stream in (*term.reads(given), *([term.on] if hasattr(term, "on") else []))}
+    return [stream for stream in given if stream in found] or list(given)
+
+
 def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
-    """ValueError for a term that reads a stream which neither the data nor a term gives, or adds one that is there."""
+    """ValueError for a term that reads a stream which neither the data nor a term gives, or its labels where it has
+    none, or adds one that is there; and for a source that no term reads."""
     have = list(given)
     for term in terms:
         for stream in term.adds:
@@ -82,6 +90,13 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
             )
+
+        if term.labels and "unlabelled" in asked:
+            raise ValueError(f"{type(term).__name__} reads labels, and the stream 'unlabelled' has none")
+    if "source" in given and "source" not in wanted(terms, given):
+        raise ValueError(
+            "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
+        )
 
 
 def check_new(stream: str, have: Collection[str], who: str) -> None:

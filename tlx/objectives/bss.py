@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import jax
-
 from tlx.losses import smallest_squares
 from tlx.models import features, tap_shapes
+from tlx.objectives.apart import rows
 from tlx.objectives.base import Term, check_weight, weighed
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
@@ -35,8 +34,5 @@ class Bss(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError where the batch has fewer than `k` examples."""
-        rows = features(view.taps[self.on])
-        if view.axis is not None:
-            rows = jax.lax.all_gather(rows, view.axis, tiled=True)
-        shrunk = smallest_squares(rows, self.k)
+        shrunk = smallest_squares(rows(view, self.on), self.k)
         return weighed(self.weight, shrunk, view, squares=shrunk)

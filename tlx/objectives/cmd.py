@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from tlx.discrepancy import central_moments
-from tlx.objectives.apart import Between, read_features, rows
+from tlx.objectives.apart import Between, rows
 from tlx.objectives.base import weighed
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +21,6 @@ class Cmd(Between):
         super().__post_init__()
         if self.moments < 1:
             raise ValueError(f"Cmd: moments is {self.moments}; it is 1 or more")
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

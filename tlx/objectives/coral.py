@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tlx.discrepancy import coral, mean_coral
-from tlx.objectives.apart import Between, read_features, rows
+from tlx.objectives.apart import Between, rows
 from tlx.objectives.base import weighed
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 FORMS = {"paper": coral, "mean": mean_coral}
 
@@ -24,11 +23,6 @@ class Coral(Between):
         super().__post_init__()
         if self.form not in FORMS:
             raise ValueError(f"Coral: form is {self.form!r}; it is 'paper' or 'mean'")
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

@@ -1,6 +1,7 @@
 """The head that came with a checkpoint learns on."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ class CoTuning(Term):
 
     source: str
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     weight: Weight = 2.3
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
@@ -47,7 +49,7 @@ class CoTuning(Term):
         sums = np.zeros((setting.task.outputs, pretrained.model.outputs or 0))
         counts = np.zeros((len(sums), 1))
         run = compiled(pretrained.model)
-        for batch in setting.batches():
+        for batch in setting.batches(self.on):
             p = np.asarray(jax.nn.softmax(run(pretrained.variables, inputs_of(batch))["logits"], -1), np.float64)
             weight = np.asarray(batch.get("weight", np.ones(len(p))), np.float64)[:, None]
             np.add.at(sums, np.asarray(batch["label"]), p * weight)

@@ -62,7 +62,7 @@ class Delta(Term):
         memory = remember(setting)
         if not self.attention:
             return memory
-        increases = loss_increases(setting, self.chosen(setting.model), self.batches)
+        increases = loss_increases(setting, self.chosen(setting.model), self.on, self.batches)
         return memory | {"units": nest({stage: attended(increase) for stage, increase in increases.items()})}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
@@ -104,13 +104,13 @@ def least_squares(rows: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> 
     return kernel, middle - centre @ kernel
 
 
-def loss_increases(setting: Setting, stages: Iterable[str], batches: int) -> dict[str, np.ndarray]:
+def loss_increases(setting: Setting, stages: Iterable[str], stream: str, batches: int) -> dict[str, np.ndarray]:
     """By stage, how much the squared error grows where each of its units is 0: [C]. Without data, zeros."""
     model, variables = setting.model, setting.variables
     names, head = stage_names(model), head_of(model, "Delta(attention=True)").name
     shapes = tap_shapes(model)
     found = {stage: np.zeros(shapes[stage].shape[-1]) for stage in stages}
-    data = list(islice(setting.batches(), batches))
+    data = list(islice(setting.batches(stream), batches))
     if not data:
         return found
     run = compiled(model)

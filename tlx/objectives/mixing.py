@@ -7,6 +7,7 @@ even number of examples.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,7 @@ class Mixup(Mixing):
     al., 2018), in the place of `Supervised`."""
 
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     alpha: float = 0.2
     weight: Weight = 1.0
 
@@ -114,6 +116,7 @@ class Cutmix(Mixing):
     """
 
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     alpha: float = 1.0
     weight: Weight = 1.0
 

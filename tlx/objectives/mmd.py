@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from tlx.discrepancy import SCALES, linear_mmd, mmd
-from tlx.objectives.apart import Between, read_features, rows
+from tlx.objectives.apart import Between, rows
 from tlx.objectives.base import weighed
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mmd(Between):
     """`weight` times the unbiased squared maximum mean discrepancy between what the head reads of the two streams,
-    under a sum of Gaussian kernels (DAN; Long et al., 2015). `scales` are the kernels' squared widths as shares of the
-    mean squared distance of the batch; `linear` takes disjoint pairs of rows alone, in linear time and with more noise.
+    under a sum of Gaussian kernels (as in DAN; Long et al., 2015). `scales` are the kernels' squared widths as shares
+    of the mean squared distance of the batch; `linear` takes disjoint pairs of rows alone, in linear time and with
+    more noise.
     """
 
     scales: tuple[float, ...] = SCALES
@@ -23,11 +23,6 @@ class Mmd(Between):
         super().__post_init__()
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"Mmd: scales are {self.scales}; give one or more, each above 0")
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.losses import divergence
 from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
@@ -20,6 +21,7 @@ class RDrop(Term):
     """
 
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     alpha: Weight = 1.0
     weight: Weight = 1.0
 

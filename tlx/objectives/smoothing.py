@@ -1,6 +1,7 @@
 """Cross-entropy to smoothed labels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.losses import cross_entropy
 from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
@@ -16,6 +17,7 @@ class LabelSmoothing(Term):
 
     smoothing: float = 0.1
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     weight: Weight = 1.0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The task's own risk on a labelled stream."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.objectives.base import Term, mean_over, weighed
 from tlx.objectives.ramp import Weight
@@ -12,6 +13,7 @@ class Supervised(Term):
     """`weight` times the mean loss of the task over the stream `on`."""
 
     on: str = "labelled"
+    labels: ClassVar[bool] = True
     weight: Weight = 1.0
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

@@ -104,7 +104,7 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
         batch = {**given, "index": np.arange(rows, dtype=np.int32)}
         known = {**batch, "label": label}
-        streams = {name: batch if name == "unlabelled" else known for name in ready.recipe.data.streams}
+        streams = {name: batch if name == "unlabelled" else known for name in ready.streams}
         return train_step(parts, state, streams), eval_step(parts, state, given)
 
     try:

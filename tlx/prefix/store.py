@@ -44,7 +44,7 @@ class Sources(NamedTuple):
 
 def nothing(ready: Prepared, why: str) -> Sources:
     """The inputs themselves."""
-    names = (*ready.recipe.data.streams, *HELD_OUT)
+    names = (*ready.streams, *HELD_OUT)
     return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
 
 
