@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from tlx import pack, prefix, sharding
 from tlx.arm import Arm
 from tlx.feed import Resident, Stream, batches_of, feed, one_of
 from tlx.pack import Engine
-from tlx.step import Parts, TrainState, initial_state, next_state, train_step
+from tlx.step import Parts, TrainState, compile_step, initial_state, next_state
 
 Before = tuple[list[Parts], list[TrainState]]
 
@@ -60,7 +59,7 @@ class Begun:
         which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
         step: Any = self.engine.train
         if self.engine.arms > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
-            step = jax.jit(partial(train_step, parts._replace(accumulate=1)))
+            step = compile_step(parts._replace(accumulate=1), sharding.make_mesh()).train
         return step.lower(form, batch)
 
 
