@@ -121,7 +121,7 @@ def test_answers_in_another_order_are_refused(runs):
 def test_a_run_that_trained_on_what_chooses_is_refused(runs):
     opened = reopen(runs["first"])
     for held in (opened.splits.validation, opened.splits.test):
-        splits = dataclasses.replace(opened.splits, train=held.view(np.arange(5)))
+        splits = dataclasses.replace(opened.splits, streams={"source": held.view(np.arange(5))})
         with pytest.raises(ValueError, match=f"trained on 5 of the {len(held)} examples that .* holds out"):
             soups.check_fit(opened, opened._replace(splits=splits))
     soups.check_fit(opened, opened)

@@ -228,7 +228,7 @@ def test_parameters_that_are_spoilt_are_neither_measured_nor_kept(tmp_path):
         "the model's outputs are not finite after step 1, whose loss still was; its rate was inf: lower optim.lr, or "
         "bound the gradient with optim.clip"
     )
-    assert not [file for file in (tmp_path / "run" / "checkpoints").iterdir() if file.name.isdigit()]
+    assert not list((tmp_path / "run").glob("checkpoints/[0-9]*"))
 
 
 FULL_DISK = """

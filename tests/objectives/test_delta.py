@@ -45,7 +45,7 @@ def test_units_weigh_by_how_much_the_loss_grows_without_them(mlp):
     weight = np.array([1.0] * 10 + [0.0] * 2, np.float32)
     task = tasks.Classification(classes=3)
     setting = Setting(mlp.model, brought, task, lambda stream: [batch | {"weight": weight}])
-    increases = loss_increases(setting, ["stem", "blocks/00"], 1)
+    increases = loss_increases(setting, ["stem", "blocks/00"], "labelled", 1)
 
     # By hand: the head is fitted once, on the features as they came.
     params = {path: np.float64(leaf) for path, leaf in flatten(brought.params).items()}
@@ -85,7 +85,7 @@ def test_a_channel_of_an_image_is_a_unit():
     random = np.random.default_rng(0)
     batch = {"image": random.normal(size=(6, 4, 4, 1)).astype("f4"), "label": np.array([0, 1, 2, 0, 1, 2], np.int32)}
     setting = Setting(cnn, variables, tasks.Classification(classes=3), lambda stream: [batch])
-    found = loss_increases(setting, ["stem", "blocks/00"], 1)
+    found = loss_increases(setting, ["stem", "blocks/00"], "labelled", 1)
     assert {stage: increase.shape for stage, increase in found.items()} == {"stem": (2,), "blocks/00": (3,)}
 
 
