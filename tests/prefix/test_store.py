@@ -179,6 +179,23 @@ def test_a_half_written_shard_is_not_seen(text, store, tmp_path):
     assert run(text, tmp_path / "b", how=STORED).result["prefix"][0]["computed"] == 0
 
 
+def test_what_is_deleted_stays_readable_for_a_run_that_has_it(text, changed, store):
+    recipe = changed(text, tuning=tuning.Probe())
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    both(recipe)
+    inputs = {
+        "input_ids": jax.ShapeDtypeStruct((2, 8), "int32"),
+        "attention_mask": jax.ShapeDtypeStruct((2, 8), "int32"),
+    }
+    cut = find(ready, 0, inputs, memories(recipe.objective, setting(ready, splits)))
+    source = sources([(ready, splits)], cut, 10**6, lambda told: None)[0]
+    assert source.computed == 0
+    clear()
+    assert not store.exists()
+    assert next(training_batches(ready, splits, source.readers))["labelled"].keys() >= {"label", "index"}
+
+
 def test_a_hash_is_kept_no_longer_than_its_array():
     from tlx.prefix.store import DIGESTS, numbers
 

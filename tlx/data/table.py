@@ -29,17 +29,14 @@ class Leaf(NamedTuple):
 
 
 class Shard:
-    """One shard; its arrays are opened when first read."""
+    """One shard. Its arrays are mapped at once: a file that is deleted stays readable for whoever has it open."""
 
     def __init__(self, folder: Path, leaves: Sequence[Leaf]):
         self.folder, self.leaves = folder, leaves
+        self.arrays = [np.load(folder / f"leaf-{n}.npy", mmap_mode="r") for n in range(len(leaves))]
         self.indices = np.load(folder / "indices.npy")
         lengths = folder / "lengths.npy"
         self.lengths = np.load(lengths) if lengths.is_file() else None
-
-    @cached_property
-    def arrays(self) -> list[np.ndarray]:
-        return [np.load(self.folder / f"leaf-{n}.npy", mmap_mode="r") for n in range(len(self.leaves))]
 
     @cached_property
     def starts(self) -> list[np.ndarray]:
