@@ -134,6 +134,10 @@ def test_who_ignores_it_or_is_no_main_thread_goes_on_so():
     with noted() as stop:
         press()
         assert not stop.asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        # As in the background of a shell, where a scheduler's signal is heard all the same.
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        stop.asked = False
 
     def elsewhere():
         with noted():

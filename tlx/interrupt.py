@@ -20,22 +20,23 @@ class Interruption:
 def noted() -> Iterator[Interruption]:
     """Within it the first Ctrl-C is only noted, for whoever looks between two steps, and so is every SIGTERM, by which
     schedulers and `tlx study --jobs` end a process; a second Ctrl-C has its usual effect at once. What was noted and
-    not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. Elsewhere than in the main
-    thread, and where Ctrl-C is ignored or another's, nothing changes."""
-    found, before = Interruption(), signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield found
-        return
+    not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. A signal that is ignored, or
+    another's, stays so, and elsewhere than in the main thread nothing changes."""
+    found = Interruption()
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
 
     def note(number: int, _: object) -> None:
         found.asked = True
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(number, usual[signal.SIGINT])
             # No print: the signal may have struck within one.
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
-    ended = signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
+    for number in ours:
+        signal.signal(number, note)
     failed: BaseException | None = None
     try:
         yield found
@@ -43,7 +44,7 @@ def noted() -> Iterator[Interruption]:
         failed = error
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, ended)
+        for number in ours:
+            signal.signal(number, usual[number])
         if found.asked and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
