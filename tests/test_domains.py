@@ -48,7 +48,7 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     found = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
     assert told(found, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
-    assert found.result["examples"]["train"] == 3500 and found.result["examples"]["unlabelled"] > 1000
+    assert found.result["examples"]["source"] == 3500 and found.result["examples"]["unlabelled"] > 1000
 
 
 @pytest.mark.parametrize("labels", [0, 2])

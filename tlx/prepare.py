@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from tlx import config, models, objectives, optim, partition, processors, weights
 from tlx.data import Splits, load, processor_for, train_batches
@@ -213,8 +214,25 @@ def training_batches(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+    fill = ready.processor.pad_id if isinstance(ready.processor, processors.TextProcessor) else 0
     while True:
-        yield {name: next(batches) for name, batches in each.items()}
+        yield levelled({name: next(batches) for name, batches in each.items()}, fill)
+
+
+def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:
+    """Batches of texts at one length, lest every combination of the streams' lengths be a program: those that are
+    shorter with padding behind, `fill` for tokens."""
+    flat = {name: flatten(batch) for name, batch in batches.items()}
+    longest: dict[str, int] = {}
+    for path, array in (item for leaves in flat.values() for item in leaves.items() if item[1].ndim > 1):
+        longest[path] = max(longest.get(path, 0), array.shape[1])
+
+    def padded(path: str, array: np.ndarray) -> np.ndarray:
+        short = longest[path] - array.shape[1] if array.ndim > 1 else 0
+        wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, wide, constant_values=fill if path == "input_ids" else 0) if short else array
+
+    return {name: nest({path: padded(path, array) for path, array in leaves.items()}) for name, leaves in flat.items()}
 
 
 def stream_seed(recipe: Recipe, name: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.arm import Arm
+from tlx.data import Splits
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -50,8 +51,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {
-            "train": len(splits.train),
-            **{name: len(examples) for name, examples in list(splits.streams.items())[1:]},
+            **({"train": len(splits.train)} if plain(splits) else {name: len(o) for name, o in splits.streams.items()}),
             **{name: len(o.labels) for name, o in outcomes.items()},
         },
         "classes": list(splits.classes),
@@ -119,14 +119,20 @@ def write_page(path: Path) -> Path | None:
     return report.write_run(path) if report.available() else None
 
 
+def plain(splits: Splits) -> bool:
+    """Whether the target's labels are all that a run trains on."""
+    return list(splits.streams) == ["labelled"]
+
+
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     found = [describe.totals(ready, n) for n in range(len(ready.phases))]
     learning, total = sorted({totals["trainable"] for totals in found}), found[0]["total"]
     count = " to ".join(f"{number:,}" for number in learning[:: max(1, len(learning) - 1)])
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
-    data, alone = ready.recipe.data, len(splits.streams) == 1 and "labelled" in splits.streams
-    sizes = (f"{len(own)} {'train' if alone and name == 'labelled' else name}" for name, own in splits.named.items())
+    data = ready.recipe.data
+    named = {"train" if plain(splits) and name == "labelled" else name: own for name, own in splits.named.items()}
+    sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
         f"{f'{data.source} to ' if data.source else ''}{data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tlx import Recipe, Train, models, tasks, terms
+from tlx import Recipe, Train, Weights, models, tasks, terms
 from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
 from tlx.data.examples import Features
-from tlx.prepare import open_data, prepare, training_batches
+from tlx.prepare import levelled, open_data, prepare, training_batches
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 
@@ -224,3 +224,33 @@ def test_a_class_with_fewer_than_labels_is_named(monkeypatch):
     made_up(monkeypatch, near=TARGET, far=TARGET)
     with pytest.raises(ValueError, match=r"^class 'cat' has 4 training examples, fewer than labels=5$"):
         load(Data(source="far", target="near", labels=5), 0)
+
+
+def test_texts_of_all_streams_have_one_length():
+    recipe = Recipe(
+        data=Data(source="sentiment/nyt", target="sentiment/tweets", tokens=64, buckets=(8, 16, 32), labels=0),
+        task=tasks.Classification(classes=2),
+        weights=Weights("minilm-l6"),
+        objective=(terms.Supervised(on="source"), terms.Mcc()),
+        train=Train(steps=2, batch=4),
+    )
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    apart = [train_batches(own, ready.processor, batch=4, seed=0, buckets=recipe.data.lengths)
+             for own in splits.streams.values()]  # fmt: skip
+    pairs = itertools.islice(zip(*apart, strict=True), 12)
+    assert any(one["input_ids"].shape != two["input_ids"].shape for one, two in pairs)
+    for batches in itertools.islice(training_batches(ready, splits), 12):
+        assert len({batch["input_ids"].shape for batch in batches.values()}) == 1
+        for batch in batches.values():
+            assert (batch["input_ids"][batch["attention_mask"] == 0] == ready.processor.pad_id).all()
+            assert batch["attention_mask"].any(1).all()
+
+
+def test_padding_is_the_tokenizers_own():
+    short = {"input_ids": np.array([[5, 6]]), "attention_mask": np.array([[1, 1]]), "index": np.array([0])}
+    long = {"input_ids": np.array([[7, 8, 9]]), "attention_mask": np.array([[1, 1, 1]]), "index": np.array([1])}
+    found = levelled({"source": short, "unlabelled": long}, 1)
+    assert found["source"]["input_ids"].tolist() == [[5, 6, 1]]
+    assert found["source"]["attention_mask"].tolist() == [[1, 1, 0]]
+    assert found["unlabelled"]["input_ids"].tolist() == [[7, 8, 9]] and found["source"]["index"].tolist() == [0]
