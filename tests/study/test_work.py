@@ -172,6 +172,19 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
     assert cells.read(out).counts["waiting"] == 1
 
 
+def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
+    path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
+    call = start(path, out, "--jobs", "2")
+    until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
+    call.send_signal(signal.SIGINT)
+    errors = call.communicate(timeout=120)[1]
+    assert call.returncode == 130, errors
+    assert cells.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 2}
+    for folder in out.glob("cells/*"):
+        (kept,) = folder.glob("checkpoints/[0-9]*")
+        assert int(kept.name) >= 100
+
+
 def until(call, happened, seconds=120.0):
     """Waits for something that a process does."""
     begun = time.monotonic()
