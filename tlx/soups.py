@@ -47,6 +47,8 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
     if greedy:
         variables, chosen, scores, _ = blend.greedy_soup(candidates, score)
         rule = "greedy, on the validation split of the first run"
+        if opened[0].ready.recipe.data.labels is not None:
+            rule += " (oracle: the setting does not grant its labels)"
     else:
         variables, chosen, scores = blend.soup(candidates), tuple(range(len(runs))), tuple(map(score, candidates))
         rule = "uniform: nothing was chosen"

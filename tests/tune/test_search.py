@@ -357,3 +357,14 @@ def test_workers_that_are_killed_lose_nothing_and_nothing_is_tried_twice(tmp_pat
         _, recipe = load_recipe("tiny.py", ())
     undisturbed = search(recipe, SPACE, tmp_path / "alone", trials=6, sampler="random", quiet=True)
     assert [trial["fingerprint"] for trial in document["trials"]] == [one.fingerprint for one in undisturbed.trials]
+
+
+def test_a_choice_by_labels_that_are_not_granted_has_to_be_called_so(tmp_path):
+    given = dataclasses.replace(RECIPE, data=dataclasses.replace(RECIPE.data, labels=2))
+    with pytest.raises(ValueError) as error:
+        search(given, SPACE, tmp_path / "search", trials=1, quiet=True)
+    assert str(error.value) == (
+        "a search chooses by the validation split, whose labels data.labels does not grant: call it so, with "
+        "train.select 'oracle'"
+    )
+    assert not (tmp_path / "search").exists()

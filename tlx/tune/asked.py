@@ -66,6 +66,11 @@ def check_asked(
     check_one("direction", direction or "maximize", get_args(Direction))
     journal.check_installed(sampler)
     config.check(recipe)
+    if recipe.data.labels is not None and recipe.train.select != "oracle":
+        raise ValueError(
+            "a search chooses by the validation split, whose labels data.labels does not grant: call it so, with "
+            "train.select 'oracle'"
+        )
     check(space, recipe)
     journal.check_sampler(cast(Sampler, sampler), space)
     name = check_metric(metric or recipe.task.primary, recipe.task)
