@@ -126,11 +126,16 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
 
 
 def headline(recipe: Mapping[str, Any]) -> str:
-    """What a dumped recipe trains on what, in one line."""
+    """What a dumped recipe trains on what, in one line.
+
+    >>> headline({"model": {"kind": "Mlp"}, "weights": None, "data": {"source": "mnist5k", "target": "/a/my/digits"}})
+    'Mlp from scratch on mnist5k to my/digits'
+    """
     model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
     what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
-    data = Path(recipe["data"]["target"])
-    return f"{what} on {'/'.join(data.parts[-2:]) if data.is_absolute() else data}"
+    given = [recipe["data"].get("source"), recipe["data"]["target"]]
+    data = [Path(name) for name in given if name]
+    return f"{what} on {' to '.join('/'.join(one.parts[-2:]) if one.is_absolute() else str(one) for one in data)}"
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:
