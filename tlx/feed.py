@@ -88,8 +88,12 @@ class Stream(Counted):
     def take(self, state: Any, step: int, end: int) -> Taken:
         made, batch, given = self.batch()
         state, metrics = self.engine.train(state, given)
-        # Several batches of a step are padded to the longest.
-        known = self.count(jax.tree.map(lambda leaf: leaf[0], batch) if len(made) > 1 else batch, 1)
+        if jax.process_count() > 1:
+            # Each process has made its part of the whole.
+            batch = given
+        elif len(made) > 1:
+            batch = jax.tree.map(lambda leaf: leaf[0], batch)
+        known = self.count(batch, 1)
         return Taken(
             state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.arms
         )

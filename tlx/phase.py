@@ -40,7 +40,9 @@ class Begun:
 
     def flops(self) -> list[float] | None:
         """What the steps since the last call take in an arm alone, as XLA counts the operations of its program for each
-        shape of batch; None where it does not say, as on some devices."""
+        shape of batch; None where it does not say, as on some devices, or where `pmap` shares a batch among processes."""
+        if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
+            return None
         steps, self.feed.steps = self.feed.steps, Counter()
         found, known = [], dict[Any, float]()
         for parts, form in zip(self.parts, self.forms, strict=True):
