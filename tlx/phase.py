@@ -40,7 +40,7 @@ class Begun:
 
     def flops(self) -> list[float] | None:
         """What the steps since the last call take in an arm alone, as XLA counts the operations of its program for each
-        shape of batch; None where it does not say, as on some devices, or where `pmap` shares a batch among processes."""
+        shape of batch; None where it does not say, as on some devices, or where processes share a batch by `pmap`."""
         if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
             return None
         steps, self.feed.steps = self.feed.steps, Counter()
