@@ -222,17 +222,20 @@ def training_batches(
 def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:
     """Batches of texts at one length, lest every combination of the streams' lengths be a program: those that are
     shorter with padding behind, `fill` for tokens."""
-    flat = {name: flatten(batch) for name, batch in batches.items()}
-    longest: dict[str, int] = {}
-    for path, array in (item for leaves in flat.values() for item in leaves.items() if item[1].ndim > 1):
-        longest[path] = max(longest.get(path, 0), array.shape[1])
+    if len(batches) == 1:
+        return batches
+    longest: dict[Any, int] = {}
+    for path, array in (item for batch in batches.values() for item in jax.tree.leaves_with_path(batch)):
+        if array.ndim > 1:
+            longest[path] = max(longest.get(path, 0), array.shape[1])
 
-    def padded(path: str, array: np.ndarray) -> np.ndarray:
+    def padded(path: Any, array: np.ndarray) -> np.ndarray:
         short = longest[path] - array.shape[1] if array.ndim > 1 else 0
         wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
-        return np.pad(array, wide, constant_values=fill if path == "input_ids" else 0) if short else array
+        tokens = jax.tree_util.keystr(path) == "['input_ids']"
+        return np.pad(array, wide, constant_values=fill if tokens else 0) if short else array
 
-    return {name: nest({path: padded(path, array) for path, array in leaves.items()}) for name, leaves in flat.items()}
+    return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
 
 
 def stream_seed(recipe: Recipe, name: str) -> int:

@@ -250,7 +250,10 @@ def test_texts_of_all_streams_have_one_length():
 def test_padding_is_the_tokenizers_own():
     short = {"input_ids": np.array([[5, 6]]), "attention_mask": np.array([[1, 1]]), "index": np.array([0])}
     long = {"input_ids": np.array([[7, 8, 9]]), "attention_mask": np.array([[1, 1, 1]]), "index": np.array([1])}
+    # What a stored prefix holds may be named by a path.
+    short["blocks/00"], long["blocks/00"] = np.ones((1, 2, 4)), np.ones((1, 3, 4))
     found = levelled({"source": short, "unlabelled": long}, 1)
+    assert found["source"]["blocks/00"].sum((0, 2)).tolist() == [4, 4, 0]
     assert found["source"]["input_ids"].tolist() == [[5, 6, 1]]
     assert found["source"]["attention_mask"].tolist() == [[1, 1, 0]]
     assert found["unlabelled"]["input_ids"].tolist() == [[7, 8, 9]] and found["source"]["index"].tolist() == [0]
