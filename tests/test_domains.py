@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx.benefit.arms import assigned
 from tlx.many import run_many
 from tlx.records import read_metrics
 from tlx.train import How
@@ -21,14 +22,6 @@ RECIPE = Recipe(
     optim=Optim(lr=0.01),
     train=Train(steps=12, batch=16, eval_every=6, eval_batch=128),
 )
-
-
-def varied(recipe, **fields):
-    made = {
-        name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
-        for name, value in fields.items()
-    }
-    return dataclasses.replace(recipe, **made)
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +47,8 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
 @pytest.mark.parametrize("labels", [0, 2])
 def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
-    base = varied(RECIPE, data={"labels": labels})
-    recipes = [varied(base, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
+    base = assigned(RECIPE, {"data.labels": labels})
+    recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
     for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
         assert ours.result["pack"]["arms"] == 4
@@ -66,12 +59,12 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
 
 def test_a_stored_prefix_serves_every_stream(tmp_path):
     # As many steps as read what is computed once.
-    recipe = varied(
-        RECIPE,
-        tuning=tuning.Freeze(through="stem"),
-        model=dataclasses.replace(RECIPE.model, dropout=0.0),
-        train={"steps": 80, "batch": 64, "eval_every": 80},
-    )
+    changes = {
+        "tuning": tuning.Freeze(through="stem"),
+        "model.dropout": 0.0,
+        "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128),
+    }
+    recipe = assigned(RECIPE, changes)
     stored, plain = (
         run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
     )
@@ -83,10 +76,10 @@ def test_a_stored_prefix_serves_every_stream(tmp_path):
 
 def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder_to_tell_apart(tmp_path):
     """Against the same run whose features do not hear the discriminator."""
-    base = varied(RECIPE, train={"steps": 300, "batch": 32, "eval_every": 300})
+    base = assigned(RECIPE, {"train.steps": 300, "train.batch": 32, "train.eval_every": 300})
 
     def accuracy(reversal):
-        recipe = varied(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
+        recipe = dataclasses.replace(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
         found = run(recipe, tmp_path / f"{reversal}", quiet=True)
         return np.mean(list(told(found, "train/dann/accuracy").values())[-50:])
 
@@ -97,10 +90,10 @@ def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder
 
 def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path):
     wide = dataclasses.replace(RECIPE.model, widths=(512, 512))
-    plain = varied(RECIPE, model=wide, objective=(SOURCE, terms.Entropy(on="unlabelled")))
+    plain = dataclasses.replace(RECIPE, model=wide, objective=(SOURCE, terms.Entropy(on="unlabelled")))
     flops = [
         run(recipe, tmp_path / str(n), how=LEAN).result["flops"]
-        for n, recipe in enumerate((plain, varied(plain, objective=(SOURCE, terms.Dann(width=64)))))
+        for n, recipe in enumerate((plain, dataclasses.replace(plain, objective=(SOURCE, terms.Dann(width=64)))))
     ]
     assert flops[1] < 1.15 * flops[0]
 

@@ -12,15 +12,11 @@ from tlx.arm import opened
 from tlx.data import Crop
 from tlx.feed import Stream, batches_of
 from tlx.many import form_of, groups, run_many
-from tlx.pack import ELEMENTWISE
 from tlx.phase import engine_of, fresh_states
-from tlx.prepare import prepare
 from tlx.records import read_metrics
 from tlx.reopen import rebuild
-from tlx.step import initial_state, train_step
 from tlx.train import Diverged, How
-from tlx.trees import flatten, nest
-from tlx.types import Variables
+from tlx.trees import flatten
 from tlx.updates import Sam
 from tlx.weights import load_pretrained
 from tlx.weights.files import read_file
@@ -385,23 +381,3 @@ def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch
     recipes = [varied(RECIPE, seed=seed) for seed in range(5)]
     run_many(recipes, [tmp_path / str(n) for n in range(5)], how=LEAN)
     assert packs == [2, 2, 1]
-
-
-def test_zeros_behind_a_rank_stay_zeros():
-    """Whatever the optimiser, for those that are said to be elementwise."""
-    for name in ELEMENTWISE:
-        ready = prepare(
-            varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=4), optim=Optim(name, lr=0.1, weight_decay=0.1))
-        )
-        leaves = flatten(ready.variables.params)
-        a = {path: leaf.at[:, 2:].set(0) for path, leaf in leaves.items() if path.endswith("/lora/a")}
-        b = {path: leaf.at[:2].set(1) for path, leaf in leaves.items() if path.endswith("/lora/b")}
-        variables = Variables(nest(leaves | a | b), ready.variables.stats)
-        state = initial_state(ready.parts(0), variables, 5, jax.random.key(0))
-        image, rows = np.random.default_rng(0).normal(size=(4, 8, 8, 1)), np.arange(4, dtype=np.int32)
-        batch = {"image": image.astype(np.float32), "label": rows, "index": rows}
-        for _ in range(3):
-            state, _ = train_step(ready.parts(0), state, {"labelled": batch})
-        found = flatten(state.trainable)
-        assert all(not np.asarray(found[path])[:, 2:].any() for path in a), name
-        assert all(not np.asarray(found[path])[2:].any() for path in b), name

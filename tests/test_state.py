@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Learn, Optim, models, partition, sharding, tasks, tuning
+from tlx import Data, Learn, Optim, Recipe, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised
-from tlx.step import Parts, compile_step, initial_state, next_state
-from tlx.trees import flatten
+from tlx.pack import ELEMENTWISE
+from tlx.prepare import prepare
+from tlx.step import Parts, compile_step, initial_state, next_state, train_step
+from tlx.trees import flatten, nest
+from tlx.types import Variables
 
 MODEL = models.build(models.Mlp(inputs=(4,), widths=(3, 3), input="x"), 3)
 HEAD = ((r"head/.*", Learn()), (r".*", None))
@@ -156,3 +159,29 @@ def test_what_a_tuning_added_rests_while_another_has_its_turn():
     assert not np.array_equal(mid["stem/kernel"], last["stem/kernel"])
     for path in (path for path in last if "/lora/" in path):
         np.testing.assert_array_equal(mid[path], last[path])
+
+
+def test_zeros_behind_a_rank_stay_zeros():
+    """Whatever the optimiser, for those that are said to be elementwise: packs pad ranks so."""
+    for name in ELEMENTWISE:
+        ready = prepare(
+            Recipe(
+                data=Data(target="digits", shots=4),
+                task=tasks.Classification(classes=10),
+                model=models.Vit(size=8, patch=4, channels=1, width=16, depth=2, heads=2, mlp=24, dropout=0.1),
+                tuning=tuning.Lora(rank=4),
+                optim=Optim(name, lr=0.1, weight_decay=0.1),
+            )
+        )
+        leaves = flatten(ready.variables.params)
+        a = {path: leaf.at[:, 2:].set(0) for path, leaf in leaves.items() if path.endswith("/lora/a")}
+        b = {path: leaf.at[:2].set(1) for path, leaf in leaves.items() if path.endswith("/lora/b")}
+        variables = Variables(nest(leaves | a | b), ready.variables.stats)
+        state = initial_state(ready.parts(0), variables, 5, jax.random.key(0))
+        image, rows = np.random.default_rng(0).normal(size=(4, 8, 8, 1)), np.arange(4, dtype=np.int32)
+        batch = {"image": image.astype(np.float32), "label": rows, "index": rows}
+        for _ in range(3):
+            state, _ = train_step(ready.parts(0), state, {"labelled": batch})
+        found = flatten(state.trainable)
+        assert all(not np.asarray(found[path])[:, 2:].any() for path in a), name
+        assert all(not np.asarray(found[path])[2:].any() for path in b), name

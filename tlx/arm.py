@@ -121,7 +121,7 @@ class Arm:
         best = moved_part(fresh.variables, self.ready.moving)._asdict()
         saved = self.checkpoints.restore(self.held(fresh), best)
         notes = saved.notes
-        # Checkpoints of before 2026-11-26 do not say.
+        # Older checkpoints do not say.
         self.flops = notes.get("flops")
         found = Variables(**saved.best) if notes["best"] else None
         self.best = Best(notes["best_step"], notes["best_value"], found)

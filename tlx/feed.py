@@ -107,13 +107,13 @@ class Resident(Counted):
         self.engine, self.known = engine, False
         kept, self.share = sharing(arms, readers)
         self.examples = [arm.splits.train for arm, _ in kept]
-        (self.name,) = arms[0].splits.streams
-        only = [(arm, how[self.name]) for arm, how in kept]
+        (name,) = arms[0].splits.streams
+        only = [(arm, how[name]) for arm, how in kept]
         # Arms of one seed and subset take the same examples, which are then looked up once.
         orders: dict[Any, Order] = {}
         self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in only]
         self.places, table = one_table(only)
-        self.table = {self.name: jax.device_put(table)}
+        self.table = {name: jax.device_put(table)}
         self.program: Any = engine.sweep
 
     def rewound(self, step: int) -> "Resident":

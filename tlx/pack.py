@@ -229,6 +229,7 @@ def on_host(state: Any) -> Any:
 
 
 def is_small(leaves: Sequence[Any]) -> bool:
+    """Whether arrays of the arms hold few numbers in all; keys, which numpy does not know, are never small."""
     return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 

@@ -1,6 +1,7 @@
 """From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -215,8 +216,7 @@ def training_batches(
             process_count=jax.process_count(),
         )
     fill = ready.processor.pad_id if isinstance(ready.processor, processors.TextProcessor) else 0
-    while True:
-        yield levelled({name: next(batches) for name, batches in each.items()}, fill)
+    return (levelled({name: next(batches) for name, batches in each.items()}, fill) for _ in itertools.count())
 
 
 def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:

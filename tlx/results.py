@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.arm import Arm
-from tlx.data import Splits
+from tlx.data import Examples, Splits
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -51,7 +51,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {
-            **({"train": len(splits.train)} if plain(splits) else {name: len(o) for name, o in splits.streams.items()}),
+            **{name: len(own) for name, own in trained_on(splits).items()},
             **{name: len(o.labels) for name, o in outcomes.items()},
         },
         "classes": list(splits.classes),
@@ -119,9 +119,10 @@ def write_page(path: Path) -> Path | None:
     return report.write_run(path) if report.available() else None
 
 
-def plain(splits: Splits) -> bool:
-    """Whether the target's labels are all that a run trains on."""
-    return list(splits.streams) == ["labelled"]
+def trained_on(splits: Splits) -> dict[str, Examples]:
+    """The examples of training by stream, which is "train" where the target's labelled ones are all."""
+    alone = list(splits.streams) == ["labelled"]
+    return {"train": splits.train} if alone else dict(splits.streams)
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
@@ -131,7 +132,7 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
     data = ready.recipe.data
-    named = {"train" if plain(splits) and name == "labelled" else name: own for name, own in splits.named.items()}
+    named = {**trained_on(splits), "validation": splits.validation, "test": splits.test}
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
         f"{f'{data.source} to ' if data.source else ''}{data.target}: {', '.join(sizes)}",

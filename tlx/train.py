@@ -179,12 +179,14 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 due = looked and time.monotonic() - saved >= how.checkpoint_seconds
                 if step < steps and (due or asked):
                     saved = time.monotonic()
-                    note_flops(arms, now.flops())
+                    with clock("compile"):
+                        note_flops(arms, now.flops())
                     keep(arms, engine, state)
                     if asked:
                         raise KeyboardInterrupt
             with clock("train"):
                 settle(arms, learning, pending, progress)
+            with clock("compile"):
                 note_flops(arms, now.flops())
             if ended < steps:
                 break

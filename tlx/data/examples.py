@@ -24,6 +24,7 @@ from tlx.data import DATASETS
 from tlx.trees import near_miss
 
 log = logging.getLogger(__name__)
+Kind = TypeVar("Kind", bound="Examples")
 
 
 class Features(NamedTuple):
@@ -175,9 +176,6 @@ class Unlabelled(Examples):
 
     def labels(self) -> np.ndarray:
         raise PermissionError(f"the labels of {self.name} {self.split} are not granted to this setting")
-
-
-Kind = TypeVar("Kind", bound=Examples)
 
 
 class Sealed(Examples):

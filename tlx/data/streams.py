@@ -151,11 +151,11 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
         train, validation = train.view(parts["train"]), train.view(parts["validation"])
     drawn = seed if data.subset_seed is None else data.subset_seed
 
-    def some(examples: Examples, shots: int | None, fraction: float | None) -> Examples:
+    def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
         numbers = dataset.features.target == "number"
         labels = _strata(examples) if numbers else examples.labels()
         classes = () if numbers else dataset.classes
-        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=classes))
+        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=classes, named=named))
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
@@ -169,11 +169,8 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
             streams[name] = train
         else:
             share = isinstance(data.labels, float)
-            count = None if share else int(data.labels)
-            try:
-                streams[name] = some(train, count, data.labels if share else None)
-            except ValueError as error:
-                raise ValueError(str(error).replace(f"shots={count}", f"labels={count}")) from None
+            count, fraction = (None, data.labels) if share else (int(data.labels), None)
+            streams[name] = some(train, count, fraction, named="labels")
     digest = hashlib.sha256((dataset.fingerprint + origin).encode())
     for part in (*streams.values(), validation, tested):
         if not len(part):
@@ -224,11 +221,13 @@ def subset(
     fraction: float | None = None,
     seed: int,
     classes: Sequence[str] = (),
+    named: str = "shots",
 ) -> np.ndarray:
     """Positions, ascending, of `shots` examples of every class, or of a `fraction` of each (at least one).
 
-    Every class is put in an order by `seed` and the first are taken, so subsets of one seed nest. `classes` names the
-    classes, so that one without examples is noticed. Raises ValueError for a class with fewer than `shots`.
+    Every class is put in an order by `seed` and the first are taken, so subsets of one seed nest. `classes` names
+    the classes, so that one without examples is noticed; `named` is what asked for `shots`, in the error. Raises
+    ValueError for a class with fewer than `shots`.
     """
     if (shots is None) == (fraction is None):
         raise ValueError("give one of shots and fraction")
@@ -238,7 +237,7 @@ def subset(
         members = np.flatnonzero(labels == label)
         if shots is not None and len(members) < shots:
             called = repr(classes[label]) if classes else label
-            raise ValueError(f"class {called} has {len(members)} training examples, fewer than shots={shots}")
+            raise ValueError(f"class {called} has {len(members)} training examples, fewer than {named}={shots}")
         # Sorting uniform numbers, for the stream behind `random` is the same in every numpy and that behind
         # `permutation` is not.
         order = np.argsort(np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(members)), kind="stable")

@@ -11,7 +11,7 @@ from tlx.losses import entropy
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
@@ -68,8 +68,6 @@ class Cdan(Between):
             told[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
             sure[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
         mean = jnp.concatenate([gathered(view, own) for own in sure.values()]).mean()
-        risk, right = jnp.zeros(()), jnp.zeros(())
-        for stream, sign in ((self.source, 1.0), (self.target, -1.0)):
-            risk += 0.5 * (sure[stream] / mean * jax.nn.softplus(-sign * told[stream])).mean()
-            right += 0.5 * (sign * told[stream] > 0).mean()
+        counts = {stream: own / mean for stream, own in sure.items()}
+        risk, right = told_apart(view, self.source, self.target, told, counts)
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

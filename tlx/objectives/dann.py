@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
-
 from tlx.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, read_features
-from tlx.objectives.base import mean_over, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator
+from tlx.objectives.base import weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -37,10 +34,9 @@ class Dann(Between):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
-        risk, right = jnp.zeros(()), jnp.zeros(())
-        for stream, sign in ((self.source, 1.0), (self.target, -1.0)):
-            told = discriminate(view.params["dann"], reversed_gradient(features(view.taps[stream]), scale))
-            # log(1 + exp(-z)) of the logit z of being what it is.
-            risk += 0.5 * mean_over(view, stream, jax.nn.softplus(-sign * told))
-            right += 0.5 * mean_over(view, stream, (sign * told > 0).astype(jnp.float32))
+        told = {
+            stream: discriminate(view.params["dann"], reversed_gradient(features(view.taps[stream]), scale))
+            for stream in (self.source, self.target)
+        }
+        risk, right = told_apart(view, self.source, self.target, told)
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

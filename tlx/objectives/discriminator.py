@@ -1,11 +1,14 @@
 """A small network that tells two streams apart."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from tlx.layers import dense, he
+from tlx.objectives.base import mean_over
 from tlx.trees import Tree
-from tlx.types import Array, Key
+from tlx.types import Array, Key, View
 
 
 def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
@@ -23,6 +26,20 @@ def discriminate(params: Tree, x: Array) -> Array:
     for number in ("0", "1"):
         x = jax.nn.relu(dense(params[number], x))
     return dense(params["2"], x)[:, 0]
+
+
+def told_apart(
+    view: View, source: str, target: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
+) -> tuple[Array, Array]:
+    """The mean cross-entropy of the `logits` [B] by stream, that an example is of the source, and the share that is
+    right; every stream counts one half, and an example as `counts` [B] says (1 on average over both)."""
+    risk, right = jnp.zeros(()), jnp.zeros(())
+    for stream, sign in ((source, 1.0), (target, -1.0)):
+        # log(1 + exp(-z)) of the logit z of being what it is.
+        each = jax.nn.softplus(-sign * logits[stream])
+        risk += 0.5 * mean_over(view, stream, each if counts is None else counts[stream] * each)
+        right += 0.5 * mean_over(view, stream, (sign * logits[stream] > 0).astype(jnp.float32))
+    return risk, right
 
 
 def check_width(width: int, who: str) -> None:

@@ -70,15 +70,17 @@ class Gate(Between):
             return discriminate(view.params["gate"], jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))
 
         told = mean_over(view, self.target, jax.nn.softplus(-logit(self.target, False)))
-        told += mean_over(view, self.source, jax.nn.softplus(logit(self.source, False)))
+        odds = logit(self.source, False)
+        told += mean_over(view, self.source, jax.nn.softplus(odds))
         risk = jnp.zeros(())
         if known:
             told += mean_over(view, self.labelled, jax.nn.softplus(-logit(self.labelled, True)))
-            told += mean_over(view, self.source, jax.nn.softplus(logit(self.source, True)))
+            odds = logit(self.source, True)
+            told += mean_over(view, self.source, jax.nn.softplus(odds))
             own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
             risk = mean_over(view, self.labelled, own)
         # A ratio of densities; far beyond this, one example would be the whole source.
-        weight = jnp.exp(jnp.minimum(jax.lax.stop_gradient(logit(self.source, known)), 20.0))
+        weight = jnp.exp(jnp.minimum(jax.lax.stop_gradient(odds), 20.0))
         if self.most is not None:
             weight = jnp.minimum(weight, self.most)
         every = gathered(view, weight)
