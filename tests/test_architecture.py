@@ -30,6 +30,7 @@ FLOORS = (
     ("reopen", "find", "many", "cost"),
     ("movement", "soups", "study", "tune"),
     ("benefit",),
+    ("negative",),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -51,7 +52,7 @@ BORDERS = {
     "scipy": ("report/", "stats.py"),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
-    "sklearn": ("data/datasets/", "movement/features.py"),
+    "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py"),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
     "filelock": ("assets.py", "cells/", "data/", "prefix/", "study/", "tune/"),

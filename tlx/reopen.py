@@ -74,9 +74,22 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     with cannot be had again.
     """
     path = Path(source)
-    result = folder.read(path)
+    folder.read(path)
     if (path / "model").is_dir():
         return path
+    ready, splits, found = learned(path, given)
+    tested = path / "predictions" / "test.npz"
+    with np.load(tested) if tested.is_file() else nullcontext() as arrays:
+        outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
+    write_tables(path, ready, splits, outcome)
+    save_model(path, ready, found)
+    return path
+
+
+def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, Variables]:
+    """The recipe of a study's cell made ready, its data, and the variables that it ended with, those that a tuning or a
+    term added among them. Raises as `rebuild`."""
+    result = folder.read(path)
     if not (path / folder.LEARNED).is_file():
         raise FileNotFoundError(
             f"{path} kept neither its model nor what it learned, which was too much for a study's cell; run it again: "
@@ -85,19 +98,13 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
-    learned = read_file(path / folder.LEARNED)
-    stats = {name.removeprefix(STATS): leaf for name, leaf in learned.items() if name.startswith(STATS)}
-    params = {name: leaf for name, leaf in learned.items() if not name.startswith(STATS)}
+    kept = read_file(path / folder.LEARNED)
+    stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
+    params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
     if params.keys() != ready.moving:
         raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
     brought = ready.variables
-    found = Variables(nest(flatten(brought.params) | params), nest(flatten(brought.stats) | stats))
-    tested = path / "predictions" / "test.npz"
-    with np.load(tested) if tested.is_file() else nullcontext() as arrays:
-        outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
-    write_tables(path, ready, splits, outcome)
-    save_model(path, ready, found)
-    return path
+    return ready, splits, Variables(nest(flatten(brought.params) | params), nest(flatten(brought.stats) | stats))
 
 
 def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:

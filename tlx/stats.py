@@ -164,6 +164,17 @@ def detectable(deviation: float, pairs: int, level: float = LEVEL, power: float 
     return float(deviation * optimize.brentq(lacking, 0.0, enough))
 
 
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """`(rho, p)`: the correlation of ranks (Spearman, 1904) of three or more pairs, with its two-sided p; `(nan, 1)`
+    where one side does not vary."""
+    from scipy import stats
+
+    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+        return float("nan"), 1.0
+    found = stats.spearmanr(x, y)
+    return float(found.statistic), float(found.pvalue)
+
+
 def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
     """The exact two-sided p that two models err equally often, from booleans [N] on the same examples (McNemar, 1947):
     a sign test over the examples that one of them alone got right."""

@@ -3,7 +3,17 @@
 `reading` is the records, `comparing` what the arms show of one another.
 """
 
-from tlx.cells.comparing import Comparison, Score, Summary, Table, compare, is_baseline
+from tlx.cells.comparing import (
+    Comparison,
+    Score,
+    Summary,
+    Table,
+    against,
+    compare,
+    is_baseline,
+    judged,
+    summarise,
+)
 from tlx.cells.reading import (
     CELLS,
     CLAIMS,
@@ -22,5 +32,6 @@ from tlx.cells.reading import (
 
 __all__ = [
     "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
-    "StudyRecords", "Summary", "Table", "compare", "costs", "is_baseline", "is_study", "read",
+    "StudyRecords", "Summary", "Table", "against", "compare", "costs", "is_baseline", "is_study", "judged", "read",
+    "summarise",
 ]  # fmt: skip

@@ -23,8 +23,8 @@ class Gate(Between):
     One discriminator D reads what the head reads and a label, or none: it is trained to tell the target's unlabelled
     examples from the source's without labels, and its labelled ones from the source's with theirs. The risk is that of
     the `labelled` stream plus `share` times the mean over the source of w times each example's, with
-    w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, w is D's answer without a label. The
-    features hear the discriminator reversed, times `reversal` (mu there).
+    w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or where it is the `source` itself, w is
+    D's answer without a label. The features hear the discriminator reversed, times `reversal` (mu there).
 
     `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's. `effective`
     is logged, the effective share of the source's examples, (sum w)^2 / (N sum w^2).
@@ -47,7 +47,11 @@ class Gate(Between):
 
     def reads(self, streams: Collection[str]) -> Collection[str]:
         asked = (self.source, self.target)
-        return (*asked, self.labelled) if self.labelled in streams else asked
+        return (*asked, self.labelled) if self.knows(streams) else asked
+
+    def knows(self, streams: Collection[str]) -> bool:
+        """Whether there are labelled examples of the target beside the source."""
+        return self.labelled in streams and self.labelled != self.source
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a model that does not give its features."""
@@ -59,30 +63,30 @@ class Gate(Between):
         check_classes(setting.task, "Gate")
         return {}
 
+    def weights(self, odds: Array) -> Array:
+        """w of log-odds [B], before it is normalised."""
+        # A ratio of densities; far beyond this, one example would be the whole source.
+        weight = jnp.exp(jnp.minimum(odds, 20.0))
+        return weight if self.most is None else jnp.minimum(weight, self.most)
+
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale, classes = current(self.reversal, view.tick), view.task.outputs
-        known = self.labelled in view.batch
 
         def logit(stream: str, with_label: bool) -> Array:
-            """log D / (1 - D) of every example of a stream: that it is the target's."""
             f = reversed_gradient(features(view.taps[stream]).astype(jnp.float32), scale)
-            label = view.batch[stream]["label"] if with_label else jnp.full(len(f), classes)
-            return discriminate(view.params["gate"], jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))
+            return log_odds(view.params["gate"], f, view.batch[stream]["label"] if with_label else None, classes)
 
         told = mean_over(view, self.target, jax.nn.softplus(-logit(self.target, False)))
         odds = logit(self.source, False)
         told += mean_over(view, self.source, jax.nn.softplus(odds))
         risk = jnp.zeros(())
-        if known:
+        if self.knows(view.batch):
             told += mean_over(view, self.labelled, jax.nn.softplus(-logit(self.labelled, True)))
             odds = logit(self.source, True)
             told += mean_over(view, self.source, jax.nn.softplus(odds))
             own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
             risk = mean_over(view, self.labelled, own)
-        # A ratio of densities; far beyond this, one example would be the whole source.
-        weight = jnp.exp(jnp.minimum(jax.lax.stop_gradient(odds), 20.0))
-        if self.most is not None:
-            weight = jnp.minimum(weight, self.most)
+        weight = self.weights(jax.lax.stop_gradient(odds))
         every = gathered(view, weight)
         effective = every.sum() ** 2 / (len(every) * jnp.maximum((every**2).sum(), 1e-20))
         if self.normalised:
@@ -93,3 +97,9 @@ class Gate(Between):
             self.weight, risk + self.share * gated + told, view,
             risk=risk, gated=gated, discriminator=told, effective=effective, weight_mean=every.mean(), reversal=scale,
         )  # fmt: skip
+
+
+def log_odds(params: Tree, f: Array, label: Array | None, classes: int) -> Array:
+    """log D / (1 - D) of features [B, W] and labels [B], or none: that an example is the target's."""
+    label = jnp.full(len(f), classes) if label is None else label
+    return discriminate(params, jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))

@@ -1,0 +1,61 @@
+"""A recipe that adapts, and sources that are planted: the target itself, and the target with its labels shuffled."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, models, tasks, terms
+from tlx.data import examples
+
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16,)),
+    objective=(terms.Supervised(on="source"), terms.Dann(width=8)),
+    optim=Optim(lr=0.01),
+    train=Train(steps=8, batch=16, eval_batch=256),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+
+
+@pytest.fixture
+def recipe():
+    return RECIPE
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """`copy` is the target under another name, `shuffled` that with its training labels in a random order."""
+    real = examples.open_dataset
+
+    def opened(name):
+        if name not in ("copy", "shuffled"):
+            return real(name)
+        found = real("digits")
+        train = found.splits["train"].view(np.arange(len(found.splits["train"])))
+        train.name = name
+        if name == "shuffled":
+            train = Shuffled.of(train)
+        splits = {**found.splits, "train": train}
+        return dataclasses.replace(found, name=name, splits=splits, fingerprint=name)
+
+    monkeypatch.setattr(examples, "open_dataset", opened)
+
+
+class Shuffled(examples.Examples):
+    """The labels of a split in an order of their own, drawn once."""
+
+    @classmethod
+    def of(cls, train):
+        made = train._like(cls, None)
+        made.key = ""
+        return made
+
+    def _label(self, record, index):
+        order = np.random.default_rng(0).permutation(len(self.source))
+        return super()._label(self.source[int(order[index])], index)

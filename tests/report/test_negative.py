@@ -1,0 +1,102 @@
+"""The page of negative transfer: drawn from its document alone, the answer first, verdicts in words and colours."""
+
+import copy
+
+import pytest
+
+from tlx import Data, Recipe, Train, config, models, tasks, terms
+from tlx.report import negative, page
+
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+    objective=(terms.Supervised(on="source"), terms.Dann()),
+    train=Train(steps=4, batch=16),
+)
+
+
+def gap(source, labels, baseline, value, verdict, eps=0.0):
+    return {
+        "source": source, "labels": labels, "eps": eps, "baseline": baseline, "transfer": 0.7, "without": 0.7 + value,
+        "gap": value, "low": value - 0.02, "high": value + 0.02, "boot": [value - 0.03, value + 0.03], "pairs": 5,
+        "p": 0.01, "holm": 0.02, "sign": 0.06, "wilcoxon": 0.06, "detectable": 0.03, "verdict": verdict,
+        "folders": ["cells/0123456789abcdef", "cells/fedcba9876543210"],
+    }  # fmt: skip
+
+
+def arm(name, source, labels, mean):
+    ends = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+    named = {"arm": name, "source": source, "labels": labels, "eps": None if source is None else 0.0}
+    return {**named, **ends, "values": {"0": mean - 0.01, "1": mean + 0.01}, "folders": ["cells/0123456789abcdef"]}
+
+
+TEXT = "<b>no</b> good"
+DOCUMENT = {
+    "fingerprint": "0123456789abcdef", "recipe": config.dump(RECIPE), "command": "tlx negative-transfer x.py",
+    "question": "Does the source help?", "target": "digits", "metric": "test/accuracy", "higher": True, "smallest": 0.0,
+    "seeds": [0, 1], "selection": "last", "steps": 150, "baselines": {"A(0,T)": "the same algorithm"},
+    "arms": [
+        arm("A(S,T)", "mnist5k", 5, 0.7), arm("A(S,T)", "clothes", 5, 0.6), arm("A(0,T)", None, 5, 0.65),
+        arm("A(S,T)", "mnist5k", 0, 0.5),
+    ],
+    "gaps": [
+        gap("mnist5k", 5, "A(0,T)", -0.05, "positive"), gap("clothes", 5, "A(0,T)", 0.05, "negative"),
+        gap("mnist5k", 0, "chance", -0.4, "positive"),
+    ],
+    "classes": [
+        {"source": "mnist5k", "labels": 5, "eps": 0.0, "baseline": "A(0,T)", "class": name, "transfer": 0.5,
+         "without": 0.6, "gap": 0.1, "low": 0.05, "high": 0.15, "holm": 0.01, "verdict": "negative"}
+        for name in "01"
+    ],
+    "advice": [
+        {"labels": 0, "eps": 0.0, "baseline": "chance", "verdicts": {"mnist5k": "positive"}, "use": "mnist5k",
+         "equal": ["clothes"]},
+        {"labels": 5, "eps": 0.0, "baseline": "A(0,T)", "verdicts": {"mnist5k": "not shown"}, "use": None, "equal": []},
+    ],
+    "notes": ["not all runs are in: 1 failed"],
+    "domains": [
+        {"source": name, "eps": 0.0, "a": a, "a_low": a, "a_high": a, "mmd": 0.1, "examples": [2000, 1258]}
+        for name, a in (("mnist5k", 1.2), ("clothes", 1.9))
+    ],
+    "gated": [
+        {"source": "mnist5k", "labels": 5, "eps": 0.0, "seed": 0, "folder": "cells/0123456789abcdef", "examples": 3,
+         "effective": 0.5, "quantiles": [0.0, 1.0, 2.0],
+         "away": [{"index": 3, "label": "7", "text": TEXT, "weight": 0.0}], "welcome": []}
+    ],
+    "related": [{"baseline": "A(0,T)", "labels": 5, "of": "a", "settings": 3, "rho": 0.5, "p": 0.3}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return negative.draw(DOCUMENT)
+
+
+def test_the_answer_comes_first_and_every_gap_is_there(drawn):
+    answer, _, rest = drawn.partition('id="gaps"')
+    assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
+    assert "use no source; none is shown to help" in answer and "Not all runs are in: 1 failed." in answer
+    assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
+    assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest
+
+
+def test_the_drawings_hold_every_row(drawn):
+    found = page.specification(drawn)
+    assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= found.keys()
+    rows = found["map-A-0-T-"]["datasets"]["table"]
+    assert [(row["source"], row["said"]) for row in rows] == [("mnist5k", "-5.0"), ("clothes", "+5.0")]
+    assert len(found["classes"]["datasets"]["table"]) == 2
+    assert {row["name"] for row in found["arms-5"]["datasets"]["table"]} == {
+        "A(S,T) mnist5k", "A(S,T) clothes", "A(0,T)",
+    }  # fmt: skip
+
+
+def test_examples_are_escaped_and_open_ends_are_said(drawn):
+    assert TEXT not in drawn and "&lt;b&gt;no&lt;/b&gt; good" in drawn
+    one = copy.deepcopy(DOCUMENT)
+    for found in one["gaps"]:
+        found |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
+    one |= {"classes": [], "gated": [], "related": []}
+    told = negative.draw(one)
+    assert "one seed" in told and 'id="by-class"' not in told and 'id="gate"' not in told

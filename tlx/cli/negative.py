@@ -1,0 +1,111 @@
+"""The command that measures whether sources help or hurt."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from tlx.cli.group import config_argument, load_recipe, main, set_option
+
+
+class Listed(click.ParamType):
+    """Values with commas between."""
+
+    def __init__(self, name: str, convert: type = str):
+        self.name, self.of = name, convert
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> tuple:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.of(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0,0.3,0.7", param, context)
+
+
+@main.command("negative-transfer")
+@config_argument
+@set_option
+@click.option("--sources", type=Listed("NAME,NAME,..."), help="Data sets to try as the source [default: CONFIG's own].")
+@click.option("--target", help="The data set on which all is measured [default: CONFIG's own].")
+@click.option("--seeds", default=5, show_default=True, help="How many seeds each arm has.")
+@click.option(
+    "--labels", type=Listed("N,N,..."), default="0,0.1,0.5", show_default=True,
+    help="Labels of the target that are granted: of so many examples of each class, or of a share.",
+)  # fmt: skip
+@click.option(
+    "--eps", type=Listed("E,E,...", float), default="0", show_default=True,
+    help="Shares of the source whose inputs, and whose labels, are perturbed.",
+)  # fmt: skip
+@click.option("--smallest", default=0.0, show_default=True, help="The difference of the metric that is of no interest.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/negative- and the name]."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
+@click.option("--quiet", is_flag=True, help="Print the report alone.")
+@click.option("--worker", type=float, hidden=True)
+def negative_transfer(
+    config: str, changes: tuple[str, ...], sources: tuple[str, ...] | None, target: str | None, seeds: int,
+    labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
+    worker: float | None,
+) -> None:  # fmt: skip
+    """Measure whether each source helps or hurts CONFIG's algorithm on the target, by how much, and how surely.
+
+    CONFIG's objective is the algorithm, such as (Supervised(on='source'), Dann()). It is run with each source and
+    number of labels, and compared with the same without the source (Wang et al., 2019), with the source's or the
+    target's labels alone, and with a network from scratch: equal seeds, orders and steps. The same command again goes
+    on where this one was stopped; a run that is done is not run again.
+    """
+    from tlx import config as configs
+    from tlx.negative import negative_study
+    from tlx.negative.arms import parse_labels
+
+    _, recipe = load_recipe(config, changes)
+    if target:
+        recipe = configs.assign(recipe, "data.target", target)
+    out = out or f"runs/negative-{Path(config).stem}"
+    study = negative_study(
+        recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest
+    )
+    again = [config, *(word for change in changes for word in ("--set", change))]
+    again += ["--sources", ",".join(sources)] if sources else []
+    again += ["--target", target] if target else []
+    again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(f"{value:g}" for value in eps)]
+    again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
+    try:
+        if worker is not None:
+            from tlx.study.work import work
+
+            work(study, Path(out), worker, employed=True)
+            return
+        from tlx.negative import measure
+
+        command = shlex.join(["tlx", "negative-transfer", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+        document = measure(
+            study, out, jobs=jobs, quiet=quiet, command=command, file=config,
+            worker=[sys.executable, "-m", "tlx.cli", "negative-transfer", *again],
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if worker is None:
+            click.echo(f"\nstopped; go on with: {command}", err=True)
+        sys.exit(130)
+    tell(document, Path(out))
+
+
+def tell(document: dict, out: Path) -> None:
+    """The report on a terminal, and where it lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tlx.negative import words
+
+    table = Table(*words.HEADS, title=document["question"])
+    for row in words.rows(document):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    for line in (*words.advice(document), *words.notes(document)):
+        click.echo(f"- {line}")
+    for name in ("negative.json", "negative.html"):
+        if (out / name).is_file():
+            click.echo(out / name)

@@ -1,0 +1,77 @@
+"""Which source examples the gate turned away.
+
+Shapes: N source examples.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tlx import folder
+from tlx.cells import StudyRecords
+from tlx.evaluate import shown
+from tlx.negative.arms import ARM, EPS, LABELS, SOURCE, TRANSFER
+from tlx.negative.domains import features_of
+from tlx.objectives import Gate
+from tlx.objectives.gate import log_odds
+from tlx.recipe import Recipe
+from tlx.reopen import learned
+
+WEIGHTS = "gate.npz"
+SHOWN = 6
+
+
+def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
+    """A row a setting whose objective has a `Gate`: the weights of every source example under its first finished seed,
+    which are kept beside the run in `gate.npz`, and examples from both ends.
+
+    `given` is the study's base, for recipes that cannot be read back by themselves. A run that has not kept what it
+    learned is left out.
+    """
+    rows = []
+    for arm in study.arms:
+        if arm.names[ARM] != TRANSFER or not arm.done:
+            continue
+        cell = arm.done[0]
+        if (found := weights_of(cell.folder, given)) is None:
+            continue
+        names = {column: arm.names[column] for column in (SOURCE, LABELS, EPS)}
+        rows.append({**names, "seed": cell.seed, "folder": f"{cell.folder.parent.name}/{cell.folder.name}", **found})
+    return rows
+
+
+def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
+    """The gate's weights in a run's folder, None where it has no gate or has not kept what it learned."""
+    if not (path / folder.LEARNED).is_file():
+        return None
+    ready, splits, variables = learned(path, given)
+    gates = [term for term in ready.recipe.objective if isinstance(term, Gate)]
+    if not gates:
+        return None
+    gate, source = gates[0], splits.streams[gates[0].source]
+    read = features_of(ready, variables, source)
+    label = jnp.asarray(read["label"]) if gate.knows(splits.streams) else None
+    odds = log_odds(variables.params["gate"], jnp.asarray(read["features"]), label, ready.task.outputs or 0)
+    weight = np.asarray(gate.weights(odds), np.float64)
+    np.savez(path / WEIGHTS, index=read["index"], weight=weight, label=read["label"])
+    order = np.argsort(weight, kind="stable")
+    relative = weight / max(weight.mean(), 1e-20)
+    return {
+        "examples": len(weight),
+        "effective": float(weight.sum() ** 2 / (len(weight) * max((weight**2).sum(), 1e-20))),
+        "quantiles": [float(value) for value in np.quantile(relative, np.linspace(0, 1, 21))],
+        "away": picked(source, ready.task, relative, order[:SHOWN]),
+        "welcome": picked(source, ready.task, relative, order[::-1][:SHOWN]),
+    }
+
+
+def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """Examples as a page shows them, with their weight over the mean."""
+    found = []
+    for n in positions:
+        told = shown(source[int(n)], task, {}, 0.0)
+        found.append({name: told[name] for name in told if name not in ("answer", "loss")} | {"weight": relative[n]})
+    return found

@@ -1,0 +1,70 @@
+"""How the report is written on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADS = ("source", "labels", "eps", "against", "A(S,T)", "without", "gap [95 %]", "p, Holm", "verdict", "detectable")
+
+
+def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Every gap as text, in the order of `HEADS`; shares in points."""
+    share = is_share(document["metric"])
+    return [
+        (
+            gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"],
+            size(gap["transfer"], share), size(gap["without"], share), interval(gap, share),
+            "-" if gap["holm"] is None else f"{gap['holm']:.3f}", gap["verdict"],
+            "-" if gap["detectable"] is None else size(gap["detectable"], share),
+        )
+        for gap in document["gaps"]
+    ]  # fmt: skip
+
+
+def is_share(metric: str) -> bool:
+    return metric.rpartition("/")[2] in ("accuracy", "f1", "ece")
+
+
+def size(value: float, share: bool) -> str:
+    return f"{100 * value:.1f}" if share else f"{value:.4g}"
+
+
+def signed(value: float, share: bool) -> str:
+    return f"{100 * value:+.1f}" if share else f"{value:+.4g}"
+
+
+def interval(gap: Mapping[str, Any], share: bool) -> str:
+    """
+    >>> interval({"gap": -0.012, "low": -0.02, "high": -0.004}, True)
+    '-1.2 [-2.0, -0.4]'
+    """
+    if gap["low"] is None:
+        return signed(gap["gap"], share)
+    return f"{signed(gap['gap'], share)} [{signed(gap['low'], share)}, {signed(gap['high'], share)}]"
+
+
+def advice(document: Mapping[str, Any]) -> list[str]:
+    """A line a number of labels: which source to use, or none, and on what grounds."""
+    found = []
+    for one in document["advice"]:
+        at = f"with labels {one['labels']}" if one["labels"] else "without labels of the target"
+        told = ", ".join(f"{source} {verdict}" for source, verdict in one["verdicts"].items())
+        against = "chance" if one["baseline"] == "chance" else one["baseline"]
+        if one["use"] is None:
+            found.append(f"{at}: use no source; none is shown to help against {against} ({told})")
+            continue
+        equal = f"; not shown to be better than {', '.join(one['equal'])}" if one["equal"] else ""
+        found.append(f"{at}: use {one['use']}{equal} (against {against}: {told})")
+    return found
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the numbers."""
+    metric, seeds = document["metric"], len(document["seeds"])
+    return [
+        f"a gap is the metric without the source, less that of A(S,T): positive is negative transfer; {metric} in "
+        f"{'points' if is_share(metric) else 'its own units'}",
+        f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
+        "over the settings of each baseline",
+        *(f"{name}: {about}" for name, about in document["baselines"].items()),
+        *document["notes"],
+    ]

@@ -1,0 +1,259 @@
+"""Whether sources help or hurt, on one page. Drawn from the document `negative.json` alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from tlx.report import charts, page, words
+from tlx.report.charts import Figure, Rows
+
+SHARES = ("accuracy", "f1")
+SHOWN = {"negative": "shown-worse", "positive": "shown-better", "not shown": "shown-none"}
+INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252a"}
+
+
+def write(path: Path, document: Mapping[str, Any]) -> Path:
+    """Draws the report (see `tlx.negative`) into one file."""
+    return page.write(path, draw(document))
+
+
+def draw(document: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    share = document["metric"].rpartition("/")[2] in SHARES
+    tables = [
+        {"name": name, "about": document["baselines"].get(name, "a guess, every class as often"), "rows": rows}
+        for name in dict.fromkeys(gap["baseline"] for gap in document["gaps"])
+        if (rows := [row(gap, share) for gap in document["gaps"] if gap["baseline"] == name])
+    ]
+    sources = list(dict.fromkeys(gap["source"] for gap in document["gaps"]))
+    return page.render(
+        "negative.html",
+        title=f"{', '.join(sources)} to {document['target']}",
+        card=document,
+        sources=sources,
+        metric=words.metric(document["metric"]),
+        share=share,
+        tables=tables,
+        shown=SHOWN,
+        maps=[drawn for one in tables if (drawn := over_settings(document, one["name"], share))],
+        arms=[every_arm(document, labels, share) for labels in labels_of(document)],
+        classes=by_class(document),
+        domains=by_distance(document, share),
+        gates=[gate(one) for one in document["gated"]],
+    )
+
+
+def row(gap: Mapping[str, Any], share: bool) -> dict[str, Any]:
+    """A gap as text, its folders for the links."""
+    return {
+        **{name: gap[name] for name in ("source", "labels", "verdict", "folders", "pairs")},
+        "eps": f"{gap['eps']:g}",
+        "transfer": size(gap["transfer"], share),
+        "without": size(gap["without"], share),
+        "gap": signed(gap["gap"], share),
+        "value": gap["gap"],
+        "span": spread(gap["low"], gap["high"], share),
+        "boot": spread(gap["boot"][0], gap["boot"][1], share) if gap["boot"] else "",
+        "holm": "–" if gap["holm"] is None else words.number(gap["holm"], 2),
+        "detectable": "–" if gap["detectable"] is None else size(gap["detectable"], share),
+    }
+
+
+def size(value: float, share: bool) -> str:
+    return f"{100 * value:.1f}" if share else words.number(value, 3)
+
+
+def signed(value: float, share: bool) -> str:
+    return f"{100 * value:+.1f}" if share else f"{'+' if value > 0 else ''}{words.number(value, 3)}"
+
+
+def spread(low: float | None, high: float | None, share: bool) -> str:
+    return "" if low is None or high is None else f"{signed(low, share)} to {signed(high, share)}"
+
+
+def labels_of(document: Mapping[str, Any]) -> list[Any]:
+    return [one["labels"] for one in document["advice"]]
+
+
+def granted(labels: Any) -> str:
+    """How many labels a setting has, in words.
+
+    >>> granted(0), granted(0.1), granted(5)
+    ('none', '10 %', '5 a class')
+    """
+    return "none" if not labels else f"{100 * labels:g} %" if isinstance(labels, float) else f"{labels} a class"
+
+
+def ink(field: str = "verdict") -> Any:
+    """The colour of a verdict: warm for negative, green for positive."""
+    chosen = alt.when(f"datum.{field} == 'positive'").then(alt.value(alt.ExprRef("good")))
+    chosen = chosen.when(f"datum.{field} == 'negative'").then(alt.value(alt.ExprRef("warm")))
+    return chosen.otherwise(alt.value(alt.ExprRef("quiet")))
+
+
+def themed(chart: Any) -> Any:
+    return chart.add_params(*(alt.param(name=name, value=value) for name, value in INKS.items()))
+
+
+def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
+    """A field of gaps: coloured by their verdict, the stronger the larger they are, with the number in each."""
+    most = max([abs(one["gap"]) for one in rows], default=0.0) or 1.0
+    base = alt.Chart(charts.data()).encode(x=x, y=y)
+    strength = alt.Opacity("size:Q", scale=alt.Scale(domain=[0, most], range=[0.12, 0.75]), legend=None)
+    fields = base.mark_rect(stroke=None).encode(color=ink(), opacity=strength, tooltip=list(told))
+    return alt.layer(fields, base.mark_text(fontSize=12, color=alt.ExprRef("ink")).encode(text="said:N"))
+
+
+def told_of(share: bool) -> list[Any]:
+    form = ".1%" if share else ".4~g"
+    return [
+        alt.Tooltip("source:N"), alt.Tooltip("labels:N"), alt.Tooltip("eps:N"), alt.Tooltip("verdict:N"),
+        *(alt.Tooltip(f"{name}:Q", format=form) for name in ("transfer", "without", "gap", "low", "high")),
+    ]  # fmt: skip
+
+
+def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Figure | None:
+    """The map: a field a setting, labels along, a line for each source and noise; None where there is one setting."""
+    gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
+    if len(gaps) < 2:
+        return None
+    several = len({gap["eps"] for gap in gaps}) > 1
+    names = ("source", "eps", "transfer", "without", "gap", "low", "high", "verdict")
+    rows: Rows = [
+        {name: gap[name] for name in names}
+        | {"labels": granted(gap["labels"]), "size": abs(gap["gap"]), "said": signed(gap["gap"], share)}
+        | {"line": f"{gap['source']}, eps {gap['eps']:g}" if several else gap["source"]}
+        for gap in gaps
+    ]
+    there = {one["labels"] for one in rows}
+    order = [granted(labels) for labels in labels_of(document) if granted(labels) in there]
+    x = alt.X("labels:N", sort=None, title="labels of the target", scale=alt.Scale(domain=order),
+              axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False))  # fmt: skip
+    lines = list(dict.fromkeys(one["line"] for one in rows))
+    y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
+              axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
+    caption = (
+        f"The gap to {baseline}, {'in points' if share else 'in the units of the metric'}: positive is negative "
+        "transfer. Orange is shown negative, green shown positive, grey not shown."
+    )
+    chart = themed(cells(rows, x, y, told_of(share)))
+    slug = "".join(letter if letter.isalnum() else "-" for letter in baseline)
+    return charts.figure(f"map-{slug}", f"Against {baseline}", caption, chart, rows, height=60 + 34 * len(lines))
+
+
+def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
+    """A line an arm: a point a seed, and the mean with its interval; those with so many labels, or that need none."""
+    chosen = [arm for arm in document["arms"] if arm["labels"] in (labels, None)]
+    rows: Rows = []
+    means: Rows = []
+    for arm in chosen:
+        noise = f", eps {arm['eps']:g}" if arm["eps"] else ""
+        name = f"{arm['arm']} {arm['source'] or ''}{noise}".strip()
+        means.append({"name": name, **{end: arm[end] for end in ("mean", "low", "high")}})
+        rows += [{"name": name, "seed": seed, "value": value} for seed, value in arm["values"].items()]
+    values = [one["value"] for one in rows]
+    air = 0.05 * (max(values) - min(values)) or 0.02
+    scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False, clamp=True)
+    axis = alt.Axis(tickCount=6, grid=True, **({"format": ".0%"} if share else {"format": "~g"}))
+    x = alt.X("value:Q", title=words.metric(document["metric"]), scale=scale, axis=axis)
+    lines = alt.Axis(labelLimit=260, ticks=False, domain=False, grid=False)
+    y = alt.Y("name:N", sort=None, title=None, axis=lines, scale=alt.Scale(domain=[one["name"] for one in means]))
+    form = ".2%" if share else ".4~g"
+    seeds = alt.Chart(charts.data()).encode(x=x, y=y)
+    points = seeds.mark_circle(size=54, opacity=0.75).encode(
+        tooltip=["name:N", "seed:N", alt.Tooltip("value:Q", format=form)]
+    )
+    ends = alt.Chart(charts.data("means")).encode(y=y)
+    span = ends.mark_rule(strokeWidth=2, yOffset=9).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    told = [alt.Tooltip(f"{end}:Q", format=form) for end in ("mean", "low", "high")]
+    mean = ends.mark_tick(thickness=3, size=11, yOffset=9).encode(x=alt.X("mean:Q", scale=scale), tooltip=told)
+    slug = "".join(letter if letter.isalnum() else "-" for letter in str(labels))
+    title = f"Every arm, labels of the target: {granted(labels)}"
+    caption = "A point a seed; below it the mean with its 95 % t-interval."
+    return charts.figure(
+        f"arms-{slug}", title, caption, alt.layer(span, mean, points), rows, height=50 + 38 * len(means), means=means
+    )
+
+
+def by_class(document: Mapping[str, Any]) -> Figure | None:
+    """The gap of each class, a line a setting; None where no predictions were kept."""
+    if not document["classes"]:
+        return None
+    names = ("source", "eps", "transfer", "without", "gap", "low", "high", "verdict", "class", "baseline")
+    rows: Rows = [
+        {name: one[name] for name in names}
+        | {"labels": granted(one["labels"]), "size": abs(one["gap"]), "said": f"{100 * one['gap']:+.0f}"}
+        | {"line": f"{one['source']}, {granted(one['labels'])}" + (f", eps {one['eps']:g}" if one["eps"] else "")}
+        for one in document["classes"]
+    ]
+    order = list(dict.fromkeys(one["class"] for one in rows))
+    x = alt.X("class:N", sort=None, title="class", scale=alt.Scale(domain=order),
+              axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False, labelLimit=90))  # fmt: skip
+    lines = list(dict.fromkeys(one["line"] for one in rows))
+    y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
+              axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
+    told = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
+    caption = (
+        "Points of recall that a class has without the source and lacks with it, against A(0,T) or, without labels, "
+        "source only; p corrected over the classes of a line. The average may hide what one class loses."
+    )
+    chart = themed(cells(rows, x, y, told))
+    return charts.figure("classes", "Class by class", caption, chart, rows, height=60 + 30 * len(lines))
+
+
+def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
+    """The gap over how far the source is, a drawing for each baseline that several sources or noises are held to."""
+    apart = {(one["source"], one["eps"]): one for one in document["domains"]}
+    made = []
+    for baseline in dict.fromkeys(gap["baseline"] for gap in document["gaps"]):
+        gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
+        if len({(gap["source"], gap["eps"]) for gap in gaps}) < 2:
+            continue
+        rows: Rows = [
+            {name: gap[name] for name in ("source", "eps", "gap", "low", "high", "verdict")}
+            | {"labels": granted(gap["labels"]), "a": apart[gap["source"], gap["eps"]]["a"]}
+            | {"mmd": apart[gap["source"], gap["eps"]]["mmd"]}
+            for gap in gaps
+        ]
+        x = alt.X("a:Q", title="proxy A-distance", scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5))
+        axis = alt.Axis(tickCount=5, format=".0%" if share else "~g")
+        base = alt.Chart(charts.data()).encode(x=x)
+        told = [alt.Tooltip("source:N"), alt.Tooltip("eps:N"), alt.Tooltip("labels:N"), alt.Tooltip("verdict:N")]
+        told += [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("a", "mmd", "gap")]
+        order = [granted(labels) for labels in labels_of(document)]
+        shape = alt.Shape("labels:N", scale=alt.Scale(domain=order), legend=alt.Legend(orient="top", title="labels"))
+        points = base.mark_point(filled=True, size=80, opacity=0.9).encode(
+            y=alt.Y("gap:Q", title="gap", axis=axis), color=ink(), shape=shape, tooltip=told
+        )
+        spans = base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q", title="gap", axis=axis), y2="high:Q", color=ink())
+        zero = alt.Chart(charts.data("zero")).mark_rule(strokeDash=[4, 4]).encode(y=alt.Y("at:Q", axis=axis))
+        told_rho = [
+            f"{words.number(one['rho'], 2)} (labels {granted(one['labels'])}, p {words.number(one['p'], 2)})"
+            for one in document["related"]
+            if (one["baseline"], one["of"]) == (baseline, "a") and one["rho"] is not None
+        ]
+        caption = f"Spearman's correlation: {', '.join(told_rho)}." if told_rho else "Too few settings to correlate."
+        slug = "".join(letter if letter.isalnum() else "-" for letter in baseline)
+        chart = themed(alt.layer(zero, spans, points))
+        title = f"Against {baseline}"
+        made.append(charts.figure(f"distance-{slug}", title, caption, chart, rows, height=280, zero=[{"at": 0}]))
+    return made
+
+
+def gate(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gate made of a source's examples."""
+    noise = f", eps {one['eps']:g}" if one["eps"] else ""
+    title = f"{one['source']}, labels {granted(one['labels'])}{noise}"
+    shares = [n / (len(one["quantiles"]) - 1) for n in range(len(one["quantiles"]))]
+    rows: Rows = [
+        {"share": share, "weight": max(weight, 1e-6)} for share, weight in zip(shares, one["quantiles"], strict=True)
+    ]
+    x = alt.X("share:Q", title="source examples, from the least welcome", axis=alt.Axis(format=".0%", tickCount=5))
+    axis = alt.Axis(format="~g", tickCount=4)
+    y = alt.Y("weight:Q", title="weight over the mean", scale=alt.Scale(type="log"), axis=axis)
+    chart = alt.Chart(charts.data()).mark_line(strokeWidth=2, point={"size": 30}).encode(x=x, y=y)
+    slug = "".join(letter if letter.isalnum() else "-" for letter in title)
+    caption = f"Effective share of the source {100 * one['effective']:.0f} %, seed {one['seed']}."
+    return {**one, "title": title, "figure": charts.figure(f"gate-{slug}", title, caption, chart, rows, height=200)}
