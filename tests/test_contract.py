@@ -57,6 +57,7 @@ TUNINGS = {
     "Prefix": lambda name, stages: tuning.Prefix(tokens=2),
     "Prompt": lambda name, stages: tuning.Prompt(tokens=2),
     "SideHead": lambda name, stages: tuning.SideHead(),
+    "Bottleneck": lambda name, stages: tuning.Bottleneck(width=3),
     "Gradual": lambda name, stages: tuning.Gradual(last=0.5),
     "LinearThenFull": lambda name, stages: tuning.LinearThenFull(decay=0.5),
     "FineTune": lambda name, stages: tuning.FineTune(),
@@ -80,7 +81,7 @@ REFUSED = {
     ("linen", "NormTuning"): "finds no norm",
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
-    for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "InTurn")
+    for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "Bottleneck", "InTurn")
 }
 PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFUSED]
 

@@ -21,6 +21,7 @@ APART = {
     "Adapter": ("blocks/00/adapter/down/bias", "an adapter"),
     "Prefix": ("blocks/00/attention/prefix/key", "a prefix"),
     "Prompt": ("stem/prompt/tokens", "a prompt"),
+    "Bottleneck": ("head/neck/down/bias", "a bottleneck"),
     "SideHead": ("head/side/maps/blocks/00/kernel", "a side head"),
 }
 IMAGE = np.random.default_rng(0).normal(size=(3, 4, 4, 1)).astype(np.float32)

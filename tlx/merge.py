@@ -15,7 +15,13 @@ from tlx.weights import Pretrained, fingerprint, head_paths, inserted
 
 BESIDE_KERNELS = ("lora", "vera", "ia3")
 # What computes something that no kernel of the model could.
-APART = {"adapter": "an adapter", "prefix": "a prefix", "prompt": "a prompt", "side": "a side head"}
+APART = {
+    "adapter": "an adapter",
+    "prefix": "a prefix",
+    "prompt": "a prompt",
+    "side": "a side head",
+    "neck": "a bottleneck",
+}
 
 
 def apart(variables: Variables) -> list[str]:
@@ -27,7 +33,7 @@ def merge(variables: Variables) -> Variables:
     """Plain kernels and biases that compute what the layers did with LoRA, DoRA, VeRA or IA3 beside them.
 
     Shapes as they were, the inserted leaves gone. Raises ValueError, before anything is computed, for an adapter, a
-    prefix, a prompt or a side head, which add layers or tokens of their own.
+    prefix, a prompt, a side head or a bottleneck, which add layers or tokens of their own.
 
     LoRA: Hu et al., 2022; DoRA: Liu et al., 2024; VeRA: Kopiczko et al., 2024; IA3: Liu et al., 2022.
     """

@@ -31,6 +31,7 @@ SIDE = ("stem", "blocks/00", "blocks/01", "blocks/02", "pool")
     ("own", "stage", "reads"),
     [
         (tuning.Probe(), "head", {("pooled",)}),
+        (tuning.Bottleneck(width=3), "head", {("pooled",)}),
         (tuning.Freeze(through="blocks/00"), "blocks/01", {("hidden",), ("mask",)}),
         (tuning.Lora(rank=2, on=r"blocks/02/attention/query"), "blocks/02", {("hidden",), ("mask",)}),
         (tuning.SideHead(), "head", {("pooled",), *(("side", name) for name in SIDE)}),

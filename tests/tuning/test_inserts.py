@@ -13,7 +13,7 @@ from tlx.layers import attention, bottleneck, dense, gelu_exact, layer_norm
 from tlx.partition import partition
 from tlx.prepare import prepare
 from tlx.trees import flatten, nest, subtree
-from tlx.types import Context
+from tlx.types import Context, Variables
 
 BERT = models.build(models.Bert(vocabulary=11, width=6, depth=2, heads=2, mlp=10, positions=9), 3)
 CNN = models.build(models.Cnn(size=4, widths=(2, 2), dense=4), 3)
@@ -84,6 +84,32 @@ def test_an_adapter_by_hand():
 
     expected = (inner * norm.cdf(inner)) @ own["up"]["kernel"] + own["up"]["bias"]
     np.testing.assert_allclose(bottleneck(own, X), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("model", [BERT, CNN, MLP], ids=["bert", "cnn", "mlp"])
+def test_a_bottleneck_stands_between_the_features_and_the_head(model):
+    """Terms see what the head reads, and it may stand above a stored prefix."""
+    inputs = {
+        name: jnp.asarray(np.random.default_rng(0).normal(size=given.shape) if given.dtype == "float32"
+                          else np.ones(given.shape), given.dtype)
+        for name, given in models.example_inputs(model.config).items()
+    }  # fmt: skip
+    given, stats = params(tuning.Bottleneck(width=3), model), models.initialise(model, KEY).stats
+    before, _ = models.forward(model, Variables(params(tuning.Full(), model), stats), inputs)
+    at_first, _ = models.forward(model, Variables(given, stats), inputs)
+    np.testing.assert_array_equal(before["logits"], at_first["logits"])
+    leaves = {path: leaf + 0.1 if "/neck/" in path else leaf for path, leaf in flatten(given).items()}
+    moved = Variables(nest(leaves), stats)
+    taps, _ = models.forward(model, moved, inputs)
+    neck = subtree(moved.params, "head/neck")
+    if "pooled" in before:
+        expected = before["pooled"] + bottleneck(neck, before["pooled"])
+        np.testing.assert_allclose(taps["pooled"], expected, atol=1e-6)
+        np.testing.assert_allclose(models.features(taps), expected, atol=1e-6)
+    assert np.abs(models.features(taps) - models.features(before)).max() > 0.05
+    below, _ = models.forward(model, moved, inputs, stop="head")
+    again, _ = models.forward(model, moved, below["carry"], start="head")
+    np.testing.assert_allclose(again["logits"], taps["logits"], atol=1e-6)
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])

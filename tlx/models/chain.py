@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.layers import dense
+from tlx.layers import bottleneck, dense
 from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Array, Context, Key, Model, Variables
@@ -66,7 +66,7 @@ def forward(
     Raises ValueError for a stage that does not exist.
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
-    side = subtree(variables.params, f"{model.stages[-1].name}/side")
+    side, neck = (subtree(variables.params, f"{model.stages[-1].name}/{name}") for name in ("side", "neck"))
     prefix = prefix_length(model, variables.params)
     carry: dict[str, Any] = dict(inputs)
     taps: dict[str, Any] = {}
@@ -79,6 +79,8 @@ def forward(
         context = Context(noise, training, dtype, offset, axis, prefix)
         before = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})
+        if neck and index == len(model.stages) - 1:
+            carry = narrowed(neck, carry)
         apply = again(stage.apply, remat[stage.name]) if stage.name in remat else stage.apply
         carry, after = apply(subtree(variables.params, stage.name), before, carry, context)
         if side:
@@ -127,6 +129,18 @@ def features(taps: Mapping[str, Any]) -> Array:
         raise ValueError("the model gives neither 'pooled' nor 'hidden': let its module return a dict with one of them")
     hidden = taps["hidden"]
     return hidden[:, 0] if hidden.ndim == 3 else summary(hidden)
+
+
+def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
+    """The carry with x + up(gelu(down(x))) in the place of the features x that the head reads (see `features`).
+
+    A head may read several tokens, such as DeiT's and DINOv2's, so tokens are narrowed each; the compiler drops those
+    that nobody reads.
+    """
+    read = [name for name in ("pooled", "hidden") if name in carry]
+    if len(read) == 2 and carry["hidden"].ndim != 3:
+        read.remove("hidden")
+    return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in read}
 
 
 def beside(side: Tree, stage: Any, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from tlx.tuning.adapter import Adapter
 from tlx.tuning.base import Tuning
+from tlx.tuning.bottleneck import Bottleneck
 from tlx.tuning.freeze import Freeze
 from tlx.tuning.full import Full
 from tlx.tuning.gradual import Episodes, Gradual
@@ -18,12 +19,13 @@ from tlx.tuning.vera import Vera
 from tlx.types import Learn
 
 KINDS = (
-    Full, Probe, Freeze, Rules, Lora, Dora, Vera, Ia3, BitFit, NormTuning, Adapter, Prefix, Prompt, SideHead,
-    Gradual, LinearThenFull, FineTune, Episodes, InTurn,
+    Full, Probe, Freeze, Rules, Lora, Dora, Vera, Ia3, BitFit, NormTuning, Adapter, Bottleneck, Prefix, Prompt,
+    SideHead, Gradual, LinearThenFull, FineTune, Episodes, InTurn,
 )  # fmt: skip
 TUNINGS: dict[str, type] = {kind.__name__: kind for kind in KINDS}
 
 __all__ = [
-    "TUNINGS", "Adapter", "BitFit", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual", "Ia3", "InTurn",
-    "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead", "Tuning", "Vera",
+    "TUNINGS", "Adapter", "BitFit", "Bottleneck", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual", "Ia3",
+    "InTurn", "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead",
+    "Tuning", "Vera",
 ]  # fmt: skip

@@ -1,0 +1,43 @@
+"""A small layer between the features and the head."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from tlx.layers import he
+from tlx.models import features, tap_shapes
+from tlx.trees import Tree, added
+from tlx.tuning.base import Tuning, check_inserts, key_of, with_head
+from tlx.types import Key, Model, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(Tuning):
+    """The head reads x + up(gelu(down(x))), with `width` units in the middle, of the features x, which stay as they
+    came; bottleneck and head learn, and so does what terms between domains look at.
+
+    The bottleneck of domain adaptation (256 units between a network and a fresh head; Long et al., 2015) as a residual
+    adapter (Houlsby et al., 2019): `up` begins at zero, so the model begins as it came, and all below is computed once.
+    """
+
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that has no head on features."""
+        check_inserts(model, "Bottleneck")
+        last = model.stages[-1]
+        if last.output != "logits" or len(model.stages) < 2:
+            raise ValueError("Bottleneck() needs a stage below the head, and a head")
+        inside = features(tap_shapes(model)).shape[-1]
+        path = f"{last.name}/neck"
+        down = he(key_of(key, path), (inside, self.width))
+        leaves = {f"{path}/down/kernel": down, f"{path}/down/bias": jnp.zeros(self.width)}
+        leaves |= {f"{path}/up/kernel": jnp.zeros((self.width, inside)), f"{path}/up/bias": jnp.zeros(inside)}
+        return added(params, leaves, "Bottleneck")
+
+    def phases(self, model: Model) -> tuple[Phase, ...]:
+        return with_head(model, "Bottleneck")
