@@ -1,4 +1,4 @@
-"""MiniLM from product to film reviews without a label of the latter: a bottleneck, by which a discriminator is deceived.
+"""MiniLM from product to film reviews without a label of the latter: a bottleneck that deceives a discriminator.
 
 tlx run configs/minilm_dann.py
 tlx negative-transfer configs/minilm_dann.py --sources sentiment/amazon,sentiment/tweets,sentiment/nyt --labels 0,10
@@ -14,6 +14,6 @@ def recipe() -> Recipe:
         weights=Weights("minilm-l6", pooling="mean"),
         tuning=tuning.Bottleneck(width=256),
         objective=(terms.Supervised(on="source"), terms.Dann()),
-        optim=Optim(lr=1e-3, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
+        optim=Optim(lr=3e-4, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
         train=Train(steps=300, batch=32),
     )

@@ -63,7 +63,8 @@ def negative_transfer(
 
     _, recipe = load_recipe(config, changes)
     if target:
-        recipe = configs.assign(recipe, "data.target", target)
+        # The new target may be the config's own source.
+        recipe = configs.assign(configs.assign(recipe, "data.source", None), "data.target", target)
     out = out or f"runs/negative-{Path(config).stem}"
     study = negative_study(
         recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest
