@@ -121,9 +121,13 @@ MAKE = {
     "Afn": lambda at: terms.Afn(weight=1.0),
     "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
     "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
+    "Jmmd": lambda at: terms.Jmmd(),
+    "Mdd": lambda at: terms.Mdd(width=4, reversal=0.5),
+    "Bsp": lambda at: terms.Bsp(weight=1.0),
+    "Ot": lambda at: terms.Ot(weight=1.0, label_cost=0.5),
 }
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate")
+ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot")
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
@@ -140,6 +144,10 @@ REFUSED_TERMS = {
     ("linen", "Afn"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Cdan"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Gate"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Jmmd"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Mdd"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Bsp"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Ot"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
 }
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]

@@ -18,10 +18,13 @@ RECIPE = Recipe(
     data=Data(source="mnist5k", target="digits", labels=0, size=8),
     task=tasks.Classification(classes=10),
     model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
-    objective=(SOURCE, terms.Dann(width=8), terms.Coral(), terms.Mmd(), terms.Mcc(weight=0.1)),
+    objective=(
+        SOURCE, terms.Dann(width=8), terms.Coral(), terms.Mmd(), terms.Mcc(weight=0.1), terms.Jmmd(),
+        terms.Mdd(width=8), terms.Bsp(), terms.Ot(label_cost=0.1),
+    ),
     optim=Optim(lr=0.01),
     train=Train(steps=12, batch=16, eval_every=6, eval_batch=128),
-)
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +56,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
     for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
         assert ours.result["pack"]["arms"] == 4
         theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        for name in ("train/loss", "train/dann/risk", "train/coral/distance"):
+        for name in ("train/loss", "train/dann/risk", "train/coral/distance", "train/mdd/disparity", "train/ot/cost"):
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
@@ -69,7 +72,7 @@ def test_a_stored_prefix_serves_every_stream(tmp_path):
         run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
-    for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance"):
+    for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance", "train/jmmd/distance", "train/ot/cost"):
         assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
 

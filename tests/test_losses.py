@@ -129,15 +129,17 @@ def test_squared_distance_adds_up_the_leaves():
     assert losses.squared_distance({}, {}) == 0
 
 
+@pytest.mark.parametrize("squares", [losses.smallest_squares, losses.largest_squares])
 @pytest.mark.parametrize("shape", [(6, 4), (3, 5)])
-def test_the_smallest_singular_values_and_their_gradient(shape):
+def test_the_smallest_and_largest_singular_values_and_their_gradient(shape, squares):
     matrix = RANDOM.normal(size=shape)
 
     def by_svd(x, k):
-        return (np.linalg.svd(x, compute_uv=False)[-k:] ** 2).sum()
+        falling = np.linalg.svd(x, compute_uv=False)
+        return ((falling[-k:] if squares is losses.smallest_squares else falling[:k]) ** 2).sum()
 
-    for k in (1, 2):
-        value, gradient = jax.value_and_grad(losses.smallest_squares)(jnp.asarray(matrix, jnp.float32), k)
+    for k in (1, 2, min(shape)):
+        value, gradient = jax.value_and_grad(squares)(jnp.asarray(matrix, jnp.float32), k)
         assert value == pytest.approx(by_svd(matrix, k), rel=1e-4)
         for place in np.ndindex(shape):
             step = np.zeros(shape)
@@ -148,6 +150,26 @@ def test_the_smallest_singular_values_and_their_gradient(shape):
 
 @pytest.mark.parametrize("matrix", [np.zeros((4, 3)), np.eye(4), np.ones((3, 5)), np.diag([2.0, 2.0, 0.0, 0.0])])
 def test_equal_and_zero_singular_values_have_finite_gradients(matrix):
-    value, gradient = jax.value_and_grad(losses.smallest_squares)(jnp.asarray(matrix, jnp.float32), 2)
-    assert value == pytest.approx((np.linalg.svd(matrix, compute_uv=False)[-2:] ** 2).sum(), abs=1e-6)
-    assert bool(jnp.isfinite(gradient).all())
+    falling = np.linalg.svd(matrix, compute_uv=False)
+    for squares, values in ((losses.smallest_squares, falling[-2:]), (losses.largest_squares, falling[:2])):
+        value, gradient = jax.value_and_grad(squares)(jnp.asarray(matrix, jnp.float32), 2)
+        assert value == pytest.approx((values**2).sum(), rel=1e-6, abs=1e-6)
+        assert bool(jnp.isfinite(gradient).all())
+
+
+def test_more_singular_values_than_there_are_is_refused():
+    for squares in (losses.smallest_squares, losses.largest_squares):
+        with pytest.raises(ValueError, match=r"^a matrix of 3x5 has no 4 singular values; lower k$"):
+            squares(jnp.ones((3, 5)), 4)
+
+
+def test_log_odds_are_those_of_the_softmax():
+    logits, labels = RANDOM.normal(size=(5, 3)) * 3, np.array([0, 2, 1, 1, 0])
+    p = softmax(logits)[np.arange(5), labels]
+    found = losses.log_odds(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    np.testing.assert_allclose(found, np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
+    # Where p_y rounds to 0 and to 1: by hand, and with the slopes of z_y - log sum_{c != y} exp(z_c).
+    far, label = jnp.array([[1e4, -1e4, -1e4], [-1e4, 1e4, 0.0]]), jnp.array([0, 0])
+    found, slopes = losses.log_odds(far, label), jax.grad(lambda z: jax.nn.softplus(losses.log_odds(z, label)).sum())
+    np.testing.assert_allclose(found, [2e4 - np.log(2), -2e4], rtol=1e-6)
+    np.testing.assert_allclose(slopes(far), [[1.0, -0.5, -0.5], [0.0, 0.0, 0.0]], atol=1e-6)

@@ -3,6 +3,7 @@
 Shapes: N rows of the first set, M of the second, W width, C classes, P pairs.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -22,7 +23,7 @@ def squared_distances(rows: Array, others: Array) -> Array:
     return (difference * difference).sum(-1)
 
 
-def gaussians(squares: Array, mean: Array, scales: Sequence[float]) -> Array:
+def gaussians(squares: Array, mean: Array | float, scales: Sequence[float]) -> Array:
     """sum_a exp(-d / (2 a mean)) of squared distances d, element by element; `mean` has no gradient."""
     width = 2.0 * jnp.maximum(jax.lax.stop_gradient(mean), 1e-12)
     return sum((jnp.exp(-squares / (scale * width)) for scale in scales), jnp.zeros(()))
@@ -33,10 +34,54 @@ def mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
     whose squared widths are `scales` times the mean squared distance among all rows: a scalar,
     below 0 where the sets are nearer than two draws of one distribution tend to be. Raises ValueError for one row.
     """
-    count, _ = check_rows(rows, others)
+    squares = among(rows, others)
+    return unbiased(gaussians(squares, squares.mean(), scales), len(rows))
+
+
+def linear_mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
+    """The same in linear time: the mean over disjoint pairs of rows (Gretton et al., 2012, section 6), of which there
+    are P = min(N, M) // 2; the widths are of the distances that occur. Raises ValueError for one row."""
+    squares = in_pairs(rows, others)
+    return of_pairs(gaussians(squares, squares.mean(), scales))
+
+
+def joint_mmd(
+    rows: tuple[Array, Array],
+    others: tuple[Array, Array],
+    scales: Sequence[float] = SCALES,
+    sigma: float | Array = 0.92,
+) -> Array:
+    """The joint maximum mean discrepancy (Long et al., 2017, section 4) of two sets of (features, predictions), by the
+    unbiased estimate of `mmd`: the kernel is the product of that of `mmd` on the features and of exp(-d / (2 sigma^2))
+    on the predictions. Raises ValueError for one row."""
+    return unbiased(joint([among(*layer) for layer in zip(rows, others, strict=True)], scales, sigma), len(rows[0]))
+
+
+def linear_joint_mmd(
+    rows: tuple[Array, Array],
+    others: tuple[Array, Array],
+    scales: Sequence[float] = SCALES,
+    sigma: float | Array = 0.92,
+) -> Array:
+    """The same in linear time, as `linear_mmd` is. Raises ValueError for one row."""
+    return of_pairs(joint([in_pairs(*layer) for layer in zip(rows, others, strict=True)], scales, sigma))
+
+
+def joint(squares: Sequence[Array], scales: Sequence[float], sigma: float | Array) -> Array:
+    """The kernel of `joint_mmd`, of the squared distances of features and of predictions."""
+    features, predictions = squares
+    return gaussians(features, features.mean(), scales) * gaussians(predictions, sigma**2, (1.0,))
+
+
+def among(rows: Array, others: Array) -> Array:
+    """The squared distances among all rows: [N + M, N + M]. Raises ValueError for one row."""
+    check_rows(rows, others)
     every = jnp.concatenate([rows, others])
-    squares = squared_distances(every, every)
-    kernel = gaussians(squares, squares.mean(), scales)
+    return squared_distances(every, every)
+
+
+def unbiased(kernel: Array, count: int) -> Array:
+    """The mean discrepancy of a kernel [N + M, N + M] whose first `count` rows are of the first set."""
     within, beyond = kernel[:count, :count], kernel[count:, count:]
 
     def apart(block: Array) -> Array:
@@ -46,14 +91,17 @@ def mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
     return apart(within) + apart(beyond) - 2.0 * kernel[:count, count:].mean()
 
 
-def linear_mmd(rows: Array, others: Array, scales: Sequence[float] = SCALES) -> Array:
-    """The same in linear time: the mean over disjoint pairs of rows (Gretton et al., 2012, section 6), of which there
-    are P = min(N, M) // 2; the widths are of the distances that occur. Raises ValueError for one row."""
+def in_pairs(rows: Array, others: Array) -> Array:
+    """The squared distances within the pairs of the first set, of the second, and across both ways: [4, P]. Raises
+    ValueError for one row."""
     pairs = min(check_rows(rows, others)) // 2
     x, y = (given[: 2 * pairs].astype(jnp.float32).reshape(pairs, 2, -1) for given in (rows, others))
     ends = ((x[:, 0], x[:, 1]), (y[:, 0], y[:, 1]), (x[:, 0], y[:, 1]), (x[:, 1], y[:, 0]))
-    squares = jnp.stack([((one - two) ** 2).sum(-1) for one, two in ends])
-    kernel = gaussians(squares, squares.mean(), scales)
+    return jnp.stack([((one - two) ** 2).sum(-1) for one, two in ends])
+
+
+def of_pairs(kernel: Array) -> Array:
+    """The mean discrepancy of a kernel [4, P]."""
     return (kernel[0] + kernel[1] - kernel[2] - kernel[3]).mean()
 
 
@@ -112,6 +160,31 @@ def confusion(logits: Array, temperature: float | Array = 2.5) -> Array:
     # A class that no row is of confuses nothing.
     shares = correlation / jnp.maximum(correlation.sum(1, keepdims=True), 1e-12)
     return (shares.sum() - jnp.trace(shares)) / p.shape[-1]
+
+
+def transport(cost: Array, epsilon: float | Array = 0.05, iterations: int = 100) -> Array:
+    """The plan P [N, M], without gradient, that takes N rows of equal mass to M at the least
+    sum(P cost) - e entropy(P), e being `epsilon` times the mean of the cost [N, M] (Cuturi, 2013).
+
+    Sinkhorn's iterations, on logarithms. Over the first half of them e falls from the mean cost to its own, for few
+    suffice where it is large (as in Schmitzer, 2019). Rows sum to 1 / N; columns to 1 / M as far as the
+    iterations suffice.
+    """
+    cost = jax.lax.stop_gradient(cost.astype(jnp.float32))
+    worth = -cost / jnp.maximum(cost.mean(), 1e-12)
+    count, other = cost.shape
+
+    def rows(columns: Array, e: Array) -> Array:
+        return -e * (jax.nn.logsumexp((worth + columns) / e, 1) + math.log(count))
+
+    def turn(columns: Array, e: Array) -> tuple[Array, None]:
+        scaled = (worth + rows(columns, e)[:, None]) / e
+        return -e * (jax.nn.logsumexp(scaled, 0) + math.log(other)), None
+
+    epsilon = jnp.asarray(jax.lax.stop_gradient(epsilon), jnp.float32)
+    gone = jnp.minimum(2.0 * jnp.arange(1, iterations + 1, dtype=jnp.float32) / iterations, 1.0)
+    columns, _ = jax.lax.scan(turn, jnp.zeros(other), epsilon**gone)
+    return jnp.exp((worth + rows(columns, epsilon)[:, None] + columns) / epsilon)
 
 
 @jax.custom_vjp

@@ -26,6 +26,16 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32), -1)).sum(-1)
 
 
+def log_odds(logits: Array, labels: Array) -> Array:
+    """log p_y / (1 - p_y) = z_y - log sum_{c != y} exp(z_c): [B, C], [B] -> [B].
+
+    Of these odds m, log p_y is -softplus(-m) and log(1 - p_y) is -softplus(m), exact and of bounded gradient where p_y
+    rounds to 0 or 1.
+    """
+    z, own = logits.astype(jnp.float32), jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.where(own, z, 0.0).sum(-1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, z), -1)
+
+
 def entropy(logits: Array) -> Array:
     """-sum_c p_c log p_c: [..., C] -> [...]."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
@@ -88,7 +98,19 @@ def squared_distance(leaves: Mapping[str, Array], anchors: Mapping[str, Array]) 
 
 
 def smallest_squares(matrix: Array, k: int) -> Array:
-    """The sum of the `k` smallest squared singular values of `matrix` [B, W], of which there are min(B, W).
+    """The sum of the `k` smallest squared singular values of `matrix` [B, W], of which there are min(B, W). Raises
+    ValueError where there are fewer than `k`."""
+    return singular_squares(matrix, k, slice(None, k))
+
+
+def largest_squares(matrix: Array, k: int) -> Array:
+    """The sum of the `k` largest squared singular values of `matrix` [B, W], of which there are min(B, W). Raises
+    ValueError where there are fewer than `k`."""
+    return singular_squares(matrix, k, slice(-k, None))
+
+
+def singular_squares(matrix: Array, k: int, which: slice) -> Array:
+    """The sum of `k` squared singular values of `matrix` [B, W]: those at `which`, in rising order.
 
     With the singular vectors v_i held fixed, the sum of |matrix v_i|^2 has this value and this gradient (a singular
     value is stationary in its vectors): finite where singular values are equal or 0, as that of an SVD is not. Raises
@@ -99,8 +121,8 @@ def smallest_squares(matrix: Array, k: int) -> Array:
         raise ValueError(f"a matrix of {wide.shape[0]}x{wide.shape[1]} has no {k} singular values; lower k")
     tall = wide if wide.shape[0] >= wide.shape[1] else wide.T
     _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(tall.T @ tall))
-    shrunk = tall @ jax.lax.stop_gradient(vectors[:, :k])
-    return (shrunk * shrunk).sum()
+    kept = tall @ jax.lax.stop_gradient(vectors[:, which])
+    return (kept * kept).sum()
 
 
 def weighted_mean(values: Array, weight: Array | None = None) -> Array:

@@ -2,12 +2,14 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import models, tasks, terms
+from tlx import discrepancy, models, tasks, terms
 from tlx.trees import flatten
-from tlx.types import Setting
+from tlx.types import Setting, Tick, View
 
 C = 3
 
@@ -32,11 +34,24 @@ def look(mlp, streams, term, **more):
     return mlp.look(term, batch=streams["labelled"], others=others, **more)
 
 
-def network(params, name, x):
+def network(params, name, x, hidden="01", last="2"):
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params[name]).items()}
-    for layer in "01":
+    for layer in hidden:
         x = np.maximum(x @ p[f"{layer}/kernel"] + p[f"{layer}/bias"], 0)
-    return (x @ p["2/kernel"] + p["2/bias"])[:, 0]
+    found = x @ p[f"{last}/kernel"] + p[f"{last}/bias"]
+    return found[:, 0] if found.shape[1] == 1 else found
+
+
+def moved(mlp, path, where, step):
+    """The small network's numbers with one of them moved."""
+    variables = mlp.drawn(mlp.model, 0)
+    at = variables.params
+    *down, leaf = path.split("/")
+    for name in down:
+        at = at[name]
+    at[leaf] = np.asarray(at[leaf], np.float64).copy()
+    at[leaf][where] += step
+    return variables
 
 
 def softplus(x):
@@ -107,10 +122,7 @@ def test_dann_is_the_discriminators_risk_and_reverses_its_gradient(mlp, seen, pr
     step, where = 1e-5, (0, 1)
     values = []
     for sign in (1, -1):
-        variables = mlp.drawn(mlp.model, 0)
-        moved = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
-        moved[where] += sign * step
-        variables.params["blocks"]["00"]["kernel"] = moved
+        variables = moved(mlp, "blocks/00/kernel", where, sign * step)
         told = {s: network(found.params, "dann", mlp.by_hand(variables, streams[s]["x"])[1]) for s in answers}
         values.append(softplus(-told["source"]).mean() + softplus(told["unlabelled"]).mean())
     slope = 2.0 * 0.5 * (values[0] - values[1]) / (2 * step)
@@ -184,9 +196,135 @@ def test_a_gated_examples_weight_has_no_gradient(mlp, seen):
             np.testing.assert_allclose(found.gradient[path], leaf, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("linear", [False, True])
+def test_jmmd_is_of_features_and_predictions(mlp, seen, linear):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Jmmd(scales=(0.5, 3.0), sigma=0.4, linear=linear, weight=2.0))
+    ours, theirs = (
+        tuple(jnp.asarray(layer, jnp.float32) for layer in (answers[stream][0], mlp.softmax(answers[stream][1])))
+        for stream in ("source", "unlabelled")
+    )
+    measure = discrepancy.linear_joint_mmd if linear else discrepancy.joint_mmd
+    distance = float(measure(ours, theirs, (0.5, 3.0), 0.4))
+    assert found.value == pytest.approx(2 * distance, rel=1e-5, abs=1e-6)
+    assert float(found.told["distance"]) == pytest.approx(distance, rel=1e-5, abs=1e-6)
+    # The head hears it by the predictions.
+    assert np.abs(found.gradient["head/kernel"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_mdd_is_the_disparity_of_a_second_head_and_reverses_its_gradient(mlp, seen, progress):
+    streams, answers, _ = seen
+    said = {stream: answers[stream][1].argmax(-1) for stream in ("source", "unlabelled")}
+    found = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0), progress=progress)
+
+    def disparity(variables, params=found.params):
+        p = {}
+        for stream, h in said.items():
+            _, f, _ = mlp.by_hand(variables, streams[stream]["x"])
+            p[stream] = mlp.softmax(network(params, "mdd", f, "0", "1"))[np.arange(len(h)), h]
+        return 3 * np.log(p["source"]).mean() + np.log(1 - p["unlabelled"]).mean()
+
+    assert found.value == pytest.approx(-2 * disparity(mlp.drawn(mlp.model, 0)), rel=1e-5)
+    assert float(found.told["disparity"]) == pytest.approx(-0.5 * found.value, rel=1e-5)
+    scale = 0.1 * (2 / (1 + math.exp(-10 * progress)) - 1)
+    assert float(found.told["reversal"]) == pytest.approx(scale, abs=1e-6)
+    plain = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=0.0), progress=progress)
+    through = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=1.0), progress=progress)
+    for path, leaf in found.gradient.items():
+        if path.startswith("mdd/"):
+            np.testing.assert_allclose(leaf, plain.gradient[path], rtol=1e-5, atol=1e-7)
+            assert np.abs(leaf).max() > 1e-3
+        else:
+            np.testing.assert_allclose(leaf, scale * through.gradient[path], rtol=1e-5, atol=1e-7)
+            assert np.abs(plain.gradient[path]).max() == 0
+    # What the first head says is a label: it hears nothing. The features lessen D, which the second head raises.
+    assert np.abs(through.gradient["head/kernel"]).max() == 0
+    where = (0, 1)
+    ends = [disparity(moved(mlp, "blocks/00/kernel", where, step)) for step in (1e-5, -1e-5)]
+    assert through.gradient["blocks/00/kernel"][where] == pytest.approx(2 * (ends[0] - ends[1]) / 2e-5, rel=1e-5)
+    ends = []
+    for step in (1e-5, -1e-5):
+        leaves = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(found.params["mdd"]).items()}
+        leaves["1/bias"] = leaves["1/bias"] + step * np.eye(C)[1]
+        ends.append(disparity(mlp.drawn(mlp.model, 0), {"mdd": leaves}))
+    assert found.gradient["mdd/1/bias"][1] == pytest.approx(-2 * (ends[0] - ends[1]) / 2e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_bsp_is_the_sum_of_the_largest_squared_singular_values_of_both(mlp, seen, k):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Bsp(k=k, weight=2.0))
+    squares = {stream: (np.linalg.svd(answers[stream][0], compute_uv=False)[:k] ** 2).sum() for stream in answers}
+    assert found.value == pytest.approx(2 * (squares["source"] + squares["unlabelled"]), rel=1e-5)
+    for name, stream in (("source", "source"), ("target", "unlabelled")):
+        assert float(found.told[f"squares_{name}"]) == pytest.approx(squares[stream], rel=1e-5)
+
+
+def plan_by_hand(cost, e):
+    kernel, v = np.exp(-cost / e), np.ones(cost.shape[1])
+    for _ in range(5000):
+        u = 1 / cost.shape[0] / (kernel @ v)
+        v = 1 / cost.shape[1] / (kernel.T @ u)
+    return u[:, None] * kernel * v
+
+
+@pytest.mark.parametrize("label_cost", [None, 0.0, 2.0])
+def test_ot_is_what_the_plan_costs(mlp, seen, label_cost):
+    streams, _, (labels, _) = seen
+
+    def cost(variables):
+        (_, f, _), (_, g, logits) = (mlp.by_hand(variables, streams[name]["x"]) for name in ("source", "unlabelled"))
+        risks = -np.log(mlp.softmax(logits))[:, labels].T
+        return ((f[:, None] - g[None]) ** 2).sum(-1) + (label_cost or 0.0) * risks
+
+    now = cost(mlp.drawn(mlp.model, 0))
+    plan = plan_by_hand(now, 0.2 * now.mean())
+    found = look(mlp, streams, terms.Ot(label_cost=label_cost, epsilon=0.2, weight=3.0, iterations=200))
+    assert found.value == pytest.approx(3 * (plan * now).sum(), rel=1e-5)
+    assert float(found.told["cost"]) == pytest.approx((plan * now).sum(), rel=1e-5)
+    assert float(found.told["missed"]) < 1e-6
+    # By differences of the cost under the plan as it is; the head hears the labels alone.
+    for path, where in (("blocks/00/kernel", (0, 1)), ("head/kernel", (1, 2)), ("head/bias", (0,))):
+        ends = [(plan * cost(moved(mlp, path, where, step))).sum() for step in (1e-5, -1e-5)]
+        slope = 3 * (ends[0] - ends[1]) / 2e-5
+        assert found.gradient[path][where] == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+def test_ot_says_what_its_iterations_missed(mlp, seen):
+    streams, *_ = seen
+    few, many = (look(mlp, streams, terms.Ot(epsilon=0.01, iterations=n)).told["missed"] for n in (1, 1000))
+    assert few > 0.05 and many < 1e-3
+
+
+def test_ot_compares_what_a_regression_says(mlp):
+    random = np.random.default_rng(0)
+    f, g, said, labels = (random.normal(size=size) for size in ((4, 5), (3, 5), (3, 2), (4, 2)))
+    cost = ((f[:, None] - g[None]) ** 2).sum(-1) + 0.7 * ((said[None] - labels[:, None]) ** 2).mean(-1)
+    taps = {"source": {"pooled": f}, "unlabelled": {"pooled": g, "logits": said}}
+    taps, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (taps, {"source": {"label": labels}}))
+    tick = Tick(jnp.float32(0.0), jax.random.key(0))
+    view = View(None, {}, {}, {}, batch, taps, tasks.Regression(outputs=2), tick)
+    value, _ = terms.Ot(label_cost=0.7, epsilon=0.3, weight=1.0).loss(view)
+    assert float(value) == pytest.approx((plan_by_hand(cost, 0.3 * cost.mean()) * cost).sum(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: terms.Jmmd(scales=()), "Jmmd: scales are (); give one or more, each above 0"),
+        (lambda: terms.Jmmd(sigma=0.0), "Jmmd: sigma is 0.0; it is above 0"),
+        (lambda: terms.Mdd(margin=0.0), "Mdd: margin is 0.0; it is above 0"),
+        (lambda: terms.Mdd(width=0), "Mdd: width is 0; it is 1 or more"),
+        (lambda: terms.Mdd(reversal=-1.0), "Mdd: reversal is -1.0; a weight is 0 or more"),
+        (lambda: terms.Bsp(k=0), "Bsp: k is 0; it is 1 or more"),
+        (lambda: terms.Ot(label_cost=-1.0), "Ot: label_cost is -1.0; it is 0 or more, or None"),
+        (lambda: terms.Ot(epsilon=0.0), "Ot: epsilon is 0.0; it is above 0"),
+        (lambda: terms.Ot(iterations=0), "Ot: iterations is 0; it is 1 or more"),
+        (
+            lambda: terms.Ot(source="unlabelled", target="source", label_cost=1.0),
+            "Ot: label_cost reads the labels of its source, and the stream 'unlabelled' has none",
+        ),
         (lambda: terms.Cmd(moments=0), "Cmd: moments is 0; it is 1 or more"),
         (lambda: terms.Cdan(width=0), "Cdan: width is 0; it is 1 or more"),
         (lambda: terms.Cdan(projection=0), "Cdan: projection is 0; it is 1 or more, or None"),
@@ -200,7 +338,13 @@ def test_impossible_terms_are_refused(make, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc()])
+def test_more_singular_values_than_features_are_refused(mlp):
+    with pytest.raises(ValueError) as error:
+        terms.Bsp(k=5).insert(mlp.model, {}, None)
+    assert str(error.value) == "Bsp: k is 5; 4 features have no more singular values than that, lower k"
+
+
+@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc(), terms.Jmmd(), terms.Mdd()])
 def test_a_task_without_classes_is_refused(term):
     config = models.Mlp(inputs=(4,), widths=(5,), input="x")
     model = models.build(config, 1)

@@ -25,7 +25,8 @@ def walked(mlp, tmp_path_factory):
         terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
         terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
-        terms.Cdan(width=4), terms.Gate(width=4, normalised=True),
+        terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Jmmd(), terms.Mdd(width=4),
+        terms.Bsp(k=2, weight=1e-3), terms.Ot(label_cost=0.5, weight=0.01),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))

@@ -2,6 +2,7 @@
 
 from tlx.objectives.afn import Afn
 from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
+from tlx.objectives.bsp import Bsp
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
 from tlx.objectives.cmd import Cmd
@@ -12,11 +13,14 @@ from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
 from tlx.objectives.gate import Gate
+from tlx.objectives.jmmd import Jmmd
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
+from tlx.objectives.mdd import Mdd
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
+from tlx.objectives.ot import Ot
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
 from tlx.objectives.smoothing import LabelSmoothing
@@ -43,12 +47,17 @@ TERMS: dict[str, type] = {
     "Afn": Afn,
     "Cdan": Cdan,
     "Gate": Gate,
+    "Jmmd": Jmmd,
+    "Mdd": Mdd,
+    "Bsp": Bsp,
+    "Ot": Ot,
 }
 
 __all__ = [
     "L2SP",
     "TERMS",
     "Afn",
+    "Bsp",
     "Bss",
     "Cdan",
     "Cmd",
@@ -60,11 +69,14 @@ __all__ = [
     "Distill",
     "Entropy",
     "Gate",
+    "Jmmd",
     "LabelSmoothing",
     "Lwf",
     "Mcc",
+    "Mdd",
     "Mixup",
     "Mmd",
+    "Ot",
     "Pass",
     "RDrop",
     "Ramp",

@@ -1,6 +1,6 @@
 """What terms share that look at the rows of whole batches, and at those of two streams."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -37,6 +37,19 @@ class Between(Term):
 def read_features(model: Model) -> int:
     """The width of what the head reads; ValueError for a model that does not give it."""
     return features(tap_shapes(model)).shape[-1]
+
+
+def check_scales(scales: Sequence[float], who: str) -> None:
+    """ValueError for widths of kernels that are none."""
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"{who}: scales are {scales}; give one or more, each above 0")
+
+
+def check_singular(model: Model, k: int, who: str) -> None:
+    """ValueError for a model that does not give its features, or of fewer than `k`."""
+    width = read_features(model)
+    if k > width:
+        raise ValueError(f"{who}: k is {k}; {width} features have no more singular values than that, lower k")
 
 
 def rows(view: View, stream: str) -> Array:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from tlx.losses import smallest_squares
-from tlx.models import features, tap_shapes
-from tlx.objectives.apart import rows
+from tlx.objectives.apart import check_singular, rows
 from tlx.objectives.base import Term, check_weight, weighed
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
@@ -27,9 +26,7 @@ class Bss(Term):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a model that does not give its features, or of fewer than `k`."""
-        width = features(tap_shapes(model)).shape[-1]
-        if self.k > width:
-            raise ValueError(f"Bss: k is {self.k}; {width} features have no more singular values than that, lower k")
+        check_singular(model, self.k, "Bss")
         return params
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

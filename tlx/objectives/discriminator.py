@@ -1,6 +1,7 @@
-"""A small network that tells two streams apart."""
+"""Small networks of terms, and the one that tells two streams apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +12,32 @@ from tlx.trees import Tree
 from tlx.types import Array, Key, View
 
 
-def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
-    """Fresh leaves of a network of two hidden layers and one output, by path."""
+def perceptron(name: str, widths: Sequence[int], key: Key) -> dict[str, Array]:
+    """Fresh leaves of dense layers between the `widths`, of which the first is that of the inputs, by path."""
     leaves = {}
-    for number, (before, after) in enumerate(((inputs, width), (width, width), (width, 1))):
+    for number, (before, after) in enumerate(pairwise(widths)):
         own = jax.random.fold_in(key, number)
         leaves[f"{name}/{number}/kernel"] = he(own, (before, after))
         leaves[f"{name}/{number}/bias"] = jnp.zeros(after)
     return leaves
 
 
+def perceive(params: Tree, x: Array) -> Array:
+    """What a `perceptron` says, with a relu between its layers: [B, W] -> [B, K]."""
+    *hidden, last = (params[str(number)] for number in range(len(params)))
+    for layer in hidden:
+        x = jax.nn.relu(dense(layer, x))
+    return dense(last, x)
+
+
+def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
+    """Fresh leaves of a network of two hidden layers and one output, by path."""
+    return perceptron(name, (inputs, width, width, 1), key)
+
+
 def discriminate(params: Tree, x: Array) -> Array:
     """The logit of the first stream: [B, W] -> [B]."""
-    for number in ("0", "1"):
-        x = jax.nn.relu(dense(params[number], x))
-    return dense(params["2"], x)[:, 0]
+    return perceive(params, x)[:, 0]
 
 
 def told_apart(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tlx.discrepancy import SCALES, linear_mmd, mmd
-from tlx.objectives.apart import Between, rows
+from tlx.objectives.apart import Between, check_scales, rows
 from tlx.objectives.base import weighed
 from tlx.types import Array, View
 
@@ -21,8 +21,7 @@ class Mmd(Between):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"Mmd: scales are {self.scales}; give one or more, each above 0")
+        check_scales(self.scales, "Mmd")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

@@ -1,0 +1,35 @@
+"""No singular value that outweighs the others among the features of two streams."""
+
+from dataclasses import dataclass
+
+from tlx.losses import largest_squares
+from tlx.objectives.apart import Between, check_singular, rows
+from tlx.objectives.base import weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bsp(Between):
+    """Batch spectral penalisation (Chen et al., 2019), beside an adversarial term: `weight` times the sum of the `k`
+    largest squared singular values of the matrix of what the head reads, one row an example of the (global) batch, of
+    the one stream and of the other."""
+
+    k: int = 1
+    weight: Weight = 2e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise ValueError(f"Bsp: k is {self.k}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features, or of fewer than `k`."""
+        check_singular(model, self.k, "Bsp")
+        return params
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        """Raises ValueError where a batch has fewer than `k` examples."""
+        source, target = (largest_squares(rows(view, stream), self.k) for stream in (self.source, self.target))
+        return weighed(self.weight, source + target, view, squares_source=source, squares_target=target)

@@ -1,0 +1,45 @@
+"""Features and predictions of two streams whose joint kernel means agree."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import SCALES, joint_mmd, linear_joint_mmd
+from tlx.objectives.apart import Between, check_scales, gathered, rows
+from tlx.objectives.base import check_classes, weighed
+from tlx.trees import Tree
+from tlx.types import Array, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jmmd(Between):
+    """`weight` times the joint maximum mean discrepancy (JAN; Long et al., 2017) between the two streams: as `Mmd`, but
+    the kernel of what the head reads is multiplied by a Gaussian one of width `sigma` of the softmax of its logits, so
+    that features and predictions agree together."""
+
+    scales: tuple[float, ...] = SCALES
+    sigma: float = 0.92
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.scales, "Jmmd")
+        if self.sigma <= 0:
+            raise ValueError(f"Jmmd: sigma is {self.sigma}; it is above 0")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Jmmd")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        """Raises ValueError for a batch of one example."""
+
+        def layers(stream: str) -> tuple[Array, Array]:
+            logits = gathered(view, view.taps[stream]["logits"])
+            return rows(view, stream), jax.nn.softmax(logits.astype(jnp.float32), -1)
+
+        measure = linear_joint_mmd if self.linear else joint_mmd
+        found = measure(layers(self.source), layers(self.target), self.scales, self.sigma)
+        return weighed(self.weight, found, view, distance=found)

@@ -1,0 +1,61 @@
+"""Features on which no second head disagrees with the first in one stream alone."""
+
+from dataclasses import dataclass
+
+import jax
+
+from tlx.discrepancy import reversed_gradient
+from tlx.losses import log_odds
+from tlx.models import features
+from tlx.objectives.apart import Between, read_features
+from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.discriminator import check_width, perceive, perceptron
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mdd(Between):
+    """Margin disparity discrepancy (Zhang et al., 2019, section 4). A second head with the probabilities p is asked to
+    say what the first one says, h, on the source and not to on the target: `weight` times -D, with
+
+        D = margin E_source[log p_h] + E_target[log(1 - p_h)].
+
+    h is the class that the first head's logits are largest for, and hears nothing of it. The gradient reaches what the
+    heads read, f, reversed, times `reversal`, by default as the authors': up to 0.1. The second head has one hidden
+    layer of `width` and learns whatever the tuning. `disparity` is logged, D.
+    """
+
+    margin: float = 4.0
+    width: int = 1024
+    reversal: Weight = Ramp(0.0, 0.1, shape="sigmoid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_width(self.width, "Mdd")
+        if self.margin <= 0:
+            raise ValueError(f"Mdd: margin is {self.margin}; it is above 0")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        widths = (read_features(model), self.width, model.outputs or 1)
+        return added(params, perceptron("mdd", widths, key), "Mdd")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Mdd")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale = current(self.reversal, view.tick)
+
+        def odds(stream: str) -> Array:
+            """log p_h / (1 - p_h) of every example."""
+            f = reversed_gradient(features(view.taps[stream]), scale)
+            return log_odds(perceive(view.params["mdd"], f), view.taps[stream]["logits"].argmax(-1))
+
+        agree = mean_over(view, self.source, jax.nn.softplus(-odds(self.source)))
+        differ = mean_over(view, self.target, jax.nn.softplus(odds(self.target)))
+        risk = self.margin * agree + differ
+        return weighed(self.weight, risk, view, disparity=-risk, reversal=scale)
