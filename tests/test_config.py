@@ -249,6 +249,23 @@ def test_the_fingerprint_changes_with_every_field():
     assert config.fingerprint(dataclasses.replace(BASE, tuning=Probe())) != config.fingerprint(BASE)
 
 
+def test_a_field_that_was_added_later_counts_where_it_says_something():
+    """Recipes from before it keep their fingerprints: it is as if it were not there."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Early:
+        steps: int = 3
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Late(Early):
+        more: tuple[str, ...] = dataclasses.field(default=(), metadata=config.ADDED)
+
+    Late.__name__ = Early.__name__
+    assert config.fingerprint((Late(), 1)) == config.fingerprint((Early(), 1))
+    assert config.fingerprint(Late(more=("a",))) != config.fingerprint(Early())
+    assert config.dump(Late()) == {"kind": "Early", "steps": 3, "more": []}
+
+
 def test_equal_recipes_share_a_fingerprint_however_they_were_written():
     assert config.fingerprint(Optim(lr=1)) == config.fingerprint(Optim(lr=1.0))
     assert config.fingerprint(changed("optim.lr", "1")) == config.fingerprint(
