@@ -142,7 +142,8 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
             "train.select",
             "best",
             TypeError,
-            "train.select wants Literal['last', 'best-validation', 'oracle'], got 'best'",
+            "train.select wants Literal['last', 'best-validation', 'oracle', 'source-validation', 'iwv', 'dev', 'snd', "
+            "'im', 'entropy'], got 'best'",
         ),
         ("tuning", "Freez(through='x')", ValueError, "no class 'Freez' in tlx; close: 'Freeze'"),
         ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
