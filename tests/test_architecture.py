@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("trees",),
     ("types", "assets", "config", "metrics", "stats"),
-    ("layers", "losses", "partition", "sharding", "processors", "blend"),
+    ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
     ("models", "tasks", "optim", "data", "discrepancy"),
     ("tuning",),
     ("weights",),
@@ -52,7 +52,7 @@ BORDERS = {
     "scipy": ("report/", "stats.py"),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
-    "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py"),
+    "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py", "selection.py"),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
     "filelock": ("assets.py", "cells/", "data/", "prefix/", "study/", "tune/"),

@@ -179,12 +179,11 @@ def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, int
 
 def test_the_best_is_the_first_of_equals_and_heeds_which_way_is_better():
     found = Variables({"x": np.ones(2, np.float32)}, {})
-    accuracy, error = tasks.Classification(classes=2), tasks.Regression()
-    first = Best().better(1, 0.5, accuracy, found)
-    assert first.better(2, 0.5, accuracy, found) is first
-    assert first.better(2, 0.4, accuracy, found) is first
-    assert first.better(2, 0.6, accuracy, found).step == 2
-    assert first.better(2, 0.4, error, found).step == 2
+    first = Best().better(1, 0.5, True, found)
+    assert first.better(2, 0.5, True, found) is first
+    assert first.better(2, 0.4, True, found) is first
+    assert first.better(2, 0.6, True, found).step == 2
+    assert first.better(2, 0.4, False, found).step == 2
     assert first.variables.params["x"] is not found.params["x"]
 
 

@@ -142,7 +142,8 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
             "train.select",
             "best",
             TypeError,
-            "train.select wants Literal['last', 'best-validation', 'oracle'], got 'best'",
+            "train.select wants Literal['last', 'best-validation', 'oracle', 'source-validation', 'iwv', 'dev', 'snd', "
+            "'im', 'entropy'], got 'best'",
         ),
         ("tuning", "Freez(through='x')", ValueError, "no class 'Freez' in tlx; close: 'Freeze'"),
         ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
@@ -247,6 +248,23 @@ def test_the_fingerprint_changes_with_every_field():
     assert len(prints) == len(variants)
     assert config.fingerprint(BASE) not in prints
     assert config.fingerprint(dataclasses.replace(BASE, tuning=Probe())) != config.fingerprint(BASE)
+
+
+def test_a_field_that_was_added_later_counts_where_it_says_something():
+    """Recipes from before it keep their fingerprints: it is as if it were not there."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Early:
+        steps: int = 3
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Late(Early):
+        more: tuple[str, ...] = dataclasses.field(default=(), metadata=config.ADDED)
+
+    Late.__name__ = Early.__name__
+    assert config.fingerprint((Late(), 1)) == config.fingerprint((Early(), 1))
+    assert config.fingerprint(Late(more=("a",))) != config.fingerprint(Early())
+    assert config.dump(Late()) == {"kind": "Early", "steps": 3, "more": []}
 
 
 def test_equal_recipes_share_a_fingerprint_however_they_were_written():

@@ -27,7 +27,7 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
     engine = SimpleNamespace(
         arms=2,
         put_whole=lambda given: seen.append(sorted(given)) or given,
-        evaluate=lambda _, given: np.stack([given["x"], -given["x"]]),
+        evaluate=lambda _, given: {"logits": np.stack([given["x"], -given["x"]])},
     )
     outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
     np.testing.assert_array_equal(other.logits, -outcome.logits)

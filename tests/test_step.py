@@ -153,7 +153,7 @@ def test_evaluation_agrees_and_draws_nothing():
     for how, devices in (("jit", 8), ("jit", 1), ("pmap", 8)):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
         state = compiled.place(initial_state(parts, variables, STEPS, jax.random.key(0)))
-        logits = np.asarray(compiled.evaluate(state, compiled.put(inputs)))
+        logits = np.asarray(compiled.evaluate(state, compiled.put(inputs))["logits"])
         np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -308,7 +308,8 @@ def test_half_precision_is_of_activations_alone():
     assert {leaf.dtype for leaf in jax.tree.leaves((state.variables, metrics))} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim} == {jnp.dtype("float32")}
     inputs = {"image": next(batches(CNN))["image"]}
-    assert eval_step(parts, state, inputs).dtype == jnp.float32
+    found = eval_step(parts._replace(features=True), state, inputs)
+    assert {name: leaf.dtype for name, leaf in found.items()} == {"logits": jnp.float32, "features": jnp.float32}
     taps, _ = models.forward(parts.model, state.variables, inputs, dtype="bfloat16")
     assert taps["stem"].dtype == jnp.bfloat16
     whole, _ = walk(parts_of(CNN, tuning.Full()))

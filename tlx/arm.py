@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import folder
+from tlx import folder, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.data import Splits, evaluation_batches, inputs_of
 from tlx.evaluate import Outcome
 from tlx.prepare import Prepared, check_shares, open_data, prepare
 from tlx.recipe import Recipe
 from tlx.records import Records
+from tlx.selection import Seen
 from tlx.state import TrainState, memories
 from tlx.trees import flatten, nest
 from tlx.types import Setting, Variables
@@ -45,15 +46,16 @@ class Clock:
 
 
 class Best(NamedTuple):
-    """The best validation measurement so far, and what moves of the variables that gave it (see `moved_part`)."""
+    """The best measurement so far by the recipe's rule, and what moves of the variables that gave it (see
+    `moved_part`)."""
 
     step: int = 0
     value: float = math.nan
     variables: Variables | None = None
 
-    def better(self, step: int, value: float, task: Any, found: Variables) -> "Best":
+    def better(self, step: int, value: float, higher_is_better: bool, found: Variables) -> "Best":
         """This, or the new one where it is strictly better; the first of equals stays."""
-        wins = value > self.value if task.higher_is_better else value < self.value
+        wins = value > self.value if higher_is_better else value < self.value
         if self.variables is not None and not wins:
             return self
         return Best(step, value, jax.tree.map(jnp.copy, found))
@@ -79,6 +81,7 @@ class Arm:
         self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
         self.best = Best()
         self.outcomes: dict[str, Outcome] = {}
+        self.criteria: dict[str, float] = {}
         self.failed: Exception | None = None
         self.flops: float | None = 0.0
         self.prefixes: dict[int, dict[str, Any]] = {}
@@ -156,21 +159,30 @@ class Arm:
             f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    def measured(self, step: int, outcome: Outcome, rate: float) -> dict[str, float]:
-        """Writes down what the validation split gives, and keeps it.
+    def measured(self, step: int, outcome: Outcome, seen: Seen, rate: float) -> dict[str, float]:
+        """Writes down what the validation split gives, and the recipe's criteria of what they look at, and keeps both.
 
         Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
         """
-        if not np.isfinite(outcome.logits).all():
+        if not (np.isfinite(outcome.logits).all() and seen.finite):
             raise Diverged(
                 f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
                 "lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
         found = outcome.metrics(self.ready.task)
+        self.criteria = selection.measure(self.recipe.train.measured, seen)
         self.records.write(step, {f"validation/{name}": value for name, value in found.items()})
+        self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
         self.records.flush()
         return found
+
+    def judged(self) -> tuple[float, bool]:
+        """What the rule of the recipe makes of what was measured last, and whether more of that is better."""
+        rule, task = self.recipe.train.select, self.ready.task
+        if rule in self.criteria:
+            return self.criteria[rule], selection.CRITERIA[rule].higher_is_better
+        return self.outcomes["validation"].metrics(task)[task.primary], task.higher_is_better
 
 
 def opened(

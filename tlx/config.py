@@ -18,6 +18,8 @@ from tlx.trees import near_miss
 
 Kinds = Mapping[str, type]
 MISSING = object()
+# The metadata of a field that recipes were written without: at its default it is not in their fingerprints.
+ADDED = types.MappingProxyType({"added": True})
 
 
 def is_record(value: Any) -> bool:
@@ -53,16 +55,25 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def dump(value: Any) -> Any:
+def dump(value: Any, added: bool = True) -> Any:
     """A record as JSON values; what is neither a record nor plain (a module, a function) becomes its `repr`, without
-    the addresses in it, which change from process to process."""
+    the addresses in it, which change from process to process. Without `added`, what `ADDED` marks is left out."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if is_record(value):
-        return {"kind": type(value).__name__} | {name: dump(field) for name, field in fields(value).items()}
+        named = {name: field for name, field in fields(value).items() if added or name not in _untouched(value)}
+        return {"kind": type(value).__name__} | {name: dump(field, added) for name, field in named.items()}
     if isinstance(value, tuple | list):
-        return [dump(item) for item in value]
+        return [dump(item, added) for item in value]
     return {"repr": _lasting_repr(value)}
+
+
+def _untouched(value: Any) -> set[str]:
+    """The fields of a record that were added later and are at their defaults."""
+    known = [] if hasattr(value, "_fields") else dataclasses.fields(value)
+    return {
+        one.name for one in known if ADDED.items() <= one.metadata.items() and getattr(value, one.name) == one.default
+    }
 
 
 def _lasting_repr(value: Any) -> str:
@@ -108,7 +119,7 @@ def load(document: Any, kinds: Kinds) -> Any:
 
 def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that two equal recipes share and two different ones do not."""
-    text = json.dumps(_exact(dump(value)), sort_keys=True)
+    text = json.dumps(_exact(dump(value, added=False)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""A model on a split: logits of every example, and what is measured on them."""
+"""A model on a split: what it gives of every example, and what is measured on that."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.data import Examples, evaluation_batches, inputs_of
+from tlx.data.pipeline import TRUTH
 from tlx.pack import Engine
 from tlx.recipe import Recipe
+from tlx.selection import Rows, Seen
 from tlx.tasks import Task
 
 
@@ -27,18 +29,41 @@ class Outcome(NamedTuple):
 def evaluate(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> list[Outcome]:
     """Every example of a split once, under the variables of each arm in `state`. `readers` is one for all, a processor
     or the table of a prefix, or a table an arm."""
+    found = given(engine, state, examples, readers, recipe)
+    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+
+
+def look(
+    engine: Engine,
+    state: Any,
+    examples: Mapping[str, Examples],
+    readers: Mapping[str, Sequence[Any]],
+    recipe: Recipe,
+) -> list[Seen]:
+    """What the criteria of the recipe look at, by name, under the variables of each arm; `readers` as in `evaluate`."""
+    found = {name: given(engine, state, own, readers[name], recipe) for name, own in examples.items()}
+
+    def rows(name: str, n: int) -> Rows:
+        own = found[name]
+        return Rows(own["logits"][:, n], own["features"][:, n] if "features" in own else None, own.get("label"))
+
+    return [Seen({name: rows(name, n) for name in found}) for n in range(engine.arms)]
+
+
+def given(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> Any:
+    """What the engine gives of every example, arrays [N, A, ...] by name, with `index` and, where there is one,
+    `label`, in the order of the examples."""
     reading = [
         evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
         for reader in readers
     ]
     batches = reading[0] if len(reading) == 1 else map(beside, zip(*reading, strict=True))
 
-    def logits(inputs: dict[str, Any]) -> dict[str, Any]:
+    def compute(inputs: dict[str, Any]) -> Any:
         # Arms lie along the second axis, for what is joined are examples.
-        return {"logits": jnp.swapaxes(engine.evaluate(state, engine.put_whole(inputs)), 0, 1)}
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
-    found = passes(batches, logits)
-    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+    return passes(batches, compute)
 
 
 def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,12 +74,11 @@ def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
     """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
-    with their `index` and, where they have one, their `label`."""
+    with their `index` and, where they have one, `label`."""
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
         real = batch["weight"] > 0
-        given = compute(inputs_of(batch))
-        kept = {name: batch[name] for name in ("label", "index", "position") if name in batch} | dict(given)
+        kept = {name: batch[name] for name in (*TRUTH, "position") if name in batch} | dict(compute(inputs_of(batch)))
         parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined.pop("position"))

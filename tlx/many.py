@@ -183,7 +183,8 @@ class Form(NamedTuple):
 
 
 def form_of(arm: Arm) -> Form:
-    ready, measured = arm.ready, [getattr(arm.splits, name).rows.tobytes() for name in ("validation", "test")]
+    ready, splits = arm.ready, arm.splits
+    measured = [own.rows.tobytes() for own in (splits.validation, splits.test, *splits.aside.values())]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
     stands = (arm.begin, arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
     phases = []

@@ -41,7 +41,8 @@ class Engine(NamedTuple):
     `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
     arms where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
     `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
-    `evaluate(state, inputs)` gives logits [A, B, C]. `answer` is as in `step.Compiled`.
+    `evaluate(state, inputs)` gives what `step.eval_step` does, by arm: logits [A, B, C]. `answer` is as in
+    `step.Compiled`.
     """
 
     arms: int
@@ -74,7 +75,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
         start=parts.start,
         train=compiled.train,
         sweep=sweep,
-        evaluate=lambda state, inputs: compiled.evaluate(state, inputs)[None],
+        evaluate=lambda state, inputs: jax.tree.map(lambda leaf: leaf[None], compiled.evaluate(state, inputs)),
         place=lambda states: compiled.place(states[0]),
         fetch=lambda state, n: compiled.fetch(state),
         put=compiled.put,

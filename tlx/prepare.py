@@ -14,6 +14,7 @@ from tlx.data import Splits, load, processor_for, train_batches
 from tlx.optim import Optim
 from tlx.partition import Partition
 from tlx.recipe import Recipe
+from tlx.selection import CRITERIA, read_by
 from tlx.step import Parts
 from tlx.tasks import Task
 from tlx.trees import flatten, near_miss, nest
@@ -67,6 +68,7 @@ class Prepared(NamedTuple):
             accumulate=recipe.train.accumulate,
             ema=recipe.train.ema,
             remat=recipe.train.remat,
+            features=any(CRITERIA[name].features for name in recipe.train.measured),
         )
 
     def optim(self, phase: int) -> Optim:
@@ -77,7 +79,7 @@ class Prepared(NamedTuple):
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
     """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
     Without `test`, that split cannot be read. Streams that no term reads are left out."""
-    splits = load(recipe.data, recipe.seed, test)
+    splits = load(recipe.data, recipe.seed, test, read_by(recipe.train.measured))
     read = objectives.wanted(recipe.objective, tuple(splits.streams))
     return dataclasses.replace(splits, streams={name: splits.streams[name] for name in read})
 

@@ -1,19 +1,24 @@
 """An experiment: the dataclasses of the floors below, composed. No logic."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from tlx import models, objectives, tasks, tuning, updates
+from tlx.config import ADDED
 from tlx.data import Data, augment
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
+from tlx.selection import CRITERIA, SOURCE
 from tlx.tasks import Task
+from tlx.trees import near_miss
 from tlx.tuning import Full, Tuning
 from tlx.types import Learn
 from tlx.updates import Sum, Update
 from tlx.weights import Weights
 
-Select = Literal["last", "best-validation", "oracle"]
+Select = Literal[
+    "last", "best-validation", "oracle", "source-validation", "iwv", "dev", "snd", "im", "entropy"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +28,13 @@ class Train:
     The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of `batch`
     (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported: the
     "last", or the "best-validation"; the same choice is called "oracle" where the data grant some of the target's
-    labels only, for it looks at others. The validation split is measured, and a checkpoint written, every `eval_every`
-    steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of activations.
+    labels only, for it looks at others. The other rules look at no label of the target (see `tlx.selection`): the
+    accuracy on held-out examples of the source, "source-validation"; its error weighted as the target has them, "iwv",
+    with a control variate, "dev"; and what is predicted of unlabelled training examples of the target: the density of
+    neighbourhoods "snd", the mutual information "im", the least "entropy". `criteria` names those that are measured and
+    written down beside, whatever chooses. The validation split is measured, and a checkpoint written, every
+    `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of
+    activations.
 
     `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
     for batch norm and terms that are no mean over examples, which see each piece. `ema` is the share that an
@@ -47,6 +57,13 @@ class Train:
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
     accumulate: int = 1
     ema: float | None = None
+    criteria: tuple[str, ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The criteria that are measured at every evaluation: those named, and the rule that chooses if it is one."""
+        chooses = (self.select,) if self.select in CRITERIA and self.select not in self.criteria else ()
+        return (*self.criteria, *chooses)
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -62,13 +79,18 @@ class Train:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it keeps a share in (0, 1), None is off")
         for name, choices in (
-            ("select", ("last", "best-validation", "oracle")),
+            ("select", get_args(Select)),
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
             ("remat", ("auto", "none", "dots", "stages")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")
+        for name in self.criteria:
+            if name not in CRITERIA:
+                raise ValueError(f"criteria names {name!r}, which is none{near_miss(name, CRITERIA)}")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError(f"criteria are {self.criteria}; name each once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +117,20 @@ class Recipe:
         if self.train.select == "best-validation" and self.data.labels is not None:
             raise ValueError(
                 f"data.labels is {self.data.labels}, and 'best-validation' looks at the target's labels beyond those: "
-                "take train.select 'last', or call it 'oracle'"
+                "take train.select 'last' or a rule that looks at none, such as 'snd', or call it 'oracle'"
             )
         if self.train.select == "oracle" and self.data.labels is None:
             raise ValueError("every label of the target is granted, so train.select 'oracle' is 'best-validation'")
+        for name in self.train.measured:
+            asked = f"train.select is {name!r}" if name == self.train.select else f"train.criteria names {name!r}"
+            if SOURCE in CRITERIA[name].reads and self.data.source is None:
+                free = ", ".join(repr(other) for other, own in CRITERIA.items() if SOURCE not in own.reads)
+                raise ValueError(
+                    f"{asked}, which looks at held-out examples of a source, and there is none: give data.source, or "
+                    f"take one that looks at the target alone ({free})"
+                )
+            if isinstance(self.task, tasks.Regression):
+                raise ValueError(f"{asked}, which judges classes, and the task is a regression: leave it out")
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

@@ -16,7 +16,8 @@ from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
-from tlx.records import write_json
+from tlx.records import read_metrics, write_json
+from tlx.selection import gaps
 from tlx.step import TrainState
 from tlx.trees import flatten
 from tlx.types import Variables
@@ -42,6 +43,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "seed": recipe.seed,
         "selection": recipe.train.select,
         "selected_step": finish["selected"],
+        "rules": gaps(read_metrics(path), ready.task.primary, ready.task.higher_is_better),
         "metrics": metrics,
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
@@ -53,6 +55,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "examples": {
             **{name: len(own) for name, own in trained_on(splits).items()},
             **{name: len(o.labels) for name, o in outcomes.items()},
+            **{name: len(own) for name, own in splits.aside.items()},
         },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
@@ -142,8 +145,10 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
 
 
-def line(step: int, steps: int, measured: Mapping[str, float]) -> str:
-    return f"step {step}/{steps}  " + "  ".join(f"validation {name} {value:.4f}" for name, value in measured.items())
+def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping[str, float]) -> str:
+    told = [f"validation {name} {value:.4f}" for name, value in measured.items()]
+    told += [f"criterion {name} {value:.4f}" for name, value in criteria.items()]
+    return "  ".join([f"step {step}/{steps}", *told])
 
 
 def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:

@@ -44,7 +44,8 @@ class TrainState(NamedTuple):
 class Parts(NamedTuple):
     """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average; `remat` is
     as in `recipe.Train`. `start` names the stage from which the step goes on where what lies below it was computed
-    before (see `tlx.prefix`): its batches then hold a carry in the place of inputs."""
+    before (see `tlx.prefix`): its batches then hold a carry in the place of inputs. With `features` an evaluation gives
+    what the head reads, too."""
 
     model: Model
     task: Task
@@ -58,6 +59,7 @@ class Parts(NamedTuple):
     ema: float | None = None
     remat: str = "auto"
     start: str | None = None
+    features: bool = False
 
     @property
     def learning(self) -> list[str]:

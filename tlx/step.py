@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.config import with_numbers
-from tlx.models import forward
+from tlx.models import features, forward
 from tlx.objectives import Pass, Term, passes
 from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
@@ -199,9 +199,12 @@ def cut(stream: str, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), dict(inputs))
 
 
-def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> Array:
-    """Logits [B, C] of one stream's inputs, nothing random, running statistics."""
-    return forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)[0]["logits"]
+def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """`logits` [B, C] of one stream's inputs, nothing random, running statistics; and, where `parts` ask for them, the
+    `features` [B, W] that the head reads, in float32."""
+    taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
+    found = {"logits": taps["logits"]}
+    return found | {"features": features(taps).astype(jnp.float32)} if parts.features else found
 
 
 class Compiled(NamedTuple):

@@ -15,7 +15,7 @@ from tlx.arm import Arm, Clock, Diverged, moved_part, opened
 from tlx.assets import cache_dir
 from tlx.checkpoint import guarded
 from tlx.energy import Metered
-from tlx.evaluate import evaluate
+from tlx.evaluate import evaluate, look
 from tlx.feed import Taken, one_of
 from tlx.interrupt import noted
 from tlx.pack import Engine
@@ -169,8 +169,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 if looked:
                     with clock("eval"):
                         shown = engine.answer(state)
-                        reading = one_of(readers["validation"])
-                        judged = validate(arms, engine, shown, reading, step, taken, progress, how)
+                        judged = validate(arms, engine, shown, readers, step, taken, progress, how)
                         if recipe.train.select != "last":
                             note_best(arms, engine, shown, step)
                     if not judged or all(arm.failed for arm in arms):
@@ -273,36 +272,37 @@ def validate(
     arms: Sequence[Arm],
     engine: Engine,
     state: Any,
-    readers: Sequence[Any],
+    readers: Mapping[str, Sequence[Any]],
     step: int,
     taken: Taken,
     progress: Progress,
     how: How,
 ) -> bool:
-    """Measures the validation split under every arm; whether the run goes on, as `how.judge` says of a single one."""
+    """Measures the validation split, and what criteria look at, under every arm; whether the run goes on, as
+    `how.judge` says of a single one."""
     first, rates = arms[0], taken.told()["rate"][-1]
-    goes_on = True
-    for n, outcome in enumerate(evaluate(engine, state, first.splits.validation, readers, first.recipe)):
+    goes_on, reading = True, {name: one_of(own) for name, own in readers.items()}
+    outcomes = evaluate(engine, state, first.splits.validation, reading["validation"], first.recipe)
+    seen = look(engine, state, first.splits.aside, reading, first.recipe)
+    for n, (outcome, own) in enumerate(zip(outcomes, seen, strict=True)):
         arm = arms[n]
         if arm.failed is not None:
             continue
         with ended_alone(arm, arms):
-            measured = arm.measured(step, outcome, float(rates[n]))
+            measured = arm.measured(step, outcome, own, float(rates[n]))
             if n == 0:
-                progress.say(line(step, first.steps, measured))
+                progress.say(line(step, first.steps, measured, arm.criteria))
             if how.judge is not None and step < first.steps:
                 goes_on = how.judge(step, measured)
     return goes_on
 
 
 def note_best(arms: Sequence[Arm], engine: Engine, state: Any, step: int) -> None:
-    """Keeps what moves of every arm whose validation measurement is the best so far."""
+    """Keeps what moves of every arm whose measurement is the best so far by the recipe's rule."""
     for n, arm in enumerate(arms):
         if arm.failed is None:
-            task = arm.ready.task
-            value = arm.outcomes["validation"].metrics(task)[task.primary]
             found = moved_part(engine.fetch(state, n).variables, arm.ready.moving)
-            arm.best = arm.best.better(step, value, task, found)
+            arm.best = arm.best.better(step, *arm.judged(), found)
 
 
 def best_state(arm: Arm, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:

@@ -191,8 +191,8 @@ def test_a_choice_by_labels_that_are_not_granted_has_its_name():
     with pytest.raises(ValueError) as error:
         replace(recipe_of(BOTH), train=Train(steps=2, batch=8, select="best-validation"))
     assert str(error.value) == (
-        "data.labels is 0, and 'best-validation' looks at the target's labels beyond those: take train.select 'last', "
-        "or call it 'oracle'"
+        "data.labels is 0, and 'best-validation' looks at the target's labels beyond those: take train.select 'last' "
+        "or a rule that looks at none, such as 'snd', or call it 'oracle'"
     )
     with pytest.raises(ValueError) as error:
         replace(recipe_of(Data(target="digits")), train=Train(steps=2, batch=8, select="oracle"))

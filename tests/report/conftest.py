@@ -58,7 +58,7 @@ def digits(tmp_path_factory):
         task=tasks.Classification(),
         model=models.Mlp(inputs=(8, 8, 1), widths=(16, 16)),
         tuning=tuning.Rules(("stem/.*", None), (".*", Learn())),
-        train=Train(steps=40, batch=16, eval_every=10, select="best-validation"),
+        train=Train(steps=40, batch=16, eval_every=10, select="best-validation", criteria=("snd", "entropy")),
     )
     recipe = config.replace(base, optim=Optim(lr=3e-3))
     out = tmp_path_factory.mktemp("digits") / "run"

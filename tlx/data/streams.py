@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,9 +15,13 @@ from tlx.data import DATASETS
 from tlx.data.augment import Augmentation
 from tlx.data.datasets.splits import stratified
 from tlx.processors import ImageProcessor, Processor, TextProcessor
+from tlx.selection import SOURCE, TARGET
 
 if TYPE_CHECKING:
     from tlx.data.examples import Dataset, Examples, Features
+
+# A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
+LOOKED_AT = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class Data:
 @dataclass(frozen=True)
 class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
-    names the data and the very rows of each."""
+    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.selection`)."""
 
     streams: Mapping[str, Examples]
     validation: Examples
@@ -111,6 +115,7 @@ class Splits:
     classes: tuple[str, ...]
     features: Features
     fingerprint: str
+    aside: Mapping[str, Examples] = field(default_factory=dict)
 
     @property
     def train(self) -> Examples:
@@ -129,16 +134,19 @@ class Splits:
     @property
     def named(self) -> dict[str, Examples]:
         """All examples, those of training by stream."""
-        return {**self.streams, "validation": self.validation, "test": self.test}
+        return {**self.streams, "validation": self.validation, "test": self.test, **self.aside}
 
 
-def load(data: Data, seed: int, test: bool = True) -> Splits:
+def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) -> Splits:
     """The splits of `data.target`, views of what lies on disk; `seed` draws the subset unless `data.subset_seed` does.
 
     A data set without a test split, or whose test labels are withheld (-1), is tested on its validation split, and what
     chooses the checkpoint is then held out of train, so that no split does both. Without `test` that split is sealed:
-    no label of it is read (but whether a data set that is not ours withholds its first). Raises as `open_dataset`, and
-    ValueError for an empty split, a label out of range, or a class with too few examples.
+    no label of it is read (but whether a data set that is not ours withholds its first). `aside` names what criteria
+    look at, at most `LOOKED_AT` of each, which no seed draws: training examples of the target without their labels,
+    and the validation split of the source, or, where it has none, the same share of its training split as of a
+    target's, which is then not trained on. Raises as `open_dataset`, and ValueError for an empty split, a label out of
+    range, or a class with too few examples.
     """
     from tlx.data.examples import open_dataset
 
@@ -147,8 +155,7 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
     if not test:
         tested = tested.seal()
     if validation is None:
-        parts = stratified(_strata(train), "validation", {"train": 1 - data.validation, "validation": data.validation})
-        train, validation = train.view(parts["train"]), train.view(parts["validation"])
+        train, validation = _parted(train, data.validation)
     drawn = seed if data.subset_seed is None else data.subset_seed
 
     def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
@@ -160,9 +167,10 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
     streams, origin = {}, ""
+    looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
     for name in data.streams:
         if name == "source":
-            streams[name], origin = _source(data, dataset)
+            streams[name], looked_at[SOURCE], origin = _source(data, dataset, SOURCE in aside)
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
@@ -173,16 +181,37 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
             streams[name] = some(train, count, fraction, named="labels")
     digest = hashlib.sha256((dataset.fingerprint + origin).encode())
     for part in (*streams.values(), validation, tested):
-        if not len(part):
-            raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
-        if part.labelled:
-            part.labels()
+        _check(part)
         digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
-    return Splits(streams, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
+    kept = {name: _some(looked_at[name]) for name in aside}
+    named = digest.hexdigest()[:16]
+    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, kept)
 
 
-def _source(data: Data, target: Dataset) -> tuple[Examples, str]:
-    """The training split of the source, its labels as the target's classes, and the fingerprint of its data set."""
+def _check(part: Examples) -> None:
+    """ValueError for no examples, or a label out of range."""
+    if not len(part):
+        raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
+    if part.labelled:
+        part.labels()
+
+
+def _some(examples: Examples) -> Examples:
+    """At most `LOOKED_AT` of these, always the same."""
+    _check(examples)
+    order = np.argsort(np.random.Generator(np.random.PCG64(0)).random(len(examples)), kind="stable")
+    return examples.view(np.sort(order[:LOOKED_AT]))
+
+
+def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
+    """A training split without the share of every class that is held out, and that."""
+    parts = stratified(_strata(train), "validation", {"train": 1 - share, "validation": share})
+    return train.view(parts["train"]), train.view(parts["validation"])
+
+
+def _source(data: Data, target: Dataset, held: bool) -> tuple[Examples, Examples, str]:
+    """The training split of the source, what is held out of it (where that was asked for; else the same), their labels
+    as the target's classes, and the fingerprint of its data set."""
     from tlx.data.examples import open_dataset
 
     assert data.source is not None
@@ -195,23 +224,32 @@ def _source(data: Data, target: Dataset) -> tuple[Examples, str]:
         raise ValueError(f"source {data.source!r} is {told[0]} and target {data.target!r} is {told[1]}")
     if "train" not in source.splits:
         raise ValueError(f"source {data.source!r} has no 'train' split")
-    train = source.splits["train"]
+    train = held_out = source.splits["train"]
+    if held:
+        validation = _validation(source)
+        train, held_out = (train, validation) if validation else _parted(train, data.validation)
     if source.classes == target.classes:
-        return train, source.fingerprint
+        return train, held_out, source.fingerprint
+    places = _places(data, source, target)
+    renamed = [examples.renamed(target.classes, places) for examples in (train, held_out)]
+    return renamed[0], renamed[1], source.fingerprint
+
+
+def _places(data: Data, source: Dataset, target: Dataset) -> np.ndarray:
+    """Which of the target's classes each of the source's counts as."""
     if data.match == "position":
         if len(source.classes) > len(target.classes):
             raise ValueError(
                 f"source {data.source!r} has {len(source.classes)} classes and target {data.target!r} "
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
-        return train.renamed(target.classes, np.arange(len(source.classes))), source.fingerprint
+        return np.arange(len(source.classes))
     if strange := [name for name in source.classes if name not in target.classes]:
         raise ValueError(
             f"class {strange[0]!r} of source {data.source!r} is none of target {data.target!r} "
             f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order"
         )
-    places = np.array([target.classes.index(name) for name in source.classes])
-    return train.renamed(target.classes, places), source.fingerprint
+    return np.array([target.classes.index(name) for name in source.classes])
 
 
 def subset(
@@ -274,8 +312,7 @@ def _three(dataset: Dataset) -> tuple[Examples, Examples | None, Examples]:
     splits = dataset.splits
     if "train" not in splits:
         raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
-    validation = splits.get("validation") or splits.get("valid") or splits.get("dev")
-    test = splits.get("test")
+    validation, test = _validation(dataset), splits.get("test")
     if test is not None and dataset.name not in DATASETS and _withheld(test):
         test = None
     if test is not None:
@@ -283,6 +320,12 @@ def _three(dataset: Dataset) -> tuple[Examples, Examples | None, Examples]:
     if validation is None:
         raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to test on")
     return splits["train"], None, validation
+
+
+def _validation(dataset: Dataset) -> Examples | None:
+    """The validation split by any of its names, unless it is empty."""
+    splits = dataset.splits
+    return splits.get("validation") or splits.get("valid") or splits.get("dev")
 
 
 def _withheld(test: Examples) -> bool:

@@ -32,6 +32,7 @@ from tlx.movement import features, line, weights
 from tlx.recipe import Recipe
 from tlx.records import write_json
 from tlx.reopen import Batches, Reopened, batches_of, reopen
+from tlx.selection import BY_VALIDATION
 from tlx.trees import flatten
 
 EXAMPLES = 512
@@ -149,7 +150,7 @@ def notes(opened: Reopened, fresh: list[str]) -> list[str]:
             f"{len(fresh)} leaves were drawn from the recipe's seed and not brought ({', '.join(fresh[:3])}"
             f"{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
         )
-    if opened.result["selection"] != "last":
+    if opened.result["selection"] in BY_VALIDATION:
         told.append("The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'.")
     told.append("A probe after training reads features that have been fitted to its training examples' labels.")
     return told

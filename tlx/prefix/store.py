@@ -26,9 +26,11 @@ from tlx.data.augment import augmented
 from tlx.prefix.cut import Cut, prefix
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
+from tlx.selection import SOURCE, TARGET
 from tlx.trees import flatten, subtree
 
-HELD_OUT = ("validation", "test")
+# What is read as it is, never augmented.
+PLAIN = ("validation", "test", SOURCE, TARGET)
 
 
 class Sources(NamedTuple):
@@ -44,7 +46,7 @@ class Sources(NamedTuple):
 
 def nothing(ready: Prepared, why: str) -> Sources:
     """The inputs themselves."""
-    names = (*ready.streams, *HELD_OUT)
+    names = (*ready.streams, *PLAIN)
     return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
 
 
@@ -116,7 +118,7 @@ def spelled(tokenizer: Any) -> str:
 
 def augments(ready: Prepared, name: str) -> bool:
     """Whether the examples are augmented: only those of training are."""
-    return name not in HELD_OUT and bool(ready.recipe.data.augment)
+    return name not in PLAIN and bool(ready.recipe.data.augment)
 
 
 def views_of(ready: Prepared, name: str) -> int:

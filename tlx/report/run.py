@@ -8,6 +8,7 @@ from typing import Any
 from tlx.metrics import ClassificationCounts
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import Records
+from tlx.selection import BY_VALIDATION
 
 NAME = "report.html"
 PICTURE = "data:image/png;base64,"
@@ -32,6 +33,8 @@ def draw(records: Records) -> str:
         document=records.document,
         answer=answer(records, counts),
         measured=measured(records),
+        flattering=result["selection"] in BY_VALIDATION,
+        rules=rules(records),
         training=figures.training(records),
         validation=figures.validation(records),
         outcomes=figures.outcomes(records, counts),
@@ -82,6 +85,17 @@ def measured(records: Records) -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+def rules(records: Records) -> list[dict[str, Any]]:
+    """What each rule would have chosen (see `tlx.selection.gaps`), in words, and whether it is the run's own."""
+    # Where all labels are granted, the best by them has another name.
+    renamed = {"oracle": "best-validation"} if records.recipe["data"]["labels"] is None else {}
+    rows = []
+    for rule, told in records.result.get("rules", {}).items():
+        name = renamed.get(rule, rule)
+        rows.append({"name": name, "words": words.RULES[name], "own": name == records.result["selection"], **told})
+    return rows
 
 
 def by_class(records: Records, counts: Any) -> list[dict[str, Any]]:

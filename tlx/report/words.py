@@ -16,6 +16,18 @@ METRICS = {
     "r2": "R²",
     "pearson": "correlation",
 }
+# Which step each rule takes.
+RULES = {
+    "last": "the last step",
+    "best-validation": "the step that was best on validation",
+    "oracle": "the step that was best by labels of the target that the setting does not grant",
+    "source-validation": "the step that was most accurate on held-out examples of the source",
+    "iwv": "the step of the least error on the source, weighted as the target has its examples",
+    "dev": "the step of the least error on the source, weighted as the target has its examples, with a control variate",
+    "snd": "the step of the densest neighbourhoods of predictions on the target",
+    "im": "the step whose predictions on the target said most",
+    "entropy": "the step whose predictions on the target were surest",
+}
 
 
 def metric(name: str) -> str:

@@ -5,13 +5,9 @@ from typing import Any
 
 from tlx.cells import Comparison, Table
 from tlx.report.study.names import Columns, Unit, counted, metric, p_value
+from tlx.report.words import RULES
 from tlx.stats import LEVEL
 
-RULES = {
-    "last": "the last step",
-    "best-validation": "the step that was best on validation",
-    "oracle": "the step that was best by labels of the target that the setting does not grant",
-}
 VERDICTS = ("better", "worse", "no difference shown")
 SHOWN = 8
 
