@@ -65,6 +65,17 @@ def test_a_network_that_brings_something_is_also_drawn_afresh(recipe):
     assert found["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
 
 
+def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
+    train = dataclasses.replace(recipe.train, select="iwv", criteria=("snd", "dev"))
+    found = by_arm(negative_study(dataclasses.replace(recipe, train=train), labels=(2,), seeds=1))
+    with_source, alone = (
+        found[key].recipe.train
+        for key in (("A(S,T)", "mnist5k", 2, 0.0, 0), ("A(0,T)", None, 2, None, 0))
+    )  # fmt: skip
+    assert (with_source.select, with_source.criteria) == ("iwv", ("snd", "dev"))
+    assert (alone.select, alone.criteria) == ("last", ("snd",))
+
+
 def test_an_algorithm_without_a_term_of_its_own_is_not_run_twice(recipe):
     plain = dataclasses.replace(recipe, objective=(SOURCE,))
     arms = {key[0] for key in by_arm(negative_study(plain, labels=(2,), seeds=1))}

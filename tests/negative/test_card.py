@@ -6,6 +6,7 @@ import pytest
 from tlx import cells, stats
 from tlx.negative.card import card
 from tlx.negative.words import advice, rows
+from tlx.records import write_json
 
 CLASSES = ("negative", "positive")
 RNG = np.random.default_rng(0)
@@ -125,3 +126,16 @@ def test_a_study_without_a_finished_run_says_why(written):
     written.cells.append({"fingerprint": "f" * 16, "names": {"arm": "A(S,T)", "source": "s", "labels": 0, "eps": 0.0}})
     with pytest.raises(ValueError, match=r"no run of A\(S,T\) in .* has finished: none has been run"):
         card(cells.read(written.write()), CLASSES, "here")
+
+
+def test_what_choosing_a_checkpoint_costs_is_the_mean_over_the_seeds(written):
+    folder = filled(written, ARMS).folder
+    gaps = {}
+    for cell in cells.read(folder).cells:
+        if cell.names["arm"] == "A(S,T)" and cell.names["source"] == "good" and cell.names["labels"] == 5:
+            gaps[cell.seed] = 0.01 * (1 + cell.seed)
+            rules = {"snd": {"step": 3, "value": 0.8, "gap": gaps[cell.seed]}}
+            write_json(cell.folder / "result.json", {**cell.result, "rules": rules})
+    (row,) = card(cells.read(folder), CLASSES, "here")["rules"]
+    assert (row["rule"], row["source"], row["labels"], row["seeds"]) == ("snd", "good", 5, 5)
+    assert (row["gap"], row["low"], row["high"]) == pytest.approx(stats.over_seeds(list(gaps.values())))

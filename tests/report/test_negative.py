@@ -54,6 +54,10 @@ DOCUMENT = {
          "equal": ["clothes"]},
         {"labels": 5, "eps": 0.0, "baseline": "A(0,T)", "verdicts": {"mnist5k": "not shown"}, "use": None, "equal": []},
     ],
+    "rules": [
+        {"source": "mnist5k", "labels": 5, "eps": 0.0, "rule": "snd", "seeds": 2, "value": 0.7, "gap": 0.021,
+         "low": 0.01, "high": 0.03}
+    ],
     "notes": ["not all runs are in: 1 failed"],
     "domains": [
         {"source": name, "eps": 0.0, "a": a, "a_low": a, "a_high": a, "mmd": 0.1, "examples": [2000, 1258]}
@@ -99,4 +103,5 @@ def test_examples_are_escaped_and_open_ends_are_said(drawn):
         found |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
     one |= {"classes": [], "gated": [], "related": []}
     told = negative.draw(one)
+    assert '<td>snd</td><td class="number">70.0</td><td class="number">2.1</td>' in negative.draw(DOCUMENT)
     assert "one seed" in told and 'id="by-class"' not in told and 'id="gate"' not in told

@@ -11,6 +11,8 @@ from tlx.config import fingerprint, parse
 from tlx.data import load
 from tlx.objectives import Supervised, Term
 from tlx.recipe import KINDS, Recipe
+from tlx.selection import CRITERIA
+from tlx.selection import SOURCE as DRAWN
 from tlx.study import Study
 from tlx.sweeps import Override
 from tlx.tasks import Classification
@@ -83,7 +85,8 @@ def negative_study(
     for count in labels:
         if count == 0:
             continue
-        own = {"data.source": None, "data.labels": count}
+        # In this order: a rule that needs a source goes before the source does.
+        own = {**without_source(recipe), "data.source": None, "data.labels": count}
         names = named(None, count, None)
         plain = in_role(source_only(recipe.objective))
         add(TARGET_ONLY, names, {**own, "objective": plain})
@@ -97,6 +100,15 @@ def negative_study(
 
 def named(source: str | None, labels: Labels | None, eps: float | None) -> dict[str, Any]:
     return {SOURCE: source, LABELS: labels, EPS: eps}
+
+
+def without_source(recipe: Recipe) -> dict[str, Any]:
+    """The changes of how a checkpoint is chosen where there is no source to look at: the rule "last", for one that
+    needs it, and the criteria that need none."""
+    free = tuple(name for name in recipe.train.criteria if DRAWN not in CRITERIA[name].reads)
+    needs = recipe.train.select in CRITERIA and DRAWN in CRITERIA[recipe.train.select].reads
+    changes: dict[str, Any] = {"train.select": "last"} if needs else {}
+    return changes | ({"train.criteria": free} if free != recipe.train.criteria else {})
 
 
 def perturbed(eps: float) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
         "arms": [told(summary) for arm in study.arms if (summary := summarise(arm, metric)) is not None],
         "gaps": gaps,
         "classes": by_class(found, classes),
+        "rules": rules(found),
         "advice": advice(found, gaps, higher),
         "notes": notes(study, found, gaps),
     }
@@ -205,6 +206,22 @@ def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
         hits = np.bincount(predictions.labels, right, minlength=classes)
         rows.append(np.where(counts > 0, hits / np.maximum(counts, 1), np.nan))
     return np.stack(rows) if rows else None
+
+
+def rules(found: Sequence[Setting]) -> list[dict[str, Any]]:
+    """What choosing a checkpoint costs: of every setting whose runs measured criteria, by rule, the mean gap to the
+    best step of the validation split, with its interval over the seeds (see `tlx.selection.gaps`)."""
+    made = []
+    for one in found:
+        known = [rule for cell in one.own.arm.done if (rule := (cell.result or {}).get("rules"))]
+        for name in known[0] if known else ():
+            gap, value = ([rule[name][of] for rule in known] for of in ("gap", "value"))
+            mean, low, high = stats.over_seeds(gap)
+            made.append({
+                "source": one.source, "labels": one.labels, "eps": one.eps, "rule": name, "seeds": len(known),
+                "value": float(np.mean(value)), "gap": mean, "low": finite(low), "high": finite(high),
+            })  # fmt: skip
+    return made
 
 
 def advice(found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]], higher: bool) -> list[dict[str, Any]]:

@@ -40,6 +40,11 @@ def draw(document: Mapping[str, Any]) -> str:
         maps=[drawn for one in tables if (drawn := over_settings(document, one["name"], share))],
         arms=[every_arm(document, labels, share) for labels in labels_of(document)],
         classes=by_class(document),
+        rules=[
+            {**one, "value": size(one["value"], share), "gap": size(one["gap"], share)}
+            | {"span": spread(one["low"], one["high"], share)}
+            for one in document["rules"]
+        ],
         domains=by_distance(document, share),
         gates=[gate(one) for one in document["gated"]],
     )
