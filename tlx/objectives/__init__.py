@@ -1,5 +1,6 @@
 """Terms of the objective: one file each, one line in the table."""
 
+from tlx.objectives.adda import Adda
 from tlx.objectives.afn import Afn
 from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
 from tlx.objectives.bss import Bss
@@ -15,6 +16,7 @@ from tlx.objectives.gate import Gate
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
+from tlx.objectives.mcd import Mcd
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
 from tlx.objectives.ramp import Ramp
@@ -22,7 +24,7 @@ from tlx.objectives.rdrop import RDrop
 from tlx.objectives.smoothing import LabelSmoothing
 from tlx.objectives.supervised import Supervised
 
-TERMS: dict[str, type] = {
+TERMS: dict[str, type[Term]] = {
     "Supervised": Supervised,
     "L2SP": L2SP,
     "Delta": Delta,
@@ -43,11 +45,14 @@ TERMS: dict[str, type] = {
     "Afn": Afn,
     "Cdan": Cdan,
     "Gate": Gate,
+    "Mcd": Mcd,
+    "Adda": Adda,
 }
 
 __all__ = [
     "L2SP",
     "TERMS",
+    "Adda",
     "Afn",
     "Bss",
     "Cdan",
@@ -63,6 +68,7 @@ __all__ = [
     "LabelSmoothing",
     "Lwf",
     "Mcc",
+    "Mcd",
     "Mixup",
     "Mmd",
     "Pass",
