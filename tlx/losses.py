@@ -39,8 +39,8 @@ def divergence(logits: Array, other: Array) -> Array:
 
 
 def disagreement(logits: Array, other: Array) -> Array:
-    """Mean over the classes of |p_c - q_c|, p from `logits` and q from `other`: [..., C], [..., C] -> [...] (Saito et
-    al., 2018, equation 9)."""
+    """Mean over the classes of |p_c - q_c|, p from `logits` and q from `other`: [..., C], [..., C] -> [...] (the
+    discrepancy of Saito et al., 2018)."""
     p, q = (jax.nn.softmax(x.astype(jnp.float32), -1) for x in (logits, other))
     return jnp.abs(p - q).mean(-1)
 
