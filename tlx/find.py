@@ -125,10 +125,11 @@ def traced(
 ) -> Curve:
     """One curve from a fresh state."""
     recipe = ready.recipe
+    claimed = {path: learn and learn._replace(schedule=None) for path, learn in claimed.items()}
     parts = ready.parts(0)._replace(
         optim=replace(recipe.optim, schedule="constant", warmup=0.0),
-        partition={path: learn and learn._replace(schedule=None) for path, learn in claimed.items()},
-        layout=optim.Layout(hidden=optim.hidden_kernels(ready.model, claimed)),
+        partition=claimed,
+        layout=optim.layout(ready.model, [claimed], turns=ready.turns),
         ema=None,
     )
     compiled = compile_step(parts, mesh)

@@ -48,6 +48,13 @@ def divergence(logits: Array, other: Array) -> Array:
     return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
 
 
+def disagreement(logits: Array, other: Array) -> Array:
+    """Mean over the classes of |p_c - q_c|, p from `logits` and q from `other`: [..., C], [..., C] -> [...] (the
+    discrepancy of Saito et al., 2018)."""
+    p, q = (jax.nn.softmax(x.astype(jnp.float32), -1) for x in (logits, other))
+    return jnp.abs(p - q).mean(-1)
+
+
 def distillation(logits: Array, teacher: Array, temperature: float | Array) -> Array:
     """T^2 KL(softmax(teacher / T) || softmax(logits / T)): [B, C], [B, C] -> [B] (Hinton et al., 2015).
 

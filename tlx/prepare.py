@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tlx import config, models, objectives, optim, partition, processors, weights
+from tlx import config, models, objectives, optim, partition, processors, updates, weights
 from tlx.data import Splits, load, processor_for, train_batches
 from tlx.optim import Optim
 from tlx.partition import Partition
@@ -18,7 +18,7 @@ from tlx.selection import CRITERIA, read_by
 from tlx.step import Parts
 from tlx.tasks import Task
 from tlx.trees import flatten, near_miss, nest
-from tlx.types import Model, Phase, Variables
+from tlx.types import Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
 
@@ -53,6 +53,11 @@ class Prepared(NamedTuple):
         """What a step gets a batch of: the streams of the data that some term reads."""
         return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The moves of one step, where it has several."""
+        return tuple(turn for term in self.recipe.objective for turn in term.turns(self.model))
+
     def parts(self, phase: int) -> Parts:
         """The static half of the step of one phase."""
         recipe = self.recipe
@@ -64,7 +69,7 @@ class Prepared(NamedTuple):
             self.partitions[phase],
             recipe.train.dtype,
             update=recipe.update,
-            layout=optim.layout(self.model, self.partitions, phase),
+            layout=optim.layout(self.model, self.partitions, phase, self.turns),
             accumulate=recipe.train.accumulate,
             ema=recipe.train.ema,
             remat=recipe.train.remat,
@@ -112,7 +117,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     models.check_tokens(model, params, max(recipe.data.lengths))
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)
-    partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
+    claimed = [partition.partition(params, phase.rules) for phase in phases]
+    partitions = updates.in_turns(recipe.update, recipe.objective, model, claimed)
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)

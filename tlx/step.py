@@ -3,6 +3,7 @@
 Shapes: B batch, C outputs of the head, L trainable leaves, M micro-batches.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, merge, nest
 from tlx.types import Array, Tick, Variables, View
-from tlx.updates import Slope
+from tlx.updates import Point, Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
 
@@ -38,7 +39,7 @@ def term_names(terms: Sequence[Term]) -> list[str]:
 
 
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
-    """One update of the trainable leaves: `(state, metrics)`.
+    """One step of the trainable leaves: `(state, metrics)`.
 
     `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that all leaves
     share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the
@@ -55,21 +56,24 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     for term in terms:
         batch = term.streams(batch, tick)
 
-    slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
-    gradients, (stats, metrics) = update.gradient(slope, state.trainable, tick)
-    if "mask" in held:
-        # A leaf that another arm of a pack learns and this one does not (see `tlx.pack.joined`).
-        gradients = nest({path: leaf * held["mask"][path] for path, leaf in flatten(gradients).items()})
-    squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
     clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
     transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
-    updates, optimiser = transform.update(gradients, state.optimiser, state.trainable)
+
+    def descend(point: Point, gradients: Tree) -> Point:
+        leaves = flatten(point.trainable)
+        own = nest({path: leaves[path] for path in flatten(gradients)})
+        updates, after = transform.update(gradients, point.optimiser, own)
+        return Point(nest(leaves | flatten(optax.apply_updates(own, updates))), point.optimiser | after)
+
+    slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
+    start = Point(state.trainable, state.optimiser)
+    (trainable, optimiser), gradients, (stats, metrics) = update.step(slope, descend, start, tick)
+    squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
     metrics |= {
         "rate": optimisers.rate(optim, *clock, parts.layout.schedule(held["rates"])),
         "gradient_norm": jnp.sqrt(squares.sum()),
         "leaf_norms": jnp.sqrt(squares),
     }
-    trainable = optax.apply_updates(state.trainable, updates)
     average = state.average
     if parts.ema is not None:
         average = moved_average(parts.layout, average, trainable, held["ema"])
@@ -112,9 +116,11 @@ def slope_of(
     first = partition.first_moving(stages, parts.partition)
 
     def objective(
-        trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
-    ) -> tuple[Array, tuple[Tree, Tree]]:
-        params = merge(trainable, state.frozen)
+        trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None,
+        turn: int, held: Tree,
+    ) -> tuple[Array, tuple[Tree, Tree]]:  # fmt: skip
+        now = tick_of(tick, turn)
+        params = merge(trainable, held, state.frozen)
         taps = {}
         for stream, salt, moves in reads:
             inputs = batch[stream]
@@ -122,7 +128,7 @@ def slope_of(
                 parts.model,
                 Variables(params, stats),
                 inputs,
-                key=jax.random.fold_in(tick.key, salt),
+                key=jax.random.fold_in(now.key, salt),
                 train=True,
                 start=parts.start,
                 barrier=first,
@@ -137,21 +143,26 @@ def slope_of(
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             memory = state.memory[str(number)]
-            view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis)
+            view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn)
             value, metrics = term.loss(view)
             total += value
-            asked += value if weights is None else weights[number] * value
+            weight = 1.0 if weights is None else weights[number]
+            # A plain 0 leaves the term out, and with it the passes that it alone reads.
+            if isinstance(weight, Array) or weight:
+                asked += weight * value
             told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}
-        return (total if weights is None else asked), (stats, told | {"loss": total})
+        return asked, (stats, told | {"loss": total})
 
     def begin(stream: str) -> Array | int:
         """The place of this device's first example of a stream in the global batch."""
         return 0 if axis is None else jax.lax.axis_index(axis) * rows_of(batch[stream])
 
-    def at(trainable: Tree, weights: Sequence[Any] | None = None) -> tuple[Tree, tuple[Tree, Tree]]:
-        slope = jax.grad(objective, has_aux=True)
+    def at(
+        trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
+    ) -> tuple[Tree, tuple[Tree, Tree]]:
+        slope = jax.grad(partial(objective, weights=weights, turn=turn, held=held or {}), has_aux=True)
         if parts.accumulate == 1:
-            gradients, (stats, told) = slope(trainable, state.stats, batch, {s: begin(s) for s in batch}, weights)
+            gradients, (stats, told) = slope(trainable, state.stats, batch, {s: begin(s) for s in batch})
         else:
             count = parts.accumulate
             pieces = {stream: cut(stream, inputs, count) for stream, inputs in batch.items()}
@@ -164,7 +175,7 @@ def slope_of(
                     stream: begin(stream) + jnp.arange(rows_of(own)) * (count - 1) + number
                     for stream, own in inputs.items()
                 }
-                gradients, (stats, told) = slope(trainable, stats, inputs, places, weights)
+                gradients, (stats, told) = slope(trainable, stats, inputs, places)
                 return (jax.tree.map(jnp.add, total, gradients), stats), told
 
             zeros = jax.tree.map(jnp.zeros_like, trainable)
@@ -173,9 +184,19 @@ def slope_of(
             told = jax.tree.map(lambda values: values.mean(0), told)
         if axis is not None:
             gradients, told = jax.lax.pmean((gradients, told), axis)
+        if "mask" in state.numbers:
+            # A leaf that another arm of a pack learns and this one does not (see `tlx.pack.joined`).
+            gradients = nest({path: leaf * state.numbers["mask"][path] for path, leaf in flatten(gradients).items()})
         return gradients, (stats, told)
 
-    return Slope(tuple(names), at)
+    return Slope(tuple(names), at, tuple(term.turns(parts.model) for term in terms))
+
+
+def tick_of(tick: Tick, turn: int) -> Tick:
+    """The tick of one move of a step, which has noise of its own; that of the first is the step's."""
+    if turn == 0:
+        return tick
+    return tick._replace(key=jax.random.fold_in(tick.key, zlib.crc32(f"turn {turn}".encode())))
 
 
 def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[str, str]:

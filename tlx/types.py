@@ -103,6 +103,14 @@ class Phase(NamedTuple):
     optim: tuple[tuple[str, float | tuple[float, float]], ...] = ()
 
 
+class Turn(NamedTuple):
+    """One of the moves of which a step may consist (see `tlx.updates`): the leaves that move in it, by the prefixes of
+    their paths, and whether it asks the `others`, the terms that take no turns, too."""
+
+    moves: tuple[str, ...]
+    others: bool = True
+
+
 class Tick(NamedTuple):
     """The only clock: `progress` runs from 0 to 1 over the whole run; `key` is the step's own."""
 
@@ -127,7 +135,8 @@ class Setting(NamedTuple):
 class View(NamedTuple):
     """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
     `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
-    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it."""
+    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `turn` is the place of the
+    move in its step, 0 where there is one."""
 
     model: Model
     params: Tree
@@ -139,3 +148,4 @@ class View(NamedTuple):
     tick: Tick
     dtype: Any = "float32"
     axis: str | None = None
+    turn: int = 0

@@ -15,7 +15,7 @@ import jax
 from tlx.models import bert, bridge, cnn, mlp, vit
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
-from tlx.models.chain import features, forward, initialise, prefix_length, summary
+from tlx.models.chain import beside, features, forward, initialise, prefix_length, summary
 from tlx.models.cnn import Cnn
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
@@ -28,8 +28,8 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "attention_scores", "attention_stages", "build", "check_tokens", "example_inputs", "features",
-    "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
+    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "example_inputs",
+    "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
 ]  # fmt: skip
 
 

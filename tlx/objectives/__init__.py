@@ -1,5 +1,6 @@
 """Terms of the objective: one file each, one line in the table."""
 
+from tlx.objectives.adda import Adda
 from tlx.objectives.afn import Afn
 from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
 from tlx.objectives.bsp import Bsp
@@ -17,6 +18,7 @@ from tlx.objectives.jmmd import Jmmd
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
+from tlx.objectives.mcd import Mcd
 from tlx.objectives.mdd import Mdd
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
@@ -26,7 +28,7 @@ from tlx.objectives.rdrop import RDrop
 from tlx.objectives.smoothing import LabelSmoothing
 from tlx.objectives.supervised import Supervised
 
-TERMS: dict[str, type] = {
+TERMS: dict[str, type[Term]] = {
     "Supervised": Supervised,
     "L2SP": L2SP,
     "Delta": Delta,
@@ -51,11 +53,14 @@ TERMS: dict[str, type] = {
     "Mdd": Mdd,
     "Bsp": Bsp,
     "Ot": Ot,
+    "Mcd": Mcd,
+    "Adda": Adda,
 }
 
 __all__ = [
     "L2SP",
     "TERMS",
+    "Adda",
     "Afn",
     "Bsp",
     "Bss",
@@ -73,6 +78,7 @@ __all__ = [
     "LabelSmoothing",
     "Lwf",
     "Mcc",
+    "Mcd",
     "Mdd",
     "Mixup",
     "Mmd",

@@ -11,7 +11,7 @@ from tlx.losses import weighted_mean
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest, subtree
-from tlx.types import Array, Key, Learn, Model, Rule, Setting, Stage, Tick, View
+from tlx.types import Array, Key, Learn, Model, Rule, Setting, Stage, Tick, Turn, View
 
 Streams = Mapping[str, Mapping[str, Array]]
 
@@ -21,8 +21,13 @@ class Term:
     term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
     the step; `loss` is a scalar with numbers to log.
 
-    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `adds`
-    are the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`.
+    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `wants`
+    are those that must be there, which it may read without that pass. `adds` are the streams that it makes; `labels`
+    says whether it reads the labels of the stream that it is `on`.
+
+    `turns` are the moves of a term whose step is several (none by default): `loss` is then asked once in each, and
+    `view.turn` says in which. An update that takes them is wanted (see `tlx.updates`), and what moves in none of them
+    does not learn.
     """
 
     adds: ClassVar[tuple[str, ...]] = ()
@@ -40,8 +45,15 @@ class Term:
     def reads(self, streams: Collection[str]) -> Collection[str]:
         return (self.on,) if hasattr(self, "on") else streams
 
+    def wants(self, streams: Collection[str]) -> Collection[str]:
+        # A term that makes a stream reads that, and makes it of the one it is `on`.
+        return (*self.reads(streams), *([self.on] if hasattr(self, "on") else []))
+
     def streams(self, batch: Streams, tick: Tick) -> Streams:
         return batch
+
+    def turns(self, model: Model) -> tuple[Turn, ...]:
+        return ()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         raise TypeError(f"{type(self).__name__} has no loss")
@@ -69,8 +81,8 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
 
 
 def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
-    """The streams of the data that the terms read, or make others of; all where they read none."""
-    found = {stream for term in terms for stream in (*term.reads(given), *([term.on] if hasattr(term, "on") else []))}
+    """The streams of the data that the terms want; all where they want none."""
+    found = {stream for term in terms for stream in term.wants(given)}
     return [stream for stream in given if stream in found] or list(given)
 
 
@@ -83,8 +95,7 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
             check_new(stream, have, type(term).__name__)
             have.append(stream)
     for term in terms:
-        # A term that makes a stream reads that, and makes it of the one it is `on`.
-        asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
+        asked = term.wants(given)
         if missing := [stream for stream in asked if stream not in have]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
@@ -123,7 +134,7 @@ def inserted(terms: Sequence[Term], model: Model, params: Tree, key: Key) -> tup
 
 def without_inserted(model: Model, params: Tree) -> Tree:
     """`params` without the leaves that terms added: those that lie below no stage of the model."""
-    stages = tuple(f"{stage.name}/" for stage in model.stages)
+    stages = below(stage_names(model))
     return nest({path: leaf for path, leaf in flatten(params).items() if path.startswith(stages)})
 
 
@@ -162,6 +173,11 @@ def head_of(model: Model, who: str) -> Stage:
 
 def stage_names(model: Model) -> list[str]:
     return [stage.name for stage in model.stages]
+
+
+def below(stages: Collection[str]) -> tuple[str, ...]:
+    """What the paths of the parameters of these stages begin with."""
+    return tuple(f"{stage}/" for stage in stages)
 
 
 def hidden_stages(model: Model, who: str) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from tlx.models import example_inputs, forward
+from tlx.models import beside, example_inputs, forward
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
 from tlx.weights import Pretrained, load_pretrained
@@ -65,8 +65,10 @@ def remembered(view: View) -> Variables:
 
 
 def apply_head(head: Stage, params: Tree, carry: dict[str, Any], dtype: Any = "float32") -> Array:
-    """The logits of a head over what another model's stages below its own head gave, without noise."""
-    return head.apply(params, {}, carry, Context(dtype=dtype))[0]["logits"]
+    """The logits of a head, and of what a tuning put beside it, over what a model's stages below its own head gave,
+    without noise."""
+    after, _ = head.apply(params, {}, carry, Context(dtype=dtype))
+    return (beside(params["side"], head, after, carry["side"]) if "side" in params else after)["logits"]
 
 
 def compiled(model: Model) -> Any:

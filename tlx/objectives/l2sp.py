@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from tlx.losses import squared_distance
-from tlx.objectives.base import Term, check_weight, stage_names, weighed
+from tlx.objectives.base import Term, below, check_weight, stage_names, weighed
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Setting, View
@@ -51,7 +51,3 @@ class L2SP(Term):
         told = {"head_weight": now} if isinstance(self.head, Ramp) else {}
         value, logged = weighed(self.weight, 0.5 * start, view, distance=start, head=head, **told)
         return value + 0.5 * now * head, logged
-
-
-def below(stages: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"{stage}/" for stage in stages)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tlx.optim.settings import Optim, check_schedule
 from tlx.partition import Partition
 from tlx.trees import flatten, subtree
-from tlx.types import Model
+from tlx.types import Model, Turn
 
 FIRST = "0"
 
@@ -58,12 +58,25 @@ def wave_names(partitions: Sequence[Partition]) -> dict[str, str]:
     return found
 
 
-def layout(model: Model, partitions: Sequence[Partition], phase: int = 0) -> Layout:
-    """The layout of one phase. Raises ValueError for a rule's schedule that does not exist."""
+def turn_names(turns: Sequence[Turn], path: str) -> str:
+    """Which of the turns of a step a leaf moves in: a turn that comes again counts once.
+
+    >>> turns = (Turn(("",)), Turn(("head/",)), Turn(("stem/",)), Turn(("stem/",)))
+    >>> turn_names(turns, "head/bias"), turn_names(turns, "stem/bias")
+    ('0_1', '0_2')
+    """
+    return "_".join(str(n) for n, turn in enumerate(dict.fromkeys(turns)) if path.startswith(turn.moves))
+
+
+def layout(model: Model, partitions: Sequence[Partition], phase: int = 0, turns: Sequence[Turn] = ()) -> Layout:
+    """The layout of one phase; with `turns`, leaves of a wave move in the same of them. Raises ValueError for a rule's
+    schedule that does not exist."""
     schedules = {path: learn.schedule for path, learn in partitions[phase].items() if learn and learn.schedule}
     for name in sorted(set(schedules.values())):
         check_schedule(name)
     names = wave_names(partitions)
+    if turns:
+        names = {path: f"{name}-{turn_names(turns, path)}" for path, name in names.items()}
     learning = {path: names[path] for path, learn in partitions[phase].items() if learn is not None}
     return Layout(learning, schedules, hidden_kernels(model, learning))
 

@@ -1,7 +1,8 @@
 """The whole transform of a step: the gradient is bounded once, then every wave of leaves has a state of its own.
 
-Leaves that learn in the same phases form a wave. A leaf that joins a running Adam would inherit a count that is not
-its own, and take steps that are several times too large; in a wave of its own it begins as a fresh Adam does.
+Leaves that learn in the same phases, and move in the same turns of a step that has some, form a wave. A leaf that joins
+a running Adam would inherit a count that is not its own, and take steps that are several times too large; in a wave of
+its own it begins as a fresh Adam does. What is given gradients and parameters of some waves moves these alone.
 """
 
 from collections.abc import Mapping

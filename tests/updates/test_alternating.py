@@ -1,0 +1,416 @@
+"""Several moves a step: a whole step of MCD by hand, what stands still in a turn, devices, pieces, packs, resuming."""
+
+import dataclasses
+import itertools
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, Weights, config, models, partition, run, sharding, tasks, terms, tuning
+from tlx import optim as optimisers
+from tlx.benefit.arms import assigned
+from tlx.many import run_many
+from tlx.objectives import inserted
+from tlx.prepare import prepare
+from tlx.recipe import KINDS
+from tlx.records import read_metrics
+from tlx.step import Parts, compile_step, initial_state, memories, train_step
+from tlx.train import How
+from tlx.trees import flatten
+from tlx.types import Setting, Turn
+from tlx.updates import Alternating, Sam, Sum, in_turns
+
+LINEAR = models.Mlp(inputs=(4,), widths=(3,), activation="linear", input="x")
+CNN = models.Cnn(size=4, widths=(4, 6), dense=5, dropout=0.3)
+MLP = models.Mlp(inputs=(4,), widths=(6, 5), dropout=0.3, input="x")
+CLASSES = 3
+SOURCE = terms.Supervised(on="source")
+OBJECTIVES = {"mcd": (SOURCE, terms.Mcd(trade_off=2.0, repeats=3)), "adda": (terms.Adda(width=4),)}
+STREAMS = {"source": 8, "unlabelled": 16}
+
+
+def streams_of(settings, rows=STREAMS):
+    found = {}
+    for seed, (name, count) in enumerate(rows.items()):
+        random = np.random.default_rng(seed)
+        inputs = {
+            name: random.normal(size=(count, *s.shape[1:])) for name, s in models.example_inputs(settings).items()
+        }
+        found[name] = {name: array.astype(np.float32) for name, array in inputs.items()}
+        found[name]["index"] = np.arange(count, dtype=np.int32)
+    found["source"]["label"] = np.random.default_rng(9).integers(0, CLASSES, rows["source"]).astype(np.int32)
+    return found
+
+
+def made(settings, objective, optim, update=Alternating(), steps=4, **more):
+    """The static half of a step with its first state, as a run makes them."""
+    model = models.build(settings, CLASSES)
+    variables = models.initialise(model, jax.random.key(0))
+    params, learn = inserted(objective, model, variables.params, jax.random.key(1))
+    variables = variables._replace(params=params)
+    claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
+    [claimed] = in_turns(update, objective, model, [claimed])
+    turns = tuple(turn for term in objective for turn in term.turns(model))
+    task = tasks.Classification(classes=CLASSES)
+    layout = optimisers.layout(model, [claimed], turns=turns)
+    parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, **more)
+    memory = memories(objective, Setting(model, variables, task, lambda stream: ()))
+    return parts, initial_state(parts, variables, steps, jax.random.key(3), memory)
+
+
+def walk(parts, start, streams, how="jit", devices=8, count=1):
+    compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
+    state = compiled.place(start)
+    for _ in range(count):
+        state, metrics = compiled.train(state, {name: compiled.put(dict(own)) for name, own in streams.items()})
+    return compiled.fetch(state), jax.device_get(metrics)
+
+
+def wide(params):
+    return {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params).items()}
+
+
+class ByHand:
+    """MCD on a linear model, in float64: y_k = (x W + b) V_k + c_k for the two heads k."""
+
+    features = ("stem/kernel", "stem/bias")
+    heads = (("head/kernel", "head/bias"), ("mcd/head/kernel", "mcd/head/bias"))
+
+    def __init__(self, streams):
+        self.x, self.t = (np.asarray(streams[name]["x"], np.float64) for name in ("source", "unlabelled"))
+        self.y = np.eye(CLASSES)[streams["source"]["label"]]
+
+    def softmax(self, p, x, head):
+        logits = (x @ p["stem/kernel"] + p["stem/bias"]) @ p[head[0]] + p[head[1]]
+        exp = np.exp(logits - logits.max(1, keepdims=True))
+        return exp / exp.sum(1, keepdims=True)
+
+    def back(self, p, x, slopes):
+        """The gradient of everything, from the slope of each head's logits [B, C]."""
+        hidden, found, below = x @ p["stem/kernel"] + p["stem/bias"], {}, 0.0
+        for (kernel, bias), slope in zip(self.heads, slopes, strict=True):
+            found |= {kernel: hidden.T @ slope, bias: slope.sum(0)}
+            below = below + slope @ p[kernel].T
+        return found | {"stem/kernel": x.T @ below, "stem/bias": below.sum(0)}
+
+    def risks(self, p):
+        p1, p2 = (self.softmax(p, self.x, head) for head in self.heads)
+        value = -(self.y * np.log(p1)).sum(1).mean() - (self.y * np.log(p2)).sum(1).mean()
+        return value, self.back(p, self.x, [(q - self.y) / len(self.y) for q in (p1, p2)])
+
+    def discrepancy(self, p):
+        p1, p2 = (self.softmax(p, self.t, head) for head in self.heads)
+        sign = np.sign(p1 - p2) / p1.size
+        slopes = [q * (s - (q * s).sum(1, keepdims=True)) for q, s in ((p1, sign), (p2, -sign))]
+        return np.abs(p1 - p2).mean(), self.back(p, self.t, slopes)
+
+    def turns(self, trade_off, repeats):
+        """What moves in each turn, and its gradient at given parameters."""
+        heads = [path for head in self.heads for path in head]
+
+        def apart(p):
+            one, two = self.risks(p)[1], self.discrepancy(p)[1]
+            return {path: leaf - trade_off * two[path] for path, leaf in one.items()}
+
+        def together(p):
+            return {path: trade_off * leaf for path, leaf in self.discrepancy(p)[1].items()}
+
+        yield [*self.features, *heads], lambda p: self.risks(p)[1]
+        yield heads, apart
+        for _ in range(repeats):
+            yield list(self.features), together
+
+
+def test_a_whole_step_of_mcd_by_hand():
+    streams = streams_of(LINEAR, {"source": 7, "unlabelled": 5})
+    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
+    hand, p = ByHand(streams), wide(start.trainable)
+    risk, apart = hand.risks(p)[0], hand.discrepancy(p)[0]
+    first, stages = hand.risks(p)[1], [p]
+    for moves, gradient in hand.turns(2.0, 3):
+        found = gradient(p)
+        p = p | {path: p[path] - 0.5 * found[path] for path in moves}
+        stages.append(p)
+    state, metrics = walk(parts, start, streams, devices=1)
+    for path, leaf in flatten(state.trainable).items():
+        np.testing.assert_allclose(leaf, p[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    # Every turn counts: each has moved what it moves by more than that.
+    for before, after in itertools.pairwise(stages):
+        assert max(np.abs(after[path] - before[path]).max() for path in p) > 1e-4
+    # What is logged is what was there before the step, and it is one step.
+    assert float(metrics["loss"]) == pytest.approx(risk, rel=1e-5)
+    assert float(metrics["mcd/discrepancy"]) == pytest.approx(apart, rel=1e-5)
+    norms = [np.linalg.norm(first[path]) for path in sorted(first)]
+    np.testing.assert_allclose(metrics["leaf_norms"], norms, rtol=1e-5)
+    assert int(state.step) == 1
+
+
+def test_each_group_of_leaves_has_the_moments_of_an_optimiser_of_its_own():
+    """Against optax's Adam, one for the features and one for the heads, as the paper's code has them."""
+    streams = streams_of(LINEAR)
+    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
+    hand = ByHand(streams)
+    p = {path: np.asarray(leaf) for path, leaf in flatten(start.trainable).items()}
+    groups = {"features": list(hand.features), "heads": [path for head in hand.heads for path in head]}
+    adam = optax.adam(0.02)
+    held = {name: adam.init({path: p[path] for path in own}) for name, own in groups.items()}
+    for _ in range(3):
+        for moves, gradient in hand.turns(2.0, 3):
+            found = gradient({path: np.asarray(leaf, np.float64) for path, leaf in p.items()})
+            for name, own in groups.items():
+                if own[0] in moves:
+                    slopes = {path: np.asarray(found[path], np.float32) for path in own}
+                    with jax.numpy_dtype_promotion("standard"):
+                        updates, held[name] = adam.update(slopes, held[name])
+                    p = p | {path: p[path] + np.asarray(updates[path]) for path in own}
+    state, _ = walk(parts, start, streams, devices=1, count=3)
+    for path, leaf in flatten(state.trainable).items():
+        np.testing.assert_allclose(leaf, p[path], rtol=2e-4, atol=2e-5, err_msg=path)
+    # In three steps the heads were moved twice a step, the features once and three times.
+    counts = {int(leaf) for leaf in jax.tree.leaves(state.optimiser) if leaf.dtype == np.int32}
+    assert counts == {6, 12}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen(Alternating):
+    """Tells the points between the turns, and the gradient of each."""
+
+    def step(self, slope, descend, point, tick):
+        points, gradients = [point], []
+
+        def seen(point, gradient):
+            gradients.append(gradient)
+            points.append(descend(point, gradient))
+            return points[-1]
+
+        after, gradient, (stats, told) = super().step(slope, seen, point, tick)
+        return after, gradient, (stats, told | {"points": points, "gradients": gradients})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_does_not_move_in_a_turn_is_bit_identical_and_so_is_what_the_optimiser_knows_of_it(name):
+    objective = OBJECTIVES[name]
+    # Momentum, moments and decay would all move a leaf by themselves.
+    parts, start = made(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
+    turns = next(turns for term in objective if (turns := term.turns(parts.model)))
+    step, state = jax.jit(partial(train_step, parts)), start
+    for _ in range(2):
+        state, metrics = step(state, streams_of(MLP))
+        points = jax.device_get(metrics["points"])
+        assert len(points) == len(turns) + 1
+        for turn, (before, after) in zip(turns, itertools.pairwise(points), strict=True):
+            old, new = flatten(before.trainable), flatten(after.trainable)
+            assert old.keys() == new.keys()
+            for path, leaf in new.items():
+                assert np.array_equal(leaf, old[path]) is not path.startswith(turn.moves), path
+            for wave, held in after.optimiser.items():
+                pairs = zip(*map(jax.tree.leaves, (before.optimiser[wave], held)), strict=True)
+                still = all(np.array_equal(one, two) for one, two in pairs)
+                own = [path for path in new if parts.layout.wave(path) == wave]
+                assert {path.startswith(turn.moves) for path in own} == {not still}, wave
+    for path, leaf in flatten(state.frozen).items():
+        assert np.array_equal(leaf, flatten(start.frozen)[path])
+    jax.tree.map(np.testing.assert_array_equal, state.memory, start.memory)
+
+
+def test_running_statistics_move_once_and_the_average_counts_one_step():
+    parts, start = made(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
+    plain, begin = made(CNN, (SOURCE, terms.Entropy(on="unlabelled", weight=0.0)), Optim("sgd", lr=0.1), update=Sum())
+    state, _ = walk(parts, start, streams_of(CNN))
+    once, _ = walk(plain, begin, streams_of(CNN))
+    for path, leaf in flatten(state.stats).items():
+        np.testing.assert_allclose(leaf, flatten(once.stats)[path], rtol=1e-6, err_msg=path)
+    for own in state.average.values():
+        assert float(own["weight"]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_every_turn_has_noise_of_its_own(rate):
+    """Where nothing moves, only the noise tells the gradients of the same turn apart."""
+    settings = dataclasses.replace(MLP, dropout=rate)
+    parts, start = made(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
+    _, metrics = jax.jit(partial(train_step, parts))(start, streams_of(settings))
+    one, two = (flatten(gradient)["stem/kernel"] for gradient in metrics["gradients"][2:4])
+    assert np.abs(one).max() > 0
+    assert np.array_equal(one, two) is (rate == 0.0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_pmap_and_jit_agree(name):
+    parts, start = made(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))
+    streams = streams_of(CNN)
+    (state, metrics), (whole, told) = (walk(parts, start, streams, how, count=2) for how in ("pmap", "jit"))
+    for measure, value in told.items():
+        np.testing.assert_allclose(metrics[measure], value, rtol=1e-4, atol=1e-5, err_msg=measure)
+    ours = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
+        np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_micro_batches_take_the_same_step(name):
+    """The sign of p1 - p2 and the noise are an example's own, so no turn is more than a mean over examples."""
+    streams, optim = streams_of(MLP), Optim("sgd", lr=0.1, momentum=0.9)
+    found = []
+    for pieces in (1, 4):
+        parts, start = made(MLP, OBJECTIVES[name], optim, accumulate=pieces)
+        found.append(walk(parts, start, streams, devices=2, count=2))
+    (whole, told), (state, metrics) = found
+    for path, leaf in flatten(whole.trainable).items():
+        np.testing.assert_allclose(flatten(state.trainable)[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert float(metrics["loss"]) == pytest.approx(float(told["loss"]), rel=1e-5)
+
+
+def test_a_weight_of_0_leaves_the_terms_that_take_no_turns():
+    """With a frozen head, the risk alone moves the encoder."""
+    streams = streams_of(LINEAR)
+    optim = Optim("sgd", lr=0.1, momentum=0.9, weight_decay=0.1)
+    parts, start = made(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)
+    state, _ = walk(parts, start, streams, count=2)
+    plain, begin = made(LINEAR, (SOURCE,), optim, update=Sum())
+    held = {path: None if path.startswith("head/") else learn for path, learn in plain.partition.items()}
+    plain = plain._replace(partition=held)
+    alone, _ = walk(plain, initial_state(plain, begin.variables, 4, jax.random.key(3)), streams, count=2)
+    for path, leaf in flatten(alone.variables.params).items():
+        np.testing.assert_allclose(flatten(state.variables.params)[path], leaf, rtol=1e-6, atol=1e-7, err_msg=path)
+
+
+LEAN = How(quiet=True, leave="learned")
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
+    objective=(SOURCE, terms.Mcd(trade_off=terms.Ramp(0.0, 2.0), repeats=1)),
+    update=Alternating(),
+    optim=Optim(lr=0.01, weight_decay=0.1, clip=1.0),
+    train=Train(steps=12, batch=16, eval_every=6, eval_batch=128, ema=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """A run on the source, of which ADDA is the second stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        plain = assigned(RECIPE, {"objective": (SOURCE,), "update": Sum(), "train.ema": None})
+        yield str(run(plain, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder)
+
+
+def adda(brought, **more):
+    fields = {"model": None, "weights": Weights(brought), "objective": (terms.Adda(width=8),)}
+    return dataclasses.replace(RECIPE, **fields | more)
+
+
+def test_a_resumed_run_of_mcd_has_the_bits_of_one_that_never_stopped(goes_on):
+    goes_on(RECIPE, (8,))
+
+
+def test_a_resumed_run_of_adda_has_the_bits_of_one_that_never_stopped(goes_on, brought):
+    goes_on(adda(brought), (8,))
+
+
+def told(found, name):
+    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    base = RECIPE if name == "mcd" else adda(brought)
+    recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
+    measures = ("train/loss", *(f"train/{name}/{measure}" for measure in ("risk", "discrepancy", "fooled")))
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 2
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        for measure in measures:
+            assert told(ours, measure) == pytest.approx(told(theirs, measure), rel=2e-4, abs=2e-5), (n, measure)
+
+
+def test_the_head_of_adda_stays_whatever_the_tuning(brought):
+    for way in (tuning.Full(), tuning.BitFit()):
+        moving = prepare(adda(brought, tuning=way)).moving
+        assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
+
+
+def test_phases_each_take_turns(tmp_path):
+    recipe = dataclasses.replace(
+        RECIPE, tuning=tuning.InTurn((0.5, tuning.Freeze(through="stem")), (0.5, tuning.Full()))
+    )
+    ready = prepare(recipe)
+    waves = [set(ready.parts(phase).layout.waves.values()) for phase in (0, 1)]
+    # Leaves that learn in both phases keep their moments; those of the stem begin afresh.
+    assert waves == [{"0_1-0_1", "0_1-0_2"}, {"0_1-0_1", "0_1-0_2", "1-0_2"}]
+    assert np.isfinite(run(recipe, tmp_path / "run", how=LEAN).metrics["test/loss"])
+
+
+def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
+    again = config.load(config.dump(RECIPE), KINDS)
+    assert again == RECIPE
+    assert config.fingerprint(again) == config.fingerprint(RECIPE)
+    assert config.parse(config.source(RECIPE.objective), KINDS) == RECIPE.objective
+    plain = assigned(RECIPE, {"update": Sum()})
+    assert config.override(plain, "update", "Alternating()", KINDS) == RECIPE
+    assert config.fingerprint(plain) != config.fingerprint(RECIPE)
+    assert config.override(RECIPE, "objective.1.repeats", "4", KINDS).objective[1].repeats == 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other(terms.Term):
+    """Takes a turn too."""
+
+    def turns(self, model):
+        return (Turn(("",)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"update": Sum()},
+            "Mcd takes turns, each a step of its own, and Sum takes one step for all terms: give update=Alternating()",
+        ),
+        (
+            {"update": Sam()},
+            "Mcd takes turns, each a step of its own, and Sam takes one step for all terms: give update=Alternating()",
+        ),
+        (
+            {"objective": (SOURCE, terms.Mcc())},
+            "Alternating is for a term that takes turns (Mcd, Adda), and the objective has none: leave it out",
+        ),
+        (
+            {"objective": (*RECIPE.objective, Other())},
+            "Alternating is for one term that takes turns, and Mcd and Other both do: keep one",
+        ),
+        (
+            {"tuning": tuning.Probe()},
+            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+        ),
+        (
+            {"tuning": tuning.Gradual(last=0.5)},
+            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn in phase 0",
+        ),
+        (
+            {"objective": (SOURCE, terms.Adda()), "tuning": tuning.Probe()},
+            "Adda moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_compiled(changes, message):
+    with pytest.raises(ValueError) as error:
+        prepare(dataclasses.replace(RECIPE, **changes))
+    assert str(error.value) == message
+
+
+def test_adda_from_scratch_is_refused(tmp_path):
+    recipe = dataclasses.replace(RECIPE, objective=(terms.Adda(),))
+    with pytest.raises(ValueError) as error:
+        run(recipe, tmp_path / "run", quiet=True)
+    assert str(error.value) == (
+        "Adda adapts a model that has learned the source, and 'blocks/00/bias' was drawn afresh; name a run that "
+        "trained on the source: weights=Weights(...)"
+    )
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,69 @@
+"""Two classifiers that agree on the target."""
+
+from dataclasses import dataclass
+
+from tlx.losses import disagreement
+from tlx.models import initialise
+from tlx.objectives.apart import Between
+from tlx.objectives.base import below, check_classes, check_weight, head_of, mean_over, stage_names, weighed
+from tlx.objectives.brought import apply_head
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added, flatten, subtree
+from tlx.types import Array, Key, Model, Setting, Turn, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mcd(Between):
+    """Maximum classifier discrepancy (Saito et al., 2018, section 3.3), beside `Supervised(on="source")` and with
+    `update=Alternating()`.
+
+    A second head, inserted below `mcd` and drawn by itself, learns the source as the model's own does. With d the mean
+    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves go down both risks;
+    (B) the heads go down both risks - `trade_off` x d; (C) what is below them goes down `trade_off` x d, `repeats`
+    times. `weight` times all of it is what the term asks for.
+
+    The paper takes 1 for `trade_off`, its followers up to 10. The heads are compared without noise of their own. The
+    model answers by its own head alone; the paper's code reports each of the two and the sum of their logits.
+    """
+
+    trade_off: Weight = 1.0
+    repeats: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight(self, "trade_off")
+        if self.repeats < 1:
+            raise ValueError(f"Mcd: repeats is {self.repeats}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model without a head on a stage below it."""
+        head = head_of(model, "Mcd").name
+        fresh = initialise(Model((), {head: subtree(model.params, head)}, {}), key).params
+        return added(params, {f"mcd/{path}": leaf for path, leaf in flatten(fresh).items()}, "Mcd")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Mcd")
+        return {}
+
+    def turns(self, model: Model) -> tuple[Turn, ...]:
+        *features, head = stage_names(model)
+        heads = below([head, "mcd"])
+        return Turn(("",)), Turn(heads), *[Turn(below(features), others=False)] * self.repeats
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        head = view.model.stages[-1]
+        first, second = (subtree(view.params, path) for path in (head.name, f"mcd/{head.name}"))
+
+        def answers(params: Tree, stream: str) -> Array:
+            return apply_head(head, params, view.taps[stream]["carry"], view.dtype)
+
+        batch = view.batch[self.source]
+        risk = mean_over(view, self.source, view.task.loss(answers(second, self.source), batch))
+        each = disagreement(answers(first, self.target), answers(second, self.target))
+        discrepancy = mean_over(view, self.target, each)
+        now = current(self.trade_off, view.tick)
+        told = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
+        apart = now * discrepancy
+        asked = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
+        return weighed(self.weight, asked, view, risk=risk, discrepancy=discrepancy, **told)
