@@ -53,6 +53,7 @@ TUNINGS = {
     "Ia3": lambda name, stages: tuning.Ia3(on=ON.get(name, DENSE), inputs=ON.get(name, r".*/mlp/down")),
     "BitFit": lambda name, stages: tuning.BitFit(),
     "NormTuning": lambda name, stages: tuning.NormTuning(),
+    "AdaBN": lambda name, stages: tuning.AdaBN(),
     "Adapter": lambda name, stages: tuning.Adapter(width=2, placement="houlsby"),
     "Prefix": lambda name, stages: tuning.Prefix(tokens=2),
     "Prompt": lambda name, stages: tuning.Prompt(tokens=2),
@@ -78,6 +79,10 @@ REFUSED = {
     ("mlp", "Prompt"): "needs a model of tokens",
     ("mlp", "NormTuning"): "finds no norm",
     ("linen", "NormTuning"): "finds no norm",
+    ("bert", "AdaBN"): "finds no batch norm",
+    ("vit", "AdaBN"): "finds no batch norm",
+    ("mlp", "AdaBN"): "finds no batch norm",
+    ("linen", "AdaBN"): "finds no batch norm",
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
     for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "InTurn")

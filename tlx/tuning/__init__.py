@@ -11,19 +11,20 @@ from tlx.tuning.lora import Dora, Lora
 from tlx.tuning.probe import Probe
 from tlx.tuning.prompt import Prefix, Prompt
 from tlx.tuning.rules import Rules
-from tlx.tuning.selective import BitFit, NormTuning
+from tlx.tuning.selective import AdaBN, BitFit, NormTuning
 from tlx.tuning.side import SideHead
 from tlx.tuning.two_step import FineTune, LinearThenFull
 from tlx.tuning.vera import Vera
 from tlx.types import Learn
 
 KINDS = (
-    Full, Probe, Freeze, Rules, Lora, Dora, Vera, Ia3, BitFit, NormTuning, Adapter, Prefix, Prompt, SideHead,
+    Full, Probe, Freeze, Rules, Lora, Dora, Vera, Ia3, BitFit, NormTuning, AdaBN, Adapter, Prefix, Prompt, SideHead,
     Gradual, LinearThenFull, FineTune, Episodes, InTurn,
 )  # fmt: skip
 TUNINGS: dict[str, type] = {kind.__name__: kind for kind in KINDS}
 
 __all__ = [
-    "TUNINGS", "Adapter", "BitFit", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual", "Ia3", "InTurn",
-    "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead", "Tuning", "Vera",
+    "TUNINGS", "AdaBN", "Adapter", "BitFit", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual", "Ia3",
+    "InTurn", "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead",
+    "Tuning", "Vera",
 ]  # fmt: skip
