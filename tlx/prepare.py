@@ -67,6 +67,7 @@ class Prepared(NamedTuple):
             accumulate=recipe.train.accumulate,
             ema=recipe.train.ema,
             remat=recipe.train.remat,
+            joint=recipe.train.statistics == "joint",
         )
 
     def optim(self, phase: int) -> Optim:

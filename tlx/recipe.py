@@ -31,6 +31,10 @@ class Train:
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
     saved. None keeps none.
 
+    `statistics` says what batch norm sees where a step has several streams: "stream", each by itself, which move the
+    running statistics one after the other, in the order of their names; "joint", all streams of the data in one pass,
+    whose moments are those of them all. Streams that a term adds are seen by themselves and move nothing.
+
     `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products
     of matrices (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of it, a
     third more); "auto" is "dots" where most of a stage is frozen, and "none" elsewhere.
@@ -45,6 +49,7 @@ class Train:
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
+    statistics: Literal["stream", "joint"] = "stream"
     accumulate: int = 1
     ema: float | None = None
 
@@ -66,6 +71,7 @@ class Train:
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
             ("remat", ("auto", "none", "dots", "stages")),
+            ("statistics", ("stream", "joint")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")
