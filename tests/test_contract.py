@@ -125,9 +125,15 @@ MAKE = {
     "Afn": lambda at: terms.Afn(weight=1.0),
     "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
     "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
+    "PseudoLabel": lambda at: terms.PseudoLabel(threshold=0.0),
+    "FixMatch": lambda at: terms.FixMatch(threshold=0.0),
+    "MeanTeacher": lambda at: terms.MeanTeacher(weight=100.0),
+    "Shot": lambda at: terms.Shot(),
 }
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate")
+ELSEWHERE = (
+    "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "PseudoLabel", "FixMatch", "MeanTeacher", "Shot",
+)  # fmt: skip
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
@@ -144,6 +150,8 @@ REFUSED_TERMS = {
     ("linen", "Afn"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Cdan"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Gate"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "FixMatch"): "FixMatch has strong views of images and of text, and the model reads 'x'",
+    ("linen", "Shot"): "Shot needs a head on a stage below it; this model has ['module']",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
 }
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
@@ -195,7 +203,8 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     variables = variables._replace(params=params)
     (phase, *_) = way.phases(model)
     claimed = partition.partition(params, (*learn, *phase.rules))
-    parts = Parts(model, tasks.Classification(classes=CLASSES), objective, optim, claimed)
+    ema = 0.9 if any(term.averages for term in objective) else None
+    parts = Parts(model, tasks.Classification(classes=CLASSES), objective, optim, claimed, ema=ema)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
     memory = memories(
         objective, Setting(model, variables, parts.task, lambda stream: [batch(name)[stream]], moving=moving)

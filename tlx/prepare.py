@@ -112,6 +112,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)
     partitions = tuple(partition.partition(params, phase.rules) for phase in phases)
+    moving = {path for parts in partitions for path, own in parts.items() if own is not None}
+    objectives.check_head(recipe.objective, model, moving)
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)

@@ -105,6 +105,9 @@ class Recipe:
             )
         if self.train.select == "oracle" and self.data.labels is None:
             raise ValueError("every label of the target is granted, so train.select 'oracle' is 'best-validation'")
+        if self.train.ema is None and (reading := [term for term in self.objective if term.averages]):
+            who = type(reading[0]).__name__
+            raise ValueError(f"{who} reads the moving average of the parameters; keep one: train.ema=0.99")
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

@@ -110,6 +110,9 @@ def slope_of(
     still = partition.still(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
     first = partition.first_moving(stages, parts.partition)
+    average = None
+    if parts.ema is not None:
+        average = merge(answering(parts, state.trainable, state.optimiser, state.average), state.frozen)
 
     def objective(
         trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None
@@ -138,7 +141,7 @@ def slope_of(
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             memory = state.memory[str(number)]
-            view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis)
+            view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis, average)
             value, metrics = term.loss(view)
             total += value
             asked += value if weights is None else weights[number] * value

@@ -127,7 +127,8 @@ class Setting(NamedTuple):
 class View(NamedTuple):
     """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
     `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
-    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it."""
+    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `average` are the
+    parameters with their moving averages in the place of those that learn, None where `train.ema` keeps none."""
 
     model: Model
     params: Tree
@@ -139,3 +140,4 @@ class View(NamedTuple):
     tick: Tick
     dtype: Any = "float32"
     axis: str | None = None
+    average: Tree | None = None

@@ -1,7 +1,16 @@
 """Terms of the objective: one file each, one line in the table."""
 
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
+from tlx.objectives.base import (
+    Pass,
+    Term,
+    check_head,
+    check_streams,
+    inserted,
+    passes,
+    wanted,
+    without_inserted,
+)
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
 from tlx.objectives.cmd import Cmd
@@ -11,14 +20,18 @@ from tlx.objectives.dann import Dann
 from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
+from tlx.objectives.fixmatch import FixMatch
 from tlx.objectives.gate import Gate
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
+from tlx.objectives.mean_teacher import MeanTeacher
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
+from tlx.objectives.pseudo import PseudoLabel
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
+from tlx.objectives.shot import Shot
 from tlx.objectives.smoothing import LabelSmoothing
 from tlx.objectives.supervised import Supervised
 
@@ -43,6 +56,10 @@ TERMS: dict[str, type] = {
     "Afn": Afn,
     "Cdan": Cdan,
     "Gate": Gate,
+    "PseudoLabel": PseudoLabel,
+    "FixMatch": FixMatch,
+    "MeanTeacher": MeanTeacher,
+    "Shot": Shot,
 }
 
 __all__ = [
@@ -59,17 +76,22 @@ __all__ = [
     "Delta",
     "Distill",
     "Entropy",
+    "FixMatch",
     "Gate",
     "LabelSmoothing",
     "Lwf",
     "Mcc",
+    "MeanTeacher",
     "Mixup",
     "Mmd",
     "Pass",
+    "PseudoLabel",
     "RDrop",
     "Ramp",
+    "Shot",
     "Supervised",
     "Term",
+    "check_head",
     "check_streams",
     "inserted",
     "passes",
