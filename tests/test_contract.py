@@ -55,6 +55,7 @@ TUNINGS = {
     "Ia3": lambda name, stages: tuning.Ia3(on=ON.get(name, DENSE), inputs=ON.get(name, r".*/mlp/down")),
     "BitFit": lambda name, stages: tuning.BitFit(),
     "NormTuning": lambda name, stages: tuning.NormTuning(),
+    "AdaBN": lambda name, stages: tuning.AdaBN(),
     "Adapter": lambda name, stages: tuning.Adapter(width=2, placement="houlsby"),
     "Prefix": lambda name, stages: tuning.Prefix(tokens=2),
     "Prompt": lambda name, stages: tuning.Prompt(tokens=2),
@@ -81,6 +82,10 @@ REFUSED = {
     ("mlp", "Prompt"): "needs a model of tokens",
     ("mlp", "NormTuning"): "finds no norm",
     ("linen", "NormTuning"): "finds no norm",
+    ("bert", "AdaBN"): "finds no batch norm",
+    ("vit", "AdaBN"): "finds no batch norm",
+    ("mlp", "AdaBN"): "finds no batch norm",
+    ("linen", "AdaBN"): "finds no batch norm",
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
     for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "Bottleneck", "InTurn")
@@ -129,11 +134,18 @@ MAKE = {
     "Ot": lambda at: terms.Ot(weight=1.0, label_cost=0.5),
     "Mcd": lambda at: terms.Mcd(repeats=1),
     "Adda": lambda at: terms.Adda(width=4),
+    "PseudoLabel": lambda at: terms.PseudoLabel(threshold=0.0),
+    "FixMatch": lambda at: terms.FixMatch(threshold=0.0),
+    "MeanTeacher": lambda at: terms.MeanTeacher(weight=100.0),
+    "Shot": lambda at: terms.Shot(),
 }
 # Those of which an objective holds one, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot")
+ELSEWHERE = (
+    "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "PseudoLabel", "FixMatch",
+    "MeanTeacher", "Shot",
+)  # fmt: skip
 # Those that read what the head reads.
 FEATURES = (
     "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda",
@@ -146,6 +158,8 @@ REFUSED_TERMS = {
     ("linen", "Cutmix"): "Cutmix mixes images, and the model reads 'x'",
     ("linen", "Delta"): "Delta needs a stage with a hidden state; this model has ['module']",
     ("linen", "CoTuning"): "CoTuning needs a head on a stage below it; this model has ['module']",
+    ("linen", "FixMatch"): "FixMatch has strong views of images and of text, and the model reads 'x'",
+    ("linen", "Shot"): "Shot needs a head on a stage below it; this model has ['module']",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
     ("linen", "Mcd"): "Mcd needs a head on a stage below it; this model has ['module']",
 } | {("linen", name): "the model gives neither 'pooled' nor 'hidden'" for name in FEATURES}
@@ -206,7 +220,8 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     [claimed] = in_turns(update, objective, model, [partition.partition(params, (*learn, *phase.rules))])
     layout = optimisers.layout(model, [claimed], turns=turns)
     task = tasks.Classification(classes=CLASSES)
-    parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout)
+    ema = 0.9 if any(term.averages for term in objective) else None
+    parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
     memory = memories(
         objective, Setting(model, variables, parts.task, lambda stream: [batch(name)[stream]], moving=moving)

@@ -47,10 +47,10 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     assert found.result["examples"]["source"] == 3500 and found.result["examples"]["unlabelled"] > 1000
 
 
-@pytest.mark.parametrize("labels", [0, 2])
-def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
+@pytest.mark.parametrize(("labels", "statistics"), [(0, "stream"), (2, "joint")])
+def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels, statistics):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
-    base = assigned(RECIPE, {"data.labels": labels})
+    base = assigned(RECIPE, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
     for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
@@ -60,12 +60,13 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
-def test_a_stored_prefix_serves_every_stream(tmp_path):
+@pytest.mark.parametrize("statistics", ["stream", "joint"])
+def test_a_stored_prefix_serves_every_stream(tmp_path, statistics):
     # As many steps as read what is computed once.
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
-        "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128),
+        "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128, statistics=statistics),
     }
     recipe = assigned(RECIPE, changes)
     stored, plain = (

@@ -310,7 +310,9 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
         ranks = elementwise and name.endswith(PADDED)
         return len({leaf.dtype for leaf in leaves}) == 1 and (len(shapes) == 1 or ranks)
 
-    kinds = {(own.dtype, own.accumulate, own.ema is None, own.remat, own.start, own.optim.name) for own in parts}
+    kinds = {
+        (own.dtype, own.accumulate, own.ema is None, own.remat, own.joint, own.start, own.optim.name) for own in parts
+    }
     layouts = all(own.layout == first.layout for own in parts)
     moving = {tuple(own.learning) for own in parts}
     trees = {jax.tree.structure(state) for state in states}

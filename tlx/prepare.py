@@ -74,6 +74,7 @@ class Prepared(NamedTuple):
             ema=recipe.train.ema,
             remat=recipe.train.remat,
             features=any(CRITERIA[name].features for name in recipe.train.measured),
+            joint=recipe.train.statistics == "joint",
         )
 
     def optim(self, phase: int) -> Optim:
@@ -119,6 +120,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     check_shares(phases)
     claimed = [partition.partition(params, phase.rules) for phase in phases]
     partitions = updates.in_turns(recipe.update, recipe.objective, model, claimed)
+    moving = {path for parts in partitions for path, own in parts.items() if own is not None}
+    objectives.check_head(recipe.objective, model, moving)
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)

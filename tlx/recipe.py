@@ -41,6 +41,10 @@ class Train:
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
     saved. None keeps none.
 
+    `statistics` says what batch norm sees where a step has several streams: "stream", each by itself, which move the
+    running statistics one after the other, in the order of their names; "joint", all streams of the data in one pass,
+    whose moments are those of them all. Streams that a term adds are seen by themselves and move nothing.
+
     `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products
     of matrices (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of it, a
     third more); "auto" is "dots" where most of a stage is frozen, and "none" elsewhere.
@@ -55,6 +59,7 @@ class Train:
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
+    statistics: Literal["stream", "joint"] = field(default="stream", metadata=ADDED)
     accumulate: int = 1
     ema: float | None = None
     criteria: tuple[str, ...] = field(default=(), metadata=ADDED)
@@ -83,6 +88,7 @@ class Train:
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
             ("remat", ("auto", "none", "dots", "stages")),
+            ("statistics", ("stream", "joint")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")
@@ -131,6 +137,9 @@ class Recipe:
                 )
             if isinstance(self.task, tasks.Regression):
                 raise ValueError(f"{asked}, which judges classes, and the task is a regression: leave it out")
+        if self.train.ema is None and (reading := [term for term in self.objective if term.averages]):
+            who = type(reading[0]).__name__
+            raise ValueError(f"{who} reads the moving average of the parameters; keep one: train.ema=0.99")
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

@@ -43,9 +43,9 @@ class TrainState(NamedTuple):
 
 class Parts(NamedTuple):
     """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average; `remat` is
-    as in `recipe.Train`. `start` names the stage from which the step goes on where what lies below it was computed
-    before (see `tlx.prefix`): its batches then hold a carry in the place of inputs. With `features` an evaluation gives
-    what the head reads, too."""
+    as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
+    goes on where what lies below it was computed before (see `tlx.prefix`): its batches then hold a carry in the place
+    of inputs. With `features` an evaluation gives what the head reads, too."""
 
     model: Model
     task: Task
@@ -58,6 +58,7 @@ class Parts(NamedTuple):
     accumulate: int = 1
     ema: float | None = None
     remat: str = "auto"
+    joint: bool = False
     start: str | None = None
     features: bool = False
 

@@ -114,6 +114,9 @@ def slope_of(
     still = partition.still(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
     first = partition.first_moving(stages, parts.partition)
+    average = None
+    if parts.ema is not None:
+        average = merge(answering(parts, state.trainable, state.optimiser, state.average), state.frozen)
 
     def objective(
         trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Array | int], weights: Sequence[Any] | None,
@@ -121,29 +124,30 @@ def slope_of(
     ) -> tuple[Array, tuple[Tree, Tree]]:  # fmt: skip
         now = tick_of(tick, turn)
         params = merge(trainable, held, state.frozen)
-        taps = {}
-        for stream, salt, moves in reads:
-            inputs = batch[stream]
-            taps[stream], moved = forward(
+        taps: dict[str, Any] = {}
+        for group in grouped(reads, parts.joint):
+            streams = [own.stream for own in group]
+            found, moved = forward(
                 parts.model,
                 Variables(params, stats),
-                inputs,
-                key=jax.random.fold_in(now.key, salt),
+                one_below_another([batch[own] for own in streams]),
+                key=jax.random.fold_in(now.key, group[0].salt),
                 train=True,
                 start=parts.start,
                 barrier=first,
                 still=still,
                 remat=remat,
                 dtype=parts.dtype,
-                offset=places[stream],
+                offset=joint_places([(places[own], rows_of(batch[own])) for own in streams]),
                 axis=axis,
             )
-            stats = moved if moves else stats
+            taps |= taken_apart(found, {own: rows_of(batch[own]) for own in streams})
+            stats = moved if group[0].moves else stats
         total, asked = jnp.zeros(()), jnp.zeros(())
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             memory = state.memory[str(number)]
-            view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn)
+            view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average)
             value, metrics = term.loss(view)
             total += value
             weight = 1.0 if weights is None else weights[number]
@@ -204,6 +208,45 @@ def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[st
     if parts.remat == "auto":
         return dict.fromkeys(partition.mostly_frozen(stages, parts.partition, params), "dots")
     return {} if parts.remat == "none" else dict.fromkeys(stages, {"dots": "dots", "stages": "stage"}[parts.remat])
+
+
+def grouped(reads: Sequence[Pass], joint: bool) -> list[list[Pass]]:
+    """The passes that are made at once: each by itself, or, where `joint`, as one all that move running statistics."""
+    moving = [own for own in reads if joint and own.moves]
+    return ([moving] if moving else []) + [[own] for own in reads if own not in moving]
+
+
+def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What all these streams hold, row below row."""
+    if len(streams) == 1:
+        return streams[0]
+    shared = [name for name in streams[0] if all(name in stream for stream in streams)]
+    held = [{name: stream[name] for name in shared} for stream in streams]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *held)
+
+
+def taken_apart(taps: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
+    """The taps of each stream, where those of all lie one below another, so many `rows` of each."""
+    if len(rows) == 1:
+        return dict.fromkeys(rows, taps)
+    found, begin = {}, 0
+    for name, count in rows.items():
+        found[name] = jax.tree.map(lambda leaf, a=begin, b=begin + count: leaf[a:b], taps)
+        begin += count
+    return found
+
+
+# No batch of a stream has as many rows: what tells streams apart where they share a pass, and with it a key.
+ROOM = 1 << 24
+
+
+def joint_places(streams: Sequence[tuple[Array | int, int]]) -> Array | int:
+    """The offset of a pass (see `types.Context`) over streams with `(places, rows)` each: a row's noise depends on its
+    place in its own stream, however devices and pieces share that."""
+    if len(streams) == 1:
+        return streams[0][0]
+    own = [number * ROOM + place + jnp.arange(rows) for number, (place, rows) in enumerate(streams)]
+    return jnp.concatenate(own) - jnp.arange(sum(rows for _, rows in streams))
 
 
 def rows_of(inputs: Mapping[str, Any]) -> int:

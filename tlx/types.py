@@ -136,7 +136,8 @@ class View(NamedTuple):
     """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
     `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
     over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `turn` is the place of the
-    move in its step, 0 where there is one."""
+    move in its step, 0 where there is one. `average` are the parameters with their moving averages in the place of
+    those that learn, None where `train.ema` keeps none."""
 
     model: Model
     params: Tree
@@ -149,3 +150,4 @@ class View(NamedTuple):
     dtype: Any = "float32"
     axis: str | None = None
     turn: int = 0
+    average: Tree | None = None

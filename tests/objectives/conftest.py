@@ -59,7 +59,7 @@ def labelled(config=MLP, rows=BATCH, seed=1):
 
 
 def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, progress=0.0, data=None, train=False,
-         turn=0, **setting):  # fmt: skip
+         turn=0, average=None, **setting):  # fmt: skip
     """The loss of `term` on a batch, and those of `others` by stream, where the model has the numbers `now`, having
     come with those of `brought`, in the move `turn` of a step: `(value, told, gradient by path)`."""
     model = models.build(config, CLASSES)
@@ -80,7 +80,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
         for stream, salt, _ in passes((term,), sorted(held), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
-        return term.loss(View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn))
+        return term.loss(View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average))
 
     (total, told), gradient = jax.jit(value)(now.params, batch, memory)
     told = {name: np.asarray(number) for name, number in told.items()}

@@ -60,7 +60,12 @@ def test_no_weight_is_negative(name):
         terms.L2SP(head=-1.0)
 
 
-@pytest.mark.parametrize("name", ["LabelSmoothing", "Entropy", "RDrop", "Mixup", "Cutmix", "Lwf"])
+NEED_CLASSES = (
+    "LabelSmoothing", "Entropy", "RDrop", "Mixup", "Cutmix", "Lwf", "PseudoLabel", "FixMatch", "MeanTeacher", "Shot",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEED_CLASSES)
 def test_what_needs_classes_refuses_numbers(name, mlp):
     setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Regression(outputs=3), lambda stream: ())
     with pytest.raises(ValueError) as error:
@@ -84,19 +89,24 @@ MORE = {
     "CoTuning": {"source": "saved"},
     "Distill": {"teacher": "saved", "what": "hidden"},
     "Lwf": {"source": "saved"},
+    "PseudoLabel": {"threshold": 0.0},
+    "FixMatch": {"threshold": 0.0},
 }
 
 
 @pytest.mark.parametrize("name", terms.TERMS)
 def test_every_weight_may_follow_the_clock(name, mlp, tmp_path):
-    config = IMAGES if name in ("Mixup", "Cutmix") else mlp.config
+    config = IMAGES if name in ("Mixup", "Cutmix", "FixMatch") else mlp.config
     mlp.save(tmp_path / "saved", config, 5, seed=8)
     more = {field: str(tmp_path / own) if own == "saved" else own for field, own in MORE.get(name, {}).items()}
     now = mlp.drawn(models.build(config, 3), 3)
     ramp = terms.TERMS[name](weight=terms.Ramp(0.0, 4.0), **more)
     others = (ramp, terms.TERMS[name](weight=1.0, **more))
     elsewhere = {"source": mlp.labelled(config, seed=2), "unlabelled": mlp.labelled(config, seed=3)}
-    half, plain = (mlp.look(own, config=config, now=now, progress=0.125, others=elsewhere) for own in others)
+    average = mlp.drawn(models.build(config, 3), 4).params
+    half, plain = (
+        mlp.look(own, config=config, now=now, progress=0.125, others=elsewhere, average=average) for own in others
+    )
     assert half.value == pytest.approx(0.5 * plain.value, rel=1e-6)
     assert plain.value != 0
     assert half.told["weight"] == 0.5

@@ -27,6 +27,7 @@ def walked(mlp, tmp_path_factory):
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
         terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Jmmd(), terms.Mdd(width=4),
         terms.Bsp(k=2, weight=1e-3), terms.Ot(label_cost=0.5, weight=0.01),
+        terms.PseudoLabel(threshold=0.3), terms.FixMatch(threshold=0.3), terms.MeanTeacher(weight=10.0), terms.Shot(),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))
@@ -37,7 +38,7 @@ def walked(mlp, tmp_path_factory):
     variables, task = variables._replace(params=params), tasks.Classification(classes=3)
     claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
     memory = memories(objective, Setting(model, variables, task, lambda stream: [batch]))
-    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed)
+    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, ema=0.9)
     found = {}
     for how, devices in (("jit", 8), ("pmap", 8)):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)

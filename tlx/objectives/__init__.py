@@ -2,7 +2,16 @@
 
 from tlx.objectives.adda import Adda
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
+from tlx.objectives.base import (
+    Pass,
+    Term,
+    check_head,
+    check_streams,
+    inserted,
+    passes,
+    wanted,
+    without_inserted,
+)
 from tlx.objectives.bsp import Bsp
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
@@ -13,6 +22,7 @@ from tlx.objectives.dann import Dann
 from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
+from tlx.objectives.fixmatch import FixMatch
 from tlx.objectives.gate import Gate
 from tlx.objectives.jmmd import Jmmd
 from tlx.objectives.l2sp import L2SP
@@ -20,11 +30,14 @@ from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
 from tlx.objectives.mcd import Mcd
 from tlx.objectives.mdd import Mdd
+from tlx.objectives.mean_teacher import MeanTeacher
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
 from tlx.objectives.ot import Ot
+from tlx.objectives.pseudo import PseudoLabel
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
+from tlx.objectives.shot import Shot
 from tlx.objectives.smoothing import LabelSmoothing
 from tlx.objectives.supervised import Supervised
 
@@ -55,6 +68,10 @@ TERMS: dict[str, type[Term]] = {
     "Ot": Ot,
     "Mcd": Mcd,
     "Adda": Adda,
+    "PseudoLabel": PseudoLabel,
+    "FixMatch": FixMatch,
+    "MeanTeacher": MeanTeacher,
+    "Shot": Shot,
 }
 
 __all__ = [
@@ -73,6 +90,7 @@ __all__ = [
     "Delta",
     "Distill",
     "Entropy",
+    "FixMatch",
     "Gate",
     "Jmmd",
     "LabelSmoothing",
@@ -80,14 +98,18 @@ __all__ = [
     "Mcc",
     "Mcd",
     "Mdd",
+    "MeanTeacher",
     "Mixup",
     "Mmd",
     "Ot",
     "Pass",
+    "PseudoLabel",
     "RDrop",
     "Ramp",
+    "Shot",
     "Supervised",
     "Term",
+    "check_head",
     "check_streams",
     "inserted",
     "passes",

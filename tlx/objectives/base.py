@@ -23,7 +23,8 @@ class Term:
 
     `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `wants`
     are those that must be there, which it may read without that pass. `adds` are the streams that it makes; `labels`
-    says whether it reads the labels of the stream that it is `on`.
+    says whether it reads the labels of the stream that it is `on`, `averages` whether it reads the moving average of
+    the parameters, and `holds` whether it asks that the head stays as it came.
 
     `turns` are the moves of a term whose step is several (none by default): `loss` is then asked once in each, and
     `view.turn` says in which. An update that takes them is wanted (see `tlx.updates`), and what moves in none of them
@@ -32,6 +33,8 @@ class Term:
 
     adds: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    holds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
@@ -107,6 +110,17 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
     if "source" in given and "source" not in wanted(terms, given):
         raise ValueError(
             "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
+        )
+
+
+def check_head(terms: Sequence[Term], model: Model, moving: Collection[str]) -> None:
+    """ValueError for a term that asks for a still head, where a tuning moves it."""
+    head = model.stages[-1].name
+    moved = sorted(path for path in moving if path.startswith(f"{head}/"))
+    if moved and (asking := [type(term).__name__ for term in terms if term.holds]):
+        raise ValueError(
+            f"{asking[0]} asks that the head stays as it came, and the tuning moves {moved[0]!r}: take "
+            f"Rules(({head + '/.*'!r}, None), ('.*', Learn()))"
         )
 
 

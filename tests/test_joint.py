@@ -1,0 +1,150 @@
+"""Streams of a step in one pass, whose batch statistics are those of them all."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Optim, models, partition, sharding, tasks, terms, tuning
+from tlx.objectives import inserted
+from tlx.step import Parts, compile_step, initial_state, train_step
+from tlx.trees import flatten
+
+CNN = models.Cnn(size=4, channels=2, widths=(3, 2), dense=None, dropout=0.0)
+MLP = models.Mlp(inputs=(4, 4, 2), widths=(5, 4), activation="tanh")
+TERMS = (terms.Supervised(), terms.Supervised(on="source"), terms.Dann(width=3, reversal=0.5), terms.Coral(weight=9.0))
+ROWS = {"labelled": 8, "source": 24, "unlabelled": 16}
+
+
+def streams(rows=ROWS):
+    random = np.random.default_rng(0)
+    found = {}
+    for number, (name, count) in enumerate(rows.items()):
+        image = (1 + number) * random.normal(size=(count, 4, 4, 2)) + number
+        found[name] = {"image": image.astype(np.float32), "index": np.arange(count, dtype=np.int32)}
+        if name != "unlabelled":
+            found[name]["label"] = random.integers(0, 3, count).astype(np.int32)
+    return found
+
+
+def begun(config, objective=TERMS, **more):
+    model = models.build(config, 3)
+    variables = jax.jit(partial(models.initialise, model))(jax.random.key(0))
+    params, learn = inserted(objective, model, variables.params, jax.random.key(1))
+    claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
+    parts = Parts(model, tasks.Classification(classes=3), objective, Optim("sgd", lr=0.1), claimed, **more)
+    return parts, initial_state(parts, variables._replace(params=params), 4, jax.random.key(3))
+
+
+def walked(parts, state, batch, steps=2):
+    train = jax.jit(partial(train_step, parts))
+    for _ in range(steps):
+        state, told = train(state, batch)
+    return state, told
+
+
+def alike(one, other, **near):
+    (state, told), (whole, said) = one, other
+    assert told.keys() == said.keys()
+    for name, value in said.items():
+        np.testing.assert_allclose(told[name], value, **near, err_msg=name)
+    ours = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
+        np.testing.assert_allclose(ours[path], leaf, **near, err_msg=path)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_without_batch_norm_and_dropout_it_is_the_pass_of_each(accumulate):
+    batch = streams()
+    found = [walked(*begun(MLP, joint=joint, accumulate=accumulate), batch) for joint in (True, False)]
+    alike(*found, rtol=1e-6, atol=1e-6)
+
+
+def moments(kernel, images):
+    """Means and variances by channel of a convolution of 3x3, in float64."""
+    x, kernel = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0))), np.float64(kernel)
+    y = sum(x[:, i : i + 4, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3))
+    return y.mean((0, 1, 2)), y.var((0, 1, 2))
+
+
+def expected(state, pieces):
+    """The running statistics of the first norm after seeing each of these sets of images once."""
+    kernel = np.asarray(state.variables.params["stem"]["kernel"])
+    mean, variance = np.zeros(3), np.ones(3)
+    for images in pieces:
+        seen = moments(kernel, images)
+        mean, variance = 0.9 * mean + 0.1 * seen[0], 0.9 * variance + 0.1 * seen[1]
+    return mean, variance
+
+
+def check(state, pieces, start):
+    norm = state.stats["stem"]["norm"]
+    for ours, theirs in zip((norm["mean"], norm["variance"]), expected(start, pieces), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_are_those_of_all_streams_together_or_of_one_after_the_other():
+    batch = streams()
+    images = [own["image"] for own in batch.values()]
+    for joint, pieces in ((True, [np.concatenate(images)]), (False, images)):
+        parts, start = begun(CNN, joint=joint)
+        check(walked(parts, start, batch, 1)[0], pieces, start)
+
+
+def test_features_are_normalised_by_the_moments_of_all_streams():
+    """A stream's risk hears of another stream by nothing else."""
+    risk = (terms.Supervised(), terms.Mcc(weight=0.0))
+    batch = streams()
+    other = batch | {"unlabelled": batch["unlabelled"] | {"image": 3 - 2 * batch["unlabelled"]["image"]}}
+    for joint in (True, False):
+        parts, start = begun(CNN, risk, joint=joint)
+        found = [float(walked(parts, start, given, 1)[1]["supervised/risk"]) for given in (batch, other)]
+        assert (abs(found[0] - found[1]) > 1e-3) == joint
+
+
+def test_every_piece_sees_its_part_of_all_streams():
+    batch = streams()
+    parts, start = begun(CNN, joint=True, accumulate=4)
+    pieces = [np.concatenate([own["image"][m::4] for own in batch.values()]) for m in range(4)]
+    check(walked(parts, start, batch, 1)[0], pieces, start)
+
+
+def test_by_pmap_they_are_those_of_all_devices():
+    batch = streams()
+    found, begins = {}, {}
+    for how in ("jit", "pmap"):
+        parts, begins[how] = begun(CNN, joint=True)
+        compiled = compile_step(parts, sharding.make_mesh(), how)
+        state = compiled.place(begins[how])
+        state, told = compiled.train(state, {name: compiled.put(own) for name, own in batch.items()})
+        found[how] = compiled.fetch(state), jax.device_get(told)
+        check(found[how][0], [np.concatenate([own["image"] for own in batch.values()])], begins[how])
+    alike(found["pmap"], found["jit"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_noise_is_that_of_the_example_whoever_has_it(accumulate):
+    """With dropout: one device, devices by `pmap` and pieces; and no stream has the noise of another."""
+    noisy = models.Mlp(inputs=(4, 4, 2), widths=(5, 4), activation="tanh", dropout=0.5)
+    objective = (terms.Supervised(), terms.Supervised(on="source"))
+    batch = streams({"labelled": 32, "source": 32})
+    whole = walked(*begun(noisy, objective, joint=True), batch, 1)
+    parts, start = begun(noisy, objective, joint=True, accumulate=accumulate)
+    compiled = compile_step(parts, sharding.make_mesh(), "pmap")
+    state, told = compiled.train(compiled.place(start), {name: compiled.put(own) for name, own in batch.items()})
+    told = jax.device_get(told)
+    alike((compiled.fetch(state), told), whole, rtol=1e-5, atol=1e-6)
+    same = batch | {"source": batch["labelled"]}
+    _, told = walked(*begun(noisy, objective, joint=True), same, 1)
+    assert abs(told["supervised.0/risk"] - told["supervised.1/risk"]) > 1e-3
+
+
+def test_a_stream_that_a_term_adds_is_seen_by_itself():
+    batch = streams()
+    plain, more = (
+        walked(*begun(CNN, objective, joint=True), batch) for objective in (TERMS, (*TERMS, terms.Mixup(weight=0.0)))
+    )
+    for path, leaf in (flatten(plain[0].stats) | flatten(plain[0].variables.params)).items():
+        ours = flatten(more[0].stats) | flatten(more[0].variables.params)
+        np.testing.assert_allclose(ours[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)

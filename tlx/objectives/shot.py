@@ -1,0 +1,94 @@
+"""Features of a target that a source's head can read. Shapes: N examples, W width, C classes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from tlx.losses import cross_entropy, entropy
+from tlx.objectives.apart import gathered, read_features, rows
+from tlx.objectives.base import Term, check_classes, check_weight, head_of, weighed
+from tlx.objectives.ramp import Weight, current
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot(Term):
+    """Source hypothesis transfer (Liang et al., 2020) on the stream `on`, without any source: `weight` times (mean
+    entropy - entropy of the mean prediction + `pseudo` times the cross-entropy to labels by centroids).
+
+    The head stays as it came, and what lies below it learns to be read by it: a tuning that moves the head is refused,
+    and `Rules(("head/.*", None), (".*", Learn()))` is the paper's. The labels are the paper's (equations 4 to 6) of the
+    batch in the place of the data set: there they are computed anew before each epoch from all examples, here at each
+    step from those of the (global) batch. So they are as fresh as can be, and noisier: a batch of several examples a
+    class is wanted. As in the authors' code, a class that no example is taken for has no centroid. `diversity` is
+    logged, the entropy of the mean prediction.
+    """
+
+    on: str = "unlabelled"
+    pseudo: Weight = 0.3
+    weight: Weight = 1.0
+
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight", "pseudo")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model without a head on features that it gives."""
+        head_of(model, "Shot")
+        read_features(model)
+        return params
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification, and for a head that was drawn afresh."""
+        check_classes(setting.task, "Shot")
+        head = setting.model.stages[-1].name
+        if any(path.startswith(f"{head}/") for path in setting.fresh):
+            raise ValueError(
+                "Shot adapts features to the head that was brought, and this one was drawn afresh; bring a classifier "
+                "of the same classes: weights=Weights(...)"
+            )
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        logits = gathered(view, view.taps[self.on]["logits"])
+        sure = entropy(logits).mean()
+        p = jax.nn.softmax(logits.astype(jnp.float32), -1)
+        mean = p.mean(0)
+        diversity = -(mean * jnp.log(jnp.maximum(mean, 1e-12))).sum()
+        labels = centroid_labels(*jax.lax.stop_gradient((rows(view, self.on).astype(jnp.float32), p)))
+        risk = cross_entropy(logits, labels).mean()
+        total = sure - diversity + current(self.pseudo, view.tick) * risk
+        return weighed(self.weight, total, view, entropy=sure, diversity=diversity, pseudo=risk)
+
+
+def centroid_labels(features: Array, p: Array) -> Array:
+    """The class of the nearest centroid by the cosine: [N, W], [N, C] -> [N].
+
+    The centroids are at first the means of the features weighed by the probabilities `p`, of the classes that are
+    likeliest for some example; then those of the examples that are nearest to each (Liang et al., 2020, equations 4 to
+    6).
+    """
+    directions = unit(features)
+
+    def nearest(shares: Array, present: Array) -> Array:
+        # A sum points where a mean does.
+        likeness = directions @ unit(shares.T @ features).T
+        return jnp.where(present, likeness, -jnp.inf).argmax(-1)
+
+    classes = p.shape[-1]
+    first = nearest(p, members(p.argmax(-1), classes).any(0))
+    own = members(first, classes)
+    return nearest(own.astype(features.dtype), own.any(0))
+
+
+def members(labels: Array, classes: int) -> Array:
+    """Booleans [N, C]."""
+    return labels[:, None] == jnp.arange(classes)
+
+
+def unit(x: Array) -> Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
