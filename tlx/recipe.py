@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tlx import models, objectives, tasks, tuning, updates
-from tlx.data import Data, augment
+from tlx.data import Data, augment, shifts
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
 from tlx.tasks import Task
@@ -114,6 +114,7 @@ KINDS: dict[str, type] = {
     **{kind.__name__: kind for kind in (tasks.Classification, tasks.Regression)},
     **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
+    **shifts.SHIFTS,
     **tuning.TUNINGS,
     "Ramp": objectives.Ramp,
     **objectives.TERMS,

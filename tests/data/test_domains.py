@@ -125,7 +125,7 @@ def test_a_source_has_the_targets_classes_by_name_or_by_position(monkeypatch):
             (("cat", "bee"), "text", {"train": [0, 1]}),
             {},
             "class 'bee' of source 'far' is none of target 'near' (cat, dog, owl); Data(match='position') takes them "
-            "in their order",
+            "in their order, and Data(source_classes=...) takes only some",
         ),
         (
             (("a", "b", "c", "d"), "text", {"train": [0, 1]}),

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
     from tlx.data.examples import Dataset, Examples, Sealed, open_dataset
+    from tlx.data.oddities import notes
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
-    from tlx.data.streams import Data, Splits, load, processor_for, subset
+    from tlx.data.settings import Data
+    from tlx.data.streams import Splits, load, processor_for
+    from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
 
 
@@ -58,7 +61,7 @@ DATASETS: dict[str, Shipped] = {
 _HOMES = {
     "Augmentation": "augment",
     "Crop": "augment",
-    "Data": "streams",
+    "Data": "settings",
     "Dataset": "examples",
     "Examples": "examples",
     "Flip": "augment",
@@ -71,9 +74,10 @@ _HOMES = {
     "evaluation_batches": "pipeline",
     "inputs_of": "pipeline",
     "load": "streams",
+    "notes": "oddities",
     "open_dataset": "examples",
     "processor_for": "streams",
-    "subset": "streams",
+    "subset": "subsets",
     "train_batches": "pipeline",
 }
 __all__ = [
@@ -94,6 +98,7 @@ __all__ = [
     "evaluation_batches",
     "inputs_of",
     "load",
+    "notes",
     "open_dataset",
     "processor_for",
     "subset",
