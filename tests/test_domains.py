@@ -8,6 +8,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
 from tlx.benefit.arms import assigned
+from tlx.data.shifts import Blur
 from tlx.many import run_many
 from tlx.records import read_metrics
 from tlx.train import How
@@ -57,11 +58,35 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels):
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
+@pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
+def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
+    """The same rows of one source, drawn otherwise by each seed."""
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    changes = {"objective": (SOURCE,)} | {f"data.{name}": eps for name, eps in noise.items()}
+    recipes = [assigned(RECIPE, {**changes, "seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 4
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+
+
+def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
+    recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
+    found = run(recipe, tmp_path / "run", how=How(leave="learned"))
+    (note,) = found.result["notes"]
+    assert note == "source has 351 examples, fewer than a batch of 512: a step takes some more than once"
+    assert f"note: {note}" in capsys.readouterr().err
+
+
 def test_a_stored_prefix_serves_every_stream(tmp_path):
     # As many steps as read what is computed once.
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
+        "data.eps_x": 0.5,
+        "data.eps_y": 0.5,
+        "data.target_shift": (Blur(sigma=0.5),),
         "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128),
     }
     recipe = assigned(RECIPE, changes)
