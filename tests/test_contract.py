@@ -120,9 +120,11 @@ MAKE = {
     "Afn": lambda at: terms.Afn(weight=1.0),
     "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
     "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
+    "M3sda": lambda at: terms.M3sda(sources=("source", "labelled")),
+    "Mdan": lambda at: terms.Mdan(sources=("source", "labelled"), width=4, reversal=0.5, share=1.0),
 }
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate")
+ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "M3sda", "Mdan")
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
@@ -139,6 +141,8 @@ REFUSED_TERMS = {
     ("linen", "Afn"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Cdan"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Gate"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "M3sda"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Mdan"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
 }
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]

@@ -8,6 +8,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
 from tlx.benefit.arms import assigned
+from tlx.data import examples
 from tlx.data.shifts import Blur
 from tlx.many import run_many
 from tlx.records import read_metrics
@@ -97,6 +98,59 @@ def test_a_stored_prefix_serves_every_stream(tmp_path):
     for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance"):
         assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """Two data sets, `odd` and `even`, of the digits of one."""
+
+    def half(name, found=examples.open_dataset):
+        if name not in ("odd", "even"):
+            return found(name)
+        whole = found("mnist5k")
+        splits = {split: own.view(np.arange(name == "odd", len(own), 2)) for split, own in whole.splits.items()}
+        return dataclasses.replace(whole, name=name, fingerprint=name, splits=splits)
+
+    monkeypatch.setattr(examples, "open_dataset", half)
+
+
+SEVERAL = assigned(
+    RECIPE,
+    {
+        "data.source": ("odd", "even"),
+        "objective": (
+            terms.Mdan(width=8, share=1.0), terms.M3sda(), terms.Dann(width=8), terms.Coral(), terms.Mcc(weight=0.1),
+        ),
+    },
+)  # fmt: skip
+
+
+def test_a_run_over_several_sources_resumes_to_the_bit(halves, goes_on):
+    goes_on(SEVERAL, (8,))
+
+
+def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    names = ("train/loss", "train/mdan/weight_0", "train/m3sda/distance", "train/dann/risk")
+    recipes = [assigned(SEVERAL, {"optim.lr": lr}) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 2 and ours.result["examples"]["source/1"] == 1750
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        for name in names:
+            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+    changes = {
+        "tuning": tuning.Freeze(through="stem"),
+        "model.dropout": 0.0,
+        "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128),
+    }
+    recipe = assigned(SEVERAL, changes)
+    stored, plain = (
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+    )
+    assert stored.result["prefix"][0]["cut"] == "blocks/00"
+    for name in names:
+        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
 
 
 def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder_to_tell_apart(tmp_path):

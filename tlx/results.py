@@ -136,7 +136,7 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     named = {**trained_on(splits), "validation": splits.validation, "test": splits.test}
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
-        f"{f'{data.source} to ' if data.source else ''}{data.target}: {', '.join(sizes)}",
+        f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]

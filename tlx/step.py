@@ -16,7 +16,7 @@ from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.config import with_numbers
 from tlx.models import forward
-from tlx.objectives import Pass, Term, passes
+from tlx.objectives import Pass, Term, loss_of, passes
 from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, merge, nest
@@ -138,7 +138,7 @@ def slope_of(
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             memory = state.memory[str(number)]
             view = View(parts.model, params, stats, memory, batch, taps, task, tick, parts.dtype, axis)
-            value, metrics = term.loss(view)
+            value, metrics = loss_of(term, view)
             total += value
             asked += value if weights is None else weights[number] * value
             told |= {f"{name}/{measure}": metric for measure, metric in metrics.items()}

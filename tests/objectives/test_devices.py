@@ -25,7 +25,8 @@ def walked(mlp, tmp_path_factory):
         terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
         terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
-        terms.Cdan(width=4), terms.Gate(width=4, normalised=True),
+        terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.M3sda(sources=("source", "labelled")),
+        terms.Mdan(sources=("source", "labelled"), width=4, share=1.0, reversal=0.5),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))

@@ -14,7 +14,7 @@ def notes(data: Data, splits: Splits, batch: int) -> list[str]:
     some classes that `data` did not leave out."""
     found = []
     for name, examples in splits.streams.items():
-        source = name == "source"
+        source = name in data.sources
         if source and len(examples) < batch:
             count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
             found.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")

@@ -19,7 +19,8 @@ class Data:
     `unlabelled`, all training examples of the target without their labels. `labels` grants those of so many examples
     of each class (an integer), or of a share of each (a float); 0 grants none, and there is no `labelled`. They are
     drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
-    source are the target's by their names, or, with `match` "position", by their order.
+    source are the target's by their names, or, with `match` "position", by their order. Several sources, a tuple of
+    names, are the streams `source/0`, `source/1`, ... in their order; what is said of the source is of each.
 
     `shots` keeps so many training examples of every class,
     `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
@@ -42,7 +43,7 @@ class Data:
     """
 
     target: str
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
     labels: int | float | None = None
     match: Literal["name", "position"] = "name"
     shots: int | None = None
@@ -79,7 +80,9 @@ class Data:
             raise ValueError(f"labels={self.labels}; {told}")
         if self.match not in ("name", "position"):
             raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
-        if self.source == self.target:
+        if self.source == () or len(set(self.sources.values())) < len(self.sources):
+            raise ValueError(f"source={self.source}; expected one data set, or several different ones")
+        if self.target in self.sources.values():
             raise ValueError(f"source and target are both {self.target!r}; leave the source out")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
@@ -112,11 +115,16 @@ class Data:
                 raise ValueError(f"{name}={getattr(self, name)} names a class twice")
 
     @property
+    def sources(self) -> dict[str, str]:
+        """The name of every source by its stream: `source`, or `source/0`, `source/1`, ... where there are several."""
+        given = self.source if isinstance(self.source, tuple) else () if self.source is None else (self.source,)
+        return {"source" if len(given) == 1 else f"source/{n}": name for n, name in enumerate(given)}
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """What each step gets a batch of, by name; a pass over the first is an epoch."""
-        source = () if self.source is None else ("source",)
         labelled = () if self.labels == 0 else ("labelled",)
-        return (*source, *labelled, *(("unlabelled",) if source or self.labels is not None else ()))
+        return (*self.sources, *labelled, *(("unlabelled",) if self.sources or self.labels is not None else ()))
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -41,10 +41,10 @@ class Splits:
 
     @property
     def labelled(self) -> Examples:
-        """The training examples with labels: the target's, where some are granted, else the source's. ValueError where
-        there are none."""
-        for name in ("labelled", "source"):
-            if name in self.streams:
+        """The training examples with labels: the target's, where some are granted, else the first source's. ValueError
+        where there are none."""
+        for name in ("labelled", *self.streams):
+            if name in self.streams and self.streams[name].labelled:
                 return self.streams[name]
         raise ValueError("no training example has a label here: the data grant none, and there is no source")
 
@@ -96,10 +96,15 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
-    streams, origin = {}, ""
+    streams: dict[str, Examples] = {}
+    origins: dict[str, str] = {}
     for name in data.streams:
-        if name == "source":
-            streams[name], origin = _source(data, dataset, kind, drawn)
+        if name in data.sources:
+            streams[name], origin = _source(data, data.sources[name], dataset, kind, drawn)
+            if origin in origins:
+                told = f"sources {origins[origin]!r} and {data.sources[name]!r} are one data set; leave one of them out"
+                raise ValueError(told)
+            origins[origin] = data.sources[name]
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
@@ -108,7 +113,7 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
             share = isinstance(data.labels, float)
             count, fraction = (None, data.labels) if share else (int(data.labels), None)
             streams[name] = some(train, count, fraction, named="labels")
-    digest = hashlib.sha256((dataset.fingerprint + origin).encode())
+    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
         if not len(part):
             raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
@@ -118,13 +123,12 @@ def load(data: Data, seed: int, test: bool = True) -> Splits:
     return Splits(streams, validation, tested, dataset.classes, dataset.features, digest.hexdigest()[:16])
 
 
-def _source(data: Data, target: Dataset, kind: Kind, seed: int) -> tuple[Examples, str]:
-    """The training examples of the source, as `data` cuts and perturbs them by `seed`, their labels as the target's
-    classes; and the fingerprint of its data set."""
+def _source(data: Data, name: str, target: Dataset, kind: Kind, seed: int) -> tuple[Examples, str]:
+    """The training examples of the source of this name, as `data` cuts and perturbs them by `seed`, their labels as the
+    target's classes; and the fingerprint of its data set."""
     from tlx.data.examples import open_dataset
 
-    assert data.source is not None
-    source, what = open_dataset(data.source), f"source {data.source!r}"
+    source, what = open_dataset(name), f"source {name!r}"
     if source.fingerprint == target.fingerprint:
         raise ValueError(f"{what} and target {data.target!r} are one data set; leave the source out")
     kinds = [(own.features.target, len(own.features.text)) for own in (source, target)]
@@ -141,7 +145,7 @@ def _source(data: Data, target: Dataset, kind: Kind, seed: int) -> tuple[Example
     if numbers:
         train = of_classes(train, numbers)
         _check_each(train, numbers, f"source_classes: the training split of {what}")
-    places = _places(data, source, target, numbers or range(len(source.classes)))
+    places = _places(data, name, source, target, numbers or range(len(source.classes)))
     if source.classes != target.classes:
         mapping = np.full(len(source.classes), -1)
         mapping[list(places)] = list(places.values())
@@ -162,18 +166,18 @@ def _source(data: Data, target: Dataset, kind: Kind, seed: int) -> tuple[Example
     return train, source.fingerprint
 
 
-def _places(data: Data, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
-    """By number of each of these classes of the source, that of the target's which it counts as."""
+def _places(data: Data, name: str, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
+    """By number of each of these classes of the source of this name, that of the target's which it counts as."""
     if data.match == "position" or source.classes == target.classes:
         if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
-                f"source {data.source!r} has {len(source.classes)} classes and target {data.target!r} "
+                f"source {name!r} has {len(source.classes)} classes and target {data.target!r} "
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
         return {number: number for number in numbers}
     if strange := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {strange[0]!r} of source {data.source!r} is none of target {data.target!r} "
+            f"class {strange[0]!r} of source {name!r} is none of target {data.target!r} "
             f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order, and "
             "Data(source_classes=...) takes only some"
         )

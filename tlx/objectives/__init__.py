@@ -1,7 +1,17 @@
 """Terms of the objective: one file each, one line in the table."""
 
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
+from tlx.objectives.base import (
+    Pass,
+    Term,
+    check_streams,
+    inserted,
+    loss_of,
+    passes,
+    several,
+    wanted,
+    without_inserted,
+)
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
 from tlx.objectives.cmd import Cmd
@@ -14,7 +24,9 @@ from tlx.objectives.entropy import Entropy
 from tlx.objectives.gate import Gate
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
+from tlx.objectives.m3sda import M3sda
 from tlx.objectives.mcc import Mcc
+from tlx.objectives.mdan import Mdan
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
 from tlx.objectives.ramp import Ramp
@@ -43,6 +55,8 @@ TERMS: dict[str, type] = {
     "Afn": Afn,
     "Cdan": Cdan,
     "Gate": Gate,
+    "M3sda": M3sda,
+    "Mdan": Mdan,
 }
 
 __all__ = [
@@ -62,7 +76,9 @@ __all__ = [
     "Gate",
     "LabelSmoothing",
     "Lwf",
+    "M3sda",
     "Mcc",
+    "Mdan",
     "Mixup",
     "Mmd",
     "Pass",
@@ -72,7 +88,9 @@ __all__ = [
     "Term",
     "check_streams",
     "inserted",
+    "loss_of",
     "passes",
+    "several",
     "wanted",
     "without_inserted",
 ]  # fmt: skip

@@ -21,8 +21,9 @@ class Term:
     term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
     the step; `loss` is a scalar with numbers to log.
 
-    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `adds`
-    are the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`.
+    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all; `source`
+    stands for each of several sources (see `loss_of`). `adds` are the streams that it makes; `labels` says whether it
+    reads the labels of the stream that it is `on`.
     """
 
     adds: ClassVar[tuple[str, ...]] = ()
@@ -55,13 +56,41 @@ class Pass(NamedTuple):
     moves: bool
 
 
+def several(stream: str, have: Collection[str]) -> list[str]:
+    """The streams that a name stands for: where there is none of the name, those below it (`source` for `source/0` and
+    `source/1`), else itself."""
+    below = [] if stream in have else [own for own in have if own.startswith(f"{stream}/")]
+    return below or [stream]
+
+
+def loss_of(term: Term, view: View) -> tuple[Array, dict[str, Array]]:
+    """The loss of a term and what it logs; of one that reads `source` where there are several, the means of what it
+    gives with each of them in that place."""
+    sources = several("source", view.batch)
+    if sources == ["source"] or "source" not in term.reads(view.batch):
+        return term.loss(view)
+    found = [
+        term.loss(
+            view._replace(batch={**view.batch, "source": view.batch[own]}, taps={**view.taps, "source": view.taps[own]})
+        )
+        for own in sources
+    ]
+    return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+
+
+def asked(term: Term, given: Collection[str]) -> list[str]:
+    """The streams that a term reads, and the one that it makes another of, where it does."""
+    made = [term.on] if hasattr(term, "on") and term.adds else []
+    return [*(own for stream in term.reads(given) for own in several(stream, given)), *made]
+
+
 def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[Pass]:
     """The passes that the terms ask for over the streams of `batch`, of which the data gave `given`.
 
     The noise of a stream does not depend on the streams that terms add, and neither do the running statistics, but
     where no stream that was given is read at all: a term of weight 0 then equals leaving it out.
     """
-    read = {stream for term in terms for stream in term.reads(given)}
+    read = {own for term in terms for stream in term.reads(given) for own in several(stream, given)}
     found = [Pass(stream, number, True) for number, stream in enumerate(given) if stream in read]
     alone = not found
     added = [stream for stream in batch if stream not in given and stream in read]
@@ -70,7 +99,7 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
 
 def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
     """The streams of the data that the terms read, or make others of; all where they read none."""
-    found = {stream for term in terms for stream in (*term.reads(given), *([term.on] if hasattr(term, "on") else []))}
+    found = {stream for term in terms for stream in asked(term, given)}
     return [stream for stream in given if stream in found] or list(given)
 
 
@@ -84,18 +113,20 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
             have.append(stream)
     for term in terms:
         # A term that makes a stream reads that, and makes it of the one it is `on`.
-        asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
-        if missing := [stream for stream in asked if stream not in have]:
+        reads = asked(term, given)
+        if missing := [stream for stream in reads if stream not in have]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
             )
 
-        if term.labels and "unlabelled" in asked:
+        if term.labels and "unlabelled" in reads:
             raise ValueError(f"{type(term).__name__} reads labels, and the stream 'unlabelled' has none")
-    if "source" in given and "source" not in wanted(terms, given):
+    sources = several("source", given)
+    if unread := [own for own in sources if own in given and own not in wanted(terms, given)]:
+        told = "the source" if sources == ["source"] else f"{unread[0]!r}"
         raise ValueError(
-            "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
+            f"no term reads {told}: give one that does, such as Supervised(on='source'), or leave data.source out"
         )
 
 
