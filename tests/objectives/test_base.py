@@ -84,6 +84,7 @@ MORE = {
     "CoTuning": {"source": "saved"},
     "Distill": {"teacher": "saved", "what": "hidden"},
     "Lwf": {"source": "saved"},
+    "Mdan": {"sources": ("source",)},
 }
 
 
