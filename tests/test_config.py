@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks
-from tlx.data import Crop, Flip, Noise
+from tlx.data import Crop, Flip, Noise, shifts
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
 from tlx.recipe import KINDS
 from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
@@ -25,7 +25,17 @@ RULES = Rules((r"stem/.*", None), (r".*/bias", Learn(lr=0.3, weight_decay=0.0)),
 # One of every class that may stand in a file, with a field that is not its default where it has one.
 ONE_OF_EACH = {
     "Recipe": BASE,
-    "Data": Data(target="digits", fraction=0.5, buckets=(4, 8)),
+    "Data": Data(
+        target="digits",
+        source="mnist5k",
+        fraction=0.5,
+        buckets=(4, 8),
+        eps_y=0.3,
+        eps_x=0.7,
+        imbalance=10.0,
+        shift=(shifts.Rotate(degrees=90.0), shifts.Blur(sigma=1.0)),
+        target_classes=("1", "2"),
+    ),
     "Weights": Weights("minilm-l6", reset=("head/.*",)),
     "Optim": Optim("sgd", lr=0.1, momentum=None, clip=2.0),
     "Train": Train(steps=3, select="best-validation", dtype="bfloat16"),
@@ -39,6 +49,13 @@ ONE_OF_EACH = {
     "Flip": Flip(),
     "Crop": Crop(padding=3),
     "Noise": Noise(std=0.1),
+    "Rotate": shifts.Rotate(degrees=30.0),
+    "Contrast": shifts.Contrast(factor=0.5),
+    "GaussianNoise": shifts.GaussianNoise(std=0.2),
+    "Blur": shifts.Blur(sigma=1.5),
+    "Occlude": shifts.Occlude(share=0.25),
+    "DropWords": shifts.DropWords(share=0.3),
+    "Typos": shifts.Typos(share=0.1),
     "Full": Full(decay=0.5),
     "Probe": Probe(),
     "Freeze": Freeze(through="blocks/00", decay=0.75),

@@ -138,17 +138,19 @@ MAKE = {
     "FixMatch": lambda at: terms.FixMatch(threshold=0.0),
     "MeanTeacher": lambda at: terms.MeanTeacher(weight=100.0),
     "Shot": lambda at: terms.Shot(),
+    "M3sda": lambda at: terms.M3sda(sources=("source", "labelled")),
+    "Mdan": lambda at: terms.Mdan(sources=("source", "labelled"), width=4, reversal=0.5, share=1.0),
 }
 # Those of which an objective holds one, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
 ELSEWHERE = (
     "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "PseudoLabel", "FixMatch",
-    "MeanTeacher", "Shot",
+    "MeanTeacher", "Shot", "M3sda", "Mdan",
 )  # fmt: skip
 # Those that read what the head reads.
 FEATURES = (
-    "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda",
+    "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda", "M3sda", "Mdan",
 )  # fmt: skip
 # What a term refuses, with the reason.
 REFUSED_TERMS = {

@@ -8,6 +8,8 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
 from tlx.benefit.arms import assigned
+from tlx.data import examples
+from tlx.data.shifts import Blur
 from tlx.many import run_many
 from tlx.records import read_metrics
 from tlx.train import How
@@ -60,12 +62,36 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels, statis
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
+@pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
+def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
+    """The same rows of one source, drawn otherwise by each seed."""
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    changes = {"objective": (SOURCE,)} | {f"data.{name}": eps for name, eps in noise.items()}
+    recipes = [assigned(RECIPE, {**changes, "seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 4
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+
+
+def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
+    recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
+    found = run(recipe, tmp_path / "run", how=How(leave="learned"))
+    (note,) = found.result["notes"]
+    assert note == "source has 351 examples, fewer than a batch of 512: a step takes some more than once"
+    assert f"note: {note}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("statistics", ["stream", "joint"])
 def test_a_stored_prefix_serves_every_stream(tmp_path, statistics):
     # As many steps as read what is computed once.
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
+        "data.eps_x": 0.5,
+        "data.eps_y": 0.5,
+        "data.target_shift": (Blur(sigma=0.5),),
         "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128, statistics=statistics),
     }
     recipe = assigned(RECIPE, changes)
@@ -76,6 +102,59 @@ def test_a_stored_prefix_serves_every_stream(tmp_path, statistics):
     for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance", "train/jmmd/distance", "train/ot/cost"):
         assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """Two data sets, `odd` and `even`, of the digits of one."""
+
+    def half(name, found=examples.open_dataset):
+        if name not in ("odd", "even"):
+            return found(name)
+        whole = found("mnist5k")
+        splits = {split: own.view(np.arange(name == "odd", len(own), 2)) for split, own in whole.splits.items()}
+        return dataclasses.replace(whole, name=name, fingerprint=name, splits=splits)
+
+    monkeypatch.setattr(examples, "open_dataset", half)
+
+
+SEVERAL = assigned(
+    RECIPE,
+    {
+        "data.source": ("odd", "even"),
+        "objective": (
+            terms.Mdan(width=8, share=1.0), terms.M3sda(), terms.Dann(width=8), terms.Coral(), terms.Mcc(weight=0.1),
+        ),
+    },
+)  # fmt: skip
+
+
+def test_a_run_over_several_sources_resumes_to_the_bit(halves, goes_on):
+    goes_on(SEVERAL, (8,))
+
+
+def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    names = ("train/loss", "train/mdan/weight_0", "train/m3sda/distance", "train/dann/risk")
+    recipes = [assigned(SEVERAL, {"optim.lr": lr}) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 2 and ours.result["examples"]["source/1"] == 1750
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        for name in names:
+            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+    changes = {
+        "tuning": tuning.Freeze(through="stem"),
+        "model.dropout": 0.0,
+        "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128),
+    }
+    recipe = assigned(SEVERAL, changes)
+    stored, plain = (
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+    )
+    assert stored.result["prefix"][0]["cut"] == "blocks/00"
+    for name in names:
+        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
 
 
 def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder_to_tell_apart(tmp_path):

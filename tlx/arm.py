@@ -17,6 +17,7 @@ from tlx import folder, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.data import Splits, evaluation_batches, inputs_of
 from tlx.evaluate import Outcome
+from tlx.objectives import several
 from tlx.prepare import Prepared, check_shares, open_data, prepare
 from tlx.recipe import Recipe
 from tlx.records import Records
@@ -227,10 +228,13 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     recipe = ready.recipe
 
     def batches(stream: str) -> Iterator[Mapping[str, Any]]:
-        examples = splits.streams[stream]
-        if not examples.labelled:
-            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
-        return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+        for name in several(stream, splits.streams):
+            examples = splits.streams[name]
+            if not examples.labelled:
+                raise ValueError(f"a term remembers what it sees of the labels of {name!r}, which has none")
+            yield from evaluation_batches(
+                examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+            )
 
     return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
 

@@ -5,6 +5,7 @@ Shapes: N rows of the first set, M of the second, W width, C classes, P pairs.
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,19 @@ def central_moments(rows: Array, others: Array, moments: int = 5, span: float = 
     total, p, q = norm(x.mean(0) - y.mean(0)) / span, x - x.mean(0), y - y.mean(0)
     for order in range(2, moments + 1):
         total += norm((p**order).mean(0) - (q**order).mean(0)) / span**order
+    return total
+
+
+def moment_distance(sources: Sequence[Array], target: Array, moments: int = 2) -> Array:
+    """The moment distance of several sources and a target (Peng et al., 2019, equation 2): over the orders k, the mean
+    of |E[x_i^k] - E[x_T^k]| over the sources i, and that of |E[x_i^k] - E[x_j^k]| over their pairs, where there are
+    any; the powers, as in the paper, entry by entry and about zero (much code takes them about the mean)."""
+    total = jnp.zeros(())
+    for order in range(1, moments + 1):
+        *means, aim = ((rows.astype(jnp.float32) ** order).mean(0) for rows in (*sources, target))
+        pairs = list(combinations(means, 2))
+        total += sum((norm(mean - aim) for mean in means), jnp.zeros(())) / len(means)
+        total += sum((norm(one - other) for one, other in pairs), jnp.zeros(())) / max(1, len(pairs))
     return total
 
 

@@ -161,7 +161,7 @@ def needed(compiled: Any) -> int:
 
 def order_key(arm: Any) -> Any:
     """What arms that share a program have in common where they take the same examples in the same order."""
-    return arm.recipe.seed, *(examples.rows.tobytes() for examples in arm.splits.streams.values())
+    return arm.recipe.seed, *(examples.identity for examples in arm.splits.streams.values())
 
 
 def order_of(arm: Any, how: Any) -> Order:
@@ -241,12 +241,12 @@ def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mappin
     pieces, places, begin = [], [], 0
     known: dict[Any, np.ndarray] = {}
     for arm, how in kept:
-        rows: np.ndarray = arm.splits.train.rows
-        key = (rows.tobytes(), id(how) if isinstance(how, Table) else None)
+        count = len(arm.splits.train)
+        key = (arm.splits.train.identity, id(how) if isinstance(how, Table) else None)
         if (mine := known.get(key)) is None:
             pieces.append(rows_of(arm, how))
-            mine = known[key] = np.arange(begin, begin + len(rows), dtype=np.int32)
-            begin += len(rows)
+            mine = known[key] = np.arange(begin, begin + count, dtype=np.int32)
+            begin += count
         places.append(mine)
     return places, jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from tlx import models, objectives, tasks, tuning, updates
 from tlx.config import ADDED
-from tlx.data import Data, augment
+from tlx.data import Data, augment, shifts
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
 from tlx.selection import CRITERIA, SOURCE
@@ -155,6 +155,7 @@ KINDS: dict[str, type] = {
     **{kind.__name__: kind for kind in (tasks.Classification, tasks.Regression)},
     **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
+    **shifts.SHIFTS,
     **tuning.TUNINGS,
     "Ramp": objectives.Ramp,
     **objectives.TERMS,

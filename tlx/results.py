@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx import config, describe, folder
 from tlx.arm import Arm
-from tlx.data import Examples, Splits
+from tlx.data import Examples, Splits, notes
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -59,6 +59,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
+        "notes": notes(recipe.data, splits, recipe.train.batch),
         "energy": finish["energy"],
         "pack": {"arms": finish["arms"], "place": finish["place"]},
         "prefix": list(arm.prefixes.values()),
@@ -138,10 +139,11 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     named = {**trained_on(splits), "validation": splits.validation, "test": splits.test}
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
-        f"{f'{data.source} to ' if data.source else ''}{data.target}: {', '.join(sizes)}",
+        f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]
+    told += [f"note: {note}" for note in notes(data, splits, ready.recipe.train.batch)]
     return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
 
 

@@ -17,7 +17,7 @@ from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.config import with_numbers
 from tlx.models import features, forward
-from tlx.objectives import Pass, Term, passes
+from tlx.objectives import Pass, Term, loss_of, passes
 from tlx.optim import Layout
 from tlx.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, merge, nest
@@ -148,7 +148,7 @@ def slope_of(
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
             memory = state.memory[str(number)]
             view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average)
-            value, metrics = term.loss(view)
+            value, metrics = loss_of(term, view)
             total += value
             weight = 1.0 if weights is None else weights[number]
             # A plain 0 leaves the term out, and with it the passes that it alone reads.

@@ -125,7 +125,7 @@ def test_a_source_has_the_targets_classes_by_name_or_by_position(monkeypatch):
             (("cat", "bee"), "text", {"train": [0, 1]}),
             {},
             "class 'bee' of source 'far' is none of target 'near' (cat, dog, owl); Data(match='position') takes them "
-            "in their order",
+            "in their order, and Data(source_classes=...) takes only some",
         ),
         (
             (("a", "b", "c", "d"), "text", {"train": [0, 1]}),
@@ -210,6 +210,51 @@ def test_an_unlabelled_example_is_read_though_its_label_says_that_it_has_none(mo
     made_up(monkeypatch, near=(TARGET[0], "text", {**TARGET[2], "train": [-1, -1]}), far=TARGET)
     splits = load(Data(source="far", target="near", labels=0), 0)
     assert splits.streams["unlabelled"][1] == {"text": "a", "index": 1}
+
+
+def test_several_sources_are_streams_of_their_own(monkeypatch):
+    one = (("owl", "cat"), "text", {"train": [0, 1, 1]})
+    made_up(monkeypatch, near=TARGET, far=TARGET, one=one)
+    data = Data(source=("far", "one"), target="near", labels=1)
+    assert data.streams == ("source/0", "source/1", "labelled", "unlabelled")
+    splits = load(data, 0)
+    assert tuple(splits.streams) == data.streams and splits.train is splits.streams["source/0"]
+    assert splits.streams["source/0"].labels().tolist() == [0, 1, 2] * 4
+    assert splits.streams["source/1"].labels().tolist() == [2, 0, 0]
+    assert load(replace(data, labels=0), 0).labelled.name == "far"
+    assert splits.fingerprint != load(replace(data, source=("one", "far")), 0).fingerprint
+    # A tuple of one is that one.
+    alone, named = (load(replace(data, source=source), 0) for source in (("far",), "far"))
+    assert tuple(alone.streams) == tuple(named.streams) and alone.fingerprint == named.fingerprint
+    # What is said of the source is of each, and drawn for each by itself.
+    twin = Data(source=("far", "twin"), target="near", labels=0, eps_y=1.0, source_classes=("cat", "owl"))
+    made_up(monkeypatch, near=TARGET, far=TARGET, twin=TARGET)
+    first, second = (own.labels() for name, own in load(twin, 0).streams.items() if name != "unlabelled")
+    assert set(first.tolist()) == set(second.tolist()) == {0, 2} and first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((), "source=(); expected one data set, or several different ones"),
+        (("a", "a"), "source=('a', 'a'); expected one data set, or several different ones"),
+        (("a", "digits"), "source and target are both 'digits'; leave the source out"),
+    ],
+)
+def test_impossible_sources_are_refused(source, message):
+    with pytest.raises(ValueError) as error:
+        Data(source=source, target="digits")
+    assert str(error.value) == message
+
+
+def test_one_source_by_two_names_is_refused(monkeypatch):
+    made_up(monkeypatch, near=TARGET, far=TARGET)
+    monkeypatch.setattr(
+        examples, "open_dataset", lambda name, found=examples.open_dataset: found(name.partition(":")[0])
+    )
+    with pytest.raises(ValueError) as error:
+        load(Data(source=("far", "far:1.0.0"), target="near", labels=0), 0)
+    assert str(error.value) == "sources 'far' and 'far:1.0.0' are one data set; leave one of them out"
 
 
 def test_one_data_set_by_two_names_is_refused(monkeypatch):

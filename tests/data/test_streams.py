@@ -38,7 +38,7 @@ def test_subsets_are_drawn_by_the_seed_alone():
 
 def test_a_class_with_too_few_examples_is_named():
     with pytest.raises(ValueError) as error:
-        subset([0, 0, 1], shots=2, seed=0, classes=("negative", "positive"))
+        subset([0, 0, 1], shots=2, seed=0, classes={0: "negative", 1: "positive"})
     assert str(error.value) == "class 'positive' has 1 training examples, fewer than shots=2"
 
 

@@ -76,6 +76,15 @@ def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
     assert (alone.select, alone.criteria) == ("last", ("snd",))
 
 
+def test_noise_is_of_the_source_and_of_no_arm_without_one(recipe):
+    noisy = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eps_y=0.5))
+    found = by_arm(negative_study(noisy, labels=(2,), eps=(0.0, 0.7), seeds=1))
+    told = {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in found.items()}
+    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and told["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
+    assert told["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
+    assert told["A(0,T)", None, 2, None] == told["target only", None, 2, None] == (0.0, 0.0)
+
+
 def test_an_algorithm_without_a_term_of_its_own_is_not_run_twice(recipe):
     plain = dataclasses.replace(recipe, objective=(SOURCE,))
     arms = {key[0] for key in by_arm(negative_study(plain, labels=(2,), seeds=1))}

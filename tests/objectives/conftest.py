@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tlx import Pretrained, models, save_pretrained, tasks
-from tlx.objectives import passes
+from tlx.objectives import loss_of, passes
 from tlx.trees import flatten, map_named, nest
 from tlx.types import Setting, Tick, Variables, View
 from tlx.weights import Manifest
@@ -80,7 +80,8 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
         for stream, salt, _ in passes((term,), sorted(held), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
-        return term.loss(View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average))
+        view = View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average)
+        return loss_of(term, view)
 
     (total, told), gradient = jax.jit(value)(now.params, batch, memory)
     told = {name: np.asarray(number) for name, number in told.items()}

@@ -91,6 +91,7 @@ MORE = {
     "Lwf": {"source": "saved"},
     "PseudoLabel": {"threshold": 0.0},
     "FixMatch": {"threshold": 0.0},
+    "Mdan": {"sources": ("source",)},
 }
 
 

@@ -28,6 +28,8 @@ def walked(mlp, tmp_path_factory):
         terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Jmmd(), terms.Mdd(width=4),
         terms.Bsp(k=2, weight=1e-3), terms.Ot(label_cost=0.5, weight=0.01),
         terms.PseudoLabel(threshold=0.3), terms.FixMatch(threshold=0.3), terms.MeanTeacher(weight=10.0), terms.Shot(),
+        terms.M3sda(sources=("source", "labelled")),
+        terms.Mdan(sources=("source", "labelled"), width=4, share=1.0, reversal=0.5),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))

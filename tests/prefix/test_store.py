@@ -10,7 +10,10 @@ import pytest
 from tlx import Weights, run, terms, tuning
 from tlx.arm import setting
 from tlx.data import Crop, Flip
+from tlx.data.shifts import Blur
 from tlx.prefix import clear, find, sources
+from tlx.prefix.cut import Cut
+from tlx.prefix.store import digest
 from tlx.prepare import open_data, prepare, training_batches
 from tlx.records import read_metrics
 from tlx.state import initial_state, memories
@@ -170,6 +173,46 @@ def test_fixed_views_are_the_same_with_it_and_differ_from_each_other(image, chan
     first = next(iter(seen.values()))
     assert any(np.abs(first[0] - other).max() > 0 for other in first[1:3])
     np.testing.assert_array_equal(first[0], first[3])
+
+
+def test_rows_are_shared_only_where_the_inputs_are_the_same(image, changed, store):
+    """Noise of labels is none of the inputs'; a perturbed source shares with nothing that is perturbed otherwise."""
+
+    def keys(seed=0, **fields):
+        data = {"source": "mnist5k", "labels": 0, "size": 8, "shots": None} | fields
+        recipe = changed(image, data=data, objective=(terms.Supervised(on="source"), terms.Mcc()), seed=seed)
+        splits = open_data(recipe)
+        # The numbers are drawn by the seed; the same for all, so that only the data tell.
+        ready = prepare(recipe, splits)._replace(variables=variables)
+        return {name: digest(ready, Cut("blocks/00", ""), name, own) for name, own in splits.named.items()}
+
+    variables = prepare(changed(image, data={"size": 8})).variables
+    clean = keys()
+    assert clean == keys(eps_y=0.7) == keys(seed=1) == keys(eps_y=0.3, seed=1) == keys(shift=(Blur(sigma=1.0),))
+    perturbed = [
+        keys(eps_x=0.3), keys(eps_x=0.7), keys(eps_x=0.7, seed=1), keys(eps_x=0.7, shift=(Blur(sigma=1.0),)),
+        keys(eps_x=0.7, shift=(Blur(sigma=2.0),)),
+    ]  # fmt: skip
+    assert perturbed[0] == keys(eps_x=0.3, eps_y=0.5) == keys(eps_x=0.3, seed=1, subset_seed=0)
+    assert len({own["source"] for own in (clean, *perturbed)}) == 6
+    assert all(own | {"source": ""} == clean | {"source": ""} for own in perturbed)
+    shifted = keys(target_shift=(Blur(sigma=1.0),))
+    assert shifted["source"] == clean["source"]
+    assert not {shifted[name] for name in shifted if name != "source"} & set(clean.values())
+
+
+def test_a_prefix_that_gives_nan_names_the_example(image, changed, store):
+    recipe = changed(image, data={"shots": 2})
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    spoilt = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), ready.variables.params["stem"])
+    ready = ready._replace(variables=ready.variables._replace(params=ready.variables.params | {"stem": spoilt}))
+    cut = find(ready, 0, {"image": jax.ShapeDtypeStruct((2, 8, 8, 1), "float32")})
+    first = splits.train.rows[0]
+    with pytest.raises(
+        ValueError, match=rf"^what lies below 'blocks/00' gives NaN for digits train\[{first}\]; look at"
+    ):
+        sources([(ready, splits)], cut, 10**6, lambda told: None)
 
 
 def test_a_half_written_shard_is_not_seen(text, store, tmp_path):

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
     from tlx.data.examples import Dataset, Examples, Sealed, open_dataset
+    from tlx.data.oddities import notes
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
-    from tlx.data.streams import Data, Splits, load, processor_for, subset
+    from tlx.data.settings import Data
+    from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
+    from tlx.data.streams import Splits, load, processor_for
+    from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
 
 
@@ -57,43 +61,61 @@ DATASETS: dict[str, Shipped] = {
 
 _HOMES = {
     "Augmentation": "augment",
+    "Blur": "shifts",
+    "Contrast": "shifts",
     "Crop": "augment",
-    "Data": "streams",
+    "Data": "settings",
     "Dataset": "examples",
+    "DropWords": "shifts",
     "Examples": "examples",
     "Flip": "augment",
+    "GaussianNoise": "shifts",
     "Leaf": "table",
     "Noise": "augment",
+    "Occlude": "shifts",
     "Order": "pipeline",
+    "Rotate": "shifts",
     "Sealed": "examples",
+    "Shift": "shifts",
     "Splits": "streams",
     "Table": "table",
+    "Typos": "shifts",
     "evaluation_batches": "pipeline",
     "inputs_of": "pipeline",
     "load": "streams",
+    "notes": "oddities",
     "open_dataset": "examples",
     "processor_for": "streams",
-    "subset": "streams",
+    "subset": "subsets",
     "train_batches": "pipeline",
 }
 __all__ = [
     "DATASETS",
     "Augmentation",
+    "Blur",
+    "Contrast",
     "Crop",
     "Data",
     "Dataset",
+    "DropWords",
     "Examples",
     "Flip",
+    "GaussianNoise",
     "Leaf",
     "Noise",
+    "Occlude",
     "Order",
+    "Rotate",
     "Sealed",
+    "Shift",
     "Shipped",
     "Splits",
     "Table",
+    "Typos",
     "evaluation_batches",
     "inputs_of",
     "load",
+    "notes",
     "open_dataset",
     "processor_for",
     "subset",

@@ -21,6 +21,7 @@ import numpy as np
 
 from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
+from tlx.data.perturbation import Perturbation
 from tlx.trees import near_miss
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Examples(Sequence[dict[str, Any]]):
     """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}` or `{"image": uint8[H, W, C]}`
     with `"label"`, an int (a float for regression), and `"index"`, its position in the whole split, whatever rows the
     view has. `key` names the file that remembers the labels, if any; `mapping` int[C] is what each class of the data
-    set counts as, where `classes` are those of another.
+    set counts as, where `classes` are those of another; `perturbation` is what changes labels and inputs after that.
     """
 
     labelled = True
@@ -56,9 +57,10 @@ class Examples(Sequence[dict[str, Any]]):
         rows: np.ndarray | None = None,
         key: str = "",
         mapping: np.ndarray | None = None,
+        perturbation: Perturbation | None = None,
     ):
         self.name, self.split, self.source, self.features, self.classes = name, split, source, features, classes
-        self.mapping = mapping
+        self.mapping, self.perturbation = mapping, perturbation
         self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
         self.key = key
         # What the pipeline has made of these examples, by processor; a view has its own.
@@ -78,11 +80,14 @@ class Examples(Sequence[dict[str, Any]]):
         for key, feature in zip(("text", "text_pair"), self.features.text, strict=False):
             example[key] = self._text(record[feature], feature, index)
         if self.features.image:
-            example["image"] = _pixels(record[self.features.image])
+            example["image"] = self._pixels(record[self.features.image], index)
+        if self.perturbation is not None:
+            example = self.perturbation.shifted(example, index, len(self.source))
         return {**example, **self._truth(record, index), "index": index}
 
     def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
-        return {"label": self._mapped(self._label(record, index))}
+        (label,) = self._seen(np.array([self._label(record, index)], self.label_dtype), np.array([index])).tolist()
+        return {"label": label}
 
     def labels(self) -> np.ndarray:
         """int32[N] classes, or float32[N] numbers; read once. Raises ValueError for a class out of range."""
@@ -94,11 +99,19 @@ class Examples(Sequence[dict[str, Any]]):
                 every = np.array(list(self._read_labels()), self.label_dtype)
                 if self.key:
                     _save_whole(file, every)
-            self._labels = self._mapped(every[self.rows])
+            self._labels = self._seen(every[self.rows], self.rows)
         return self._labels
 
-    def _mapped(self, labels: Any) -> Any:
-        return labels if self.mapping is None else self.mapping[labels].astype(np.int32)
+    def _seen(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The labels found at `rows` as these examples have them."""
+        labels = labels if self.mapping is None else self.mapping[labels].astype(np.int32)
+        return labels if self.perturbation is None else self.perturbation.relabelled(labels, rows, len(self.source))
+
+    @property
+    def identity(self) -> bytes:
+        """Equal where two views of a split show the same examples, perturbed in the same way."""
+        perturbed = "" if self.perturbation is None else self.perturbation.spelled
+        return self.rows.astype(np.int64).tobytes() + perturbed.encode()
 
     def view(self, positions: np.ndarray) -> Self:
         """The examples at these positions of this view, in the order given."""
@@ -111,12 +124,14 @@ class Examples(Sequence[dict[str, Any]]):
     def _like(self, kind: type[Kind], rows: np.ndarray | None) -> Kind:
         return kind(
             self.name, self.split, self.source, self.features, self.classes,
-            rows=rows, key=self.key, mapping=self.mapping,
+            rows=rows, key=self.key, mapping=self.mapping, perturbation=self.perturbation,
         )  # fmt: skip
 
     def seal(self) -> Sealed:
         """The same rows with nothing behind them."""
-        return Sealed(self.name, self.split, (), self.features, self.classes, rows=self.rows)
+        return Sealed(
+            self.name, self.split, (), self.features, self.classes, rows=self.rows, perturbation=self.perturbation
+        )
 
     def unlabelled(self) -> Unlabelled:
         """The same rows without their labels."""
@@ -126,6 +141,12 @@ class Examples(Sequence[dict[str, Any]]):
         """The same rows, whose labels c count as the classes `mapping[c]` of others."""
         found = self._like(type(self), self.rows)
         found.classes, found.mapping = classes, mapping
+        return found
+
+    def perturbed(self, perturbation: Perturbation) -> Self:
+        """The same rows, perturbed."""
+        found = self._like(type(self), self.rows)
+        found.perturbation = perturbation
         return found
 
     def whole(self) -> Self:
@@ -145,7 +166,13 @@ class Examples(Sequence[dict[str, Any]]):
 
     def _label(self, record: Mapping[str, Any], index: int) -> int | float:
         if self.features.target == "number":
-            return float(record[self.features.label])
+            number = float(record[self.features.label])
+            if not np.isfinite(number):
+                raise ValueError(
+                    f"{self.name} {self.split}[{index}]: {self.features.label!r} is {number}; leave such examples out "
+                    "when the data set is built"
+                )
+            return number
         label = int(record[self.features.label])
         count = len(self.classes if self.mapping is None else self.mapping)
         if not 0 <= label < count:
@@ -153,6 +180,22 @@ class Examples(Sequence[dict[str, Any]]):
                 f"{self.name} {self.split}[{index}]: label {label} is outside the {count} classes 0..{count - 1}"
             )
         return label
+
+    def _pixels(self, content: bytes | np.ndarray, index: int) -> np.ndarray:
+        """uint8[H, W, C] of a PNG, a JPEG or an array; ValueError for another type of pixels."""
+        if isinstance(content, np.ndarray):
+            pixels = content
+        else:
+            from PIL import Image
+
+            pixels = np.asarray(Image.open(io.BytesIO(content)))
+        if pixels.dtype != np.uint8:
+            spoilt = " with NaN among them" if np.isnan(pixels).any() else ""
+            raise ValueError(
+                f"{self.name} {self.split}[{index}]: the pixels are {pixels.dtype}{list(pixels.shape)}{spoilt}; "
+                "expected uint8[H, W, C]"
+            )
+        return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _text(self, content: bytes | str, feature: str, index: int) -> str:
         if isinstance(content, str):
@@ -345,16 +388,6 @@ def _fingerprint(builder: Any, folder: Path) -> str:
 def _version_key(name: str) -> tuple[str, list[int]]:
     base, _, version = name.rpartition(":")
     return base, [int(part) if part.isdigit() else 0 for part in version.split(".")]
-
-
-def _pixels(content: bytes | np.ndarray) -> np.ndarray:
-    """uint8[H, W, C] of a PNG or JPEG."""
-    if isinstance(content, np.ndarray):
-        return content
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(io.BytesIO(content)))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _save_whole(file: Path, array: np.ndarray) -> None:

@@ -1,19 +1,21 @@
-"""On what a recipe trains: which data sets, which part of them, in which form, and which labels it may read."""
+"""On what a recipe trains: the examples of every stream and of the held-out splits, as its `Data` says."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlx.data import DATASETS
-from tlx.data.augment import Augmentation
 from tlx.data.datasets.splits import stratified
+from tlx.data.perturbation import Perturbation
+from tlx.data.settings import Data
+from tlx.data.shifts import USUAL, Kind, check_kind
+from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
 from tlx.processors import ImageProcessor, Processor, TextProcessor
 from tlx.selection import SOURCE, TARGET
 
@@ -22,86 +24,6 @@ if TYPE_CHECKING:
 
 # A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
 LOOKED_AT = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The data of a recipe.
-
-    `target` names the data set (see `tlx.data.open_dataset`) on which all is measured, `source` another, whose labels
-    are all known. The streams of a batch follow: `labelled` alone; with a `source`, or with `labels`, also `source` and
-    `unlabelled`, all training examples of the target without their labels. `labels` grants those of so many examples
-    of each class (an integer), or of a share of each (a float); 0 grants none, and there is no `labelled`. They are
-    drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
-    source are the target's by their names, or, with `match` "position", by their order.
-
-    `shots` keeps so many training examples of every class,
-    `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
-    and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
-    held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
-    batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
-    and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
-    as the pretrained processor says, else as they are). `augment` changes training images, afresh at every step; with
-    `views` in so many fixed ways that the epochs take in turn.
-    """
-
-    target: str
-    source: str | None = None
-    labels: int | float | None = None
-    match: Literal["name", "position"] = "name"
-    shots: int | None = None
-    fraction: float | None = None
-    subset_seed: int | None = None
-    validation: float = 0.1
-    tokens: int = 128
-    buckets: tuple[int, ...] = (32, 64, 128)
-    group: int = 1
-    size: int | None = None
-    channels: int | None = None
-    augment: tuple[Augmentation, ...] = ()
-    views: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.target:
-            raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
-        if self.shots is not None and self.fraction is not None:
-            raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
-        if self.shots is not None and self.shots < 1:
-            raise ValueError(f"shots={self.shots}; expected at least 1")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
-        if self.labels is not None and not 0 <= self.labels < (1 if isinstance(self.labels, float) else math.inf):
-            # 1.0 would be another experiment than 1, with the same fingerprint.
-            told = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
-            raise ValueError(f"labels={self.labels}; {told}")
-        if self.match not in ("name", "position"):
-            raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
-        if self.source == self.target:
-            raise ValueError(f"source and target are both {self.target!r}; leave the source out")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
-        if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
-            raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
-        if self.group < 1:
-            raise ValueError(f"group={self.group}; expected at least 1 batch")
-        if self.views is not None and (self.views < 1 or not self.augment):
-            raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size={self.size}; expected at least 1 pixel")
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """What each step gets a batch of, by name; a pass over the first is an epoch."""
-        source = () if self.source is None else ("source",)
-        labelled = () if self.labels == 0 else ("labelled",)
-        return (*source, *labelled, *(("unlabelled",) if source or self.labels is not None else ()))
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
-        return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
 
 
 @dataclass(frozen=True)
@@ -124,10 +46,10 @@ class Splits:
 
     @property
     def labelled(self) -> Examples:
-        """The training examples with labels: the target's, where some are granted, else the source's. ValueError where
-        there are none."""
-        for name in ("labelled", "source"):
-            if name in self.streams:
+        """The training examples with labels: the target's, where some are granted, else the first source's. ValueError
+        where there are none."""
+        for name in ("labelled", *self.streams):
+            if name in self.streams and self.streams[name].labelled:
                 return self.streams[name]
         raise ValueError("no training example has a label here: the data grant none, and there is no source")
 
@@ -142,35 +64,56 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
 
     A data set without a test split, or whose test labels are withheld (-1), is tested on its validation split, and what
     chooses the checkpoint is then held out of train, so that no split does both. Without `test` that split is sealed:
-    no label of it is read (but whether a data set that is not ours withholds its first). `aside` names what criteria
-    look at, at most `LOOKED_AT` of each, which no seed draws: training examples of the target without their labels,
-    and the validation split of the source, or, where it has none, the same share of its training split as of a
-    target's, which is then not trained on. Raises as `open_dataset`, and ValueError for an empty split, a label out of
-    range, or a class with too few examples.
+    no label of it is read (but whether a data set that is not ours withholds its first, and where
+    `data.target_classes` choose its rows). `aside` names what criteria look at, at most `LOOKED_AT` of each, which no
+    seed draws: training examples of the target without their labels, and the validation split of the source (the first
+    of several), or, where it has none, the same share of its training split as of a target's, which is then not trained
+    on. Raises as `open_dataset`, and ValueError for an empty split, a label out of range, a class with too few
+    examples, or a shift of another kind than the data.
     """
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
+    kind: Kind = "text" if dataset.features.text else "image"
+    for named in ("shift", "target_shift"):
+        check_kind(named, getattr(data, named), kind, repr(data.target))
+    kept = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {data.target!r}")
     train, validation, tested = _three(dataset)
-    if not test:
-        tested = tested.seal()
     if validation is None:
         train, validation = _parted(train, data.validation)
+    held = [train, validation, tested]
+    if kept:
+        held = [of_classes(own, kept) for own in held]
+        _check_each(held[0], kept, f"target_classes: the training split of target {data.target!r}")
+    if data.target_shift:
+        # By no seed of the recipe's, so that whatever is measured is measured on the same.
+        of = [f"{dataset.fingerprint}/{own.split}" for own in held]
+        held = [own.perturbed(Perturbation(0, name, inputs=1.0, shifts=data.target_shift))
+                for own, name in zip(held, of, strict=True)]  # fmt: skip
+    train, validation, tested = held
+    if not test:
+        tested = tested.seal()
     drawn = seed if data.subset_seed is None else data.subset_seed
+    every = range(len(dataset.classes) if dataset.features.target == "class" else 0)
+    names = {number: dataset.classes[number] for number in kept or every}
 
     def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
-        numbers = dataset.features.target == "number"
-        labels = _strata(examples) if numbers else examples.labels()
-        classes = () if numbers else dataset.classes
-        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=classes, named=named))
+        labels = _strata(examples)
+        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=names, named=named))
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
-    streams, origin = {}, ""
+    streams: dict[str, Examples] = {}
+    origins: dict[str, str] = {}
     looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
     for name in data.streams:
-        if name == "source":
-            streams[name], looked_at[SOURCE], origin = _source(data, dataset, SOURCE in aside)
+        if name in data.sources:
+            streams[name], own, origin = _source(data, data.sources[name], dataset, kind, drawn, SOURCE in aside)
+            looked_at.setdefault(SOURCE, own)
+            if origin in origins:
+                told = f"sources {origins[origin]!r} and {data.sources[name]!r} are one data set; leave one of them out"
+                raise ValueError(told)
+            origins[origin] = data.sources[name]
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
@@ -179,13 +122,13 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
             share = isinstance(data.labels, float)
             count, fraction = (None, data.labels) if share else (int(data.labels), None)
             streams[name] = some(train, count, fraction, named="labels")
-    digest = hashlib.sha256((dataset.fingerprint + origin).encode())
+    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
         _check(part)
-        digest.update(part.rows.astype(np.int64).tobytes() + part.split.encode())
-    kept = {name: _some(looked_at[name]) for name in aside}
+        digest.update(part.identity + part.split.encode())
+    looked = {name: _some(looked_at[name]) for name in aside}
     named = digest.hexdigest()[:16]
-    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, kept)
+    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, looked)
 
 
 def _check(part: Examples) -> None:
@@ -209,79 +152,81 @@ def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
     return train.view(parts["train"]), train.view(parts["validation"])
 
 
-def _source(data: Data, target: Dataset, held: bool) -> tuple[Examples, Examples, str]:
-    """The training split of the source, what is held out of it (where that was asked for; else the same), their labels
-    as the target's classes, and the fingerprint of its data set."""
+def _source(
+    data: Data, name: str, target: Dataset, kind: Kind, seed: int, held: bool
+) -> tuple[Examples, Examples, str]:
+    """The training examples of the source of this name, as `data` cuts and perturbs them by `seed`, what is held out of
+    it (where that was asked for; else the same), their labels as the target's classes; and the fingerprint of its data
+    set."""
     from tlx.data.examples import open_dataset
 
-    assert data.source is not None
-    source = open_dataset(data.source)
+    source, what = open_dataset(name), f"source {name!r}"
     if source.fingerprint == target.fingerprint:
-        raise ValueError(f"source {data.source!r} and target {data.target!r} are one data set; leave the source out")
+        raise ValueError(f"{what} and target {data.target!r} are one data set; leave the source out")
     kinds = [(own.features.target, len(own.features.text)) for own in (source, target)]
     if kinds[0] != kinds[1]:
         told = [f"{('images', 'text', 'pairs of texts')[text]} with a {kind}" for kind, text in kinds]
-        raise ValueError(f"source {data.source!r} is {told[0]} and target {data.target!r} is {told[1]}")
+        raise ValueError(f"{what} is {told[0]} and target {data.target!r} is {told[1]}")
     if "train" not in source.splits:
-        raise ValueError(f"source {data.source!r} has no 'train' split")
+        raise ValueError(f"{what} has no 'train' split")
+    if source.features.target == "number" and (data.eps_y or data.imbalance > 1):
+        noise = "eps_y" if data.eps_y else "imbalance"
+        raise ValueError(f"{noise}={getattr(data, noise)} is of classes, and {what} has numbers for labels")
     train = held_out = source.splits["train"]
     if held:
         validation = _validation(source)
         train, held_out = (train, validation) if validation else _parted(train, data.validation)
-    if source.classes == target.classes:
-        return train, held_out, source.fingerprint
-    places = _places(data, source, target)
-    renamed = [examples.renamed(target.classes, places) for examples in (train, held_out)]
-    return renamed[0], renamed[1], source.fingerprint
+    numbers = numbers_of(data.source_classes, source.classes, "source_classes", what)
+    if numbers:
+        train, held_out = (of_classes(own, numbers) for own in (train, held_out))
+        _check_each(train, numbers, f"source_classes: the training split of {what}")
+    places = _places(data, name, source, target, numbers or range(len(source.classes)))
+    if source.classes != target.classes:
+        mapping = np.full(len(source.classes), -1)
+        mapping[list(places)] = list(places.values())
+        train, held_out = (own.renamed(target.classes, mapping) for own in (train, held_out))
+    if data.imbalance > 1 and len(train):
+        train = train.view(long_tail(train.labels(), data.imbalance, seed))
+    if data.eps_y or data.eps_x:
+        train, held_out = (
+            own.perturbed(
+                Perturbation(
+                    seed,
+                    f"{source.fingerprint}/{own.split}",
+                    labels=data.eps_y,
+                    classes=tuple(sorted(places.values())) if data.eps_y else (),
+                    inputs=data.eps_x,
+                    shifts=(data.shift or USUAL[kind]) if data.eps_x else (),
+                )
+            )
+            for own in (train, held_out)
+        )
+    return train, held_out, source.fingerprint
 
 
-def _places(data: Data, source: Dataset, target: Dataset) -> np.ndarray:
-    """Which of the target's classes each of the source's counts as."""
-    if data.match == "position":
-        if len(source.classes) > len(target.classes):
+def _places(data: Data, name: str, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
+    """By number of each of these classes of the source of this name, that of the target's which it counts as."""
+    if data.match == "position" or source.classes == target.classes:
+        if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
-                f"source {data.source!r} has {len(source.classes)} classes and target {data.target!r} "
+                f"source {name!r} has {len(source.classes)} classes and target {data.target!r} "
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
-        return np.arange(len(source.classes))
-    if strange := [name for name in source.classes if name not in target.classes]:
+        return {number: number for number in numbers}
+    if strange := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {strange[0]!r} of source {data.source!r} is none of target {data.target!r} "
-            f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order"
+            f"class {strange[0]!r} of source {name!r} is none of target {data.target!r} "
+            f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order, and "
+            "Data(source_classes=...) takes only some"
         )
-    return np.array([target.classes.index(name) for name in source.classes])
+    return {number: target.classes.index(source.classes[number]) for number in numbers}
 
 
-def subset(
-    labels: Sequence[int] | np.ndarray,
-    *,
-    shots: int | None = None,
-    fraction: float | None = None,
-    seed: int,
-    classes: Sequence[str] = (),
-    named: str = "shots",
-) -> np.ndarray:
-    """Positions, ascending, of `shots` examples of every class, or of a `fraction` of each (at least one).
-
-    Every class is put in an order by `seed` and the first are taken, so subsets of one seed nest. `classes` names
-    the classes, so that one without examples is noticed; `named` is what asked for `shots`, in the error. Raises
-    ValueError for a class with fewer than `shots`.
-    """
-    if (shots is None) == (fraction is None):
-        raise ValueError("give one of shots and fraction")
-    labels = np.asarray(labels)
-    chosen = []
-    for label in range(len(classes)) if classes else np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        if shots is not None and len(members) < shots:
-            called = repr(classes[label]) if classes else label
-            raise ValueError(f"class {called} has {len(members)} training examples, fewer than {named}={shots}")
-        # Sorting uniform numbers, for the stream behind `random` is the same in every numpy and that behind
-        # `permutation` is not.
-        order = np.argsort(np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(members)), kind="stable")
-        count = shots if shots is not None else max(1, round((fraction or 0) * len(members)))
-        chosen.append(members[order[:count]])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+def _check_each(examples: Examples, numbers: Sequence[int], what: str) -> None:
+    """ValueError where one of these classes has no example."""
+    present = set(examples.labels().tolist())
+    if missing := [examples.classes[number] for number in numbers if number not in present]:
+        raise ValueError(f"{what} has no example of class {missing[0]!r}")
 
 
 def processor_for(data: Data, splits: Splits, pretrained: Processor | None = None) -> Processor:

@@ -9,6 +9,7 @@ from tlx.arm import total_steps
 from tlx.benefit.arms import assigned, scratch_changes
 from tlx.config import fingerprint, parse
 from tlx.data import load
+from tlx.data.settings import OF_SOURCE
 from tlx.objectives import Supervised, Term
 from tlx.recipe import KINDS, Recipe
 from tlx.selection import CRITERIA
@@ -51,7 +52,7 @@ def negative_study(
     """
     if not isinstance(recipe.task, Classification):
         raise ValueError(f"negative transfer is measured of tasks.Classification, not {type(recipe.task).__name__}")
-    sources = tuple(sources) or ((recipe.data.source,) if recipe.data.source else ())
+    sources = tuple(sources) or tuple(recipe.data.sources.values())
     if not sources:
         raise ValueError("there is no source: give --sources, or a recipe with Data(source=...)")
     check_apart("sources", sources)
@@ -103,11 +104,13 @@ def named(source: str | None, labels: Labels | None, eps: float | None) -> dict[
 
 
 def without_source(recipe: Recipe) -> dict[str, Any]:
-    """The changes of how a checkpoint is chosen where there is no source to look at: the rule "last", for one that
-    needs it, and the criteria that need none."""
+    """The changes of an arm without a source: nothing is said of it any more, and the checkpoint is chosen by "last"
+    where the rule looks at it, and beside that by the criteria that do not."""
     free = tuple(name for name in recipe.train.criteria if DRAWN not in CRITERIA[name].reads)
     needs = recipe.train.select in CRITERIA and DRAWN in CRITERIA[recipe.train.select].reads
     changes: dict[str, Any] = {"train.select": "last"} if needs else {}
+    said = {name: usual for name, usual in OF_SOURCE.items() if getattr(recipe.data, name) != usual}
+    changes |= {f"data.{name}": usual for name, usual in said.items()}
     return changes | ({"train.criteria": free} if free != recipe.train.criteria else {})
 
 

@@ -8,7 +8,9 @@ from tlx.objectives.base import (
     check_head,
     check_streams,
     inserted,
+    loss_of,
     passes,
+    several,
     wanted,
     without_inserted,
 )
@@ -27,8 +29,10 @@ from tlx.objectives.gate import Gate
 from tlx.objectives.jmmd import Jmmd
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
+from tlx.objectives.m3sda import M3sda
 from tlx.objectives.mcc import Mcc
 from tlx.objectives.mcd import Mcd
+from tlx.objectives.mdan import Mdan
 from tlx.objectives.mdd import Mdd
 from tlx.objectives.mean_teacher import MeanTeacher
 from tlx.objectives.mixing import Cutmix, Mixup
@@ -72,6 +76,8 @@ TERMS: dict[str, type[Term]] = {
     "FixMatch": FixMatch,
     "MeanTeacher": MeanTeacher,
     "Shot": Shot,
+    "M3sda": M3sda,
+    "Mdan": Mdan,
 }
 
 __all__ = [
@@ -95,8 +101,10 @@ __all__ = [
     "Jmmd",
     "LabelSmoothing",
     "Lwf",
+    "M3sda",
     "Mcc",
     "Mcd",
+    "Mdan",
     "Mdd",
     "MeanTeacher",
     "Mixup",
@@ -112,7 +120,9 @@ __all__ = [
     "check_head",
     "check_streams",
     "inserted",
+    "loss_of",
     "passes",
+    "several",
     "wanted",
     "without_inserted",
 ]  # fmt: skip

@@ -57,6 +57,17 @@ def rows(view: View, stream: str) -> Array:
     return gathered(view, features(view.taps[stream]))
 
 
+def over_devices(view: View, value: Array) -> Array:
+    """The mean over the devices by `pmap` of what each has of its part of the batch."""
+    return value if view.axis is None else jax.lax.pmean(value, view.axis)
+
+
+def check_sources(sources: Collection[str], target: str, who: str) -> None:
+    """ValueError for sources that are not each another stream than the target, and than one another."""
+    if len({*sources, target}) <= len(sources):
+        raise ValueError(f"{who}: sources are {sources} and the target is {target!r}; each is a stream of its own")
+
+
 def gathered(view: View, values: Array) -> Array:
     """[B, ...] of the whole batch, where devices by `pmap` hold a part each."""
     return values if view.axis is None else jax.lax.all_gather(values, view.axis, tiled=True)

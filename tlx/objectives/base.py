@@ -21,10 +21,11 @@ class Term:
     term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
     the step; `loss` is a scalar with numbers to log.
 
-    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `wants`
-    are those that must be there, which it may read without that pass. `adds` are the streams that it makes; `labels`
-    says whether it reads the labels of the stream that it is `on`, `averages` whether it reads the moving average of
-    the parameters, and `holds` whether it asks that the head stays as it came.
+    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all; `source`
+    stands for each of several sources (see `loss_of`). `wants` are those that must be there, which it may read without
+    that pass. `adds` are the streams that it makes; `labels` says whether it reads the labels of the stream that it is
+    `on`, `averages` whether it reads the moving average of the parameters, and `holds` whether it asks that the head
+    stays as it came.
 
     `turns` are the moves of a term whose step is several (none by default): `loss` is then asked once in each, and
     `view.turn` says in which. An update that takes them is wanted (see `tlx.updates`), and what moves in none of them
@@ -70,13 +71,41 @@ class Pass(NamedTuple):
     moves: bool
 
 
+def several(stream: str, have: Collection[str]) -> list[str]:
+    """The streams that a name stands for: where there is none of the name, those below it (`source` for `source/0` and
+    `source/1`), else itself."""
+    below = [] if stream in have else [own for own in have if own.startswith(f"{stream}/")]
+    return below or [stream]
+
+
+def loss_of(term: Term, view: View) -> tuple[Array, dict[str, Array]]:
+    """The loss of a term and what it logs; of one that reads `source` where there are several, the means of what it
+    gives with each of them in that place."""
+    sources = several("source", view.batch)
+    if sources == ["source"] or "source" not in term.wants(view.batch):
+        return term.loss(view)
+
+    def seen(own: str) -> View:
+        taps = {"source": view.taps[own]} if own in view.taps else {}
+        return view._replace(batch={**view.batch, "source": view.batch[own]}, taps={**view.taps, **taps})
+
+    found = [term.loss(seen(own)) for own in sources]
+    return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+
+
+def asked(term: Term, given: Collection[str]) -> list[str]:
+    """The streams that a term wants. One that makes another of a stream names that by itself."""
+    made = (term.on,) if hasattr(term, "on") and term.adds else ()
+    return [own for stream in term.wants(given) for own in ((stream,) if stream in made else several(stream, given))]
+
+
 def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[Pass]:
     """The passes that the terms ask for over the streams of `batch`, of which the data gave `given`.
 
     The noise of a stream does not depend on the streams that terms add, and neither do the running statistics, but
     where no stream that was given is read at all: a term of weight 0 then equals leaving it out.
     """
-    read = {stream for term in terms for stream in term.reads(given)}
+    read = {own for term in terms for stream in term.reads(given) for own in several(stream, given)}
     found = [Pass(stream, number, True) for number, stream in enumerate(given) if stream in read]
     alone = not found
     added = [stream for stream in batch if stream not in given and stream in read]
@@ -85,7 +114,7 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
 
 def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
     """The streams of the data that the terms want; all where they want none."""
-    found = {stream for term in terms for stream in term.wants(given)}
+    found = {stream for term in terms for stream in asked(term, given)}
     return [stream for stream in given if stream in found] or list(given)
 
 
@@ -98,18 +127,20 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
             check_new(stream, have, type(term).__name__)
             have.append(stream)
     for term in terms:
-        asked = term.wants(given)
-        if missing := [stream for stream in asked if stream not in have]:
+        reads = asked(term, given)
+        if missing := [stream for stream in reads if stream not in have]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
             )
 
-        if term.labels and "unlabelled" in asked:
+        if term.labels and "unlabelled" in reads:
             raise ValueError(f"{type(term).__name__} reads labels, and the stream 'unlabelled' has none")
-    if "source" in given and "source" not in wanted(terms, given):
+    sources = several("source", given)
+    if unread := [own for own in sources if own in given and own not in wanted(terms, given)]:
+        told = "the source" if sources == ["source"] else f"{unread[0]!r}"
         raise ValueError(
-            "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
+            f"no term reads {told}: give one that does, such as Supervised(on='source'), or leave data.source out"
         )
 
 

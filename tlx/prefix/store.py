@@ -1,7 +1,8 @@
 """What a frozen prefix gives of every example: computed once, kept in the cache folder, read as tables.
 
 The key of a store is a hash of everything that decides its numbers: the weights below the cut, the architecture, the
-cut, what is read of it, the data, how they are made inputs, and the type of the activations.
+cut, what is read of it, the data, what perturbs their inputs, how they are made inputs, and the type of the
+activations.
 
 Shapes: B batch, T tokens.
 """
@@ -85,6 +86,8 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     augment = config.dump(recipe.data.augment) if augments(ready, name) else None
     reads = [["/".join(path), str(shape.dtype)] for path, shape in cut.reads]
     data = [examples.key or examples.name, examples.split, views, augment]
+    if examples.perturbation is not None and (seen := examples.perturbation.of_inputs) is not None:
+        data.append(seen.spelled)
     rest = [config.dump(model.config), cut.stage, side, reads, recipe.train.dtype, processing(ready.processor), data]
     made.update(json.dumps(rest, sort_keys=True).encode())
     return made.hexdigest()[:24]
@@ -232,6 +235,7 @@ def computed(
             made = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
             batch["image"] = np.stack(made)
         found = [np.asarray(array)[real] for array in run(variables, inputs_of(batch))]
+        check_numbers(found, batch["index"][real], examples, cut.stage)
         indices.append(batch["index"][real].astype(np.int64) * table.views + (view or 0))
         sizes = batch["attention_mask"][real].sum(1) if "attention_mask" in batch else None
         if sizes is not None:
@@ -244,3 +248,14 @@ def computed(
                 piece.append(array)
     together = [np.concatenate(piece) for piece in pieces]
     return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together
+
+
+def check_numbers(found: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
+    """ValueError, with the example, where what lies below `stage` gives NaN."""
+    for array in found:
+        wrong = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
+        if len(wrong):
+            raise ValueError(
+                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[wrong[0]]}]; look "
+                "at that example, and at the weights"
+            )

@@ -142,12 +142,15 @@ def headline(recipe: Mapping[str, Any]) -> str:
 
     >>> headline({"model": {"kind": "Mlp"}, "weights": None, "data": {"source": "mnist5k", "target": "/a/my/digits"}})
     'Mlp from scratch on mnist5k to my/digits'
+    >>> headline({"model": {"kind": "Mlp"}, "weights": None, "data": {"source": ["a", "b/c"], "target": "digits"}})
+    'Mlp from scratch on a and b/c to digits'
     """
     model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
     what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
-    given = [recipe["data"].get("source"), recipe["data"]["target"]]
-    data = [Path(name) for name in given if name]
-    return f"{what} on {' to '.join('/'.join(one.parts[-2:]) if one.is_absolute() else str(one) for one in data)}"
+    source = recipe["data"].get("source") or []
+    sources, target = ([source] if isinstance(source, str) else source), recipe["data"]["target"]
+    names = ["/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in (*sources, target)]
+    return f"{what} on {' and '.join(names[:-1])}{' to ' if sources else ''}{names[-1]}"
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:

@@ -1,0 +1,136 @@
+"""What a recipe says of its data: which data sets, which part of them, in which form, and which labels it may read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tlx.config import ADDED
+from tlx.data.augment import Augmentation
+from tlx.data.shifts import Shift
+
+# What is said of a source alone, where nothing is said.
+OF_SOURCE = {"eps_y": 0.0, "eps_x": 0.0, "shift": (), "imbalance": 1.0, "source_classes": ()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data of a recipe.
+
+    `target` names the data set (see `tlx.data.open_dataset`) on which all is measured, `source` another, whose labels
+    are all known. The streams of a batch follow: `labelled` alone; with a `source`, or with `labels`, also `source` and
+    `unlabelled`, all training examples of the target without their labels. `labels` grants those of so many examples
+    of each class (an integer), or of a share of each (a float); 0 grants none, and there is no `labelled`. They are
+    drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
+    source are the target's by their names, or, with `match` "position", by their order. Several sources, a tuple of
+    names, are the streams `source/0`, `source/1`, ... in their order; what is said of the source is of each.
+
+    `shots` keeps so many training examples of every class,
+    `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
+    and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
+    held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
+    batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
+    and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
+    as the pretrained processor says, else as they are). `augment` changes training images, afresh at every step; with
+    `views` in so many fixed ways that the epochs take in turn.
+
+    What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each
+    of the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has,
+    so 1 leaves labels that say nothing of the inputs; each of its inputs goes with probability `eps_x` through the
+    shifts `shift` (see `tlx.data.shifts`), by default Gaussian noise of 0.5 on images, and half the words of a text
+    dropped. What is perturbed at 0.3 is so at 0.7. `imbalance` cuts the source to an exponential long tail (Cui et al.,
+    2019) whose rarest class has 1 / imbalance of the most frequent's examples. `source_classes` are the only classes,
+    by the source's own names, whose examples it keeps, `target_classes` those of the target, in all of its splits; the
+    head has all classes of the target's data set in any case. All examples of the target, held out or not, go through
+    `target_shift`, each in the same way in every run.
+    """
+
+    target: str
+    source: str | tuple[str, ...] | None = None
+    labels: int | float | None = None
+    match: Literal["name", "position"] = "name"
+    shots: int | None = None
+    fraction: float | None = None
+    subset_seed: int | None = None
+    validation: float = 0.1
+    tokens: int = 128
+    buckets: tuple[int, ...] = (32, 64, 128)
+    group: int = 1
+    size: int | None = None
+    channels: int | None = None
+    augment: tuple[Augmentation, ...] = ()
+    views: int | None = None
+    eps_y: float = field(default=0.0, metadata=ADDED)
+    eps_x: float = field(default=0.0, metadata=ADDED)
+    shift: tuple[Shift, ...] = field(default=(), metadata=ADDED)
+    imbalance: float = field(default=1.0, metadata=ADDED)
+    source_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
+    target_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
+    target_shift: tuple[Shift, ...] = field(default=(), metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
+        if self.shots is not None and self.fraction is not None:
+            raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"shots={self.shots}; expected at least 1")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
+        if self.labels is not None and not 0 <= self.labels < (1 if isinstance(self.labels, float) else math.inf):
+            # 1.0 would be another experiment than 1, with the same fingerprint.
+            told = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
+            raise ValueError(f"labels={self.labels}; {told}")
+        if self.match not in ("name", "position"):
+            raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
+        if self.source == () or len(set(self.sources.values())) < len(self.sources):
+            raise ValueError(f"source={self.source}; expected one data set, or several different ones")
+        if self.target in self.sources.values():
+            raise ValueError(f"source and target are both {self.target!r}; leave the source out")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
+        if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
+            raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
+        if self.group < 1:
+            raise ValueError(f"group={self.group}; expected at least 1 batch")
+        if self.views is not None and (self.views < 1 or not self.augment):
+            raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size={self.size}; expected at least 1 pixel")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+        for name in ("eps_y", "eps_x"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected a probability, 0 to 1")
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(
+                f"imbalance={self.imbalance}; expected 1 (as the source is) or more: how many times as frequent the "
+                "most frequent class is as the rarest"
+            )
+        if self.source is None:
+            for name, usual in OF_SOURCE.items():
+                if getattr(self, name) != usual:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)} is of the source, and there is none: give source=..."
+                    )
+        for name in ("source_classes", "target_classes"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} names a class twice")
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The name of every source by its stream: `source`, or `source/0`, `source/1`, ... where there are several."""
+        given = self.source if isinstance(self.source, tuple) else () if self.source is None else (self.source,)
+        return {"source" if len(given) == 1 else f"source/{n}": name for n, name in enumerate(given)}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What each step gets a batch of, by name; a pass over the first is an epoch."""
+        labelled = () if self.labels == 0 else ("labelled",)
+        return (*self.sources, *labelled, *(("unlabelled",) if self.sources or self.labels is not None else ()))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
+        return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)

@@ -1,0 +1,186 @@
+"""Shifts of inputs: frozen values that change a raw example, random only through the generator they are handed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+Kind = Literal["image", "text"]
+
+
+@runtime_checkable
+class Shift(Protocol):
+    """Of its `kind`: uint8[H, W, C] to the same shape, or a text to a text."""
+
+    kind: ClassVar[Kind]
+
+    def __call__(self, given: Any, rng: np.random.Generator, /) -> Any: ...
+
+
+class OfImages:
+    """What is for images."""
+
+    kind: ClassVar[Kind] = "image"
+
+
+class OfTexts:
+    """What is for texts."""
+
+    kind: ClassVar[Kind] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate(OfImages):
+    """Turns the image by so many `degrees` about its centre, against the clock; what comes in is black."""
+
+    degrees: float
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        from PIL.Image import Resampling
+
+        return by_channel(image, lambda picture: picture.rotate(self.degrees, Resampling.BILINEAR))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(OfImages):
+    """Multiplies the difference of every pixel from the image's mean by `factor`: below 1 is duller, 0 is grey."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if self.factor < 0:
+            raise ValueError(f"factor={self.factor}; expected 0 or more")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        mean = image.mean(dtype=np.float64)
+        return pixels(mean + self.factor * (image - mean))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(OfImages):
+    """Adds Gaussian noise of this standard deviation to every pixel, 1 being the way from black to white."""
+
+    std: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.std <= 1:
+            raise ValueError(f"std={self.std}; expected more than 0 and at most 1 (from black to white)")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return pixels(image + 255.0 * self.std * rng.standard_normal(image.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur(OfImages):
+    """A Gaussian blur with a standard deviation of `sigma` pixels."""
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"sigma={self.sigma}; expected more than 0 pixels")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        from PIL.ImageFilter import GaussianBlur
+
+        return by_channel(image, lambda picture: picture.filter(GaussianBlur(self.sigma)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occlude(OfImages):
+    """Blackens a rectangle of the image's proportions that has this `share` of its area, anywhere within it."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        check_share("share", self.share)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        sizes = [max(1, round(math.sqrt(self.share) * side)) for side in image.shape[:2]]
+        begins = [int(rng.random() * (side - size + 1)) for side, size in zip(image.shape[:2], sizes, strict=True)]
+        rows, columns = (slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True))
+        changed = image.copy()
+        changed[rows, columns] = 0
+        return changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropWords(OfTexts):
+    """Leaves every word out with probability `share`, but for the one that would be the last to go: a text keeps a
+    word. The words dropped at 0.3 are among those dropped at 0.7."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        check_share("share", self.share)
+
+    def __call__(self, text: str, rng: np.random.Generator) -> str:
+        words = text.split()
+        chance = rng.random(len(words))
+        return " ".join(
+            word for word, own in zip(words, chance, strict=True) if own >= min(self.share, chance.max(initial=0.0))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typos(OfTexts):
+    """Replaces every letter with probability `share` by one of a to z, drawn uniformly. The letters struck wrongly at
+    0.3 are among those struck wrongly at 0.7."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        check_share("share", self.share)
+
+    def __call__(self, text: str, rng: np.random.Generator) -> str:
+        struck, drawn = rng.random(len(text)) < self.share, (26 * rng.random(len(text))).astype(int)
+        return "".join(
+            chr(ord("a") + number) if wrong and letter.isalpha() else letter
+            for letter, wrong, number in zip(text, struck.tolist(), drawn.tolist(), strict=True)
+        )
+
+
+def check_kind(name: str, shifts: tuple[Shift, ...], kind: Kind, what: str) -> None:
+    """ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
+    if wrong := [shift for shift in shifts if shift.kind != kind]:
+        known = ", ".join(known for known, own in SHIFTS.items() if own.kind == kind)
+        told = "images" if kind == "image" else "text"
+        raise ValueError(
+            f"{name}: {wrong[0]} is for {wrong[0].kind}s, and {what} is {told}; for {told} there are: {known}"
+        )
+
+
+def check_share(name: str, share: float) -> None:
+    """ValueError for a share that changes nothing, or is none."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}={share}; expected more than 0 and at most 1")
+
+
+def pixels(values: np.ndarray) -> np.ndarray:
+    """The nearest uint8."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def by_channel(image: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
+    """An image each of whose channels has gone through Pillow as a grey picture."""
+    from PIL.Image import fromarray
+
+    planes = [np.asarray(change(fromarray(image[..., n]))) for n in range(image.shape[-1])]
+    return np.stack(planes, -1)
+
+
+SHIFTS: dict[str, type[Shift]] = {
+    "Rotate": Rotate,
+    "Contrast": Contrast,
+    "GaussianNoise": GaussianNoise,
+    "Blur": Blur,
+    "Occlude": Occlude,
+    "DropWords": DropWords,
+    "Typos": Typos,
+}
+# What perturbs a source whose recipe names no shift.
+USUAL: dict[Kind, tuple[Shift, ...]] = {"image": (GaussianNoise(std=0.5),), "text": (DropWords(share=0.5),)}

@@ -1,0 +1,45 @@
+"""Features of several sources and a target whose moments agree."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tlx.discrepancy import moment_distance
+from tlx.objectives.apart import check_sources, read_features, rows
+from tlx.objectives.base import Term, several, weighed
+from tlx.objectives.ramp import Weight
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3sda(Term):
+    """Moment matching among several sources (Peng et al., 2019, equations 2 and 3): `weight` times the distance of the
+    first `moments` moments of what the head reads, of every source from the target and of every two sources from one
+    another. The paper's pairs of classifiers are left out.
+
+    `sources` are the streams of the sources, () all that there are.
+    """
+
+    sources: tuple[str, ...] = ()
+    target: str = "unlabelled"
+    moments: int = 2
+    weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sources(self.sources, self.target, "M3sda")
+        if self.moments < 1:
+            raise ValueError(f"M3sda: moments is {self.moments}; it is 1 or more")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        read_features(model)
+        return params
+
+    def reads(self, streams: Collection[str]) -> Collection[str]:
+        return (*(self.sources or several("source", streams)), self.target)
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        *sources, target = (rows(view, stream) for stream in self.reads(view.batch))
+        found = moment_distance(sources, target, self.moments)
+        return weighed(self.weight, found, view, distance=found)
