@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
     ("trees",),
-    ("types", "assets", "config", "metrics", "stats"),
+    ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend"),
     ("models", "tasks", "optim", "data", "discrepancy"),
     ("tuning",),
