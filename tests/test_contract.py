@@ -120,9 +120,13 @@ MAKE = {
     "Afn": lambda at: terms.Afn(weight=1.0),
     "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
     "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
+    "Iwan": lambda at: terms.Iwan(width=4, reversal=0.5),
+    "Pada": lambda at: terms.Pada(width=4, reversal=0.5),
+    "Kmm": lambda at: terms.Kmm(),
+    "Kliep": lambda at: terms.Kliep(),
 }
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
-ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate")
+ELSEWHERE = ("Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Iwan", "Pada", "Kmm", "Kliep")
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
@@ -139,6 +143,10 @@ REFUSED_TERMS = {
     ("linen", "Afn"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Cdan"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Gate"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Iwan"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Pada"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Kmm"): "the model gives neither 'pooled' nor 'hidden'",
+    ("linen", "Kliep"): "the model gives neither 'pooled' nor 'hidden'",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
 }
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
@@ -192,9 +200,11 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     claimed = partition.partition(params, (*learn, *phase.rules))
     parts = Parts(model, tasks.Classification(classes=CLASSES), objective, optim, claimed)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
-    memory = memories(
-        objective, Setting(model, variables, parts.task, lambda stream: [batch(name)[stream]], moving=moving)
-    )
+
+    def given(stream):
+        return [batch(name)[stream]]
+
+    memory = memories(objective, Setting(model, variables, parts.task, given, moving=moving, inputs=given))
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tlx import folder
 from tlx.checkpoint import Checkpoints, Saved
-from tlx.data import Splits, evaluation_batches, inputs_of
+from tlx.data import Examples, Splits, evaluation_batches, inputs_of
 from tlx.evaluate import Outcome
 from tlx.prepare import Prepared, check_shares, open_data, prepare
 from tlx.recipe import Recipe
@@ -212,15 +212,22 @@ def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
 
 def setting(ready: Prepared, splits: Splits) -> Setting:
     """What the terms may look at before the first step."""
-    recipe = ready.recipe
+    recipe, every = ready.recipe, {**splits.looked, **splits.streams}
 
-    def batches(stream: str) -> Iterator[Mapping[str, Any]]:
-        examples = splits.streams[stream]
-        if not examples.labelled:
-            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+    def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
         return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
 
-    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
+    def batches(stream: str) -> Iterator[Mapping[str, Any]]:
+        examples = every[stream]
+        if not examples.labelled:
+            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+        return read(examples)
+
+    def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
+        for batch in read(every[stream]):
+            yield {name: array for name, array in batch.items() if name != "label"}
+
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving, inputs)
 
 
 def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:

@@ -25,7 +25,8 @@ def walked(mlp, tmp_path_factory):
         terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
         terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
-        terms.Cdan(width=4), terms.Gate(width=4, normalised=True),
+        terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Iwan(width=4), terms.Pada(width=4),
+        terms.Kmm(), terms.Kliep(),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))
@@ -35,7 +36,10 @@ def walked(mlp, tmp_path_factory):
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables, task = variables._replace(params=params), tasks.Classification(classes=3)
     claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
-    memory = memories(objective, Setting(model, variables, task, lambda stream: [batch]))
+    memory = memories(
+        objective, Setting(model, variables, task, lambda stream: [batch], inputs=lambda stream: [streams[stream]])
+    )
+    assert all(np.ptp(memory[str(number)]["counts"]) > 0.1 for number in (-2 % len(objective), -1 % len(objective)))
     parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed)
     found = {}
     for how, devices in (("jit", 8), ("pmap", 8)):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,7 +103,7 @@ class Data:
 @dataclass(frozen=True)
 class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
-    names the data and the very rows of each."""
+    names the data and the very rows of each. `looked` are streams that are looked at once, before the first step."""
 
     streams: Mapping[str, Examples]
     validation: Examples
@@ -111,6 +111,7 @@ class Splits:
     classes: tuple[str, ...]
     features: Features
     fingerprint: str
+    looked: Mapping[str, Examples] = field(default_factory=dict)
 
     @property
     def train(self) -> Examples:

@@ -1,7 +1,7 @@
 """Terms of the objective: one file each, one line in the table."""
 
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import Pass, Term, check_streams, inserted, passes, wanted, without_inserted
+from tlx.objectives.base import Pass, Term, check_streams, inserted, looked_at, passes, wanted, without_inserted
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
 from tlx.objectives.cmd import Cmd
@@ -12,11 +12,15 @@ from tlx.objectives.delta import Delta
 from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
 from tlx.objectives.gate import Gate
+from tlx.objectives.iwan import Iwan
+from tlx.objectives.kliep import Kliep
+from tlx.objectives.kmm import Kmm
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.mcc import Mcc
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
+from tlx.objectives.pada import Pada
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
 from tlx.objectives.smoothing import LabelSmoothing
@@ -43,6 +47,10 @@ TERMS: dict[str, type] = {
     "Afn": Afn,
     "Cdan": Cdan,
     "Gate": Gate,
+    "Iwan": Iwan,
+    "Pada": Pada,
+    "Kmm": Kmm,
+    "Kliep": Kliep,
 }
 
 __all__ = [
@@ -60,11 +68,15 @@ __all__ = [
     "Distill",
     "Entropy",
     "Gate",
+    "Iwan",
+    "Kliep",
+    "Kmm",
     "LabelSmoothing",
     "Lwf",
     "Mcc",
     "Mixup",
     "Mmd",
+    "Pada",
     "Pass",
     "RDrop",
     "Ramp",
@@ -72,6 +84,7 @@ __all__ = [
     "Term",
     "check_streams",
     "inserted",
+    "looked_at",
     "passes",
     "wanted",
     "without_inserted",

@@ -21,8 +21,9 @@ class Term:
     term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
     the step; `loss` is a scalar with numbers to log.
 
-    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `adds`
-    are the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`.
+    `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all. `looks`
+    says which others of the data it looks at once, in its `memory`: no step gets a batch of them for that. `adds` are
+    the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`.
     """
 
     adds: ClassVar[tuple[str, ...]] = ()
@@ -39,6 +40,9 @@ class Term:
 
     def reads(self, streams: Collection[str]) -> Collection[str]:
         return (self.on,) if hasattr(self, "on") else streams
+
+    def looks(self) -> Collection[str]:
+        return ()
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
         return batch
@@ -74,6 +78,11 @@ def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
     return [stream for stream in given if stream in found] or list(given)
 
 
+def looked_at(terms: Sequence[Term]) -> set[str]:
+    """The streams of the data that some term looks at once."""
+    return {stream for term in terms for stream in term.looks()}
+
+
 def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
     """ValueError for a term that reads a stream which neither the data nor a term gives, or its labels where it has
     none, or adds one that is there; and for a source that no term reads."""
@@ -85,7 +94,8 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
     for term in terms:
         # A term that makes a stream reads that, and makes it of the one it is `on`.
         asked = [*term.reads(given), *([term.on] if hasattr(term, "on") else [])]
-        if missing := [stream for stream in asked if stream not in have]:
+        missing = [stream for stream in asked if stream not in have]
+        if missing := missing + [stream for stream in term.looks() if stream not in given]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"
