@@ -49,12 +49,12 @@ def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
     """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
-    with their `label` and `index`."""
+    with their `label`, where they have one, and `index`."""
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
         real = batch["weight"] > 0
         given = compute(inputs_of(batch))
-        kept = {name: batch[name] for name in ("label", "index", "position")} | dict(given)
+        kept = {name: batch[name] for name in ("label", "index", "position") if name in batch} | dict(given)
         parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined.pop("position"))
