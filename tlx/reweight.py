@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 # The most rows whose kernels are taken whole: what is solved takes time by the square of it.
 LANDMARKS = 500
-# Of the squared discrepancy that a solution may lie above the least one (kernels are 1 at most).
+# How far from the best a solution may be: in squared discrepancy (kernels are 1 at most), in mean log-likelihood.
 NEAR = 1e-8
 # Widths about the mean squared distance, of which the likelihood of held-out rows chooses.
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -153,7 +153,12 @@ def least_linear(slope: np.ndarray, most: float, slack: float) -> np.ndarray:
 
 
 def likelihood_ratio(
-    source: np.ndarray, target: np.ndarray, *, scales: Sequence[float] = SCALES, centres: int = CENTRES
+    source: np.ndarray,
+    target: np.ndarray,
+    *,
+    scales: Sequence[float] = SCALES,
+    centres: int = CENTRES,
+    near: float = NEAR,
 ) -> np.ndarray:
     """KLIEP (Sugiyama et al., 2008): the weights w(x_i) [N] of `source` [N, W] with
 
@@ -161,6 +166,7 @@ def likelihood_ratio(
 
     over `target` [M, W]; the c_k are `centres` of its rows, drawn once. The width is one of `scales` times the mean
     squared distance among all rows: of several, the one of the greatest likelihood on fifths that were held out.
+    That of the solution is proved to lie within `near` of the greatest.
     """
     x, y = checked(source, target)
     check_mixture(scales, centres, "likelihood_ratio")
@@ -182,7 +188,7 @@ def likelihood_ratio(
 
     best = max(scales, key=likelihood) if len(scales) > 1 and len(y) > 1 else scales[0]
     own, at = components(best)
-    found = own @ proportions(at)
+    found = own @ proportions(at, near)
     return found / max(found.mean(), 1e-300)
 
 
@@ -194,7 +200,7 @@ def check_mixture(scales: Sequence[float], centres: int, who: str) -> None:
         raise ValueError(f"{who}: centres is {centres}; it is 1 or more")
 
 
-def proportions(densities: np.ndarray, near: float = 1e-8, steps: int = 100) -> np.ndarray:
+def proportions(densities: np.ndarray, near: float = NEAR, steps: int = 100) -> np.ndarray:
     """The proportions q [K] of a mixture of greatest likelihood, mean_j log(densities_j @ q), of `densities` [M, K].
 
     KLIEP is this: with a_k times the source's mean of the k-th kernel for q_k, its constraint is that q sums to 1. That
