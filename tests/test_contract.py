@@ -140,17 +140,22 @@ MAKE = {
     "Shot": lambda at: terms.Shot(),
     "M3sda": lambda at: terms.M3sda(sources=("source", "labelled")),
     "Mdan": lambda at: terms.Mdan(sources=("source", "labelled"), width=4, reversal=0.5, share=1.0),
+    "Iwan": lambda at: terms.Iwan(width=4, reversal=0.5),
+    "Pada": lambda at: terms.Pada(width=4, reversal=0.5),
+    "Kmm": lambda at: terms.Kmm(),
+    "Kliep": lambda at: terms.Kliep(),
 }
 # Those of which an objective holds one, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
 # Those that read other streams than the labelled one, whose batches move the running statistics too.
 ELSEWHERE = (
     "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "PseudoLabel", "FixMatch",
-    "MeanTeacher", "Shot", "M3sda", "Mdan",
+    "MeanTeacher", "Shot", "M3sda", "Mdan", "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
 # Those that read what the head reads.
 FEATURES = (
     "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda", "M3sda", "Mdan",
+    "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
@@ -225,9 +230,11 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     ema = 0.9 if any(term.averages for term in objective) else None
     parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
-    memory = memories(
-        objective, Setting(model, variables, parts.task, lambda stream: [batch(name)[stream]], moving=moving)
-    )
+
+    def given(stream):
+        return [batch(name)[stream]]
+
+    memory = memories(objective, Setting(model, variables, parts.task, given, moving=moving, inputs=given))
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 

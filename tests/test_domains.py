@@ -42,6 +42,17 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
     goes_on(RECIPE, (8,))
 
 
+WEIGHED = dataclasses.replace(
+    RECIPE,
+    data=dataclasses.replace(RECIPE.data, shots=20),
+    objective=(terms.Kmm(landmarks=100), terms.Kliep(weight=0.5), terms.Iwan(width=8), terms.Pada(width=8)),
+)
+
+
+def test_a_weighed_source_is_resumed_to_the_bit(goes_on):
+    goes_on(WEIGHED, (8,))
+
+
 def test_the_reversal_is_a_function_of_progress(tmp_path):
     found = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
@@ -49,16 +60,23 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     assert found.result["examples"]["source"] == 3500 and found.result["examples"]["unlabelled"] > 1000
 
 
-@pytest.mark.parametrize(("labels", "statistics"), [(0, "stream"), (2, "joint")])
-def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, labels, statistics):
+@pytest.mark.parametrize(
+    ("recipe", "labels", "statistics", "names"),
+    [
+        (RECIPE, 0, "stream", ("dann/risk", "coral/distance", "mdd/disparity", "ot/cost")),
+        (RECIPE, 2, "joint", ("dann/risk", "coral/distance", "mdd/disparity", "ot/cost")),
+        (WEIGHED, 0, "stream", ("kmm/effective", "kmm/risk", "kliep/risk", "iwan/risk", "pada/risk")),
+    ],
+)
+def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels, statistics, names):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
-    base = assigned(RECIPE, {"data.labels": labels, "train.statistics": statistics})
+    base = assigned(recipe, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+    for n, (own, ours) in enumerate(zip(recipes, packed, strict=True)):
         assert ours.result["pack"]["arms"] == 4
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        for name in ("train/loss", "train/dann/risk", "train/coral/distance", "train/mdd/disparity", "train/ot/cost"):
+        theirs = run(own, tmp_path / f"alone-{n}", how=LEAN)
+        for name in ("train/loss", *(f"train/{name}" for name in names)):
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
@@ -83,8 +101,15 @@ def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
     assert f"note: {note}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("statistics", ["stream", "joint"])
-def test_a_stored_prefix_serves_every_stream(tmp_path, statistics):
+@pytest.mark.parametrize(
+    ("base", "statistics", "names"),
+    [
+        (RECIPE, "stream", ("train/mcc/confusion", "train/mmd/distance", "train/jmmd/distance", "train/ot/cost")),
+        (RECIPE, "joint", ("train/mcc/confusion", "train/mmd/distance")),
+        (WEIGHED, "stream", ("train/kmm/effective", "train/kmm/risk", "train/kliep/risk")),
+    ],
+)
+def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):
     # As many steps as read what is computed once.
     changes = {
         "tuning": tuning.Freeze(through="stem"),
@@ -94,12 +119,12 @@ def test_a_stored_prefix_serves_every_stream(tmp_path, statistics):
         "data.target_shift": (Blur(sigma=0.5),),
         "train": Train(steps=80, batch=64, eval_every=80, eval_batch=128, statistics=statistics),
     }
-    recipe = assigned(RECIPE, changes)
+    recipe = assigned(base, changes)
     stored, plain = (
         run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
-    for name in ("train/loss", "train/mcc/confusion", "train/mmd/distance", "train/jmmd/distance", "train/ot/cost"):
+    for name in ("train/loss", *names):
         assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
 

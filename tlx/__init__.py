@@ -7,7 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import benefit, blend, cells, cost, energy, merge, models, objectives, stats, study, tasks, tune, tuning
+    from tlx import (
+        benefit,
+        blend,
+        cells,
+        classical,
+        cost,
+        energy,
+        merge,
+        models,
+        objectives,
+        stats,
+        study,
+        tasks,
+        tune,
+        tuning,
+    )
     from tlx import objectives as terms
     from tlx.data import Data
     from tlx.many import run_many
@@ -31,9 +46,9 @@ HOMES = {
     "save_pretrained": "weights", "sweep": "sweeps", "zip_": "sweeps",
 }  # fmt: skip
 ROOMS = {
-    "benefit": "benefit", "blend": "blend", "cells": "cells", "cost": "cost", "energy": "energy", "merge": "merge",
-    "models": "models", "objectives": "objectives", "stats": "stats", "study": "study", "tasks": "tasks",
-    "terms": "objectives", "tune": "tune", "tuning": "tuning",
+    "benefit": "benefit", "blend": "blend", "cells": "cells", "classical": "classical", "cost": "cost",
+    "energy": "energy", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
+    "study": "study", "tasks": "tasks", "terms": "objectives", "tune": "tune", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 

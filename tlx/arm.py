@@ -15,7 +15,7 @@ import numpy as np
 
 from tlx import folder, selection
 from tlx.checkpoint import Checkpoints, Saved
-from tlx.data import Splits, evaluation_batches, inputs_of
+from tlx.data import Examples, Splits, evaluation_batches, inputs_of
 from tlx.evaluate import Outcome
 from tlx.objectives import several
 from tlx.prepare import Prepared, check_shares, open_data, prepare
@@ -225,18 +225,36 @@ def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
 
 def setting(ready: Prepared, splits: Splits) -> Setting:
     """What the terms may look at before the first step."""
-    recipe = ready.recipe
+    recipe, every = ready.recipe, {**splits.looked, **splits.streams}
+
+    def read(stream: str) -> Iterator[Examples]:
+        for name in several(stream, every):
+            if name not in every:
+                raise ValueError(
+                    f"a term looks at the stream {name!r}, which is not there; there are: {', '.join(every)}"
+                )
+            yield every[name]
+
+    def batched(examples: Examples) -> Iterator[Mapping[str, Any]]:
+        return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
 
     def batches(stream: str) -> Iterator[Mapping[str, Any]]:
-        for name in several(stream, splits.streams):
-            examples = splits.streams[name]
+        for examples in read(stream):
             if not examples.labelled:
-                raise ValueError(f"a term remembers what it sees of the labels of {name!r}, which has none")
-            yield from evaluation_batches(
-                examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
-            )
+                raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+            yield from batched(examples)
 
-    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving)
+    def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
+        found = list(read(stream))
+        if len(found) > 1:
+            raise ValueError(
+                f"a term looks at each example of {stream!r} by its index, and there are {len(found)} of them: name "
+                f"one, such as '{stream}/0'"
+            )
+        for batch in batched(found[0]):
+            yield {name: array for name, array in batch.items() if name != "label"}
+
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving, inputs)
 
 
 def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:

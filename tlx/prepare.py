@@ -84,10 +84,16 @@ class Prepared(NamedTuple):
 
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
     """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
-    Without `test`, that split cannot be read. Streams that no term reads are left out."""
+    Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term looks at once
+    are `looked`."""
     splits = load(recipe.data, recipe.seed, test, read_by(recipe.train.measured))
     read = objectives.wanted(recipe.objective, tuple(splits.streams))
-    return dataclasses.replace(splits, streams={name: splits.streams[name] for name in read})
+    looked = objectives.looked_at(recipe.objective) & splits.streams.keys() - set(read)
+    return dataclasses.replace(
+        splits,
+        streams={name: splits.streams[name] for name in read},
+        looked={name: splits.streams[name] for name in sorted(looked)},
+    )
 
 
 def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:

@@ -121,8 +121,9 @@ class Tick(NamedTuple):
 class Setting(NamedTuple):
     """What a term may look at once, before the first step: the model with the numbers that were brought, the task,
     and `batches`, which gives the training examples of a labelled stream once, in batches of host arrays as the
-    model reads them, with `label` and `weight` (0 for the copies that fill the last batch). `fresh` are the paths
-    of the parameters that were drawn afresh, `moving` those of the parameters that learn in some phase (None: all)."""
+    model reads them, with `label` and `weight` (0 for the copies that fill the last batch). `inputs` gives the same of
+    any stream, without labels whether it has any or not. `fresh` are the paths of the parameters that were drawn
+    afresh, `moving` those of the parameters that learn in some phase (None: all)."""
 
     model: Model
     variables: Variables
@@ -130,6 +131,7 @@ class Setting(NamedTuple):
     batches: Callable[[str], Iterable[Mapping[str, Any]]]
     fresh: frozenset[str] = frozenset()
     moving: frozenset[str] | None = None
+    inputs: Callable[[str], Iterable[Mapping[str, Any]]] = lambda stream: ()
 
 
 class View(NamedTuple):

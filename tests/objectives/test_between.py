@@ -309,6 +309,56 @@ def test_ot_compares_what_a_regression_says(mlp):
     assert float(value) == pytest.approx((plan_by_hand(cost, 0.3 * cost.mean()) * cost).sum(), rel=1e-5)
 
 
+def test_iwan_weighs_the_source_by_a_second_discriminator(mlp, seen):
+    streams, answers, _ = seen
+    found = look(mlp, streams, terms.Iwan(width=3, reversal=1.0, weight=2.0))
+    told, known = ({stream: network(found.params["iwan"], name, answers[stream][0]) for stream in streams}
+                   for name in ("apart", "weigher"))  # fmt: skip
+    weight = 1 - 1 / (1 + np.exp(-known["source"]))
+    weight /= weight.mean()
+    risk = 0.5 * (weight * softplus(-told["source"])).mean() + 0.5 * softplus(told["unlabelled"]).mean()
+    weigher = 0.5 * softplus(-known["source"]).mean() + 0.5 * softplus(known["unlabelled"]).mean()
+    assert found.value == pytest.approx(2 * (risk + weigher), rel=1e-5)
+    assert float(found.told["weigher"]) == pytest.approx(weigher, rel=1e-5)
+    assert float(found.told["effective"]) == pytest.approx(6**2 / (6 * (weight**2).sum()), rel=1e-5)
+    # The features hear the discriminator alone, reversed, and neither hears through the weights.
+    where, step = (0, 1), 1e-5
+
+    def apart(change):
+        variables = mlp.drawn(mlp.model, 0)
+        moved = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
+        moved[where] += change
+        variables.params["blocks"]["00"]["kernel"] = moved
+        own = {s: network(found.params["iwan"], "apart", mlp.by_hand(variables, streams[s]["x"])[1]) for s in streams}
+        return (weight * softplus(-own["source"])).mean() + softplus(own["unlabelled"]).mean()
+
+    slope = (apart(step) - apart(-step)) / (2 * step)
+    assert found.gradient["blocks/00/kernel"][where] == pytest.approx(-slope, rel=1e-3, abs=1e-6)
+    # Nor does the second discriminator learn by more than its own risk.
+    bias = (0.5 * -1 / (1 + np.exp(known["source"]))).mean() + (0.5 / (1 + np.exp(-known["unlabelled"]))).mean()
+    assert found.gradient["iwan/weigher/2/bias"][0] == pytest.approx(2 * bias, rel=1e-4, abs=1e-7)
+
+
+def test_pada_weighs_classes_by_what_the_target_seems_to_hold(mlp, seen):
+    streams, answers, (source, _) = seen
+    found = look(mlp, streams, terms.Pada(width=3, reversal=1.0, weight=2.0))
+    told = {stream: network(found.params, "pada", answers[stream][0]) for stream in streams}
+    classes = mlp.softmax(answers["unlabelled"][1]).mean(0)
+    weight = (classes / classes.max())[source]
+    p = mlp.softmax(answers["source"][1])
+    risk = (weight * -np.log(p[np.arange(6), source])).mean()
+    apart = 0.5 * (weight * softplus(-told["source"])).mean() + 0.5 * softplus(told["unlabelled"]).mean()
+    assert weight.std() > 0.05
+    assert float(found.told["risk"]) == pytest.approx(risk, rel=1e-5)
+    assert float(found.told["discriminator"]) == pytest.approx(apart, rel=1e-5)
+    assert found.value == pytest.approx(2 * (risk + apart), rel=1e-5)
+    effective = weight.sum() ** 2 / (6 * (weight**2).sum())
+    assert float(found.told["effective"]) == pytest.approx(effective, rel=1e-5)
+    # The class weights are constants: the head hears the source's weighed risk, and not that they could be smaller.
+    slope = 2 * (weight[:, None] * (p - np.eye(C)[source])).mean(0)
+    np.testing.assert_allclose(found.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -330,6 +380,8 @@ def test_ot_compares_what_a_regression_says(mlp):
         (lambda: terms.Cdan(projection=0), "Cdan: projection is 0; it is 1 or more, or None"),
         (lambda: terms.Gate(most=0.0), "Gate: most is 0.0; it is above 0, or None"),
         (lambda: terms.Gate(share=-1.0), "Gate: share is -1.0; it is 0 or more"),
+        (lambda: terms.Iwan(width=0), "Iwan: width is 0; it is 1 or more"),
+        (lambda: terms.Pada(width=0), "Pada: width is 0; it is 1 or more"),
     ],
 )
 def test_impossible_terms_are_refused(make, message):
@@ -344,7 +396,7 @@ def test_more_singular_values_than_features_are_refused(mlp):
     assert str(error.value) == "Bsp: k is 5; 4 features have no more singular values than that, lower k"
 
 
-@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc(), terms.Jmmd(), terms.Mdd()])
+@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc(), terms.Jmmd(), terms.Mdd(), terms.Pada()])
 def test_a_task_without_classes_is_refused(term):
     config = models.Mlp(inputs=(4,), widths=(5,), input="x")
     model = models.build(config, 1)

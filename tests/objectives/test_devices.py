@@ -30,6 +30,7 @@ def walked(mlp, tmp_path_factory):
         terms.PseudoLabel(threshold=0.3), terms.FixMatch(threshold=0.3), terms.MeanTeacher(weight=10.0), terms.Shot(),
         terms.M3sda(sources=("source", "labelled")),
         terms.Mdan(sources=("source", "labelled"), width=4, share=1.0, reversal=0.5),
+        terms.Iwan(width=4), terms.Pada(width=4), terms.Kmm(), terms.Kliep(),
     )  # fmt: skip
     model, batch = models.build(CNN, 3), mlp.labelled(CNN, rows=16)
     source, unlabelled = (mlp.labelled(CNN, rows=16, seed=seed) for seed in (2, 3))
@@ -39,7 +40,10 @@ def walked(mlp, tmp_path_factory):
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables, task = variables._replace(params=params), tasks.Classification(classes=3)
     claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
-    memory = memories(objective, Setting(model, variables, task, lambda stream: [batch]))
+    memory = memories(
+        objective, Setting(model, variables, task, lambda stream: [batch], inputs=lambda stream: [streams[stream]])
+    )
+    assert all(np.ptp(memory[str(number)]["counts"]) > 0.1 for number in (-2 % len(objective), -1 % len(objective)))
     parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, ema=0.9)
     found = {}
     for how, devices in (("jit", 8), ("pmap", 8)):

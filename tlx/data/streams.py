@@ -29,7 +29,8 @@ LOOKED_AT = 2000
 @dataclass(frozen=True)
 class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
-    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.selection`)."""
+    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.selection`), `looked` are
+    streams that terms look at once, before the first step."""
 
     streams: Mapping[str, Examples]
     validation: Examples
@@ -38,6 +39,7 @@ class Splits:
     features: Features
     fingerprint: str
     aside: Mapping[str, Examples] = field(default_factory=dict)
+    looked: Mapping[str, Examples] = field(default_factory=dict)
 
     @property
     def train(self) -> Examples:

@@ -8,6 +8,7 @@ from tlx.objectives.base import (
     check_head,
     check_streams,
     inserted,
+    looked_at,
     loss_of,
     passes,
     several,
@@ -26,7 +27,10 @@ from tlx.objectives.distill import Distill
 from tlx.objectives.entropy import Entropy
 from tlx.objectives.fixmatch import FixMatch
 from tlx.objectives.gate import Gate
+from tlx.objectives.iwan import Iwan
 from tlx.objectives.jmmd import Jmmd
+from tlx.objectives.kliep import Kliep
+from tlx.objectives.kmm import Kmm
 from tlx.objectives.l2sp import L2SP
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.m3sda import M3sda
@@ -38,6 +42,7 @@ from tlx.objectives.mean_teacher import MeanTeacher
 from tlx.objectives.mixing import Cutmix, Mixup
 from tlx.objectives.mmd import Mmd
 from tlx.objectives.ot import Ot
+from tlx.objectives.pada import Pada
 from tlx.objectives.pseudo import PseudoLabel
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
@@ -78,6 +83,10 @@ TERMS: dict[str, type[Term]] = {
     "Shot": Shot,
     "M3sda": M3sda,
     "Mdan": Mdan,
+    "Iwan": Iwan,
+    "Pada": Pada,
+    "Kmm": Kmm,
+    "Kliep": Kliep,
 }
 
 __all__ = [
@@ -98,7 +107,10 @@ __all__ = [
     "Entropy",
     "FixMatch",
     "Gate",
+    "Iwan",
     "Jmmd",
+    "Kliep",
+    "Kmm",
     "LabelSmoothing",
     "Lwf",
     "M3sda",
@@ -110,6 +122,7 @@ __all__ = [
     "Mixup",
     "Mmd",
     "Ot",
+    "Pada",
     "Pass",
     "PseudoLabel",
     "RDrop",
@@ -120,6 +133,7 @@ __all__ = [
     "check_head",
     "check_streams",
     "inserted",
+    "looked_at",
     "loss_of",
     "passes",
     "several",

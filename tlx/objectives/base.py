@@ -23,9 +23,10 @@ class Term:
 
     `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all; `source`
     stands for each of several sources (see `loss_of`). `wants` are those that must be there, which it may read without
-    that pass. `adds` are the streams that it makes; `labels` says whether it reads the labels of the stream that it is
-    `on`, `averages` whether it reads the moving average of the parameters, and `holds` whether it asks that the head
-    stays as it came.
+    that pass. `looks` says which others of the data it looks at once, in its `memory`: no step gets a batch of them for
+    that. `adds` are the streams that it makes; `labels` says whether it reads the labels of the stream that it is `on`,
+    `averages` whether it reads the moving average of the parameters, and `holds` whether it asks that the head stays as
+    it came.
 
     `turns` are the moves of a term whose step is several (none by default): `loss` is then asked once in each, and
     `view.turn` says in which. An update that takes them is wanted (see `tlx.updates`), and what moves in none of them
@@ -52,6 +53,9 @@ class Term:
     def wants(self, streams: Collection[str]) -> Collection[str]:
         # A term that makes a stream reads that, and makes it of the one it is `on`.
         return (*self.reads(streams), *([self.on] if hasattr(self, "on") else []))
+
+    def looks(self) -> Collection[str]:
+        return ()
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
         return batch
@@ -118,6 +122,11 @@ def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:
     return [stream for stream in given if stream in found] or list(given)
 
 
+def looked_at(terms: Sequence[Term]) -> set[str]:
+    """The streams of the data that some term looks at once."""
+    return {stream for term in terms for stream in term.looks()}
+
+
 def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
     """ValueError for a term that reads a stream which neither the data nor a term gives, or its labels where it has
     none, or adds one that is there; and for a source that no term reads."""
@@ -128,7 +137,8 @@ def check_streams(terms: Sequence[Term], given: Sequence[str]) -> None:
             have.append(stream)
     for term in terms:
         reads = asked(term, given)
-        if missing := [stream for stream in reads if stream not in have]:
+        missing = [stream for stream in reads if stream not in have]
+        if missing := missing + [stream for stream in term.looks() if stream not in given]:
             raise ValueError(
                 f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: "
                 f"{', '.join(have)}"

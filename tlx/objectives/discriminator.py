@@ -44,7 +44,7 @@ def told_apart(
     view: View, source: str, target: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
 ) -> tuple[Array, Array]:
     """The mean cross-entropy of the `logits` [B] by stream, that an example is of the source, and the share that is
-    right; every stream counts one half, and an example as `counts` [B] says (1 on average over both)."""
+    right; every stream counts one half, and an example as `counts` [B] says."""
     risk, right = jnp.zeros(()), jnp.zeros(())
     for stream, sign in ((source, 1.0), (target, -1.0)):
         # log(1 + exp(-z)) of the logit z of being what it is.
@@ -52,6 +52,11 @@ def told_apart(
         risk += 0.5 * mean_over(view, stream, each if counts is None else counts[stream] * each)
         right += 0.5 * mean_over(view, stream, (sign * logits[stream] > 0).astype(jnp.float32))
     return risk, right
+
+
+def effective_share(weights: Array) -> Array:
+    """The effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]."""
+    return weights.sum() ** 2 / (len(weights) * jnp.maximum((weights**2).sum(), 1e-20))
 
 
 def check_width(width: int, who: str) -> None:

@@ -10,7 +10,7 @@ from tlx.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, mean_over, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
@@ -88,7 +88,7 @@ class Gate(Between):
             risk = mean_over(view, self.labelled, own)
         weight = self.weights(jax.lax.stop_gradient(odds))
         every = gathered(view, weight)
-        effective = every.sum() ** 2 / (len(every) * jnp.maximum((every**2).sum(), 1e-20))
+        effective = effective_share(every)
         if self.normalised:
             weight = weight / jnp.maximum(every.mean(), 1e-20)
         each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])

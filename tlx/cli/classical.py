@@ -1,0 +1,67 @@
+"""The command that measures classical methods on features."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlx.cli.group import config_argument, load_recipe, main, set_option
+
+
+@main.command()
+@config_argument
+@set_option
+@click.option(
+    "--methods", metavar="NAME,NAME,...",
+    help="Of source, target, coral, subspace, tca, ot, kmm, kliep, tradaboost [default: all that have their labels].",
+)  # fmt: skip
+@click.option("--seeds", default=5, show_default=True, help="How many draws of the target's labels.")
+@click.option("--out", type=click.Path(file_okay=False), help="Where to write [default: runs/classical- and the name].")
+@click.option("--quiet", is_flag=True, help="Print the table alone.")
+def classical(
+    config: str, changes: tuple[str, ...], methods: str | None, seeds: int, out: str | None, quiet: bool
+) -> None:
+    """Measure classical transfer methods on the features that CONFIG's model brings, before any training.
+
+    Each is compared with logistic regression on the source, pair by pair, on the target's test split.
+    """
+    from tlx.classical import DOCUMENT, compare
+
+    _, recipe = load_recipe(config, changes)
+    out = out or f"runs/classical-{Path(config).stem}"
+    chosen = None if methods is None else [name.strip() for name in methods.split(",")]
+    document = compare(
+        recipe, out, methods=chosen, seeds=seeds, say=None if quiet else lambda told: click.echo(told, err=True)
+    )
+    tell(document)
+    click.echo(Path(out) / DOCUMENT)
+
+
+def tell(document: dict[str, Any]) -> None:
+    """The document on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())
+    title = f"{document['source']} to {document['target']}: {sizes}; {len(document['seeds'])} seeds"
+    table = Table(
+        "method", "test accuracy", "above source-only", "95 % over seeds", "over seeds and examples", title=title
+    )
+    for row in document["methods"]:
+        gain = row.get("difference")
+        intervals = ("-",) * 3
+        if gain is not None:
+            intervals = (
+                f"{gain['mean']:+.4f}",
+                span(gain["low"], gain["high"]),
+                span(gain["examples_low"], gain["examples_high"]),
+            )
+        table.add_row(row["name"], f"{row['accuracy']:.4f}", *intervals)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
+    for note in document["notes"]:
+        click.echo(f"- {note}")
+
+
+def span(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"

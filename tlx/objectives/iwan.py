@@ -1,0 +1,62 @@
+"""Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import reversed_gradient
+from tlx.models import features
+from tlx.objectives.apart import Between, gathered, read_features
+from tlx.objectives.base import weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iwan(Between):
+    """Importance weighted adversarial nets (Zhang et al., 2018): as `Dann`, but in the discriminator's risk an example
+    of the source counts w = 1 - D(f), over its mean in the batch. D is a second discriminator on the same features,
+    trained beside it, of which these hear nothing: an example that is easily known for the source's hardly counts.
+
+    The paper's D reads a source extractor of its own, trained before; this one is shared. Its entropy of the target is
+    Entropy(on="unlabelled"). `effective` is logged, the effective share of the source's examples,
+    (sum w)^2 / (N sum w^2).
+    """
+
+    width: int = 256
+    reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_width(self.width, "Iwan")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        inputs, leaves = read_features(model), dict[str, Array]()
+        for name, own in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
+            leaves |= discriminator(name, inputs, self.width, own)
+        return added(params, leaves, "Iwan")
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale, own = current(self.reversal, view.tick), view.params["iwan"]
+        known, told = {}, {}
+        for stream in (self.source, self.target):
+            f = features(view.taps[stream])
+            known[stream] = discriminate(own["weigher"], jax.lax.stop_gradient(f))
+            told[stream] = discriminate(own["apart"], reversed_gradient(f, scale))
+        # 1 - D, as a sigmoid of the negative logit.
+        weight = jax.nn.sigmoid(-jax.lax.stop_gradient(known[self.source]))
+        every = gathered(view, weight)
+        counts = {
+            self.source: weight / jnp.maximum(every.mean(), 1e-20),
+            self.target: jnp.ones(len(told[self.target])),
+        }
+        weigher, _ = told_apart(view, self.source, self.target, known)
+        risk, right = told_apart(view, self.source, self.target, told, counts)
+        return weighed(
+            self.weight, risk + weigher, view,
+            risk=risk, weigher=weigher, accuracy=right, effective=effective_share(every), reversal=scale,
+        )  # fmt: skip

@@ -1,0 +1,34 @@
+"""A source whose mean, by a kernel, is the target's."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlx.objectives.reweighted import Reweighted
+from tlx.reweight import LANDMARKS, check_bounds, mean_matching
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kmm(Reweighted):
+    """Kernel mean matching (Huang et al., 2007): the w bring the mean of the source, in the space of a Gaussian kernel,
+    nearest to the target's, with 0 <= w <= `most` (1000 in the paper) and |mean w - 1| <= `slack` (None is the paper's
+    (sqrt(N) - 1) / sqrt(N)).
+
+    The kernel's squared width is `scale` times the mean squared distance among all examples. Of more than `landmarks`
+    of them, of both streams together, it is Nystroem's approximation by so many, drawn once: time grows as N times the
+    square of these, and no matrix of N x N is held.
+    """
+
+    scale: float = 1.0
+    most: float = 10.0
+    slack: float | None = None
+    landmarks: int = LANDMARKS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self.scale, self.most, self.slack, self.landmarks, "Kmm")
+
+    def counts(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        return mean_matching(
+            source, target, scale=self.scale, most=self.most, slack=self.slack, landmarks=self.landmarks
+        )

@@ -1,0 +1,63 @@
+"""A source whose classes count as far as the target seems to hold them."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from tlx.discrepancy import reversed_gradient
+from tlx.models import features
+from tlx.objectives.apart import Between, gathered, read_features
+from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.trees import Tree, added
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pada(Between):
+    """Partial adversarial domain adaptation (Cao et al., 2018), in the place of `Supervised` on the source: an example
+    of the class c counts g_c = p_c / max p, both in the source's risk and in that of a discriminator as `Dann`'s, p
+    being the mean softmax over the target, which has no gradient.
+
+    The mean is over the batch, as the model is now; the paper takes all of the target, every few hundred steps.
+    `effective` is logged, the effective share of the source's examples, (sum g)^2 / (N sum g^2).
+    """
+
+    width: int = 256
+    reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_width(self.width, "Pada")
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        return added(params, discriminator("pada", read_features(model), self.width, key), "Pada")
+
+    def memory(self, setting: Setting) -> Tree:
+        """Raises ValueError for a task that is no classification."""
+        check_classes(setting.task, "Pada")
+        return {}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        scale = current(self.reversal, view.tick)
+        logits = jax.lax.stop_gradient(view.taps[self.target]["logits"].astype(jnp.float32))
+        classes = gathered(view, jax.nn.softmax(logits, -1)).mean(0)
+        counts = {
+            self.source: (classes / classes.max())[view.batch[self.source]["label"]],
+            self.target: jnp.ones(len(logits)),
+        }
+        each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
+        risk = mean_over(view, self.source, counts[self.source] * each)
+        told = {
+            stream: discriminate(view.params["pada"], reversed_gradient(features(view.taps[stream]), scale))
+            for stream in (self.source, self.target)
+        }
+        apart, right = told_apart(view, self.source, self.target, told, counts)
+        return weighed(
+            self.weight, risk + apart, view,
+            risk=risk, discriminator=apart, accuracy=right,
+            effective=effective_share(gathered(view, counts[self.source])), reversal=scale,
+        )  # fmt: skip

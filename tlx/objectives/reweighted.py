@@ -1,0 +1,83 @@
+"""A source whose examples count by how much they look like the target, found once by the features that were brought."""
+
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.data import inputs_of
+from tlx.models import features
+from tlx.objectives.apart import read_features
+from tlx.objectives.base import Term, mean_over, weighed
+from tlx.objectives.brought import compiled
+from tlx.objectives.ramp import Weight
+from tlx.reweight import effective
+from tlx.trees import Tree
+from tlx.types import Array, Key, Model, Setting, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighted(Term):
+    """`weight` times the mean over the stream `on` of w times each example's loss, in the place of `Supervised`.
+
+    The w are found before the first step, from what the head reads of the model as the run begins, of every example of
+    `on` and of `target`, whose labels nobody looks at. `effective` is logged, the effective share of the examples,
+    (sum w)^2 / (N sum w^2).
+    """
+
+    on: str = "source"
+    labels: ClassVar[bool] = True
+    target: str = "unlabelled"
+    weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on == self.target:
+            raise ValueError(f"{type(self).__name__}: on and target are both the stream {self.on!r}")
+
+    @abstractmethod
+    def counts(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """How much each row counts: [N, W], [M, W] -> [N]."""
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for a model that does not give its features."""
+        read_features(model)
+        return params
+
+    def looks(self) -> Collection[str]:
+        return (self.target,)
+
+    def memory(self, setting: Setting) -> Tree:
+        """`counts` by an example's index, and how many they are worth. Without data each counts the same."""
+        (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
+        if not len(source) or not len(target):
+            return {"counts": np.ones(1, np.float32), "effective": np.float32(1.0)}
+        found = self.counts(source, target)
+        counts = np.zeros(index.max() + 1, np.float32)
+        counts[index] = found
+        return {"counts": counts, "effective": np.float32(effective(found))}
+
+    def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
+        counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
+        each = view.task.loss(view.taps[self.on]["logits"], view.batch[self.on])
+        risk = mean_over(view, self.on, counts * each)
+        return weighed(self.weight, risk, view, risk=risk, effective=view.memory["effective"])
+
+
+def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
+    """The index [N] of every example of a stream, ascending, and what the head reads of it, [N, W]."""
+    run, parts = compiled(setting.model), []
+    variables = jax.device_put(setting.variables)
+    for batch in setting.inputs(stream):
+        real = np.asarray(batch.get("weight", np.ones(len(batch["index"])))) > 0
+        rows = np.asarray(features(run(variables, inputs_of(batch))), np.float64)
+        parts.append((np.asarray(batch["index"])[real], rows[real]))
+    if not parts:
+        return np.zeros(0, int), np.zeros((0, 0))
+    index, rows = (np.concatenate(own) for own in zip(*parts, strict=True))
+    order = np.argsort(index)
+    return index[order], rows[order]
