@@ -10,8 +10,7 @@ import pytest
 import tlx
 from tlx import config, sharding
 from tlx.cli import load_recipe
-from tlx.data import train_batches
-from tlx.prepare import open_data, prepare
+from tlx.prepare import open_data, prepare, training_batches
 from tlx.recipe import KINDS
 from tlx.step import compile_step, initial_state
 from tlx.trees import flatten
@@ -76,11 +75,9 @@ def test_it_takes_two_steps(path, workplace):
     parts = ready.parts(0)
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:2]), recipe.train.compile)
     state = compiled.place(initial_state(parts, ready.variables, 2, jax.random.key(0)))
-    batches = train_batches(
-        splits.train, ready.processor, batch=8, seed=0, buckets=recipe.data.lengths, augment=recipe.data.augment
-    )
+    batches = training_batches(ready, splits)
     for _ in range(2):
-        state, metrics = compiled.train(state, {"labelled": compiled.put(next(batches))})
+        state, metrics = compiled.train(state, compiled.put(next(batches)))
         assert np.isfinite(float(metrics["loss"]))
     before, after = flatten(ready.variables.params), flatten(compiled.fetch(state).variables.params)
     for name, learn in parts.partition.items():

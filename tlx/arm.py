@@ -1,5 +1,6 @@
 """One run while it trains, alone or beside others in one program: what is its own, and what it leaves."""
 
+import itertools
 import math
 import shlex
 import sys
@@ -227,31 +228,30 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     """What the terms may look at before the first step."""
     recipe, every = ready.recipe, {**splits.looked, **splits.streams}
 
-    def read(stream: str) -> Iterator[Examples]:
-        for name in several(stream, every):
-            if name not in every:
-                raise ValueError(
-                    f"a term looks at the stream {name!r}, which is not there; there are: {', '.join(every)}"
-                )
-            yield every[name]
+    def named(stream: str) -> list[Examples]:
+        found = several(stream, every)
+        if missing := [name for name in found if name not in every]:
+            there = ", ".join(every)
+            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {there}")
+        return [every[name] for name in found]
 
-    def batched(examples: Examples) -> Iterator[Mapping[str, Any]]:
+    def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
         return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
 
     def batches(stream: str) -> Iterator[Mapping[str, Any]]:
-        for examples in read(stream):
-            if not examples.labelled:
-                raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
-            yield from batched(examples)
+        found = named(stream)
+        if not all(examples.labelled for examples in found):
+            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+        return itertools.chain.from_iterable(map(read, found))
 
     def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
-        found = list(read(stream))
+        found = named(stream)
         if len(found) > 1:
             raise ValueError(
                 f"a term looks at each example of {stream!r} by its index, and there are {len(found)} of them: name "
                 f"one, such as '{stream}/0'"
             )
-        for batch in batched(found[0]):
+        for batch in read(found[0]):
             yield {name: array for name, array in batch.items() if name != "label"}
 
     return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving, inputs)
