@@ -107,43 +107,21 @@ def begin(name, how):
 
 
 # Every term, given the folder of saved models; CLASSES + 2 classes in a source, as in a teacher of another task.
-MAKE = {
-    "Supervised": lambda at: terms.Supervised(),
-    "L2SP": lambda at: terms.L2SP(),
-    "Delta": lambda at: terms.Delta(),
-    "Bss": lambda at: terms.Bss(k=3, weight=1.0),
+BETWEEN = {"width": 4, "reversal": 0.5}
+SEVERAL = ("source", "labelled")
+PLAIN = (
+    terms.Supervised(), terms.L2SP(), terms.Delta(), terms.Bss(k=3, weight=1.0), terms.Lwf(), terms.LabelSmoothing(),
+    terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(), terms.Mmd(), terms.Coral(weight=1e4),
+    terms.Dann(**BETWEEN), terms.Mcc(weight=1e4), terms.Cmd(weight=100.0), terms.Afn(weight=1.0), terms.Cdan(**BETWEEN),
+    terms.Gate(**BETWEEN), terms.Jmmd(), terms.Mdd(**BETWEEN), terms.Bsp(weight=1.0),
+    terms.Ot(weight=1.0, label_cost=0.5), terms.Mcd(repeats=1), terms.Adda(width=4), terms.PseudoLabel(threshold=0.0),
+    terms.FixMatch(threshold=0.0), terms.MeanTeacher(weight=100.0), terms.Shot(), terms.M3sda(sources=SEVERAL),
+    terms.Mdan(sources=SEVERAL, share=1.0, **BETWEEN), terms.Iwan(**BETWEEN), terms.Pada(**BETWEEN), terms.Kmm(),
+    terms.Kliep(),
+)  # fmt: skip
+MAKE = {type(term).__name__: lambda at, term=term: term for term in PLAIN} | {
     "CoTuning": lambda at: terms.CoTuning(source=f"{at}/source"),
     "Distill": lambda at: terms.Distill(teacher=f"{at}/teacher"),
-    "Lwf": lambda at: terms.Lwf(),
-    "LabelSmoothing": lambda at: terms.LabelSmoothing(),
-    "Mixup": lambda at: terms.Mixup(),
-    "Cutmix": lambda at: terms.Cutmix(),
-    "RDrop": lambda at: terms.RDrop(),
-    "Entropy": lambda at: terms.Entropy(),
-    "Mmd": lambda at: terms.Mmd(),
-    "Coral": lambda at: terms.Coral(weight=1e4),
-    "Dann": lambda at: terms.Dann(width=4, reversal=0.5),
-    "Mcc": lambda at: terms.Mcc(weight=1e4),
-    "Cmd": lambda at: terms.Cmd(weight=100.0),
-    "Afn": lambda at: terms.Afn(weight=1.0),
-    "Cdan": lambda at: terms.Cdan(width=4, reversal=0.5),
-    "Gate": lambda at: terms.Gate(width=4, reversal=0.5),
-    "Jmmd": lambda at: terms.Jmmd(),
-    "Mdd": lambda at: terms.Mdd(width=4, reversal=0.5),
-    "Bsp": lambda at: terms.Bsp(weight=1.0),
-    "Ot": lambda at: terms.Ot(weight=1.0, label_cost=0.5),
-    "Mcd": lambda at: terms.Mcd(repeats=1),
-    "Adda": lambda at: terms.Adda(width=4),
-    "PseudoLabel": lambda at: terms.PseudoLabel(threshold=0.0),
-    "FixMatch": lambda at: terms.FixMatch(threshold=0.0),
-    "MeanTeacher": lambda at: terms.MeanTeacher(weight=100.0),
-    "Shot": lambda at: terms.Shot(),
-    "M3sda": lambda at: terms.M3sda(sources=("source", "labelled")),
-    "Mdan": lambda at: terms.Mdan(sources=("source", "labelled"), width=4, reversal=0.5, share=1.0),
-    "Iwan": lambda at: terms.Iwan(width=4, reversal=0.5),
-    "Pada": lambda at: terms.Pada(width=4, reversal=0.5),
-    "Kmm": lambda at: terms.Kmm(),
-    "Kliep": lambda at: terms.Kliep(),
 }
 # Those of which an objective holds one, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
@@ -176,7 +154,7 @@ WITHOUT_VIT = [pytest.param(*pair, marks=[pytest.mark.slow] if pair[0] == "vit" 
 SUMMED = [pair for pair in WITHOUT_VIT if pair.values[1] not in TURNS]
 IN_TURNS = [pair for pair in WITHOUT_VIT if pair.values[1] in TURNS]
 # The tunings of whose first phase only the head learns, so that a turn of what is below it would move nothing.
-HEAD_FIRST = ("Probe", "SideHead", "Gradual", "LinearThenFull", "FineTune")
+HEAD_FIRST = ("Probe", "SideHead", "Bottleneck", "Gradual", "LinearThenFull", "FineTune")
 
 
 @pytest.fixture(scope="session")

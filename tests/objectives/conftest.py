@@ -88,9 +88,42 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     return SimpleNamespace(value=float(total), told=told, gradient=flatten(gradient), params=inserted, memory=memory)
 
 
+def across(streams, term, **more):
+    """`look` with several streams."""
+    others = {name: batch for name, batch in streams.items() if name != "labelled"}
+    return look(term, batch=streams["labelled"], others=others, **more)
+
+
+def network(params, name, x, hidden="01", last="2"):
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params[name]).items()}
+    for layer in hidden:
+        x = np.maximum(x @ p[f"{layer}/kernel"] + p[f"{layer}/bias"], 0)
+    found = x @ p[f"{last}/kernel"] + p[f"{last}/bias"]
+    return found[:, 0] if found.shape[1] == 1 else found
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
 @pytest.fixture(scope="session")
 def mlp():
     return SimpleNamespace(
         config=MLP, model=models.build(MLP, CLASSES), classes=CLASSES, look=look, drawn=drawn, save=save,
-        by_hand=by_hand, softmax=softmax, labelled=labelled,
+        by_hand=by_hand, softmax=softmax, labelled=labelled, across=across, network=network, softplus=softplus,
     )  # fmt: skip
+
+
+@pytest.fixture
+def seen(mlp):
+    """The batches of three streams, and what the small network says of each: `(x, features, logits)`."""
+    streams = {name: mlp.labelled(rows=rows, seed=seed)
+               for name, rows, seed in (("labelled", 4, 1), ("source", 6, 2), ("unlabelled", 5, 3))}  # fmt: skip
+    known = streams["source"]["label"], streams["labelled"]["label"]
+    del streams["unlabelled"]["label"]
+    variables = mlp.drawn(mlp.model, 0)
+    answers = {}
+    for name, batch in streams.items():
+        _, f, logits = mlp.by_hand(variables, batch["x"])
+        answers[name] = (f, logits)
+    return streams, answers, known

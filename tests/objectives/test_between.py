@@ -14,34 +14,6 @@ from tlx.types import Setting, Tick, View
 C = 3
 
 
-@pytest.fixture
-def seen(mlp):
-    """The batches of three streams, and what the small network says of each: `(x, features, logits)`."""
-    streams = {name: mlp.labelled(rows=rows, seed=seed)
-               for name, rows, seed in (("labelled", 4, 1), ("source", 6, 2), ("unlabelled", 5, 3))}  # fmt: skip
-    known = streams["source"]["label"], streams["labelled"]["label"]
-    del streams["unlabelled"]["label"]
-    variables = mlp.drawn(mlp.model, 0)
-    answers = {}
-    for name, batch in streams.items():
-        _, f, logits = mlp.by_hand(variables, batch["x"])
-        answers[name] = (f, logits)
-    return streams, answers, known
-
-
-def look(mlp, streams, term, **more):
-    others = {name: batch for name, batch in streams.items() if name != "labelled"}
-    return mlp.look(term, batch=streams["labelled"], others=others, **more)
-
-
-def network(params, name, x, hidden="01", last="2"):
-    p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params[name]).items()}
-    for layer in hidden:
-        x = np.maximum(x @ p[f"{layer}/kernel"] + p[f"{layer}/bias"], 0)
-    found = x @ p[f"{last}/kernel"] + p[f"{last}/bias"]
-    return found[:, 0] if found.shape[1] == 1 else found
-
-
 def moved(mlp, path, where, step):
     """The small network's numbers with one of them moved."""
     variables = mlp.drawn(mlp.model, 0)
@@ -54,17 +26,13 @@ def moved(mlp, path, where, step):
     return variables
 
 
-def softplus(x):
-    return np.log1p(np.exp(x))
-
-
 def entropy(p):
     return -(p * np.log(p)).sum(-1)
 
 
 def test_afn_asks_every_norm_to_grow_by_a_step(mlp, seen):
     streams, answers, _ = seen
-    found = look(mlp, streams, terms.Afn(step=2.0, weight=0.5))
+    found = mlp.across(streams, terms.Afn(step=2.0, weight=0.5))
     norms = {name: np.linalg.norm(f, axis=1) for name, (f, _) in answers.items()}
     # (|f| - (|f| + step))^2 is step^2; its slope is -2 step for each norm.
     assert found.value == pytest.approx(0.5 * 2 * 4.0)
@@ -86,14 +54,14 @@ def test_cmd_compares_moments_of_bounded_features(mlp, seen, moments):
     for k in range(2, moments + 1):
         c, d = (((given - given.mean(0)) ** k).mean(0) for given in (x, y))
         expected += np.linalg.norm(c - d) / 2**k
-    assert look(mlp, streams, terms.Cmd(moments=moments, weight=3.0)).value == pytest.approx(3 * expected, rel=1e-4)
+    assert mlp.across(streams, terms.Cmd(moments=moments, weight=3.0)).value == pytest.approx(3 * expected, rel=1e-4)
 
 
 def test_equal_streams_have_no_distance_and_no_gradient(mlp, seen):
     streams, *_ = seen
     same = streams | {"unlabelled": {k: v for k, v in streams["source"].items() if k != "label"}}
     for term in (terms.Cmd(), terms.Coral()):
-        found = look(mlp, same, term)
+        found = mlp.across(same, term)
         assert found.value == pytest.approx(0.0, abs=1e-7)
         assert all(np.isfinite(leaf).all() and np.abs(leaf).max() < 1e-6 for leaf in found.gradient.values())
 
@@ -101,17 +69,17 @@ def test_equal_streams_have_no_distance_and_no_gradient(mlp, seen):
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_dann_is_the_discriminators_risk_and_reverses_its_gradient(mlp, seen, progress):
     streams, answers, _ = seen
-    found = look(mlp, streams, terms.Dann(width=3, weight=2.0), progress=progress)
-    told = {stream: network(found.params, "dann", answers[stream][0]) for stream in ("source", "unlabelled")}
-    risk = 0.5 * softplus(-told["source"]).mean() + 0.5 * softplus(told["unlabelled"]).mean()
+    found = mlp.across(streams, terms.Dann(width=3, weight=2.0), progress=progress)
+    told = {stream: mlp.network(found.params, "dann", answers[stream][0]) for stream in ("source", "unlabelled")}
+    risk = 0.5 * mlp.softplus(-told["source"]).mean() + 0.5 * mlp.softplus(told["unlabelled"]).mean()
     assert found.value == pytest.approx(2 * risk, rel=1e-5)
     right = 0.5 * (told["source"] > 0).mean() + 0.5 * (told["unlabelled"] < 0).mean()
     assert float(found.told["accuracy"]) == pytest.approx(right)
     scale = 2 / (1 + math.exp(-10 * progress)) - 1
     assert float(found.told["reversal"]) == pytest.approx(scale, abs=1e-6)
     # Against the same with the gradient not reversed: the discriminator's own is as it was, the features' its negative.
-    plain = look(mlp, streams, terms.Dann(width=3, weight=2.0, reversal=0.0), progress=progress)
-    through = look(mlp, streams, terms.Dann(width=3, weight=2.0, reversal=1.0), progress=progress)
+    plain = mlp.across(streams, terms.Dann(width=3, weight=2.0, reversal=0.0), progress=progress)
+    through = mlp.across(streams, terms.Dann(width=3, weight=2.0, reversal=1.0), progress=progress)
     for path, leaf in found.gradient.items():
         if path.startswith("dann/"):
             np.testing.assert_allclose(leaf, plain.gradient[path], rtol=1e-5, atol=1e-7)
@@ -123,8 +91,8 @@ def test_dann_is_the_discriminators_risk_and_reverses_its_gradient(mlp, seen, pr
     values = []
     for sign in (1, -1):
         variables = moved(mlp, "blocks/00/kernel", where, sign * step)
-        told = {s: network(found.params, "dann", mlp.by_hand(variables, streams[s]["x"])[1]) for s in answers}
-        values.append(softplus(-told["source"]).mean() + softplus(told["unlabelled"]).mean())
+        told = {s: mlp.network(found.params, "dann", mlp.by_hand(variables, streams[s]["x"])[1]) for s in answers}
+        values.append(mlp.softplus(-told["source"]).mean() + mlp.softplus(told["unlabelled"]).mean())
     slope = 2.0 * 0.5 * (values[0] - values[1]) / (2 * step)
     assert through.gradient["blocks/00/kernel"][where] == pytest.approx(-slope, rel=1e-3, abs=1e-6)
 
@@ -133,7 +101,7 @@ def test_dann_is_the_discriminators_risk_and_reverses_its_gradient(mlp, seen, pr
 @pytest.mark.parametrize("projection", [None, 7])
 def test_cdan_reads_features_and_predictions_together(mlp, seen, projection, weighed):
     streams, answers, _ = seen
-    found = look(mlp, streams, terms.Cdan(width=3, projection=projection, entropy=weighed))
+    found = mlp.across(streams, terms.Cdan(width=3, projection=projection, entropy=weighed))
     told, sure = {}, {}
     for stream in ("source", "unlabelled"):
         f, logits = answers[stream]
@@ -142,11 +110,11 @@ def test_cdan_reads_features_and_predictions_together(mlp, seen, projection, wei
         if projection:
             memory = {name: np.asarray(leaf, np.float64) for name, leaf in found.memory.items()}
             joint = (f @ memory["features"]) * (p @ memory["classes"]) / np.sqrt(projection)
-        told[stream] = network(found.params, "cdan", joint)
+        told[stream] = mlp.network(found.params, "cdan", joint)
         sure[stream] = 1 + np.exp(-entropy(p)) if weighed else np.ones(len(f))
     mean = np.concatenate(list(sure.values())).mean()
-    risk = 0.5 * (sure["source"] / mean * softplus(-told["source"])).mean()
-    risk += 0.5 * (sure["unlabelled"] / mean * softplus(told["unlabelled"])).mean()
+    risk = 0.5 * (sure["source"] / mean * mlp.softplus(-told["source"])).mean()
+    risk += 0.5 * (sure["unlabelled"] / mean * mlp.softplus(told["unlabelled"])).mean()
     assert found.value == pytest.approx(risk, rel=1e-5)
     # The predictions have no gradient by it.
     assert np.abs(found.gradient["head/kernel"]).max() == 0
@@ -159,21 +127,24 @@ def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
     # Where the setting grants no label, there is no stream of the name.
     labelled = "labelled" if granted else "none"
     gate = terms.Gate(width=3, share=0.7, most=most, normalised=normalised, weight=2.0, labelled=labelled)
-    found = look(mlp, streams, gate)
+    found = mlp.across(streams, gate)
 
     def logit(stream, labels):
         f, _ = answers[stream]
-        return network(found.params, "gate", np.concatenate([f, np.eye(C + 1)[labels]], 1))
+        return mlp.network(found.params, "gate", np.concatenate([f, np.eye(C + 1)[labels]], 1))
 
     def risks(stream, labels):
         logits = answers[stream][1]
         return -np.log(mlp.softmax(logits)[np.arange(len(labels)), labels])
 
     nil = {stream: np.full(len(answers[stream][0]), C) for stream in answers}
-    told = softplus(-logit("unlabelled", nil["unlabelled"])).mean() + softplus(logit("source", nil["source"])).mean()
+    told = (
+        mlp.softplus(-logit("unlabelled", nil["unlabelled"])).mean()
+        + mlp.softplus(logit("source", nil["source"])).mean()
+    )
     total = 0.0
     if granted:
-        told += softplus(-logit("labelled", target)).mean() + softplus(logit("source", source)).mean()
+        told += mlp.softplus(-logit("labelled", target)).mean() + mlp.softplus(logit("source", source)).mean()
         total += risks("labelled", target).mean()
     d = 1 / (1 + np.exp(-logit("source", source if granted else nil["source"])))
     weight = d / (1 - d)
@@ -188,8 +159,8 @@ def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
 
 def test_a_gated_examples_weight_has_no_gradient(mlp, seen):
     streams, *_ = seen
-    found = look(mlp, streams, terms.Gate(width=3, reversal=0.0, share=1e3))
-    less = look(mlp, streams, terms.Gate(width=3, reversal=0.0, share=0.0))
+    found = mlp.across(streams, terms.Gate(width=3, reversal=0.0, share=1e3))
+    less = mlp.across(streams, terms.Gate(width=3, reversal=0.0, share=0.0))
     # The discriminator learns by its own risk alone, however much the gated risk counts.
     for path, leaf in less.gradient.items():
         if path.startswith("gate/"):
@@ -199,7 +170,7 @@ def test_a_gated_examples_weight_has_no_gradient(mlp, seen):
 @pytest.mark.parametrize("linear", [False, True])
 def test_jmmd_is_of_features_and_predictions(mlp, seen, linear):
     streams, answers, _ = seen
-    found = look(mlp, streams, terms.Jmmd(scales=(0.5, 3.0), sigma=0.4, linear=linear, weight=2.0))
+    found = mlp.across(streams, terms.Jmmd(scales=(0.5, 3.0), sigma=0.4, linear=linear, weight=2.0))
     ours, theirs = (
         tuple(jnp.asarray(layer, jnp.float32) for layer in (answers[stream][0], mlp.softmax(answers[stream][1])))
         for stream in ("source", "unlabelled")
@@ -216,21 +187,21 @@ def test_jmmd_is_of_features_and_predictions(mlp, seen, linear):
 def test_mdd_is_the_disparity_of_a_second_head_and_reverses_its_gradient(mlp, seen, progress):
     streams, answers, _ = seen
     said = {stream: answers[stream][1].argmax(-1) for stream in ("source", "unlabelled")}
-    found = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0), progress=progress)
+    found = mlp.across(streams, terms.Mdd(width=7, margin=3.0, weight=2.0), progress=progress)
 
     def disparity(variables, params=found.params):
         p = {}
         for stream, h in said.items():
             _, f, _ = mlp.by_hand(variables, streams[stream]["x"])
-            p[stream] = mlp.softmax(network(params, "mdd", f, "0", "1"))[np.arange(len(h)), h]
+            p[stream] = mlp.softmax(mlp.network(params, "mdd", f, "0", "1"))[np.arange(len(h)), h]
         return 3 * np.log(p["source"]).mean() + np.log(1 - p["unlabelled"]).mean()
 
     assert found.value == pytest.approx(-2 * disparity(mlp.drawn(mlp.model, 0)), rel=1e-5)
     assert float(found.told["disparity"]) == pytest.approx(-0.5 * found.value, rel=1e-5)
     scale = 0.1 * (2 / (1 + math.exp(-10 * progress)) - 1)
     assert float(found.told["reversal"]) == pytest.approx(scale, abs=1e-6)
-    plain = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=0.0), progress=progress)
-    through = look(mlp, streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=1.0), progress=progress)
+    plain = mlp.across(streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=0.0), progress=progress)
+    through = mlp.across(streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=1.0), progress=progress)
     for path, leaf in found.gradient.items():
         if path.startswith("mdd/"):
             np.testing.assert_allclose(leaf, plain.gradient[path], rtol=1e-5, atol=1e-7)
@@ -254,7 +225,7 @@ def test_mdd_is_the_disparity_of_a_second_head_and_reverses_its_gradient(mlp, se
 @pytest.mark.parametrize("k", [1, 3])
 def test_bsp_is_the_sum_of_the_largest_squared_singular_values_of_both(mlp, seen, k):
     streams, answers, _ = seen
-    found = look(mlp, streams, terms.Bsp(k=k, weight=2.0))
+    found = mlp.across(streams, terms.Bsp(k=k, weight=2.0))
     squares = {stream: (np.linalg.svd(answers[stream][0], compute_uv=False)[:k] ** 2).sum() for stream in answers}
     assert found.value == pytest.approx(2 * (squares["source"] + squares["unlabelled"]), rel=1e-5)
     for name, stream in (("source", "source"), ("target", "unlabelled")):
@@ -280,7 +251,7 @@ def test_ot_is_what_the_plan_costs(mlp, seen, label_cost):
 
     now = cost(mlp.drawn(mlp.model, 0))
     plan = plan_by_hand(now, 0.2 * now.mean())
-    found = look(mlp, streams, terms.Ot(label_cost=label_cost, epsilon=0.2, weight=3.0, iterations=200))
+    found = mlp.across(streams, terms.Ot(label_cost=label_cost, epsilon=0.2, weight=3.0, iterations=200))
     assert found.value == pytest.approx(3 * (plan * now).sum(), rel=1e-5)
     assert float(found.told["cost"]) == pytest.approx((plan * now).sum(), rel=1e-5)
     assert float(found.told["missed"]) < 1e-6
@@ -293,7 +264,7 @@ def test_ot_is_what_the_plan_costs(mlp, seen, label_cost):
 
 def test_ot_says_what_its_iterations_missed(mlp, seen):
     streams, *_ = seen
-    few, many = (look(mlp, streams, terms.Ot(epsilon=0.01, iterations=n)).told["missed"] for n in (1, 1000))
+    few, many = (mlp.across(streams, terms.Ot(epsilon=0.01, iterations=n)).told["missed"] for n in (1, 1000))
     assert few > 0.05 and many < 1e-3
 
 
@@ -307,56 +278,6 @@ def test_ot_compares_what_a_regression_says(mlp):
     view = View(None, {}, {}, {}, batch, taps, tasks.Regression(outputs=2), tick)
     value, _ = terms.Ot(label_cost=0.7, epsilon=0.3, weight=1.0).loss(view)
     assert float(value) == pytest.approx((plan_by_hand(cost, 0.3 * cost.mean()) * cost).sum(), rel=1e-5)
-
-
-def test_iwan_weighs_the_source_by_a_second_discriminator(mlp, seen):
-    streams, answers, _ = seen
-    found = look(mlp, streams, terms.Iwan(width=3, reversal=1.0, weight=2.0))
-    told, known = ({stream: network(found.params["iwan"], name, answers[stream][0]) for stream in streams}
-                   for name in ("apart", "weigher"))  # fmt: skip
-    weight = 1 - 1 / (1 + np.exp(-known["source"]))
-    weight /= weight.mean()
-    risk = 0.5 * (weight * softplus(-told["source"])).mean() + 0.5 * softplus(told["unlabelled"]).mean()
-    weigher = 0.5 * softplus(-known["source"]).mean() + 0.5 * softplus(known["unlabelled"]).mean()
-    assert found.value == pytest.approx(2 * (risk + weigher), rel=1e-5)
-    assert float(found.told["weigher"]) == pytest.approx(weigher, rel=1e-5)
-    assert float(found.told["effective"]) == pytest.approx(6**2 / (6 * (weight**2).sum()), rel=1e-5)
-    # The features hear the discriminator alone, reversed, and neither hears through the weights.
-    where, step = (0, 1), 1e-5
-
-    def apart(change):
-        variables = mlp.drawn(mlp.model, 0)
-        moved = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
-        moved[where] += change
-        variables.params["blocks"]["00"]["kernel"] = moved
-        own = {s: network(found.params["iwan"], "apart", mlp.by_hand(variables, streams[s]["x"])[1]) for s in streams}
-        return (weight * softplus(-own["source"])).mean() + softplus(own["unlabelled"]).mean()
-
-    slope = (apart(step) - apart(-step)) / (2 * step)
-    assert found.gradient["blocks/00/kernel"][where] == pytest.approx(-slope, rel=1e-3, abs=1e-6)
-    # Nor does the second discriminator learn by more than its own risk.
-    bias = (0.5 * -1 / (1 + np.exp(known["source"]))).mean() + (0.5 / (1 + np.exp(-known["unlabelled"]))).mean()
-    assert found.gradient["iwan/weigher/2/bias"][0] == pytest.approx(2 * bias, rel=1e-4, abs=1e-7)
-
-
-def test_pada_weighs_classes_by_what_the_target_seems_to_hold(mlp, seen):
-    streams, answers, (source, _) = seen
-    found = look(mlp, streams, terms.Pada(width=3, reversal=1.0, weight=2.0))
-    told = {stream: network(found.params, "pada", answers[stream][0]) for stream in streams}
-    classes = mlp.softmax(answers["unlabelled"][1]).mean(0)
-    weight = (classes / classes.max())[source]
-    p = mlp.softmax(answers["source"][1])
-    risk = (weight * -np.log(p[np.arange(6), source])).mean()
-    apart = 0.5 * (weight * softplus(-told["source"])).mean() + 0.5 * softplus(told["unlabelled"]).mean()
-    assert weight.std() > 0.05
-    assert float(found.told["risk"]) == pytest.approx(risk, rel=1e-5)
-    assert float(found.told["discriminator"]) == pytest.approx(apart, rel=1e-5)
-    assert found.value == pytest.approx(2 * (risk + apart), rel=1e-5)
-    effective = weight.sum() ** 2 / (6 * (weight**2).sum())
-    assert float(found.told["effective"]) == pytest.approx(effective, rel=1e-5)
-    # The class weights are constants: the head hears the source's weighed risk, and not that they could be smaller.
-    slope = 2 * (weight[:, None] * (p - np.eye(C)[source])).mean(0)
-    np.testing.assert_allclose(found.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Terms for a target that has fewer classes than the source, worked out by hand in float64."""
+
+import numpy as np
+import pytest
+
+from tlx import terms
+
+C = 3
+
+
+def test_iwan_weighs_the_source_by_a_second_discriminator(mlp, seen):
+    streams, answers, _ = seen
+    found = mlp.across(streams, terms.Iwan(width=3, reversal=1.0, weight=2.0))
+    told, known = ({stream: mlp.network(found.params["iwan"], name, answers[stream][0]) for stream in streams}
+                   for name in ("apart", "weigher"))  # fmt: skip
+    weight = 1 - 1 / (1 + np.exp(-known["source"]))
+    weight /= weight.mean()
+    risk = 0.5 * (weight * mlp.softplus(-told["source"])).mean() + 0.5 * mlp.softplus(told["unlabelled"]).mean()
+    weigher = 0.5 * mlp.softplus(-known["source"]).mean() + 0.5 * mlp.softplus(known["unlabelled"]).mean()
+    assert found.value == pytest.approx(2 * (risk + weigher), rel=1e-5)
+    assert float(found.told["weigher"]) == pytest.approx(weigher, rel=1e-5)
+    assert float(found.told["effective"]) == pytest.approx(6**2 / (6 * (weight**2).sum()), rel=1e-5)
+    # The features hear the discriminator alone, reversed, and neither hears through the weights.
+    where, step = (0, 1), 1e-5
+
+    def apart(change):
+        variables = mlp.drawn(mlp.model, 0)
+        moved = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
+        moved[where] += change
+        variables.params["blocks"]["00"]["kernel"] = moved
+        own = {
+            s: mlp.network(found.params["iwan"], "apart", mlp.by_hand(variables, streams[s]["x"])[1]) for s in streams
+        }
+        return (weight * mlp.softplus(-own["source"])).mean() + mlp.softplus(own["unlabelled"]).mean()
+
+    slope = (apart(step) - apart(-step)) / (2 * step)
+    assert found.gradient["blocks/00/kernel"][where] == pytest.approx(-slope, rel=1e-3, abs=1e-6)
+    # Nor does the second discriminator learn by more than its own risk.
+    bias = (0.5 * -1 / (1 + np.exp(known["source"]))).mean() + (0.5 / (1 + np.exp(-known["unlabelled"]))).mean()
+    assert found.gradient["iwan/weigher/2/bias"][0] == pytest.approx(2 * bias, rel=1e-4, abs=1e-7)
+
+
+def test_pada_weighs_classes_by_what_the_target_seems_to_hold(mlp, seen):
+    streams, answers, (source, _) = seen
+    found = mlp.across(streams, terms.Pada(width=3, reversal=1.0, weight=2.0))
+    told = {stream: mlp.network(found.params, "pada", answers[stream][0]) for stream in streams}
+    classes = mlp.softmax(answers["unlabelled"][1]).mean(0)
+    weight = (classes / classes.max())[source]
+    p = mlp.softmax(answers["source"][1])
+    risk = (weight * -np.log(p[np.arange(6), source])).mean()
+    apart = 0.5 * (weight * mlp.softplus(-told["source"])).mean() + 0.5 * mlp.softplus(told["unlabelled"]).mean()
+    assert weight.std() > 0.05
+    assert float(found.told["risk"]) == pytest.approx(risk, rel=1e-5)
+    assert float(found.told["discriminator"]) == pytest.approx(apart, rel=1e-5)
+    assert found.value == pytest.approx(2 * (risk + apart), rel=1e-5)
+    effective = weight.sum() ** 2 / (6 * (weight**2).sum())
+    assert float(found.told["effective"]) == pytest.approx(effective, rel=1e-5)
+    # The class weights are constants: the head hears the source's weighed risk, and not that they could be smaller.
+    slope = 2 * (weight[:, None] * (p - np.eye(C)[source])).mean(0)
+    np.testing.assert_allclose(found.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
