@@ -64,6 +64,8 @@ def test_nothing_is_lost(compared, recipe):
         assert row["difference"]["mean"] == gain.mean and row["difference"]["low"] == gain.low
         _, low, high = stats.over_seeds_and_examples(correct[name], correct["source"])
         assert (row["difference"]["examples_low"], row["difference"]["examples_high"]) == (low, high)
+    compared_to_source = [row["difference"] for name, row in rows.items() if name != "source"]
+    assert [one["holm"] for one in compared_to_source] == stats.holm([one["p"] for one in compared_to_source])
     assert rows["target"]["difference"]["low"] < rows["target"]["difference"]["high"]
 
 

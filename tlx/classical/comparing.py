@@ -74,6 +74,8 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
     """The methods that are to be measured, source-only first; the errors of `compare`."""
     if recipe.data.source is None:
         raise ValueError("the recipe has no source, which these methods transfer from; give Data(source=...)")
+    if len(recipe.data.sources) > 1:
+        raise ValueError(f"these methods transfer from one source, and data.source is {recipe.data.source}: name one")
     if not isinstance(recipe.task, Classification):
         raise ValueError(f"classical methods are for tasks.Classification, not tasks.{type(recipe.task).__name__}")
     if seeds < 1:
@@ -124,7 +126,7 @@ class Reader:
 
     def rows(self, examples: Examples) -> np.ndarray:
         """What the head reads of each example, in order, [N, W] in float64."""
-        key = (examples.name, examples.split, examples.rows.tobytes())
+        key = (examples.name, examples.split, examples.identity)
         if key not in self.known:
             ready, compute = self.last, self.compute
             assert ready is not None
@@ -178,9 +180,13 @@ def told(
             both = stats.over_seeds_and_examples(correct[name], correct[BASE])
             row["difference"] = {
                 "mean": gain.mean, "low": number(gain.low), "high": number(gain.high), "pairs": gain.pairs,
-                "examples_low": both[1], "examples_high": both[2],
+                "examples_low": both[1], "examples_high": both[2], "p": stats.t_test(gain),
             }  # fmt: skip
         rows.append(row)
+    compared = [row["difference"] for row in rows if "difference" in row]
+    for found, p in zip(compared, stats.holm([one["p"] for one in compared]), strict=True):
+        shown = p < 1 - stats.LEVEL and found["low"] is not None
+        found |= {"holm": p, "verdict": stats.verdict(found["low"], found["high"]) if shown else "no difference shown"}
     ready = drawn[0][1]
     return {
         "version": 1,

@@ -46,16 +46,20 @@ def tell(document: dict[str, Any]) -> None:
     sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())
     title = f"{document['source']} to {document['target']}: {sizes}; {len(document['seeds'])} seeds"
     table = Table(
-        "method", "test accuracy", "above source-only", "95 % over seeds", "over seeds and examples", title=title
-    )
+        "method", "test accuracy", "above source-only", "95 % over seeds", "over seeds and examples", "p, Holm",
+        "shown",
+        title=title,
+    )  # fmt: skip
     for row in document["methods"]:
         gain = row.get("difference")
-        intervals = ("-",) * 3
+        intervals = ("-",) * 5
         if gain is not None:
             intervals = (
                 f"{gain['mean']:+.4f}",
                 span(gain["low"], gain["high"]),
                 span(gain["examples_low"], gain["examples_high"]),
+                f"{gain['holm']:.3f}",
+                gain["verdict"],
             )
         table.add_row(row["name"], f"{row['accuracy']:.4f}", *intervals)
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
