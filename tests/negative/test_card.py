@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tlx import cells, stats
-from tlx.negative.card import card
+from tlx.negative.card import card, flips
 from tlx.negative.words import advice, rows
 from tlx.records import write_json
 
@@ -120,6 +120,18 @@ def test_opposite_verdicts_are_told_of(document, written):
     assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "positive"
     assert told.replace("2", "1") in document["notes"]
     assert all(len(row) == 10 for row in rows(document))
+
+
+def test_a_verdict_that_turns_is_told_of_with_the_values_between_which_it_does():
+    def gap(eps, verdict, labels=5, source="s"):
+        return {"source": source, "baseline": "A(0,T)", "labels": labels, "eps": eps, "verdict": verdict}
+
+    line = [gap(0.7, "negative"), gap(0.0, "positive"), gap(0.3, "not shown"), gap(0.0, "positive", labels=9)]
+    (found,) = flips([*line, gap(0.7, "negative", source="other")])
+    assert found == {
+        "source": "s", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.0, "after": 0.7,
+        "from": "positive", "to": "negative",
+    }  # fmt: skip
 
 
 def test_a_study_without_a_finished_run_says_why(written):

@@ -54,6 +54,10 @@ DOCUMENT = {
          "equal": ["clothes"]},
         {"labels": 5, "eps": 0.0, "baseline": "A(0,T)", "verdicts": {"mnist5k": "not shown"}, "use": None, "equal": []},
     ],
+    "flips": [
+        {"source": "mnist5k", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
+         "after": 0.7, "from": "positive", "to": "negative"}
+    ],
     "rules": [
         {"source": "mnist5k", "labels": 5, "eps": 0.0, "rule": "snd", "seeds": 2, "value": 0.7, "gap": 0.021,
          "low": 0.01, "high": 0.03}
@@ -82,6 +86,7 @@ def test_the_answer_comes_first_and_every_gap_is_there(drawn):
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
     assert "use no source; none is shown to help" in answer and "Not all runs are in: 1 failed." in answer
     assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
+    assert "up to eps 0.3" in rest and "from 0.7" in rest
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest
 
 

@@ -5,7 +5,7 @@ it is turned round where less of the metric is better. Shapes: S seeds that pair
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +66,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
         "arms": [told(summary) for arm in study.arms if (summary := summarise(arm, metric)) is not None],
         "gaps": gaps,
         "classes": by_class(found, classes),
+        "flips": flips(gaps),
         "rules": rules(found),
         "advice": advice(found, gaps, higher),
         "notes": notes(study, found, gaps),
@@ -206,6 +207,25 @@ def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
         hits = np.bincount(predictions.labels, right, minlength=classes)
         rows.append(np.where(counts > 0, hits / np.maximum(counts, 1), np.nan))
     return np.stack(rows) if rows else None
+
+
+def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where a shown verdict turns into its opposite as labels, or noise, are added and the rest stays: between which
+    two values it does."""
+    made = []
+    for along, fixed in ((LABELS, EPS), (EPS, LABELS)):
+        lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for gap in gaps:
+            lines.setdefault((gap["source"], gap["baseline"], gap[fixed]), []).append(gap)
+        for (source, baseline, held), line in lines.items():
+            shown = sorted((one for one in line if one["verdict"] != "not shown"), key=lambda one: one[along])
+            made += [
+                {"source": source, "baseline": baseline, "fixed": fixed, "at": held, "along": along}
+                | {"before": one[along], "after": other[along], "from": one["verdict"], "to": other["verdict"]}
+                for one, other in pairwise(shown)
+                if one["verdict"] != other["verdict"]
+            ]
+    return made
 
 
 def rules(found: Sequence[Setting]) -> list[dict[str, Any]]:

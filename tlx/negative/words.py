@@ -66,5 +66,18 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
         "over the settings of each baseline",
         *(f"{name}: {about}" for name, about in document["baselines"].items()),
+        *(flip(one) for one in document["flips"]),
         *document["notes"],
     ]
+
+
+def flip(one: Mapping[str, Any]) -> str:
+    """
+    >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
+    ...       "after": 0.7, "from": "positive", "to": "negative"})
+    'a against A(0,T), at labels 5: positive up to eps 0.3, negative from 0.7'
+    """
+    return (
+        f"{one['source']} against {one['baseline']}, at {one['fixed']} {one['at']:g}: {one['from']} up to "
+        f"{one['along']} {one['before']:g}, {one['to']} from {one['after']:g}"
+    )
