@@ -6,7 +6,7 @@ import pytest
 
 from tlx import Data, Weights, config, tasks, terms, tuning
 from tlx.negative import negative_study
-from tlx.negative.arms import in_role, transfer
+from tlx.negative.arms import in_role, source_only, transfer
 from tlx.objectives import Gate
 
 SOURCE, LABELLED = terms.Supervised(on="source"), terms.Supervised()
@@ -99,6 +99,12 @@ def test_terms_of_labels_that_are_not_granted_are_left_out():
     assert transfer((Gate(),), 3) == transfer((Gate(),), 0) == (Gate(),)
     with pytest.raises(ValueError, match=r"no term is left that learns from the source"):
         transfer((LABELLED, terms.Mcc()), 0)
+
+
+def test_a_source_that_is_weighed_by_the_target_is_not_the_source_alone():
+    assert source_only((terms.Kmm(), terms.Dann())) == (SOURCE,)
+    assert source_only((terms.LabelSmoothing(on="source"), terms.Mcc())) == (terms.LabelSmoothing(on="source"),)
+    assert in_role((terms.Kmm(),)) == (terms.Kmm(on="labelled"),)
 
 
 def test_the_gate_without_a_source_gates_the_labelled_examples():

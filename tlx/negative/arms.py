@@ -169,7 +169,8 @@ def reads_source(term: Term) -> bool:
 
 def source_only(terms: Sequence[Term]) -> tuple[Term, ...]:
     """The terms that read the source's labels and nothing else."""
-    return tuple(term for term in terms if getattr(term, "on", None) == "source") or (Supervised(on="source"),)
+    found = tuple(term for term in terms if getattr(term, "on", None) == "source" and not term.looks())
+    return found or (Supervised(on="source"),)
 
 
 def in_role(terms: Sequence[Term]) -> tuple[Term, ...]:
