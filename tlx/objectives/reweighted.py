@@ -55,11 +55,11 @@ class Reweighted(Term):
         """`counts` by an example's index, and how many they are worth. Without data each counts the same."""
         (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
         if not len(source) or not len(target):
-            return {"counts": np.ones(1, np.float32), "effective": np.float32(1.0)}
+            return {"counts": np.ones(1, np.float32), "effective": np.ones((), np.float32)}
         found = self.counts(source, target)
         counts = np.zeros(index.max() + 1, np.float32)
         counts[index] = found
-        return {"counts": counts, "effective": np.float32(effective(found))}
+        return {"counts": counts, "effective": np.asarray(effective(found), np.float32)}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
