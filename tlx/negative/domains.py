@@ -15,6 +15,7 @@ from tlx.benefit.arms import assigned
 from tlx.data import Examples, evaluation_batches, load
 from tlx.evaluate import passes
 from tlx.negative.arms import perturbed
+from tlx.objectives import Supervised
 from tlx.prepare import Prepared, prepare
 from tlx.recipe import Recipe
 from tlx.types import Variables
@@ -33,7 +34,9 @@ def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) ->
     target: np.ndarray | None = None
     for source in sources:
         for noise in eps:
-            asked = assigned(recipe, {"data.source": source, "data.labels": 0, **perturbed(noise)})
+            # Of the model alone, so whatever the algorithm reads.
+            alone = {"objective": (Supervised(on="source"),), "data.labels": 0}
+            asked = assigned(recipe, {"data.source": source, **alone, **perturbed(noise)})
             splits = load(asked.data, asked.seed, test=False)
             ready = prepare(asked, splits)
             if target is None:
