@@ -68,7 +68,8 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
         "    return Recipe(data=Data(source='mnist5k', target='digits', labels=0, size=8),\n"
         "        task=tasks.Classification(classes=10), model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),\n"
-        "        objective=(terms.Supervised(on='source'), terms.Supervised(), terms.Coral()), train=Train(steps=4, batch=16))\n",
+        "        objective=(terms.Supervised(on='source'), terms.Supervised(), terms.Coral()),\n"
+        "        train=Train(steps=4, batch=16))\n",
         encoding="utf-8",
     )
     asked = ["negative-transfer", str(config), "--labels", "0,2", "--seeds", "2", "--out", str(out)]
