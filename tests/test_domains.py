@@ -14,6 +14,7 @@ from tlx.many import run_many
 from tlx.records import read_metrics
 from tlx.train import How
 
+SLOW = pytest.mark.slow
 LEAN = How(quiet=True, leave="learned")
 SOURCE = terms.Supervised(on="source")
 RECIPE = Recipe(
@@ -64,8 +65,8 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     ("recipe", "labels", "statistics", "names"),
     [
         (RECIPE, 0, "stream", ("dann/risk", "coral/distance", "mdd/disparity", "ot/cost")),
-        (RECIPE, 2, "joint", ("dann/risk", "coral/distance", "mdd/disparity", "ot/cost")),
-        (WEIGHED, 0, "stream", ("kmm/effective", "kmm/risk", "kliep/risk", "iwan/risk", "pada/risk")),
+        pytest.param(RECIPE, 2, "joint", ("dann/risk", "mdd/disparity", "ot/cost"), marks=SLOW),
+        pytest.param(WEIGHED, 0, "stream", ("kmm/effective", "kmm/risk", "iwan/risk", "pada/risk"), marks=SLOW),
     ],
 )
 def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels, statistics, names):
@@ -80,7 +81,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
-@pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
+@pytest.mark.parametrize("noise", [pytest.param({"eps_y": 0.5}, marks=SLOW), {"eps_x": 0.5}])
 def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
     """The same rows of one source, drawn otherwise by each seed."""
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
@@ -105,8 +106,8 @@ def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
     ("base", "statistics", "names"),
     [
         (RECIPE, "stream", ("train/mcc/confusion", "train/mmd/distance", "train/jmmd/distance", "train/ot/cost")),
-        (RECIPE, "joint", ("train/mcc/confusion", "train/mmd/distance")),
-        (WEIGHED, "stream", ("train/kmm/effective", "train/kmm/risk", "train/kliep/risk")),
+        pytest.param(RECIPE, "joint", ("train/mcc/confusion", "train/mmd/distance"), marks=SLOW),
+        pytest.param(WEIGHED, "stream", ("train/kmm/effective", "train/kliep/risk"), marks=SLOW),
     ],
 )
 def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):

@@ -253,6 +253,7 @@ def test_what_is_written_down_is_of_the_held_out_source_and_the_unlabelled_targe
     assert found.result["examples"][SOURCE] == found.result["examples"][TARGET] == 150
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
     goes_on(assigned(RECIPE, {"train.select": "dev"}), (8,))
 
@@ -267,6 +268,7 @@ def test_criteria_change_nothing_but_what_is_written_down(tmp_path):
     assert plain.result["data"] == found.result["data"]
 
 
+@pytest.mark.slow
 def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
     base = assigned(RECIPE, {"train.select": "snd"})
@@ -288,6 +290,7 @@ def test_arms_that_look_at_other_examples_do_not_share_a_pack(tmp_path, monkeypa
     assert [one.result["pack"]["arms"] for one in found] == [1, 1]
 
 
+@pytest.mark.slow
 def test_pmap_measures_what_jit_does(tmp_path):
     found = [
         run(assigned(RECIPE, {"train.compile": how, "model.dropout": 0.0}), tmp_path / how, how=LEAN)
@@ -297,6 +300,7 @@ def test_pmap_measures_what_jit_does(tmp_path):
     assert told(found[0])
 
 
+@pytest.mark.slow
 def test_a_stored_prefix_gives_what_the_head_reads_of_images_as_they_are(tmp_path):
     changes = {
         "data.augment": (Crop(padding=1),),

@@ -83,10 +83,12 @@ def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
         run(dataclasses.replace(target(terms.Shot()), weights=None, model=SOURCE.model), tmp_path / "run", quiet=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(target, goes_on):
     goes_on(target(*TAUGHT, train=Train(steps=12, batch=16, eval_every=6, ema=0.9)), (8,))
 
 
+@pytest.mark.slow
 def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
     base = target(*TAUGHT, train=Train(steps=8, batch=16, eval_every=8, ema=0.9))
@@ -100,6 +102,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
             assert mine == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_path, count):
     rules = tuning.Rules((r"(stem|head)/.*", None), (r".*", Learn()))

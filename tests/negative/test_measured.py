@@ -20,6 +20,7 @@ def longer(recipe):
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=120, batch=32))
 
 
+@pytest.mark.slow
 def test_planted_sources_are_judged(longer, planted, tmp_path):
     """Five seeds: the target's own examples help, the same with shuffled labels do harm."""
     study = negative_study(longer, sources=("copy", "shuffled"), labels=(0, 3))
