@@ -21,9 +21,11 @@ test-slow: $(VENV)/.tested
 test-browser: $(VENV)/.tested
 	$(BIN)/python -m pytest -m browser
 
-# Without torch: what the newest interpreter runs in CI.
+# Without torch, and without what mostly trains or compiles: what the newest interpreter runs in CI.
+LONG := benefit negative prefix study tune movement test_contract.py test_domains.py test_pack.py test_selection.py \
+	test_source_free.py
 test-fast: $(VENV)/.fast
-	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
