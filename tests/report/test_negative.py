@@ -110,3 +110,19 @@ def test_examples_are_escaped_and_open_ends_are_said(drawn):
     told = negative.draw(one)
     assert '<td>snd</td><td class="number">70.0</td><td class="number">2.1</td>' in negative.draw(DOCUMENT)
     assert "one seed" in told and 'id="by-class"' not in told and 'id="gate"' not in told
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_draws_all_of_it_on_a_desk_and_a_phone(browser, show, sized, drawn, tmp_path, width):
+    sized(width)
+    path = page.write(tmp_path / "negative.html", drawn)
+    asked, said = show(path)
+    assert not said and not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    counts = browser.execute_script(
+        "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('svg').length)"
+    )
+    # What lies in a closed fold is drawn too.
+    assert counts == [1] * len(page.specification(drawn))
+    inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
+    assert outer == inner <= width
