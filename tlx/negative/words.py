@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tlx.report.words import granting
+
 HEADS = ("source", "labels", "eps", "against", "A(S,T)", "without", "gap [95 %]", "p, Holm", "verdict", "detectable")
 
 
@@ -46,7 +48,7 @@ def advice(document: Mapping[str, Any]) -> list[str]:
     """A line a number of labels: which source to use, or none, and on what grounds."""
     found = []
     for one in document["advice"]:
-        at = f"with labels {one['labels']}" if one["labels"] else "without labels of the target"
+        at = granting(one["labels"])
         told = ", ".join(f"{source} {verdict}" for source, verdict in one["verdicts"].items())
         against = "chance" if one["baseline"] == "chance" else one["baseline"]
         if one["use"] is None:

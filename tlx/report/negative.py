@@ -32,6 +32,9 @@ def draw(document: Mapping[str, Any]) -> str:
         "negative.html",
         title=f"{', '.join(sources)} to {document['target']}",
         card=document,
+        advice=[
+            {**one, "at": at[0].upper() + at[1:]} for one in document["advice"] if (at := words.granting(one["labels"]))
+        ],
         sources=sources,
         metric=words.metric(document["metric"]),
         share=share,

@@ -117,6 +117,19 @@ def scaled(value: float, unit: str) -> tuple[float, str]:
     return float(f"{factor / 10.0**power:.6g}"), f"{PREFIXES[power]}{name}"
 
 
+def granting(labels: float) -> str:
+    """How many labels of the target a setting grants: a number of each class, or a share.
+
+    >>> granting(0), granting(5), granting(0.1)
+    ('without labels of the target', 'with 5 labels of each class', 'with 10 % of the labels')
+    """
+    if not labels:
+        return "without labels of the target"
+    if isinstance(labels, float):
+        return f"with {100 * labels:g} % of the labels"
+    return f"with {labels} label{'s' if labels > 1 else ''} of each class"
+
+
 def shape(value: Any) -> str:
     return " × ".join(map(str, value)) or "scalar"
 
