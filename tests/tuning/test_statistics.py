@@ -102,7 +102,7 @@ def test_a_shifted_target_is_recovered_by_its_statistics_alone():
 
     def right(parts, state, **how):
         held_out = problem(300, 1000, **how)
-        return (np.argmax(eval_step(parts, state, held_out), -1) == held_out["label"]).mean()
+        return (np.argmax(eval_step(parts, state, held_out)["logits"], -1) == held_out["label"]).mean()
 
     assert right(parts, state) > 0.97
     assert right(parts, state, **target) < 0.6
