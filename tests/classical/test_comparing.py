@@ -146,6 +146,11 @@ def test_a_setting_without_labels_leaves_out_what_needs_them(recipe):
     assert check(recipe, None, 1) == list(METHODS)
 
 
+def test_transport_is_left_out_by_itself_where_its_library_is_not_there(recipe, monkeypatch):
+    monkeypatch.setattr("tlx.classical.comparing.find_spec", lambda name: None)
+    assert check(recipe, None, 1) == [name for name in METHODS if name != "ot"]
+
+
 def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatch):
     file = tmp_path / "digits.py"
     file.write_text(

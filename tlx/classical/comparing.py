@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def compare(
     regression on the source; writes `classical.json` into the folder `out` and returns the document (see
     `tlx.classical`).
 
-    `methods` None are all that the setting grants labels for. Seeds count from the recipe's; each draws the target's
-    labels anew. `say(sentence)` is called as the work goes on. Raises ValueError for a recipe without a source, a task
-    that is no classification, a method that is not there or needs labels that are not granted; ImportError, before
-    anything is measured, where the extra `tlx[classical]` is missing.
+    `methods` None are all that the setting grants labels for, without transport where its extra is not installed.
+    Seeds count from the recipe's; each draws the target's labels anew. `say(sentence)` is called as the work goes on.
+    Raises ValueError for a recipe without a source, a task that is no classification, a method that is not there or
+    needs labels that are not granted; ImportError, before anything is measured, where "ot" is named and the extra
+    `tlx[classical]` is missing.
     """
     chosen = check(recipe, methods, seeds)
     path, tell = Path(out), say or (lambda sentence: None)
@@ -81,7 +83,11 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; give 1 or more, and 2 for intervals over seeds")
     granted = "labelled" in recipe.data.streams
-    asked = [name for name, method in METHODS.items() if granted or not method.needs] if methods is None else methods
+    asked = methods
+    if asked is None:
+        asked = [name for name, method in METHODS.items() if granted or not method.needs]
+        if find_spec("ot") is None:
+            asked.remove("ot")
     for name in asked:
         if name not in METHODS:
             raise ValueError(f"no method {name!r}{near_miss(name, METHODS)}")
@@ -226,6 +232,8 @@ def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[s
     found = [
         "Features are what the head reads before any training, scaled by the mean and spread of source and target."
     ]
+    if "ot" not in said and find_spec("ot") is None:
+        found.append("Optimal transport was left out, for POT is not installed: pip install 'tlx[classical]'.")
     if not drawn[0][1].manifest.entries:
         found.append("Nothing was brought: each seed's features are those of its initial draw.")
     elif len(drawn) > 1:
