@@ -65,6 +65,10 @@ def test_nothing_is_lost(compared, recipe):
         _, low, high = stats.over_seeds_and_examples(correct[name], correct["source"])
         assert (row["difference"]["examples_low"], row["difference"]["examples_high"]) == (low, high)
     compared_to_source = [row["difference"] for name, row in rows.items() if name != "source"]
+    fixed = [name for name in QUICK if rows[name]["difference"]["by"] == "examples"]
+    assert all((correct[name] == correct[name][0]).all() for name in fixed)
+    for name in fixed:
+        assert rows[name]["difference"]["p"] == stats.mcnemar(correct[name][0], correct["source"][0])
     assert [one["holm"] for one in compared_to_source] == stats.holm([one["p"] for one in compared_to_source])
     assert rows["target"]["difference"]["low"] < rows["target"]["difference"]["high"]
 

@@ -184,15 +184,21 @@ def told(
         if name != BASE:
             gain = stats.paired(accuracies, correct[BASE].mean(1))
             both = stats.over_seeds_and_examples(correct[name], correct[BASE])
+            # What no seed changes is one pair of models, of which the examples alone can tell.
+            fixed = all((side == side[0]).all() for side in (correct[name], correct[BASE]))
+            p = stats.mcnemar(correct[name][0], correct[BASE][0]) if fixed else stats.t_test(gain)
             row["difference"] = {
                 "mean": gain.mean, "low": number(gain.low), "high": number(gain.high), "pairs": gain.pairs,
-                "examples_low": both[1], "examples_high": both[2], "p": stats.t_test(gain),
+                "examples_low": both[1], "examples_high": both[2], "p": p, "by": "examples" if fixed else "seeds",
             }  # fmt: skip
         rows.append(row)
     compared = [row["difference"] for row in rows if "difference" in row]
     for found, p in zip(compared, stats.holm([one["p"] for one in compared]), strict=True):
-        shown = p < 1 - stats.LEVEL and found["low"] is not None
-        found |= {"holm": p, "verdict": stats.verdict(found["low"], found["high"]) if shown else "no difference shown"}
+        ends = [
+            found[end] for end in (("examples_low", "examples_high") if found["by"] == "examples" else ("low", "high"))
+        ]
+        shown = p < 1 - stats.LEVEL and None not in ends
+        found |= {"holm": p, "verdict": stats.verdict(*ends) if shown else "no difference shown"}
     ready = drawn[0][1]
     return {
         "version": 1,
@@ -238,8 +244,8 @@ def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[s
         found.append("Nothing was brought: each seed's features are those of its initial draw.")
     elif len(drawn) > 1:
         found.append(
-            "What reads no granted label answers the same for every seed: of its difference the interval over seeds "
-            "and examples tells more than that over seeds."
+            "What reads no granted label answers the same for every seed: its p is McNemar's over the examples, and "
+            "its verdict goes by the interval over these."
         )
     if short := sorted(name for name, answers in said.items() if any(not own.told["converged"] for own in answers)):
         found.append(f"The fits of {', '.join(short)} ran out of steps before they had converged.")
