@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         energy,
         merge,
         models,
+        negative,
         objectives,
         stats,
         study,
@@ -47,8 +48,8 @@ HOMES = {
 }  # fmt: skip
 ROOMS = {
     "benefit": "benefit", "blend": "blend", "cells": "cells", "classical": "classical", "cost": "cost",
-    "energy": "energy", "merge": "merge", "models": "models", "objectives": "objectives", "stats": "stats",
-    "study": "study", "tasks": "tasks", "terms": "objectives", "tune": "tune", "tuning": "tuning",
+    "energy": "energy", "merge": "merge", "models": "models", "negative": "negative", "objectives": "objectives",
+    "stats": "stats", "study": "study", "tasks": "tasks", "terms": "objectives", "tune": "tune", "tuning": "tuning",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
 
