@@ -82,10 +82,7 @@ REFUSED = {
     ("mlp", "Prompt"): "needs a model of tokens",
     ("mlp", "NormTuning"): "finds no norm",
     ("linen", "NormTuning"): "finds no norm",
-    ("bert", "AdaBN"): "finds no batch norm",
-    ("vit", "AdaBN"): "finds no batch norm",
-    ("mlp", "AdaBN"): "finds no batch norm",
-    ("linen", "AdaBN"): "finds no batch norm",
+    **{(name, "AdaBN"): "finds no batch norm" for name in ("bert", "vit", "mlp", "linen")},
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
     for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "Bottleneck", "InTurn")

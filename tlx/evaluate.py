@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx import models
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.pack import Engine
+from tlx.prepare import Prepared
 from tlx.recipe import Recipe
 from tlx.selection import Rows, Seen
 from tlx.tasks import Task
+from tlx.types import Variables
 
 
 class Outcome(NamedTuple):
@@ -83,6 +86,26 @@ def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, An
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined.pop("position"))
     return {name: array[order] for name, array in joined.items()}
+
+
+def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str, np.ndarray]]:
+    """A function that gives what the head reads of every example under some variables of the model, `features` [N, W]
+    in float32 with `index` and, where they have one, `label`; compiled once a shape of batch."""
+    recipe = ready.recipe
+
+    @jax.jit
+    def read(variables: Variables, inputs: dict[str, Any]) -> Any:
+        taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
+        return models.features(taps).astype(jnp.float32)
+
+    def rows(variables: Variables, examples: Examples) -> dict[str, np.ndarray]:
+        placed = jax.device_put(variables)
+        batches = evaluation_batches(
+            examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+        )
+        return passes(batches, lambda inputs: {"features": read(placed, inputs)})
+
+    return rows
 
 
 def mistakes(outcome: Outcome, examples: Examples, task: Task, count: int = 20) -> list[dict[str, Any]]:

@@ -3,17 +3,17 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from tlx import config, folder, models, stats
+from tlx import config, folder, stats
 from tlx.classical.methods import BASE, METHODS, Answer, Given, optimal_transport, standard
-from tlx.data import Examples, Splits, evaluation_batches, load
-from tlx.evaluate import passes
+from tlx.data import Examples, Splits, load
+from tlx.evaluate import feature_reader
 from tlx.prepare import Prepared, prepare
 from tlx.recipe import Recipe
 from tlx.records import write_json
@@ -104,21 +104,14 @@ class Reader:
     def __init__(self) -> None:
         self.known: dict[Any, np.ndarray] = {}
         self.last: Prepared | None = None
-        self.compute: Callable[[Any], Any] | None = None
+        self.read: Callable[[Examples], dict[str, np.ndarray]] | None = None
 
     def ready(self, recipe: Recipe, splits: Splits) -> Prepared:
         """The recipe made ready, whose model is the one that is read from now on."""
         ready = prepare(recipe, splits, self.last)
         if self.last is None or not alike(self.last, ready):
             self.known.clear()
-            model, dtype = ready.model, recipe.train.dtype
-            placed = jax.device_put(ready.brought)
-
-            @jax.jit
-            def features(variables: Any, inputs: Any) -> Any:
-                return models.features(models.forward(model, variables, inputs, dtype=dtype)[0])
-
-            self.compute = lambda inputs: {"features": features(placed, inputs)}
+            self.read = partial(feature_reader(ready), ready.brought)
         self.last = ready
         return ready
 
@@ -134,14 +127,8 @@ class Reader:
         """What the head reads of each example, in order, [N, W] in float64."""
         key = (examples.name, examples.split, examples.identity)
         if key not in self.known:
-            ready, compute = self.last, self.compute
-            assert ready is not None
-            assert compute is not None
-            recipe = ready.recipe
-            batches = evaluation_batches(
-                examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
-            )
-            self.known[key] = passes(batches, compute)["features"].astype(np.float64)
+            assert self.read is not None
+            self.known[key] = self.read(examples)["features"].astype(np.float64)
         return self.known[key]
 
 

@@ -1,12 +1,18 @@
 """The command that measures what transfer buys."""
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_argument, load_recipe, main, set_option
+from tlx.cli.group import (
+    config_argument,
+    load_recipe,
+    main,
+    run_and_measure,
+    set_option,
+    tell_files,
+    tell_table,
+)
 
 
 class Counts(click.ParamType):
@@ -48,7 +54,7 @@ def benefit(
 
     The same command again goes on where this one was stopped; a run that is done is not run again.
     """
-    from tlx.benefit import benefit_study
+    from tlx.benefit import benefit_study, measure, words
 
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/benefit-{Path(config).stem}"
@@ -56,39 +62,6 @@ def benefit(
     again = [config, *(word for change in changes for word in ("--set", change))]
     again += [word for change in scratch for word in ("--scratch", change)]
     again += ["--seeds", str(seeds), *(("--shots", ",".join(map(str, shots))) if shots else ()), "--out", out]
-    try:
-        if worker is not None:
-            from tlx.study.work import work
-
-            work(study, Path(out), worker, employed=True)
-            return
-        from tlx.benefit import measure
-
-        command = shlex.join(["tlx", "benefit", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
-        card = measure(
-            study, out, jobs=jobs, quiet=quiet, command=command, file=config,
-            worker=[sys.executable, "-m", "tlx.cli", "benefit", *again],
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
-        sys.exit(130)
-    tell(card, Path(out))
-
-
-def tell(card: dict, out: Path) -> None:
-    """The card on a terminal, and where it lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from tlx.benefit import words
-
-    table = Table(*words.HEADS, title=card["question"])
-    for row in words.rows(card):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
-    for note in words.notes(card):
-        click.echo(f"- {note}")
-    for name in ("benefit.json", "benefit.html"):
-        if (out / name).is_file():
-            click.echo(out / name)
+    card = run_and_measure("benefit", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config)
+    tell_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
+    tell_files(Path(out), "benefit.json", "benefit.html")

@@ -1,12 +1,11 @@
 """The command that measures classical methods on features."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tlx.cli.group import config_argument, load_recipe, main, set_option
+from tlx.cli.group import config_argument, load_recipe, main, set_option, tell_table
 
 
 @main.command()
@@ -38,33 +37,35 @@ def classical(
     click.echo(Path(out) / DOCUMENT)
 
 
+HEADS = (
+    "method",
+    "test accuracy",
+    "above source-only",
+    "95 % over seeds",
+    "over seeds and examples",
+    "p, Holm",
+    "shown",
+)
+
+
 def tell(document: dict[str, Any]) -> None:
     """The document on a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
     sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())
     title = f"{document['source']} to {document['target']}: {sizes}; {len(document['seeds'])} seeds"
-    table = Table(
-        "method", "test accuracy", "above source-only", "95 % over seeds", "over seeds and examples", "p, Holm",
-        "shown",
-        title=title,
-    )  # fmt: skip
+    rows = []
     for row in document["methods"]:
         gain = row.get("difference")
-        intervals = ("-",) * 5
+        compared = ("-",) * 5
         if gain is not None:
-            intervals = (
+            compared = (
                 f"{gain['mean']:+.4f}",
                 span(gain["low"], gain["high"]),
                 span(gain["examples_low"], gain["examples_high"]),
                 f"{gain['holm']:.3f}",
                 gain["verdict"],
             )
-        table.add_row(row["name"], f"{row['accuracy']:.4f}", *intervals)
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
-    for note in document["notes"]:
-        click.echo(f"- {note}")
+        rows.append((row["name"], f"{row['accuracy']:.4f}", *compared))
+    tell_table(title, HEADS, rows, document["notes"])
 
 
 def span(low: float | None, high: float | None) -> str:

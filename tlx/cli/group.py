@@ -6,6 +6,7 @@ Everything heavy is imported inside the command that needs it.
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,6 +78,55 @@ def changed(recipe: Any, changes: Sequence[str]) -> Any:
             raise ValueError(f"--set {change!r} is not of the form path=value")
         recipe = config.override(recipe, name, value, KINDS)
     return recipe
+
+
+def run_and_measure(
+    name: str,
+    study: Any,
+    again: Sequence[str],
+    worker: float | None,
+    measure: Callable[..., Any],
+    *,
+    out: str,
+    jobs: int,
+    quiet: bool,
+    file: str,
+) -> Any:
+    """What `measure` gives of a study that the command `name` runs, of which `again` are the words; a `worker` that the
+    command has started works, and ends. Ctrl-C says how to go on, and exits with 130."""
+    command = shlex.join(["tlx", name, *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+    try:
+        if worker is not None:
+            from tlx.study.work import work
+
+            work(study, Path(out), worker, employed=True)
+            sys.exit(0)
+        started = [sys.executable, "-m", "tlx.cli", name, *again]
+        return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started)
+    except KeyboardInterrupt:
+        if worker is None:
+            click.echo(f"\nstopped; go on with: {command}", err=True)
+        sys.exit(130)
+
+
+def tell_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
+    """A table on the terminal, and a line a note."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    for note in notes:
+        click.echo(f"- {note}")
+
+
+def tell_files(folder: Path, *names: str) -> None:
+    """Where what was written lies."""
+    for name in names:
+        if (folder / name).is_file():
+            click.echo(folder / name)
 
 
 config_argument = click.argument("config", type=click.Path(dir_okay=False))

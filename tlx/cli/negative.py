@@ -1,12 +1,18 @@
 """The command that measures whether sources help or hurt."""
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_argument, load_recipe, main, set_option
+from tlx.cli.group import (
+    config_argument,
+    load_recipe,
+    main,
+    run_and_measure,
+    set_option,
+    tell_files,
+    tell_table,
+)
 
 
 class Listed(click.ParamType):
@@ -58,7 +64,7 @@ def negative_transfer(
     on where this one was stopped; a run that is done is not run again.
     """
     from tlx import config as configs
-    from tlx.negative import negative_study
+    from tlx.negative import measure, negative_study, words
     from tlx.negative.arms import parse_labels
 
     _, recipe = load_recipe(config, changes)
@@ -75,39 +81,9 @@ def negative_transfer(
     again += ["--target", target] if target else []
     again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(f"{value:g}" for value in eps)]
     again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
-    try:
-        if worker is not None:
-            from tlx.study.work import work
-
-            work(study, Path(out), worker, employed=True)
-            return
-        from tlx.negative import measure
-
-        command = shlex.join(["tlx", "negative-transfer", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
-        document = measure(
-            study, out, jobs=jobs, quiet=quiet, command=command, file=config,
-            worker=[sys.executable, "-m", "tlx.cli", "negative-transfer", *again],
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
-        sys.exit(130)
-    tell(document, Path(out))
-
-
-def tell(document: dict, out: Path) -> None:
-    """The report on a terminal, and where it lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from tlx.negative import words
-
-    table = Table(*words.HEADS, title=document["question"])
-    for row in words.rows(document):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
-    for line in (*words.advice(document), *words.notes(document)):
-        click.echo(f"- {line}")
-    for name in ("negative.json", "negative.html"):
-        if (out / name).is_file():
-            click.echo(out / name)
+    document = run_and_measure(
+        "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config
+    )
+    notes = (*words.advice(document), *words.notes(document))
+    tell_table(document["question"], words.HEADS, words.rows(document), notes)
+    tell_files(Path(out), "negative.json", "negative.html")

@@ -3,22 +3,20 @@
 Shapes: N source rows, M target rows, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import discrepancy, models
+from tlx import discrepancy
 from tlx.benefit.arms import assigned
-from tlx.data import Examples, evaluation_batches, load
-from tlx.evaluate import passes
+from tlx.data import Examples, load
+from tlx.evaluate import feature_reader
 from tlx.negative.arms import perturbed
 from tlx.objectives import Supervised
 from tlx.prepare import Prepared, prepare
 from tlx.recipe import Recipe
-from tlx.types import Variables
 
 # Examples of each domain that are looked at, and rows of each in a kernel.
 MOST, KERNEL = 2000, 500
@@ -31,17 +29,18 @@ def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) ->
     Of at most `MOST` training examples a domain, drawn by a seed of their own, so that the rows are of one recipe.
     """
     rows = []
-    target: np.ndarray | None = None
+    read: Callable[[Examples], np.ndarray] | None = None
     for source in sources:
         for noise in eps:
             # Of the model alone, so whatever the algorithm reads.
             alone = {"objective": (Supervised(on="source"),), "data.labels": 0}
             asked = assigned(recipe, {"data.source": source, **alone, **perturbed(noise)})
             splits = load(asked.data, asked.seed, test=False)
-            ready = prepare(asked, splits)
-            if target is None:
-                target = features_of(ready, ready.variables, some(splits.streams["unlabelled"]))["features"]
-            own = features_of(ready, ready.variables, some(splits.streams["source"]))["features"]
+            if read is None:
+                # The target settles the model, its numbers and its processor: one for all sources.
+                read = reader(prepare(asked, splits))
+                target = read(some(splits.streams["unlabelled"]))
+            own = read(some(splits.streams["source"]))
             a = proxy_a_distance(own, target)
             count = min(len(own), len(target), KERNEL)
             mmd = float(discrepancy.mmd(jnp.asarray(own[:count]), jnp.asarray(target[:count]))) if count > 1 else None
@@ -56,19 +55,10 @@ def some(examples: Examples, seed: int = 0) -> Examples:
     return examples.view(order[:MOST])
 
 
-def features_of(ready: Prepared, variables: Variables, examples: Examples) -> dict[str, np.ndarray]:
-    """What the head reads of every example, `features` [N, W] with `index` and, where they have one, `label`."""
-    model, recipe = ready.model, ready.recipe
-
-    @jax.jit
-    def read(variables: Variables, inputs: dict[str, Any]) -> Any:
-        return models.features(models.forward(model, variables, inputs, dtype=recipe.train.dtype)[0])
-
-    placed = jax.device_put(variables)
-    batches = evaluation_batches(
-        examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
-    )  # fmt: skip
-    return passes(batches, lambda inputs: {"features": read(placed, inputs).astype("float32")})
+def reader(ready: Prepared) -> Callable[[Examples], np.ndarray]:
+    """What the head reads of examples, [N, W], of the model as it is ready."""
+    read = feature_reader(ready)
+    return lambda examples: read(ready.variables, examples)["features"]
 
 
 def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS) -> list[float]:
@@ -88,7 +78,7 @@ def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS)
     found = []
     for seed in range(splits):
         x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=seed, stratify=y)
-        # The bound is for memory of a wide layer; the domains are told apart long before.
+        # A stronger penalty than usual, for there may be more features than rows.
         told = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x_train, y_train)
         found.append(2 * (1 - 2 * (1 - float(told.score(x_test, y_test)))))
     return found

@@ -12,26 +12,28 @@ import numpy as np
 
 from tlx import folder
 from tlx.cells import StudyRecords
-from tlx.evaluate import shown
+from tlx.evaluate import feature_reader, shown
 from tlx.negative.arms import ARM, EPS, LABELS, SOURCE, TRANSFER
-from tlx.negative.domains import features_of
 from tlx.objectives import Gate
 from tlx.objectives.gate import log_odds
 from tlx.recipe import Recipe
 from tlx.reopen import learned
+from tlx.reweight import effective
 
 WEIGHTS = "gate.npz"
 SHOWN = 6
 
 
 def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
-    """A row a setting whose objective has a `Gate`: the weights of every source example under its first finished seed,
-    which are kept beside the run in `gate.npz`, and examples from both ends.
+    """A row a setting, where the algorithm has a `Gate`: the weights of every source example under its first finished
+    seed, which are kept beside the run in `gate.npz`, and examples from both ends.
 
     `given` is the study's base, for recipes that cannot be read back by themselves. A run that has not kept what it
     learned is left out.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if not any(isinstance(term, Gate) for term in given.objective):
+        return rows
     for arm in study.arms:
         if arm.names[ARM] != TRANSFER or not arm.done:
             continue
@@ -44,15 +46,13 @@ def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
 
 
 def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
-    """The gate's weights in a run's folder, None where it has no gate or has not kept what it learned."""
+    """The gate's weights in the folder of a run that has one, None where it has not kept what it learned."""
     if not (path / folder.LEARNED).is_file():
         return None
     ready, splits, variables = learned(path, given)
-    gates = [term for term in ready.recipe.objective if isinstance(term, Gate)]
-    if not gates:
-        return None
-    gate, source = gates[0], splits.streams[gates[0].source]
-    read = features_of(ready, variables, source)
+    gate = next(term for term in ready.recipe.objective if isinstance(term, Gate))
+    source = splits.streams[gate.source]
+    read = feature_reader(ready)(variables, source)
     label = jnp.asarray(read["label"]) if gate.knows(splits.streams) else None
     odds = log_odds(variables.params["gate"], jnp.asarray(read["features"]), label, ready.task.outputs or 0)
     weight = np.asarray(gate.weights(odds), np.float64)
@@ -61,7 +61,7 @@ def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
     relative = weight / max(weight.mean(), 1e-20)
     return {
         "examples": len(weight),
-        "effective": float(weight.sum() ** 2 / (len(weight) * max((weight**2).sum(), 1e-20))),
+        "effective": effective(weight),
         "quantiles": [float(value) for value in np.quantile(relative, np.linspace(0, 1, 21))],
         "away": picked(source, ready.task, relative, order[:SHOWN]),
         "welcome": picked(source, ready.task, relative, order[::-1][:SHOWN]),
