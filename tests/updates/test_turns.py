@@ -1,0 +1,154 @@
+"""Runs whose steps are several moves: resumed, packed, in phases, from a file; what does not fit together."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, Weights, config, models, run, tasks, terms, tuning
+from tlx.benefit.arms import assigned
+from tlx.many import run_many
+from tlx.prepare import prepare
+from tlx.recipe import KINDS
+from tlx.records import read_metrics
+from tlx.train import How
+from tlx.types import Turn
+from tlx.updates import Alternating, Sam, Sum
+
+SOURCE = terms.Supervised(on="source")
+LEAN = How(quiet=True, leave="learned")
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
+    objective=(SOURCE, terms.Mcd(trade_off=terms.Ramp(0.0, 2.0), repeats=1)),
+    update=Alternating(),
+    optim=Optim(lr=0.01, weight_decay=0.1, clip=1.0),
+    train=Train(steps=12, batch=16, eval_every=6, eval_batch=128, ema=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """A run on the source, of which ADDA is the second stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        plain = assigned(RECIPE, {"objective": (SOURCE,), "update": Sum(), "train.ema": None})
+        yield str(run(plain, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder)
+
+
+def adda(brought, **more):
+    fields = {"model": None, "weights": Weights(brought), "objective": (terms.Adda(width=8),)}
+    return dataclasses.replace(RECIPE, **fields | more)
+
+
+def test_a_resumed_run_of_mcd_has_the_bits_of_one_that_never_stopped(goes_on):
+    goes_on(RECIPE, (8,))
+
+
+def test_a_resumed_run_of_adda_has_the_bits_of_one_that_never_stopped(goes_on, brought):
+    goes_on(adda(brought), (8,))
+
+
+def told(found, name):
+    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+
+
+@pytest.mark.parametrize("name", ["mcd", "adda"])
+def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    base = RECIPE if name == "mcd" else adda(brought)
+    recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
+    measures = ("train/loss", *(f"train/{name}/{measure}" for measure in ("risk", "discrepancy", "fooled")))
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 2
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        for measure in measures:
+            assert told(ours, measure) == pytest.approx(told(theirs, measure), rel=2e-4, abs=2e-5), (n, measure)
+
+
+def test_the_head_of_adda_stays_whatever_the_tuning(brought):
+    for way in (tuning.Full(), tuning.BitFit()):
+        moving = prepare(adda(brought, tuning=way)).moving
+        assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
+
+
+def test_phases_each_take_turns(tmp_path):
+    recipe = dataclasses.replace(
+        RECIPE, tuning=tuning.InTurn((0.5, tuning.Freeze(through="stem")), (0.5, tuning.Full()))
+    )
+    ready = prepare(recipe)
+    waves = [set(ready.parts(phase).layout.waves.values()) for phase in (0, 1)]
+    # Leaves that learn in both phases keep their moments; those of the stem begin afresh.
+    assert waves == [{"0_1-0_1", "0_1-0_2"}, {"0_1-0_1", "0_1-0_2", "1-0_2"}]
+    assert np.isfinite(run(recipe, tmp_path / "run", how=LEAN).metrics["test/loss"])
+
+
+def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
+    again = config.load(config.dump(RECIPE), KINDS)
+    assert again == RECIPE
+    assert config.fingerprint(again) == config.fingerprint(RECIPE)
+    assert config.parse(config.source(RECIPE.objective), KINDS) == RECIPE.objective
+    plain = assigned(RECIPE, {"update": Sum()})
+    assert config.override(plain, "update", "Alternating()", KINDS) == RECIPE
+    assert config.fingerprint(plain) != config.fingerprint(RECIPE)
+    assert config.override(RECIPE, "objective.1.repeats", "4", KINDS).objective[1].repeats == 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other(terms.Term):
+    """Takes a turn too."""
+
+    def turns(self, model):
+        return (Turn(("",)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"update": Sum()},
+            "Mcd takes turns, each a step of its own, and Sum takes one step for all terms: give update=Alternating()",
+        ),
+        (
+            {"update": Sam()},
+            "Mcd takes turns, each a step of its own, and Sam takes one step for all terms: give update=Alternating()",
+        ),
+        (
+            {"objective": (SOURCE, terms.Mcc())},
+            "Alternating is for a term that takes turns (Mcd, Adda), and the objective has none: leave it out",
+        ),
+        (
+            {"objective": (*RECIPE.objective, Other())},
+            "Alternating is for one term that takes turns, and Mcd and Other both do: keep one",
+        ),
+        (
+            {"tuning": tuning.Probe()},
+            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+        ),
+        (
+            {"tuning": tuning.Gradual(last=0.5)},
+            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn in phase 0",
+        ),
+        (
+            {"objective": (SOURCE, terms.Adda()), "tuning": tuning.Probe()},
+            "Adda moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_compiled(changes, message):
+    with pytest.raises(ValueError) as error:
+        prepare(dataclasses.replace(RECIPE, **changes))
+    assert str(error.value) == message
+
+
+def test_adda_from_scratch_is_refused(tmp_path):
+    recipe = dataclasses.replace(RECIPE, objective=(terms.Adda(),))
+    with pytest.raises(ValueError) as error:
+        run(recipe, tmp_path / "run", quiet=True)
+    assert str(error.value) == (
+        "Adda adapts a model that has learned the source, and 'blocks/00/bias' was drawn afresh; name a run that "
+        "trained on the source: weights=Weights(...)"
+    )
+    assert not (tmp_path / "run").exists()
