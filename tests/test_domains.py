@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx.arm import opened
 from tlx.benefit.arms import assigned
 from tlx.data import examples
 from tlx.data.shifts import Blur
-from tlx.many import run_many
+from tlx.many import alike, run_many
 from tlx.records import read_metrics
 from tlx.train import How
 
@@ -92,6 +93,24 @@ def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
         assert ours.result["pack"]["arms"] == 4
         theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+
+
+@pytest.mark.parametrize("name", ["eps_y", pytest.param("eps_x", marks=SLOW)])
+def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    recipes = [assigned(RECIPE, {"objective": (SOURCE,), f"data.{name}": eps}) for eps in (0.0, 0.3, 0.7)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
+    losses = []
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 3
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        losses.append(told(ours, "train/loss"))
+        assert losses[-1] == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+    assert losses[0] != losses[1] != losses[2]
+    # A rule that looks at the source sees other labels, or inputs, of each.
+    choosing = [assigned(recipe, {"train.select": "source-validation"}) for recipe in recipes]
+    ready = {n: opened(recipe, tmp_path / f"c{n}") for n, recipe in enumerate(choosing)}
+    assert alike(ready) == [[0], [1], [2]]
 
 
 def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):

@@ -57,6 +57,14 @@ def test_one_pair_and_equal_pairs_show_nothing():
     assert stats.verdict(one.low, one.high) == "no difference shown"
 
 
+def test_gains_that_are_all_equal_are_shown_by_the_test_as_by_the_interval():
+    """Rounding decides nothing: the differences of the second are equal but for it."""
+    for ours, theirs in (([0.75] * 3, [0.5] * 3), ([0.6, 0.7, 0.8], [0.5, 0.6, 0.7])):
+        found = stats.paired(ours, theirs)
+        assert stats.verdict(found.low, found.high) == "better"
+        assert (stats.t_test(found), stats.t_test(found, smallest=0.3)) == (0.0, 1.0)
+
+
 def test_swapping_the_arms_turns_the_sign():
     there, back = stats.paired(A, B), stats.paired(B, A)
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
@@ -82,6 +90,15 @@ def test_the_bootstrap_is_wider_than_that_of_examples_alone_where_seeds_differ()
     assert high - low > 1.5 * (alone.high - alone.low)
     assert stats.over_seeds_and_examples(ours, theirs) == (mean, low, high)
     assert stats.over_seeds_and_examples(ours, ours) == (0, 0, 0)
+
+
+def test_with_one_seed_the_bootstrap_is_that_of_scipy_over_examples():
+    draw = np.random.default_rng(0)
+    gain = draw.normal(0.1, 1.0, 500)
+    _, low, high = stats.over_seeds_and_examples(gain[None], np.zeros((1, 500)), resamples=20_000)
+    theirs = scipy_stats.bootstrap((gain,), np.mean, n_resamples=20_000, method="percentile", rng=1)
+    # The ends are quantiles of draws: two of scipy's own differ by as much.
+    assert (low, high) == pytest.approx(theirs.confidence_interval, abs=0.003)
 
 
 def test_holm_by_hand():

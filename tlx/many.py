@@ -30,6 +30,7 @@ VARIED = ("optim", "tuning", "objective", "update", "task")
 # Tunings that add nothing and have one phase: what they choose may be a mask.
 CHOOSING = (Full, Probe, Freeze, Rules, BitFit, NormTuning)
 DRAWN = ("shots", "fraction", "subset_seed")
+NOISE = ("eps_x", "eps_y")
 
 
 class Choice(NamedTuple):
@@ -43,9 +44,11 @@ class Choice(NamedTuple):
 
 def signature(recipe: Recipe) -> str:
     """What recipes that may share a program have in common: all but the seed, the numbers that are arrays in the step,
-    the rank of LoRA, and, where every step and evaluation is fixed, which training examples were drawn."""
+    the rank of LoRA, how much of a source is noise, and, where every step and evaluation is fixed, which training
+    examples were drawn."""
     document = config.dump(recipe)
     del document["seed"]
+    document["data"] |= dict.fromkeys(NOISE, "#")
     for name in VARIED:
         value = getattr(recipe, name)
         several = value if isinstance(value, tuple) else (value,)
@@ -184,7 +187,7 @@ class Form(NamedTuple):
 
 def form_of(arm: Arm) -> Form:
     ready, splits = arm.ready, arm.splits
-    measured = [own.rows.tobytes() for own in (splits.validation, splits.test, *splits.aside.values())]
+    measured = [own.identity for own in (splits.validation, splits.test, *splits.aside.values())]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
     stands = (arm.begin, arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
     phases = []
@@ -266,8 +269,13 @@ def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int,
 
 
 def free_memory() -> int:
-    """Bytes: of the device where it keeps count, else of the machine."""
+    """Bytes: of the device where it keeps count, else of the machine; half of all it has where it does not say."""
     told = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in told:
         return int(told["bytes_limit"] - told.get("bytes_in_use", 0))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        # Not MemFree: what the system keeps of files it gives back when asked.
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -113,14 +113,17 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def t_test(difference: Difference, smallest: float = 0.0) -> float:
-    """The two-sided p of the paired t-test that the true difference is no larger than `smallest` either way; 1 where
-    there is nothing to divide by.
+    """The two-sided p of the paired t-test that the true difference is no larger than `smallest` either way; 1 for one
+    pair, and where all pairs differ by the same, which no chance has moved, 0 or 1.
 
     It is below 0.05 exactly where the 95 % interval lies beyond `smallest` (Murphy and Myors, 1999, test such minimum
     effects), so that `holm` corrects the same question that `verdict` answers.
     """
-    if difference.pairs < 2 or not difference.deviation:
+    if difference.pairs < 2:
         return 1.0
+    # The rounding of equal gains is no deviation.
+    if difference.deviation <= 1e-12 * abs(difference.mean):
+        return float(abs(difference.mean) <= smallest)
     from scipy import stats
 
     t = (abs(difference.mean) - smallest) / (difference.deviation / np.sqrt(difference.pairs))

@@ -1,6 +1,7 @@
 """Where a prefix may be cut, and what is said where it may not."""
 
 import jax
+import numpy as np
 import pytest
 
 from tlx import models, terms, tuning
@@ -101,5 +102,16 @@ def test_statistics_that_move_below_the_cut_are_seen(image, changed):
     model = models.Cnn(size=8, widths=(3, 4), dense=None)
     frozen = changed(image, model=model, tuning=tuning.Freeze(through="stem"))
     assert cut(frozen).stage is not None
-    moving = with_stage(lambda params, stats, carry, context: (carry, stats))
-    assert cut(frozen, change=moving).stage is not None
+
+
+def test_statistics_that_move_below_the_cut_are_refused(image):
+    """Of a stage that counts its steps although nothing of it learns."""
+
+    def counted(params, stats, carry, context):
+        return carry, {"count": stats["count"] + float(context.train)}
+
+    def change(ready):
+        stats = {**ready.variables.stats, "extra": {"count": np.zeros((), np.float32)}}
+        return with_stage(counted)(ready)._replace(variables=ready.variables._replace(stats=stats))
+
+    assert cut(image, change=change).why == "running statistics move below 'blocks/00'"

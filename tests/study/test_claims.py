@@ -1,5 +1,6 @@
 """A cell has one holder at a time, and none when that one has died."""
 
+import errno
 import subprocess
 import sys
 
@@ -49,6 +50,20 @@ def test_the_claim_of_a_killed_worker_is_free(small, directory):
     found = claim(directory, name, cell, 0.0)
     assert found is not None
     found.lock.release()
+
+
+def test_a_file_system_without_locks_is_refused(small, directory, monkeypatch):
+    """What stands in their place there outlives whoever holds it."""
+
+    def without(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    (name, cell), *_ = small.by_fingerprint.items()
+    monkeypatch.setattr("fcntl.flock", without)
+    with pytest.warns(UserWarning, match="flock not supported"), pytest.raises(OSError, match="has no locks"):
+        claim(directory, name, cell, 0.0)
+    monkeypatch.undo()
+    assert claim(directory, name, cell, 0.0) is not None
 
 
 def test_a_group_is_claimed_up_to_so_many_and_what_others_hold_is_passed_over(small, directory):

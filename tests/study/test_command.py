@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from tlx.cli import main
+from tlx.cli.studies import load_study
 
 FILE = '''"""Two methods, of which one cannot be.   tlx study small.py"""
 from tlx import Data, Recipe, Study, Train, choice, models, tasks
@@ -82,6 +83,14 @@ def test_set_changes_the_base_of_every_cell(file, tmp_path):
     assert written["command"] == f"tlx study {file} --set train.steps=2 --out {out}"
     assert not before & {cell["fingerprint"] for cell in written["cells"]}
     assert before < {path.name for path in (tmp_path / "out" / "cells").iterdir()}
+
+
+def test_the_metric_is_that_of_the_task_that_set_has_chosen(tmp_path):
+    path = tmp_path / "rates.py"
+    path.write_text(FILE.replace('task.classes": 3', 'optim.lr": 0.1'))
+    assert load_study(str(path), []).metric == "test/accuracy"
+    told = load_study(str(path), ["task=Regression()"])
+    assert told.metric == f"test/{told.base.task.primary}" != "test/accuracy"
 
 
 def test_quiet_says_nothing_but_what_failed(file, tmp_path):

@@ -119,6 +119,20 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert not list(out.glob("cells/*/failed.json"))
 
 
+def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
+    from tlx.checkpoint import DiskFull
+
+    def full(*given, **how):
+        raise DiskFull("the disk is full")
+
+    monkeypatch.setattr("tlx.many.train", full)
+    with pytest.raises(DiskFull):
+        run_study(small, tmp_path / "study", quiet=True)
+    assert not list(tmp_path.glob("study/cells/*/failed.json"))
+    monkeypatch.undo()
+    assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
+
+
 def test_what_a_try_left_that_died_before_its_first_record_is_in_nobodys_way(small, tmp_path):
     folder = tmp_path / "study" / "cells" / next(iter(small.by_fingerprint))
     run_study(replace(small, cells=param("seed", 1)), tmp_path / "study", quiet=True)

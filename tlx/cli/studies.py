@@ -19,7 +19,11 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
     study = function_of(path, "study", "study")()
     if not isinstance(study, Study):
         raise TypeError(f"study() in {path} returned {type(study).__name__}, not a tlx.Study")
-    return dataclasses.replace(study, base=changed(study.base, changes)) if changes else study
+    if not changes:
+        return study
+    # What the task's kind has chosen is chosen anew.
+    metric = None if study.metric == f"test/{study.base.task.primary}" else study.metric
+    return dataclasses.replace(study, base=changed(study.base, changes), metric=metric)
 
 
 @main.command()

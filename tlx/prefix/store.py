@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,18 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     data = [examples.key or examples.name, examples.split, views, augment]
     if examples.perturbation is not None and (seen := examples.perturbation.of_inputs) is not None:
         data.append(seen.spelled)
-    rest = [config.dump(model.config), cut.stage, side, reads, recipe.train.dtype, processing(ready.processor), data]
+    # Another version may compute the same stages otherwise.
+    versions = [version("tlx"), jax.__version__]
+    rest = [
+        versions,
+        config.dump(model.config),
+        cut.stage,
+        side,
+        reads,
+        recipe.train.dtype,
+        processing(ready.processor),
+        data,
+    ]
     made.update(json.dumps(rest, sort_keys=True).encode())
     return made.hexdigest()[:24]
 

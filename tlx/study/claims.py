@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from tlx.cells import CELLS, CLAIMS, FAILED
 from tlx.folder import RESULT
@@ -47,6 +47,10 @@ def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim 
         lock.acquire(blocking=False)
     except Timeout:
         return None
+    if isinstance(lock, SoftFileLock):
+        # Where there is no flock, filelock leaves a mere file instead, which outlives whoever made it.
+        lock.release()
+        raise OSError(f"the file system of {directory} has no locks (flock), so no claim there ends with its process")
     # Its last holder may have finished between the look and the lock.
     if settled(folder, since):
         lock.release()

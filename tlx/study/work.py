@@ -15,6 +15,7 @@ from typing import Any
 from tlx import cells as records
 from tlx import many, report
 from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
+from tlx.checkpoint import DiskFull
 from tlx.folder import RECIPE
 from tlx.many import MOST_ARMS
 from tlx.records import write_json
@@ -131,6 +132,9 @@ def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -
 
     def done(position: int, outcome: Run | Exception) -> None:
         one = claims[position]
+        if isinstance(outcome, DiskFull):
+            # No cell's failure, and the next would meet it too.
+            raise outcome
         failed = isinstance(outcome, Exception)
         if isinstance(outcome, Exception):
             keep_failure(one.folder, outcome)
