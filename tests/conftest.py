@@ -34,17 +34,18 @@ class Written:
         self.folder, self.cells = folder, []
         self.fields = {"baseline": baseline, "smallest": smallest, "metric": metric}
 
-    def add(self, correct, indices=None, selection="last", said=None, keep=True, **names):
+    def add(self, correct, indices=None, selection="last", said=None, keep=True, labelled=None, notes=(), **names):
+        """`labelled` are the examples' labels, by default one class and the other in turns."""
         fingerprint = f"{len(self.cells):016x}"
         folder, correct = self.folder / "cells" / fingerprint, np.array(correct)
         (folder / "predictions").mkdir(parents=True)
-        labels = np.arange(len(correct)) % 2
+        labels = np.arange(len(correct)) % 2 if labelled is None else np.array(labelled)
         logits = np.eye(2)[np.where(correct, labels, 1 - labels)]
         indices = np.arange(len(correct)) if indices is None else np.array(indices)
         if keep:
             np.savez(folder / "predictions" / "test.npz", logits=logits, labels=labels, indices=indices)
         value = float(correct.mean()) if said is None else said
-        result = {"metrics": {"test/accuracy": value}, "selection": selection, "selected_step": 1}
+        result = {"metrics": {"test/accuracy": value}, "selection": selection, "selected_step": 1, "notes": notes}
         write_json(folder / "result.json", result)
         write_json(folder / "recipe.json", {"recipe": {"task": {"kind": "Classification"}}})
         self.cells.append({"fingerprint": fingerprint, "names": names, "changes": []})

@@ -24,7 +24,7 @@ RECIPE = Recipe(
     model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
     objective=(
         SOURCE, terms.Dann(width=8), terms.Coral(), terms.Mmd(), terms.Mcc(weight=0.1), terms.Jmmd(),
-        terms.Mdd(width=8), terms.Bsp(), terms.Ot(label_cost=0.1),
+        terms.Mdd(width=8), terms.Bsp(), terms.Ot(label_cost=0.1), terms.Cmd(), terms.Afn(),
     ),
     optim=Optim(lr=0.01),
     train=Train(steps=12, batch=16, eval_every=6, eval_batch=128),
@@ -47,7 +47,14 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
 WEIGHED = dataclasses.replace(
     RECIPE,
     data=dataclasses.replace(RECIPE.data, shots=20),
-    objective=(terms.Kmm(landmarks=100), terms.Kliep(weight=0.5), terms.Iwan(width=8), terms.Pada(width=8)),
+    objective=(
+        terms.Kmm(landmarks=100),
+        terms.Kliep(weight=0.5),
+        terms.Iwan(width=8),
+        terms.Pada(width=8),
+        terms.Gate(width=8),
+        terms.Cdan(width=8, projection=8),
+    ),
 )
 
 

@@ -84,10 +84,11 @@ def check(state, pieces, start):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_running_statistics_are_those_of_all_streams_together_or_of_one_after_the_other():
+def test_running_statistics_are_those_of_all_streams_together_or_of_the_targets_one_after_the_other():
     batch = streams()
-    images = [own["image"] for own in batch.values()]
-    for joint, pieces in ((True, [np.concatenate(images)]), (False, images)):
+    images = {name: own["image"] for name, own in batch.items()}
+    targets = [images[name] for name in batch if name != "source"]
+    for joint, pieces in ((True, [np.concatenate(list(images.values()))]), (False, targets)):
         parts, start = begun(CNN, joint=joint)
         check(walked(parts, start, batch, 1)[0], pieces, start)
 

@@ -90,7 +90,8 @@ def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, An
 
 def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str, np.ndarray]]:
     """A function that gives what the head reads of every example under some variables of the model, `features` [N, W]
-    in float32 with `index` and, where they have one, `label`; compiled once a shape of batch."""
+    in float32 with `index` and, where they have one, `label`; compiled once a shape of batch. It raises ValueError for
+    features that are not finite."""
     recipe = ready.recipe
 
     @jax.jit
@@ -103,7 +104,14 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
         batches = evaluation_batches(
             examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
         )
-        return passes(batches, lambda inputs: {"features": read(placed, inputs)})
+        found = passes(batches, lambda inputs: {"features": read(placed, inputs)})
+        spoilt = ~np.isfinite(found["features"]).all(1)
+        if spoilt.any():
+            raise ValueError(
+                f"the features of {int(spoilt.sum())} of {len(spoilt)} examples of {examples.name!r} {examples.split} "
+                f"are not finite, the first those of example {found['index'][spoilt.argmax()]}; look at the model"
+            )
+        return found
 
     return rows
 

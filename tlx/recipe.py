@@ -41,8 +41,9 @@ class Train:
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
     saved. None keeps none.
 
-    `statistics` says what batch norm sees where a step has several streams: "stream", each by itself, which move the
-    running statistics one after the other, in the order of their names; "joint", all streams of the data in one pass,
+    `statistics` says what batch norm sees where a step has several streams: "stream", each by itself, of which those of
+    the target move the running statistics, one after the other (where only a source is read, the source does: what is
+    evaluated is the target, by the statistics that it trained with); "joint", all streams of the data in one pass,
     whose moments are those of them all. Streams that a term adds are seen by themselves and move nothing.
 
     `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products

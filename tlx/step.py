@@ -142,7 +142,7 @@ def slope_of(
                 axis=axis,
             )
             taps |= taken_apart(found, {own: rows_of(batch[own]) for own in streams})
-            stats = moved if group[0].moves else stats
+            stats = moved if any(own.moves for own in group) else stats
         total, asked = jnp.zeros(()), jnp.zeros(())
         told: dict[str, Array] = {}
         for number, (name, term) in enumerate(zip(names, terms, strict=True)):
@@ -211,9 +211,9 @@ def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[st
 
 
 def grouped(reads: Sequence[Pass], joint: bool) -> list[list[Pass]]:
-    """The passes that are made at once: each by itself, or, where `joint`, as one all that move running statistics."""
-    moving = [own for own in reads if joint and own.moves]
-    return ([moving] if moving else []) + [[own] for own in reads if own not in moving]
+    """The passes that are made at once: each by itself, or, where `joint`, as one all of the data's own streams."""
+    together = [own for own in reads if joint and not own.added]
+    return ([together] if together else []) + [[own] for own in reads if own not in together]
 
 
 def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

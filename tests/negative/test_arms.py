@@ -8,6 +8,8 @@ from tlx import Data, Weights, config, tasks, terms, tuning
 from tlx.negative import negative_study
 from tlx.negative.arms import in_role, source_only, transfer
 from tlx.objectives import Gate
+from tlx.prepare import prepare
+from tlx.updates import Alternating, Sum
 
 SOURCE, LABELLED = terms.Supervised(on="source"), terms.Supervised()
 
@@ -77,12 +79,35 @@ def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
 
 
 def test_noise_is_of_the_source_and_of_no_arm_without_one(recipe):
-    noisy = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eps_y=0.5))
-    found = by_arm(negative_study(noisy, labels=(2,), eps=(0.0, 0.7), seeds=1))
-    told = {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in found.items()}
-    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and told["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
+    def noise(given, eps):
+        found = by_arm(negative_study(given, labels=(2,), eps=eps, seeds=1))
+        return {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in found.items()}
+
+    told = noise(recipe, (0.0, 0.7))
+    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.0) and told["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
     assert told["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
     assert told["A(0,T)", None, 2, None] == told["target only", None, 2, None] == (0.0, 0.0)
+    # What a recipe says of its own stays, unless the study varies it.
+    noisy = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eps_y=0.5))
+    told = noise(noisy, (0.0,))
+    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and told["A(0,T)", None, 2, None] == (0.0, 0.0)
+    with pytest.raises(ValueError, match=r"the recipe has eps_y=0\.5 itself, and eps are given too"):
+        noise(noisy, (0.0, 0.7))
+
+
+def test_several_moves_a_step_are_of_the_arms_whose_terms_take_them(recipe):
+    turning = dataclasses.replace(recipe, objective=(SOURCE, terms.Mcd()), update=Alternating())
+    study = negative_study(turning, labels=(0, 2), seeds=1)
+    told = {key[0]: type(cell.recipe.update) for key, cell in by_arm(study).items()}
+    assert told == {"A(S,T)": Alternating, "A(0,T)": Alternating, "source only": Sum, "target only": Sum}
+    for cell in study.cells:
+        prepare(cell.recipe)
+
+
+def test_there_is_one_look_unless_something_is_chosen_or_judged(recipe):
+    judged = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, criteria=("snd",)))
+    looks = [negative_study(given, seeds=1).base.train.eval_every for given in (recipe, judged)]
+    assert looks == [8, 1]
 
 
 def test_an_algorithm_without_a_term_of_its_own_is_not_run_twice(recipe):
@@ -122,6 +147,7 @@ def test_the_gate_without_a_source_gates_the_labelled_examples():
         ({}, {"labels": ()}, "there are no labels"),
         ({}, {"eps": (1.5,)}, "eps is 1.5; it is a share"),
         ({}, {"seeds": 0}, "seeds is 0"),
+        ({"objective": (SOURCE, terms.M3sda())}, {}, "M3sda is of several sources together"),
         ({}, {"sources": ("digits",)}, "source and target are both 'digits'"),
         ({}, {"sources": ("mnist5",)}, "mnist5k"),
         ({"objective": (LABELLED,)}, {}, "no term is left that learns from the source"),

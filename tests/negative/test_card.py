@@ -82,6 +82,26 @@ def test_without_labels_the_baseline_is_chance(document):
     assert not [gap for gap in document["gaps"] if gap["labels"] == 0 and gap["baseline"] == "A(0,T)"]
 
 
+def test_chance_knows_the_most_frequent_class(written):
+    """160 of 200 are negative: whoever always says so is right on 0.8, and a source that gives 0.75 is of no use."""
+    labels = (np.arange(200) >= 160).astype(int)
+    for seed in range(5):
+        right = np.arange(200) < 150 + seed % 2
+        written.add(right, labelled=labels, arm="A(S,T)", source="s", labels=0, eps=0.0, seed=seed)
+    document = card(cells.read(written.write()), CLASSES, "here")
+    found = gap_of(document, "s", 0, "chance")
+    assert found["without"] == 0.8 and found["verdict"] == "negative" and document["advice"][0]["use"] is None
+
+
+def test_what_runs_say_of_their_data_is_told_with_the_arms(written):
+    for seed in range(2):
+        for source, said in (("small", ["source has 10 examples"]), ("large", [])):
+            names = {"arm": "A(S,T)", "source": source, "labels": 0, "eps": 0.0, "seed": seed}
+            written.add(examples(0.7, seed), notes=said, **names)
+    document = card(cells.read(written.write()), CLASSES, "here")
+    assert [note for note in document["notes"] if "10" in note] == ["A(S,T) from small: source has 10 examples"]
+
+
 def test_the_advice_names_a_source_that_is_shown_to_help_or_none(document, tmp_path_factory, written):
     told = {one["labels"]: one for one in document["advice"]}
     assert told[5]["use"] == "good" and told[5]["verdicts"] == {"good": "positive", "bad": "negative"}

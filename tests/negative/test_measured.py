@@ -9,10 +9,15 @@ from click.testing import CliRunner
 
 from tlx import cells, terms
 from tlx.cli import main
+from tlx.data import examples, load
+from tlx.evaluate import feature_reader
 from tlx.negative import measure, negative_study
 from tlx.negative.domains import proxy_a_distance
 from tlx.negative.measuring import written as report_again
+from tlx.prepare import prepare
 from tlx.records import write_json
+from tlx.reopen import learned
+from tlx.trees import flatten
 
 
 @pytest.fixture
@@ -52,6 +57,47 @@ def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
     assert one["away"][0]["weight"] == pytest.approx(weight.min() / weight.mean())
     assert one["away"][0]["index"] == index[weight.argmin()] and one["welcome"][0]["image"].startswith("data:image")
     assert one["quantiles"] == sorted(one["quantiles"])
+    # D / (1 - D) of what the run has learned, by numpy.
+    ready, splits, variables = learned(tmp_path / "out" / one["folder"], gated)
+    first = splits.streams["source"].view(np.arange(64))
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(variables.params).items()}
+    image = np.stack([ready.processor(first[n])["image"] for n in range(64)]).reshape(64, -1).astype(np.float64)
+    f = np.maximum(image @ p["stem/kernel"] + p["stem/bias"], 0)
+    x = np.concatenate([f, np.eye(11)[first.labels()]], 1)
+    for layer in range(3):
+        x = x @ p[f"gate/{layer}/kernel"] + p[f"gate/{layer}/bias"]
+        x = np.maximum(x, 0) if layer < 2 else x
+    d = 1 / (1 + np.exp(-x[:, 0]))
+    place = {own: n for n, own in enumerate(index.tolist())}
+    np.testing.assert_allclose(weight[[place[int(row)] for row in first.rows]], d / (1 - d), rtol=1e-4)
+    told = [
+        cells.read(tmp_path / "out").cells[0].curves()[f"train/gate/{name}"] for name in ("effective", "weight_mean")
+    ]
+    assert one["effective_least"] == min(told[0].values()) and one["weight_mean_most"] == max(told[1].values())
+
+
+def test_ten_examples_are_measured_and_told_of(recipe, monkeypatch, tmp_path):
+    real = examples.open_dataset
+
+    def opened(name):
+        found = real("mnist5k" if name == "few" else name)
+        few = {split: own.view(np.arange(4)) for split, own in found.splits.items()}
+        return dataclasses.replace(found, name=name, splits=few, fingerprint="few") if name == "few" else found
+
+    monkeypatch.setattr(examples, "open_dataset", opened)
+    document = measure(negative_study(recipe, sources=("few",), seeds=2), tmp_path / "out", quiet=True)
+    assert any("source has 4 examples, fewer than a batch of 16" in note for note in document["notes"])
+    (row,) = document["domains"]
+    assert (row["a"], row["a_low"], row["examples"][0]) == (None, None, 4)
+    assert "NaN" not in (tmp_path / "out" / "negative.json").read_text()
+
+
+def test_features_that_are_not_finite_are_named(recipe):
+    splits = load(recipe.data, 0)
+    ready = prepare(recipe, splits)
+    ready.variables.params["stem"]["bias"] = np.full(16, np.nan, np.float32)
+    with pytest.raises(ValueError, match=r"features of 1258 of 1258 examples of 'digits' train are not finite"):
+        feature_reader(ready)(ready.variables, splits.streams["unlabelled"])
 
 
 def test_domains_that_cannot_be_told_apart_are_at_no_distance():

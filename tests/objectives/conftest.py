@@ -77,7 +77,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
         held = {"labelled": given, **(others or {})}
         streams = term.streams(held, tick)
         taps = {}
-        for stream, salt, _ in passes((term,), sorted(held), streams):
+        for stream, salt, *_ in passes((term,), sorted(held), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
         view = View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average)

@@ -23,6 +23,18 @@ def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other(
     assert not passes((terms.L2SP(),), ["labelled"], {"labelled": one})
 
 
+@pytest.mark.parametrize(
+    ("reads", "moving"),
+    [(("source",), ["source"]), (("source", "unlabelled"), ["unlabelled"]), (("unlabelled", "labelled"), None)],
+)
+def test_the_target_moves_the_running_statistics_where_it_is_read(reads, moving):
+    given = ["source", "labelled", "unlabelled"]
+    objective = [terms.Entropy(on=stream) for stream in reads]
+    found = passes(objective, given, {name: {"index": None} for name in given})
+    assert [own.stream for own in found] == [stream for stream in given if stream in reads]
+    assert [own.stream for own in found if own.moves] == (moving or ["labelled", "unlabelled"])
+
+
 def test_a_stream_that_is_not_there_is_refused():
     check_streams((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
     with pytest.raises(ValueError) as error:

@@ -138,13 +138,12 @@ def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
         return -np.log(mlp.softmax(logits)[np.arange(len(labels)), labels])
 
     nil = {stream: np.full(len(answers[stream][0]), C) for stream in answers}
-    told = (
-        mlp.softplus(-logit("unlabelled", nil["unlabelled"])).mean()
-        + mlp.softplus(logit("source", nil["source"])).mean()
-    )
+    told = 0.5 * mlp.softplus(-logit("unlabelled", nil["unlabelled"])).mean()
+    told += 0.5 * mlp.softplus(logit("source", nil["source"])).mean()
     total = 0.0
     if granted:
-        told += mlp.softplus(-logit("labelled", target)).mean() + mlp.softplus(logit("source", source)).mean()
+        told += 0.5 * mlp.softplus(-logit("labelled", target)).mean()
+        told += 0.5 * mlp.softplus(logit("source", source)).mean()
         total += risks("labelled", target).mean()
     d = 1 / (1 + np.exp(-logit("source", source if granted else nil["source"])))
     weight = d / (1 - d)
@@ -155,6 +154,51 @@ def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
     weight = weight / weight.mean() if normalised else weight
     total += 0.7 * (weight * risks("source", source)).mean() + told
     assert found.value == pytest.approx(2 * total, rel=1e-4)
+
+
+def heard(mlp, seen, make, name, read):
+    """What an entry of the features' gradient has by the reversal alone; and minus the slope, by differences, of the
+    discriminator's risk on `read(features of a stream)`: `[(its inputs, the sign of their logit), ...]`."""
+    streams, *_ = seen
+    path, where, step = "blocks/00/kernel", (0, 1), 1e-5
+    through, plain = (mlp.across(streams, make(reversal)) for reversal in (1.0, 0.0))
+    values = []
+    for sign in (1, -1):
+        variables = moved(mlp, path, where, sign * step)
+        rows = read(lambda stream, own=variables: mlp.by_hand(own, streams[stream]["x"])[1])
+        values.append(
+            sum(0.5 * mlp.softplus(side * mlp.network(through.params, name, inputs)).mean() for inputs, side in rows)
+        )
+    slope = (values[0] - values[1]) / (2 * step)
+    return (through.gradient[path] - plain.gradient[path])[where], -slope
+
+
+def test_the_features_hear_the_gates_discriminator_reversed(mlp, seen):
+    source, target = seen[2]
+
+    def read(f):
+        nil = np.full(50, C)
+        asked = (("unlabelled", nil, -1), ("source", nil, 1), ("labelled", target, -1), ("source", source, 1))
+        return [(np.concatenate([f(s), np.eye(C + 1)[own[: len(f(s))]]], 1), side) for s, own, side in asked]
+
+    found, slope = heard(mlp, seen, lambda reversal: terms.Gate(width=3, reversal=reversal), "gate", read)
+    assert found == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+def test_the_features_hear_cdans_discriminator_reversed(mlp, seen):
+    p = {stream: mlp.softmax(answers[1]) for stream, answers in seen[1].items()}
+
+    def read(f):
+        return [(np.einsum("nc,nw->ncw", p[s], f(s)).reshape(len(p[s]), -1), side)
+                for s, side in (("source", -1), ("unlabelled", 1))]  # fmt: skip
+
+    found, slope = heard(
+        mlp, seen, lambda reversal: terms.Cdan(width=3, entropy=False, reversal=reversal), "cdan", read
+    )
+    assert found == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    # The predictions have no gradient by it, however loud it is.
+    through = mlp.across(seen[0], terms.Cdan(width=3, reversal=1.0))
+    assert np.abs(through.gradient["head/kernel"]).max() == 0 < np.abs(through.gradient["stem/kernel"]).max()
 
 
 def test_a_gated_examples_weight_has_no_gradient(mlp, seen):

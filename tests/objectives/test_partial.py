@@ -58,3 +58,18 @@ def test_pada_weighs_classes_by_what_the_target_seems_to_hold(mlp, seen):
     # The class weights are constants: the head hears the source's weighed risk, and not that they could be smaller.
     slope = 2 * (weight[:, None] * (p - np.eye(C)[source])).mean(0)
     np.testing.assert_allclose(found.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
+    # The features hear the discriminator reversed, and no class weight.
+    plain = mlp.across(streams, terms.Pada(width=3, reversal=0.0, weight=2.0))
+    path, where, step = "blocks/00/kernel", (0, 1), 1e-5
+
+    def apart_at(change):
+        variables = mlp.drawn(mlp.model, 0)
+        kernel = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
+        kernel[where] += change
+        variables.params["blocks"]["00"]["kernel"] = kernel
+        own = {s: mlp.network(found.params, "pada", mlp.by_hand(variables, streams[s]["x"])[1]) for s in streams}
+        return (weight * mlp.softplus(-own["source"])).mean() + mlp.softplus(own["unlabelled"]).mean()
+
+    slope = (apart_at(step) - apart_at(-step)) / (2 * step)
+    heard = (found.gradient[path] - plain.gradient[path])[where]
+    assert heard == pytest.approx(-slope, rel=1e-3, abs=1e-6)

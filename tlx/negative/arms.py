@@ -17,6 +17,7 @@ from tlx.selection import SOURCE as DRAWN
 from tlx.study import Study
 from tlx.sweeps import Override
 from tlx.tasks import Classification
+from tlx.updates import Alternating, Sum
 
 TRANSFER, ALONE, SOURCE_ONLY, TARGET_ONLY, SCRATCH = "A(S,T)", "A(0,T)", "source only", "target only", "from scratch"
 # Of the arms without which transfer is compared, what each stands for.
@@ -62,14 +63,24 @@ def negative_study(
         raise ValueError(f"seeds is {seeds}; the report needs 1 or more, and 2 for intervals")
     if strange := [value for value in eps if not 0 <= value <= 1]:
         raise ValueError(f"eps is {strange[0]:g}; it is a share of the source's examples, from 0 to 1")
+    own = {name: value for name in ("eps_x", "eps_y") if (value := getattr(recipe.data, name))}
+    if own and any(eps):
+        (name, value), *_ = own.items()
+        raise ValueError(f"the recipe has {name}={value:g} itself, and eps are given too; leave one of them out")
+    if several := [type(term).__name__ for term in recipe.objective if hasattr(term, "sources")]:
+        raise ValueError(f"{several[0]} is of several sources together, and here each source is measured by itself")
     steps = budget(recipe, sources)
-    looks = recipe.train.eval_every or (steps if recipe.train.select == "last" else math.ceil(steps / 12))
+    # One look suffices, unless a checkpoint is chosen or a rule's choice is to be judged.
+    choosing = recipe.train.select != "last" or bool(recipe.train.criteria)
+    looks = recipe.train.eval_every or (math.ceil(steps / 12) if choosing else steps)
     base = assigned(recipe, {"train.steps": steps, "train.eval_every": looks})
     cells: list[Override] = []
     seen: dict[str, str] = {}
 
     def add(arm: str, names: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         # Two arms may come to the same, where the algorithm has no term of its own; the first stays.
+        if isinstance(recipe.update, Alternating) and not any(map(takes_turns, changes["objective"])):
+            changes = {"update": Sum(), **changes}
         for seed in range(recipe.seed, recipe.seed + seeds):
             given = {**changes, "seed": seed}
             if seen.setdefault(fingerprint(assigned(base, given)), arm) == arm:
@@ -161,6 +172,11 @@ def transfer(terms: Sequence[Term], labels: Labels) -> tuple[Term, ...]:
         return left
     reads = any("labelled" in (getattr(term, role, None) for role in ("on", "labelled")) for term in terms)
     return tuple(terms) if reads else (*terms, Supervised(on="labelled"))
+
+
+def takes_turns(term: Term) -> bool:
+    """Whether the steps of the term's update are several moves."""
+    return type(term).turns is not Term.turns
 
 
 def reads_source(term: Term) -> bool:

@@ -99,12 +99,13 @@ def gaps_to(
     name: str, found: Sequence[Setting], smallest: float, metric: str, higher: bool, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The gap of every setting to one baseline, p corrected over them (Holm). Without labels of the target A(0,T) has
-    nothing to learn from, and stands at chance."""
+    nothing to learn from, and stands at chance: the share of the most frequent class."""
     pairs: list[tuple[Setting, Comparison, float | None]] = []
     for one in found:
         if name == CHANCE:
             if one.labels == 0 and metric.endswith("/accuracy"):
-                pairs.append((one, to_chance(one, 1 / len(classes), smallest), 1 / len(classes)))
+                chance = of_chance(one, metric, classes)
+                pairs.append((one, to_chance(one, chance, smallest), chance))
         elif name in one.others and one.own.scores.keys() & one.others[name].scores.keys():
             pairs.append((one, against(one.own, one.others[name], smallest, metric), None))
     compared = judged([comparison for _, comparison, _ in pairs], smallest, higher)
@@ -118,6 +119,15 @@ def gaps_to(
         }
         for (setting, _, chance), comparison in zip(pairs, compared, strict=True)
     ]  # fmt: skip
+
+
+def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
+    """The accuracy of whoever knows the most frequent class of the split and nothing else; of all classes alike where
+    the runs have kept no labels of it."""
+    for cell in one.own.arm.done:
+        if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions.labels):
+            return float(np.bincount(predictions.labels).max() / len(predictions.labels))
+    return 1 / len(classes)
 
 
 def to_chance(one: Setting, chance: float, smallest: float) -> Comparison:
@@ -292,6 +302,12 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[
         )
     if not any(arm.names[ARM] == SCRATCH for arm in study.arms) and any(gap["baseline"] == TARGET_ONLY for gap in gaps):
         made.append("the network brings nothing, so the target's labels alone are from scratch")
+    told: dict[str, list[str]] = {}
+    for arm in study.arms:
+        of = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
+        for note in dict.fromkeys(note for cell in arm.done for note in (cell.result or {}).get("notes", ())):
+            told.setdefault(note, []).append(of)
+    made += [f"{', '.join(dict.fromkeys(arms))}: {note}" for note, arms in told.items()]
     for one, other in combinations(BASELINES, 2):
         signs = [
             {gap["baseline"]: gap["verdict"] for gap in gaps if where(gap) == where(first)}

@@ -17,14 +17,17 @@ from tlx.negative.arms import perturbed
 from tlx.objectives import Supervised
 from tlx.prepare import Prepared, prepare
 from tlx.recipe import Recipe
+from tlx.updates import Sum
 
 # Examples of each domain that are looked at, and rows of each in a kernel.
 MOST, KERNEL = 2000, 500
-SPLITS = 5
+# Splits of the proxy, and the fewest rows of a domain that can be split.
+SPLITS, FEWEST = 5, 5
 
 
 def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) -> list[dict[str, Any]]:
-    """A row a source and noise: the proxy A-distance `a` with the lowest and highest of its splits, and `mmd`.
+    """A row a source and noise: the proxy A-distance `a` with the lowest and highest of its splits, and `mmd`; None
+    where there are too few examples for it.
 
     Of at most `MOST` training examples a domain, drawn by a seed of their own, so that the rows are of one recipe.
     """
@@ -33,7 +36,7 @@ def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) ->
     for source in sources:
         for noise in eps:
             # Of the model alone, so whatever the algorithm reads.
-            alone = {"objective": (Supervised(on="source"),), "data.labels": 0}
+            alone = {"objective": (Supervised(on="source"),), "data.labels": 0, "update": Sum()}
             asked = assigned(recipe, {"data.source": source, **alone, **perturbed(noise)})
             splits = load(asked.data, asked.seed, test=False)
             if read is None:
@@ -41,10 +44,11 @@ def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) ->
                 read = reader(prepare(asked, splits))
                 target = read(some(splits.streams["unlabelled"]))
             own = read(some(splits.streams["source"]))
-            a = proxy_a_distance(own, target)
+            a = proxy_a_distance(own, target) if min(len(own), len(target)) >= FEWEST else None
             count = min(len(own), len(target), KERNEL)
             mmd = float(discrepancy.mmd(jnp.asarray(own[:count]), jnp.asarray(target[:count]))) if count > 1 else None
-            found = {"a": float(np.mean(a)), "a_low": min(a), "a_high": max(a), "mmd": mmd}
+            ends = (float(np.mean(a)), min(a), max(a)) if a else (None, None, None)
+            found = {**dict(zip(("a", "a_low", "a_high"), ends, strict=True)), "mmd": mmd}
             rows.append({"source": source, "eps": noise, **found, "examples": [len(own), len(target)]})
     return rows
 
@@ -71,8 +75,9 @@ def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS)
     from sklearn.preprocessing import StandardScaler
 
     count = min(len(rows), len(others))
-    if count < 5:
-        raise ValueError(f"{count} rows of a domain are too few to tell domains apart by; the proxy needs 5 or more")
+    if count < FEWEST:
+        told = f"{count} rows of a domain are too few to tell domains apart by; the proxy needs {FEWEST} or more"
+        raise ValueError(told)
     x = np.concatenate([rows[:count], others[:count]]).astype(np.float64)
     y = np.repeat([0, 1], count)
     found = []

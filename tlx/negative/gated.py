@@ -17,6 +17,7 @@ from tlx.negative.arms import ARM, EPS, LABELS, SOURCE, TRANSFER
 from tlx.objectives import Gate
 from tlx.objectives.gate import log_odds
 from tlx.recipe import Recipe
+from tlx.records import read_metrics
 from tlx.reopen import learned
 from tlx.reweight import effective
 
@@ -62,10 +63,24 @@ def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
     return {
         "examples": len(weight),
         "effective": effective(weight),
+        **in_training(path),
         "quantiles": [float(value) for value in np.quantile(relative, np.linspace(0, 1, 21))],
         "away": picked(source, ready.task, relative, order[:SHOWN]),
         "welcome": picked(source, ready.task, relative, order[::-1][:SHOWN]),
     }
+
+
+def in_training(path: Path) -> dict[str, float]:
+    """What the batches met on the way, where the run tells: the smallest effective share, and the largest mean weight.
+    The weights at the end may be tame where these were not."""
+    told: dict[str, list[float]] = {"effective": [], "weight_mean": []}
+    for line in read_metrics(path):
+        name = line["name"].rpartition("/")[2]
+        if line["name"].startswith("train/gate") and name in told:
+            told[name].append(line["value"])
+    if not all(told.values()):
+        return {}
+    return {"effective_least": min(told["effective"]), "weight_mean_most": max(told["weight_mean"])}
 
 
 def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:

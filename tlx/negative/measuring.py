@@ -14,7 +14,7 @@ from tlx import cells, config
 from tlx.data import open_dataset
 from tlx.folder import environment
 from tlx.negative.arms import EPS, SOURCE, TRANSFER
-from tlx.negative.card import card
+from tlx.negative.card import card, finite
 from tlx.negative.domains import divergences
 from tlx.negative.gated import gated
 from tlx.records import write_json
@@ -81,7 +81,7 @@ def known_domains(study: Study, directory: Path) -> list[dict[str, Any]]:
 
 def related(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Whether sources that are further away hurt more: Spearman's correlation of each divergence with the gap over the
-    settings of equal labels, None of fewer than three."""
+    settings of equal labels, None of fewer than three, or of a divergence that is the same for all."""
     from tlx import stats
 
     found = []
@@ -93,5 +93,5 @@ def related(document: dict[str, Any]) -> list[dict[str, Any]]:
                 x = [apart[gap["source"], gap["eps"]][name] for gap in gaps]
                 told = stats.spearman(x, [gap["gap"] for gap in gaps]) if len(gaps) > 2 and None not in x else None
                 row = {"baseline": baseline, "labels": labels, "of": name, "settings": len(gaps)}
-                found.append({**row, "rho": told[0] if told else None, "p": told[1] if told else None})
+                found.append({**row, "rho": finite(told[0]) if told else None, "p": finite(told[1]) if told else None})
     return found

@@ -67,12 +67,18 @@ class Term:
         raise TypeError(f"{type(self).__name__} has no loss")
 
 
+# The streams of the data that hold examples of the target.
+OF_TARGET = ("labelled", "unlabelled")
+
+
 class Pass(NamedTuple):
-    """A forward pass of one `stream`: the `salt` of its noise, and whether it `moves` the running statistics."""
+    """A forward pass of one `stream`: the `salt` of its noise, whether it `moves` the running statistics, and whether a
+    term has `added` the stream to those of the data."""
 
     stream: str
     salt: int
     moves: bool
+    added: bool = False
 
 
 def several(stream: str, have: Collection[str]) -> list[str]:
@@ -107,13 +113,15 @@ def passes(terms: Sequence[Term], given: Sequence[str], batch: Streams) -> list[
     """The passes that the terms ask for over the streams of `batch`, of which the data gave `given`.
 
     The noise of a stream does not depend on the streams that terms add, and neither do the running statistics, but
-    where no stream that was given is read at all: a term of weight 0 then equals leaving it out.
+    where no stream that was given is read at all: a term of weight 0 then equals leaving it out. Where the target is
+    read, its streams alone move the running statistics: by those it is evaluated, and each stream trains by its own.
     """
     read = {own for term in terms for stream in term.reads(given) for own in several(stream, given)}
-    found = [Pass(stream, number, True) for number, stream in enumerate(given) if stream in read]
+    moving = {stream for stream in OF_TARGET if stream in given and stream in read} or read
+    found = [Pass(stream, number, stream in moving) for number, stream in enumerate(given) if stream in read]
     alone = not found
     added = [stream for stream in batch if stream not in given and stream in read]
-    return found + [Pass(stream, zlib.crc32(stream.encode()), alone) for stream in added]
+    return found + [Pass(stream, zlib.crc32(stream.encode()), alone, True) for stream in added]
 
 
 def wanted(terms: Sequence[Term], given: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """A source whose examples count as far as they look like the target."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import jax
@@ -21,7 +21,8 @@ class Gate(Between):
     """The gate against negative transfer (Wang et al., 2019, equations 7 to 9), in the place of `Supervised`.
 
     One discriminator D reads what the head reads and a label, or none: it is trained to tell the target's unlabelled
-    examples from the source's without labels, and its labelled ones from the source's with theirs. The risk is that of
+    examples from the source's without labels, and its labelled ones from the source's with theirs, each stream of a
+    pair counting one half, as in `Dann`. The risk is that of
     the `labelled` stream plus `share` times the mean over the source of w times each example's, with
     w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or where it is the `source` itself, w is
     D's answer without a label. The features hear the discriminator reversed, times `reversal` (mu there).
@@ -69,6 +70,14 @@ class Gate(Between):
         weight = jnp.exp(jnp.minimum(odds, 20.0))
         return weight if self.most is None else jnp.minimum(weight, self.most)
 
+    def apart(
+        self, view: View, target: str, logit: Callable[[str, bool], Array], with_label: bool
+    ) -> tuple[Array, Array]:
+        """The risk of telling the source from a stream of the target, and the log-odds of the source's examples."""
+        odds = logit(self.source, with_label)
+        told = mean_over(view, target, jax.nn.softplus(-logit(target, with_label)))
+        return 0.5 * (told + mean_over(view, self.source, jax.nn.softplus(odds))), odds
+
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale, classes = current(self.reversal, view.tick), view.task.outputs
 
@@ -76,14 +85,11 @@ class Gate(Between):
             f = reversed_gradient(features(view.taps[stream]).astype(jnp.float32), scale)
             return log_odds(view.params["gate"], f, view.batch[stream]["label"] if with_label else None, classes)
 
-        told = mean_over(view, self.target, jax.nn.softplus(-logit(self.target, False)))
-        odds = logit(self.source, False)
-        told += mean_over(view, self.source, jax.nn.softplus(odds))
+        told, odds = self.apart(view, self.target, logit, False)
         risk = jnp.zeros(())
         if self.knows(view.batch):
-            told += mean_over(view, self.labelled, jax.nn.softplus(-logit(self.labelled, True)))
-            odds = logit(self.source, True)
-            told += mean_over(view, self.source, jax.nn.softplus(odds))
+            more, odds = self.apart(view, self.labelled, logit, True)
+            told += more
             own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
             risk = mean_over(view, self.labelled, own)
         weight = self.weights(jax.lax.stop_gradient(odds))

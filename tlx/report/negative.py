@@ -263,5 +263,8 @@ def gate(one: Mapping[str, Any]) -> dict[str, Any]:
     y = alt.Y("weight:Q", title="weight over the mean", scale=alt.Scale(type="log"), axis=axis)
     chart = alt.Chart(charts.data()).mark_line(strokeWidth=2, point={"size": 30}).encode(x=x, y=y)
     slug = "".join(letter if letter.isalnum() else "-" for letter in title)
-    caption = f"Effective share of the source {100 * one['effective']:.0f} %, seed {one['seed']}."
+    caption = f"Effective share of the source {100 * one['effective']:.0f} % at the end, seed {one['seed']}."
+    if "effective_least" in one:
+        least, most = 100 * one["effective_least"], words.number(one["weight_mean_most"], 3)
+        caption += f" On the way a batch's fell to {least:.0f} %, and a batch's mean weight rose to {most}."
     return {**one, "title": title, "figure": charts.figure(f"gate-{slug}", title, caption, chart, rows, height=200)}
