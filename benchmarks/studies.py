@@ -32,6 +32,8 @@ from typing import Any
 from pairs import processor, settle
 
 TOKENS = 48
+# Sentences of validation and test, which every side reads once.
+HELD_OUT = 3056
 
 
 def recipe(sentences: int, epochs: int, depth: int = 0, seed: int = 0, rate: float = 1e-3) -> Any:
@@ -103,6 +105,9 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
             again = [*sys.argv[1:], "--side", "single", "--nth", str(n), "--out", str(out / str(n))]
             subprocess.run([sys.executable, __file__, *again], check=True, capture_output=True)
         return
+    if side == "study":
+        study_of(options, out)
+        return
     if side == "lora packed":
         from tlx import many
 
@@ -114,6 +119,18 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
             raise outcome
     for choice in told:
         print(f"planner: {choice['how']}, {choice['why']}", flush=True)
+
+
+def study_of(options: argparse.Namespace, out: Path) -> None:
+    """The same cells as a study: claims, records, the table of results and the page."""
+    from tlx import Study
+    from tlx.study import run_study
+
+    cells = [{"seed": n // 8, "optim.lr": 1e-3 * 2 ** (n % 8)} for n in range(options.arms)]
+    base = recipe(options.sentences, options.epochs)
+    found = run_study(Study(base=base, cells=cells, question="Which rate?"), out, quiet=True)
+    if found.counts["done"] < options.arms:
+        raise SystemExit(f"of the study's cells: {found.counts}")
 
 
 def by_hand(side: str, options: argparse.Namespace) -> None:
@@ -244,8 +261,12 @@ def main() -> None:
             print(f"{side} over {first}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     if options.what == "prefix":
         below, above = 6 - options.depth, 3 * options.depth
-        limit = (below + above) / (below / options.epochs + above)
-        print(f"the limit, of blocks alone: {limit:.2f}")
+        trained = options.sentences * options.epochs
+        alone = (below + above) / (below / options.epochs + above)
+        # Both sides read every held-out sentence once, and stop where it is stored: one pass through all blocks.
+        held = HELD_OUT * 6
+        whole = (trained * (below + above) + held) / (options.sentences * below + trained * above + held)
+        print(f"the limit, of training alone: {alone:.2f}, with {HELD_OUT:,} held-out sentences: {whole:.2f}")
 
 
 if __name__ == "__main__":

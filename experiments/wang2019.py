@@ -53,7 +53,7 @@ def recipe_of(data: str, algorithm: str) -> Recipe:
             task=tasks.Classification(classes=10),
             model=models.Cnn(size=16, channels=1, widths=(16, 32), dense=64),
             objective=ALGORITHMS[algorithm],
-            optim=Optim(lr=2e-3, weight_decay=0.01, warmup=0.1),
+            optim=Optim(lr=2e-3, weight_decay=0.01, warmup=0.1, clip=1.0),
             train=Train(steps=300, batch=32, eval_batch=256),
         )
     return Recipe(
