@@ -53,7 +53,7 @@ $(VENV)/.tested: requirements/test.txt $(VENV)/.fast
 # Resolves the newest versions for this interpreter and writes them down; run it once by 3.11 and once by 3.12 or later.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet '.[report,study,search,energy,classical]'
+	build/lock/bin/python -m pip install --quiet '.[report,study,search,energy,classical,audio]'
 	build/lock/bin/python -m pip freeze --exclude tlx > requirements/$(LOCK).txt
 
 clean:

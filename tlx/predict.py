@@ -12,9 +12,11 @@ import numpy as np
 from tlx import models
 from tlx.folder import RECIPE
 from tlx.processors import ImageProcessor, TextProcessor
+from tlx.processors.sounds import SoundProcessor
 from tlx.weights import Pretrained, load_pretrained
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 BATCH = 64
 
 
@@ -44,7 +46,7 @@ def tokens_of(source: str | Path) -> int | None:
 
 
 def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | None) -> dict[str, np.ndarray]:
-    """The model's inputs for a batch of texts or image files."""
+    """The model's inputs for a batch of texts, or of files of images or sounds."""
     processor = pretrained.processor
     if isinstance(processor, TextProcessor):
         processor = replace(processor, tokens=tokens) if tokens else processor
@@ -52,20 +54,23 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
         return processor.pad(rows, max(len(row["input_ids"]) for row in rows))
     if not isinstance(processor, ImageProcessor):
         raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
+    heard = isinstance(processor, SoundProcessor)
     if strangers := [name for name in given if not Path(name).is_file()]:
-        raise ValueError(f"the model reads images; {strangers[0]!r} is not an image file")
-    return {"image": np.stack([processor({"image": Path(name).read_bytes()})["image"] for name in given])}
+        told = "sounds" if heard else "images"
+        raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")
+    kind = "audio" if heard else "image"
+    return {"image": np.stack([processor({kind: Path(name).read_bytes()})["image"] for name in given])}
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:
-    """Texts as they are, image files as their paths, and every line of any other file.
+    """Texts as they are, files of images and sounds as their paths, and every line of any other file.
 
     Raises ValueError for a file that is not UTF-8.
     """
     found: list[str] = []
     for argument in arguments:
         path = Path(argument) if len(argument) < 1024 and "\n" not in argument else None
-        if path is None or not path.is_file() or path.suffix.lower() in IMAGES:
+        if path is None or not path.is_file() or path.suffix.lower() in (*IMAGES, *SOUNDS):
             found.append(argument)
             continue
         try:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
     from tlx.data.settings import Data
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
+    from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
     from tlx.data.streams import Splits, load, processor_for
     from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
@@ -31,6 +32,7 @@ class Shipped(NamedTuple):
 
 _SENTIMENT = "tlx.data.datasets.sentiment:Sentiment"
 _FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_SPOKEN = "tlx.data.datasets.spoken:Spoken"
 _FEELINGS, _DIGITS = ("negative", "positive"), tuple("0123456789")
 DATASETS: dict[str, Shipped] = {
     row[0]: Shipped(*row)
@@ -56,12 +58,30 @@ DATASETS: dict[str, Shipped] = {
             "fashion-mnist",
             "tlx.data.datasets.fashion_mnist:FashionMnist",
         ),
+        (
+            "spoken/studio",
+            "2.2 thousand prompts in four languages, a voice each",
+            "audio",
+            ("en", "es", "fr", "it"),
+            "sounds-en",
+            _SPOKEN,
+        ),
+        (
+            "spoken/voices",
+            "1.1 thousand prompts in three languages by other voices",
+            "audio",
+            ("es", "fr", "it"),
+            "sounds-it-menardi",
+            _SPOKEN,
+        ),
     )
 }
 
 _HOMES = {
     "Augmentation": "augment",
+    "BackgroundNoise": "sound_shifts",
     "Blur": "shifts",
+    "Codec": "sound_shifts",
     "Contrast": "shifts",
     "Crop": "augment",
     "Data": "settings",
@@ -77,6 +97,7 @@ _HOMES = {
     "Rotate": "shifts",
     "Sealed": "examples",
     "Shift": "shifts",
+    "Speed": "sound_shifts",
     "Splits": "streams",
     "Table": "table",
     "Typos": "shifts",
@@ -92,7 +113,9 @@ _HOMES = {
 __all__ = [
     "DATASETS",
     "Augmentation",
+    "BackgroundNoise",
     "Blur",
+    "Codec",
     "Contrast",
     "Crop",
     "Data",
@@ -109,6 +132,7 @@ __all__ = [
     "Sealed",
     "Shift",
     "Shipped",
+    "Speed",
     "Splits",
     "Table",
     "Typos",

@@ -15,33 +15,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
+from tlx.data.features import Features, found_in
 from tlx.data.perturbation import Perturbation
+from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 
 log = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound="Examples")
 
 
-class Features(NamedTuple):
-    """Which features of a TFDS data set are the inputs (`text`, one or a pair, or `image`) and the target."""
-
-    text: tuple[str, ...]
-    image: str | None
-    label: str
-    target: Literal["class", "number"]
-
-
 class Examples(Sequence[dict[str, Any]]):
-    """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}` or `{"image": uint8[H, W, C]}`
-    with `"label"`, an int (a float for regression), and `"index"`, its position in the whole split, whatever rows the
-    view has. `key` names the file that remembers the labels, if any; `mapping` int[C] is what each class of the data
-    set counts as, where `classes` are those of another; `perturbation` is what changes labels and inputs after that.
+    """A split, or some rows of one. `examples[i]` is `{"text": str, "text_pair"?: str}`, `{"image": uint8[H, W, C]}` or
+    `{"audio": float32[T]}` with `"label"`, an int (a float for regression), and `"index"`, its position in the whole
+    split, whatever rows the view has. `key` names the file that remembers the labels, if any; `mapping` int[C] is what
+    each class of the data set counts as, where `classes` are those of another; `perturbation` is what changes labels
+    and inputs after that.
     """
 
     labelled = True
@@ -81,6 +75,9 @@ class Examples(Sequence[dict[str, Any]]):
             example[key] = self._text(record[feature], feature, index)
         if self.features.image:
             example["image"] = self._pixels(record[self.features.image], index)
+        if self.features.audio:
+            what = f"{self.name} {self.split}[{index}]"
+            example["audio"] = decoded(record[self.features.audio], self.features.rate, what)
         if self.perturbation is not None:
             example = self.perturbation.shifted(example, index, len(self.source))
         return {**example, **self._truth(record, index), "index": index}
@@ -300,13 +297,16 @@ def _opened(
             f"data set {name!r} is stored as {builder.info.file_format.value}, which only TensorFlow reads;"
             f" convert it once by `tfds convert_format --dataset_dir={folder} --out_file_format=array_record`"
         )
-    features = _features(name, builder.info)
+    features = found_in(name, builder.info)
     classes = tuple(builder.info.features[features.label].names) if features.target == "class" else ()
     decoders = {features.image: tfds.decode.SkipDecoding()} if features.image else None
     sources = {
         split: builder.as_data_source(split, decoders=decoders) if info.num_examples else ()
         for split, info in builder.info.splits.items()
     }
+    if features.audio:
+        known: list[Any] = [source for source in sources.values() if len(source)]
+        features = features._replace(rate=rate_of(known[0][0][features.audio], name) if known else 0)
     return sources, features, classes, _fingerprint(builder, folder)
 
 
@@ -351,29 +351,6 @@ def _find(name: str) -> Path:
         f"data set {name!r} is not on disk in {', '.join(map(str, search_dirs()))}, and tlx downloads none but its own"
         f"{network}{near_miss(name, names)}; prepare it with `tfds build {name} --file_format=array_record`"
     )
-
-
-def _features(name: str, info: Any) -> Features:
-    """What to feed and what to predict: `supervised_keys` where it says so, else the only ones of their kind."""
-    import tensorflow_datasets as tfds
-
-    # TFDS gives the features of a folder in an order that changes from run to run.
-    kinds = dict(sorted(info.features.items(), key=lambda item: (item[0] != "premise", item[0])))
-    keys = info.supervised_keys or ()
-    named = [key for key in keys if isinstance(key, str)]
-    inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)
-    labels = named[-1:] if len(named) == len(keys) and named else [key for key in kinds if "label" in key]
-    text = tuple(key for key in inputs if isinstance(kinds[key], tfds.features.Text) and not key.endswith("id"))
-    image = next((key for key in inputs if isinstance(kinds[key], tfds.features.Image)), None)
-    shapes = {key: getattr(feature, "shape", None) for key, feature in kinds.items()}
-    classes = [key for key in labels if isinstance(kinds[key], tfds.features.ClassLabel)]
-    numbers = [key for key in labels if shapes[key] == () and np.issubdtype(kinds[key].np_dtype, np.floating)]
-    if (image is None) == (not text) or len(text) > 2 or len(classes + numbers) != 1:
-        raise ValueError(
-            f"data set {name!r} has features {', '.join(kinds)}; expected an image or one or two texts,"
-            " and a class label or number"
-        )
-    return Features(text, image, (classes + numbers)[0], "class" if classes else "number")
 
 
 def _fingerprint(builder: Any, folder: Path) -> str:

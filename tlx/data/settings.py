@@ -26,24 +26,25 @@ class Data:
     source are the target's by their names, or, with `match` "position", by their order. Several sources, a tuple of
     names, are the streams `source/0`, `source/1`, ... in their order; what is said of the source is of each.
 
-    `shots` keeps so many training examples of every class,
-    `fraction` that share of every class; the subset is drawn by `subset_seed`, or the recipe's seed where it is None,
-    and a smaller one lies inside a larger one of the same seed. `validation` is the share of the training split that is
-    held out where the data set has no validation split; the same examples for every seed. Text is cut at `tokens` and a
-    batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time
-    and cut from the draw by length, so that less is padding. Images become `size` pixels a side with `channels` (None:
-    as the pretrained processor says, else as they are). `augment` changes training images, afresh at every step; with
-    `views` in so many fixed ways that the epochs take in turn.
+    `shots` keeps so many training examples of every class, `fraction` that share of every class; the subset is drawn by
+    `subset_seed`, or the recipe's seed where it is None, and a smaller one lies inside a larger one of the same seed.
+    `validation` is the share of the training split that is held out where the data set has no validation split; the
+    same examples for every seed. Text is cut at `tokens` and a batch padded to the shortest of `buckets` that holds it;
+    with `group` above 1, so many batches are drawn at a time and cut from the draw by length, so that less is padding.
+    Images become `size` pixels a side with `channels` (None: as the pretrained processor says, else as they are). A
+    sound becomes an image of `size` mel bands by as many frames of its first `seconds` (see `tlx.processors.sounds`).
+    `augment` changes training images, afresh at every step; with `views` in so many fixed ways that the epochs take in
+    turn.
 
-    What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each
-    of the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has,
-    so 1 leaves labels that say nothing of the inputs; each of its inputs goes with probability `eps_x` through the
-    shifts `shift` (see `tlx.data.shifts`), by default Gaussian noise of 0.5 on images, and half the words of a text
-    dropped. What is perturbed at 0.3 is so at 0.7. `imbalance` cuts the source to an exponential long tail (Cui et al.,
-    2019) whose rarest class has 1 / imbalance of the most frequent's examples. `source_classes` are the only classes,
-    by the source's own names, whose examples it keeps, `target_classes` those of the target, in all of its splits; the
-    head has all classes of the target's data set in any case. All examples of the target, held out or not, go through
-    `target_shift`, each in the same way in every run.
+    What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each of
+    the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has, so
+    1 leaves labels that say nothing of the inputs; each of its inputs goes with probability `eps_x` through the shifts
+    `shift` (see `tlx.data.shifts`), by default Gaussian noise of 0.5 on images, half the words of a text dropped, and
+    noise as loud as a sound. What is perturbed at 0.3 is so at 0.7. `imbalance` cuts the source to an exponential long
+    tail (Cui et al., 2019) whose rarest class has 1 / imbalance of the most frequent's examples. `source_classes` are
+    the only classes, by the source's own names, whose examples it keeps, `target_classes` those of the target, in all
+    of its splits; the head has all classes of the target's data set in any case. All examples of the target, held out
+    or not, go through `target_shift`, each in the same way in every run.
     """
 
     target: str
@@ -59,6 +60,7 @@ class Data:
     group: int = 1
     size: int | None = None
     channels: int | None = None
+    seconds: float = field(default=2.0, metadata=ADDED)
     augment: tuple[Augmentation, ...] = ()
     views: int | None = None
     eps_y: float = field(default=0.0, metadata=ADDED)
@@ -98,6 +100,8 @@ class Data:
             raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds={self.seconds}; expected more than 0")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
         for name in ("eps_y", "eps_x"):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-Kind = Literal["image", "text"]
+from tlx.data.features import PLURAL, Kind
+from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
 
 
 @runtime_checkable
 class Shift(Protocol):
-    """Of its `kind`: uint8[H, W, C] to the same shape, or a text to a text."""
+    """Of its `kind`: uint8[H, W, C] to the same shape, a text to a text, or float32[T] from -1 to 1 to as much."""
 
     kind: ClassVar[Kind]
 
@@ -148,10 +149,8 @@ def check_kind(name: str, shifts: tuple[Shift, ...], kind: Kind, what: str) -> N
     """ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
     if wrong := [shift for shift in shifts if shift.kind != kind]:
         known = ", ".join(known for known, own in SHIFTS.items() if own.kind == kind)
-        told = "images" if kind == "image" else "text"
-        raise ValueError(
-            f"{name}: {wrong[0]} is for {wrong[0].kind}s, and {what} is {told}; for {told} there are: {known}"
-        )
+        told, other = PLURAL[kind], PLURAL[wrong[0].kind]
+        raise ValueError(f"{name}: {wrong[0]} is for {other}, and {what} is {told}; for {told} there are: {known}")
 
 
 def check_share(name: str, share: float) -> None:
@@ -181,6 +180,13 @@ SHIFTS: dict[str, type[Shift]] = {
     "Occlude": Occlude,
     "DropWords": DropWords,
     "Typos": Typos,
+    "BackgroundNoise": BackgroundNoise,
+    "Speed": Speed,
+    "Codec": Codec,
 }
 # What perturbs a source whose recipe names no shift.
-USUAL: dict[Kind, tuple[Shift, ...]] = {"image": (GaussianNoise(std=0.5),), "text": (DropWords(share=0.5),)}
+USUAL: dict[Kind, tuple[Shift, ...]] = {
+    "image": (GaussianNoise(std=0.5),),
+    "text": (DropWords(share=0.5),),
+    "audio": (BackgroundNoise(snr=0.0),),
+}

@@ -76,7 +76,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    kind: Kind = "text" if dataset.features.text else "image"
+    kind = dataset.features.kind
     for named in ("shift", "target_shift"):
         check_kind(named, getattr(data, named), kind, repr(data.target))
     kept = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {data.target!r}")
@@ -165,9 +165,8 @@ def _source(
     source, what = open_dataset(name), f"source {name!r}"
     if source.fingerprint == target.fingerprint:
         raise ValueError(f"{what} and target {data.target!r} are one data set; leave the source out")
-    kinds = [(own.features.target, len(own.features.text)) for own in (source, target)]
-    if kinds[0] != kinds[1]:
-        told = [f"{('images', 'text', 'pairs of texts')[text]} with a {kind}" for kind, text in kinds]
+    told = [f"{own.features.spelled} with a {own.features.target}" for own in (source, target)]
+    if told[0] != told[1]:
         raise ValueError(f"{what} is {told[0]} and target {data.target!r} is {told[1]}")
     if "train" not in source.splits:
         raise ValueError(f"{what} has no 'train' split")
@@ -241,7 +240,13 @@ def processor_for(data: Data, splits: Splits, pretrained: Processor | None = Non
             raise ValueError(f"{data.target!r} is text and the weights bring no tokenizer; name weights that do")
         return dataclasses.replace(pretrained, tokens=data.tokens)
     if isinstance(pretrained, TextProcessor):
-        raise ValueError(f"{data.target!r} is images and the weights bring a tokenizer; name weights of an image model")
+        told = splits.features.spelled
+        raise ValueError(f"{data.target!r} is {told} and the weights bring a tokenizer; name weights of an image model")
+    if splits.features.audio:
+        from tlx.processors.sounds import SoundProcessor
+
+        size = (data.size, data.size) if data.size else pretrained.shape[:2] if pretrained else (64, 64)
+        return SoundProcessor(size=size, rate=splits.features.rate, seconds=data.seconds)
     given: dict[str, Any] = {}
     if pretrained is None:
         height, width, channels = splits.validation[0]["image"].shape

@@ -238,7 +238,10 @@ def load(directory: str | Path, tokens: int = 128) -> Processor | None:
     """
     directory = Path(directory)
     if (directory / "preprocessor_config.json").is_file():
-        return ImageProcessor.load(directory)
+        from tlx.processors import sounds
+
+        kind = _json(directory / "preprocessor_config.json").get("feature_extractor_type")
+        return (sounds.SoundProcessor if kind == sounds.KIND else ImageProcessor).load(directory)
     if any((directory / name).is_file() for name in TOKENIZER_FILES):
         return TextProcessor.load(directory, tokens)
     return None

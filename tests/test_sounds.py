@@ -1,0 +1,235 @@
+"""Sounds: decoded, shifted, drawn as pictures that a model of images learns from, and answered about."""
+
+import dataclasses
+import io
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from tlx import Data, Optim, Recipe, Train, config, models, predict, processors, run, tasks
+from tlx.data import BackgroundNoise, Blur, Codec, DropWords, Speed, load, open_dataset
+from tlx.data.shifts import SHIFTS
+from tlx.processors.sounds import SoundProcessor, decoded
+
+RATE = 8000
+
+
+def tone(hertz, seconds=0.5, rate=RATE, loud=0.5):
+    return (loud * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def flac(sound, rate=RATE):
+    file = io.BytesIO()
+    soundfile.write(file, sound, rate, format="FLAC")
+    return file.getvalue()
+
+
+def pitch(sound, rate=RATE):
+    """The frequency with the most power."""
+    return np.fft.rfftfreq(len(sound), 1 / rate)[np.abs(np.fft.rfft(sound)).argmax()]
+
+
+class Tones(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Low or high, 40 of each in training."""
+
+    name = "tones"
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos: ClassVar[dict[str, Any]] = {}
+    rate = RATE
+
+    def _info(self):
+        kinds = {"audio": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["low", "high"])}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(kinds), supervised_keys=("audio", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split, count) for split, count in (("train", 80), ("test", 40))}
+
+    def _generate_examples(self, split, count):
+        draw = np.random.default_rng(len(split))
+        for n in range(count):
+            hertz = draw.uniform(300, 700) if n % 2 == 0 else draw.uniform(1200, 2000)
+            yield n, {"audio": flac(tone(hertz, draw.uniform(0.3, 0.6), self.rate), self.rate), "label": n % 2}
+
+
+class Fast(Tones):
+    """The same at twice the rate."""
+
+    name = "fast"
+    rate = 2 * RATE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tfds")
+    for kind in (Tones, Fast):
+        kind(data_dir=str(root), file_format="array_record").download_and_prepare()
+    return root
+
+
+@pytest.fixture
+def recipe(folder):
+    return Recipe(
+        data=Data(target=str(folder / "tones" / "1.0.0"), size=16, seconds=0.5),
+        task=tasks.Classification(classes=2),
+        model=models.Cnn(size=16, channels=1, widths=(4,), dense=8),
+        optim=Optim(lr=0.01),
+        train=Train(steps=30, batch=16, eval_every=30, eval_batch=40),
+    )
+
+
+def test_noise_is_as_loud_as_it_says_and_of_its_generator_alone():
+    sound = tone(440, loud=0.1)
+    noisy = BackgroundNoise(snr=10.0)(sound, np.random.default_rng(0))
+    ratio = 10 * np.log10((sound**2).mean() / ((noisy - sound) ** 2).mean())
+    assert noisy.dtype == np.float32 and noisy.shape == sound.shape and ratio == pytest.approx(10, abs=0.3)
+    np.testing.assert_array_equal(noisy, BackgroundNoise(snr=10.0)(sound, np.random.default_rng(0)))
+    assert not BackgroundNoise(snr=0.0)(np.zeros(9, np.float32), np.random.default_rng(0)).any()
+    assert np.abs(BackgroundNoise(snr=-40.0)(sound, np.random.default_rng(0))).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 2.0])
+def test_what_is_played_faster_is_shorter_and_higher(factor):
+    fast = Speed(factor=factor)(tone(440), np.random.default_rng(0))
+    assert fast.dtype == np.float32 and len(fast) == pytest.approx(4000 / factor, abs=1)
+    assert pitch(fast) == pytest.approx(440 * factor, rel=0.01)
+
+
+def g711():
+    """All that mu-law can say (ITU-T G.711): 8 segments of 16 levels on 14 bits, each segment twice as coarse."""
+    levels = [2 ** (segment + 1) * (place + 16.5) - 33 for segment in range(8) for place in range(16)]
+    return np.array(sorted([*levels, *(-level for level in levels)])) * 4 / 32768
+
+
+def test_codecs_keep_what_they_keep():
+    sound = tone(440) + tone(1300, loud=0.2)
+    rng = np.random.default_rng(0)
+    lost = {law: np.abs(Codec(law=law)(sound, rng) - sound).mean() for law in ("mu-law", "a-law", "gsm")}
+    assert 0 < lost["mu-law"] < 0.01 and 0 < lost["a-law"] < 0.01 < lost["gsm"] < 0.1
+    found, levels = Codec(law="mu-law")(sound, rng), g711()
+    nearest = np.abs(found[:, None] - levels).argmin(1)
+    np.testing.assert_allclose(found, levels[nearest], atol=1e-7)
+    # Each is the level that the sample is nearest to, or, at a border between two, the one beside it.
+    assert np.abs(nearest - np.abs(sound[:, None] - levels).argmin(1)).max() <= 1
+    for length in (1, 159, 160, 161, 4001):
+        assert Codec()(sound[:length], rng).shape == (min(length, 4000),)
+
+
+def test_a_sound_in_a_file_is_mono_at_the_rate_that_is_asked_for():
+    both = np.stack([tone(440, rate=16000), np.zeros(8000, np.float32)], 1)
+    found = decoded(flac(both, 16000), RATE, "x")
+    assert found.shape == (4000,) and pitch(found) == pytest.approx(440, rel=0.01)
+    assert np.abs(found[100:-100]).max() == pytest.approx(0.25, abs=0.01)
+    with pytest.raises(ValueError, match="x is no sound that can be read"):
+        decoded(b"no sound", RATE, "x")
+
+
+def by_hand(sound, rate, bands, frames, hop, width, length):
+    """Frames about every `hop` samples, Hann, |FFT|^2, Slaney's mel triangles of equal area, in float64."""
+    x = np.pad(sound.astype(np.float64), length // 2, mode="reflect")
+    window = np.zeros(length)
+    begin = (length - width) // 2
+    window[begin : begin + width] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width)
+    power = np.stack([np.abs(np.fft.rfft(window * x[n * hop : n * hop + length])) ** 2 for n in range(frames)], 1)
+
+    def hertz(mel):
+        return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
+
+    top = 15 + 27 * np.log(rate / 2 / 1000) / np.log(6.4)
+    edges, bins = hertz(np.linspace(0, top, bands + 2)), np.linspace(0, rate / 2, length // 2 + 1)
+    filters = [
+        np.maximum(0, np.minimum((bins - a) / (b - a), (c - bins) / (c - b))) * 2 / (c - a)
+        for a, b, c in zip(edges, edges[1:], edges[2:], strict=False)
+    ]
+    mel = np.log10(np.maximum(np.array(filters) @ power, 1e-10))
+    return (np.maximum(mel, mel.max() - 8) + 4) / 4
+
+
+def test_the_picture_is_that_of_whisper_by_hand():
+    """An odd number of bands and frames, and a sound that is too short: the rest is silence."""
+    made = SoundProcessor(size=(23, 31), rate=RATE, seconds=0.5)
+    sound = np.random.default_rng(0).normal(0, 0.1, 3001).astype(np.float32)
+    found = made({"audio": sound})["image"]
+    assert found.shape == (23, 31, 1) and found.dtype == np.float32
+    expected = by_hand(np.pad(sound, (0, 999)), RATE, 23, 31, 4000 // 31, 200, 256)
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+    longer = np.concatenate([np.pad(sound, (0, 999)), np.ones(500, np.float32)])
+    np.testing.assert_array_equal(made({"audio": longer})["image"], found)
+
+
+def test_a_processor_is_kept_with_its_model(tmp_path):
+    made = SoundProcessor(size=(16, 24), rate=16000, seconds=0.7)
+    made.save(tmp_path)
+    assert processors.load(tmp_path) == made
+
+
+def test_a_model_learns_from_sounds_and_answers_about_files(recipe, tmp_path):
+    found = run(recipe, tmp_path / "run", quiet=True)
+    assert found.metrics["test/accuracy"] > 0.9
+    for name, hertz in (("low", 450), ("high", 1600)):
+        (tmp_path / f"{name}.wav").write_bytes(flac(tone(hertz)))
+        (answer,) = predict.predict(tmp_path / "run", [str(tmp_path / f"{name}.wav")])
+        assert next(iter(answer)) == name
+    with pytest.raises(ValueError, match="the model reads sounds; 'a word' is not a file"):
+        predict.predict(tmp_path / "run", ["a word"])
+
+
+def test_a_shift_of_sounds_reaches_the_examples_and_no_other_kind_does(recipe):
+    def shifted(*shifts):
+        return load(dataclasses.replace(recipe.data, target_shift=shifts), 0)
+
+    plain, fast = load(recipe.data, 0).test[0]["audio"], shifted(Speed(factor=2.0)).test[0]["audio"]
+    assert pitch(fast) == pytest.approx(2 * pitch(plain), rel=0.02)
+    for wrong, kind in ((Blur(sigma=1.0), "images"), (DropWords(share=0.5), "text")):
+        with pytest.raises(
+            ValueError, match=rf"is for {kind}, and .* is sounds; for sounds there are: BackgroundNoise"
+        ):
+            shifted(wrong)
+    assert all(
+        config.load(config.dump(own), SHIFTS) == own for own in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
+    )
+
+
+def test_sources_that_do_not_fit_are_refused(recipe, folder):
+    fast = dataclasses.replace(recipe.data, source=str(folder / "fast" / "1.0.0"), labels=0)
+    with pytest.raises(ValueError, match=r"is sounds at 16,000 samples a second with a class and target .* at 8,000"):
+        load(fast, 0)
+    with pytest.raises(ValueError, match=r"source 'digits' is images with a class and target .* is sounds at 8,000"):
+        load(dataclasses.replace(recipe.data, source="digits", labels=0), 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Speed(factor=0.1), "factor=0.1; expected 0.25"),
+        (lambda: Codec(law="mp3"), "law='mp3'; expected one of 'gsm', 'mu-law', 'a-law'"),
+        (lambda: SoundProcessor(size=(8, 64), seconds=0.001), "fewer than 64 frames"),
+        (lambda: Data(target="x", seconds=0.0), "seconds=0.0; expected more than 0"),
+        (lambda: SoundProcessor(size=(8, 8))({"audio": np.zeros((2, 9))}), "a sound is float32"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tlx\[audio\]'"):
+        decoded(b"", RATE, "x")
+
+
+@pytest.mark.slow
+def test_voices_of_the_exchange_share_no_prompt_between_splits():
+    found = open_dataset("spoken/voices")
+    assert found.classes == ("es", "fr", "it") and found.features.rate == RATE
+    prompts = {
+        split: {own.source[n]["prompt"].decode() for n in range(len(own))} for split, own in found.splits.items()
+    }
+    assert sum(map(len, found.splits.values())) > 1100 and not prompts["train"] & prompts["test"]
+    assert set(np.unique(found.splits["test"].labels())) == {0, 1, 2}

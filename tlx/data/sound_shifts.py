@@ -1,0 +1,79 @@
+"""Shifts of sounds: what a line, a room or a recorder does to them. See `tlx.data.shifts`.
+
+Shapes: T samples.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from tlx.data.features import Kind
+
+Law = Literal["gsm", "mu-law", "a-law"]
+# The names of libsndfile.
+LAWS: dict[str, str] = {"gsm": "GSM610", "mu-law": "ULAW", "a-law": "ALAW"}
+
+
+class OfSounds:
+    """What is for sounds."""
+
+    kind: ClassVar[Kind] = "audio"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundNoise(OfSounds):
+    """Adds white noise at a ratio of `snr` decibels of the sound's power to its own: 0 is as loud as the sound. Silence
+    stays silent; nothing leaves -1 to 1."""
+
+    snr: float
+
+    def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        scale = np.sqrt(np.mean(sound.astype(np.float64) ** 2) / 10 ** (self.snr / 10)) if len(sound) else 0.0
+        return np.clip(sound + scale * rng.standard_normal(len(sound)), -1, 1).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(OfSounds):
+    """Plays the sound `factor` times as fast, so that its pitch goes with it (Ko et al., 2015): [T] to [T / factor],
+    by scipy's polyphase filter."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0.25 <= self.factor <= 4:
+            raise ValueError(f"factor={self.factor}; expected 0.25 (four times as slow) to 4")
+
+    def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        from scipy.signal import resample_poly
+
+        ratio = Fraction(self.factor).limit_denominator(100)
+        return resample_poly(sound, ratio.denominator, ratio.numerator).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec(OfSounds):
+    """What is left of the sound behind a telephone's codec: "gsm" (GSM 06.10, 13 kbit/s at 8,000 samples a second),
+    "mu-law" or "a-law" (G.711, 8 bits a sample), by libsndfile."""
+
+    law: Law = "gsm"
+
+    def __post_init__(self) -> None:
+        if self.law not in LAWS:
+            raise ValueError(f"law={self.law!r}; expected one of {', '.join(map(repr, LAWS))}")
+
+    def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        from tlx.processors.sounds import soundfile
+
+        library, file = soundfile(), io.BytesIO()
+        # The codecs know nothing of a rate; this one stands in the head of the file alone.
+        how = {"format": "RAW", "subtype": LAWS[self.law], "samplerate": 8000}
+        library.write(file, sound, **how)
+        file.seek(0)
+        found, _ = library.read(file, dtype="float32", channels=1, **how)
+        # GSM keeps whole frames of 160 samples.
+        return np.pad(found[: len(sound)], (0, max(0, len(sound) - len(found))))
