@@ -5,6 +5,7 @@ prompts for text alone, and no prefix for DistilBERT, whose attention reads no e
 """
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -155,6 +156,40 @@ def test_peft_opens_ours_with_the_same_logits(name, how, bases, tmp_path):
     assert flatten(again).keys() == flatten(ours.variables.params).keys()
     for path, leaf in flatten(ours.variables.params).items():
         np.testing.assert_allclose(flatten(again)[path], leaf, rtol=1e-6, err_msg=path)
+
+
+# What moves of the base beside an adapter goes along by whole modules, and peft puts no adapter into one of those.
+MOVED = [
+    ("bert", tuning.Lora(rank=2), r".*/norm/.*|.*/mlp/.*", "LORA"),
+    ("vit", tuning.Lora(rank=2), r"stem/patch/.*", "LORA"),
+    ("bert", tuning.Prefix(tokens=3), r".*", "PREFIX_TUNING"),
+    ("bert", tuning.Prompt(tokens=3), r".*/norm/.*", "PROMPT_TUNING"),
+    ("roberta", tuning.Lora(rank=2, on="head/dense|.*/query"), r"", "TLX"),
+    ("bert", tuning.Lora(rank=2), r".*", "TLX"),
+    ("vit", tuning.Lora(rank=2), r".*/value/bias", "TLX"),
+    ("bert", tuning.Ia3(), r".*/down/bias", "TLX"),
+    ("bert", tuning.Vera(rank=3, on=r".*/(query|value)"), r".*/query/kernel", "TLX"),
+    ("bert", tuning.Prompt(tokens=3), r"stem/words/.*", "TLX"),
+]
+
+
+@pytest.mark.parametrize(("name", "how", "moved", "kind"), MOVED)
+def test_what_moved_beside_an_adapter_is_in_peft_s_form_only_where_peft_opens_it(
+    name, how, moved, kind, bases, tmp_path
+):
+    before = tlx.load_pretrained(bases[name])
+    leaves, rng = flatten(shaken(before, how).variables.params), np.random.default_rng(2)
+    paths = [path for path in flatten(before.model.params) if re.fullmatch(moved, path)]
+    leaves |= {path: leaves[path] + 0.3 * rng.normal(size=leaves[path].shape).astype(np.float32) for path in paths}
+    ours = before._replace(variables=before.variables._replace(params=nest(leaves)))
+    tlx.save_adapter(ours, tmp_path, moved=paths)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == kind
+    inputs = draw(name)
+    logits = our_logits(ours, inputs)
+    np.testing.assert_allclose(our_logits(tlx.load_adapter(before, tmp_path), inputs), logits, rtol=0, atol=TOLERANCE)
+    if kind != "TLX":
+        wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
 
 
 def peft_config(name, how):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models.names import inward
+from tlx.models.names import inward, outward
 from tlx.trees import near_miss
 from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
 from tlx.weights.reconcile import stop
@@ -86,8 +86,7 @@ def read(
             layers.setdefault(layer, {})[PARTS[kind][suffix]] = (tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
             name_of = form.places[path].name
-            wanted = shapes[path][::-1] if name_of.layout == "transpose" else shapes[path]
-            found.take(path, tensor, key, wanted)
+            found.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
             if path in found.arrays:
                 found.arrays[path] = (inward(name_of, tensor), key)
         else:
