@@ -230,6 +230,25 @@ def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
 
 
+@pytest.mark.parametrize(
+    ("begun", "stays"), [("gaussian", True), ("orthogonal", True), ("pissa", False), ("olora", False)]
+)
+def test_an_adapter_by_which_peft_changes_its_base_is_refused_and_no_other(begun, stays, bases, tmp_path):
+    torch.manual_seed(2)
+    settings = {"r": 2, "target_modules": ["query"], "init_lora_weights": begun, "task_type": "SEQ_CLS"}
+    peft.get_peft_model(theirs(bases["bert"], "bert"), peft.LoraConfig(**settings)).save_pretrained(tmp_path)
+    opened = peft.PeftModel.from_pretrained(theirs(bases["bert"], "bert"), tmp_path)
+    kernel = "bert.encoder.layer.0.attention.self.query"
+    held = opened.get_submodule(f"base_model.model.{kernel}.base_layer").weight
+    assert torch.equal(held, theirs(bases["bert"], "bert").get_submodule(kernel).weight) == stays
+    before = tlx.load_pretrained(bases["bert"])
+    if stays:
+        tlx.load_adapter(before, tmp_path)
+    else:
+        with pytest.raises(ValueError, match="by which peft changes the base's own weights"):
+            tlx.load_adapter(before, tmp_path)
+
+
 def test_a_head_that_transformers_does_not_have_leaves_the_backbone_to_peft(bases, tmp_path):
     before = tlx.load_pretrained(bases["bert"], pooling="mean")
     ours = shaken(before, TUNINGS["dora"])

@@ -255,6 +255,15 @@ def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
         ),
         ({"use_qalora": True}, "the adapter sets use_qalora to True, which tlx does not know"),
         ({"bias": "all"}, "the adapter sets bias to 'all'; tlx knows 'none'"),
+        *(
+            (
+                {"init_lora_weights": begun},
+                f"the adapter sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+                "leaves them as they are. Save it as plain LoRA: peft's "
+                "save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            )
+            for begun in ("pissa", "pissa_niter_4", "OLoRA", "corda", "lora_ga", "loftq")
+        ),
     ],
 )
 def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved):
@@ -262,6 +271,12 @@ def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "eva", "orthogonal"])
+def test_how_the_matrices_began_is_no_matter_where_the_base_stayed(begun, saved):
+    edit(saved, init_lora_weights=begun)
+    tlx.load_adapter(base("bert"), saved)
 
 
 def test_what_is_no_adapter_is_refused(saved, tmp_path):
