@@ -121,6 +121,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
     params, learn = objectives.inserted(recipe.objective, model, params, key)
+    for term in recipe.objective:
+        term.check_task(task)
     models.check_tokens(model, params, max(recipe.data.lengths))
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)
