@@ -159,10 +159,11 @@ def redrawn(like: Prepared, seed: int) -> Variables:
 def check_shares(phases: Sequence[Phase]) -> None:
     """ValueError where the shares of the phases are not positive or do not sum to one."""
     shares = [phase.share for phase in phases]
-    if abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
-    if min(shares) <= 0:
+    # As they are asked, neither question is passed by NaN.
+    if not all(share > 0 for share in shares):
         raise ValueError(f"a phase has a positive share of the run: {shares}")
+    if not abs(sum(shares) - 1) <= 1e-6:
+        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
 
 
 def changed(whole: Optim, phase: Phase) -> Optim:
