@@ -246,6 +246,25 @@ def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "how", "path"),
+    [
+        ("bert", "Adapter", "blocks/00/nonsense/x"),
+        ("bert", "Adapter", "blocks/00/adapter/down/gain"),
+        ("own", "Lora", "blocks/01/attention/query/lora/gain"),
+        ("cnn", "pool", "pool/lora/c"),
+    ],
+)
+def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_path):
+    tlx.save_adapter(adapted(base(name), how), tmp_path / "own")
+    tensors = dict(load_file(tmp_path / "own" / "adapter_model.safetensors")) | {path: np.ones(3, np.float32)}
+    save_file(tensors, tmp_path / "own" / "adapter_model.safetensors")
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base(name), tmp_path / "own")
+    told = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"peft_type": "LORRA"}, "no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),
