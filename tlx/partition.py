@@ -48,6 +48,14 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
     {'head': Learn(lr=0.5, weight_decay=None, schedule=None), 'stem': None}
     """
     rules = tuple(rules)
+    result = {path: rules[position][1] for path, position in claims(params, rules).items()}
+    if all(learn is None for learn in result.values()):
+        raise ValueError(f"all {len(result)} parameters are frozen: no rule with Learn(...) claims any")
+    return result
+
+
+def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
+    """Which of the rules claims each parameter, by path. Raises as `partition` does, but where nothing learns."""
     for rule, learn in rules:
         check_learn(rule, learn)
     patterns = [compile_rule(pattern) for pattern, _ in rules]
@@ -76,10 +84,7 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
             f"no rule claims {len(unclaimed)} of {len(paths)} parameters: {_some(unclaimed)}; "
             "end the rules with (r'.*', Learn()) or (r'.*', None)"
         )
-    result = {path: rules[claimed[path]][1] for path in paths}
-    if all(learn is None for learn in result.values()):
-        raise ValueError(f"all {len(paths)} parameters are frozen: no rule with Learn(...) claims any")
-    return result
+    return claimed
 
 
 def check_learn(rule: str, learn: Learn | None) -> None:
