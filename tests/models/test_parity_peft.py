@@ -220,14 +220,18 @@ def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "theirs")
     inputs = draw(name)
-    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
-    np.testing.assert_allclose(our_logits(ours, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
+    wanted = torch_logits(model, inputs)
+    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
     # Every tensor of the file has a line.
     told = {line.foreign for line in ours.manifest.entries}
-    assert set(load_file(tmp_path / "adapter_model.safetensors")) <= told
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
+    assert set(load_file(tmp_path / "theirs" / "adapter_model.safetensors")) <= told
+    # And back again.
+    tlx.save_adapter(ours, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / "ours").eval()
+    np.testing.assert_allclose(torch_logits(again, inputs), wanted, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
