@@ -1,6 +1,8 @@
 """What is a run's own: its phases and averages, which state is chosen, who may stop it."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,8 +14,9 @@ from tlx.data import Crop, examples
 from tlx.describe import rows, totals
 from tlx.objectives import Supervised
 from tlx.optim import rate
-from tlx.prepare import prepare
+from tlx.prepare import open_data, prepare
 from tlx.records import read_metrics
+from tlx.results import odd, told_at_start
 from tlx.train import How
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
@@ -202,9 +205,28 @@ def test_phases_cover_the_run_without_gap_or_overlap():
         for steps in (1, 2, 7, 100):
             spans = phase_spans(ready._replace(phases=tuple(Phase(share, ()) for share in shares)), steps)
             assert [step for first, last in spans for step in range(first, last)] == list(range(steps))
-    with pytest.raises(ValueError) as error:
-        phase_spans(ready._replace(phases=(Phase(0.5, ()), Phase(0.4, ()))), 10)
-    assert str(error.value) == "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"
+    for shares, message in (
+        ((0.5, 0.4), "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+        ((0.5, math.nan), "a phase has a positive share of the run: [0.5, nan]"),
+        ((math.inf, 0.5), "the shares of the phases sum to inf, not to 1: [inf, 0.5]"),
+        ((1.5, -0.5), "a phase has a positive share of the run: [1.5, -0.5]"),
+    ):
+        with pytest.raises(ValueError) as error:
+            phase_spans(ready._replace(phases=tuple(Phase(share, ()) for share in shares)), 10)
+        assert str(error.value) == message
+    with pytest.raises(ValueError, match="the shares of InTurn sum to nan, not to 1, or are not positive"):
+        tuning.InTurn((0.5, tuning.Full()), (math.nan, tuning.Full()))
+
+
+def test_a_phase_without_a_step_is_told():
+    turns = tuning.InTurn((0.5, tuning.Probe()), (0.01, tuning.Lora(rank=1, on="stem")), (0.49, tuning.Full()))
+    recipe = dataclasses.replace(RECIPE, tuning=turns)
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    assert not odd(ready, splits, 100)
+    note = "phase 2 of 3 takes no step: its share, 0.01 of 10 steps, rounds to none"
+    assert odd(ready, splits, 10) == [note]
+    assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
 
 
 def test_moved_part_leaves_out_what_no_phase_moves():

@@ -1,12 +1,13 @@
 """The range test: its suggestions worked by hand, and that it begins where a run does and leaves the run alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, terms, tuning
 from tlx.cli import main
 from tlx.find import Curve, check_range, find, minimum, slide, smooth, steep, suggest, valley, write_lines
 from tlx.records import read_metrics
@@ -92,6 +93,15 @@ def test_the_rate_grows_in_equal_ratios_until_the_loss_runs_away(found):
     lines = [json.loads(line) for line in (out / "lr_find.jsonl").read_text().splitlines()]
     assert [line["rate"] for line in lines if "step" in line] == curve.rates
     assert {line["suggestion"]: line["rate"] for line in lines if "suggestion" in line} == curve.suggestions
+
+
+def test_a_term_that_reads_the_moving_average_has_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    objective = (terms.Supervised(), terms.MeanTeacher(on="labelled", weight=1.0))
+    recipe = replace(RECIPE, objective=objective, train=replace(RECIPE.train, ema=0.9))
+    for per_group in (False, True):
+        curves = find(recipe, tmp_path / str(per_group), steps=3, start=1e-4, end=1e-2, per_group=per_group, quiet=True)
+        assert all(np.isfinite(curve.losses).all() and len(curve.losses) == 3 for curve in curves)
 
 
 def test_the_page_holds_the_curve_and_the_suggestions(found):

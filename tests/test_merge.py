@@ -75,7 +75,7 @@ def test_a_sum_of_deltas_is_the_delta_of_the_sum():
     one, two = (random(MLP, tuning.Lora(rank=2, on="stem", alpha=alpha), seed) for seed, alpha in ((1, 2.0), (2, 6.0)))
     kernels = [flatten(merge.merge(own.variables).params)["stem/kernel"] for own in (one, two)]
     base = flatten(one.variables.params)["stem/kernel"]
-    both = merge.combine([one, two], [0.5, -2.0])
+    both = merge.sum_adapters([one, two], [0.5, -2.0])
     wanted = base + 0.5 * (kernels[0] - base) - 2.0 * (kernels[1] - base)
     got = flatten(merge.merge(both.variables).params)["stem/kernel"]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
@@ -105,5 +105,5 @@ LORA = tuning.Lora(rank=2, on="stem")
 )  # fmt: skip
 def test_adapters_that_do_not_add_up_are_refused(make, message):
     with pytest.raises(ValueError) as error:
-        merge.combine(*make())
+        merge.sum_adapters(*make())
     assert str(error.value).startswith(message)

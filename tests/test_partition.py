@@ -1,9 +1,12 @@
 """Rules over paths."""
 
+import math
+
 import pytest
 
-from tlx import Learn
+from tlx import Data, Learn, Recipe, models, tasks, tuning
 from tlx.partition import partition, split, still
+from tlx.prepare import prepare
 from tlx.trees import flatten, map_named, merge
 
 DENSE = {"kernel": 0.0, "bias": 0.0}
@@ -50,6 +53,23 @@ def test_the_first_rule_that_matches_wins():
     assert parts["blocks/01/kernel"] == slow
     assert parts["head/kernel"] == Learn()
     assert parts.keys() == flatten(SMALL).keys()
+
+
+def test_a_rate_or_decay_is_no_negative_number():
+    told = "rule 'stem/.*' has lr=-1; it multiplies the rate, and is finite and 0 or more"
+    assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == told
+    assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == told.replace("-1", "nan")
+    assert refused(SMALL, (r"stem/.*", Learn(weight_decay=-0.5)), REST) == (
+        "rule 'stem/.*' has weight_decay=-0.5; it draws towards zero, and is finite and 0 or more"
+    )
+    assert partition(SMALL, ((r"stem/.*", Learn(lr=0.0, weight_decay=0.0)), REST))["stem/bias"] == Learn(0.0, 0.0)
+    # What a tuning passes on comes here too.
+    recipe = Recipe(
+        data=Data(target="digits"), task=tasks.Classification(classes=10), model=models.Mlp(inputs=(8, 8, 1)),
+        tuning=tuning.Lora(rank=1, on="stem", weight_decay=-0.1),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"rule '\.\*/lora/a' has weight_decay=-0\.1; it draws"):
+        prepare(recipe)
 
 
 def test_a_rule_that_matches_nothing_names_what_is_near():

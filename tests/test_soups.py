@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import tlx
-from tlx import Data, Optim, Recipe, Train, Weights, blend, models, soups, tasks
+from tlx import Data, Optim, Recipe, Train, Weights, blend, merge, models, soups, tasks, tuning
 from tlx.reopen import Meter, reopen
 from tlx.trees import flatten
+from tlx.weights import inserted
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=10),
@@ -60,6 +61,26 @@ def test_a_uniform_soup_is_written_measured_and_loads(runs, tmp_path):
     assert [item["run"] for item in found["ingredients"]] == [str(one) for one in runs["good"]]
     assert all(item["chosen"] for item in found["ingredients"])
     assert found["notes"] == []
+
+
+def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    train = dataclasses.replace(RECIPE.train, steps=10, eval_every=10)
+    recipe = dataclasses.replace(
+        RECIPE, weights=Weights(str(runs["first"])), tuning=tuning.Lora(rank=2, on="pool"), train=train
+    )
+    given = [tlx.run(dataclasses.replace(recipe, seed=n), tmp_path / f"{n}", quiet=True).folder for n in (1, 2)]
+    found = soups.soup(given, tmp_path / "soup")
+    made, base = tlx.load_pretrained(tmp_path / "soup"), tlx.load_pretrained(runs["first"])
+    assert not inserted(made) and found["notes"] == []
+    assert found["metrics"]["test/accuracy"] == score(runs["first"], made.variables, "test")
+    adapted = [tlx.load_adapter(base, folder / "adapter") for folder in given]
+    leaves, brought = flatten(made.variables.params), flatten(base.variables.params)
+    mean = flatten(merge.merge(merge.sum_adapters(adapted, [0.5, 0.5]).variables).params)
+    np.testing.assert_allclose(leaves["pool/kernel"], mean["pool/kernel"], rtol=1e-5, atol=1e-6)
+    assert {path for path in leaves if not np.array_equal(leaves[path], brought[path])} == {
+        "pool/kernel", "head/kernel", "head/bias"
+    }  # fmt: skip
 
 
 def test_a_greedy_soup_leaves_out_what_spoils_it_and_never_looks_at_the_test_split(runs, tmp_path, monkeypatch):

@@ -130,7 +130,8 @@ def traced(
         optim=replace(recipe.optim, schedule="constant", warmup=0.0),
         partition=claimed,
         layout=optim.layout(ready.model, [claimed], turns=ready.turns),
-        ema=None,
+        # What no term reads costs memory alone.
+        ema=recipe.train.ema if any(term.averages for term in recipe.objective) else None,
     )
     compiled = compile_step(parts, mesh)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)

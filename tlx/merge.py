@@ -72,7 +72,7 @@ def merged_dense(params: Tree) -> Tree:
     return found
 
 
-def combine(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pretrained:
+def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pretrained:
     """One LoRA whose delta in each layer is the weighted sum of those of models `adapted` from one base.
 
     Each delta is scale a @ b with `a` [I, R], `b` [R, O]; the sum of N of them is one of rank N R, exactly. The head is

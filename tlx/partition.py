@@ -4,6 +4,7 @@ A rule is `(regex, Learn | None)`: the regex is matched by `fullmatch` on the wh
 freezes. Every rule must claim something and every parameter must be claimed, so that a slip never passes in silence.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -40,12 +41,23 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
     """Which rule claims each parameter of the tree `params`, by path.
 
     Raises ValueError for a rule that claims nothing (naming the near miss, or the earlier rule that took its
-    matches), for a parameter that no rule claims, and where nothing is left to learn.
+    matches), for one with a negative rate or weight decay, for a parameter that no rule claims, and where nothing is
+    left to learn.
 
     >>> partition({"stem": 0, "head": 1}, (("stem", None), (".*", Learn(lr=0.5))))
     {'head': Learn(lr=0.5, weight_decay=None, schedule=None), 'stem': None}
     """
     rules = tuple(rules)
+    result = {path: rules[position][1] for path, position in claims(params, rules).items()}
+    if all(learn is None for learn in result.values()):
+        raise ValueError(f"all {len(result)} parameters are frozen: no rule with Learn(...) claims any")
+    return result
+
+
+def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
+    """Which of the rules claims each parameter, by path. Raises as `partition` does, but where nothing learns."""
+    for rule, learn in rules:
+        check_learn(rule, learn)
     patterns = [compile_rule(pattern) for pattern, _ in rules]
     paths = list(flatten(params))
     claimed: dict[str, int] = {}
@@ -72,10 +84,16 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
             f"no rule claims {len(unclaimed)} of {len(paths)} parameters: {_some(unclaimed)}; "
             "end the rules with (r'.*', Learn()) or (r'.*', None)"
         )
-    result = {path: rules[claimed[path]][1] for path in paths}
-    if all(learn is None for learn in result.values()):
-        raise ValueError(f"all {len(paths)} parameters are frozen: no rule with Learn(...) claims any")
-    return result
+    return claimed
+
+
+def check_learn(rule: str, learn: Learn | None) -> None:
+    """ValueError for a rate or a weight decay of a rule that is negative or not finite."""
+    for name in ("lr", "weight_decay"):
+        number = getattr(learn, name, None)
+        if number is not None and not 0 <= number < math.inf:
+            what = "it multiplies the rate" if name == "lr" else "it draws towards zero"
+            raise ValueError(f"rule {rule!r} has {name}={number:g}; {what}, and is finite and 0 or more")
 
 
 def _some(paths: list[str], n: int = 3) -> str:

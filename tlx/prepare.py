@@ -17,7 +17,8 @@ from tlx.recipe import Recipe
 from tlx.selection import CRITERIA, read_by
 from tlx.step import Parts
 from tlx.tasks import Task
-from tlx.trees import flatten, near_miss, nest
+from tlx.trees import flatten, map_named, near_miss, nest
+from tlx.tuning import Tuning
 from tlx.types import Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
@@ -109,6 +110,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
     if recipe.weights is None:
         model = models.build(recipe.model, task.outputs)
+        check_tuning(recipe.tuning, model)
         variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
         processor, manifest = None, Manifest("from scratch", {}, ())
     elif like is not None and same_weights(recipe, task, like):
@@ -121,6 +123,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
     params, learn = objectives.inserted(recipe.objective, model, params, key)
+    for term in recipe.objective:
+        term.check_task(task)
     models.check_tokens(model, params, max(recipe.data.lengths))
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)
@@ -154,13 +158,25 @@ def redrawn(like: Prepared, seed: int) -> Variables:
     )
 
 
+def check_tuning(tuning: Tuning, model: Model) -> None:
+    """Raises what a tuning and its rules raise on this model: of shapes alone, before a number is drawn or a program
+    compiled."""
+    shapes = map_named(lambda _, param: jax.ShapeDtypeStruct(param.shape, "float32"), model.params)
+    grown = jax.eval_shape(lambda params: tuning.insert(model, params, jax.random.key(0)), shapes)
+    phases = tuning.phases(model)
+    check_shares(phases)
+    for phase in phases:
+        partition.claims(grown, phase.rules)
+
+
 def check_shares(phases: Sequence[Phase]) -> None:
     """ValueError where the shares of the phases are not positive or do not sum to one."""
     shares = [phase.share for phase in phases]
-    if abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
-    if min(shares) <= 0:
+    # As they are asked, neither question is passed by NaN.
+    if not all(share > 0 for share in shares):
         raise ValueError(f"a phase has a positive share of the run: {shares}")
+    if not abs(sum(shares) - 1) <= 1e-6:
+        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
 
 
 def changed(whole: Optim, phase: Phase) -> Optim:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from tlx import config, describe, folder
-from tlx.arm import Arm
+from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
@@ -59,7 +59,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
-        "notes": notes(recipe.data, splits, recipe.train.batch),
+        "notes": odd(ready, splits, arm.steps),
         "energy": finish["energy"],
         "pack": {"arms": finish["arms"], "place": finish["place"]},
         "prefix": list(arm.prefixes.values()),
@@ -129,6 +129,17 @@ def trained_on(splits: Splits) -> dict[str, Examples]:
     return {"train": splits.train} if alone else dict(splits.streams)
 
 
+def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
+    """What is odd about the data of a run, and about its phases, and yet no mistake."""
+    spans = phase_spans(ready, steps)
+    idle = [
+        f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
+        for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
+        if first == last
+    ]
+    return notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle
+
+
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     found = [describe.totals(ready, n) for n in range(len(ready.phases))]
     learning, total = sorted({totals["trainable"] for totals in found}), found[0]["total"]
@@ -143,7 +154,7 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]
-    told += [f"note: {note}" for note in notes(data, splits, ready.recipe.train.batch)]
+    told += [f"note: {note}" for note in odd(ready, splits, steps)]
     return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
 
 

@@ -1,12 +1,20 @@
 """What a bridged module may return, and may keep. That the bridge changes nothing is held in `test_chain.py`."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
-from tlx.models import Linen, build, forward, initialise
+from tlx import Data, Learn, Optim, Recipe, tasks, terms, tuning
+from tlx.models import Linen, Nnx, build, forward, initialise
+from tlx.prepare import prepare
+from tlx.step import initial_state, train_step
+from tlx.trees import flatten
 
 
 class Verbose(nn.Module):
@@ -23,6 +31,58 @@ class Counting(nn.Module):
     def __call__(self, x):
         self.variable("cache", "count", lambda: jnp.zeros(()))
         return nn.Dense(3)(x)
+
+
+class Own(nnx.Module):
+    """Statistics, dropout, and a parameter of its own."""
+
+    def __init__(self, rngs):
+        self.inner, self.norm = nnx.Linear(6, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
+        self.dropout, self.out = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.dropout(nnx.relu(self.norm(self.inner(x)))))
+
+
+NNX = Recipe(
+    data=Data(target="digits"), task=tasks.Classification(classes=3),
+    model=Nnx(make=Own, shape=(6,), input="features"), optim=Optim(lr=0.1),
+)  # fmt: skip
+KEPT = tuning.Rules((r"module/inner/.*", None), (".*", Learn()))
+
+
+# What the contract asks of the other architectures (`test_contract.py`), of the tunings that a bridge takes.
+@pytest.mark.parametrize("how", [tuning.Full(), KEPT, tuning.Gradual(), tuning.Episodes()])
+@pytest.mark.parametrize("objective", [(terms.Supervised(),), (terms.LabelSmoothing(), terms.L2SP(), terms.RDrop())])
+def test_an_nnx_module_takes_its_steps(how, objective, quick):
+    ready = prepare(replace(NNX, tuning=how, objective=objective))
+    parts, random = ready.parts(0), np.random.default_rng(0)
+    start = initial_state(parts, ready.variables, 2, jax.random.key(1))
+    state, train = start, jax.jit(partial(train_step, parts))
+    for _ in range(2):
+        batch = {
+            "features": random.normal(size=(4, 6)).astype(np.float32),
+            "label": random.integers(0, 3, 4).astype(np.int32),
+            "index": np.arange(4, dtype=np.int32),
+        }
+        state, metrics = train(state, {"labelled": batch})
+        assert np.isfinite(float(metrics["loss"]))
+    before, after = flatten(start.variables.params), flatten(state.variables.params)
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    # What stands before batch norm cannot be heard: its gradient is rounding.
+    assert moved | {"module/inner/bias"} == {*parts.learning, "module/inner/bias"}
+    assert len(moved) > 3
+    learning = sum(before[path].size for path in parts.learning)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimiser)) == 8 * learning + 4
+    for path, leaf in flatten(start.stats).items():
+        assert not np.array_equal(leaf, flatten(state.stats)[path])
+    assert jax.tree.structure(state) == jax.tree.structure(start)
+
+
+@pytest.mark.parametrize("how", [tuning.Lora(), tuning.Prompt(), tuning.SideHead(), tuning.Bottleneck()])
+def test_an_nnx_module_reads_nothing_that_a_tuning_adds(how):
+    with pytest.raises(ValueError, match=r"which a bridged module \(Nnx\) does not read"):
+        prepare(replace(NNX, tuning=how))
 
 
 def test_a_module_may_name_its_hidden_state():

@@ -5,6 +5,7 @@ prompts for text alone, and no prefix for DistilBERT, whose attention reads no e
 """
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -157,6 +158,40 @@ def test_peft_opens_ours_with_the_same_logits(name, how, bases, tmp_path):
         np.testing.assert_allclose(flatten(again)[path], leaf, rtol=1e-6, err_msg=path)
 
 
+# What moves of the base beside an adapter goes along by whole modules, and peft puts no adapter into one of those.
+MOVED = [
+    ("bert", tuning.Lora(rank=2), r".*/norm/.*|.*/mlp/.*", "LORA"),
+    ("vit", tuning.Lora(rank=2), r"stem/patch/.*", "LORA"),
+    ("bert", tuning.Prefix(tokens=3), r".*", "PREFIX_TUNING"),
+    ("bert", tuning.Prompt(tokens=3), r".*/norm/.*", "PROMPT_TUNING"),
+    ("roberta", tuning.Lora(rank=2, on="head/dense|.*/query"), r"", "TLX"),
+    ("bert", tuning.Lora(rank=2), r".*", "TLX"),
+    ("vit", tuning.Lora(rank=2), r".*/value/bias", "TLX"),
+    ("bert", tuning.Ia3(), r".*/down/bias", "TLX"),
+    ("bert", tuning.Vera(rank=3, on=r".*/(query|value)"), r".*/query/kernel", "TLX"),
+    ("bert", tuning.Prompt(tokens=3), r"stem/words/.*", "TLX"),
+]
+
+
+@pytest.mark.parametrize(("name", "how", "moved", "kind"), MOVED)
+def test_what_moved_beside_an_adapter_is_in_peft_s_form_only_where_peft_opens_it(
+    name, how, moved, kind, bases, tmp_path
+):
+    before = tlx.load_pretrained(bases[name])
+    leaves, rng = flatten(shaken(before, how).variables.params), np.random.default_rng(2)
+    paths = [path for path in flatten(before.model.params) if re.fullmatch(moved, path)]
+    leaves |= {path: leaves[path] + 0.3 * rng.normal(size=leaves[path].shape).astype(np.float32) for path in paths}
+    ours = before._replace(variables=before.variables._replace(params=nest(leaves)))
+    tlx.save_adapter(ours, tmp_path, moved=paths)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == kind
+    inputs = draw(name)
+    logits = our_logits(ours, inputs)
+    np.testing.assert_allclose(our_logits(tlx.load_adapter(before, tmp_path), inputs), logits, rtol=0, atol=TOLERANCE)
+    if kind != "TLX":
+        wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
+
+
 def peft_config(name, how):
     attention, inner = NAMES.get(name, BERT)
     task = None if name in IMAGES else "SEQ_CLS"
@@ -185,14 +220,37 @@ def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "theirs")
     inputs = draw(name)
-    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
-    np.testing.assert_allclose(our_logits(ours, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
+    wanted = torch_logits(model, inputs)
+    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
     # Every tensor of the file has a line.
     told = {line.foreign for line in ours.manifest.entries}
-    assert set(load_file(tmp_path / "adapter_model.safetensors")) <= told
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
+    assert set(load_file(tmp_path / "theirs" / "adapter_model.safetensors")) <= told
+    # And back again.
+    tlx.save_adapter(ours, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / "ours").eval()
+    np.testing.assert_allclose(torch_logits(again, inputs), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("begun", "stays"), [("gaussian", True), ("orthogonal", True), ("pissa", False), ("olora", False)]
+)
+def test_an_adapter_by_which_peft_changes_its_base_is_refused_and_no_other(begun, stays, bases, tmp_path):
+    torch.manual_seed(2)
+    settings = {"r": 2, "target_modules": ["query"], "init_lora_weights": begun, "task_type": "SEQ_CLS"}
+    peft.get_peft_model(theirs(bases["bert"], "bert"), peft.LoraConfig(**settings)).save_pretrained(tmp_path)
+    opened = peft.PeftModel.from_pretrained(theirs(bases["bert"], "bert"), tmp_path)
+    kernel = "bert.encoder.layer.0.attention.self.query"
+    held = opened.get_submodule(f"base_model.model.{kernel}.base_layer").weight
+    assert torch.equal(held, theirs(bases["bert"], "bert").get_submodule(kernel).weight) == stays
+    before = tlx.load_pretrained(bases["bert"])
+    if stays:
+        tlx.load_adapter(before, tmp_path)
+    else:
+        with pytest.raises(ValueError, match="by which peft changes the base's own weights"):
+            tlx.load_adapter(before, tmp_path)
 
 
 def test_a_head_that_transformers_does_not_have_leaves_the_backbone_to_peft(bases, tmp_path):

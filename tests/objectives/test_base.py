@@ -14,11 +14,11 @@ def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other(
     one, two = {"index": None}, {"index": None}
     plain = passes((terms.Supervised(),), ["labelled"], {"labelled": one})
     assert plain == [Pass("labelled", 0, True)]
-    both = passes((terms.Supervised(), terms.Cutmix()), ["labelled"], {"labelled": one, "cutmix": two})
+    both = passes((terms.Supervised(), terms.CutMix()), ["labelled"], {"labelled": one, "cutmix": two})
     assert both[0] == plain[0]
     assert (both[1].stream, both[1].moves) == ("cutmix", False)
     # By itself, the mixed images are all that the running statistics see, and there is no pass of the plain ones.
-    (only,) = passes((terms.Cutmix(),), ["labelled"], {"labelled": one, "cutmix": two})
+    (only,) = passes((terms.CutMix(),), ["labelled"], {"labelled": one, "cutmix": two})
     assert only == both[1]._replace(moves=True)
     assert not passes((terms.L2SP(),), ["labelled"], {"labelled": one})
 
@@ -41,11 +41,11 @@ def test_a_stream_that_is_not_there_is_refused():
         check_streams((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
     assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
     with pytest.raises(ValueError) as error:
-        check_streams((terms.Supervised(), terms.Mixup(), terms.Cutmix(), terms.Mixup()), ["labelled"])
+        check_streams((terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.Mixup()), ["labelled"])
     assert str(error.value) == "Mixup adds the stream 'mixup', which is there already: an objective holds one Mixup"
 
 
-@pytest.mark.parametrize("make", [terms.Mixup, terms.Cutmix, terms.RDrop, terms.Supervised, terms.Lwf])
+@pytest.mark.parametrize("make", [terms.Mixup, terms.CutMix, terms.RDrop, terms.Supervised, terms.Lwf])
 def test_every_term_says_which_stream_it_misses(make):
     with pytest.raises(ValueError) as error:
         check_streams((make(on="labeled"),), ["labelled"])
@@ -73,7 +73,7 @@ def test_no_weight_is_negative(name):
 
 
 NEED_CLASSES = (
-    "LabelSmoothing", "Entropy", "RDrop", "Mixup", "Cutmix", "Lwf", "PseudoLabel", "FixMatch", "MeanTeacher", "Shot",
+    "LabelSmoothing", "Entropy", "RDrop", "Mixup", "CutMix", "Lwf", "PseudoLabel", "FixMatch", "MeanTeacher", "Shot",
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ MORE = {
 
 @pytest.mark.parametrize("name", terms.TERMS)
 def test_every_weight_may_follow_the_clock(name, mlp, tmp_path):
-    config = IMAGES if name in ("Mixup", "Cutmix", "FixMatch") else mlp.config
+    config = IMAGES if name in ("Mixup", "CutMix", "FixMatch") else mlp.config
     mlp.save(tmp_path / "saved", config, 5, seed=8)
     more = {field: str(tmp_path / own) if own == "saved" else own for field, own in MORE.get(name, {}).items()}
     now = mlp.drawn(models.build(config, 3), 3)

@@ -23,7 +23,7 @@ def walked(mlp, tmp_path_factory):
     objective = (
         terms.Supervised(weight=terms.Ramp(0.5, 1.0)), terms.L2SP(), terms.Delta(attention=True), terms.Bss(k=2),
         terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
-        terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.Cutmix(), terms.RDrop(), terms.Entropy(),
+        terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.CutMix(), terms.RDrop(), terms.Entropy(),
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
         terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Jmmd(), terms.Mdd(width=4),
         terms.Bsp(k=2, weight=1e-3), terms.Ot(label_cost=0.5, weight=0.01),

@@ -1,12 +1,14 @@
 """A teacher's answers, features and attention."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from tlx import Pretrained, models, save_pretrained, tasks, terms, tuning
+from tlx import Data, Pretrained, Recipe, models, save_pretrained, tasks, terms, tuning
+from tlx.prepare import prepare
 from tlx.types import Variables
 from tlx.weights import Manifest
 
@@ -15,7 +17,7 @@ VIT = models.Vit(size=4, patch=2, channels=1, width=4, depth=2, heads=2, mlp=4, 
 
 
 def test_logits_are_hintons(mlp, tmp_path):
-    config = dataclasses.replace(mlp.config, **WIDE)
+    config = replace(mlp.config, **WIDE)
     teacher = mlp.save(tmp_path / "t", config, 3, seed=8)
     batch, variables = mlp.labelled(), mlp.drawn(mlp.model, 0)
     p, q = (mlp.softmax(mlp.by_hand(v, batch["x"])[2] / 3.0) for v in (teacher, variables))
@@ -24,7 +26,7 @@ def test_logits_are_hintons(mlp, tmp_path):
 
 
 def test_hidden_states_are_compared_and_projected_where_widths_differ(mlp, tmp_path):
-    teacher = mlp.save(tmp_path / "t", dataclasses.replace(mlp.config, widths=(5, 6)), 3, seed=8)
+    teacher = mlp.save(tmp_path / "t", replace(mlp.config, widths=(5, 6)), 3, seed=8)
     batch, variables = mlp.labelled(), mlp.drawn(mlp.model, 0)
     theirs, ours = mlp.by_hand(teacher, batch["x"]), mlp.by_hand(variables, batch["x"])
     pairs = (("stem", "stem"), ("blocks/00", "blocks/00"))
@@ -71,9 +73,14 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
     mlp.save(tmp_path / "five", mlp.config, 5, seed=8)
     mlp.save(tmp_path / "bare", mlp.config, None, seed=8)
     mlp.save(tmp_path / "turned", mlp.config, 3, seed=8, names=("c", "b", "a"))
+    # Its head is drawn afresh whenever it is loaded.
+    mlp.save(tmp_path / "reset", mlp.config, 3, seed=8)
+    tensors = load_file(tmp_path / "reset" / "model.safetensors")
+    held = {name: tensor for name, tensor in tensors.items() if not name.startswith("head/")}
+    save_file(held, tmp_path / "reset" / "model.safetensors")
     mlp.save(tmp_path / "vit", VIT, 3, seed=8)
-    mlp.save(tmp_path / "heads", dataclasses.replace(VIT, heads=1), 3, seed=8)
-    mlp.save(tmp_path / "small", dataclasses.replace(VIT, patch=1), 3, seed=8)
+    mlp.save(tmp_path / "heads", replace(VIT, heads=1), 3, seed=8)
+    mlp.save(tmp_path / "small", replace(VIT, patch=1), 3, seed=8)
 
     # Before the first step is traced.
     monkeypatch.setattr(terms.Distill, "loss", None)
@@ -83,8 +90,9 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
             mlp.look(terms.Distill(teacher=str(tmp_path / name), **settings), config=config)
         return str(error.value).replace(str(tmp_path) + "/", "")
 
-    assert refusal("five") == "Distill: the teacher 'five' has 5 classes, the model 3 classes"
-    assert refusal("bare") == "Distill: the teacher 'bare' has no head, the model 3 classes"
+    assert refusal("five") == "Distill: the teacher 'five' has 5 classes, the model 3"
+    assert refusal("bare") == "Distill: 'bare' has no head of its own; give a checkpoint of a classifier"
+    assert refusal("reset") == "Distill: 'reset' has no head of its own; give a checkpoint of a classifier"
     assert refusal("turned") == (
         "Distill: the teacher's classes are ('c', 'b', 'a'), the task's ('a', 'b', 'c'): another order"
     )
@@ -108,6 +116,38 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
         ({"pairs": (("a", "b"),)}, "Distill: pairs of stages are for what='hidden' or 'attention'; logits have none"),
     ):
         assert refusal("five", **settings) == message
+
+
+@pytest.mark.parametrize(
+    ("names", "same"),
+    [
+        ((), True),
+        (("A", "b", "c"), True),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), True),
+        (("a", "b", "class 2"), True),
+        (("a", "b", "LABEL_1"), False),
+        (("x", "y", "z"), False),
+        (("a", "b", "d"), False),
+    ],
+)
+def test_a_teacher_of_other_classes_is_refused_before_there_are_data(names, same, mlp, tmp_path):
+    mlp.save(tmp_path / "t", mlp.config, 3, seed=8, names=names)
+    named = tasks.Classification(classes=3, names=("a", "b", "c"))
+    recipe = Recipe(data=Data(target="digits"), task=named, model=mlp.config)
+    by_answers, by_features = (terms.Distill(teacher=str(tmp_path / "t"), what=what) for what in ("logits", "hidden"))
+    # What has no names says nothing of them, and features belong to no class.
+    prepare(replace(recipe, objective=(by_features,)))
+    prepare(replace(recipe, objective=(by_answers,), task=tasks.Classification(classes=3)))
+    if same:
+        prepare(replace(recipe, objective=(by_answers,)))
+        return
+    with pytest.raises(ValueError) as error:
+        prepare(replace(recipe, objective=(by_answers,)))
+    assert str(error.value) == (
+        f"Distill: the teacher's classes are {names}, the task's ('a', 'b', 'c'). Where they mean the same, call the "
+        f"task's as the teacher's: tasks.Classification(names={names})"
+    )
+    prepare(replace(recipe, objective=(by_answers,), task=replace(named, names=names)))
 
 
 TEXT = models.Bert(vocabulary=11, width=4, depth=2, heads=2, mlp=4, positions=8)

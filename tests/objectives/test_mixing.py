@@ -26,7 +26,7 @@ def test_the_share_is_drawn_from_a_symmetric_beta(alpha):
     assert stats.kstest(drawn.astype(np.float64), stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-@pytest.mark.parametrize("kind", [terms.Mixup, terms.Cutmix])
+@pytest.mark.parametrize("kind", [terms.Mixup, terms.CutMix])
 def test_images_and_labels_are_mixed_alike(mlp, kind):
     batch, term = mlp.labelled(IMAGES), kind(alpha=1.0, weight=2.0)
     found = mlp.look(term, config=IMAGES, batch=batch)
@@ -70,7 +70,7 @@ def test_the_draw_is_the_ticks_alone(mlp):
 
 def test_what_cannot_be_mixed_is_refused(mlp):
     tick = Tick(None, jax.random.key(0))
-    for kind, name in ((terms.Mixup, "Mixup"), (terms.Cutmix, "Cutmix")):
+    for kind, name in ((terms.Mixup, "Mixup"), (terms.CutMix, "CutMix")):
         with pytest.raises(ValueError) as error:
             kind().insert(models.build(models.Bert(depth=1), 2), {}, tick.key)
         assert str(error.value) == f"{name} mixes images, and the model reads 'input_ids'"

@@ -341,6 +341,11 @@ def test_every_number_may_be_traced(optim):
     ("fields", "message"),
     [
         ({"name": "adamww"}, "no optimiser 'adamww'; close: 'adamw', 'adam', 'adafactor'"),
+        (
+            {"name": "sam"},
+            "no optimiser 'sam'; close: 'adam', 'lamb', 'adamw'; SAM is a way of taking steps with any of them: "
+            "Recipe(update=Sam())",
+        ),
         ({"schedule": "cosin"}, "no schedule 'cosin'; close: 'cosine', 'constant'"),
         ({"lr": -1.0}, "lr -1.0 and weight_decay 0.0 must not be negative"),
         ({"warmup": 1.0}, "warmup is 1.0; it is a share of the run in [0, 1)"),

@@ -55,7 +55,11 @@ def gradients(parts, state, batch):
     return {path: (np.asarray(before[path]) - np.asarray(leaf)) / RATE for path, leaf in found.items()}, told
 
 
-@pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/00"), tuning.SideHead()])
+# What it adds lies in the last block alone.
+HIGH = tuning.Lora(rank=2, on=r"blocks/02/attention/(query|value)")
+
+
+@pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/00"), tuning.SideHead(), HIGH])
 @pytest.mark.parametrize("objective", [(terms.Supervised(),), (terms.Supervised(), terms.RDrop(), terms.L2SP())])
 def test_gradients_are_those_without_it(text, changed, store, own, objective):
     sgd = {"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"}
@@ -93,7 +97,15 @@ def test_at_the_same_shapes_the_bits_are_the_same(text, changed, store):
     np.testing.assert_array_equal(rows["mask"], carry["mask"])
 
 
-@pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/01"), tuning.Gradual(factor=1.0)])
+OWN = [
+    tuning.Probe(),
+    pytest.param(HIGH, marks=pytest.mark.slow),
+    tuning.Freeze(through="blocks/01"),
+    tuning.Gradual(factor=1.0),
+]
+
+
+@pytest.mark.parametrize("own", OWN)
 def test_a_run_tells_the_same_with_it(text, changed, store, tmp_path, own):
     recipe = changed(text, tuning=own)
     ours, theirs = (run(recipe, tmp_path / name, how=how) for name, how in (("a", STORED), ("b", PLAIN)))

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tlx import Learn, models, tuning
-from tlx.config import dump, load
+from tlx import Data, Learn, Recipe, Train, models, run, tasks, tuning
+from tlx.config import dump, fingerprint, load
 from tlx.partition import partition
 from tlx.recipe import KINDS
+from tlx.records import read_metrics
 from tlx.trees import flatten
 from tlx.tuning.base import parametric
 from tlx.tuning.gradual import shared_embeddings
@@ -78,6 +79,25 @@ def test_gradual_takes_groups_and_what_is_left_in_the_last_phase():
     assert {stage for stage, rate in second.items() if rate} == {"head", "pool", "blocks/03", "blocks/04", "blocks/05"}
     assert all(third.values()) and third["stem"] == 2.0**-8
     assert all(phase.restart for phase in tuning.Gradual(restart=True).phases(MODELS["mlp"]))
+
+
+def test_the_whole_of_ulmfit_is_one_value(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    recipe = Recipe(
+        data=Data(target="digits", shots=4), task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)), tuning=tuning.Gradual(schedule="slanted-triangular"),
+        train=Train(steps=10, batch=8, eval_batch=512),
+    )  # fmt: skip
+    run(recipe, tmp_path / "run", quiet=True)
+    told = [line["value"] for line in read_metrics(tmp_path / "run") if line["name"] == "train/rate"]
+    # Once over both phases: up in the first tenth, and down in equal steps to a 32nd.
+    np.testing.assert_allclose(np.diff(told[1:]), np.diff(told[1:])[0], rtol=1e-4)
+    assert max(told) == told[1] and told[0] == pytest.approx(told[1] / 32)
+    assert {learn.schedule for phase in recipe.tuning.phases(MODELS["mlp"]) for _, learn in phase.rules if learn} == {
+        "slanted-triangular"
+    }
+    # Recipes that were written without the field are the same recipes.
+    assert fingerprint(tuning.Gradual(factor=1.0)) == "dd86750724cbd1a9"
 
 
 def test_linear_then_full_is_two_trainings():

@@ -246,6 +246,25 @@ def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "how", "path"),
+    [
+        ("bert", "Adapter", "blocks/00/nonsense/x"),
+        ("bert", "Adapter", "blocks/00/adapter/down/gain"),
+        ("own", "Lora", "blocks/01/attention/query/lora/gain"),
+        ("cnn", "pool", "pool/lora/c"),
+    ],
+)
+def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_path):
+    tlx.save_adapter(adapted(base(name), how), tmp_path / "own")
+    tensors = dict(load_file(tmp_path / "own" / "adapter_model.safetensors")) | {path: np.ones(3, np.float32)}
+    save_file(tensors, tmp_path / "own" / "adapter_model.safetensors")
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base(name), tmp_path / "own")
+    told = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"peft_type": "LORRA"}, "no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),
@@ -255,6 +274,15 @@ def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
         ),
         ({"use_qalora": True}, "the adapter sets use_qalora to True, which tlx does not know"),
         ({"bias": "all"}, "the adapter sets bias to 'all'; tlx knows 'none'"),
+        *(
+            (
+                {"init_lora_weights": begun},
+                f"the adapter sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+                "leaves them as they are. Save it as plain LoRA: peft's "
+                "save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            )
+            for begun in ("pissa", "pissa_niter_4", "OLoRA", "corda", "lora_ga", "loftq")
+        ),
     ],
 )
 def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved):
@@ -262,6 +290,12 @@ def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "eva", "orthogonal"])
+def test_how_the_matrices_began_is_no_matter_where_the_base_stayed(begun, saved):
+    edit(saved, init_lora_weights=begun)
+    tlx.load_adapter(base("bert"), saved)
 
 
 def test_what_is_no_adapter_is_refused(saved, tmp_path):

@@ -39,7 +39,7 @@ from tlx.objectives.mcd import Mcd
 from tlx.objectives.mdan import Mdan
 from tlx.objectives.mdd import Mdd
 from tlx.objectives.mean_teacher import MeanTeacher
-from tlx.objectives.mixing import Cutmix, Mixup
+from tlx.objectives.mixing import CutMix, Mixup
 from tlx.objectives.mmd import Mmd
 from tlx.objectives.ot import Ot
 from tlx.objectives.pada import Pada
@@ -60,7 +60,7 @@ TERMS: dict[str, type[Term]] = {
     "Lwf": Lwf,
     "LabelSmoothing": LabelSmoothing,
     "Mixup": Mixup,
-    "Cutmix": Cutmix,
+    "CutMix": CutMix,
     "RDrop": RDrop,
     "Entropy": Entropy,
     "Mmd": Mmd,
@@ -100,7 +100,7 @@ __all__ = [
     "Cmd",
     "CoTuning",
     "Coral",
-    "Cutmix",
+    "CutMix",
     "Dann",
     "Delta",
     "Distill",

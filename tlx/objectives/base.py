@@ -17,9 +17,10 @@ Streams = Mapping[str, Mapping[str, Array]]
 
 
 class Term:
-    """`insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `memory` is what the
-    term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each gets, inside
-    the step; `loss` is a scalar with numbers to log.
+    """`insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `check_task` refuses a
+    task that the term is not for (none by default); `memory` is what the term carries (copies it owns); `streams`
+    changes or adds streams before the one forward pass that each gets, inside the step; `loss` is a scalar with numbers
+    to log.
 
     `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all; `source`
     stands for each of several sources (see `loss_of`). `wants` are those that must be there, which it may read without
@@ -43,6 +44,9 @@ class Term:
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         return params
+
+    def check_task(self, task: Any) -> None:
+        return None
 
     def memory(self, setting: Setting) -> Tree:
         return {}

@@ -1,5 +1,6 @@
 """Models beside the one that learns: as it was brought, and others that a term loads (teachers, sources)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,20 +10,41 @@ from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
 from tlx.weights import Pretrained, load_pretrained
 
-# The structure of every model that was loaded, without its numbers: a trace of the step reads no file.
-STRUCTURES: dict[str, Model] = {}
+# Every model that was loaded, without its numbers: a trace of the step reads no file.
+KNOWN: dict[str, Pretrained] = {}
 
 
 def bring(source: str) -> Pretrained:
     """The model of a directory, run, asset or hub id, with its own head."""
     pretrained = load_pretrained(source)
-    STRUCTURES[source] = pretrained.model
+    KNOWN[source] = pretrained._replace(variables=Variables({}, {}))
     return pretrained
 
 
 def structure(source: str) -> Model:
     """The model of `source` without its numbers, which are in the state."""
-    return STRUCTURES[source] if source in STRUCTURES else bring(source).model
+    return (KNOWN[source] if source in KNOWN else bring(source)).model
+
+
+def class_names(source: str) -> tuple[str, ...]:
+    """What the classes of `source` are called; empty where it has no head."""
+    return getattr((KNOWN[source] if source in KNOWN else bring(source)).task, "names", ())
+
+
+def check_names(ours: Sequence[str], theirs: Sequence[str], who: str) -> None:
+    """ValueError where a teacher's classes are called otherwise than the task's, but for names that nobody gave (those
+    that a library numbers) and for upper and lower case."""
+    if not ours or not theirs:
+        return
+    plain, other = ([name.casefold() for name in names] for names in (ours, theirs))
+    if plain != other and set(plain) == set(other):
+        raise ValueError(f"{who}: the teacher's classes are {theirs}, the task's {ours}: another order")
+    for n, (own, given) in enumerate(zip(plain, other, strict=True)):
+        if own != given and not {own, given} & {f"label_{n}", f"class {n}"}:
+            raise ValueError(
+                f"{who}: the teacher's classes are {theirs}, the task's {ours}. Where they mean the same, call the "
+                f"task's as the teacher's: tasks.Classification(names={theirs})"
+            )
 
 
 def with_head(pretrained: Pretrained, source: str, who: str) -> Model:

@@ -18,7 +18,7 @@ from tlx.objectives.base import (
     mean_over,
     weighed,
 )
-from tlx.objectives.brought import bring, check_inputs, structure
+from tlx.objectives.brought import bring, check_inputs, check_names, class_names, structure, with_head
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
@@ -55,14 +55,17 @@ class Distill(Term):
             raise ValueError("Distill: pairs of stages are for what='hidden' or 'attention'; logits have none")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a teacher of other inputs, other classes, or stages that cannot be compared."""
+        """Raises ValueError for a teacher of other inputs, other classes, a head that was drawn afresh, or stages that
+        cannot be compared."""
         brought = bring(self.teacher)
         teacher = brought.model
         check_inputs(model, teacher, self.teacher, "Distill")
         if self.what == "logits":
+            with_head(brought, self.teacher, "Distill")
             if teacher.outputs != model.outputs:
-                told = f"{teacher.outputs} classes" if teacher.outputs else "no head"
-                raise ValueError(f"Distill: the teacher {self.teacher!r} has {told}, the model {model.outputs} classes")
+                raise ValueError(
+                    f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, the model {model.outputs}"
+                )
             return params
         pairs = self.paired(model, teacher)
         if self.what == "attention" and teacher.config.heads != model.config.heads:
@@ -100,14 +103,16 @@ class Distill(Term):
                     raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, known)}")
         return self.pairs or ((both[0][-1], both[1][-1]),)
 
-    def memory(self, setting: Setting) -> Tree:
-        """The numbers of the teacher. Raises ValueError where its classes are those of the task in another order."""
-        pretrained = bring(self.teacher)
+    def check_task(self, task: Any) -> None:
+        """Raises ValueError where the answers are those to another question: the teacher's classes have other names."""
         if self.what == "logits":
-            check_classes(setting.task, "Distill(what='logits')")
-            theirs, ours = getattr(pretrained.task, "names", ()), setting.task.names
-            if theirs != ours and set(theirs) == set(ours):
-                raise ValueError(f"Distill: the teacher's classes are {theirs}, the task's {ours}: another order")
+            check_classes(task, "Distill(what='logits')")
+            check_names(task.names, class_names(self.teacher), "Distill")
+
+    def memory(self, setting: Setting) -> Tree:
+        """The numbers of the teacher. Raises ValueError as `check_task` does."""
+        pretrained = bring(self.teacher)
+        self.check_task(setting.task)
         return pretrained.variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

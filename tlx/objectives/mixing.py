@@ -38,7 +38,7 @@ def neighbours(x: Array) -> Array:
 
 
 class Mixing(Term):
-    """What `Mixup` and `Cutmix` share: a stream of mixed images, and the loss share CE(own label) + (1 - share)
+    """What `Mixup` and `CutMix` share: a stream of mixed images, and the loss share CE(own label) + (1 - share)
     CE(partner's label) on it."""
 
     on: str
@@ -108,7 +108,7 @@ class Mixup(Mixing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cutmix(Mixing):
+class CutMix(Mixing):
     """`weight` times the loss on images with a box of their partner's, of the share 1 - Beta(alpha, alpha) of the area
     about a random centre, one draw a batch (Yun et al., 2019), in the place of `Supervised`.
 

@@ -50,7 +50,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
-            raise ValueError(f"no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}")
+            raise ValueError(f"no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}{elsewhere(self.name)}")
         check_schedule(self.schedule)
         if self.lr < 0 or self.weight_decay < 0:
             raise ValueError(f"lr {self.lr} and weight_decay {self.weight_decay} must not be negative")
@@ -85,6 +85,11 @@ class Optim:
     def averages(self) -> bool:
         """Whether the parameters that answer are an average of those that learn."""
         return self.name.startswith("schedule-free")
+
+
+def elsewhere(name: object) -> str:
+    """Where else in a recipe what is called an optimiser is asked for."""
+    return "; SAM is a way of taking steps with any of them: Recipe(update=Sam())" if str(name).lower() == "sam" else ""
 
 
 def check_schedule(name: object) -> None:

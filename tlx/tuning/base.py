@@ -18,7 +18,8 @@ FIXED = r"(.*/)?(lora/(scale|dropout)|vera/(a|b))"
 
 
 class Tuning:
-    """`insert` adds leaves to the parameters (none by default); `phases` says what moves, and when."""
+    """`insert` adds leaves to the parameters (none by default), and is traced on shapes alone before it is called with
+    numbers; `phases` says what moves, and when."""
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         return params

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tlx.config import ADDED
 from tlx.partition import compile_rule
 from tlx.trees import flatten, near_miss, subtree
 from tlx.tuning.base import Tuning, either, parametric, stage_rule
@@ -19,8 +20,10 @@ class Gradual(Tuning):
     The rate falls by `factor` a stage from the last one down. A group is one stage, or the stages whose names a regex
     in `groups` matches in full, from the top: `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases:
     the last of them takes all groups that are left (None: a phase a group). `last` is the share of the run of the last
-    phase, in which everything learns; the others share the rest equally (None: all alike). The paper's schedule is
-    Optim(schedule="slanted-triangular"), once over the whole run; `restart` begins it anew in every phase.
+    phase, in which everything learns; the others share the rest equally (None: all alike). `schedule` is that of all
+    that learns (None: the optimiser's own), once over the whole run; `restart` begins it anew in every phase.
+
+    The whole of ULMFiT is `Gradual(schedule="slanted-triangular")`.
     """
 
     factor: float = 2.6
@@ -28,6 +31,7 @@ class Gradual(Tuning):
     count: int | None = None
     last: float | None = None
     restart: bool = False
+    schedule: str | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.factor < 1:
@@ -47,8 +51,9 @@ class Gradual(Tuning):
         groups = [*groups[: count - 1], [name for group in groups[count - 1 :] for name in group]]
         last = 1 / count if self.last is None or count == 1 else self.last
         shares = [(1 - last) / max(count - 1, 1)] * (count - 1) + [last]
-        rates = {name: self.factor ** (n + 1 - len(stages)) for n, name in enumerate(stages)}
-        return unfrozen(stages, groups, shares, rates, restart=self.restart)
+        own = Learn(schedule=self.schedule)
+        learns = {name: own._replace(lr=self.factor ** (n + 1 - len(stages))) for n, name in enumerate(stages)}
+        return unfrozen(stages, groups, shares, learns, restart=self.restart)
 
     def grouped(self, stages: Sequence[str]) -> list[list[str]]:
         if not self.groups:
@@ -99,7 +104,7 @@ class Episodes(Tuning):
         always = (either(tied, Learn()),) if tied else ()
         # A stage that is nothing but that matrix has no rule of its own left.
         ruled = [name for name in stages if set(leaves_below(model, name)) - set(tied)]
-        return unfrozen(ruled, groups, shares, dict.fromkeys(stages, 1.0), always)
+        return unfrozen(ruled, groups, shares, dict.fromkeys(stages, Learn()), always)
 
 
 def shared_embeddings(model: Model) -> list[str]:
@@ -116,7 +121,7 @@ def unfrozen(
     stages: Sequence[str],
     groups: Sequence[Sequence[str]],
     shares: Sequence[float],
-    rates: dict[str, float],
+    learns: dict[str, Learn],
     always: tuple[Rule, ...] = (),
     restart: bool = False,
 ) -> tuple[Phase, ...]:
@@ -125,7 +130,7 @@ def unfrozen(
     phases = []
     for group, share in zip(groups, shares, strict=True):
         learning |= set(group)
-        rules = tuple(stage_rule(name, Learn(lr=rates[name]) if name in learning else None) for name in stages)
+        rules = tuple(stage_rule(name, learns[name] if name in learning else None) for name in stages)
         phases.append(Phase(share, (*always, *rules), restart))
     return tuple(phases)
 

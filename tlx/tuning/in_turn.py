@@ -31,7 +31,7 @@ class InTurn(Tuning):
         if not given:
             raise ValueError("InTurn() needs at least one (share of the run, tuning)")
         shares = [float(share) for share, _ in given]
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError(f"the shares of InTurn sum to {sum(shares):g}, not to 1, or are not positive: {shares}")
         object.__setattr__(self, "turns", tuple((share, how) for share, (_, how) in zip(shares, given, strict=True)))
 

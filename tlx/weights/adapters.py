@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.trees import flatten, nest
-from tlx.types import Model, Variables
+from tlx.trees import Tree, flatten, nest
+from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted
 from tlx.weights.peft import layout, write
@@ -144,14 +144,33 @@ def read_own(model: Model, document: dict[str, Any], tensors: dict[str, np.ndarr
 
 def check_reads(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> None:
     """ValueError where the layers cannot read what is inserted among their parameters: a part of it is missing, or of
-    another shape. Our own form has no list of what belongs to a layer, so a pass is traced."""
+    another shape, or nobody asks for it. Our own form has no list of what belongs to a layer, so a pass is traced."""
     leaves: dict[str, Any] = {p: jax.ShapeDtypeStruct(own.shape, "float32") for p, own in flatten(model.params).items()}
+    added = {path: tensor for path, tensor in tensors.items() if path not in leaves and not path.startswith(STATS)}
     leaves |= {path: tensor for path, tensor in tensors.items() if not path.startswith(STATS)}
     try:
-        models.tap_shapes(model, nest(dict(sorted(leaves.items()))), models.example_inputs(model.config, tokens=1))
+        read = paths_read(model, nest(dict(sorted(leaves.items()))))
     except (KeyError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{directory} holds an adapter that the layers of the model cannot read ({told})") from None
+    stop(str(directory), [], [], [f"{path!r} {t.shape}" for path, t in sorted(added.items()) if path not in read])
+
+
+def paths_read(model: Model, params: Tree) -> set[str]:
+    """The paths of the parameters that a step of training reads; there, for dropout has leaves that no other pass asks
+    for."""
+    stats = jax.tree.map(
+        lambda own: jax.ShapeDtypeStruct(own.shape, "float32"), model.stats, is_leaf=lambda own: isinstance(own, Param)
+    )
+
+    def taps(own: Tree, stats: Tree, inputs: dict[str, Any], key: Any) -> dict[str, Any]:
+        return models.forward(model, Variables(own, stats), inputs, key=key, train=True)[0]
+
+    inputs = models.example_inputs(model.config, tokens=1)
+    traced = jax.make_jaxpr(taps)(params, stats, inputs, jax.random.key(0)).jaxpr
+    names = jax.tree.leaves(nest({path: path for path in flatten(params)}))
+    asked = {id(own) for equation in traced.eqns for own in equation.invars} | set(map(id, traced.outvars))
+    return {path for path, own in zip(names, traced.invars, strict=False) if id(own) in asked}
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:

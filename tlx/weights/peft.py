@@ -90,7 +90,8 @@ def grouped(leaves: Leaves) -> dict[str, Layers] | None:
 
 
 def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str]) -> Written | None:
-    """`(fields of adapter_config.json, tensors)`; None for what peft has no form for.
+    """`(fields of adapter_config.json, tensors)`; None for what peft has no form for: among others an adapter in a
+    module that goes along whole.
 
     `leaves` are the inserted ones, `declared` the model's own, of which `kept` go along, with the rest of their module.
     """
@@ -110,6 +111,8 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
             tensors[f"{before}{place.module}.{place.tensor}"] = outward(place.name, np.asarray(declared[path]))
             # peft takes a whole classifier along, and does so of itself; a part of it by name would be taken twice.
             heads.add(str(place.module).split(".", maxsplit=1)[0] if place.name.head else str(place.module))
+    if any(within(module, heads) for module in adapted(form, fields)):
+        return None
     text = isinstance(form.config, models.Bert)
     headed = form.outputs is not None and getattr(form.config, "pooling", "") != "mean"
     if not headed:
@@ -121,6 +124,19 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
         "inference_mode": True,
     }
     return fields, tensors
+
+
+def adapted(form: Layout, fields: Mapping[str, Any]) -> list[str]:
+    """The modules that peft would leave as they are where they are to be kept whole: it puts no adapter into one of
+    those, and looks prompts up in the embedding as it was."""
+    if fields["peft_type"] == "PROMPT_TUNING":
+        return [str(form.places["stem/words/embedding"].module)]
+    return list(fields.get("target_modules", ()))
+
+
+def within(module: str, kept: Collection[str]) -> bool:
+    """Whether peft takes a module for one of those in `modules_to_save`, or for a part of one."""
+    return any(f".{own}." in f".{module}." for own in kept)
 
 
 def write_lora(form: Layout, layers: Layers) -> Written | None:

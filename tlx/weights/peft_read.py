@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models.names import inward
+from tlx.models.names import inward, outward
 from tlx.trees import near_miss
 from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
 from tlx.weights.reconcile import stop
@@ -26,9 +26,12 @@ PARTS = {
 }
 # Fields that change what a layer computes, beyond what is ours; peft's default of each is a kind of nothing.
 UNKNOWN = (
-    "alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "target_parameters",
-    "trainable_token_indices", "use_bdlora", "use_qalora",
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "monteclora_config",
+    "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora",
 )  # fmt: skip
+# How LoRA's matrices may have begun. By any other of peft's ways (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), it takes out of
+# the base's kernels what they begin with, each time that it opens the adapter.
+BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 Found = dict[str, tuple[np.ndarray, str]]
 
 
@@ -55,6 +58,13 @@ def check(document: Mapping[str, Any]) -> None:
         raise ValueError(f"no adapter of peft_type {kind!r}{near_miss(str(kind), [*PARTS, 'TLX'])}")
     if strange := [name for name in UNKNOWN if document.get(name)]:
         raise ValueError(f"the adapter sets {strange[0]} to {document[strange[0]]!r}, which tlx does not know")
+    begun = document.get("init_lora_weights")
+    if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
+        raise ValueError(
+            f"the adapter sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+            "leaves them as they are. Save it as plain LoRA: peft's "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
     if document.get("bias", "none") != "none":
         raise ValueError(f"the adapter sets bias to {document['bias']!r}; tlx knows 'none'")
 
@@ -86,8 +96,7 @@ def read(
             layers.setdefault(layer, {})[PARTS[kind][suffix]] = (tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
             name_of = form.places[path].name
-            wanted = shapes[path][::-1] if name_of.layout == "transpose" else shapes[path]
-            found.take(path, tensor, key, wanted)
+            found.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
             if path in found.arrays:
                 found.arrays[path] = (inward(name_of, tensor), key)
         else:
