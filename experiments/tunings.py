@@ -6,8 +6,9 @@
 best validation accuracy at seed 100, which is not among those reported; for all sentences it is that found at 1,000.
 Every run of one seed has the same labelled subset, the same order of batches and the same number of steps, so
 differences to `Full` are paired by seed; the p of a paired t-test is corrected over the tunings (Holm), and
-"detectable" is the difference in points that so many seeds would have shown four times in five at that level. Finished runs are kept
-and not run again; the table, and `tunings.json` with every number of it, are made from the runs' own records.
+"detectable" is the difference in points that so many seeds would have shown four times in five at that level. Finished
+runs are kept and not run again; the table, and `tunings.json` with every number of it, are made from the runs' own
+records.
 
 Step time and memory are of the compiled step at batch 32 x 64 tokens: the median of rounds in which the tunings take
 turns, over that of `Full`; arguments + temporaries as the compiler counts them. Of tunings in phases it is the last.

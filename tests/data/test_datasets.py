@@ -153,8 +153,8 @@ def test_a_data_set_without_something_to_predict_is_refused(foreign):
     with pytest.raises(ValueError) as error:
         open_dataset("figures/large")
     assert str(error.value) == (
-        "data set 'figures/large' has features image, what; expected an image, one or two texts, or the bytes of a sound file called 'audio', and a class label"
-        " or number"
+        "data set 'figures/large' has features image, what; expected an image, one or two texts, or the bytes of a"
+        " sound file called 'audio', and a class label or number"
     )
 
 
