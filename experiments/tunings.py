@@ -37,7 +37,7 @@ TUNINGS: dict[str, tuple[tuning.Tuning, float]] = {
     "Full": (tuning.Full(), 2e-4),
     "Full, decay": (tuning.Full(decay=1 / 2.6), 5e-4),
     "Gradual": (tuning.Gradual(factor=1.0), 3e-4),
-    "ULMFiT": (tuning.Gradual(factor=2.6), 5e-4),
+    "ULMFiT": (tuning.Gradual(schedule="slanted-triangular"), 5e-4),
     "LinearThenFull": (tuning.LinearThenFull(share=0.3), 3e-4),
     "Freeze": (tuning.Freeze(through="blocks/03"), 5e-4),
     "Probe": (tuning.Probe(), 1e-2),
@@ -51,7 +51,8 @@ TUNINGS: dict[str, tuple[tuning.Tuning, float]] = {
     "Prefix": (tuning.Prefix(tokens=8), 1e-2),
     "Prompt": (tuning.Prompt(tokens=8), 1e-2),
 }
-SCHEDULES: dict[str, Any] = {"ULMFiT": "slanted-triangular"}
+# Its schedule begins with a rise of its own.
+WARMUP = {"ULMFiT": 0.0}
 GRID = (1 / 3, 1.0, 3.0)
 CHOOSE = (100,)
 TRAIN = {
@@ -68,7 +69,7 @@ def recipe_of(name: str, labels: int, seed: int, rate: float) -> Recipe:
         task=tasks.Classification(classes=2),
         weights=Weights("minilm-l6", pooling="mean"),
         tuning=TUNINGS[name][0],
-        optim=Optim(lr=rate, weight_decay=0.01, warmup=0.1, schedule=SCHEDULES.get(name, "linear"), clip=1.0),
+        optim=Optim(lr=rate, weight_decay=0.01, warmup=WARMUP.get(name, 0.1), schedule="linear", clip=1.0),
         train=TRAIN[labels],
         seed=seed,
     )
