@@ -85,6 +85,28 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     assert not browser.get_log("browser")
 
 
+def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
+    show(study_page)
+    fields = browser.execute_script(
+        "return [...document.querySelectorAll('#filters details legend')].map(l => l.textContent)"
+    )
+    assert fields == ["data.shots", "tuning.kind", "tuning.decay"]
+    # Put away until asked for.
+    seen = "return document.querySelector('#filters details fieldset').checkVisibility()"
+    assert not browser.execute_script(seen)
+    browser.execute_script("document.querySelector('#filters summary').click()")
+    assert browser.execute_script(seen)
+    choose(browser, "tuning.kind", "Probe")
+    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    choose(browser, "data.shots", "16")
+    assert set(shown(browser, "compared")) == set(shown(browser, "cells")) == {"full · shots 4"}
+    assert points(browser, "seeds-shots-4") == 3
+    # With a column.
+    choose(browser, "shots", "4")
+    assert not shown(browser, "compared")
+    assert browser.execute_script("return document.querySelector('#filters output').textContent") == "0 of 4 arms"
+
+
 # A browser lets a page save a few files at once, so here they are caught on their way to the disk.
 CAUGHT = """
 const done = arguments[0], kept = [];
