@@ -135,6 +135,7 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
         assert len(rows) == len(spec["datasets"]["table"])
         assert {"method", "shots", "arm"} <= set(rows[0])
+        assert "anchor" not in rows[0]
 
 
 def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):
@@ -159,6 +160,47 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(browser).move_to_element(point).click().perform()
     assert browser.current_url == own.as_uri()
+
+
+def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
+    show(study_page)
+    numbers = browser.execute_script(
+        "return [...document.querySelectorAll('#compared tbody tr, #cost tbody tr')].flatMap(row =>"
+        "[...row.querySelectorAll('td.number')].filter(cell => /\\d/.test(cell.textContent)).map(cell => {"
+        "  const link = cell.querySelector('a[href^=\"#\"]');"
+        "  return [row.dataset.arm, link && document.querySelector(link.getAttribute('href')).dataset.arm];"
+        "}))"
+    )
+    # Means, intervals, differences and what belongs to them; the table of all statistics; the costs.
+    assert len(numbers) > 4 * 2 + 2 * 4 + 2 * 9 + 4 * 4
+    assert all(arm == target for arm, target in numbers)
+    said = browser.execute_script(
+        "return [...document.querySelectorAll('#answer a')].map(a => document.querySelector(a.hash).dataset.arm)"
+    )
+    assert said == ["probe · shots 4", "probe · shots 16"]
+
+
+def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    listed = "return [...document.querySelectorAll('#cells tbody tr')].filter(r => r.matches(arguments[0]))"
+    drawings = page.specification(study_page.read_text(encoding="utf-8"))
+    for figure, rows in (("cost-seconds", "table"), ("differences", "table"), ("by-shots", "means")):
+        show(study_page)
+        browser.execute_script("document.querySelector('#cells details').open = false")
+        # The means are drawn last.
+        means = browser.find_elements("css selector", f"#figure-{figure} .mark-symbol.role-mark")[-1]
+        point = means.find_element("tag name", "path")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+        ActionChains(browser).move_to_element(point).click().perform()
+        first = drawings[figure]["datasets"][rows][0]
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(f"{listed}.length", ".pointed"))
+        assert browser.current_url == f"{study_page.as_uri()}{first['anchor']}"
+        assert browser.execute_script("return document.querySelector('#cells details').open")
+        own = f"[data-arm='{first['arm']}']"
+        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, own)
+    assert not browser.get_log("browser")
 
 
 def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):

@@ -13,7 +13,7 @@ from tlx.report import page
 from tlx.report.study import axes, curves, filters, names, seeds, spending
 from tlx.report.study.answer import answer, selections
 from tlx.report.study.filters import named
-from tlx.report.study.links import href
+from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
 
 NAME = "report.html"
@@ -62,6 +62,7 @@ def draw(table: Table) -> str:
         ],
         scatters=spending.drawings(table, columns, unit),
         cells=[listed(cell, table, columns, unit) for cell in study.cells],
+        anchors=anchors(table, columns),
         failed=[cell for cell in study.cells if cell.failed],
         href=href,
         label=columns.arm,

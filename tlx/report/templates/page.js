@@ -88,7 +88,8 @@
   }
 
   function csv(rows) {
-    const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+    // An anchor is a place on this page alone.
+    const names = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((name) => name !== "anchor");
     const cell = (value) => {
       const text = value === null || value === undefined ? "" : String(value);
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
