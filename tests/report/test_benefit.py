@@ -86,10 +86,10 @@ def test_our_numbers_stand_beside_the_claims_with_their_intervals():
 def test_the_drawings_hold_the_curves_and_the_level_to_reach():
     specs = page.specification(benefit.draw(DOCUMENT))
     assert list(specs) == ["learning", "time"]
-    assert specs["learning"]["datasets"]["level"] == [{"mean": 0.93}]
+    assert specs["learning"]["datasets"]["level"] == [{"arm": "scratch", "mean": 0.93}]
     assert [row["labels"] for row in specs["learning"]["datasets"]["table"]] == [10, 10, 80, 80]
     assert specs["time"]["datasets"]["table"] == DOCUMENT["training"]
-    assert specs["time"]["datasets"]["level"] == [{"mean": 0.93}]
+    assert specs["time"]["datasets"]["level"] == [{"arm": "scratch", "mean": 0.93}]
     one = page.specification(benefit.draw(DOCUMENT | {"labels": [80]}))
     assert list(one) == ["time"]
 
@@ -114,6 +114,15 @@ def test_markup_in_a_document_stays_text():
     document["learning"][0]["arm"] = evil
     text = benefit.draw(document)
     assert evil not in text and "<img src=x" not in text
+
+
+@pytest.mark.browser
+def test_the_level_to_reach_is_in_the_download(show, downloads, tmp_path):
+    show(benefit.write(tmp_path / "benefit.html", DOCUMENT))
+    header, *lines = downloads("learning", "csv").splitlines()
+    assert header == "part,arm,labels,mean,low,high,seeds"
+    assert [line.partition(",")[0] for line in lines] == ["table"] * 4 + ["level"]
+    assert lines[-1] == "level,scratch,,0.93,,,"
 
 
 @pytest.mark.browser

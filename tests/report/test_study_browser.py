@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     # All differences are those of the probe.
     assert browser.execute_script("return document.getElementById('figure-differences').hidden")
     rows = list(csv.DictReader(io.StringIO(downloads("seeds-shots-4", "csv"))))
-    assert [(row["method"], row["seed"]) for row in rows] == [("full", str(seed)) for seed in range(3)]
+    assert [(row["method"], row["seed"]) for row in rows] == [("full", seed) for seed in ("0", "1", "2", "")]
+    assert rows[-1]["part"] == "means"
     assert "probe" not in downloads("seeds-shots-4", "svg")
     choose(browser, "shots", "4")
     assert shown(browser, "compared") == ["full · shots 16"]
@@ -133,9 +135,21 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
     for name, spec in drawings.items():
         assert files[f"{name}.svg"].startswith("<svg")
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
-        assert len(rows) == len(spec["datasets"]["table"])
+        held = {part: len(given) for part, given in spec["datasets"].items()}
+        parts = Counter(row["part"] for row in rows) if len(held) > 1 else {"table": len(rows)}
+        assert parts == held
         assert {"method", "shots", "arm"} <= set(rows[0])
         assert "anchor" not in rows[0]
+    # What is drawn beside the points: the mean of each arm and its interval.
+    for name in ("seeds-shots-4", "by-shots"):
+        rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
+        means = [row for row in rows if row["part"] == "means"]
+        for row in means:
+            runs = [one for one in rows if one["part"] == "table" and one["arm"] == row["arm"]]
+            assert float(row["mean"]) == pytest.approx(sum(float(one["value"]) for one in runs) / len(runs))
+            assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+            assert (row["method"], row["shots"]) == (runs[0]["method"], runs[0]["shots"])
+        assert len(means) == len({row["arm"] for row in rows})
 
 
 def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):

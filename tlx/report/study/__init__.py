@@ -54,7 +54,9 @@ def draw(table: Table) -> str:
         strips=seeds.strips(table, columns, unit),
         roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
         along=seeds.along(table, columns, unit),
+        along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
+        curves_omitted=axes.omitted(len(curves.settings(table, columns))),
         costs=shown,
         spent=[
             (columns.arm(one.arm.names), named(one.arm.names, columns), found)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 
@@ -45,11 +45,11 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
         means: Rows = []
         for place, one in enumerate(chosen):
             arm = columns.arm(one.arm.names)
-            told = {"arm": arm, "label": named[call(one.arm.names)], "place": place}
+            told = one.arm.names | {"arm": arm, "label": named[call(one.arm.names)], "place": place}
             ends = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
             means.append(told | ends | {"anchor": anchor[arm]})
             rows += [
-                one.arm.names | told | {"seed": seed, "value": score.value}
+                told | {"seed": seed, "value": score.value}
                 | {"fingerprint": score.cell.fingerprint, "href": href(score.cell)}
                 for seed, score in one.scores.items()
             ]  # fmt: skip
@@ -133,9 +133,20 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     )  # fmt: skip
 
 
-def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns."""
-    made: list[Figure] = []
+class Crossing(NamedTuple):
+    """A drawing of the metric over the numbers `ats` of the column `name`: the arms `chosen`, which are alike in a
+    `setting` of the other columns; `rest` are the columns without that of the numbers."""
+
+    name: str
+    ats: list[Any]
+    setting: str
+    chosen: list[Summary]
+    rest: Columns
+
+
+def crossings(table: Table, columns: Columns) -> list[Crossing]:
+    """Each column of numbers in every setting of the other columns."""
+    made: list[Crossing] = []
     for name in (*columns.context, *columns.treatment):
         ats = {one.arm.names.get(name) for one in table.summaries}
         if len(ats) < 2 or not all(map(numeric, ats)):
@@ -147,18 +158,18 @@ def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
         groups: dict[str, list[Summary]] = {}
         for one in table.summaries:
             groups.setdefault(rest.setting(one.arm.names), []).append(one)
-        made += [
-            over(name, sorted(ats), setting, chosen, table, columns, rest, unit)
-            for setting, chosen in list(groups.items())[: PANELS - len(made)]
-        ]
+        made += [Crossing(name, sorted(ats), setting, chosen, rest) for setting, chosen in groups.items()]
     return made
 
 
-def over(
-    name: str, ats: Sequence[Any], setting: str, chosen: Sequence[Summary], table: Table, columns: Columns,
-    rest: Columns, unit: Unit,
-) -> Figure:  # fmt: skip
-    """One such drawing: `ats` are the numbers, `rest` the columns without that of the numbers."""
+def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns, of
+    which so many are drawn as a section holds."""
+    return [over(one, table, columns, unit) for one in crossings(table, columns)[:PANELS]]
+
+
+def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figure:
+    name, ats, setting, chosen, rest = crossing
     called, title = short(name, rest.every), metric(table.metric)
     wide = ats[0] > 0 and ats[-1] > 5 * ats[0]
     named = labels(table, rest) if rest.treatment else {"all": "all"}
@@ -169,12 +180,11 @@ def over(
         at, label = one.arm.names[name], named[rest.method(one.arm.names) if rest.treatment else "all"]
         beside = aside(at, ats, order.index(label) - (len(order) - 1) / 2, len(order), wide)
         arm = columns.arm(one.arm.names)
-        kept = {"arm": arm, "label": label, "at": at, "beside": beside}
+        kept = one.arm.names | {"arm": arm, "label": label, "at": at, "beside": beside}
         bounds = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
         means.append(kept | bounds | {"anchor": anchor[arm]})
         rows += [
-            one.arm.names | kept | {"seed": seed, "value": score.value, "href": href(score.cell)}
-            for seed, score in one.scores.items()
+            kept | {"seed": seed, "value": score.value, "href": href(score.cell)} for seed, score in one.scores.items()
         ]
     scale = alt.Scale(nice=False, padding=18, **({"type": "log"} if wide else {"zero": False}))
     axis = alt.Axis(values=list(ats), format="~g", labelOverlap=True, labelFlush=True)
