@@ -59,6 +59,16 @@ def test_every_trial_is_on_the_page_and_in_its_drawings(searched):
     assert "which 8 devices cannot share evenly" in text
 
 
+def test_what_mattered_is_drawn(tmp_path):
+    found = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
+    shares = json.loads((tmp_path / "out" / "tune.json").read_text())["importances"]
+    assert shares.keys() == SPACE.keys() and shares == found.importances
+    text = (tmp_path / "out" / "report.html").read_text()
+    rows = page.specification(text)["importances"]["datasets"]["table"]
+    assert {row["path"]: row["share"] for row in rows} == shares
+    assert "PED-ANOVA" in text.partition('id="figure-importances"')[2].partition("</figure>")[0]
+
+
 def test_markup_in_a_document_stays_text(searched):
     evil = "</script><script>window.hit=1</script><img src=x onerror='window.hit=2'>"
     document = json.loads((searched / "tune.json").read_text())
