@@ -33,6 +33,10 @@ def draw(document: Mapping[str, Any]) -> str:
         final=final,
         headline=headline(final, metric in SHARES),
         rows=[row(one, metric in SHARES and one["name"] == "final") for one in document["measures"]],
+        older=[
+            (unit, side(document["strubell"][name], False, 1000))
+            for name, unit in (("kwh", "Wh"), ("co2e_kg", "g CO2e"))
+        ],
         drawings=drawings(document, metric in SHARES),
     )
 
