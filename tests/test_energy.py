@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import socket
+import types
 
 import pytest
 
@@ -91,9 +92,31 @@ def test_codecarbon_stays_off_the_network_leaves_no_file_and_says_nothing(tmp_pa
         logging.getLogger("codecarbon").setLevel(level)
     assert used.kwh > 0 and used.co2e_kg == pytest.approx(used.kwh * 0.25, rel=1e-9)
     assert used.how.startswith("codecarbon ") and used.how.endswith(" 0.25 kg CO2e a kWh")
-    assert ("read from meters" in used.how) == energy.permitted()
+    assert ("(read from RAPL)" in used.how) == energy.rapl()
+    assert "(estimated from its size)" in used.how
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("rapl", "nvml", "told"),
+    [
+        (True, False, "processors 0.5 kWh (read from RAPL), memory 0.25 kWh (estimated from its size)"),
+        (
+            False, True,
+            "processors 0.5 kWh (estimated, for RAPL cannot be read), memory 0.25 kWh (estimated from its size), "
+            "accelerators 2 kWh (read by NVML)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_read_and_what_is_estimated_is_said_of_each_part(monkeypatch, rapl, nvml, told):
+    monkeypatch.setattr(energy, "rapl", lambda: rapl)
+    monkeypatch.setattr(energy, "nvml", lambda: nvml)
+    data = types.SimpleNamespace(
+        cpu_energy=0.5, ram_energy=0.25, gpu_energy=2.0 * nvml, duration=9.0, codecarbon_version="3.2"
+    )
+    assert energy.said(data, 0.5) == f"codecarbon 3.2: {told}; 9 s, 0.5 kg CO2e a kWh"
+    assert energy.permitted()
 
 
 def test_a_meter_that_fails_leaves_what_is_declared(monkeypatch):

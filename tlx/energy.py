@@ -119,9 +119,19 @@ def checked(value: float | str, name: str) -> float:
 
 
 def permitted() -> bool:
-    """Whether a meter can be read: RAPL's counters (often root's alone), or NVML's of an NVIDIA accelerator."""
+    """Whether a meter of some part of the machine can be read."""
+    return rapl() or nvml()
+
+
+def rapl() -> bool:
+    """Whether the counters of the processors can be read; often root alone may."""
     counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
-    return any(os.access(counter, os.R_OK) for counter in counters) or Path("/dev/nvidiactl").exists()
+    return any(os.access(counter, os.R_OK) for counter in counters)
+
+
+def nvml() -> bool:
+    """Whether an NVIDIA accelerator is there to be asked."""
+    return Path("/dev/nvidiactl").exists()
 
 
 class Metered:
@@ -185,8 +195,12 @@ def tracker(intensity: float) -> Any:
 
 
 def said(data: Any, intensity: float | None) -> str:
-    """How codecarbon knows; what it does not measure it estimates from the load and the kind of the machine."""
-    parts = {"processors": data.cpu_energy, "memory": data.ram_energy, "accelerators": data.gpu_energy}
-    shares = ", ".join(f"{name} {energy:.3g} kWh" for name, energy in parts.items() if energy)
-    kind = "read from meters" if permitted() else "estimated, for no meter can be read"
-    return f"codecarbon {data.codecarbon_version}, {kind}: {shares}; {data.duration:.4g} s, {at(intensity)}"
+    """How codecarbon knows each part: processors it reads from RAPL, else estimates from their load and kind; memory it
+    always estimates from its size; of accelerators it has what their drivers say, and nothing else."""
+    parts = {
+        "processors": (data.cpu_energy, "read from RAPL" if rapl() else "estimated, for RAPL cannot be read"),
+        "memory": (data.ram_energy, "estimated from its size"),
+        "accelerators": (data.gpu_energy, "read by NVML" if nvml() else "read by their driver"),
+    }
+    shares = ", ".join(f"{name} {energy:.3g} kWh ({kind})" for name, (energy, kind) in parts.items() if energy)
+    return f"codecarbon {data.codecarbon_version}: {shares}; {data.duration:.4g} s, {at(intensity)}"

@@ -65,7 +65,7 @@ DOCUMENT = {
     "threshold": 0.93,
     "counted": "XLA's count of the compiled step x 4 steps, without evaluation",
     "energy": "declared: 24 W x 6 s",
-    "strubell": {"kwh": 1e-4, "co2e_kg": 1e-5, "how": "24 W, PUE 1.58"},
+    "strubell": {"kwh": side(1e-4, 9e-5, 1.1e-4), "co2e_kg": side(1e-5), "how": "24 W, PUE 1.58"},
     "notes": ["1 of 3 pretrained runs never reached what scratch ended with"],
     "environment": {},
 }  # fmt: skip
@@ -79,6 +79,7 @@ def test_our_numbers_stand_beside_the_claims_with_their_intervals():
         "1000 against 100 GB",
         "a review prints, without a source", "XLA&#39;s count of the compiled step", "declared: 24 W x 6 s",
         "1 of 3 pretrained runs never reached", "cells/0123456789abcdef/result.json", "looked at every 5 steps",
+        "by the formula of 2019: 0.1 Wh (0.09 – 0.11), 0.01 g CO2e, 24 W, PUE 1.58",
     ):  # fmt: skip
         assert told in text, told
 
@@ -86,10 +87,10 @@ def test_our_numbers_stand_beside_the_claims_with_their_intervals():
 def test_the_drawings_hold_the_curves_and_the_level_to_reach():
     specs = page.specification(benefit.draw(DOCUMENT))
     assert list(specs) == ["learning", "time"]
-    assert specs["learning"]["datasets"]["level"] == [{"mean": 0.93}]
+    assert specs["learning"]["datasets"]["level"] == [{"arm": "scratch", "mean": 0.93}]
     assert [row["labels"] for row in specs["learning"]["datasets"]["table"]] == [10, 10, 80, 80]
     assert specs["time"]["datasets"]["table"] == DOCUMENT["training"]
-    assert specs["time"]["datasets"]["level"] == [{"mean": 0.93}]
+    assert specs["time"]["datasets"]["level"] == [{"arm": "scratch", "mean": 0.93}]
     one = page.specification(benefit.draw(DOCUMENT | {"labels": [80]}))
     assert list(one) == ["time"]
 
@@ -114,6 +115,15 @@ def test_markup_in_a_document_stays_text():
     document["learning"][0]["arm"] = evil
     text = benefit.draw(document)
     assert evil not in text and "<img src=x" not in text
+
+
+@pytest.mark.browser
+def test_the_level_to_reach_is_in_the_download(show, downloads, tmp_path):
+    show(benefit.write(tmp_path / "benefit.html", DOCUMENT))
+    header, *lines = downloads("learning", "csv").splitlines()
+    assert header == "part,arm,labels,mean,low,high,seeds"
+    assert [line.partition(",")[0] for line in lines] == ["table"] * 4 + ["level"]
+    assert lines[-1] == "level,scratch,,0.93,,,"
 
 
 @pytest.mark.browser

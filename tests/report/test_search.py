@@ -1,6 +1,7 @@
 """The page of a search: drawn from its document alone, every trial in it, no text becomes markup."""
 
 import json
+import re
 
 import pytest
 
@@ -48,10 +49,24 @@ def test_every_trial_is_on_the_page_and_in_its_drawings(searched):
         assert [row["at"] for row in specs[f"slice-{number}"]["datasets"]["table"]] == [
             one["point"][path] for one in measured
         ]
-    for trial in document["trials"]:
-        assert f'href="cells/{trial["fingerprint"]}/' in text
+    linked = re.findall(r'href="(cells/[^"]*)"', text)
+    assert all((searched / address).is_dir() for address in linked)
+    begun = [one for one in document["trials"] if (searched / "cells" / one["fingerprint"]).is_dir()]
+    assert linked == [f"cells/{one['fingerprint']}/" for one in begun]
+    # A batch that cannot be shared out fails before there is a folder.
+    assert len(measured) <= len(begun) < len(document["trials"])
     assert document["command"].replace("'", "&#39;") in text
     assert "which 8 devices cannot share evenly" in text
+
+
+def test_what_mattered_is_drawn(tmp_path):
+    found = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
+    shares = json.loads((tmp_path / "out" / "tune.json").read_text())["importances"]
+    assert shares.keys() == SPACE.keys() and shares == found.importances
+    text = (tmp_path / "out" / "report.html").read_text()
+    rows = page.specification(text)["importances"]["datasets"]["table"]
+    assert {row["path"]: row["share"] for row in rows} == shares
+    assert "PED-ANOVA" in text.partition('id="figure-importances"')[2].partition("</figure>")[0]
 
 
 def test_markup_in_a_document_stays_text(searched):
@@ -61,14 +76,14 @@ def test_markup_in_a_document_stays_text(searched):
         trial["point"]["tuning"] = evil
         trial["error"] = evil
     document["command"] = evil
-    text = search.draw(document)
+    text = search.draw(document, searched)
     assert evil not in text and "<img src=x" not in text
 
 
 def test_a_search_without_a_finished_trial_has_a_page(searched):
     document = json.loads((searched / "tune.json").read_text())
     document |= {"trials": [document["trials"][0] | {"state": "failed", "value": None}], "best": None, "command": ""}
-    text = search.draw(document | {"importances": {}})
+    text = search.draw(document | {"importances": {}}, searched)
     assert "No trial was run to its end." in text and "The chosen recipe" not in text
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     # All differences are those of the probe.
     assert browser.execute_script("return document.getElementById('figure-differences').hidden")
     rows = list(csv.DictReader(io.StringIO(downloads("seeds-shots-4", "csv"))))
-    assert [(row["method"], row["seed"]) for row in rows] == [("full", str(seed)) for seed in range(3)]
+    assert [(row["method"], row["seed"]) for row in rows] == [("full", seed) for seed in ("0", "1", "2", "")]
+    assert rows[-1]["part"] == "means"
     assert "probe" not in downloads("seeds-shots-4", "svg")
     choose(browser, "shots", "4")
     assert shown(browser, "compared") == ["full · shots 16"]
@@ -83,6 +85,28 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     assert points(browser, "seeds-shots-4") == 6
     assert len(shown(browser, "compared")) == 4 + 2
     assert not browser.get_log("browser")
+
+
+def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
+    show(study_page)
+    fields = browser.execute_script(
+        "return [...document.querySelectorAll('#filters details legend')].map(l => l.textContent)"
+    )
+    assert fields == ["data.shots", "tuning.kind", "tuning.decay"]
+    # Put away until asked for.
+    seen = "return document.querySelector('#filters details fieldset').checkVisibility()"
+    assert not browser.execute_script(seen)
+    browser.execute_script("document.querySelector('#filters summary').click()")
+    assert browser.execute_script(seen)
+    choose(browser, "tuning.kind", "Probe")
+    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    choose(browser, "data.shots", "16")
+    assert set(shown(browser, "compared")) == set(shown(browser, "cells")) == {"full · shots 4"}
+    assert points(browser, "seeds-shots-4") == 3
+    # With a column.
+    choose(browser, "shots", "4")
+    assert not shown(browser, "compared")
+    assert browser.execute_script("return document.querySelector('#filters output').textContent") == "0 of 4 arms"
 
 
 # A browser lets a page save a few files at once, so here they are caught on their way to the disk.
@@ -111,8 +135,21 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
     for name, spec in drawings.items():
         assert files[f"{name}.svg"].startswith("<svg")
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
-        assert len(rows) == len(spec["datasets"]["table"])
+        held = {part: len(given) for part, given in spec["datasets"].items()}
+        parts = Counter(row["part"] for row in rows) if len(held) > 1 else {"table": len(rows)}
+        assert parts == held
         assert {"method", "shots", "arm"} <= set(rows[0])
+        assert "anchor" not in rows[0]
+    # What is drawn beside the points: the mean of each arm and its interval.
+    for name in ("seeds-shots-4", "by-shots"):
+        rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
+        means = [row for row in rows if row["part"] == "means"]
+        for row in means:
+            runs = [one for one in rows if one["part"] == "table" and one["arm"] == row["arm"]]
+            assert float(row["mean"]) == pytest.approx(sum(float(one["value"]) for one in runs) / len(runs))
+            assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+            assert (row["method"], row["shots"]) == (runs[0]["method"], runs[0]["shots"])
+        assert len(means) == len({row["arm"] for row in rows})
 
 
 def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):
@@ -137,6 +174,47 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(browser).move_to_element(point).click().perform()
     assert browser.current_url == own.as_uri()
+
+
+def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
+    show(study_page)
+    numbers = browser.execute_script(
+        "return [...document.querySelectorAll('#compared tbody tr, #cost tbody tr')].flatMap(row =>"
+        "[...row.querySelectorAll('td.number')].filter(cell => /\\d/.test(cell.textContent)).map(cell => {"
+        "  const link = cell.querySelector('a[href^=\"#\"]');"
+        "  return [row.dataset.arm, link && document.querySelector(link.getAttribute('href')).dataset.arm];"
+        "}))"
+    )
+    # Means, intervals, differences and what belongs to them; the table of all statistics; the costs.
+    assert len(numbers) > 4 * 2 + 2 * 4 + 2 * 9 + 4 * 4
+    assert all(arm == target for arm, target in numbers)
+    said = browser.execute_script(
+        "return [...document.querySelectorAll('#answer a')].map(a => document.querySelector(a.hash).dataset.arm)"
+    )
+    assert said == ["probe · shots 4", "probe · shots 16"]
+
+
+def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    listed = "return [...document.querySelectorAll('#cells tbody tr')].filter(r => r.matches(arguments[0]))"
+    drawings = page.specification(study_page.read_text(encoding="utf-8"))
+    for figure, rows in (("cost-seconds", "table"), ("differences", "table"), ("by-shots", "means")):
+        show(study_page)
+        browser.execute_script("document.querySelector('#cells details').open = false")
+        # The means are drawn last.
+        means = browser.find_elements("css selector", f"#figure-{figure} .mark-symbol.role-mark")[-1]
+        point = means.find_element("tag name", "path")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+        ActionChains(browser).move_to_element(point).click().perform()
+        first = drawings[figure]["datasets"][rows][0]
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(f"{listed}.length", ".pointed"))
+        assert browser.current_url == f"{study_page.as_uri()}{first['anchor']}"
+        assert browser.execute_script("return document.querySelector('#cells details').open")
+        own = f"[data-arm='{first['arm']}']"
+        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, own)
+    assert not browser.get_log("browser")
 
 
 def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):

@@ -195,7 +195,7 @@ def test_a_smaller_loss_is_better_unless_somebody_says_otherwise(tmp_path):
     ("given", "kind", "message"),
     [
         ({"trials": 0}, ValueError, "trials is 0; a search takes 1 or more"),
-        ({"jobs": 0}, ValueError, "jobs is 0 and together 16; a search wants 1 or more"),
+        ({"jobs": 0}, ValueError, "jobs is 0; a search wants 1 or more"),
         (
             {"jobs": 2},
             ValueError,

@@ -11,7 +11,7 @@ from tlx.benefit.intervals import Ratio, of_sums
 from tlx.benefit.reach import labels_saved, reached
 from tlx.cells import Arm, Cell, StudyRecords
 from tlx.cost import Operations
-from tlx.energy import Used, strubell
+from tlx.energy import POUNDS_2018, PUE_2018, Used, strubell
 from tlx.metrics import LOWER_IS_BETTER
 
 # What a review of the field prints of transfer against training from scratch, none of it with a source.
@@ -37,8 +37,17 @@ class Side(NamedTuple):
         return [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in self.cells]
 
 
-def card(study: StudyRecords, operations: Mapping[str, Operations]) -> dict[str, Any]:
-    """Everything that the card says, as JSON. `operations` are those of a run of either arm with the most labels.
+def card(
+    study: StudyRecords,
+    operations: Mapping[str, Operations],
+    *,
+    at_once: int = 1,
+    pue: float = PUE_2018,
+    pounds_per_kwh: float = POUNDS_2018,
+) -> dict[str, Any]:
+    """Everything that the card says, as JSON. `operations` are those of a run of either arm with the most labels,
+    `at_once` how many processes ran the study side by side on one machine; `pue` and `pounds_per_kwh` go into the
+    formula of 2019.
 
     Raises ValueError where no seed has finished in both arms with the most labels.
     """
@@ -54,6 +63,11 @@ def card(study: StudyRecords, operations: Mapping[str, Operations]) -> dict[str,
     packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
     if packs[-1] > 1:
         notes.append(f"runs trained as one, up to {packs[-1]} at a time; time and energy of each are its even share")
+    if at_once > 1:
+        notes.append(
+            f"up to {at_once} processes worked at once on one machine: the energy and CO2e of a run are of all that "
+            "the machine drew meanwhile, so they count the others' runs too; --jobs 1 measures each by itself"
+        )
     reach, whole = to_reach(ours, theirs, steps, ends), in_all(ours, theirs)
     return {
         "question": study.question,
@@ -69,7 +83,7 @@ def card(study: StudyRecords, operations: Mapping[str, Operations]) -> dict[str,
         "threshold": float(np.mean([ended_with(cell, metric) for cell in theirs.cells])),
         "counted": ours.operations.how,
         "energy": result_of(ours.cells[0])["energy"]["how"],
-        "strubell": older(ours)._asdict(),
+        "strubell": older(ours, pue, pounds_per_kwh),
         "notes": notes,
     }
 
@@ -269,11 +283,21 @@ PRICES: tuple[tuple[str, str, str, Price], ...] = (
 )
 
 
-def older(side: Side) -> Used:
-    """A run by the formula of 2019, at the power that its energy comes to."""
-    kwh = float(np.mean(side.each(lambda cell: result_of(cell)["energy"]["kwh"])))
-    hours = float(np.mean(side.each(lambda cell: spent(cell) / together(cell)))) / 3600
-    return strubell(hours, processors=1000 * kwh / hours, memory=0.0)
+def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
+    """A run by the formula of 2019, at the power that its energy comes to: means over the seeds with their intervals,
+    and `how` of a run of the mean power and time."""
+    kwh = side.each(lambda cell: result_of(cell)["energy"]["kwh"])
+    hours = side.each(lambda cell: spent(cell) / together(cell) / 3600)
+
+    def formula(energy: float, time: float) -> Used:
+        return strubell(time, processors=1000 * energy / time, memory=0.0, pue=pue, pounds_per_kwh=pounds_per_kwh)
+
+    found = [formula(energy, time) for energy, time in zip(kwh, hours, strict=True)]
+    return {
+        "kwh": interval([one.kwh for one in found]),
+        "co2e_kg": interval([one.co2e_kg for one in found]),
+        "how": formula(float(np.mean(kwh)), float(np.mean(hours))).how,
+    }
 
 
 def learned(arm: Arm, metric: str) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from typing import Any
 from tlx import config
 from tlx.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH, SEED
 from tlx.benefit.card import card
+from tlx.cells import StudyRecords
 from tlx.cost import Operations, operations
+from tlx.energy import POUNDS_2018, PUE_2018, checked
 from tlx.folder import environment
 from tlx.records import write_json
 from tlx.study import Study, run_study
+from tlx.study.work import EXECUTIONS
 
 OPERATIONS, CARD, PAGE = "operations.json", "benefit.json", "benefit.html"
 
@@ -30,12 +33,18 @@ def measure(
     command: str = "",
     file: str = "",
     worker: Sequence[str] = (),
+    pue: float = PUE_2018,
+    pounds_per_kwh: float = POUNDS_2018,
 ) -> dict[str, Any]:
     """Runs what is not done of a `benefit_study` in the directory `out`, and writes the card there: `benefit.json`,
     which is also returned, and `benefit.html` where the extra that draws it is installed.
 
-    The rest is as in `tlx.study.run_study`. Raises ValueError where no seed has finished in both arms.
+    `pue` (watts drawn by the building a watt of the machine) and `pounds_per_kwh` of CO2e are of 2018 by default, and
+    are for the formula of Strubell et al. (2019) alone. The rest is as in `tlx.study.run_study`. Raises ValueError
+    for a negative one of these, and where no seed has finished in both arms.
     """
+    for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
+        checked(value, name)
     found = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker)
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
@@ -45,7 +54,7 @@ def measure(
         "recipe": config.dump(base),
         "changes": [[path, told(before), told(after)] for path, before, after in differences(study)],
         "command": command,
-        **card(found, counted),
+        **card(found, counted, at_once=at_once(directory, found), pue=pue, pounds_per_kwh=pounds_per_kwh),
         "environment": environment(),
     }
     write_json(directory / CARD, document)
@@ -56,6 +65,28 @@ def measure(
 
         page.write(directory / PAGE, document)
     return document
+
+
+def at_once(directory: Path, found: StudyRecords) -> int:
+    """How many processes ran cells of the study side by side on one machine, at most: each worked from the beginning of
+    its first run to the end of its last."""
+    took = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in found.cells if cell.result}
+    path = directory / EXECUTIONS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    spans: dict[tuple[str, int], list[float]] = {}
+    # A killed worker may have left half a line.
+    for line in (json.loads(text) for text in lines if text.endswith("}")):
+        if line["cell"] in took:
+            begin, end = line["time"] - took[line["cell"]], line["time"]
+            span = spans.setdefault((line["host"], line["process"]), [begin, end])
+            span[:] = min(span[0], begin), max(span[1], end)
+    return max(
+        (
+            sum(host == other and first <= begin < last for (other, _), (first, last) in spans.items())
+            for (host, _), (begin, _) in spans.items()
+        ),
+        default=1,
+    )
 
 
 def largest(study: Study, arm: str) -> Any:

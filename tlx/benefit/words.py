@@ -30,8 +30,8 @@ def notes(card: Mapping[str, Any]) -> list[str]:
         "both arms are timed to their first such look",
         f"operations: {card['counted']}",
         f"energy of one of the runs: {card['energy']}",
-        f"a whole run by the formula of 2019: {number(1000 * old['kwh'], 3)} Wh, {number(1000 * old['co2e_kg'], 3)} g "
-        f"CO2e, {old['how']}",
+        f"a whole run by the formula of 2019: {between(old['kwh'], 1000)} Wh, {between(old['co2e_kg'], 1000)} g CO2e, "
+        f"{old['how']}",
         *card["notes"],
     ]
 

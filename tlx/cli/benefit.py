@@ -1,5 +1,6 @@
 """The command that measures what transfer buys."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from tlx.cli.group import (
     tell_files,
     tell_table,
 )
+from tlx.energy import POUNDS_2018, PUE_2018
 
 
 class Counts(click.ParamType):
@@ -41,6 +43,14 @@ class Counts(click.ParamType):
     help="Examples of a class, for the learning curve [default: those of 8,16,32,64 there are].",
 )
 @click.option(
+    "--pue", type=float, default=PUE_2018, show_default=True,
+    help="Watts that the building draws a watt of the machine, in the formula of Strubell et al. (2019).",
+)  # fmt: skip
+@click.option(
+    "--pounds-per-kwh", type=float, default=POUNDS_2018, show_default=True,
+    help="Pounds of CO2e a kWh in that formula; TLX_KG_CO2E_PER_KWH is that of the measured energy.",
+)  # fmt: skip
+@click.option(
     "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/benefit- and the name]."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
@@ -48,7 +58,7 @@ class Counts(click.ParamType):
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
-    out: str | None, jobs: int, quiet: bool, worker: float | None,
+    pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
     """Measure what transfer buys CONFIG: as it is against the same network from scratch, on the same data and budget.
 
@@ -62,6 +72,9 @@ def benefit(
     again = [config, *(word for change in changes for word in ("--set", change))]
     again += [word for change in scratch for word in ("--scratch", change)]
     again += ["--seeds", str(seeds), *(("--shots", ",".join(map(str, shots))) if shots else ()), "--out", out]
-    card = run_and_measure("benefit", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config)
+    again += ["--pue", str(pue)] if pue != PUE_2018 else []
+    again += ["--pounds-per-kwh", str(pounds_per_kwh)] if pounds_per_kwh != POUNDS_2018 else []
+    measured = partial(measure, pue=pue, pounds_per_kwh=pounds_per_kwh)
+    card = run_and_measure("benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config)
     tell_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
     tell_files(Path(out), "benefit.json", "benefit.html")

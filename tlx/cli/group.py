@@ -99,9 +99,10 @@ def run_and_measure(
         if worker is not None:
             from tlx.study.work import work
 
-            work(study, Path(out), worker, employed=True)
+            work(study, Path(out), worker, share=jobs, employed=True)
             sys.exit(0)
-        started = [sys.executable, "-m", "tlx.cli", name, *again]
+        # A worker is told how many there are, lest the first take what the others could do.
+        started = [sys.executable, "-m", "tlx.cli", name, *again, "--jobs", str(jobs)]
         return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started)
     except KeyboardInterrupt:
         if worker is None:

@@ -21,17 +21,24 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 )  # fmt: skip
 @click.option("--trials", required=True, type=int, help="How many points to try in all.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True)
-@click.option("--pruner", type=click.Choice(PRUNERS), default="none", show_default=True)
+@click.option(
+    "--pruner", type=click.Choice(PRUNERS), default="none", show_default=True,
+    help="hyperband stops what is behind on validation; every trial then runs by itself, not side by side with others.",
+)  # fmt: skip
 @click.option("--metric", help="What to search for, of the validation split [default: the task's primary metric].")
 @click.option("--direction", type=click.Choice(("maximize", "minimize")), help="[default: what is better.]")
 @click.option("--seed", default=0, show_default=True, help="Of the search; that of the runs is the recipe's.")
 @click.option("--out", type=click.Path(file_okay=False), help="The search's folder [default: runs/tune- and the name].")
 @click.option("--jobs", default=1, show_default=True, help="How many processes try points at once.")
-@click.option("--together", default=16, show_default=True, help="Random or grid points that a process takes at once.")
+@click.option(
+    "--together", default=16, show_default=True,
+    help="Random or grid points that a process takes at once, at most; those that share a program train side by side.",
+)  # fmt: skip
+@click.option("--share", type=int, hidden=True)
 @click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")
 def tune(
     config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, together: int, quiet: bool,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, share: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Search for the recipe of CONFIG that does best on the validation split; no trial reads a test label.
 
@@ -49,11 +56,12 @@ def tune(
     }  # fmt: skip
     words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
     worker = [sys.executable, "-m", "tlx.cli", "tune", *base[2:], "--space", file, "--trials", str(trials), *words]
-    worker += ["--out", out, "--quiet"]
+    worker += ["--share", str(jobs), "--out", out, "--quiet"]
     try:
         found = search(
-            recipe, space, out, trials=trials, jobs=jobs, worker=worker, command=shlex.join(base), quiet=quiet, **how
-        )
+            recipe, space, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
+            quiet=quiet, **how,
+        )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\nstopped; the same command goes on in {out}", err=True)
         sys.exit(130)

@@ -33,6 +33,10 @@ def draw(document: Mapping[str, Any]) -> str:
         final=final,
         headline=headline(final, metric in SHARES),
         rows=[row(one, metric in SHARES and one["name"] == "final") for one in document["measures"]],
+        older=[
+            (unit, side(document["strubell"][name], False, 1000))
+            for name, unit in (("kwh", "Wh"), ("co2e_kg", "g CO2e"))
+        ],
         drawings=drawings(document, metric in SHARES),
     )
 
@@ -128,7 +132,7 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
     caption = "Mean and 95 % t-interval over the seeds. Dashed: what scratch has with the most labels."
     return charts.figure(
         "learning", "By how many labels", caption, alt.layer(*layers, level), rows, height=300,
-        level=[{"mean": mean} for mean in ends],
+        level=[{"arm": "scratch", "mean": mean} for mean in ends],
     )  # fmt: skip
 
 
@@ -145,5 +149,5 @@ def over_time(document: Mapping[str, Any], share: bool) -> Figure:
     )
     return charts.figure(
         "time", "By time", caption, alt.layer(*layers, level), list(document["training"]), height=300,
-        level=[{"mean": document["threshold"]}],
+        level=[{"arm": "scratch", "mean": document["threshold"]}],
     )  # fmt: skip

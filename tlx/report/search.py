@@ -1,4 +1,4 @@
-"""The page of a search: what was chosen, how it was found, what mattered. Drawn from the document `tune.json` alone."""
+"""The page of a search: what was chosen, how it was found, what mattered. Drawn from the document `tune.json`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from tlx.cells import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 
@@ -15,12 +16,12 @@ SAMPLERS = {"tpe": "TPE", "random": "random", "grid": "grid", "cmaes": "CMA-ES"}
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the page of a search (see `tlx.tune`) into one file."""
-    return page.write(path, draw(document))
+    """Draws the page of a search (see `tlx.tune`) into one file, beside the folders of its trials."""
+    return page.write(path, draw(document, path.parent))
 
 
-def draw(document: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+def draw(document: Mapping[str, Any], folder: Path) -> str:
+    """The page as HTML; a trial is linked where its run has left something in `folder`."""
     trials = document["trials"]
     best = next((trial for trial in trials if trial["number"] == document["best"]), None)
     paths = list(document["space"])
@@ -33,11 +34,18 @@ def draw(document: Mapping[str, Any]) -> str:
         share=document["metric"].endswith(("accuracy", "f1")),
         best=best,
         paths=paths,
+        hrefs={trial["number"]: href(trial, folder) for trial in trials},
         counts={state: sum(trial["state"] == state for trial in trials) for state in STATES},
         seconds=sum(trial["seconds"] or 0.0 for trial in trials),
         drawings=drawings(document),
         slices=slices(document, paths),
     )
+
+
+def href(trial: Mapping[str, Any], folder: Path) -> str | None:
+    """The folder of a trial's run; None where it has none: its worker died early, or its recipe could not begin."""
+    found = f"{CELLS}/{trial['fingerprint']}/"
+    return found if trial["fingerprint"] and (folder / found).is_dir() else None
 
 
 def drawings(document: Mapping[str, Any]) -> list[Figure]:

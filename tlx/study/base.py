@@ -113,9 +113,8 @@ def settle(directory: Path, written: Mapping[str, Any]) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; choose another directory with --out")
-    # Another process may have just begun: claims are there before the file is.
-    begun = is_study(directory) or (directory / CLAIMS).is_dir()
-    if directory.is_dir() and any(directory.iterdir()) and not begun:
+    # Another process may have just begun: claims are there before the file is, and are looked for last.
+    if directory.is_dir() and any(directory.iterdir()) and not (is_study(directory) or (directory / CLAIMS).is_dir()):
         raise FileExistsError(f"{directory} is not empty and holds no study; choose another directory with --out")
     for name in (CLAIMS, CELLS):
         (directory / name).mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tlx import config
 from tlx.arm import total_steps
-from tlx.cells import CELLS, CLAIMS
+from tlx.cells import CELLS, CLAIMS, is_study
 from tlx.metrics import LOWER_IS_BETTER
 from tlx.prepare import open_data
 from tlx.recipe import Recipe
@@ -108,9 +108,9 @@ def settle(folder: Path, asked: Asked) -> None:
     """Makes the folder the search's own. FileExistsError where it holds another search, or something else."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
-    if folder.is_dir() and not (folder / SEARCH).is_file() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not begun(folder):
         raise FileExistsError(f"{folder} is not empty and holds no search; choose another folder with --out")
-    for name in (CELLS, CLAIMS):
+    for name in (CLAIMS, CELLS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with alone(folder):
         if not (folder / SEARCH).is_file():
@@ -124,6 +124,11 @@ def settle(folder: Path, asked: Asked) -> None:
                 f"{folder} holds a search with another {what}: {told(held[name])} there, {told(ours)} here; choose "
                 "another folder with --out"
             )
+
+
+def begun(folder: Path) -> bool:
+    """Whether the folder is a search's. Another process may have just begun it: claims are there before the file is."""
+    return (folder / SEARCH).is_file() or ((folder / CLAIMS).is_dir() and not is_study(folder))
 
 
 def told(value: Any) -> str:

@@ -1,6 +1,7 @@
 """A worker of a search: takes the next trial under a claim, has it executed, writes down what came of it."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +20,13 @@ from tlx.tune.space import cell
 
 
 class Crew:
-    """One worker of a search, which knows of the others by the journal and the claims."""
+    """One worker of a search, of as many as `share` it, which knows of the others by the journal and the claims."""
 
-    def __init__(self, folder: Path, asked: Asked, pruner: Any, trials: int, together: int, quiet: bool):
+    def __init__(self, folder: Path, asked: Asked, pruner: Any, trials: int, together: int, share: int, quiet: bool):
         self.folder, self.asked, self.trials, self.quiet = folder, asked, trials, quiet
-        self.together = together if asked.sampler in UP_FRONT else 1
+        # What is judged runs by itself, and would only be kept from the others.
+        self.together = together if asked.sampler in UP_FRONT and asked.pruner == "none" else 1
+        self.share = share
         with alone(folder):
             self.storage = journal.open_storage(folder)
             self.study = journal.open_study(self.storage, asked.direction, pruner)
@@ -54,9 +57,11 @@ class Crew:
             every = self.study.get_trials(deepcopy=False)
             left = [trial.number for trial in every if trial.state.name == "RUNNING"]
             waiting = sum(trial.state.name == "WAITING" for trial in every)
-            new = self.trials - len(every) + waiting
+            new = max(0, self.trials - len(every) + waiting)
+            # No more than leaves as many for each of the others.
+            most = min(self.together, math.ceil((len(left) + new) / self.share))
             for number in [*left, *[None] * new]:
-                if len(taken) == self.together:
+                if len(taken) == most:
                     break
                 if found := self.take(number, claims):
                     taken.append(found)

@@ -3,6 +3,7 @@
 A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own values. The one becomes the other here.
 """
 
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -156,12 +157,17 @@ def to_point(space: Space, params: Mapping[str, Any]) -> Point:
 
 
 def importances(study: Any) -> dict[str, float]:
-    """How much of the variation of what finished each path accounts for (PED-ANOVA, Watanabe et al., 2023); empty where
-    too little finished to tell."""
-    from optuna.importance import get_param_importances
+    """How much of what sets the best trials apart each path accounts for (PED-ANOVA, Watanabe et al., 2023); empty
+    where too few finished to tell."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
-    return {path: float(share) for path, share in get_param_importances(study).items()}
+    with warnings.catch_warnings():
+        # Before Optuna 5 it was called experimental, and the default was another.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {path: float(share) for path, share in found.items()}

@@ -31,7 +31,7 @@ class Record(NamedTuple):
 
 class Found(NamedTuple):
     """What came of a search: its `folder`, what was `asked`, its `trials` in order, `best` of them (None where none is
-    done), and how much of the variation each path accounts for."""
+    done), and how much of what sets the best apart each path accounts for."""
 
     folder: Path
     asked: Asked

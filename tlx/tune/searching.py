@@ -36,6 +36,7 @@ def search(
     jobs: int = 1,
     worker: Sequence[str] = (),
     together: int = 16,
+    share: int | None = None,
     command: str = "",
     quiet: bool = False,
 ) -> Found:
@@ -46,21 +47,24 @@ def search(
     Called again with the same `out`, the search goes on to so many trials in all; what a killed worker left is taken
     up where it stood. Any number of processes may call this for one folder at once. `jobs` above 1 starts as many less
     one of the command `worker`, which is to call this too. Points of "random" and "grid" are known beforehand: a worker
-    takes `together` of them at a time and executes them by one call. `command` is what a run of the recipe begins
-    with, `tlx run CONFIG`, for the record.
+    takes up to `together` of them at a time, and no more than one of `share` workers should (by default `jobs`), and
+    executes them by one call, side by side where that pays. With a pruner every trial runs by itself. `command` is what
+    a run of the recipe begins with, `tlx run CONFIG`, for the record.
 
     Raises TypeError or ValueError for a space that does not fit the recipe, before anything is run, ImportError where
     the extra `tlx[search]` is missing, FileExistsError for a folder that holds something else.
     """
     asked = check_asked(recipe, space, trials, sampler, pruner, metric, direction, seed)
-    if jobs < 1 or together < 1:
-        raise ValueError(f"jobs is {jobs} and together {together}; a search wants 1 or more")
+    share = jobs if share is None else share
+    for name, value in {"jobs": jobs, "together": together, "share": share}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; a search wants 1 or more")
     if jobs > 1 and not worker:
         raise ValueError("jobs above 1 need worker=, a command that calls this too; `tlx tune` has one")
     chosen = pruner_of(asked)
     folder = Path(out)
     settle(folder, asked)
-    crew = Crew(folder, asked, chosen, trials, together, quiet)
+    crew = Crew(folder, asked, chosen, trials, together, share, quiet)
     helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
     try:
         crew.work()

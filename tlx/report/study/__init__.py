@@ -1,7 +1,7 @@
 """The page of a study: `report.html` beside its `study.json`, made of the records of its runs alone.
 
-`names` is what arms are called, `answer` the sentences, `seeds`, `curves` and `spending` the drawings, `tables` the
-comparison as LaTeX and as Markdown.
+`names` is what arms are called, `answer` the sentences, `filters` what arms are chosen by, `seeds`, `curves` and
+`spending` the drawings, `tables` the comparison as LaTeX and as Markdown.
 """
 
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 from tlx import cells
 from tlx.cells import Cell, Comparison, Summary, Table
 from tlx.report import page
-from tlx.report.study import axes, curves, names, seeds, spending
+from tlx.report.study import axes, curves, filters, names, seeds, spending
 from tlx.report.study.answer import answer, selections
-from tlx.report.study.links import href
+from tlx.report.study.filters import named
+from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
 
 NAME = "report.html"
@@ -30,6 +31,7 @@ def draw(table: Table) -> str:
     columns, unit = names.columns(table), names.unit(table)
     shown, spent = spending.rows(table)
     study = table.study
+    further = filters.further(table, columns)
     return page.render(
         "study.html",
         scripts=("page.js", "study.js"),
@@ -39,15 +41,22 @@ def draw(table: Table) -> str:
         answer=answer(table, columns, unit),
         facts=facts(table, columns, unit),
         columns=[{"name": name, "short": names.short(name, columns.every)} for name in columns.varying],
-        arms=[{"arm": columns.arm(arm.names), "names": named(arm.names, columns)} for arm in study.arms],
-        filters=filters(table, columns),
+        arms=[
+            # A column has its own name to itself, whatever a recipe calls its fields.
+            {"arm": columns.arm(arm.names), "names": fields | named(arm.names, columns)}
+            for arm, fields in zip(study.arms, further, strict=True)
+        ],
+        filters=filters.of_columns(table, columns),
+        fields=filters.of_fields(further),
         rows=[row(summary, table, columns, unit) for summary in table.summaries],
         details=[detail(one, columns, unit) for one in table.comparisons],
         differences=seeds.differences(table, columns, unit),
         strips=seeds.strips(table, columns, unit),
         roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
         along=seeds.along(table, columns, unit),
+        along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
+        curves_omitted=axes.omitted(len(curves.settings(table, columns))),
         costs=shown,
         spent=[
             (columns.arm(one.arm.names), named(one.arm.names, columns), found)
@@ -55,6 +64,7 @@ def draw(table: Table) -> str:
         ],
         scatters=spending.drawings(table, columns, unit),
         cells=[listed(cell, table, columns, unit) for cell in study.cells],
+        anchors=anchors(table, columns),
         failed=[cell for cell in study.cells if cell.failed],
         href=href,
         label=columns.arm,
@@ -64,11 +74,6 @@ def draw(table: Table) -> str:
         p=names.p_value,
         metric=names.metric(table.metric),
     )
-
-
-def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
-    """The names of a cell in the columns that differ, as text; a dash where it has no such column."""
-    return {name: names.value(given[name]) if columns.says(name, given) else "–" for name in columns.varying}
 
 
 def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
@@ -86,19 +91,6 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
     if table.smallest:
         told.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
     return told
-
-
-def filters(table: Table, columns: Columns) -> list[dict[str, Any]]:
-    """A group of choices a column in which arms differ."""
-    arms = [named(arm.names, columns) for arm in table.study.arms]
-    return [
-        {
-            "name": name,
-            "short": names.short(name, columns.every),
-            "values": list(dict.fromkeys(one[name] for one in arms)),
-        }
-        for name in columns.varying
-    ]
 
 
 def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlx.cells import Comparison, Table
+from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric, p_value
 from tlx.report.words import RULES
 from tlx.stats import LEVEL
@@ -13,14 +14,15 @@ SHOWN = 8
 
 
 def answer(table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """`lead`, pieces of the first sentence with the verdict that each of them states; `methods`, what is shown of each
-    of them where there are several comparisons, the `rest` of them left to the table; `how` and `state` sentences."""
+    """`lead`, pieces of the first sentence with the verdict that each of them states, or the anchor of the arm whose
+    numbers they are; `methods`, what is shown of each of them where there are several comparisons, the `rest` of them
+    left to the table; `how` and `state` sentences."""
     found = table.comparisons
     methods: dict[str, list[Comparison]] = {}
     for one in found:
         methods.setdefault(columns.method(one.arm.names), []).append(one)
     listed = list(methods.items())[:SHOWN] if len(found) > 1 or any(one.p is None for one in found) else []
-    told = [{"name": name, "verdicts": grouped(of, columns, unit)} for name, of in listed]
+    told = [{"name": name, "verdicts": grouped(of, columns, unit, anchors(table, columns))} for name, of in listed]
     return {
         "lead": lead(table, methods, columns, unit),
         "methods": told,
@@ -36,17 +38,18 @@ Piece = tuple[str, str]
 def lead(
     table: Table, methods: dict[str, list[Comparison]], columns: Columns, unit: Unit
 ) -> list[Piece]:  # fmt: skip
-    """The first sentence, as `(text, verdict or "")`."""
+    """The first sentence, as `(text, verdict, anchor or "")`."""
     found = table.comparisons
     if not found:
-        return [(nothing(table, columns, unit), "")]
+        return nothing(table, columns, unit)
     bases = {columns.method(one.baseline.names) for one in found}
     base = bases.pop() if len(bases) == 1 else "its baseline"
     if all(one.p is None for one in found):
         return [("One seed an arm: nothing can be shown of a method, in either direction.", "")]
     if len(found) == 1:
         [one] = found
-        return single(columns.method(one.arm.names), base, one, unit)
+        anchor = anchors(table, columns)[columns.arm(one.arm.names)]
+        return single(columns.method(one.arm.names), base, one, unit, anchor)
     return by_method(methods, base) if len(methods) <= SHOWN else by_count(found, base)
 
 
@@ -102,34 +105,36 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def single(name: str, base: str, one: Comparison, unit: Unit) -> list[Piece]:
+def single(name: str, base: str, one: Comparison, unit: Unit, anchor: str) -> list[Piece]:
     gap = f"{unit.gain(one.difference.mean)}{unit.points} {unit.gains(one.difference.low, one.difference.high)}"
     if one.verdict != "no difference shown":
-        return [(f"{name} is ", ""), (one.verdict, one.verdict), (f" than {base}: {gap}.", "")]
+        return [(f"{name} is ", ""), (one.verdict, one.verdict), (f" than {base}: ", ""), (gap, anchor), (".", "")]
     seen = f"; {unit.size(one.detectable or 0)}{unit.points} could have been seen"
-    return [("No difference", one.verdict), (f" between {name} and {base} was shown: {gap}{seen}.", "")]
+    told = f" between {name} and {base} was shown: "
+    return [("No difference", one.verdict), (told, ""), (gap, anchor), (f"{seen}.", "")]
 
 
-def nothing(table: Table, columns: Columns, unit: Unit) -> str:
+def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     """Of a study in which nothing is compared: the best arm, with the warning that it is only that."""
     pick = max if table.higher else min
     best = pick(table.summaries, key=lambda summary: summary.mean)
     why = "No arm can be compared with its baseline yet" if table.study.baseline else "No baseline, so no comparison"
     which = "highest" if table.higher else "lowest"
-    return (
-        f"{why}. The {which} mean {metric(table.metric)} is that of {columns.arm(best.arm.names)}, "
-        f"{unit.value(best.mean)}."
-    )
+    called = columns.arm(best.arm.names)
+    told = f"{why}. The {which} mean {metric(table.metric)} is that of {called}, "
+    return [(told, ""), (unit.value(best.mean), anchors(table, columns)[called]), (".", "")]
 
 
-def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit) -> list[dict[str, Any]]:
-    """By verdict, `told` in words: the settings with what is known of each, in brackets."""
+def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[dict[str, Any]]:
+    """By verdict, `told` in words: the settings with what is known of each, in brackets, and where its runs are."""
     return [
         {
             "verdict": verdict,
             "told": verdict if any(one.p is not None for one in held) else "one seed",
             "items": [
-                {"setting": columns.setting(one.arm.names), "known": known(one, unit)} for one in held
+                {"setting": columns.setting(one.arm.names), "known": known(one, unit)}
+                | {"anchor": anchor[columns.arm(one.arm.names)]}
+                for one in held
             ],
         }
         for verdict in VERDICTS

@@ -9,7 +9,7 @@ import altair as alt
 from tlx.cells import Table
 from tlx.report.study.names import Columns, Unit
 
-# Drawings a section, at most.
+# Settings that a section draws, at most.
 PANELS = 12
 # What the axis below the lines of a drawing takes, in pixels; `page.js` knows it too.
 FOOT = 48
@@ -83,6 +83,18 @@ def lines_of(field: str, order: Iterable[str]) -> Any:
 def form(unit: Unit) -> str:
     """How a tooltip writes a value of the metric."""
     return f".{unit.digits}%" if unit.share else ".5~g"
+
+
+def omitted(settings: int) -> str:
+    """What a section that draws the first of so many settings says of the others; empty where it draws all of them.
+
+    >>> omitted(PANELS + 3), omitted(PANELS)
+    ('The first 12 of 15 settings are drawn; 3 are left out.', '')
+    """
+    left = settings - PANELS
+    if left <= 0:
+        return ""
+    return f"The first {PANELS} of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
 
 
 def headed(title: str, setting: str) -> str:

@@ -20,13 +20,12 @@ TITLES = {LOSS: "training loss"}
 
 
 def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The study's metric on validation and the training loss, a panel a setting each."""
+    """The study's metric on validation and the training loss, a panel a setting each, of at most `PANELS` settings."""
     held = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
     known = list(dict.fromkeys(name for runs in held.values() for run in runs for name in run))
     wanted = f"validation/{table.metric.rpartition('/')[2]}"
     shown = [name for name in (wanted, LOSS) if name in known]
     named = labels(table, columns)
-    settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))[:PANELS]
     made = []
     for name in shown:
         panels = {
@@ -36,12 +35,16 @@ def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
                 if columns.setting(summary.arm.names) == setting
                 for row in banded(summary.arm, held[id(summary.arm)], name, columns, named)
             ]
-            for setting in settings
+            for setting in settings(table, columns)[:PANELS]
         }
         every = [row for rows in panels.values() for row in rows]
         axis = upwards(name, [row[end] for row in every for end in ("low", "high")], unit)
         made += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
     return made
+
+
+def settings(table: Table, columns: Columns) -> list[str]:
+    return list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))
 
 
 def varied(rows: Rows) -> bool:

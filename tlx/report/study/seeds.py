@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 
@@ -25,7 +25,7 @@ from tlx.report.study.axes import (
     reach,
     upright,
 )
-from tlx.report.study.links import href
+from tlx.report.study.links import anchors, href
 from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, short
 
 
@@ -37,16 +37,19 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     call = columns.method if apart else columns.arm
     named = labels(table, columns) if apart else brief(call(one.arm.names) for one in table.summaries)
     x = across("value", metric(table.metric), reach(table, unit), unit)
+    anchor = anchors(table, columns)
     made = []
     for setting in settings if apart else [""]:
         chosen = [one for one in table.summaries if not apart or columns.setting(one.arm.names) == setting]
         rows: Rows = []
         means: Rows = []
         for place, one in enumerate(chosen):
-            told = {"arm": columns.arm(one.arm.names), "label": named[call(one.arm.names)], "place": place}
-            means.append(told | {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)})
+            arm = columns.arm(one.arm.names)
+            told = one.arm.names | {"arm": arm, "label": named[call(one.arm.names)], "place": place}
+            ends = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
+            means.append(told | ends | {"anchor": anchor[arm]})
             rows += [
-                one.arm.names | told | {"seed": seed, "value": score.value}
+                told | {"seed": seed, "value": score.value}
                 | {"fingerprint": score.cell.fingerprint, "href": href(score.cell)}
                 for seed, score in one.scores.items()
             ]  # fmt: skip
@@ -64,7 +67,7 @@ def strip(x: Any, order: Sequence[str], tints: Any, title: str, unit: Unit) -> A
     joined = base.mark_line(strokeWidth=1, opacity=0.3, color=alt.ExprRef("quiet"))
     points = base.mark_circle(size=64, opacity=0.85).encode(color=tints, tooltip=told, href="href:N")
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{name}:Q", format=form(unit)) for name in ("mean", "low", "high"))]
-    means = alt.Chart(charts.data("means")).encode(y=y, color=tints, tooltip=ends)
+    means = alt.Chart(charts.data("means")).encode(y=y, color=tints, tooltip=ends, href="anchor:N")
     span = means.mark_rule(strokeWidth=2, yOffset=12, opacity=0.9).encode(x=alt.X("low:Q"), x2="high:Q")
     mean = means.mark_tick(thickness=3, size=12, yOffset=12, opacity=1).encode(x=alt.X("mean:Q"))
     layers = (joined.encode(detail="seed:N", order="place:Q"), span, mean, points)
@@ -76,7 +79,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     found = [one for one in table.comparisons if one.p is not None]
     if not found:
         return None
-    named = labels(table, columns)
+    named, anchor = labels(table, columns), anchors(table, columns)
     rows: Rows = []
     for one in found:
         gap, setting = one.difference, columns.setting(one.arm.names)
@@ -88,6 +91,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
             | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": one.p}
             | {"holm": one.holm, "verdict": one.verdict, "detectable": one.detectable}
             | {"below": -(one.detectable or 0.0), "bootstrap_low": low, "bootstrap_high": high}
+            | {"anchor": anchor[columns.arm(one.arm.names)]}
         )
     signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
     axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
@@ -111,7 +115,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
         base.mark_rule(strokeWidth=1, yOffset=7, opacity=0.8)
         .encode(x=x("bootstrap_low"), x2="bootstrap_high:Q", color=ink)
         .transform_filter("isValid(datum.bootstrap_low)"),
-        base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=told),
+        base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=told, href="anchor:N"),
     ]
     caption = (
         "Green is better, orange worse, grey no difference shown. Thick: the paired 95 % t-interval over seeds; thin: "
@@ -129,9 +133,20 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     )  # fmt: skip
 
 
-def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns."""
-    made: list[Figure] = []
+class Crossing(NamedTuple):
+    """A drawing of the metric over the numbers `ats` of the column `name`: the arms `chosen`, which are alike in a
+    `setting` of the other columns; `rest` are the columns without that of the numbers."""
+
+    name: str
+    ats: list[Any]
+    setting: str
+    chosen: list[Summary]
+    rest: Columns
+
+
+def crossings(table: Table, columns: Columns) -> list[Crossing]:
+    """Each column of numbers in every setting of the other columns."""
+    made: list[Crossing] = []
     for name in (*columns.context, *columns.treatment):
         ats = {one.arm.names.get(name) for one in table.summaries}
         if len(ats) < 2 or not all(map(numeric, ats)):
@@ -143,32 +158,33 @@ def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
         groups: dict[str, list[Summary]] = {}
         for one in table.summaries:
             groups.setdefault(rest.setting(one.arm.names), []).append(one)
-        made += [
-            over(name, sorted(ats), setting, chosen, table, columns, rest, unit)
-            for setting, chosen in list(groups.items())[: PANELS - len(made)]
-        ]
+        made += [Crossing(name, sorted(ats), setting, chosen, rest) for setting, chosen in groups.items()]
     return made
 
 
-def over(
-    name: str, ats: Sequence[Any], setting: str, chosen: Sequence[Summary], table: Table, columns: Columns,
-    rest: Columns, unit: Unit,
-) -> Figure:  # fmt: skip
-    """One such drawing: `ats` are the numbers, `rest` the columns without that of the numbers."""
+def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns, of
+    which so many are drawn as a section holds."""
+    return [over(one, table, columns, unit) for one in crossings(table, columns)[:PANELS]]
+
+
+def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figure:
+    name, ats, setting, chosen, rest = crossing
     called, title = short(name, rest.every), metric(table.metric)
     wide = ats[0] > 0 and ats[-1] > 5 * ats[0]
     named = labels(table, rest) if rest.treatment else {"all": "all"}
-    order = list(named.values())
+    order, anchor = list(named.values()), anchors(table, columns)
     rows: Rows = []
     means: Rows = []
     for one in chosen:
         at, label = one.arm.names[name], named[rest.method(one.arm.names) if rest.treatment else "all"]
         beside = aside(at, ats, order.index(label) - (len(order) - 1) / 2, len(order), wide)
-        kept = {"arm": columns.arm(one.arm.names), "label": label, "at": at, "beside": beside}
-        means.append(kept | {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)})
+        arm = columns.arm(one.arm.names)
+        kept = one.arm.names | {"arm": arm, "label": label, "at": at, "beside": beside}
+        bounds = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
+        means.append(kept | bounds | {"anchor": anchor[arm]})
         rows += [
-            one.arm.names | kept | {"seed": seed, "value": score.value, "href": href(score.cell)}
-            for seed, score in one.scores.items()
+            kept | {"seed": seed, "value": score.value, "href": href(score.cell)} for seed, score in one.scores.items()
         ]
     scale = alt.Scale(nice=False, padding=18, **({"type": "log"} if wide else {"zero": False}))
     axis = alt.Axis(values=list(ats), format="~g", labelOverlap=True, labelFlush=True)
@@ -185,9 +201,9 @@ def over(
         every.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=told, href="href:N"),
         base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean")),
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
-        base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends),
+        base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
     ]
-    caption = "Means with 95 % t-intervals over seeds; a small point is a run and opens it."
+    caption = "Means with 95 % t-intervals over seeds; a small point is a run and opens it, a mean leads to its runs."
     if len(order) > 1:
         caption += f" Arms of one {called} are drawn side by side."
     figure = f"by-{slug(called)}" + (f"-{slug(setting)}" if setting else "")

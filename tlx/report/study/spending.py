@@ -9,6 +9,7 @@ from tlx.cells import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
 from tlx.report.study.axes import colour, finite, form, headed, labels, reach, upright
+from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, metric
 
 TIME = "seconds"
@@ -72,12 +73,12 @@ def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
 
 
 def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
-    named = labels(table, columns)
+    named, anchor = labels(table, columns), anchors(table, columns)
     drawn = [
         summary.arm.names
         | {"arm": columns.arm(summary.arm.names), "label": named[columns.method(summary.arm.names)]}
         | {"setting": columns.setting(summary.arm.names), "cost": one[cost.key], "mean": summary.mean}
-        | {"low": finite(summary.low), "high": finite(summary.high)}
+        | {"low": finite(summary.low), "high": finite(summary.high), "anchor": anchor[columns.arm(summary.arm.names)]}
         for summary, one in zip(table.summaries, found, strict=True)
         if cost.key in one
     ]
@@ -101,7 +102,7 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     base = alt.Chart(charts.data()).encode(x=x, color=colour(named))
     span = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(y=upright("low", title, values, unit), y2="high:Q")
     point = base.mark_point(size=80, filled=True, opacity=0.95).encode(
-        y=upright("mean", title, values, unit), tooltip=told, **shape
+        y=upright("mean", title, values, unit), tooltip=told, href="anchor:N", **shape
     )
     name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
     return charts.figure(name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280)

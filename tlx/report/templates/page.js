@@ -47,7 +47,7 @@
       (part.layer ?? []).forEach(narrow);
     };
     if (rows.length < count) narrow(spec);
-    // The axis below keeps its height: `FOOT` in tlx/report/study/seeds.py.
+    // The axis below keeps its height: `FOOT` in tlx/report/study/axes.py.
     spec.height = (spec.height - 48) * share + 48;
     return spec;
   }
@@ -87,8 +87,17 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  function csv(rows) {
-    const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  // All that is drawn: the rows of every table of a figure, and where there are several of which each row is.
+  function csv(datasets) {
+    const tables = Object.entries(datasets).filter(([, rows]) => rows.length);
+    const every = tables.flatMap(([, rows]) => rows);
+    // An anchor is a place on this page alone.
+    const names = [...new Set(every.flatMap((row) => Object.keys(row)))].filter((name) => name !== "anchor");
+    let part = "part";
+    while (names.includes(part)) part += "_";
+    const several = Object.keys(datasets).length > 1;
+    const rows = several ? tables.flatMap(([name, held]) => held.map((row) => ({ ...row, [part]: name }))) : every;
+    if (several) names.unshift(part);
     const cell = (value) => {
       const text = value === null || value === undefined ? "" : String(value);
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
@@ -114,7 +123,7 @@
     if (figure && button.dataset.save) {
       const script = figure.querySelector("script[data-figure]");
       const name = script.dataset.figure;
-      if (button.dataset.save === "csv") save(csv(specification(figure).datasets.table), "text/csv", `${name}.csv`);
+      if (button.dataset.save === "csv") save(csv(specification(figure).datasets), "text/csv", `${name}.csv`);
       else save(await svg(figure), "image/svg+xml", `${name}.svg`);
     } else if (button.closest("table.sortable th")) sort(button.closest("th"));
   });

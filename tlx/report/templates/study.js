@@ -1,4 +1,19 @@
 "use strict";
+// What leads to an arm's runs opens their list, and marks all of them.
+(() => {
+  function point() {
+    for (const row of document.querySelectorAll("tr.pointed")) row.classList.remove("pointed");
+    const first = document.getElementById(location.hash.slice(1));
+    if (!first?.matches("#cells tr")) return;
+    first.closest("details").open = true;
+    for (const row of document.querySelectorAll("#cells tr")) row.classList.toggle("pointed", row.dataset.arm === first.dataset.arm);
+    first.scrollIntoView();
+  }
+
+  addEventListener("hashchange", point);
+  point();
+})();
+
 // Filters: an arm is shown where every column has its value among the chosen ones, in tables and in drawings.
 (() => {
   const form = document.getElementById("filters");

@@ -1,0 +1,135 @@
+"""How workers share a search: none takes what others could do, a pack is one where it pays, a race at the start."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from tlx import Data, Optim, Recipe, Train, many, models, tasks
+from tlx.cli import main
+from tlx.tune import attempt, crew, log_uniform, one_of, search, uniform
+
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+    optim=Optim(lr=0.01),
+    train=Train(steps=4, batch=16, eval_every=2, eval_batch=256),
+)
+SPACE = {"optim.lr": log_uniform(1e-4, 0.1), "optim.weight_decay": uniform(0.0, 0.1)}
+CONFIG = """from tlx import Data, Recipe, models, tasks
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits"), task=tasks.Classification(), model=models.Mlp(inputs=(8, 8, 1), widths=(8,))
+    )
+"""
+IDLE = [sys.executable, "-c", "pass"]
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The numbers of the trials that are executed by one call, call by call."""
+    found = []
+
+    def execute(trials, tell):
+        found.append([trial.number for trial in trials])
+        attempt.execute(trials, tell)
+
+    monkeypatch.setattr(crew, "execute", execute)
+    return found
+
+
+def test_of_several_workers_each_takes_its_share_and_no_more(tmp_path, taken):
+    """The second worker does nothing here, so that what the first takes each time is seen."""
+    search(RECIPE, SPACE, tmp_path / "out", trials=5, sampler="random", jobs=2, worker=IDLE, quiet=True)
+    assert taken == [[0, 1, 2], [3], [4]]
+    taken.clear()
+    space = {"optim.lr": one_of(0.01, 0.02, 0.03)}
+    search(RECIPE, space, tmp_path / "grid", trials=9, sampler="grid", share=3, quiet=True)
+    assert taken == [[0], [1], [2]]
+
+
+def test_what_a_pruner_judges_is_taken_one_by_one(tmp_path, taken):
+    recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, eval_every=1))
+    search(recipe, SPACE, tmp_path / "out", trials=3, sampler="random", pruner="hyperband", quiet=True)
+    assert taken == [[0], [1], [2]]
+
+
+def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monkeypatch):
+    class Seen(Exception):
+        """What `tlx.tune.search` was given."""
+
+    def look(*given, **how):
+        raise Seen(how)
+
+    monkeypatch.setattr("tlx.tune.search", look)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    (tmp_path / "space.py").write_text("def space():\n    return {}\n")
+    words = ["tune", "tiny.py", "--space", "space.py", "--trials", "4", "--sampler", "random", "--jobs", "2"]
+    [how] = CliRunner().invoke(main, words).exception.args
+    assert (how["jobs"], how["share"]) == (2, None)
+    [own] = CliRunner().invoke(main, how["worker"][3:]).exception.args
+    assert (own["jobs"], own["share"]) == (1, 2)
+
+
+def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatch):
+    # However little a pack gains, it is chosen.
+    monkeypatch.setattr(many, "GAIN", float("inf"))
+    found = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", quiet=True)
+    results = [
+        json.loads((found.folder / "cells" / one.fingerprint / "result.json").read_text()) for one in found.trials
+    ]
+    assert [(result["pack"]["arms"], result["pack"]["place"]) for result in results] == [(3, 0), (3, 1), (3, 2)]
+    assert [result["metrics"]["validation/accuracy"] for result in results] == [one.value for one in found.trials]
+
+
+def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):
+    # The moment between the claims and `search.json`.
+    (tmp_path / "out" / "claims").mkdir(parents=True)
+    found = search(RECIPE, SPACE, tmp_path / "out", trials=1, sampler="random", quiet=True)
+    assert [one.state for one in found.trials] == ["done"]
+    # A study has claims too.
+    (tmp_path / "study" / "claims").mkdir(parents=True)
+    (tmp_path / "study" / "study.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="is not empty and holds no search"):
+        search(RECIPE, SPACE, tmp_path / "study", trials=1, quiet=True)
+
+
+def test_claims_are_there_before_anything_else_of_a_search(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    made, real = [], Path.mkdir
+
+    def mkdir(self, *given, **how):
+        made.append(self.name)
+        return real(self, *given, **how)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    search(RECIPE, SPACE, tmp_path / "out", trials=1, quiet=True)
+    assert made.index("claims") < made.index("cells")
+
+
+def test_what_mattered_is_told_by_ped_anova(tmp_path, monkeypatch):
+    import optuna
+
+    asked, real = [], optuna.importance.get_param_importances
+
+    def importances(study, *, evaluator=None, **how):
+        asked.append(type(evaluator))
+        return real(study, evaluator=evaluator, **how)
+
+    monkeypatch.setattr(optuna.importance, "get_param_importances", importances)
+    found = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", quiet=True)
+    assert asked == [optuna.importance.PedAnovaImportanceEvaluator]
+    assert found.importances.keys() == SPACE.keys()
+    assert sum(found.importances.values()) == pytest.approx(1)
+    assert json.loads((found.folder / "tune.json").read_text())["importances"] == found.importances
