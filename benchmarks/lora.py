@@ -8,8 +8,8 @@ the loss read every step. torch runs its default attention (sdpa) and fused Adam
 
 Three numbers come out. Seconds: peft's over ours, in turns of two processes (`pairs.py`; quote quiet pairs). Memory:
 what our compiled step says it needs, arguments and temporaries (`memory_analysis`), over the peak of peft's resident
-memory during its steps, both with the parameters and for the peak above that of the loaded model alone. FLOPs: those
-that the compiler counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
+memory during its steps: that above an empty process, so with the parameters on both sides; that above the loaded
+model, with the parameters on ours alone; and our temporaries by themselves over the latter. FLOPs: those that the compiler counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
 """
 
 import argparse
@@ -104,6 +104,7 @@ def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[st
         "memory_mib": {"arguments": own["argument"], "temporaries": own["temp"]}
         | {"peft, with its parameters": other["whole"], "peft, above the loaded model": other["growth"]},
         "memory": (own["argument"] + own["temp"]) / other["whole"],
+        "memory_to_growth": (own["argument"] + own["temp"]) / other["growth"],
         "temporaries": own["temp"] / other["growth"],
         "flops": flops(source, dropout),
         **measured(pairs),
@@ -112,12 +113,14 @@ def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[st
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| dropout | quiet pairs | min | median | max | all, median | memory | temporaries | FLOPs, LoRA / full |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| dropout | quiet pairs | min | median | max | all, median | memory | ours / growth | temporaries / growth "
+        "| FLOPs, LoRA / full |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         lines.append(
-            f"| {row['dropout']:g} | {ratios(row)} | {row['memory']:.2f} | {row['temporaries']:.2f} "
+            f"| {row['dropout']:g} | {ratios(row)} | {row['memory']:.2f} | {row['memory_to_growth']:.2f} "
+            f"| {row['temporaries']:.2f} "
             f"| {row['flops']['ratio']:.2f} |"
         )
     return "\n".join(lines)
