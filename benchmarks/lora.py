@@ -8,8 +8,9 @@ the loss read every step. torch runs its default attention (sdpa) and fused Adam
 
 Three numbers come out. Seconds: peft's over ours, in turns of two processes (`pairs.py`; quote quiet pairs). Memory:
 what our compiled step says it needs, arguments and temporaries (`memory_analysis`), over the peak of peft's resident
-memory during its steps: that above an empty process, so with the parameters on both sides; that above the loaded
-model, with the parameters on ours alone; and our temporaries by themselves over the latter. FLOPs: those that the compiler counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
+memory during its steps: that above an empty process, so with the parameters on both sides; that above the loaded model,
+with the parameters on ours alone; and our temporaries by themselves over the latter. FLOPs: those that the compiler
+counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
 """
 
 import argparse
@@ -120,8 +121,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         lines.append(
             f"| {row['dropout']:g} | {ratios(row)} | {row['memory']:.2f} | {row['memory_to_growth']:.2f} "
-            f"| {row['temporaries']:.2f} "
-            f"| {row['flops']['ratio']:.2f} |"
+            f"| {row['temporaries']:.2f} | {row['flops']['ratio']:.2f} |"
         )
     return "\n".join(lines)
 
