@@ -84,14 +84,16 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels
     base = assigned(recipe, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (own, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 4
-        theirs = run(own, tmp_path / f"alone-{n}", how=LEAN)
+    assert [ours.result["pack"]["arms"] for ours in packed] == [4] * 4
+    # Those that differ most: another seed and another rate.
+    for n in (0, 3):
+        ours, theirs = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
         for name in ("train/loss", *(f"train/{name}" for name in names)):
             assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
 
 
-@pytest.mark.parametrize("noise", [pytest.param({"eps_y": 0.5}, marks=SLOW), {"eps_x": 0.5}])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
 def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
     """The same rows of one source, drawn otherwise by each seed."""
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
@@ -183,6 +185,7 @@ SEVERAL = assigned(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_over_several_sources_resumes_to_the_bit(halves, goes_on):
     goes_on(SEVERAL, (8,))
 
