@@ -36,7 +36,7 @@ PAIRS = {
 }
 RULES = ("source-validation", "entropy", "im", "snd")
 # Of two cores without an accelerator, 2026-11-25.
-MINUTES = 40
+MINUTES = 12
 
 
 def study(seeds: int = 5) -> Study:
