@@ -150,6 +150,16 @@ def test_other_examples_are_not_drawn_anew_and_named(written):
     assert any("not all measured on the same examples" in told for told in table.warnings)
 
 
+def test_settings_may_have_examples_of_their_own(written):
+    for place, first in (("here", 0), ("there", 1)):
+        for seed in range(2):
+            for method, share in (("a", 50), ("b", 60 + seed)):
+                written.add(right(share), indices=np.arange(100) + first, place=place, method=method, seed=seed)
+    table = written.compare(baseline={"method": "a"})
+    assert len(table.comparisons) == 2 and all(one.boot for one in table.comparisons)
+    assert not any("same examples" in told for told in table.warnings)
+
+
 def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed).add(right(60), said=0.6 + 0.3 * seed, method="b", seed=seed)

@@ -52,6 +52,9 @@ class Summary(NamedTuple):
     high: float
 
 
+DIFFER = "the examples differ between runs"
+
+
 class Comparison(NamedTuple):
     """An arm against its baseline arm, over the `seeds` that both have.
 
@@ -121,7 +124,9 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
         else:
             found.append(against(own, other, smallest, metric))
     compared = judged(found, smallest, higher)
-    return Table(study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, metric))
+    return Table(
+        study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
+    )
 
 
 def check_baseline(study: StudyRecords) -> None:
@@ -236,7 +241,7 @@ def unpaired(scores: Sequence[Score], metric: str) -> str:
         return "predictions were not kept"
     if any(one.examples is None for one in scores):
         return f"{metric} is no mean over examples"
-    return "the examples differ between runs" if unlike(scores) else ""
+    return DIFFER if unlike(scores) else ""
 
 
 def unlike(scores: Sequence[Score]) -> bool:
@@ -265,7 +270,7 @@ def judged(found: Sequence[Comparison], smallest: float, higher: bool) -> tuple[
     return tuple(made)
 
 
-def warnings(summaries: Sequence[Summary], metric: str) -> tuple[str, ...]:
+def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metric: str) -> tuple[str, ...]:
     """What a reader must know before the numbers: records that disagree, several selection rules, single seeds."""
     scores = [one for summary in summaries for one in summary.scores.values()]
     told = [
@@ -278,7 +283,8 @@ def warnings(summaries: Sequence[Summary], metric: str) -> tuple[str, ...]:
         told.append(f"{taken} of {len(scores)} values could not be computed again and are those of result.json")
     if len(rules := dict.fromkeys(one.cell.result["selection"] for one in scores if one.cell.result)) > 1:
         told.append(f"the checkpoints were chosen by different rules: {', '.join(rules)}")
-    if unlike(scores):
+    # Settings may have test splits of their own, as long as what is compared has the same.
+    if any(one.lacking == DIFFER for one in compared) or (not compared and unlike(scores)):
         told.append("the runs were not all measured on the same examples: some differences are of examples too")
     if all(len(summary.scores) == 1 for summary in summaries):
         told.append("every arm has one seed: of a method nothing can be shown, only of these very models")
