@@ -22,13 +22,14 @@ class Gate(Between):
 
     One discriminator D reads what the head reads and a label, or none: it is trained to tell the target's unlabelled
     examples from the source's without labels, and its labelled ones from the source's with theirs, each stream of a
-    pair counting one half, as in `Dann`. The risk is that of
-    the `labelled` stream plus `share` times the mean over the source of w times each example's, with
-    w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or where it is the `source` itself, w is
-    D's answer without a label. The features hear the discriminator reversed, times `reversal` (mu there).
+    pair counting one half, as in `Dann`. The risk is that of the `labelled` stream plus `share` times the mean over the
+    source of w times each example's, with w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or
+    where it is the `source` itself, w is D's answer without a label. The features hear the discriminator reversed,
+    times `reversal` (mu there).
 
-    `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's. `effective`
-    is logged, the effective share of the source's examples, (sum w)^2 / (N sum w^2).
+    `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's, by which
+    one example may be all that counts (on digits a batch's mean w rose to 10^8): `most=10, normalised=True` hold.
+    `effective` is logged, the effective share of the source's examples, (sum w)^2 / (N sum w^2).
     """
 
     labelled: str = "labelled"
