@@ -139,7 +139,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# What mostly compiles, and is near to another.
+LONG = {
+    "ranks and alphas", "two orders, streamed", "magnitudes", "phases", "two passes", "an average", "the best",
+    "two orders, statistics", "term weights", "schedule-free", "micro-batches",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES]
+)
 def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
     compared(CASES[name], tmp_path, packs)
 

@@ -161,6 +161,7 @@ def test_what_a_tuning_added_rests_while_another_has_its_turn():
         np.testing.assert_array_equal(mid[path], last[path])
 
 
+@pytest.mark.slow
 def test_zeros_behind_a_rank_stay_zeros():
     """Whatever the optimiser, for those that are said to be elementwise: packs pad ranks so."""
     for name in ELEMENTWISE:

@@ -35,6 +35,7 @@ def step(how, remat):
     return program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     """On processors `jax.checkpoint` by itself saves a hundredth of these temporaries, or nothing."""
     for how, dots, stages in (("lora", 0.75, 0.55), ("full", 0.7, 0.5)):

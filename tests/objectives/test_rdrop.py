@@ -20,7 +20,7 @@ def test_with_dropout_it_is_the_papers_loss(mlp):
     batch, variables = mlp.labelled(), mlp.drawn(mlp.model, 0)
     found = mlp.look(terms.RDrop(weight=2.0, alpha=3.0), config=config, train=True)
     model, key = models.build(config, 3), jax.random.key(7)
-    salts = [salt for _, salt, _ in terms.passes((terms.RDrop(),), ["labelled"], {"labelled": batch, "rdrop": batch})]
+    salts = [salt for _, salt, *_ in terms.passes((terms.RDrop(),), ["labelled"], {"labelled": batch, "rdrop": batch})]
     first, second = (
         mlp.softmax(
             np.float64(

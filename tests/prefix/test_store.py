@@ -101,7 +101,7 @@ OWN = [
     tuning.Probe(),
     pytest.param(HIGH, marks=pytest.mark.slow),
     tuning.Freeze(through="blocks/01"),
-    tuning.Gradual(factor=1.0),
+    pytest.param(tuning.Gradual(factor=1.0), marks=pytest.mark.slow),
 ]
 
 
