@@ -49,7 +49,7 @@ BORDERS = {
     "altair": ("report/",),
     "vl_convert": ("report/",),
     "jinja2": ("report/",),
-    "scipy": ("report/", "stats.py", "classical/", "data/sound_shifts.py", "processors/sounds.py"),
+    "scipy": ("report/", "stats.py", "classical/", "processors/sounds.py"),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
     "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py", "selection.py", "classical/"),

@@ -15,6 +15,18 @@ SOURCE = Recipe(
 )
 
 
+CONFIG = '''"""A tiny transfer."""
+from tlx import Data, Optim, Recipe, Train, Weights, models, tasks
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=2), task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(32,)), weights=Weights({source!r}),
+        optim=Optim(lr=0.003), train=Train(steps=4, batch=16, eval_every=2, eval_batch=256),
+    )
+'''
+
+
 @pytest.fixture(autouse=True)
 def no_page(monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
@@ -38,3 +50,9 @@ def recipe(source):
         optim=Optim(lr=0.003),
         train=Train(steps=20, batch=16, eval_batch=256),
     )
+
+
+@pytest.fixture
+def tiny(source):
+    """The file of a recipe that brings the source."""
+    return CONFIG.format(source=str(source.folder))

@@ -220,21 +220,9 @@ def test_a_recipe_that_resets_all_brings_nothing(recipe):
     )
 
 
-CONFIG = '''"""A tiny transfer."""
-from tlx import Data, Optim, Recipe, Train, Weights, models, tasks
-
-def recipe():
-    return Recipe(
-        data=Data(target="digits", shots=2), task=tasks.Classification(classes=10),
-        model=models.Mlp(inputs=(8, 8, 1), widths=(32,)), weights=Weights({source!r}),
-        optim=Optim(lr=0.003), train=Train(steps=4, batch=16, eval_every=2, eval_batch=256),
-    )
-'''
-
-
-def test_the_command_prints_the_card_and_goes_on(source, tmp_path, monkeypatch):
+def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.py").write_text(CONFIG.format(source=str(source.folder)))
+    (tmp_path / "tiny.py").write_text(tiny)
     command = ["benefit", "tiny.py", "--seeds", "2", "--shots", "1", "--scratch", "optim.lr=0.01", "--quiet"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output

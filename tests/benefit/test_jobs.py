@@ -11,22 +11,11 @@ from tlx.benefit import benefit_study, measure
 from tlx.benefit.measuring import at_once
 from tlx.cli import main
 
-CONFIG = '''"""A tiny transfer."""
-from tlx import Data, Optim, Recipe, Train, Weights, models, tasks
-
-def recipe():
-    return Recipe(
-        data=Data(target="digits", shots=2), task=tasks.Classification(classes=10),
-        model=models.Mlp(inputs=(8, 8, 1), widths=(32,)), weights=Weights({source!r}),
-        optim=Optim(lr=0.003), train=Train(steps=4, batch=16, eval_every=2, eval_batch=256),
-    )
-'''
-
 
 @pytest.fixture
-def room(source, tmp_path, monkeypatch):
+def room(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.py").write_text(CONFIG.format(source=str(source.folder)))
+    (tmp_path / "tiny.py").write_text(tiny)
     (tmp_path / "domains.py").write_text(
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
         "    return Recipe(data=Data(source='mnist5k', target='digits', labels=0, size=8),\n"

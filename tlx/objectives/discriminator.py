@@ -41,12 +41,12 @@ def discriminate(params: Tree, x: Array) -> Array:
 
 
 def told_apart(
-    view: View, source: str, target: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
+    view: View, first: str, second: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
 ) -> tuple[Array, Array]:
-    """The mean cross-entropy of the `logits` [B] by stream, that an example is of the source, and the share that is
+    """The mean cross-entropy of the `logits` [B] by stream, that an example is of the `first`, and the share that is
     right; every stream counts one half, and an example as `counts` [B] says."""
     risk, right = jnp.zeros(()), jnp.zeros(())
-    for stream, sign in ((source, 1.0), (target, -1.0)):
+    for stream, sign in ((first, 1.0), (second, -1.0)):
         # log(1 + exp(-z)) of the logit z of being what it is.
         each = jax.nn.softplus(-sign * logits[stream])
         risk += 0.5 * mean_over(view, stream, each if counts is None else counts[stream] * each)

@@ -1,6 +1,6 @@
 """A source whose examples count as far as they look like the target."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
@@ -10,7 +10,7 @@ from tlx.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, mean_over, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
@@ -71,14 +71,6 @@ class Gate(Between):
         weight = jnp.exp(jnp.minimum(odds, 20.0))
         return weight if self.most is None else jnp.minimum(weight, self.most)
 
-    def apart(
-        self, view: View, target: str, logit: Callable[[str, bool], Array], with_label: bool
-    ) -> tuple[Array, Array]:
-        """The risk of telling the source from a stream of the target, and the log-odds of the source's examples."""
-        odds = logit(self.source, with_label)
-        told = mean_over(view, target, jax.nn.softplus(-logit(target, with_label)))
-        return 0.5 * (told + mean_over(view, self.source, jax.nn.softplus(odds))), odds
-
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale, classes = current(self.reversal, view.tick), view.task.outputs
 
@@ -86,14 +78,16 @@ class Gate(Between):
             f = reversed_gradient(features(view.taps[stream]).astype(jnp.float32), scale)
             return log_odds(view.params["gate"], f, view.batch[stream]["label"] if with_label else None, classes)
 
-        told, odds = self.apart(view, self.target, logit, False)
+        # Log-odds of the target's, so that the target is the first of the two that are told apart.
+        logits = {stream: logit(stream, False) for stream in (self.target, self.source)}
+        told, _ = told_apart(view, self.target, self.source, logits)
         risk = jnp.zeros(())
         if self.knows(view.batch):
-            more, odds = self.apart(view, self.labelled, logit, True)
-            told += more
+            logits = {stream: logit(stream, True) for stream in (self.labelled, self.source)}
+            told += told_apart(view, self.labelled, self.source, logits)[0]
             own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
             risk = mean_over(view, self.labelled, own)
-        weight = self.weights(jax.lax.stop_gradient(odds))
+        weight = self.weights(jax.lax.stop_gradient(logits[self.source]))
         every = gathered(view, weight)
         effective = effective_share(every)
         if self.normalised:

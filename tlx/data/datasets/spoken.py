@@ -55,13 +55,16 @@ class Spoken(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        return {split: self._generate_examples(split) for split in ("train", "validation", "test")}
+        voices = VOICES[self.builder_config.name]
+        found = [(language, *one) for language, asset in voices.items() for one in prompts(asset)]
+        return {split: self._generate_examples(found, split) for split in ("train", "validation", "test")}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for language, asset in VOICES[self.builder_config.name].items():
-            for prompt, content in prompts(asset):
-                if by_hash(prompt) == split:
-                    yield f"{language}/{prompt}", {"audio": content, "label": language, "prompt": prompt}
+    def _generate_examples(
+        self, found: list[tuple[str, str, bytes]], split: str
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for language, prompt, content in found:
+            if by_hash(prompt) == split:
+                yield f"{language}/{prompt}", {"audio": content, "label": language, "prompt": prompt}
 
 
 def prompts(asset: str) -> Iterator[tuple[str, bytes]]:
