@@ -80,7 +80,13 @@ def told(folder):
 
 @pytest.mark.parametrize(
     ("recipe", "stops"),
-    [(WAVES, (4,)), (WAVES, (2,)), (WAVES, (3,)), (AVERAGED, (2, 4, 6)), (TURNS, (5,))],
+    [
+        (WAVES, (4,)),
+        (WAVES, (2,)),
+        (WAVES, (3,)),
+        (AVERAGED, (2, 4, 6)),
+        pytest.param(TURNS, (5,), marks=pytest.mark.slow),
+    ],
     ids=["after a phase", "before a checkpoint", "at the switch", "averaged, three times", "in turn, schedule-free"],
 )
 def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):

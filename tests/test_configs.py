@@ -67,7 +67,14 @@ def test_it_is_a_function_that_returns_a_recipe_and_nothing_else(path):
         assert config.load(config.dump(recipe), KINDS) == recipe
 
 
-@each
+# The demo's and one that starts from another's run; the others by the slow tests.
+NEAR = ("minilm_movies", "cnn_digits_from_mnist")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem in NEAR else [pytest.mark.slow]) for path in CONFIGS],
+)
 def test_it_takes_two_steps(path, workplace):
     recipe = small(path)
     splits = open_data(recipe)

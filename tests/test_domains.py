@@ -106,7 +106,8 @@ def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
         assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
 
 
-@pytest.mark.parametrize("name", ["eps_y", pytest.param("eps_x", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eps_y", "eps_x"])
 def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
     recipes = [assigned(RECIPE, {"objective": (SOURCE,), f"data.{name}": eps}) for eps in (0.0, 0.3, 0.7)]
@@ -230,6 +231,7 @@ def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder
     assert heard < deaf - 0.15
 
 
+@pytest.mark.slow
 def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path):
     wide = dataclasses.replace(RECIPE.model, widths=(512, 512))
     plain = dataclasses.replace(RECIPE, model=wide, objective=(SOURCE, terms.Entropy(on="unlabelled")))

@@ -139,15 +139,12 @@ CASES = {
 }
 
 
-# What mostly compiles, and is near to another.
-LONG = {
-    "ranks and alphas", "two orders, streamed", "magnitudes", "phases", "two passes", "an average", "the best",
-    "two orders, statistics", "term weights", "schedule-free", "micro-batches",
-}  # fmt: skip
+# Each mostly compiles: what a pack is by itself, and the others by the slow tests.
+NEAR = {"numbers and seeds", "one order", "a stored prefix", "masks"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES]
+    "name", [name if name in NEAR else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
     compared(CASES[name], tmp_path, packs)
@@ -165,6 +162,7 @@ def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
         arm.close()
 
 
+@pytest.mark.slow
 def test_what_an_arm_shares_is_held_once(tmp_path, packs):
     held = []
     placed = pack.packed
@@ -240,11 +238,11 @@ def test_what_cannot_be_measured_runs_one_by_one(tmp_path, packs, monkeypatch):
     assert told[0]["why"] == "a step could not be measured (RuntimeError: out of memory)"
 
 
-# The checkpoint at step 4 of the second is at the end of its first phase.
-STOPPED = {"one phase": {}, "two phases": {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}}
+# Their checkpoint at step 4 is at the end of the first.
+PHASES = {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}
 
 
-@pytest.mark.parametrize("fields", STOPPED.values(), ids=STOPPED)
+@pytest.mark.parametrize("fields", [{}, pytest.param(PHASES, marks=pytest.mark.slow)], ids=["one phase", "two phases"])
 def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatch):
     from tlx import train as loop
 
@@ -330,7 +328,7 @@ def test_what_is_no_number_is_another_group(other):
             tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
             objective=(terms.Supervised(), terms.L2SP()),
         ),
-        varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)),
+        pytest.param(varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)), marks=pytest.mark.slow),
     ],
 )
 def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):

@@ -129,8 +129,10 @@ def test_a_frozen_stage_runs_as_in_evaluation():
 # decides the step: there plain momentum says whether the gradients agree.
 @pytest.mark.parametrize(
     ("model", "optim"),
-    [(MLP, Optim(lr=0.05, weight_decay=0.1, clip=1.0)), (CNN, Optim("sgd", lr=0.05, weight_decay=0.1, clip=1.0))],
-    ids=["dropout", "batch norm"],
+    [
+        pytest.param(MLP, Optim(lr=0.05, weight_decay=0.1, clip=1.0), id="dropout"),
+        pytest.param(CNN, Optim("sgd", lr=0.05, weight_decay=0.1, clip=1.0), id="batch norm", marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_one_device_and_pmap_agree(model, optim):
     parts = parts_of(model, tuning.Full(), optim=optim)

@@ -107,7 +107,7 @@ def test_what_is_measured_is_what_was_saved(plain):
 
 @pytest.mark.parametrize(
     ("recipe", "stops"),
-    [(RECIPE, (5,)), (SELECTED, (3, 6)), (BATCH_NORM, (4,))],
+    [(RECIPE, (5,)), (SELECTED, (3, 6)), pytest.param(BATCH_NORM, (4,), marks=pytest.mark.slow)],
     ids=["plain", "best-validation, twice", "batch norm"],
 )
 def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):

@@ -44,6 +44,7 @@ def test_what_is_computed_again_is_not_kept():
         assert step(how, "stages")[0] < stages * whole
 
 
+@pytest.mark.slow
 def test_a_lora_step_costs_no_more_than_seven_tenths_of_a_full_one():
     assert step("lora", "dots")[1] <= 0.7 * step("full", "none")[1]
     assert step("full", "dots")[1] <= 1.02 * step("full", "none")[1]

@@ -55,6 +55,7 @@ def walked(mlp, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_pmap_and_jit_agree(walked):
     (state, metrics), (whole, told) = walked["pmap", 8], walked["jit", 8]
     assert told["bss/squares"] > 1e-4

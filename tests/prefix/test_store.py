@@ -59,8 +59,11 @@ def gradients(parts, state, batch):
 HIGH = tuning.Lora(rank=2, on=r"blocks/02/attention/(query|value)")
 
 
+RICH = (terms.Supervised(), terms.RDrop(), terms.L2SP())
+
+
 @pytest.mark.parametrize("own", [tuning.Probe(), tuning.Freeze(through="blocks/00"), tuning.SideHead(), HIGH])
-@pytest.mark.parametrize("objective", [(terms.Supervised(),), (terms.Supervised(), terms.RDrop(), terms.L2SP())])
+@pytest.mark.parametrize("objective", [(terms.Supervised(),), pytest.param(RICH, marks=pytest.mark.slow)])
 def test_gradients_are_those_without_it(text, changed, store, own, objective):
     sgd = {"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"}
     recipe = changed(text, tuning=own, objective=objective, optim=sgd)
@@ -100,7 +103,7 @@ def test_at_the_same_shapes_the_bits_are_the_same(text, changed, store):
 OWN = [
     tuning.Probe(),
     pytest.param(HIGH, marks=pytest.mark.slow),
-    tuning.Freeze(through="blocks/01"),
+    pytest.param(tuning.Freeze(through="blocks/01"), marks=pytest.mark.slow),
     pytest.param(tuning.Gradual(factor=1.0), marks=pytest.mark.slow),
 ]
 

@@ -42,6 +42,7 @@ def adda(brought, **more):
     return dataclasses.replace(RECIPE, **fields | more)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_mcd_has_the_bits_of_one_that_never_stopped(goes_on):
     goes_on(RECIPE, (8,))
 
@@ -54,7 +55,7 @@ def told(found, name):
     return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
 
 
-@pytest.mark.parametrize("name", ["mcd", "adda"])
+@pytest.mark.parametrize("name", [pytest.param("mcd", marks=pytest.mark.slow), "adda"])
 def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
     base = RECIPE if name == "mcd" else adda(brought)
