@@ -17,7 +17,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, tasks, terms
+from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, stats, tasks, terms
 from tlx.study import run_study
 
 SOURCE = terms.Supervised(on="source")
@@ -71,7 +71,7 @@ def told(out: Path) -> str:
         if (found := compared.get(id(one.arm))) is not None:
             gap = found.difference
             row.append(f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]")
-            row += ["-" if found.holm is None else f"{found.holm:.3f}", found.verdict]
+            row += [stats.p_text(found.holm), found.verdict]
         lines.append("| " + " | ".join(row + ["-"] * (6 - len(row))) + " |")
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ import argparse
 from itertools import permutations
 from pathlib import Path
 
-from tlx import Data, Optim, Recipe, Study, Train, Weights, cells, choice, param, prod, tasks, terms
+from tlx import Data, Optim, Recipe, Study, Train, Weights, cells, choice, param, prod, stats, tasks, terms
 from tlx.study import run_study
 from tlx.tuning import Bottleneck
 
@@ -72,7 +72,7 @@ def told(out: Path) -> str:
         gap = best.difference
         shares = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
         interval = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-        told_p = "-" if best.holm is None else f"{best.holm:.3f}"
+        told_p = stats.p_text(best.holm)
         row = [pair, *shares, f"{best.arm.names['method']}: {interval}", told_p, best.verdict]
         lines.append("| " + " | ".join(row) + " |")
         better += [pair] if best.verdict == "better" else []

@@ -168,8 +168,8 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
         rest = "- | - | - | -"
         if "to_full" in row:
             gap = row["to_full"]
-            rest = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}] | {gap['p']:.3f} | {gap['verdict']} "
-            rest += f"| {row['detectable']:.1f}"
+            rest = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}] | {stats.p_text(gap['p'])} "
+            rest += f"| {gap['verdict']} | {row['detectable']:.1f}"
         lines.append(f"| {row['labels'] or 'all'} | {row['tuning']} | {row['rate']:.1g} | {told} | {rest} |")
     if not costs:
         return "\n".join(lines)

@@ -188,3 +188,12 @@ def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
         raise ValueError(f"both models need booleans [examples], got {a.shape} and {b.shape}")
     ours, theirs = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
+
+
+def p_text(given: float | None) -> str:
+    """A p as a table tells it.
+
+    >>> p_text(0.0312), p_text(0.00004), p_text(None)
+    ('0.031', '< 0.001', '–')
+    """
+    return "–" if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"

@@ -50,6 +50,8 @@ HEADS = (
 
 def tell(document: dict[str, Any]) -> None:
     """The document on a terminal."""
+    from tlx.stats import p_text
+
     sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())
     title = f"{document['source']} to {document['target']}: {sizes}; {len(document['seeds'])} seeds"
     rows = []
@@ -61,7 +63,7 @@ def tell(document: dict[str, Any]) -> None:
                 f"{gain['mean']:+.4f}",
                 span(gain["low"], gain["high"]),
                 span(gain["examples_low"], gain["examples_high"]),
-                f"{gain['holm']:.3f}",
+                p_text(gain["holm"]),
                 gain["verdict"],
             )
         rows.append((row["name"], f"{row['accuracy']:.4f}", *compared))

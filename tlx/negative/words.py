@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.report.words import granting
+from tlx.stats import p_text
 
 HEADS = ("source", "labels", "eps", "against", "A(S,T)", "without", "gap [95 %]", "p, Holm", "verdict", "detectable")
 
@@ -15,7 +16,7 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"],
             size(gap["transfer"], share), size(gap["without"], share), interval(gap, share),
-            "-" if gap["holm"] is None else f"{gap['holm']:.3f}", gap["verdict"],
+            "-" if gap["holm"] is None else p_text(gap["holm"]), gap["verdict"],
             "-" if gap["detectable"] is None else size(gap["detectable"], share),
         )
         for gap in document["gaps"]

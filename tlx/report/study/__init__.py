@@ -15,6 +15,7 @@ from tlx.report.study.answer import answer, selections
 from tlx.report.study.filters import named
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
+from tlx.stats import p_text
 
 NAME = "report.html"
 # Letters beyond which names take so much of a narrow panel that panels are made wider.
@@ -71,7 +72,7 @@ def draw(table: Table) -> str:
         plan=[decision(item, study.cells, columns) for item in study.plan()],
         stored=stored(study.cells),
         unit=unit,
-        p=names.p_value,
+        p=p_text,
         metric=names.metric(table.metric),
     )
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from tlx.cells import Comparison, Table
 from tlx.report.study.links import anchors
-from tlx.report.study.names import Columns, Unit, counted, metric, p_value
+from tlx.report.study.names import Columns, Unit, counted, metric
 from tlx.report.words import RULES
-from tlx.stats import LEVEL
+from tlx.stats import LEVEL, p_text
 
 VERDICTS = ("better", "worse", "no difference shown")
 SHOWN = 8
@@ -148,12 +148,12 @@ def known(one: Comparison, unit: Unit) -> str:
     low, high = one.difference.low, one.difference.high
     told = unit.gain(one.difference.mean) + unit.points
     if one.p is None:
-        return told + (f"; McNemar of these two models: p {p_value(one.mcnemar)}" if one.mcnemar is not None else "")
+        return told + (f"; McNemar of these two models: p {p_text(one.mcnemar)}" if one.mcnemar is not None else "")
     told = f"{told} {unit.gains(low, high)}"
     if one.verdict != "no difference shown":
         return told
     if one.p < 1 - LEVEL:
-        told += f", p {p_value(one.holm)} after Holm's correction"
+        told += f", p {p_text(one.holm)} after Holm's correction"
     return f"{told}; {unit.size(one.detectable or 0.0)} could have been seen"
 
 

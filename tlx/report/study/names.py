@@ -153,11 +153,3 @@ def counted(number: int, one: str, several: str = "") -> str:
     ('1 seed', '3 seeds', '2 are')
     """
     return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
-def p_value(given: float | None) -> str:
-    """
-    >>> p_value(0.0312), p_value(0.00004), p_value(None)
-    ('0.031', '< 0.001', '–')
-    """
-    return "–" if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"

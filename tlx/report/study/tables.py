@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tlx.cells import Table, is_baseline
 from tlx.report.study import names
 from tlx.report.study.answer import how
+from tlx.stats import p_text
 
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -50,7 +51,7 @@ def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
             row += ["baseline" if base else "–", "–", "–", "–", "–"]
         else:
             gap = one.difference
-            row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), names.p_value(one.holm), one.verdict]
+            row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), p_text(one.holm), one.verdict]
             row += ["–" if one.detectable is None else unit.size(one.detectable)]
         rows.append(row)
     heads = [SHARES.get(head, head) if unit.share else head for head in HEADS]
