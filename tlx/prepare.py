@@ -111,20 +111,21 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     if recipe.weights is None:
         model = models.build(recipe.model, task.outputs)
         check_tuning(recipe.tuning, model)
+        objectives.check_terms(recipe.objective, model, task)
         variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
         processor, manifest = None, Manifest("from scratch", {}, ())
     elif like is not None and same_weights(recipe, task, like):
         model, processor, manifest, variables = like.model, like.processor, like.manifest, redrawn(like, recipe.seed)
     else:
         model, variables, processor, manifest, _ = bring(recipe, task)
+    if recipe.weights is not None:
+        objectives.check_terms(recipe.objective, model, task)
     brought = variables
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
     params, learn = objectives.inserted(recipe.objective, model, params, key)
-    for term in recipe.objective:
-        term.check_task(task)
     models.check_tokens(model, params, max(recipe.data.lengths))
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
     check_shares(phases)

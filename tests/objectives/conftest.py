@@ -66,6 +66,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     brought = drawn(model, 0) if brought is None else brought
     batch = labelled(config) if batch is None else batch
     task = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
+    term.check(model, task)
     inserted = term.insert(model, brought.params, jax.random.key(5))
     brought = brought._replace(params=inserted)
     memory = term.memory(Setting(model, brought, task, lambda stream: [batch] if data is None else data, **setting))

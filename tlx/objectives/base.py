@@ -17,10 +17,10 @@ Streams = Mapping[str, Mapping[str, Array]]
 
 
 class Term:
-    """`insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `check_task` refuses a
-    task that the term is not for (none by default); `memory` is what the term carries (copies it owns); `streams`
-    changes or adds streams before the one forward pass that each gets, inside the step; `loss` is a scalar with numbers
-    to log.
+    """`check` refuses a model or a task that the term is not for (none by default), before anything is drawn or
+    compiled; `insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `memory` is
+    what the term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each
+    gets, inside the step; `loss` is a scalar with numbers to log.
 
     `reads` says which streams a term wants a pass of: the one it is `on` where it has such a field, else all; `source`
     stands for each of several sources (see `loss_of`). `wants` are those that must be there, which it may read without
@@ -42,11 +42,11 @@ class Term:
     def __post_init__(self) -> None:
         check_weight(self, "weight")
 
+    def check(self, model: Model, task: Any) -> None:
+        return None
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         return params
-
-    def check_task(self, task: Any) -> None:
-        return None
 
     def memory(self, setting: Setting) -> Tree:
         return {}
@@ -187,6 +187,12 @@ def with_stream(batch: Streams, name: str, stream: Mapping[str, Array], who: str
     """`batch` with one more stream; ValueError where it is there already."""
     check_new(name, batch, who)
     return {**batch, name: stream}
+
+
+def check_terms(terms: Sequence[Term], model: Model, task: Any) -> None:
+    """Raises what `Term.check` of any of them raises."""
+    for term in terms:
+        term.check(model, task)
 
 
 def inserted(terms: Sequence[Term], model: Model, params: Tree, key: Key) -> tuple[Tree, tuple[Rule, ...]]:

@@ -54,9 +54,9 @@ class Distill(Term):
         if self.pairs and self.what == "logits":
             raise ValueError("Distill: pairs of stages are for what='hidden' or 'attention'; logits have none")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a teacher of other inputs, other classes, a head that was drawn afresh, or stages that
-        cannot be compared."""
+    def check(self, model: Model, task: Any) -> None:
+        """Raises ValueError for a teacher of other inputs, of other classes or of other names for them, a head that was
+        drawn afresh, or stages that cannot be compared."""
         brought = bring(self.teacher)
         teacher = brought.model
         check_inputs(model, teacher, self.teacher, "Distill")
@@ -66,13 +66,23 @@ class Distill(Term):
                 raise ValueError(
                     f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, the model {model.outputs}"
                 )
-            return params
-        pairs = self.paired(model, teacher)
+            check_classes(task, "Distill(what='logits')")
+            check_names(task.names, class_names(self.teacher), "Distill")
+            return
+        self.paired(model, teacher)
         if self.what == "attention" and teacher.config.heads != model.config.heads:
             raise ValueError(
                 f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
                 f"{model.config.heads}; attention is compared head by head"
             )
+
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Raises ValueError for places that cannot be compared."""
+        if self.what == "logits":
+            return params
+        brought = bring(self.teacher)
+        teacher = brought.model
+        pairs = self.paired(model, teacher)
         # One token, for what a tuning put before a text may leave little room.
         one = example_inputs(model.config, tokens=1)
         ours, theirs = tap_shapes(model, params, one), tap_shapes(teacher, brought.variables.params, one)
@@ -103,17 +113,9 @@ class Distill(Term):
                     raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, known)}")
         return self.pairs or ((both[0][-1], both[1][-1]),)
 
-    def check_task(self, task: Any) -> None:
-        """Raises ValueError where the answers are those to another question: the teacher's classes have other names."""
-        if self.what == "logits":
-            check_classes(task, "Distill(what='logits')")
-            check_names(task.names, class_names(self.teacher), "Distill")
-
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the teacher. Raises ValueError as `check_task` does."""
-        pretrained = bring(self.teacher)
-        self.check_task(setting.task)
-        return pretrained.variables._asdict()
+        """The numbers of the teacher."""
+        return bring(self.teacher).variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         teacher, batch, ours = structure(self.teacher), view.batch[self.on], view.taps[self.on]
