@@ -84,7 +84,7 @@ def told(folder):
         (WAVES, (4,)),
         (WAVES, (2,)),
         (WAVES, (3,)),
-        (AVERAGED, (2, 4, 6)),
+        pytest.param(AVERAGED, (2, 4, 6), marks=pytest.mark.slow),
         pytest.param(TURNS, (5,), marks=pytest.mark.slow),
     ],
     ids=["after a phase", "before a checkpoint", "at the switch", "averaged, three times", "in turn, schedule-free"],

@@ -71,6 +71,7 @@ def test_swapping_the_arms_turns_the_sign():
     assert (there.sign, there.wilcoxon) == pytest.approx((back.sign, back.wilcoxon))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     draw, held = np.random.default_rng(0), 0
     for _ in range(1000):
@@ -108,6 +109,7 @@ def test_holm_by_hand():
     assert stats.holm([]) == []
 
 
+@pytest.mark.slow
 def test_what_could_have_been_seen_is_seen_that_often():
     effect = stats.detectable(2.0, 5)
     draw = np.random.default_rng(0)

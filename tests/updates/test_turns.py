@@ -55,7 +55,8 @@ def told(found, name):
     return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
 
 
-@pytest.mark.parametrize("name", [pytest.param("mcd", marks=pytest.mark.slow), "adda"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mcd", "adda"])
 def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
     monkeypatch.setattr("tlx.many.GAIN", 1e9)
     base = RECIPE if name == "mcd" else adda(brought)
