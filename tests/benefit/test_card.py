@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from tlx import Data, Weights, cells, config, stats, tuning
+from tlx.arm import total_steps
 from tlx.benefit import benefit_study, measure, words
 from tlx.benefit.card import card, seconds_a_step
 from tlx.benefit.measuring import counted_once
@@ -46,6 +47,13 @@ def test_the_arms_differ_in_what_is_brought_alone(recipe):
     assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=ours.train)
     chosen = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, select="best-validation"))
     assert {cell.recipe.train.eval_every for cell in benefit_study(chosen, seeds=1, shots=[1]).cells} == {2}
+
+
+def test_fewer_labels_take_as_many_steps(recipe):
+    passes = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None, epochs=3.0))
+    found = {cell.names["labels"]: cell.recipe for cell in benefit_study(passes, seeds=1, shots=[1, 4]).cells}
+    assert {labels: own.train.steps for labels, own in found.items()} == {10: 15, 40: 15, 80: None}
+    assert {total_steps(own, labels) for labels, own in found.items()} == {15}
 
 
 def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):

@@ -29,8 +29,8 @@ def benefit_study(
     """The study whose cells are both arms, with the recipe's own labels and with `shots` of every class, for so many
     seeds; `scratch` are changes `path=value` of the arm from scratch alone.
 
-    The subsets of one seed nest. Raises ValueError where the recipe brings nothing, and where shots or seeds make no
-    sense.
+    All take as many steps: passes over few labels would be so few steps that neither arm learns. The subsets of one
+    seed nest. Raises ValueError where the recipe brings nothing, and where shots or seeds make no sense.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; the card needs 1 or more, and 2 for intervals")
@@ -38,12 +38,16 @@ def benefit_study(
     afresh = scratch_changes(recipe, scratch)
     cells = []
     tried = sizes(recipe, shots)
+    most = max(tried)
+    steps = total_steps(recipe, most)
     for labels, data in tried.items():
         own = dict(data)
+        if labels < most and recipe.train.steps is None:
+            own["train.steps"] = steps
         if recipe.train.eval_every is None:
             # With fewer labels only the end counts, unless a look may choose the checkpoint.
-            looks = LOOKS if labels == max(tried) or recipe.train.select != "last" else 1
-            own["train.eval_every"] = math.ceil(total_steps(assigned(recipe, own), labels) / looks)
+            looks = LOOKS if labels == most or recipe.train.select != "last" else 1
+            own["train.eval_every"] = math.ceil(steps / looks)
         for arm, changes in ((PRETRAINED, {}), (SCRATCH, afresh)):
             cells += [
                 Override({ARM: arm, LABELS: labels, SEED: seed}, own | changes | {"seed": seed})

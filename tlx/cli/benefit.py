@@ -40,7 +40,7 @@ class Counts(click.ParamType):
 @click.option(
     "--shots",
     type=Counts(),
-    help="Examples of a class, for the learning curve [default: those of 8,16,32,64 there are].",
+    help="Examples of a class, for the learning curve, in as many steps [default: those of 8,16,32,64 there are].",
 )
 @click.option(
     "--pue", type=float, default=PUE_2018, show_default=True,
