@@ -33,7 +33,7 @@ def random(config, how, seed=0, base=0) -> Pretrained:
     params = models.initialise(model, jax.random.key(0)).params
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32), params)
     leaves, rng = flatten(how.insert(model, params, jax.random.key(seed))), np.random.default_rng(seed)
-    for path in leaves.keys() - flatten(params).keys():
+    for path in sorted(leaves.keys() - flatten(params).keys()):
         if not path.endswith(("scale", "dropout")):
             leaves[path] = leaves[path] + rng.normal(size=leaves[path].shape).astype(np.float32)
     variables = models.initialise(model, jax.random.key(0))._replace(params=nest(dict(sorted(leaves.items()))))
