@@ -72,8 +72,7 @@ def told(out: Path) -> str:
         gap = best.difference
         shares = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
         interval = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-        told_p = stats.p_text(best.holm)
-        row = [pair, *shares, f"{best.arm.names['method']}: {interval}", told_p, best.verdict]
+        row = [pair, *shares, f"{best.arm.names['method']}: {interval}", stats.p_text(best.holm), best.verdict]
         lines.append("| " + " | ".join(row) + " |")
         better += [pair] if best.verdict == "better" else []
         worse += [f"{one.arm.names['method']} on {pair}" for one in own if one.verdict == "worse"]

@@ -54,6 +54,12 @@ def test_fewer_labels_take_as_many_steps(recipe):
     found = {cell.names["labels"]: cell.recipe for cell in benefit_study(passes, seeds=1, shots=[1, 4]).cells}
     assert {labels: own.train.steps for labels, own in found.items()} == {10: 15, 40: 15, 80: None}
     assert {total_steps(own, labels) for labels, own in found.items()} == {15}
+    longer = benefit_study(passes, seeds=1, shots=[1], scratch=["train.epochs=6.0"])
+    steps = {
+        (cell.names["arm"], cell.names["labels"]): total_steps(cell.recipe, cell.names["labels"])
+        for cell in longer.cells
+    }
+    assert steps == {("pretrained", 10): 15, ("scratch", 10): 30, ("pretrained", 80): 15, ("scratch", 80): 30}
 
 
 def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):

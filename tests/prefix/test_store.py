@@ -57,8 +57,6 @@ def gradients(parts, state, batch):
 
 # What it adds lies in the last block alone.
 HIGH = tuning.Lora(rank=2, on=r"blocks/02/attention/(query|value)")
-
-
 RICH = (terms.Supervised(), terms.RDrop(), terms.L2SP())
 
 

@@ -29,28 +29,27 @@ def benefit_study(
     """The study whose cells are both arms, with the recipe's own labels and with `shots` of every class, for so many
     seeds; `scratch` are changes `path=value` of the arm from scratch alone.
 
-    All take as many steps: passes over few labels would be so few steps that neither arm learns. The subsets of one
-    seed nest. Raises ValueError where the recipe brings nothing, and where shots or seeds make no sense.
+    Fewer labels take as many steps as all of them: passes over few would be so few steps that neither arm learns. The
+    subsets of one seed nest. Raises ValueError where the recipe brings nothing, and where shots or seeds make no sense.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; the card needs 1 or more, and 2 for intervals")
     check_brought(recipe)
-    afresh = scratch_changes(recipe, scratch)
+    arms = {PRETRAINED: {}, SCRATCH: scratch_changes(recipe, scratch)}
     cells = []
     tried = sizes(recipe, shots)
     most = max(tried)
-    steps = total_steps(recipe, most)
+    steps = {arm: total_steps(assigned(recipe, own), most) for arm, own in arms.items()}
     for labels, data in tried.items():
         own = dict(data)
-        if labels < most and recipe.train.steps is None:
-            own["train.steps"] = steps
         if recipe.train.eval_every is None:
             # With fewer labels only the end counts, unless a look may choose the checkpoint.
             looks = LOOKS if labels == most or recipe.train.select != "last" else 1
-            own["train.eval_every"] = math.ceil(steps / looks)
-        for arm, changes in ((PRETRAINED, {}), (SCRATCH, afresh)):
+            own["train.eval_every"] = math.ceil(steps[PRETRAINED] / looks)
+        for arm, changes in arms.items():
+            kept = {"train.steps": steps[arm]} if labels < most else {}
             cells += [
-                Override({ARM: arm, LABELS: labels, SEED: seed}, own | changes | {"seed": seed})
+                Override({ARM: arm, LABELS: labels, SEED: seed}, own | kept | changes | {"seed": seed})
                 for seed in range(recipe.seed, recipe.seed + seeds)
             ]
     return Study(base=recipe, cells=cells, question="What did transfer buy here?", baseline={ARM: SCRATCH})
