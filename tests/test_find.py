@@ -111,9 +111,26 @@ def test_the_page_holds_the_curve_and_the_suggestions(found):
     text = (out / "lr_find.html").read_text()
     spec = page.specification(text)["range-0"]
     assert [row["rate"] for row in spec["datasets"]["table"]] == pytest.approx(curve.rates)
-    assert {row["what"] for row in spec["datasets"]["marks"]} == {n for n, rate in curve.suggestions.items() if rate}
+    marks = spec["datasets"]["marks"]
+    assert {row["what"] for row in marks} == {f"{n} {rate:.1e}" for n, rate in curve.suggestions.items() if rate}
+    # Every line has its name beside it, on rows that differ, and the page says which rate to take, or why none.
+    assert sorted(row["row"] for row in marks) == list(range(len(marks)))
+    assert sum(layer["mark"]["type"] == "text" for layer in spec["layer"]) == len(marks)
+    assert curve.reason in text and ("Recommended rate" in text) == (curve.recommended is not None)
     assert "Content-Security-Policy" in text
     assert "default-src" in text
+
+
+def test_a_recommendation_needs_a_loss_that_falls():
+    rates, suggestions = list(RATES), {"valley": 1e-3, "slide": 2e-3, "minimum": 1e-3, "steep": None}
+    falling = Curve("all", rates, list(LOSSES), list(LOSSES), suggestions)
+    assert falling.recommended == 1e-3 and "middle of the long descent" in falling.reason
+    flat = falling._replace(smoothed=[2.0] * 9 + [float("inf")])
+    assert flat.recommended is None and "hardly falls" in flat.reason
+    short = falling._replace(suggestions=dict.fromkeys(suggestions))
+    assert short.recommended is None and "too short" in short.reason
+    apart = falling._replace(suggestions=suggestions | {"slide": 0.5})
+    assert apart.recommended == 1e-3 and "factor of 500" in apart.reason
 
 
 CONFIG = '''"""A tiny run."""

@@ -54,7 +54,18 @@ def test_one_pair_and_equal_pairs_show_nothing():
     same = stats.paired(A, A)
     assert (same.mean, same.low, same.high, same.sign, same.wilcoxon, stats.t_test(same)) == (0, 0, 0, 1, 1, 1)
     assert stats.verdict(same.low, same.high) == "no difference shown"
-    assert stats.verdict(one.low, one.high) == "no difference shown"
+    assert stats.verdict(one.low, one.high) == "not compared"
+
+
+def test_intervals_of_bounded_quantities_are_bounded():
+    mean, low, high = stats.over_seeds([0.95, 0.40], (0.0, 1.0))
+    assert (mean, low, high) == (0.675, 0.0, 1.0)
+    assert stats.over_seeds([0.5, 3.0], (0.0, np.inf))[1] == 0.0
+    found = stats.paired([0.9, 0.2], [0.1, 0.6], (0.0, 1.0))
+    assert (found.low, found.high) == (-1.0, 1.0)
+    # The cut changes neither p nor an interval that lies within the bounds.
+    assert stats.t_test(found) == stats.t_test(stats.paired([0.9, 0.2], [0.1, 0.6]))
+    assert stats.over_seeds(A, (0.0, 1.0)) == stats.over_seeds(A)
 
 
 def test_gains_that_are_all_equal_are_shown_by_the_test_as_by_the_interval():

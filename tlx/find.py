@@ -27,6 +27,16 @@ from tlx.tuning.base import parametric
 LINES, PAGE = "lr_find.jsonl", "lr_find.html"
 ALL = "all"
 SMOOTHING, STOP = 0.98, 4.0
+# How each rule chooses its rate, in words.
+RULES = {
+    "valley": "the middle of the long descent of the loss",
+    "slide": "the last rate before the steep descent ends",
+    "minimum": "a tenth of the rate with the lowest loss",
+    "steep": "the rate at which the loss falls fastest",
+}
+# The recommended rule, as in fastai. Below this relative fall of the loss there is nothing to recommend; beyond this
+# factor between the lowest and the highest suggestion the curve needs a look.
+RECOMMENDED, FALL, APART = "valley", 0.02, 100.0
 
 
 class Curve(NamedTuple):
@@ -37,6 +47,29 @@ class Curve(NamedTuple):
     losses: list[float]
     smoothed: list[float]
     suggestions: dict[str, float | None]
+
+    @property
+    def recommended(self) -> float | None:
+        """The recommended learning rate; None where the test shows none."""
+        return self.suggestions[RECOMMENDED] if self.falls else None
+
+    @property
+    def falls(self) -> bool:
+        """Whether the loss falls enough for a recommendation."""
+        losses = [loss for loss in self.smoothed if math.isfinite(loss)]
+        return bool(losses) and min(losses) < losses[0] - FALL * abs(losses[0])
+
+    @property
+    def reason(self) -> str:
+        """Why this rate is recommended, or why none is."""
+        if self.suggestions[RECOMMENDED] is None:
+            return "the test is too short to recommend a rate; raise --steps or lower --start"
+        if not self.falls:
+            return "the loss hardly falls at any rate, so none is recommended; check the data, or raise --end"
+        known = [rate for rate in self.suggestions.values() if rate]
+        apart = max(known) / min(known)
+        doubt = f"; the rules differ by a factor of {apart:.0f}, so look at the curve" if apart > APART else ""
+        return f"{RECOMMENDED}: {RULES[RECOMMENDED]}{doubt}"
 
 
 def find(
@@ -87,7 +120,7 @@ def find(
     if report.available():
         from tlx.report import range_test
 
-        range_test.write(path / PAGE, curves, config.dump(recipe))
+        range_test.write(path / PAGE, curves, config.dump(recipe), RULES)
     return curves
 
 

@@ -10,6 +10,22 @@ import numpy as np
 BINS = 15
 # Of these less is better; of every other metric more.
 LOWER_IS_BETTER = frozenset({"loss", "ece", "mse", "mae"})
+# The lowest and the highest value that each metric can have; a metric that is not listed has no bounds.
+BOUNDS = {
+    **dict.fromkeys(("accuracy", "f1", "ece"), (0.0, 1.0)),
+    **dict.fromkeys(("loss", "mse", "mae"), (0.0, np.inf)),
+    "r2": (-np.inf, 1.0),
+    "pearson": (-1.0, 1.0),
+}
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest possible value of a metric, whose name may begin with that of its split.
+
+    >>> bounds("test/accuracy"), bounds("mse")
+    ((0.0, 1.0), (0.0, inf))
+    """
+    return BOUNDS.get(name.rpartition("/")[2], (-np.inf, np.inf))
 
 
 class ClassificationCounts(NamedTuple):

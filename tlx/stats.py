@@ -10,7 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-Verdict = Literal["better", "worse", "no difference shown"]
+# With fewer pairs than this a standard deviation is hardly known, and neither is what could have been detected.
+FEW = 3
+Verdict = Literal["better", "worse", "no difference shown", "not compared"]
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-np.inf, np.inf)
 
 
 class Difference(NamedTuple):
@@ -26,11 +30,21 @@ class Difference(NamedTuple):
     wilcoxon: float
 
 
-def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """`(mean, low, high)` of a few runs [S]: the 95 % t-interval of their mean (Student, 1908), nan for one run.
+def over_seeds(values: Sequence[float] | np.ndarray, bounds: Bounds = UNBOUNDED) -> tuple[float, float, float]:
+    """Compute `(mean, low, high)` of a few runs: the 95 % t-interval of their mean (Student, 1908).
+
+    Args:
+        values: one number per run, [S].
+        bounds: the lowest and the highest value that the quantity can have. The interval is cut to them, which leaves
+            its coverage as it is, because the true mean lies within them.
+
+    Returns:
+        The mean and both ends in the units of `values`; both ends are nan for one run.
 
     >>> [round(x, 3) for x in over_seeds([0.68, 0.69, 0.70])]
     [0.69, 0.665, 0.715]
+    >>> [round(x, 3) for x in over_seeds([0.75, 0.81], (0.0, 1.0))]
+    [0.78, 0.399, 1.0]
     """
     from scipy import stats
 
@@ -39,14 +53,34 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, floa
     if count < 2:
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * given.std(ddof=1) / np.sqrt(count))
-    return mean, mean - half, mean + half
+    return mean, max(mean - half, bounds[0]), min(mean + half, bounds[1])
 
 
-def paired(values: Sequence[float], against: Sequence[float]) -> Difference:
-    """What `values` [S] are above `against` [S], pair by pair (Student, 1908; Wilcoxon, 1945).
+def difference_bounds(bounds: Bounds) -> Bounds:
+    """Return the lowest and the highest difference of two values that lie within `bounds`.
+
+    >>> difference_bounds((0.0, 1.0))
+    (-1.0, 1.0)
+    """
+    width = bounds[1] - bounds[0]
+    return -width, width
+
+
+def paired(values: Sequence[float], against: Sequence[float], bounds: Bounds = UNBOUNDED) -> Difference:
+    """Compare `values` [S] with `against` [S] pair by pair (Student, 1908; Wilcoxon, 1945).
 
     With five pairs the smallest p of either exact test is 2 / 2**5 = 0.0625: the interval is the sharper tool there.
-    Raises ValueError for other than equally many finite numbers on both sides.
+
+    Args:
+        values: one number per seed, [S].
+        against: the numbers of the other side, [S], in the same order of seeds.
+        bounds: the range of one value; the interval of the difference is cut to the range of a difference.
+
+    Returns:
+        The difference `values - against`.
+
+    Raises:
+        ValueError: the two sides are not equally many finite numbers.
 
     >>> found = paired([0.71, 0.73, 0.70], [0.68, 0.69, 0.68])
     >>> round(found.mean, 3), found.pairs, round(found.sign, 2)
@@ -61,7 +95,7 @@ def paired(values: Sequence[float], against: Sequence[float]) -> Difference:
     deviation = float(gain.std(ddof=1)) if len(gain) > 1 else float("nan")
     apart = gain[gain != 0]
     sign = float(stats.binomtest(int((apart > 0).sum()), len(apart)).pvalue) if len(apart) else 1.0
-    return Difference(*over_seeds(gain), deviation, len(gain), sign, wilcoxon(apart))
+    return Difference(*over_seeds(gain, difference_bounds(bounds)), deviation, len(gain), sign, wilcoxon(apart))
 
 
 def wilcoxon(apart: np.ndarray) -> float:
@@ -131,12 +165,24 @@ def t_test(difference: Difference, smallest: float = 0.0) -> float:
 
 
 def verdict(low: float, high: float, smallest: float = 0.0) -> Verdict:
-    """What an interval of a difference shows, where less than `smallest` is of no interest: "better" where all of it
-    lies above `smallest`, "worse" where all of it lies below -`smallest`.
+    """Say in words what the interval of a difference shows.
+
+    Args:
+        low: the lower end; nan for one pair of runs, which has no interval.
+        high: the upper end.
+        smallest: the smallest difference worth reporting; anything below counts as no effect.
+
+    Returns:
+        "better" where the whole interval lies above `smallest`, "worse" where it lies below -`smallest`, "not compared"
+        where there is no interval.
 
     >>> verdict(0.2, 1.4), verdict(-0.3, 1.1), verdict(0.2, 1.4, smallest=0.5)
     ('better', 'no difference shown', 'no difference shown')
+    >>> verdict(float("nan"), float("nan"))
+    'not compared'
     """
+    if np.isnan(low) or np.isnan(high):
+        return "not compared"
     return "better" if low > smallest else "worse" if high < -smallest else "no difference shown"
 
 

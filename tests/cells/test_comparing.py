@@ -133,10 +133,11 @@ def test_one_seed_shows_nothing_but_of_the_models(written):
     written.add(ours[order], indices=order, method="b", seed=0)
     table = written.compare()
     [found] = table.comparisons
-    assert found.verdict == "no difference shown"
+    assert found.verdict == "not compared"
     assert (found.p, found.holm, found.detectable, found.boot) == (None, None, None, None)
     assert found.mcnemar == scipy_stats.binomtest(6, 7).pvalue
-    assert table.warnings == ("every arm has one seed: of a method nothing can be shown, only of these very models",)
+    [warning] = table.warnings
+    assert "one seed" in warning and "not compared" in warning
 
 
 def test_other_examples_are_not_drawn_anew_and_named(written):
@@ -165,7 +166,7 @@ def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written)
         written.add(right(50), method="a", seed=seed).add(right(60), said=0.6 + 0.3 * seed, method="b", seed=seed)
     table = written.compare()
     assert table.comparisons[0].difference.mean == pytest.approx(0.1)
-    assert table.warnings == (
+    assert table.warnings[:1] == (
         f"result.json of cell {3:016x} says test/accuracy 0.9, but its predictions come to 0.6, which is what counts "
         "here",
     )
@@ -179,7 +180,7 @@ def test_without_predictions_the_lines_count_and_else_the_result(written):
     table = written.compare()
     assert [score.source for score in table.summaries[1].scores.values()] == ["metrics.jsonl", "result.json"]
     assert table.comparisons[0].lacking == "predictions were not kept"
-    assert table.warnings == ("1 of 4 values could not be computed again and are those of result.json",)
+    assert table.warnings[:1] == ("1 of 4 values could not be computed again and are those of result.json",)
 
 
 def test_rules_that_chose_differently_are_named(written):

@@ -5,7 +5,7 @@ import pytest
 
 from tlx import cells, stats
 from tlx.negative.card import card, flips
-from tlx.negative.words import advice, rows
+from tlx.negative.words import advice, rows, sign_of_gap
 from tlx.records import write_json
 
 CLASSES = ("negative", "positive")
@@ -68,16 +68,16 @@ def test_a_gap_is_what_the_baseline_has_more_paired_by_seed(document):
 
 
 def test_verdicts_are_of_the_source_and_corrected_over_the_table(document):
-    assert gap_of(document, "good", 5, "A(0,T)")["verdict"] == "positive"
-    assert gap_of(document, "bad", 5, "A(0,T)")["verdict"] == "negative"
-    assert gap_of(document, "bad", 0, "source only")["verdict"] == "negative"
+    assert gap_of(document, "good", 5, "A(0,T)")["verdict"] == "helps"
+    assert gap_of(document, "bad", 5, "A(0,T)")["verdict"] == "hurts"
+    assert gap_of(document, "bad", 0, "source only")["verdict"] == "hurts"
     own = [gap for gap in document["gaps"] if gap["baseline"] == "source only"]
     assert [gap["holm"] for gap in own] == pytest.approx(stats.holm([gap["p"] for gap in own]))
 
 
 def test_without_labels_the_baseline_is_chance(document):
     found = gap_of(document, "good", 0, "chance")
-    assert found["without"] == 0.5 and found["verdict"] == "positive"
+    assert found["without"] == 0.5 and found["verdict"] == "helps"
     assert not [gap for gap in document["gaps"] if gap["labels"] == 5 and gap["baseline"] == "chance"]
     assert not [gap for gap in document["gaps"] if gap["labels"] == 0 and gap["baseline"] == "A(0,T)"]
 
@@ -90,7 +90,17 @@ def test_chance_knows_the_most_frequent_class(written):
         written.add(right, labelled=labels, arm="A(S,T)", source="s", labels=0, eps=0.0, seed=seed)
     document = card(cells.read(written.write()), CLASSES, "here")
     found = gap_of(document, "s", 0, "chance")
-    assert found["without"] == 0.8 and found["verdict"] == "negative" and document["advice"][0]["use"] is None
+    assert found["without"] == 0.8 and found["verdict"] == "hurts" and document["advice"][0]["use"] is None
+
+
+def test_the_sign_of_a_gap_and_its_verdict_agree(document):
+    signs = {"helps": -1, "hurts": 1}
+    found = [gap for gap in document["gaps"] if gap["verdict"] in signs]
+    assert len(found) > 4
+    assert all(np.sign(gap["gap"]) == signs[gap["verdict"]] for gap in found)
+    assert "above 0 the source hurts" in sign_of_gap({"higher": True})
+    # Of an error less is better, and a gap above 0 still means that the source hurts.
+    assert sign_of_gap({"higher": False}).startswith("gap = metric with the source minus without it: above 0")
 
 
 def test_what_runs_say_of_their_data_is_told_with_the_arms(written):
@@ -104,14 +114,14 @@ def test_what_runs_say_of_their_data_is_told_with_the_arms(written):
 
 def test_the_advice_names_a_source_that_is_shown_to_help_or_none(document, tmp_path_factory, written):
     told = {one["labels"]: one for one in document["advice"]}
-    assert told[5]["use"] == "good" and told[5]["verdicts"] == {"good": "positive", "bad": "negative"}
+    assert told[5]["use"] == "good" and told[5]["verdicts"] == {"good": "helps", "bad": "hurts"}
     assert told[5]["baseline"] == "A(0,T)" and told[0]["baseline"] == "chance"
     assert "with 5 labels of each class: use good" in advice(document)[1]
 
 
 def test_one_seed_shows_nothing(written):
     document = card(filled(written, ARMS, seeds=(0,)), CLASSES, "here")
-    assert {gap["verdict"] for gap in document["gaps"]} == {"not shown"}
+    assert {gap["verdict"] for gap in document["gaps"]} == {"not compared"}
     assert all(gap["low"] is None and gap["holm"] is None for gap in document["gaps"])
     assert [one["use"] for one in document["advice"]] == [None, None]
     assert any("one seed" in note for note in document["notes"])
@@ -125,7 +135,7 @@ def test_a_class_may_lose_what_the_average_hides(written):
         written.add(swapped, arm="A(S,T)", source="s", labels=5, eps=0.0, seed=seed)
     document = card(cells.read(written.write()), CLASSES, "here")
     by_name = {one["class"]: one for one in document["classes"]}
-    assert by_name["negative"]["verdict"] == "positive" and by_name["positive"]["verdict"] == "negative"
+    assert by_name["negative"]["verdict"] == "helps" and by_name["positive"]["verdict"] == "hurts"
     assert by_name["positive"]["transfer"] == pytest.approx(0.5)
 
 
@@ -137,7 +147,7 @@ def test_where_the_algorithm_has_no_term_of_its_own_the_target_alone_stands_for_
 
 def test_opposite_verdicts_are_told_of(document, written):
     told = "in 2 settings the verdict against A(0,T) is the opposite of that against from scratch"
-    assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "positive"
+    assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "helps"
     assert told.replace("2", "1") in document["notes"]
     assert all(len(row) == 10 for row in rows(document))
 
@@ -146,11 +156,11 @@ def test_a_verdict_that_turns_is_told_of_with_the_values_between_which_it_does()
     def gap(eps, verdict, labels=5, source="s"):
         return {"source": source, "baseline": "A(0,T)", "labels": labels, "eps": eps, "verdict": verdict}
 
-    line = [gap(0.7, "negative"), gap(0.0, "positive"), gap(0.3, "not shown"), gap(0.0, "positive", labels=9)]
-    (found,) = flips([*line, gap(0.7, "negative", source="other")])
+    line = [gap(0.7, "hurts"), gap(0.0, "helps"), gap(0.3, "not shown"), gap(0.0, "helps", labels=9)]
+    (found,) = flips([*line, gap(0.7, "hurts", source="other")])
     assert found == {
         "source": "s", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.0, "after": 0.7,
-        "from": "positive", "to": "negative",
+        "from": "helps", "to": "hurts",
     }  # fmt: skip
 
 

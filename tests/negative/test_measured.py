@@ -33,9 +33,9 @@ def test_planted_sources_are_judged(longer, planted, tmp_path):
     verdicts = {
         (gap["source"], gap["labels"], gap["baseline"]): gap["verdict"] for gap in document["gaps"]
     }  # fmt: skip
-    assert verdicts["copy", 3, "A(0,T)"] == verdicts["copy", 0, "chance"] == "positive"
-    assert verdicts["shuffled", 3, "A(0,T)"] == verdicts["shuffled", 3, "target only"] == "negative"
-    assert verdicts["shuffled", 0, "chance"] != "positive"
+    assert verdicts["copy", 3, "A(0,T)"] == verdicts["copy", 0, "chance"] == "helps"
+    assert verdicts["shuffled", 3, "A(0,T)"] == verdicts["shuffled", 3, "target only"] == "hurts"
+    assert verdicts["shuffled", 0, "chance"] != "helps"
     assert [one["use"] for one in document["advice"]] == ["copy", "copy"]
     # Every number is of the records: the report is the same when it is made again.
     kept = json.loads((tmp_path / "out" / "negative.json").read_text(encoding="utf-8"))

@@ -38,15 +38,15 @@ def test_markup_in_the_records_does_nothing_in_a_browser(browser, show, attacked
     _, said = show(report.write_run(attacked.folder))
     assert not said
     assert browser.execute_script("return window.hit") is None
-    assert browser.execute_script("return document.querySelectorAll('.plot svg').length") == 9
+    assert browser.execute_script("return document.querySelectorAll('.plot svg').length") == 8
 
 
 def test_figures_are_downloaded_and_tables_sorted(browser, show, downloads, digits):
     path = report.write_run(digits.folder)
     show(path)
-    assert downloads("train-loss", "svg").startswith("<svg")
-    header, *lines = downloads("train-loss", "csv").splitlines()
-    rows = page.specification(path.read_text(encoding="utf-8"))["train-loss"]["datasets"]["table"]
+    assert downloads("train-gradient-norm", "svg").startswith("<svg")
+    header, *lines = downloads("train-gradient-norm", "csv").splitlines()
+    rows = page.specification(path.read_text(encoding="utf-8"))["train-gradient-norm"]["datasets"]["table"]
     assert header.split(",") == list(rows[0])
     assert [float(line.split(",")[1]) for line in lines] == [row["value"] for row in rows]
     heading = "document.querySelectorAll('#outcome th button')[4]"

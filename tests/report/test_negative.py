@@ -41,22 +41,22 @@ DOCUMENT = {
         arm("A(S,T)", "mnist5k", 0, 0.5),
     ],
     "gaps": [
-        gap("mnist5k", 5, "A(0,T)", -0.05, "positive"), gap("clothes", 5, "A(0,T)", 0.05, "negative"),
-        gap("mnist5k", 0, "chance", -0.4, "positive"),
+        gap("mnist5k", 5, "A(0,T)", -0.05, "helps"), gap("clothes", 5, "A(0,T)", 0.05, "hurts"),
+        gap("mnist5k", 0, "chance", -0.4, "helps"),
     ],
     "classes": [
         {"source": "mnist5k", "labels": 5, "eps": 0.0, "baseline": "A(0,T)", "class": name, "transfer": 0.5,
-         "without": 0.6, "gap": 0.1, "low": 0.05, "high": 0.15, "holm": 0.01, "verdict": "negative"}
+         "without": 0.6, "gap": 0.1, "low": 0.05, "high": 0.15, "holm": 0.01, "verdict": "hurts"}
         for name in "01"
     ],
     "advice": [
-        {"labels": 0, "eps": 0.0, "baseline": "chance", "verdicts": {"mnist5k": "positive"}, "use": "mnist5k",
+        {"labels": 0, "eps": 0.0, "baseline": "chance", "verdicts": {"mnist5k": "helps"}, "use": "mnist5k",
          "equal": ["clothes"]},
         {"labels": 5, "eps": 0.0, "baseline": "A(0,T)", "verdicts": {"mnist5k": "not shown"}, "use": None, "equal": []},
     ],
     "flips": [
         {"source": "mnist5k", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
-         "after": 0.7, "from": "positive", "to": "negative"}
+         "after": 0.7, "from": "helps", "to": "hurts"}
     ],
     "rules": [
         {"source": "mnist5k", "labels": 5, "eps": 0.0, "rule": "snd", "seeds": 2, "value": 0.7, "gap": 0.021,

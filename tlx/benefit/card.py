@@ -12,15 +12,10 @@ from tlx.benefit.reach import labels_saved, reached
 from tlx.cells import Arm, Cell, StudyRecords
 from tlx.cost import Operations
 from tlx.energy import POUNDS_2018, PUE_2018, Used, strubell
-from tlx.metrics import LOWER_IS_BETTER
+from tlx.metrics import LOWER_IS_BETTER, bounds
 
-# What a review of the field prints of transfer against training from scratch, none of it with a source.
-CLAIMS = {
-    "final": "85 against 95 %",
-    "time": "168 h against 4 h",
-    "energy": "100 against 30, it does not say of what",
-    "labels": "1000 against 100 GB",
-}
+# Steps, seconds, operations, energy, labels: none of them can be negative.
+POSITIVE = (0.0, np.inf)
 
 
 class Side(NamedTuple):
@@ -57,7 +52,7 @@ def card(
     ours, theirs = pair(study, labels[-1], operations)
     saved, short = saved_labels(study, labels, higher)
     looked, steps, ends = arrivals(ours, theirs, metric, higher)
-    notes = [*short, *(["there is one seed, so there are no intervals"] if len(ours.cells) < 2 else [])]
+    notes = [*short, *few_seeds(len(ours.cells))]
     if late := sum(not own for own in ends):
         notes.append(f"{late} of {len(ends)} pretrained runs never reached what scratch ended with")
     packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
@@ -88,6 +83,13 @@ def card(
     }
 
 
+def few_seeds(count: int) -> list[str]:
+    """Return a note where the number of seeds allows little or nothing to be said."""
+    if count < 2:
+        return ["there is one seed, so there are no intervals and nothing is compared; run three or more seeds"]
+    return ["two seeds say little: intervals are very wide; run three or more seeds"] if count < stats.FEW else []
+
+
 def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations]) -> tuple[Side, Side]:
     """Both arms' finished cells with so many labels, those of the seeds that both have."""
     arms = [arm for arm in study.arms if arm.names[LABELS] == labels]
@@ -105,11 +107,11 @@ def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations])
 def final(ours: Side, theirs: Side, metric: str, higher: bool) -> dict[str, Any]:
     """The metric on the test split at the end."""
     a, b = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
-    difference = stats.paired(a, b)
+    difference = stats.paired(a, b, bounds(metric))
     shown = stats.verdict(*((difference.low, difference.high) if higher else (-difference.high, -difference.low)))
     low, high = finite(difference.low), finite(difference.high)
     gain = {"kind": "difference", "value": difference.mean, "low": low, "high": high, "bound": "", "verdict": shown}
-    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain)
+    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain, bounds(metric))
 
 
 def arrivals(
@@ -175,7 +177,7 @@ def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[
     whole = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
     return {
         "name": "labels", "title": "labels for what scratch has with the most", "unit": "", "pretrained": needed,
-        "scratch": whole, "gain": ratio(saved), "claim": CLAIMS["labels"], "folders": folders,
+        "scratch": whole, "gain": ratio(saved), "folders": folders,
     }, []  # fmt: skip
 
 
@@ -192,22 +194,22 @@ def measured(
     a: Sequence[float],
     b: Sequence[float],
     gain: dict[str, Any],
+    within: stats.Bounds = POSITIVE,
 ) -> dict[str, Any]:
-    """One row of the card: both arms' means with 95 % t-intervals, and what was gained."""
+    """Return one row of the card: both arms' means with 95 % t-intervals, cut to `within`, and what was gained."""
     return {
         "name": name,
         "title": title,
         "unit": unit,
-        "pretrained": interval(a),
-        "scratch": interval(b),
+        "pretrained": interval(a, within),
+        "scratch": interval(b, within),
         "gain": gain,
-        "claim": CLAIMS.get(name),
         "folders": ours.folders + theirs.folders,
     }
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    mean, low, high = stats.over_seeds(values)
+def interval(values: Sequence[float], within: stats.Bounds) -> dict[str, Any]:
+    mean, low, high = stats.over_seeds(values, within)
     return {"mean": mean, "low": finite(low), "high": finite(high), "bound": ""}
 
 
@@ -294,8 +296,8 @@ def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
 
     found = [formula(energy, time) for energy, time in zip(kwh, hours, strict=True)]
     return {
-        "kwh": interval([one.kwh for one in found]),
-        "co2e_kg": interval([one.co2e_kg for one in found]),
+        "kwh": interval([one.kwh for one in found], POSITIVE),
+        "co2e_kg": interval([one.co2e_kg for one in found], POSITIVE),
         "how": formula(float(np.mean(kwh)), float(np.mean(hours))).how,
     }
 
@@ -305,7 +307,7 @@ def learned(arm: Arm, metric: str) -> dict[str, Any]:
     values = arm.values(metric)
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
     seeds = {str(seed): value for seed, value in values.items()}
-    return {**arm.names, **interval(list(values.values())), "values": seeds, "folders": folders}
+    return {**arm.names, **interval(list(values.values()), bounds(metric)), "values": seeds, "folders": folders}
 
 
 def lines(side: Side, name: str, metric: str) -> list[dict[str, Any]]:

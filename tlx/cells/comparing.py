@@ -59,9 +59,11 @@ class Comparison(NamedTuple):
     """An arm against its baseline arm, over the `seeds` that both have.
 
     `p` is that of the paired t-test against the smallest effect of interest, `holm` corrected over the table; both None
-    for one pair, of which `mcnemar` compares the two models alone. `boot` is `(low, high)` of the bootstrap over seeds
-    and examples, None where `lacking` says why. `detectable` is the difference that so many pairs would have shown four
-    times in five after Holm's correction, were it the only one of the table; `detectable_alone` without a correction.
+    for one pair, whose `verdict` is "not compared" and of which `mcnemar` compares the two models alone. `boot` is
+    `(low, high)` of the bootstrap over seeds and examples, None where `lacking` says why. `detectable` is the minimum
+    detectable difference: what this number of pairs shows with probability 0.8 after Holm's correction, if it is the
+    only difference of the table; `detectable_alone` is the same without a correction. Both are None for one or two
+    pairs, which say too little about the deviation, and where they exceed every possible difference of the metric.
     """
 
     arm: Arm
@@ -123,7 +125,7 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
             alone.append((own.arm, "it shares no finished seed with its baseline"))
         else:
             found.append(against(own, other, smallest, metric))
-    compared = judged(found, smallest, higher)
+    compared = judged(found, smallest, higher, metrics.bounds(metric))
     return Table(
         study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
     )
@@ -162,7 +164,7 @@ def summarise(arm: Arm, metric: str) -> Summary | None:
     scores = {cell.seed: score(cell, metric) for cell in arm.done if metric in cell.metrics}
     if not scores:
         return None
-    return Summary(arm, scores, *stats.over_seeds([one.value for one in scores.values()]))
+    return Summary(arm, scores, *stats.over_seeds([one.value for one in scores.values()], metrics.bounds(metric)))
 
 
 def score(cell: Cell, metric: str) -> Score:
@@ -201,7 +203,8 @@ def against(own: Summary, other: Summary, smallest: float, metric: str) -> Compa
     """Without Holm's correction and what follows from it, for which the whole table is needed."""
     seeds = tuple(seed for seed in own.scores if seed in other.scores)
     ours, theirs = ([side.scores[seed] for seed in seeds] for side in (own, other))
-    difference = stats.paired([one.value for one in ours], [one.value for one in theirs])
+    bounds = metrics.bounds(metric)
+    difference = stats.paired([one.value for one in ours], [one.value for one in theirs], bounds)
     several = len(seeds) > 1
     boot, lacking = None, unpaired(ours + theirs, metric)
     if several and not lacking:
@@ -214,9 +217,9 @@ def against(own: Summary, other: Summary, smallest: float, metric: str) -> Compa
         difference=difference,
         p=stats.t_test(difference, smallest) if several else None,
         holm=None,
-        verdict="no difference shown",
+        verdict="not compared",
         detectable=None,
-        detectable_alone=smallest + stats.detectable(difference.deviation, len(seeds)) if several else None,
+        detectable_alone=detectable(difference, smallest, bounds),
         boot=boot,
         lacking=lacking if several else "one seed",
         mcnemar=None if several else models(ours[0], theirs[0]),
@@ -250,7 +253,20 @@ def unlike(scores: Sequence[Score]) -> bool:
     return any(not np.array_equal(places[0], other) for other in places[1:])
 
 
-def judged(found: Sequence[Comparison], smallest: float, higher: bool) -> tuple[Comparison, ...]:
+def detectable(
+    difference: stats.Difference, smallest: float, bounds: stats.Bounds, level: float = stats.LEVEL
+) -> float | None:
+    """Compute the minimum detectable difference; None for fewer than `stats.FEW` pairs, whose deviation says too
+    little, and where it exceeds every possible difference of values within `bounds`."""
+    if difference.pairs < stats.FEW:
+        return None
+    found = smallest + stats.detectable(difference.deviation, difference.pairs, level=level)
+    return found if found <= stats.difference_bounds(bounds)[1] else None
+
+
+def judged(
+    found: Sequence[Comparison], smallest: float, higher: bool, bounds: stats.Bounds = stats.UNBOUNDED
+) -> tuple[Comparison, ...]:
     """With p corrected over the table, and the verdict: better or worse needs an interval that lies beyond the smallest
     effect of interest and a corrected p below 0.05 besides."""
     ps = [one.p for one in found if one.p is not None]
@@ -260,12 +276,12 @@ def judged(found: Sequence[Comparison], smallest: float, higher: bool) -> tuple[
         if one.p is None:
             made.append(one)
             continue
-        p, (_, low, high, deviation, pairs, *_) = next(corrected), one.difference
+        p, (_, low, high, *_) = next(corrected), one.difference
         shown: stats.Verdict = "no difference shown"
         if p < 1 - stats.LEVEL:
             shown = stats.verdict(low, high, smallest) if higher else stats.verdict(-high, -low, smallest)
         # Where one difference alone is there, Holm holds it to the level over the size of the table.
-        seen = smallest + stats.detectable(deviation, pairs, level=1 - (1 - stats.LEVEL) / len(ps))
+        seen = detectable(one.difference, smallest, bounds, level=1 - (1 - stats.LEVEL) / len(ps))
         made.append(one._replace(holm=p, verdict=shown, detectable=seen))
     return tuple(made)
 
@@ -287,5 +303,13 @@ def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metri
     if any(one.lacking == DIFFER for one in compared) or (not compared and unlike(scores)):
         told.append("the runs were not all measured on the same examples: some differences are of examples too")
     if all(len(summary.scores) == 1 for summary in summaries):
-        told.append("every arm has one seed: of a method nothing can be shown, only of these very models")
+        told.append(
+            "every arm has one seed, so methods are not compared: one run says nothing about other seeds; run three or "
+            "more seeds"
+        )
+    elif any(len(one.seeds) == 2 for one in compared):
+        told.append(
+            "two seeds say little: the deviation between seeds is hardly known, so intervals are very wide; run three "
+            "or more seeds"
+        )
     return tuple(told)

@@ -163,13 +163,13 @@ def told(
     rows = []
     for name, answers in said.items():
         accuracies = correct[name].mean(1)
-        mean, low, high = stats.over_seeds(accuracies)
+        mean, low, high = stats.over_seeds(accuracies, (0.0, 1.0))
         row = {
             "name": name, "about": METHODS[name].about, "accuracies": accuracies.tolist(), "accuracy": mean,
             "low": number(low), "high": number(high), "seconds": seconds[name], "told": [own.told for own in answers],
         }  # fmt: skip
         if name != BASE:
-            gain = stats.paired(accuracies, correct[BASE].mean(1))
+            gain = stats.paired(accuracies, correct[BASE].mean(1), (0.0, 1.0))
             both = stats.over_seeds_and_examples(correct[name], correct[BASE])
             # What no seed changes is one pair of models, of which the examples alone can tell.
             fixed = all((side == side[0]).all() for side in (correct[name], correct[BASE]))
@@ -184,8 +184,10 @@ def told(
         ends = [
             found[end] for end in (("examples_low", "examples_high") if found["by"] == "examples" else ("low", "high"))
         ]
-        shown = p < 1 - stats.LEVEL and None not in ends
-        found |= {"holm": p, "verdict": stats.verdict(*ends) if shown else "no difference shown"}
+        verdict = "not compared" if None in ends else stats.verdict(*ends)
+        if verdict != "not compared" and p >= 1 - stats.LEVEL:
+            verdict = "no difference shown"
+        found |= {"holm": p, "verdict": verdict}
     ready = drawn[0][1]
     return {
         "version": 1,

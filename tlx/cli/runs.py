@@ -97,11 +97,15 @@ def lr_find(
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/lr-find-{Path(config).stem}"
     curves = find(recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet)
-    table = Table("group", "steps", *curves[0].suggestions)
+    table = Table("group", "recommended", *curves[0].suggestions, "steps")
     for curve in curves:
-        told = (f"{rate:.2e}" if rate is not None else "-" for rate in curve.suggestions.values())
-        table.add_row(curve.group, str(len(curve.rates)), *told)
+        rates = (curve.recommended, *curve.suggestions.values())
+        told = (f"{rate:.2e}" if rate is not None else "-" for rate in rates)
+        table.add_row(curve.group, *told, str(len(curve.rates)))
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    for curve in curves:
+        rate, where = curve.recommended, "" if len(curves) == 1 else f"{curve.group}: "
+        click.echo(where + (curve.reason if rate is None else f"recommended rate {rate:.2e} ({curve.reason})"))
     for name in (LINES, PAGE):
         if (Path(out) / name).is_file():
             click.echo(Path(out) / name)

@@ -27,7 +27,7 @@ from tlx.negative.arms import (
 )
 
 # What the verdict of A(S,T) against a baseline says of the source.
-SAYS = {"worse": "negative", "better": "positive", "no difference shown": "not shown"}
+SAYS = {"worse": "hurts", "better": "helps", "no difference shown": "not shown", "not compared": "not compared"}
 
 
 class Setting(NamedTuple):
@@ -67,7 +67,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
         "gaps": gaps,
         "classes": by_class(found, classes),
         "flips": flips(gaps),
-        "rules": rules(found),
+        "rules": rules(found, metric),
         "advice": advice(found, gaps, higher),
         "notes": notes(study, found, gaps),
     }
@@ -105,10 +105,10 @@ def gaps_to(
         if name == CHANCE:
             if one.labels == 0 and metric.endswith("/accuracy"):
                 chance = of_chance(one, metric, classes)
-                pairs.append((one, to_chance(one, chance, smallest), chance))
+                pairs.append((one, to_chance(one, chance, smallest, metrics.bounds(metric)), chance))
         elif name in one.others and one.own.scores.keys() & one.others[name].scores.keys():
             pairs.append((one, against(one.own, one.others[name], smallest, metric), None))
-    compared = judged([comparison for _, comparison, _ in pairs], smallest, higher)
+    compared = judged([comparison for _, comparison, _ in pairs], smallest, higher, metrics.bounds(metric))
     sign = -1.0 if higher else 1.0
     return [
         {
@@ -130,10 +130,10 @@ def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
     return 1 / len(classes)
 
 
-def to_chance(one: Setting, chance: float, smallest: float) -> Comparison:
+def to_chance(one: Setting, chance: float, smallest: float, bounds: stats.Bounds) -> Comparison:
     """A(S,T) against a guess, which does not vary."""
     values = [score.value for score in one.own.scores.values()]
-    difference = stats.paired(values, [chance] * len(values))
+    difference = stats.paired(values, [chance] * len(values), bounds)
     several = len(values) > 1
     return Comparison(
         arm=one.own.arm,
@@ -142,7 +142,7 @@ def to_chance(one: Setting, chance: float, smallest: float) -> Comparison:
         difference=difference,
         p=stats.t_test(difference, smallest) if several else None,
         holm=None,
-        verdict="no difference shown",
+        verdict="not compared",
         detectable=None,
         detectable_alone=None,
         boot=None,
@@ -191,15 +191,18 @@ def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[dict[str,
         if ours is None or theirs is None:
             continue
         there = [n for n in range(len(classes)) if np.isfinite(ours[:, n] + theirs[:, n]).all()]
-        differences = [stats.paired(theirs[:, n].tolist(), ours[:, n].tolist()) for n in there]
+        differences = [stats.paired(theirs[:, n].tolist(), ours[:, n].tolist(), (0.0, 1.0)) for n in there]
         corrected = stats.holm([stats.t_test(one) for one in differences])
         for n, gap, p in zip(there, differences, corrected, strict=True):
-            shown = stats.verdict(gap.low, gap.high) if p < 1 - stats.LEVEL else "no difference shown"
+            shown = stats.verdict(gap.low, gap.high)
+            if p >= 1 - stats.LEVEL and gap.pairs > 1:
+                shown = "no difference shown"
             rows.append({
                 "source": one.source, "labels": one.labels, "eps": one.eps, "baseline": name, "class": classes[n],
                 "transfer": float(ours[:, n].mean()), "without": float(theirs[:, n].mean()),
                 "gap": gap.mean, "low": finite(gap.low), "high": finite(gap.high), "holm": p,
-                "verdict": {"better": "negative", "worse": "positive"}.get(shown, "not shown"),
+                # The gap is the recall without the source less that with it: above 0 the source hurts.
+                "verdict": SAYS[{"better": "worse", "worse": "better"}.get(shown, shown)],
             })  # fmt: skip
     return rows
 
@@ -228,7 +231,7 @@ def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for gap in gaps:
             lines.setdefault((gap["source"], gap["baseline"], gap[fixed]), []).append(gap)
         for (source, baseline, held), line in lines.items():
-            shown = sorted((one for one in line if one["verdict"] != "not shown"), key=lambda one: one[along])
+            shown = sorted((one for one in line if one["verdict"] in ("helps", "hurts")), key=lambda one: one[along])
             made += [
                 {"source": source, "baseline": baseline, "fixed": fixed, "at": held, "along": along}
                 | {"before": one[along], "after": other[along], "from": one["verdict"], "to": other["verdict"]}
@@ -238,15 +241,17 @@ def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def rules(found: Sequence[Setting]) -> list[dict[str, Any]]:
-    """What choosing a checkpoint costs: of every setting whose runs measured criteria, by rule, the mean gap to the
-    best step of the validation split, with its interval over the seeds (see `tlx.selection.gaps`)."""
+def rules(found: Sequence[Setting], metric: str) -> list[dict[str, Any]]:
+    """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap to
+    the best step of the validation split, with its interval over the seeds (see `tlx.selection.gaps`)."""
+    # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
+    bounds = (0.0, stats.difference_bounds(metrics.bounds(metric))[1])
     made = []
     for one in found:
         known = [rule for cell in one.own.arm.done if (rule := (cell.result or {}).get("rules"))]
         for name in known[0] if known else ():
             gap, value = ([rule[name][of] for rule in known] for of in ("gap", "value"))
-            mean, low, high = stats.over_seeds(gap)
+            mean, low, high = stats.over_seeds(gap, bounds)
             made.append({
                 "source": one.source, "labels": one.labels, "eps": one.eps, "rule": name, "seeds": len(known),
                 "value": float(np.mean(value)), "gap": mean, "low": finite(low), "high": finite(high),
@@ -257,7 +262,7 @@ def rules(found: Sequence[Setting]) -> list[dict[str, Any]]:
 def advice(found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]], higher: bool) -> list[dict[str, Any]]:
     """For each number of labels, of the sources as they are (the least noise): which to use, or none.
 
-    A source is advised where it is shown positive against A(0,T) (without labels: against chance); of several the one
+    A source is advised where it is shown to help against A(0,T) (without labels: against chance); of several the one
     with the best mean, beside those that are not shown to be worse than it by the paired 95 % interval.
     """
     made = []
@@ -270,7 +275,7 @@ def advice(found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]], higher: 
             for gap in gaps
             if (gap["labels"], gap["eps"], gap["baseline"]) == (labels, least, baseline)
         }
-        good = [one for one in at if verdicts.get(one.source) == "positive"]
+        good = [one for one in at if verdicts.get(one.source) == "helps"]
         good.sort(key=lambda one: one.own.mean, reverse=higher)
         made.append({
             "labels": labels, "eps": least, "baseline": baseline, "verdicts": verdicts,
@@ -294,7 +299,9 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[
     if unfinished := {state: count for state, count in counts.items() if count and state != "done"}:
         made.append(f"not all runs are in: {', '.join(f'{count} {state}' for state, count in unfinished.items())}")
     if len(found[0].own.scores) < 2:
-        made.append("there is one seed, so there are no intervals and no verdicts")
+        made.append("there is one seed, so there are no intervals and nothing is compared; run three or more seeds")
+    elif len(found[0].own.scores) == 2:
+        made.append("two seeds say little: intervals are very wide; run three or more seeds")
     if any(one.labels == 0 for one in found):
         made.append(
             "without labels of the target A(0,T) has nothing to learn from: there A(S,T) is compared with chance, as "
@@ -314,7 +321,7 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[
             for first in gaps
             if first["baseline"] == one
         ]
-        if apart := sum({found.get(one), found.get(other)} == {"negative", "positive"} for found in signs):
+        if apart := sum({found.get(one), found.get(other)} == {"helps", "hurts"} for found in signs):
             made.append(f"in {apart} settings the verdict against {one} is the opposite of that against {other}")
     return made
 

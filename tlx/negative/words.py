@@ -6,18 +6,22 @@ from typing import Any
 from tlx.report.words import granting
 from tlx.stats import p_text
 
-HEADS = ("source", "labels", "eps", "against", "A(S,T)", "without", "gap [95 %]", "p, Holm", "verdict", "detectable")
+# The columns that decide come first: a narrow terminal or screen shows them without scrolling.
+HEADS = (
+    "source", "labels", "eps", "against", "gap [95 %] (above 0: hurts)", "the source", "p, Holm", "detectable",
+    "A(S,T)", "without",
+)  # fmt: skip
 
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Every gap as text, in the order of `HEADS`; shares in points."""
+    """Write every gap as text, in the order of `HEADS`; shares in points."""
     share = is_share(document["metric"])
     return [
         (
-            gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"],
-            size(gap["transfer"], share), size(gap["without"], share), interval(gap, share),
-            "-" if gap["holm"] is None else p_text(gap["holm"]), gap["verdict"],
+            gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"], interval(gap, share), gap["verdict"],
+            "-" if gap["holm"] is None else p_text(gap["holm"]),
             "-" if gap["detectable"] is None else size(gap["detectable"], share),
+            size(gap["transfer"], share), size(gap["without"], share),
         )
         for gap in document["gaps"]
     ]  # fmt: skip
@@ -64,8 +68,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers."""
     metric, seeds = document["metric"], len(document["seeds"])
     return [
-        f"a gap is the metric without the source, less that of A(S,T): positive is negative transfer; {metric} in "
-        f"{'points' if is_share(metric) else 'its own units'}",
+        sign_of_gap(document) + f"; {metric} in {'points' if is_share(metric) else 'its own units'}",
         f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
         "over the settings of each baseline",
         *(f"{name}: {about}" for name, about in document["baselines"].items()),
@@ -74,11 +77,17 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def sign_of_gap(document: Mapping[str, Any]) -> str:
+    """Explain the sign of a gap."""
+    less = "without the source minus with it" if document["higher"] else "with the source minus without it"
+    return f"gap = metric {less}: above 0 the source hurts (negative transfer), below 0 it helps"
+
+
 def flip(one: Mapping[str, Any]) -> str:
     """
     >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
-    ...       "after": 0.7, "from": "positive", "to": "negative"})
-    'a against A(0,T), at labels 5: positive up to eps 0.3, negative from 0.7'
+    ...       "after": 0.7, "from": "helps", "to": "hurts"})
+    'a against A(0,T), at labels 5: helps up to eps 0.3, hurts from 0.7'
     """
     return (
         f"{one['source']} against {one['baseline']}, at {one['fixed']} {one['at']:g}: {one['from']} up to "

@@ -8,6 +8,7 @@ import altair as alt
 
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
+from tlx.report.scales import numbers
 
 ARMS = ("pretrained", "scratch")
 SHARES = ("accuracy", "f1")
@@ -64,7 +65,6 @@ def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
         "scratch": side(one["scratch"], share, factor),
         "pretrained": side(one["pretrained"], share, factor),
         "gain": bought(one["gain"], share),
-        "claim": one["claim"],
         "folders": one["folders"],
     }
 
@@ -103,7 +103,7 @@ def colour() -> Any:
 
 
 def upwards(field: str, title: str, share: bool) -> Any:
-    axis = alt.Axis(format=".0%" if share else "~g", tickCount=5)
+    axis = alt.Axis(format=".0%", tickCount=5) if share else numbers(tickCount=5)
     return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
 
 
@@ -139,7 +139,7 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
 def over_time(document: Mapping[str, Any], share: bool) -> Figure:
     """The metric on the validation split by the time of training."""
     title = f"validation {words.metric(document['metric'])}"
-    x = alt.X("seconds:Q", title="seconds of training steps", axis=alt.Axis(format="~g", tickCount=6))
+    x = alt.X("seconds:Q", title="seconds of training steps", axis=numbers(tickCount=6))
     told = ["arm:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("seconds:Q", format=".3~g")]
     told.append(alt.Tooltip("mean:Q", format=".4~g"))
     layers = banded(document["training"], x, title, share, told)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from tlx.report.scales import categories, legend_height, numbers
+
 TABLE = "table"
 Rows = list[dict[str, Any]]
 
@@ -67,7 +69,7 @@ def curve(
     wide = may_log and bool(values) and min(values) > 0 and max(values) > 100 * min(values)
     scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
     told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
-    y = alt.Y("value:Q", title=axis, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(x=steps())
     mark: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
     layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=told)]
@@ -78,19 +80,47 @@ def curve(
     return figure(name, title, caption, alt.layer(*layers), rows, **({"marks": marks} if marks else {}))
 
 
+def losses(
+    name: str, title: str, caption: str, rows: Rows, *, axis: str, smoothed: bool, marks: Rows | None = None
+) -> Figure:
+    """Draw the training and the validation loss in one plot.
+
+    Rows hold `split` ("training" or "validation"), `step`, `value`; those of training hold `smoothed` if asked for.
+    The axis is logarithmic as in `curve`.
+    """
+    values = [row["value"] for row in rows if row["value"] is not None]
+    wide = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
+    scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
+    order = ["training", "validation"]
+    told = ["split:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    base = alt.Chart(data()).encode(x=steps(), **categories("split", order, "line"))
+    y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
+    training = base.transform_filter("datum.split === 'training'")
+    thin: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    layers = [training.mark_line(**thin).encode(y=y, tooltip=told)]
+    if smoothed:
+        layers.append(training.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
+    validation = base.transform_filter("datum.split === 'validation'")
+    layers.append(validation.mark_line(strokeWidth=2, point={"size": 30}).encode(y=y, tooltip=told))
+    if marks:
+        layers.append(rules(name="marks", label="what"))
+    return figure(name, title, caption, alt.layer(*layers), rows, **({"marks": marks} if marks else {}))
+
+
 def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: str) -> Figure:
     """`value` by `step`, a line for each value of the field `by`."""
+    order = list(dict.fromkeys(row[by] for row in rows))
     chart = (
         alt.Chart(data())
         .mark_line()
         .encode(
             x=steps(),
-            y=alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5)),
-            color=alt.Color(f"{by}:N", title=None, legend=alt.Legend(orient="top", labelLimit=260)),
+            y=alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=numbers(tickCount=5)),
             tooltip=[alt.Tooltip(f"{by}:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g")],
+            **categories(by, order, "line", limit=260),
         )
     )
-    return figure(name, title, caption, chart, rows)
+    return figure(name, title, caption, chart, rows, height=220 + legend_height(order))
 
 
 def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[str]) -> Figure:
@@ -196,7 +226,7 @@ def staged(
     told = [alt.Tooltip("stage:N"), alt.Tooltip(f"{by}:N"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     spans = any(row.get("low") is not None for row in rows)
     told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
-    y = alt.Y("value:Q", title=axis, scale=bounds, axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y("value:Q", title=axis, scale=bounds, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(
         # The domain gives the order, as in `confusion`.
         x=alt.X("stage:N", sort=None, title=None, axis=under, scale=alt.Scale(domain=list(stages), padding=0.5)),
@@ -247,13 +277,17 @@ def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[st
 
 def along(name: str, title: str, caption: str, rows: Rows, *, axis: str) -> Figure:
     """`value` by `share`, with a band from `low` to `high` where the rows have them."""
-    x = alt.X("share:Q", title="share of the way: 0 brought, 1 found", axis=alt.Axis(format=".0%", tickCount=5))
+    x = alt.X(
+        "share:Q",
+        title="interpolation weight: 0 initial weights, 1 fine-tuned weights",
+        axis=alt.Axis(format=".0%", tickCount=5),
+    )
     told = [alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     spans = all(row["low"] is not None for row in rows)
     told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
     scale = alt.Scale(zero=False)
     base = alt.Chart(data()).encode(x=x)
-    y = alt.Y("value:Q", title=axis, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     layers = [base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=y, tooltip=told)]
     if spans:
         band = base.mark_area(opacity=0.18, line=False).encode(y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q")

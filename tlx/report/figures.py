@@ -14,6 +14,8 @@ from tlx.report.reading import Predictions, Records, smooth, thin
 
 LIMIT = 2000
 MAIN = ("train/loss", "train/rate", "train/gradient_norm")
+# The loss of a task on the validation split, which is drawn in one plot with that of training.
+LOSSES = ("validation/loss", "validation/mse")
 
 
 def training(records: Records) -> list[Figure]:
@@ -30,6 +32,18 @@ def training(records: Records) -> list[Figure]:
             title, axis, caption = captions[name]
             smoothed = name != "train/rate" and len(values) >= 25
             rows, told = thinned(steps, values, smoothed)
+            measured = validation_loss(records) if name == "train/loss" else None
+            if measured:
+                both = [{"split": "training", **row} for row in rows]
+                both += [{"split": "validation", "step": step, "value": finite(value)} for step, value in measured]
+                caption = f"{caption} The training loss includes every term of the objective; validation is the task's."
+                made.append(
+                    charts.losses(
+                        slug(name), "Training and validation loss", f"{caption} {told}".strip(), both, axis=axis,
+                        smoothed=smoothed, marks=[*marks, *chosen_step(records)],
+                    )
+                )  # fmt: skip
+                continue
             look: dict[str, Any] = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
             made.append(charts.curve(slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, **look))
     terms = [name for name in records.names("train/") if name not in MAIN]
@@ -47,16 +61,13 @@ def training(records: Records) -> list[Figure]:
 def validation(records: Records) -> list[Figure]:
     """A curve a metric of the validation split, with the chosen step where it was chosen there; none where it was
     measured once, for the table has that."""
-    chosen = records.result["selected_step"]
-    marks = phases(records)
-    told = ""
-    if records.result["selection"] != "last":
-        marks = [*marks, {"step": chosen, "what": f"chosen: step {chosen}"}]
-        told = f" The dashed line is the chosen step, {chosen:,}."
+    chosen = chosen_step(records)
+    marks = [*phases(records), *chosen]
+    told = f" The dashed line is the chosen step, {chosen[0]['step']:,}." if chosen else ""
     made = []
     for name in records.names("validation/"):
         steps, values = records.series(name)
-        if len(steps) < 2:
+        if len(steps) < 2 or (name in LOSSES and validation_loss(records) and records.series("train/loss")[0]):
             continue
         rows, thinner = thinned(steps, values, False)
         title = f"Validation {words.metric(name)}"
@@ -73,6 +84,23 @@ def validation(records: Records) -> list[Figure]:
             )
         )
     return made
+
+
+def validation_loss(records: Records) -> list[tuple[int, float]] | None:
+    """Return the steps and values of the validation loss; None where it was not measured at several steps."""
+    for name in LOSSES:
+        steps, values = records.series(name)
+        if len(steps) > 1:
+            return list(zip(steps, values, strict=True))
+    return None
+
+
+def chosen_step(records: Records) -> Rows:
+    """Return the mark of the step that the selection rule chose; none where it is the last."""
+    if records.result["selection"] == "last":
+        return []
+    step = records.result["selected_step"]
+    return [{"step": step, "what": f"chosen: step {step}"}]
 
 
 def outcomes(records: Records, counts: Any) -> list[Figure]:

@@ -8,9 +8,10 @@ import altair as alt
 
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
+from tlx.report.scales import numbers
 
 SHARES = ("accuracy", "f1")
-SHOWN = {"negative": "shown-worse", "positive": "shown-better", "not shown": "shown-none"}
+SHOWN = {"hurts": "shown-worse", "helps": "shown-better", "not shown": "shown-none", "not compared": "shown-none"}
 INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252a"}
 
 
@@ -95,9 +96,9 @@ def granted(labels: Any) -> str:
 
 
 def ink(field: str = "verdict") -> Any:
-    """The colour of a verdict: warm for negative, green for positive."""
-    chosen = alt.when(f"datum.{field} == 'positive'").then(alt.value(alt.ExprRef("good")))
-    chosen = chosen.when(f"datum.{field} == 'negative'").then(alt.value(alt.ExprRef("warm")))
+    """Return the colour of a verdict: orange where the source hurts, green where it helps."""
+    chosen = alt.when(f"datum.{field} == 'helps'").then(alt.value(alt.ExprRef("good")))
+    chosen = chosen.when(f"datum.{field} == 'hurts'").then(alt.value(alt.ExprRef("warm")))
     return chosen.otherwise(alt.value(alt.ExprRef("quiet")))
 
 
@@ -143,8 +144,8 @@ def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Fi
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
     caption = (
-        f"The gap to {baseline}, {'in points' if share else 'in the units of the metric'}: positive is negative "
-        "transfer. Orange is shown negative, green shown positive, grey not shown."
+        f"The gap to {baseline}, {'in points' if share else 'in the units of the metric'}: above 0 the source hurts, "
+        "below 0 it helps. Orange: shown to hurt. Green: shown to help. Grey: not shown."
     )
     chart = themed(cells(rows, x, y, told_of(share)))
     slug = "".join(letter if letter.isalnum() else "-" for letter in baseline)
@@ -164,7 +165,7 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
     values = [one["value"] for one in rows]
     air = 0.05 * (max(values) - min(values)) or 0.02
     scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False, clamp=True)
-    axis = alt.Axis(tickCount=6, grid=True, **({"format": ".0%"} if share else {"format": "~g"}))
+    axis = alt.Axis(tickCount=6, grid=True, format=".0%") if share else numbers(tickCount=6, grid=True)
     x = alt.X("value:Q", title=words.metric(document["metric"]), scale=scale, axis=axis)
     lines = alt.Axis(labelLimit=260, ticks=False, domain=False, grid=False)
     y = alt.Y("name:N", sort=None, title=None, axis=lines, scale=alt.Scale(domain=[one["name"] for one in means]))
@@ -204,8 +205,8 @@ def by_class(document: Mapping[str, Any]) -> Figure | None:
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
     told = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
     caption = (
-        "Points of recall that a class has without the source and lacks with it, against A(0,T) or, without labels, "
-        "source only; p corrected over the classes of a line. The average may hide what one class loses."
+        "Recall of a class without the source minus recall with it, in points, against A(0,T) or, without labels, "
+        "source only: above 0 the source hurts this class. p is corrected over the classes of a line."
     )
     chart = themed(cells(rows, x, y, told))
     return charts.figure("classes", "Class by class", caption, chart, rows, height=60 + 30 * len(lines))
@@ -225,17 +226,19 @@ def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
             | {"mmd": apart[gap["source"], gap["eps"]]["mmd"]}
             for gap in gaps
         ]
-        x = alt.X("a:Q", title="proxy A-distance", scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5))
-        axis = alt.Axis(tickCount=5, format=".0%" if share else "~g")
+        x = alt.X("a:Q", title="proxy A-distance", scale=alt.Scale(zero=False), axis=numbers(tickCount=5))
+        axis = alt.Axis(format=".0%", tickCount=5) if share else numbers(tickCount=5)
         base = alt.Chart(charts.data()).encode(x=x)
         told = [alt.Tooltip("source:N"), alt.Tooltip("eps:N"), alt.Tooltip("labels:N"), alt.Tooltip("verdict:N")]
         told += [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("a", "mmd", "gap")]
         order = [granted(labels) for labels in labels_of(document)]
         shape = alt.Shape("labels:N", scale=alt.Scale(domain=order), legend=alt.Legend(orient="top", title="labels"))
         points = base.mark_point(filled=True, size=80, opacity=0.9).encode(
-            y=alt.Y("gap:Q", title="gap", axis=axis), color=ink(), shape=shape, tooltip=told
+            y=alt.Y("gap:Q", title="gap (above 0: the source hurts)", axis=axis), color=ink(), shape=shape, tooltip=told
         )
-        spans = base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q", title="gap", axis=axis), y2="high:Q", color=ink())
+        spans = base.mark_rule(opacity=0.5).encode(
+            y=alt.Y("low:Q", title="gap (above 0: the source hurts)", axis=axis), y2="high:Q", color=ink()
+        )
         zero = alt.Chart(charts.data("zero")).mark_rule(strokeDash=[4, 4]).encode(y=alt.Y("at:Q", axis=axis))
         told_rho = [
             f"{words.number(one['rho'], 2)} (labels {granted(one['labels'])}, p {words.number(one['p'], 2)})"
@@ -259,7 +262,7 @@ def gate(one: Mapping[str, Any]) -> dict[str, Any]:
         {"share": share, "weight": max(weight, 1e-6)} for share, weight in zip(shares, one["quantiles"], strict=True)
     ]
     x = alt.X("share:Q", title="source examples, from the least welcome", axis=alt.Axis(format=".0%", tickCount=5))
-    axis = alt.Axis(format="~g", tickCount=4)
+    axis = numbers(tickCount=4)
     y = alt.Y("weight:Q", title="weight over the mean", scale=alt.Scale(type="log"), axis=axis)
     chart = alt.Chart(charts.data()).mark_line(strokeWidth=2, point={"size": 30}).encode(x=x, y=y)
     slug = "".join(letter if letter.isalnum() else "-" for letter in title)

@@ -10,6 +10,7 @@ import altair as alt
 from tlx.cells import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
+from tlx.report.scales import numbers
 
 STATES = ("done", "stopped", "failed")
 SAMPLERS = {"tpe": "TPE", "random": "random", "grid": "grid", "cmaes": "CMA-ES"}
@@ -73,7 +74,7 @@ def history(document: Mapping[str, Any]) -> Figure:
         rows.append({"trial": trial["number"] + 1, "value": trial["value"], "state": trial["state"], "best": best})
     axis = words.metric(document["metric"])
     x = alt.X("trial:Q", title="trial", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
-    y = {"title": axis, "scale": alt.Scale(zero=False), "axis": alt.Axis(format="~g", tickCount=5)}
+    y = {"title": axis, "scale": alt.Scale(zero=False), "axis": numbers(tickCount=5)}
     base = alt.Chart(charts.data()).encode(x=x)
     kinds = [state for state in STATES if any(row["state"] == state for row in rows)]
     legend = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0) if len(kinds) > 1 else None
@@ -179,9 +180,8 @@ def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
         x = alt.X("at:N", title=None, axis=alt.Axis(labelAngle=0, labelLimit=160, labelOverlap=False, ticks=False))
     else:
         scale = alt.Scale(type="log") if kind == "log" else alt.Scale(zero=False)
-        form = "~e" if kind == "log" else "~g"
-        x = alt.X("at:Q", title=None, scale=scale, axis=alt.Axis(format=form, tickCount=5))
-    y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4))
+        x = alt.X("at:Q", title=None, scale=scale, axis=numbers(tickCount=5))
+    y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=numbers(tickCount=4))
     told = ["trial:Q", "state:N", "at:N" if kind == "choice" else "at:Q", alt.Tooltip("value:Q", format=".4~g")]
     chart = alt.Chart(charts.data()).mark_circle(size=52, opacity=0.8).encode(x=x, y=y, tooltip=told)
     return charts.figure(name, path, "The other fields move too.", chart, rows, height=190)

@@ -51,8 +51,9 @@ def test_nothing_shown_comes_with_what_could_have_been_seen(written):
     gap = np.subtract(SAME, BASE) / 10
     seen = stats.detectable(float(np.std(gap, ddof=1)), 5)
     low, high = stats.over_seeds(gap)[1:]
-    expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; {seen:.1f} points"
-    assert said(table)["lead"] == f"{expected} could have been seen.".replace("-", "−")
+    expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; "
+    told = f"{expected}minimum detectable difference {seen:.1f} points."
+    assert said(table)["lead"] == told.replace("-", "−")
 
 
 def test_settings_stand_apart_where_they_differ(written):
@@ -67,7 +68,7 @@ def test_settings_stand_apart_where_they_differ(written):
     assert [(group["told"], [item["setting"] for item in group["items"]]) for group in b["verdicts"]] == [
         ("better", ["labels 8"]), ("no difference shown", ["labels 16"]),
     ]  # fmt: skip
-    assert "could have been seen" in b["verdicts"][1]["items"][0]["known"]
+    assert "minimum detectable difference" in b["verdicts"][1]["items"][0]["known"]
     assert len(c["verdicts"][0]["items"]) == 2
     assert "better or worse takes p < 0.05 after Holm's correction over 4 comparisons." in found["how"]
 
@@ -92,9 +93,31 @@ def test_an_interval_beside_a_corrected_p(written):
 def test_one_seed_shows_nothing(written):
     written.add(right(500), method="a", seed=0).add(right(560), method="b", seed=0)
     found = said(written.compare())
-    assert found["lead"] == "One seed an arm: nothing can be shown of a method, in either direction."
+    assert found["lead"] == "Every arm has one seed, so methods are not compared."
     [item] = found["methods"][0]["verdicts"][0]["items"]
+    assert found["methods"][0]["verdicts"][0]["told"] == "not compared (one seed)"
     assert item["known"] == "+6.0\N{NO-BREAK SPACE}points; McNemar of these two models: p < 0.001"
+
+
+def test_two_seeds_say_little(written):
+    """Two far apart seeds have a t-interval beyond all accuracies: it is cut, and nothing is said to be detectable."""
+    for seed, (first, second) in enumerate(((300, 999), (990, 900))):
+        written.add(right(first), method="a", seed=seed).add(right(second), method="b", seed=seed)
+    table = written.compare()
+    [one] = table.comparisons
+    assert (one.difference.low, one.difference.high) == (-1.0, 1.0)
+    assert all(0 <= summary.low <= summary.high <= 1 for summary in table.summaries)
+    assert one.detectable is None and one.detectable_alone is None
+    assert said(table)["lead"].endswith("[−100.0, +100.0]; 2 seeds say little.")
+    assert any(told.startswith("two seeds say little") for told in table.warnings)
+
+
+def test_seeds_that_vary_too_much_have_no_detectable_difference(written):
+    for seed, (first, second) in enumerate(((0, 1000), (1000, 0), (0, 1000))):
+        written.add(right(first), method="a", seed=seed).add(right(second), method="b", seed=seed)
+    table = written.compare()
+    assert table.comparisons[0].detectable is None
+    assert said(table)["lead"].endswith("these seeds vary too much to show any difference.")
 
 
 def test_without_a_baseline_nothing_is_compared(written):
@@ -106,5 +129,5 @@ def test_without_a_baseline_nothing_is_compared(written):
 def test_the_smallest_effect_of_interest_is_part_of_the_verdict(written):
     table = add(add(written, "a", BASE), "b", UP).compare(smallest=0.049)
     found = said(table)
-    assert found["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; 5.2 points")
+    assert found["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; minimum")
     assert "and a difference beyond 4.9 points" in found["how"].replace("\N{NO-BREAK SPACE}", " ")

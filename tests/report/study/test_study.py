@@ -53,6 +53,26 @@ def test_means_and_differences_are_those_of_the_predictions(html, small_study):
     assert marked(html, "difference") == pytest.approx(gaps)
 
 
+def test_the_picture_and_the_columns_that_decide_come_first(html):
+    """The first screen shows the differences above the words; a phone shows the verdict without scrolling sideways."""
+    assert html.index('id="figure-differences"') < html.index('id="answer"')
+    assert html.count('id="figure-differences"') == 1
+    table = html.partition('<section id="compared">')[2]
+    heads = [
+        unescape(re.sub("<[^>]*>", "", head)) for head in re.findall("<th scope.*?</th>", table.partition("<tbody>")[0])
+    ]
+    assert heads[:5] == ["method", "shots", "difference", "shown", "95 % interval"]
+
+
+def test_no_axis_has_ticks_with_a_positive_exponent(html):
+    """Vega's own formats write 47 million as 4.7e+7."""
+    from tlx.report.scales import NUMBERS
+
+    formats = set(re.findall(r'"axis": ?\{[^}]*"format": ?"([^"]*)"', html))
+    assert not {form for form in formats if form.endswith(("g", "e"))}
+    assert "'~s'" in NUMBERS and NUMBERS.index("10000") < NUMBERS.index("~s")
+
+
 def test_every_seed_is_drawn_and_linked(drawings, small_study):
     raw = accuracies(small_study)
     rows = [row for shots in (4, 16) for row in drawings[f"seeds-shots-{shots}"]["table"]]

@@ -33,6 +33,9 @@ def draw(table: Table) -> str:
     shown, spent = spending.rows(table)
     study = table.study
     further = filters.further(table, columns)
+    along, strips = seeds.along(table, columns, unit), seeds.strips(table, columns, unit)
+    # The first screen has the picture that answers the question.
+    picture = seeds.differences(table, columns, unit) or next(iter([*along, *strips]), None)
     return page.render(
         "study.html",
         scripts=("page.js", "study.js"),
@@ -51,10 +54,10 @@ def draw(table: Table) -> str:
         fields=filters.of_fields(further),
         rows=[row(summary, table, columns, unit) for summary in table.summaries],
         details=[detail(one, columns, unit) for one in table.comparisons],
-        differences=seeds.differences(table, columns, unit),
-        strips=seeds.strips(table, columns, unit),
+        picture=picture,
+        strips=[one for one in strips if one is not picture],
         roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
-        along=seeds.along(table, columns, unit),
+        along=[one for one in along if one is not picture],
         along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
         curves_omitted=axes.omitted(len(curves.settings(table, columns))),

@@ -7,9 +7,9 @@ from tlx.cells import Comparison, Table
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric
 from tlx.report.words import RULES
-from tlx.stats import LEVEL, p_text
+from tlx.stats import FEW, LEVEL, p_text
 
-VERDICTS = ("better", "worse", "no difference shown")
+VERDICTS = ("better", "worse", "no difference shown", "not compared")
 SHOWN = 8
 
 
@@ -45,7 +45,7 @@ def lead(
     bases = {columns.method(one.baseline.names) for one in found}
     base = bases.pop() if len(bases) == 1 else "its baseline"
     if all(one.p is None for one in found):
-        return [("One seed an arm: nothing can be shown of a method, in either direction.", "")]
+        return [("Every arm has one seed, so methods are ", ""), ("not compared", "not compared"), (".", "")]
     if len(found) == 1:
         [one] = found
         anchor = anchors(table, columns)[columns.arm(one.arm.names)]
@@ -72,6 +72,9 @@ def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
         listed = joined(names)
         if names and verdict == "no difference shown":
             clauses.append([("no difference", verdict), (f" was shown for {listed}{throughout}", "")])
+        elif names and verdict == "not compared":
+            are = "is" if len(names) == 1 else "are"
+            clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (" (one seed)", "")])
         elif names:
             are = "is" if len(names) == 1 else "are"
             clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (throughout, "")])
@@ -109,9 +112,8 @@ def single(name: str, base: str, one: Comparison, unit: Unit, anchor: str) -> li
     gap = f"{unit.gain(one.difference.mean)}{unit.points} {unit.gains(one.difference.low, one.difference.high)}"
     if one.verdict != "no difference shown":
         return [(f"{name} is ", ""), (one.verdict, one.verdict), (f" than {base}: ", ""), (gap, anchor), (".", "")]
-    seen = f"; {unit.size(one.detectable or 0)}{unit.points} could have been seen"
     told = f" between {name} and {base} was shown: "
-    return [("No difference", one.verdict), (told, ""), (gap, anchor), (f"{seen}.", "")]
+    return [("No difference", one.verdict), (told, ""), (gap, anchor), (f"; {seen(one, unit)}.", "")]
 
 
 def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
@@ -130,7 +132,7 @@ def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: d
     return [
         {
             "verdict": verdict,
-            "told": verdict if any(one.p is not None for one in held) else "one seed",
+            "told": f"{verdict} (one seed)" if verdict == "not compared" else verdict,
             "items": [
                 {"setting": columns.setting(one.arm.names), "known": known(one, unit)}
                 | {"anchor": anchor[columns.arm(one.arm.names)]}
@@ -143,8 +145,8 @@ def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: d
 
 
 def known(one: Comparison, unit: Unit) -> str:
-    """The difference with its interval; where nothing was shown, why, and what could have been; of one pair, McNemar's
-    test of the two models."""
+    """Write the difference with its interval; where nothing was shown, why, and what was detectable; for one pair,
+    McNemar's test of the two models."""
     low, high = one.difference.low, one.difference.high
     told = unit.gain(one.difference.mean) + unit.points
     if one.p is None:
@@ -154,7 +156,16 @@ def known(one: Comparison, unit: Unit) -> str:
         return told
     if one.p < 1 - LEVEL:
         told += f", p {p_text(one.holm)} after Holm's correction"
-    return f"{told}; {unit.size(one.detectable or 0.0)} could have been seen"
+    return f"{told}; {seen(one, unit)}"
+
+
+def seen(one: Comparison, unit: Unit) -> str:
+    """Say which difference was detectable, or why none can be named."""
+    if one.detectable is not None:
+        return f"minimum detectable difference {unit.size(one.detectable)}{unit.points}"
+    if one.difference.pairs < FEW:
+        return f"{one.difference.pairs} seeds say little"
+    return "these seeds vary too much to show any difference"
 
 
 def how(table: Table, unit: Unit) -> str:

@@ -1,20 +1,21 @@
 """What the drawings of a study share: axes, colours, and names short enough to stand beside an axis."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
 
 from tlx.cells import Table
+from tlx.report.scales import NUMBERS
 from tlx.report.study.names import Columns, Unit
 
 # Settings that a section draws, at most.
 PANELS = 12
 # What the axis below the lines of a drawing takes, in pixels; `page.js` knows it too.
 FOOT = 48
-# Letters that stand beside an axis, and those that a legend as wide as a panel holds.
-BESIDE, LEGEND = 26, 46
+# Letters that stand beside an axis.
+BESIDE = 26
 PERCENT = "format(datum.value * 100, '~g')"
 
 
@@ -39,16 +40,6 @@ def brief(texts: Iterable[str], width: int = BESIDE) -> dict[str, str]:
     return found
 
 
-def colour(named: Mapping[str, str] | Sequence[str], *, legend: bool = True) -> Any:
-    """Of the field `label`; the legend stands above in as many columns as a panel has room for."""
-    order = list(named.values()) if isinstance(named, Mapping) else list(named)
-    room = max(1, LEGEND // (max(map(len, order), default=0) + 4))
-    look: dict[str, Any] = {"symbolType": "circle", "symbolStrokeWidth": 0, "symbolOpacity": 1}
-    look |= {"columns": room} if sum(len(name) + 4 for name in order) > LEGEND else {}
-    shown = alt.Legend(orient="top", labelLimit=220, **look) if legend and len(order) > 1 else None
-    return alt.Color("label:N", title=None, scale=alt.Scale(domain=order), legend=shown)
-
-
 def spread(values: Sequence[float], unit: Unit) -> list[float]:
     """From the lowest to the highest with a little air; a share stays one, though its t-interval may not."""
     low, high = min(values), max(values)
@@ -65,12 +56,12 @@ def reach(table: Table, unit: Unit) -> Any:
 
 def across(field: str, title: str, scale: Any, unit: Unit) -> Any:
     """Values along the axis; a share in per cent."""
-    axis = alt.Axis(tickCount=5, grid=True, **({"labelExpr": PERCENT} if unit.share else {"format": "~g"}))
+    axis = alt.Axis(tickCount=5, grid=True, labelExpr=PERCENT if unit.share else NUMBERS)
     return alt.X(f"{field}:Q", title=title + (", %" if unit.share else ""), scale=scale, axis=axis)
 
 
 def upright(field: str, title: str, scale: Any, unit: Unit) -> Any:
-    axis = alt.Axis(tickCount=5, **({"labelExpr": PERCENT} if unit.share else {"format": "~g"}))
+    axis = alt.Axis(tickCount=5, labelExpr=PERCENT if unit.share else NUMBERS)
     return alt.Y(f"{field}:Q", title=title + (", %" if unit.share else ""), scale=scale, axis=axis)
 
 

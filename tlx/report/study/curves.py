@@ -11,7 +11,8 @@ from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
 from tlx.report.reading import smooth
-from tlx.report.study.axes import PANELS, PERCENT, colour, headed, labels, spread
+from tlx.report.scales import NUMBERS, categories, legend_height, numbers
+from tlx.report.study.axes import PANELS, PERCENT, headed, labels, spread
 from tlx.report.study.names import Columns, Unit, metric
 
 POINTS = 120
@@ -59,10 +60,10 @@ def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
         if low > 0 and high > 100 * low:
             decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
             scale = alt.Scale(type="log", domain=[decades[0], decades[-1]])
-            return {"title": title, "scale": scale, "axis": alt.Axis(format="~g", values=decades)}
+            return {"title": title, "scale": scale, "axis": numbers(values=decades)}
         bounds = spread(values, unit._replace(share=False)) if low > high / 2 else [min(0.0, low), high]
-        return {"title": title, "scale": alt.Scale(domain=bounds), "axis": alt.Axis(tickCount=5)}
-    axis = alt.Axis(tickCount=5, **({"labelExpr": PERCENT} if unit.share else {"format": "~g"}))
+        return {"title": title, "scale": alt.Scale(domain=bounds), "axis": numbers(tickCount=5)}
+    axis = alt.Axis(tickCount=5, labelExpr=PERCENT if unit.share else NUMBERS)
     scale = alt.Scale(domain=spread(values, unit), nice=True, zero=False)
     return {"title": title + (", %" if unit.share else ""), "scale": scale, "axis": axis}
 
@@ -93,9 +94,11 @@ def banded(
 def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
     told = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
     told += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [alt.Tooltip("seeds:Q")]
-    base = alt.Chart(charts.data()).encode(x=charts.steps(), color=colour(named))
+    tints = categories("label", named.values(), "line")
+    base = alt.Chart(charts.data()).encode(x=charts.steps(), color=tints["color"])
     band = base.mark_area(opacity=0.16, line=False).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=told)
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=told, **tints)
     title = TITLES.get(name) or metric(name)
     figure = f"{slug(name)}" + (f"-{slug(setting)}" if setting else "")
-    return charts.figure(figure, headed(title, setting), "", alt.layer(band, line), rows, height=230)
+    height = 230 + legend_height(named.values())
+    return charts.figure(figure, headed(title, setting), "", alt.layer(band, line), rows, height=height)

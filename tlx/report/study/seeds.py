@@ -11,12 +11,12 @@ from tlx.cells import Summary, Table
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
+from tlx.report.scales import categories, legend_height, numbers
 from tlx.report.study.axes import (
     FOOT,
     PANELS,
     across,
     brief,
-    colour,
     finite,
     form,
     headed,
@@ -53,21 +53,27 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
                 | {"fingerprint": score.cell.fingerprint, "href": href(score.cell)}
                 for seed, score in one.scores.items()
             ]  # fmt: skip
-        chart = strip(x, [row["label"] for row in means], colour(named, legend=False), metric(table.metric), unit)
+        chart = strip(
+            x,
+            [row["label"] for row in means],
+            categories("label", named.values(), "point", legend=False),
+            metric(table.metric),
+            unit,
+        )
         name, height = f"seeds-{slug(setting)}" if setting else "seeds", FOOT + 46 * len(chosen)
         made.append(charts.figure(name, setting or "Every seed", "", chart, rows, height=height, means=means))
     return made
 
 
-def strip(x: Any, order: Sequence[str], tints: Any, title: str, unit: Unit) -> Any:
+def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit: Unit) -> Any:
     y = lines_of("label", order)
     told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     told.append(alt.Tooltip("fingerprint:N", title="run"))
     base = alt.Chart(charts.data()).encode(x=x, y=y)
     joined = base.mark_line(strokeWidth=1, opacity=0.3, color=alt.ExprRef("quiet"))
-    points = base.mark_circle(size=64, opacity=0.85).encode(color=tints, tooltip=told, href="href:N")
+    points = base.mark_point(filled=True, size=64, opacity=0.85).encode(tooltip=told, href="href:N", **tints)
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{name}:Q", format=form(unit)) for name in ("mean", "low", "high"))]
-    means = alt.Chart(charts.data("means")).encode(y=y, color=tints, tooltip=ends, href="anchor:N")
+    means = alt.Chart(charts.data("means")).encode(y=y, color=tints["color"], tooltip=ends, href="anchor:N")
     span = means.mark_rule(strokeWidth=2, yOffset=12, opacity=0.9).encode(x=alt.X("low:Q"), x2="high:Q")
     mean = means.mark_tick(thickness=3, size=12, yOffset=12, opacity=1).encode(x=alt.X("mean:Q"))
     layers = (joined.encode(detail="seed:N", order="place:Q"), span, mean, points)
@@ -90,12 +96,14 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
             | {"label": named[columns.method(one.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
             | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": one.p}
             | {"holm": one.holm, "verdict": one.verdict, "detectable": one.detectable}
-            | {"below": -(one.detectable or 0.0), "bootstrap_low": low, "bootstrap_high": high}
+            | {"below": None if one.detectable is None else -one.detectable}
+            | {"bootstrap_low": low, "bootstrap_high": high}
             | {"anchor": anchor[columns.arm(one.arm.names)]}
         )
     signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
     axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
-    title = f"difference to the baseline{', points' if unit.share else ''}"
+    better = "" if table.higher else " (below 0 is better)"
+    title = f"difference{', points' if unit.share else ''}{better}"
     ink = alt.when("datum.verdict == 'better'").then(alt.value(alt.ExprRef("good")))
     ink = ink.when("datum.verdict == 'worse'").then(alt.value(alt.ExprRef("warm")))
     ink = ink.otherwise(alt.value(alt.ExprRef("quiet")))
@@ -109,7 +117,9 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     told += [alt.Tooltip("holm:Q", format=".3~g", title="p, Holm"), alt.Tooltip("detectable:Q", format=".4~g")]
     marks = [{"at": at} for at in dict.fromkeys((-table.smallest, 0.0, table.smallest))]
     layers = [
-        base.mark_bar(height=18, opacity=0.9, color=alt.ExprRef("fill")).encode(x=x("below"), x2="detectable:Q"),
+        base.mark_bar(height=18, opacity=0.9, color=alt.ExprRef("fill"))
+        .encode(x=x("below"), x2="detectable:Q")
+        .transform_filter("isValid(datum.detectable)"),
         alt.Chart(charts.data("marks")).mark_rule(strokeDash=[3, 3], opacity=0.8).encode(x=x("at")),
         base.mark_rule(strokeWidth=2.5).encode(x=x("low"), x2="high:Q", color=ink),
         base.mark_rule(strokeWidth=1, yOffset=7, opacity=0.8)
@@ -118,8 +128,8 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
         base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=told, href="anchor:N"),
     ]
     caption = (
-        "Green is better, orange worse, grey no difference shown. Thick: the paired 95 % t-interval over seeds; thin: "
-        "the bootstrap over seeds and test examples. Behind: what these seeds would have shown four times in five."
+        "Green: better. Orange: worse. Grey: no difference shown. Thick line: paired 95 % t-interval over seeds. Thin "
+        "line: bootstrap over seeds and test examples. Grey box: smaller differences than these seeds could show."
     )
     if table.smallest:
         caption += f" The dashed lines are at 0 and at {unit.size(table.smallest)}{unit.points}, "
@@ -187,7 +197,7 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
             kept | {"seed": seed, "value": score.value, "href": href(score.cell)} for seed, score in one.scores.items()
         ]
     scale = alt.Scale(nice=False, padding=18, **({"type": "log"} if wide else {"zero": False}))
-    axis = alt.Axis(values=list(ats), format="~g", labelOverlap=True, labelFlush=True)
+    axis = numbers(values=list(ats), labelOverlap=True, labelFlush=True)
     x = alt.X("beside:Q", title=called, scale=scale, axis=axis)
 
     def y(field: str) -> Any:
@@ -195,11 +205,12 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
 
     told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]
-    every = alt.Chart(charts.data()).encode(x=x, color=colour(named))
-    base = alt.Chart(charts.data("means")).encode(x=x, color=colour(named))
+    lines = categories("label", named.values(), "line")
+    every = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
+    base = alt.Chart(charts.data("means")).encode(x=x, color=lines["color"])
     layers = [
         every.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=told, href="href:N"),
-        base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean")),
+        base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean"), **lines),
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
         base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
     ]
@@ -207,8 +218,8 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     if len(order) > 1:
         caption += f" Arms of one {called} are drawn side by side."
     figure = f"by-{slug(called)}" + (f"-{slug(setting)}" if setting else "")
-    head = headed(f"{title} by {called}", setting)
-    return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=320, means=means)
+    head, height = headed(f"{title} by {called}", setting), 320 + legend_height(named.values())
+    return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=height, means=means)
 
 
 def aside(at: float, ats: Sequence[float], place: float, count: int, wide: bool) -> float:

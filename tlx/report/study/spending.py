@@ -8,7 +8,8 @@ import altair as alt
 from tlx.cells import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
-from tlx.report.study.axes import colour, finite, form, headed, labels, reach, upright
+from tlx.report.scales import categories, legend_height, numbers
+from tlx.report.study.axes import finite, form, headed, labels, reach, upright
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, metric
 
@@ -16,12 +17,11 @@ TIME = "seconds"
 
 
 class Cost(NamedTuple):
-    """One thing that runs take: its name in the records and on the page, its axis, how a number of it is written."""
+    """A cost of runs: its name in the records and on the page, the title of its axis, how a number of it is written."""
 
     key: str
     title: str
     axis: str
-    form: str
     told: Callable[[float], str]
 
 
@@ -35,15 +35,15 @@ def scientific(value: float) -> str:
 
 
 COSTS = (
-    Cost(TIME, "time", "seconds a run", "~s", words.duration),
-    Cost("seconds/train", "of it training", "seconds", "~s", words.duration),
-    Cost("seconds/compile", "compilation", "seconds", "~s", words.duration),
-    Cost("examples_per_second", "examples a second", "examples a second", "~s", words.number),
-    Cost("flops", "FLOPs", "FLOPs of a run's steps, by XLA's count", ".1~e", scientific),
-    Cost("peak_memory_bytes", "peak memory", "peak memory, bytes", "~s", words.size),
-    Cost("energy/kwh", "energy, kWh", "energy, kWh", ".1~e", words.number),
-    Cost("energy/co2e_kg", "CO2e, kg", "CO2e, kg", ".1~e", words.number),
-    Cost("parameters/trainable", "parameters that learn", "parameters that learn", "~s", lambda n: f"{n:,.0f}"),
+    Cost(TIME, "time", "seconds a run", words.duration),
+    Cost("seconds/train", "of it training", "seconds", words.duration),
+    Cost("seconds/compile", "compilation", "seconds", words.duration),
+    Cost("examples_per_second", "examples a second", "examples a second", words.number),
+    Cost("flops", "FLOPs", "FLOPs of a run's steps, by XLA's count", scientific),
+    Cost("peak_memory_bytes", "peak memory", "peak memory, bytes", words.size),
+    Cost("energy/kwh", "energy, kWh", "energy, kWh", words.number),
+    Cost("energy/co2e_kg", "CO2e, kg", "CO2e, kg", words.number),
+    Cost("parameters/trainable", "parameters that learn", "parameters that learn", lambda n: f"{n:,.0f}"),
 )
 DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable")
 
@@ -89,20 +89,23 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
         "cost:Q",
         title=cost.axis,
         scale=scale,
-        axis=alt.Axis(format=cost.form, tickCount=4, labelOverlap=True, labelFlush=True),
+        axis=numbers(tickCount=4, labelOverlap=True, labelFlush=True),
     )
     settings = list(dict.fromkeys(row["setting"] for row in drawn))
+    tints = categories("label", named.values(), "point")
     shape: dict[str, Any] = {}
-    if 1 < len(settings) <= 6:
+    if 1 < len(settings) <= 6 and "shape" not in tints:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
     title, values = metric(table.metric), reach(table, unit)
     told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
     told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
-    base = alt.Chart(charts.data()).encode(x=x, color=colour(named))
+    base = alt.Chart(charts.data()).encode(x=x, color=tints["color"])
     span = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(y=upright("low", title, values, unit), y2="high:Q")
     point = base.mark_point(size=80, filled=True, opacity=0.95).encode(
-        y=upright("mean", title, values, unit), tooltip=told, href="anchor:N", **shape
+        y=upright("mean", title, values, unit), tooltip=told, href="anchor:N", **{**shape, **tints}
     )
     name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
-    return charts.figure(name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280)
+    return charts.figure(
+        name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280 + legend_height(named.values())
+    )
