@@ -93,5 +93,5 @@ def test_a_config_must_be_there_be_json_and_name_its_type(tmp_path):
     with pytest.raises(ValueError, match="is not JSON"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="names no model_type"):
+    with pytest.raises(ValueError, match="model_type is missing"):
         read_config(tmp_path)

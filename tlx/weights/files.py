@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tlx.documents import check, read_json
+from tlx.documents.models import ANY, form
+from tlx.documents.reading import FETCH
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -19,13 +23,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {CONFIG}; a Hugging Face directory has one")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if "model_type" not in document:
-        raise ValueError(f"{path} names no model_type")
-    return document
+    document = read_json(path, ANY)
+    return check(document, form(document["model_type"]), path, FETCH)
 
 
 def tensor_files(directory: Path) -> list[Path]:
