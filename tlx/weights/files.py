@@ -1,7 +1,6 @@
 """Tensors in files: safetensors, whole or sharded. No file of a checkpoint is ever executed."""
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -10,12 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from tlx.weights.header import DTYPES, Extent, header_bytes, parse_json, read_header, short
+from tlx.documents import check, read_json
+from tlx.documents.checks import Mapped, Record, Text
+from tlx.documents.models import ANY, form
+from tlx.documents.reading import FETCH
+from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
+INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
 # In the header of the files that tlx writes: the hash of their tensors.
 CHECKSUM = "tlx_sha256"
 
@@ -25,13 +29,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {CONFIG}; a Hugging Face directory has one")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if "model_type" not in document:
-        raise ValueError(f"{path} names no model_type")
-    return document
+    document = read_json(path, ANY)
+    return check(document, form(document["model_type"]), path, FETCH)
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
@@ -84,20 +83,10 @@ def indexed_files(index: Path) -> dict[str, Path]:
 
 def read_index(path: Path) -> dict[str, str]:
     """The `weight_map` of an index: the shard's name by the tensor's name."""
-    try:
-        document = parse_json(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {short(error, 120)}; fetch it again") from None
-    names = document.get("weight_map") if isinstance(document, dict) else None
-    if not isinstance(names, dict) or not names:
-        what = f"has the weight_map {short(names)}" if isinstance(document, dict) else f"holds {short(document)}"
-        raise ValueError(
-            f'{path} {what}, expected {{"weight_map": {{tensor: file}}}}; fetch it again, or join the shards in one '
-            f"{WEIGHTS}"
-        )
+    names = read_json(path, INDEX_FORM, remedy=f"fetch it again, or join the shards in one {WEIGHTS}")["weight_map"]
+    if not names:
+        raise ValueError(f"{path} has an empty weight_map; expected the file of every tensor; fetch it again")
     for tensor, shard in names.items():
-        if not isinstance(shard, str):
-            raise ValueError(f"{path} maps tensor {tensor!r} to {short(shard)}, expected the name of a file beside it")
         windows = PureWindowsPath(shard)
         if windows.anchor or PurePosixPath(shard).is_absolute() or ".." in windows.parts or "\0" in shard:
             raise ValueError(

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tlx.documents import parse_json
+
 METADATA = "__metadata__"
 # The format's own limit.
 LONGEST = 100_000_000
@@ -66,34 +68,13 @@ def read_header(path: Path) -> Header:
             announced = f", {length} bytes by its first 8" if size >= 8 else ""
             raise ValueError(f"{path} is damaged: its header cannot be read ({size} bytes{announced}); fetch it again")
         content = stream.read(length)
-    try:
-        document = parse_json(content)
-    except ValueError as error:
-        raise damaged(path, f"its header cannot be read ({length} bytes: {short(error, 120)})") from None
-    if not isinstance(document, dict):
-        raise damaged(path, f"its header cannot be read (it holds {short(document)}, expected an object)")
+    document = parse_json(content, f"{path} is damaged: its header", remedy="fetch it again")
     metadata = document.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise damaged(path, f"{METADATA} is {short(metadata)}, expected an object of strings")
     tensors = {name: extent(path, name, entry, 8 + length) for name, entry in document.items()}
     check_cover(path, tensors, 8 + length, size)
     return Header(tensors, metadata)
-
-
-def parse_json(content: bytes) -> Any:
-    """The value of a JSON text. ValueError says why there is none: it is no JSON, too deep, or has a key twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-        return fields
-
-    try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
