@@ -81,7 +81,9 @@ def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
     """The checked entry of one tensor; its numbers lie behind byte `begin`."""
     if not isinstance(entry, dict):
         raise damaged(path, f"tensor {name!r} has the entry {short(entry)}, expected dtype, shape and data_offsets")
-    dtype, shape, offsets = (entry.get(field) for field in ("dtype", "shape", "data_offsets"))
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(
             f"{path}: tensor {name!r} has the dtype {short(dtype)}; tlx reads {', '.join(DTYPES)}. Save the model in "
