@@ -3,8 +3,10 @@
 Models, inputs and bases are those of `test_parity_peft`.
 """
 
+import importlib.util
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -12,22 +14,18 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.numpy import load_file, save_file
-from test_parity_peft import (
-    IMAGES,
-    PAIRS,
-    TOLERANCE,
-    bases,
-    draw,
-    our_logits,
-    peft_config,
-    theirs,
-    torch_logits,
-)
 
 import tlx
 from tlx.weights.peft_targets import layer_number, why_not
 
-__all__ = ["bases"]
+# Test files are no package.
+spec = importlib.util.spec_from_file_location("peers", Path(__file__).with_name("test_parity_peft.py"))
+peers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(peers)
+IMAGES, PAIRS, TOLERANCE = peers.IMAGES, peers.PAIRS, peers.TOLERANCE
+bases, draw, our_logits, theirs = peers.bases, peers.draw, peers.our_logits, peers.theirs
+peft_config, torch_logits = peers.peft_config, peers.torch_logits
+
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.usefixtures("quick"),
