@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees",),
+    ("trees", "patterns"),
+    ("documents",),
     ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
     ("models", "tasks", "optim", "data", "discrepancy"),
@@ -42,6 +43,7 @@ BORDERS = {
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
+    "array_record": ("data/",),
     "orbax": ("checkpoint.py",),
     "flax": ("models/bridge.py",),
     "optax": ("optim/", "step.py"),

@@ -113,8 +113,27 @@ def load(document: Any, kinds: Kinds) -> Any:
         return document
     if "repr" in document:
         raise ValueError(f"{document['repr']} was written down by its repr alone; give the config file again")
+    if not isinstance(document.get("kind"), str):
+        raise ValueError(f"a record says no kind, the name of its class: it has {sorted(map(str, document))[:6]}")
     kind = _kind(document["kind"], kinds)
-    return kind(**{name: load(value, kinds) for name, value in document.items() if name != "kind"})
+    values = {name: load(value, kinds) for name, value in document.items() if name != "kind"}
+    return _built(kind, values)
+
+
+def _built(kind: type, values: Mapping[str, Any]) -> Any:
+    """A record of the class `kind`, whose fields have the types that they declare; ValueError for other fields,
+    TypeError for other types."""
+    hints = typing.get_type_hints(kind)
+    known = kind._fields if hasattr(kind, "_fields") else [f.name for f in dataclasses.fields(kind)]
+    if strange := sorted(values.keys() - set(known)):
+        raise ValueError(f"{kind.__name__} has no field {strange[0]!r}{near_miss(strange[0], known)}")
+    for name, value in values.items():
+        conform(value, hints.get(name, Any), f"{kind.__name__}.{name}")
+    try:
+        return kind(**values)
+    except (ArithmeticError, LookupError, AttributeError) as error:
+        # A class checks what it needs, in the belief that the rest makes sense.
+        raise ValueError(f"{kind.__name__} cannot have these values ({type(error).__name__}: {error})") from None
 
 
 def fingerprint(value: Any) -> str:

@@ -5,22 +5,19 @@ freezes. Every rule must claim something and every parameter must be claimed, so
 """
 
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from tlx.patterns import Pattern, compile_pattern
 from tlx.trees import Tree, flatten, near_miss, nest, size
 from tlx.types import Learn, Rule
 
 Partition = dict[str, Learn | None]
 
 
-def compile_rule(pattern: str) -> re.Pattern[str]:
-    """The compiled `pattern`; ValueError names what is wrong with it."""
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
+def compile_rule(pattern: str) -> Pattern:
+    """Compile a rule's `pattern`; raise ValueError that names what is wrong with it."""
+    return compile_pattern(pattern, "rule")
 
 
 def prefixes(paths: Iterable[str]) -> set[str]:

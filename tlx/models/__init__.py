@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, mlp, vit
+from tlx.models import bert, bridge, cnn, mlp, sizes, vit
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, summary
@@ -28,7 +28,7 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "example_inputs",
+    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "count", "example_inputs",
     "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
 ]  # fmt: skip
 
@@ -51,6 +51,13 @@ def foreign(kind: str) -> ModuleType:
     if kind not in FOREIGN:
         raise ValueError(f"no architecture for model_type {kind!r}{near_miss(kind, FOREIGN)}")
     return FOREIGN[kind]
+
+
+def count(config: Any, outputs: int | None = None) -> int:
+    """Count the parameters that the model of `config` has, without building it."""
+    file = architecture(config)
+    declare = getattr(file, "declare", None) or (lambda c, n: file.build(c, n).params)
+    return sizes.count(declare, config, outputs)
 
 
 def image_shape(config: Any) -> tuple[int, int, int] | None:

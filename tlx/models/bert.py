@@ -25,8 +25,11 @@ from tlx.layers import (
     normal,
 )
 from tlx.models.names import Name, dense_names, norm_names
+from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Stage
+
+POSITIVE = ("vocabulary", "width", "depth", "heads", "mlp", "positions", "embedding", "epsilon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Bert:
     pooling: str = "first"
 
     def __post_init__(self) -> None:
+        check_ranges(self, POSITIVE, ("dropout", "attention_dropout", "head_dropout"))
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.pooling not in ("first", "mean"):

@@ -24,6 +24,7 @@ from tlx.layers import (
     he,
     max_pool,
 )
+from tlx.models.sizes import check_ranges
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context, Model, Stage
 
@@ -41,6 +42,7 @@ class Cnn:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        check_ranges(self, ("size", "channels", "widths", "dense"), ("dropout", "momentum"))
         if not self.widths:
             raise ValueError("widths is empty; a Cnn has at least one convolution")
         if self.size < 2 ** len(self.widths):

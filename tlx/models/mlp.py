@@ -7,6 +7,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 
 from tlx.layers import ACTIVATIONS, as_dtype, declare_dense, dense, dropout, example, he
+from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Stage
 
@@ -22,6 +23,7 @@ class Mlp:
     input: str = "image"
 
     def __post_init__(self) -> None:
+        check_ranges(self, ("inputs", "widths"), ("dropout",))
         if not self.widths:
             raise ValueError("widths is empty; an Mlp has at least one hidden layer")
         if self.activation not in ACTIVATIONS:

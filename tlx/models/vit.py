@@ -30,6 +30,7 @@ from tlx.layers import (
     zeros,
 )
 from tlx.models.names import Name, dense_names, norm_names
+from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Model, Param, Stage
 
@@ -37,6 +38,7 @@ from tlx.types import Array, Carry, Context, Model, Param, Stage
 UP, DOWN, INNER, OUTER = 14, 15, 16, 18
 FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
 CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsilon")
 UNUSED = (
     r".*\.mask_token",
     r"decoder\..*",
@@ -78,6 +80,7 @@ class Vit:
     deviation: float = 0.02
 
     def __post_init__(self) -> None:
+        check_ranges(self, POSITIVE, ("dropout", "attention_dropout", "stochastic_depth"))
         if self.family not in CLASSES:
             raise ValueError(f"no family {self.family!r}{near_miss(self.family, CLASSES)}")
         if self.width % self.heads:

@@ -20,7 +20,7 @@ from tlx.types import Model, Variables
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import read_adapter, save_adapter, with_leaves
-from tlx.weights.files import CONFIG, read_config, read_tensors, write_tensors
+from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
 from tlx.weights.form import (
     OWN,
     STATS,
@@ -34,6 +34,7 @@ from tlx.weights.form import (
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
+from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
@@ -105,6 +106,12 @@ def load_pretrained(
         resettable=(built.stages[-1].name,) if kind == OWN else ("head", "pool"),
         reset=declared_resets(reset, built, held),
         reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
+    )
+    check_values(
+        arrays,
+        {entry.path: entry.foreign for entry in entries},
+        flatten({**built.params, **prefixed_stats(built)}),
+        lambda key: tensor_files(directory)[key],
     )
     manifest = Manifest(str(source), document, entries)
     pretrained = Pretrained(built, fill(built, arrays, seed), processors.load(directory), manifest, task)

@@ -1,0 +1,70 @@
+"""Whether the numbers of an architecture make sense, before anything of that size is built."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tlx import config as records
+from tlx.trees import flatten, size
+
+# Far above what a new head or resized positions add to a checkpoint.
+ROOM = 10_000_000
+TIMES = 4
+
+
+def check_ranges(config: Any, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+    """Check the fields of an architecture's record.
+
+    Args:
+        config: The record.
+        positive: Names of fields that are numbers above 0, or tuples of such.
+        shares: Names of fields from 0 to 1.
+
+    Raises:
+        TypeError: A field has another type than it declares.
+        ValueError: A field is out of its range.
+    """
+    records.check(config)
+    for name in positive:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(number is not None and not number > 0 for number in numbers):
+            raise ValueError(f"{type(config).__name__} has {name}={value!r}; expected a number above 0")
+    for name in shares:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{type(config).__name__} has {name}={value!r}; expected a number from 0 to 1")
+
+
+def count(declare: Callable[[Any, int | None], Any], config: Any, outputs: int | None) -> int:
+    """Count the parameters that an architecture declares, without a tree of all of its layers.
+
+    Layers are alike, so two of them say what `depth` of them hold.
+    """
+    depth = getattr(config, "depth", None)
+    if depth is None or depth <= 2:
+        return total(declare(config, outputs))
+    one, two = (total(declare(records.replace(config, depth=n), outputs)) for n in (1, 2))
+    return one + (depth - 1) * (two - one)
+
+
+def total(tree: Any) -> int:
+    return sum(size(leaf) for leaf in flatten(tree).values())
+
+
+def check_count(described: int, held: int, config: Any, where: object) -> None:
+    """Raise ValueError where config.json describes a model far larger than the tensors beside it.
+
+    Args:
+        described: How many parameters config.json describes.
+        held: How many numbers the tensors of the files hold.
+        config: The architecture's record.
+        where: The config.json.
+    """
+    if described <= TIMES * held + ROOM:
+        return
+    names = ("depth", "width", "mlp", "vocabulary", "positions", "size", "channels", "inputs", "widths")
+    told = ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
+    raise ValueError(
+        f"{where} describes {described:,} parameters ({told}), and the tensors beside it hold {held:,} numbers; "
+        "expected the config.json of these tensors: copy it from the model's source again"
+    )
