@@ -1,6 +1,5 @@
 """Answers from a finished run, or from any saved model that has a head."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import models
+from tlx import folder, models
 from tlx.folder import RECIPE
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.sounds import SoundProcessor
@@ -42,7 +41,7 @@ def tokens_of(source: str | Path) -> int | None:
     path = Path(source) / RECIPE
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["recipe"]["data"]["tokens"]
+    return folder.read(Path(source), RECIPE)["recipe"]["data"]["tokens"]
 
 
 def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | None) -> dict[str, np.ndarray]:
@@ -59,7 +58,7 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
         told = "sounds" if heard else "images"
         raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")
     kind = "audio" if heard else "image"
-    return {"image": np.stack([processor({kind: Path(name).read_bytes()})["image"] for name in given])}
+    return {"image": np.stack([processor({kind: Path(name).read_bytes(), "name": name})["image"] for name in given])}
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:

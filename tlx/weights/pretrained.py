@@ -12,6 +12,7 @@ import numpy as np
 
 from tlx import config as records
 from tlx import models, processors
+from tlx.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Classification, Regression, Task
@@ -20,7 +21,7 @@ from tlx.types import Model, Variables
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import read_adapter, save_adapter, with_leaves
-from tlx.weights.files import CONFIG, read_config, read_tensors, write_tensors
+from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
 from tlx.weights.form import (
     OWN,
     STATS,
@@ -77,6 +78,7 @@ def load_pretrained(
     for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
     """
     directory = locate(source)
+    digests.verify_below(directory)
     document = read_config(directory)
     kind = document["model_type"]
     stated = stated_task(document)
@@ -92,6 +94,7 @@ def load_pretrained(
         settings = records.replace(settings, pooling=pooling)
     if resize is not None:
         settings = resized(settings, resize)
+    check_size(settings, outputs, directory)
     built = models.build(settings, outputs)
     held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
     tensors = read_tensors(directory)
@@ -113,6 +116,13 @@ def load_pretrained(
     gone = [f"{built.stages[-1].name}/.*"] if afresh else []
     kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
     return with_leaves(pretrained, kept, str(directory / ADAPTER)) if kept else pretrained
+
+
+def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
+    """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
+    if type(settings) in OWN_KINDS.values():
+        held = sum(path.stat().st_size for path in tensor_files(directory))
+        models.sizes.check_count(models.count(settings, outputs), held, settings, directory / CONFIG)
 
 
 def beside(model: Model, kind: str, directory: Path) -> Found:
@@ -152,7 +162,7 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
         return model
     try:
         return records.load(document["model"], OWN_KINDS)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
 
 
