@@ -64,7 +64,7 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
 def read_examples(arguments: Sequence[str]) -> list[str]:
     """Texts as they are, files of images and sounds as their paths, and every line of any other file.
 
-    Raises ValueError for a file that is not UTF-8.
+    Raises ValueError for a file that is not UTF-8, or holds no text.
     """
     found: list[str] = []
     for argument in arguments:
@@ -73,11 +73,15 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
             continue
         try:
-            text = path.read_bytes().decode("utf-8")
+            # Some editors put a mark before the text, which is no part of it.
+            text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); convert it, for "
                 f"example: iconv -f latin1 -t utf-8 {path}"
             ) from None
-        found += [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{path} is empty; expected a text on each line")
+        found += lines
     return found

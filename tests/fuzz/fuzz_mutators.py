@@ -328,14 +328,18 @@ def mutated_tensors(rng, content, how):
 
 SLIPS = (
     ("def recipe", "def recipee"), ("(", "(("), (")", ""), (":", ""), ("return", "retrun"), ("import", "imprt"),
-    ("Train(", "Train(stpes=3, "), ("    ", "  "), ("tlx", "tlxx"), ("models.", "model."), ("Classification(", "Regressoin("),
-    ("'''", "'"), ("steps=3", "steps='3'"), ("steps=3", "steps=-3"), ("batch=8", "batch=0"), ("widths=(8,)", "widths=8"),
+    ("Train(", "Train(stpes=3, "), ("    ", "  "), ("tlx", "tlxx"), ("models.", "model."),
+    ("Classification(", "Regressoin("),
+    ("'''", "'"), ("steps=3", "steps='3'"), ("steps=3", "steps=-3"), ("batch=8", "batch=0"),
+    ("widths=(8,)", "widths=8"),
     ("return", "raise KeyError('x')\n    return"), ("return", "1 / 0\n    return"), ("return", "exit(0)\n    return"),
-    ("return", "return None and"), ("def recipe()", "def recipe(x)"), ("def recipe", "import nothing_there\ndef recipe"),
+    ("return", "return None and"), ("def recipe()", "def recipe(x)"),
+    ("def recipe", "import nothing_there\ndef recipe"),
     ("def recipe", "raise SystemExit(3)\ndef recipe"), ("return", "return return"), ("digits", "digitz"),
     ("inputs=(8, 8, 1)", "inputs=(8, 'a', 1)"), ("classes=10", "classes=10**40"), ("widths=(8,)", "widths=(0,)"),
-    ("return", "assert False\n    return"), ("return", "[].pop()\n    return"), ("def recipe", "def recipe():\n  pass\n "),
-    ("lr=0.01", "lr=float('nan')"), ("lr=0.01", "lr=-1"), ("seed=1", "seed=-1"), ("seed=1", "seed=1.5"), ("8)", "8", ),
+    ("return", "assert False\n    return"), ("return", "[].pop()\n    return"),
+    ("def recipe", "def recipe():\n  pass\n "),
+    ("lr=0.01", "lr=float('nan')"), ("lr=0.01", "lr=-1"), ("seed=1", "seed=-1"), ("seed=1", "seed=1.5"), ("8)", "8"),
 )  # fmt: skip
 
 

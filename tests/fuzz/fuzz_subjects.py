@@ -104,16 +104,16 @@ SUBJECTS = (
             (("predict", "{root}", "{root}/texts.txt", "--json"),), printed),
     # A finished run: every byte of it is known by its digest.
     Subject("run-model", 8, OWN, (("predict", "{root}", "{root}/../picture.png", "--json"),), printed),
-    Subject("run-page", 8, OWN, (("report", "{root}"),), page),
+    Subject("run-page", 4, OWN, (("report", "{root}"),), page),
     # The same without the digests, as an older version left it: the forms alone hold.
     Subject("old-run", 10, RECORDS, (("report", "{root}"),), page),
     Subject("run-export", 3, OWN, (("export", "{root}", "{root}/exported"),), exported),
-    Subject("checkpoint", 5, (("checkpoints/*", m.mutated_bytes, PLAIN), ("metrics.jsonl", *RECORDS[0][1:]),
+    Subject("checkpoint", 3, (("checkpoints/*", m.mutated_bytes, PLAIN), ("metrics.jsonl", *RECORDS[0][1:]),
                               ("recipe.json", *RECORDS[1][1:])),
             (("run", "{root}/config.py", "--out", "{root}", "--resume", "--quiet"),), metrics),
-    Subject("cache", 4, (("cache/prefixes/*", m.mutated_bytes, PLAIN), ("cache/labels/*", m.mutated_binary, PLAIN)),
+    Subject("cache", 1.5, (("cache/prefixes/*", m.mutated_bytes, PLAIN), ("cache/labels/*", m.mutated_binary, PLAIN)),
             (("run", "{root}/config.py", "--out", "{root}/out", "--quiet"),), other_run),
-    Subject("data", 5, (("figures/1.0.0/*.json", m.mutated_json, {"needed": ("pythonClassName", "splits", "name")}),
+    Subject("data", 4, (("figures/1.0.0/*.json", m.mutated_json, {"needed": ("pythonClassName", "splits", "name")}),
                         ("figures/1.0.0/*", m.mutated_bytes, PLAIN)),
             (("run", "{root}/config.py", "--out", "{root}/out", "--quiet"),), other_run),
     Subject("study", 8, (("study.json", m.mutated_json, {"needed": ("cells", "fingerprint", "names")}),
@@ -224,7 +224,8 @@ def make_texts(root):
     import tlx
     from tlx.processors import TextProcessor
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a good film the worst of all , not bad ##s ##t m".split()]
+    words: Any = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film the worst of all , not bad ##s ##t m"
+    words = words.split(" ")
     raw = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     raw.post_processor = processors.TemplateProcessing(
@@ -249,9 +250,7 @@ def make_texts(root):
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     raw.train_from_iterator(list(TEXTS) * 3, trainers.BpeTrainer(vocab_size=60, special_tokens=special))
     raw.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    roberta = tlx.models.Bert(
-        family="roberta", vocabulary=raw.get_vocab_size(), types=1, pad=1, epsilon=1e-12, **tiny
-    )
+    roberta = tlx.models.Bert(family="roberta", vocabulary=raw.get_vocab_size(), types=1, pad=1, epsilon=1e-12, **tiny)
     save(root / "roberta", roberta, TextProcessor(raw, 32, pad_id=1))
     (root / "roberta" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
 
@@ -353,6 +352,9 @@ def make_study(root):
     base = load_recipe(str(config), ())[1]
     methods = tlx.choice("method", {"full": {}, "probe": {"tuning": tlx.tuning.Probe()}})
     study = tlx.Study(
-        base=base, cells=tlx.prod(methods, tlx.param("seed", range(2))), question="Does it?", baseline={"method": "full"}
+        base=base,
+        cells=tlx.prod(methods, tlx.param("seed", range(2))),
+        question="Does it?",
+        baseline={"method": "full"},
     )
     run_study(study, root / "study", quiet=True)

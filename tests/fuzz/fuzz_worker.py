@@ -16,8 +16,8 @@ from pathlib import Path
 import fuzz_mutators as m
 from fuzz_subjects import SUBJECTS
 
-# In the order of how bad they are.
-FAULTS = ("traceback", "other numbers", "several lines", "names no file")
+# A data set is called by its name, a stored prefix by its folder.
+CALLED = {"data": ("figures",), "cache": ("prefixes", "labels")}
 
 
 class Worker:
@@ -59,7 +59,8 @@ class Worker:
         kind, answer, output = self.run(subject, root, command)
         if kind == "answered":
             kind = "same" if answer == self.intact[key] else "other numbers"
-        if kind == "refused" and not any(word in output for word in (path.name, str(path.parent), subject.name)):
+        names = (path.name, str(path.parent), subject.name, *CALLED.get(subject.name, ()))
+        if kind == "refused" and not any(name in output for name in names):
             kind = "names no file"
         self.count += 1
         if self.count % 60 == 0:
@@ -78,7 +79,8 @@ class Worker:
         for path in every:
             place = str(path.relative_to(root))
             for n, (pattern, *_) in enumerate(subject.files):
-                if fnmatch.fnmatch(place, pattern) and not place.endswith((".html", ".lock", ".py")) or place == pattern:
+                matches = fnmatch.fnmatch(place, pattern) and not place.endswith((".html", ".lock", ".py"))
+                if matches or place == pattern:
                     by_pattern.setdefault(n, []).append(path)
                     break
         n = rng.choice(sorted(by_pattern))

@@ -6,11 +6,11 @@ probabilities, pages, metrics, weights. It fails where something escapes as a tr
 the answer is another one, where the command is stuck, and where a refusal is several lines or names no file.
 
 What is not decidable is not mutated. In a foreign format (config.json, tokenizer.json, safetensors, peft's adapter) no
-checksum exists: a flipped bit of a weight, another layer_norm_eps, a deleted normalizer is another valid document, which
-transformers would load the same way. There the mutators replace values by values of another JSON type, by impossible
-sizes, delete or rename fields without which the document means nothing, nest, repeat, truncate and re-encode. In what
-tlx wrote itself (a finished run, a checkpoint, cached features, a study) every bit may change, for digests know it;
-`old-run` is a run whose digests were lost, where the forms alone must hold.
+checksum exists: a flipped bit of a weight, another layer_norm_eps, a deleted normalizer is another valid document,
+which transformers would load the same way. There the mutators replace values by values of another JSON type, by
+impossible sizes, delete or rename fields without which the document means nothing, nest, repeat, truncate and
+re-encode. In what tlx wrote itself (a finished run, a checkpoint, cached features, a study) every bit may change, for
+digests know it; `old-run` is a run whose digests were lost, where the forms alone must hold.
 
 `TLX_FUZZ=10000` sets the number of mutations, `TLX_FUZZ_SEED` the first seed, `TLX_FUZZ_REPORT=FILE` writes every
 outcome as a JSON line. A single seed is repeated by tests/fuzz/fuzz_worker.py.

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import click
@@ -39,8 +40,13 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
             raise
+        except click.ClickException as error:
+            help_of = getattr(error, "ctx", None) or context
+            message = " ".join(error.format_message().split()).rstrip(".")
+            click.echo(f"tlx: {message}; see {help_of.command_path} --help", err=True)
+            sys.exit(error.exit_code)
         except Exception as error:
             if os.environ.get("TLX_TRACEBACK"):
                 raise
@@ -80,6 +86,8 @@ def main() -> None:
 def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     """The function `name()` of a Python file of the user's; errors call the file a `what` file."""
     file = Path(path)
+    if file.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected a {what} file, in Python with a function {name}()")
     if not file.is_file():
         raise FileNotFoundError(f"no {what} file {path}; it is a Python file with a function {name}()")
     loader = importlib.machinery.SourceFileLoader(f"tlx_{what}_{file.stem}", str(file))
@@ -93,7 +101,7 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     if not callable(found):
         from tlx.trees import near_miss
 
-        functions = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
+        functions = [other for other, value in vars(module).items() if isinstance(value, FunctionType)]
         near = near_miss(name, functions) if functions else ""
         raise ValueError(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
 
@@ -204,7 +212,7 @@ def tell_files(folder: Path, *names: str) -> None:
             click.echo(folder / name)
 
 
-config_argument = click.argument("config", type=click.Path(dir_okay=False))
+config_argument = click.argument("config")
 set_option = click.option(
     "--set",
     "changes",
