@@ -127,7 +127,9 @@ def test_a_value_of_the_wrong_type_says_what_is_wanted(config):
 
 
 def test_a_change_without_a_sign_is_refused(config):
-    assert told("run", config, "--set", "seed") == "--set 'seed' is not of the form path=value"
+    assert told("run", config, "--set", "seed") == (
+        "--set 'seed' is not of the form path=value, for example optim.lr=0.01"
+    )
 
 
 def test_a_config_that_is_not_there(tmp_path):
@@ -138,15 +140,19 @@ def test_a_config_that_is_not_there(tmp_path):
 def test_a_config_without_a_recipe(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("x = 1\n")
-    assert told("show", str(path)) == f"{path} has no function recipe()"
+    assert told("show", str(path)) == (
+        f"{path} has no function recipe(); a config file has one, which takes no arguments"
+    )
     path.write_text("def recipe():\n    return 3\n")
-    assert told("show", str(path)) == f"recipe() in {path} returned int, not a tlx.Recipe"
+    assert told("show", str(path)) == f"recipe() in {path} returned int; expected a tlx.Recipe"
 
 
 def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
     path = tmp_path / "slip.py"
     path.write_text(CONFIG.replace("batch=8", "bach=8"))
-    assert "unexpected keyword argument 'bach'" in told("show", str(path))
+    message = told("show", str(path))
+    assert "unexpected keyword argument 'bach'" in message
+    assert message.startswith(f"{path} line 9: ")
 
 
 def test_a_rule_that_claims_nothing(config):

@@ -6,7 +6,6 @@
 `learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
 """
 
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
+from tlx.documents import digests, read_arrays, read_json, records
+from tlx.documents.records import OWNED, RERUN
 from tlx.records import write_json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
@@ -46,7 +47,7 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
     if (folder / RECIPE).is_file():
-        held = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        held = read_json(folder / RECIPE, OWNED, remedy=RERUN)
         if held["fingerprint"] != fingerprint and not overwrite:
             raise FileExistsError(
                 f"{folder} holds another recipe's run (fingerprint {held['fingerprint']}, this one's is "
@@ -80,7 +81,8 @@ def read(folder: Path, name: str = RESULT) -> Any:
     if not path.is_file():
         held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
         raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    digests.verify(Path(folder), name)
+    return read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
 
 
 class Predictions(NamedTuple):
@@ -96,8 +98,8 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     path = Path(folder) / "predictions" / f"{split}.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
+    digests.verify(Path(folder), f"predictions/{split}.npz")
+    return Predictions(**read_arrays(path, {"logits": 2, "labels": 1, "indices": 1}, remedy=RERUN))
 
 
 def environment() -> dict[str, Any]:

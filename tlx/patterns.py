@@ -1,7 +1,7 @@
 """Regular expressions of the user, matched in a time that their form cannot blow up.
 
-`re` tries one way after another and needs exponential time for `(a+)+b`. A pattern in which few ways exist goes to `re`;
-any other is turned into an automaton, which follows all ways at once (Thompson, 1968). References to groups and
+`re` tries one way after another and needs exponential time for `(a+)+b`. A pattern with few ways goes to `re`; any
+other is turned into an automaton, which follows all ways at once (Thompson, 1968). References to groups and
 conditions on them have no automaton and are refused.
 """
 

@@ -1,6 +1,5 @@
 """Answers from a finished run, or from any saved model that has a head."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import models
+from tlx import folder, models
 from tlx.folder import RECIPE
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.sounds import SoundProcessor
@@ -42,7 +41,7 @@ def tokens_of(source: str | Path) -> int | None:
     path = Path(source) / RECIPE
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["recipe"]["data"]["tokens"]
+    return folder.read(Path(source), RECIPE)["recipe"]["data"]["tokens"]
 
 
 def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | None) -> dict[str, np.ndarray]:
@@ -59,13 +58,13 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
         told = "sounds" if heard else "images"
         raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")
     kind = "audio" if heard else "image"
-    return {"image": np.stack([processor({kind: Path(name).read_bytes()})["image"] for name in given])}
+    return {"image": np.stack([processor({kind: Path(name).read_bytes(), "name": name})["image"] for name in given])}
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:
     """Texts as they are, files of images and sounds as their paths, and every line of any other file.
 
-    Raises ValueError for a file that is not UTF-8.
+    Raises ValueError for a file that is not UTF-8, or holds no text.
     """
     found: list[str] = []
     for argument in arguments:
@@ -74,11 +73,15 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
             continue
         try:
-            text = path.read_bytes().decode("utf-8")
+            # Some editors put a mark before the text, which is no part of it.
+            text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); convert it, for "
                 f"example: iconv -f latin1 -t utf-8 {path}"
             ) from None
-        found += [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{path} is empty; expected a text on each line")
+        found += lines
     return found

@@ -9,21 +9,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tlx.documents import digests, read_lines
+from tlx.documents.records import METRIC, RERUN
+
 METRICS = "metrics.jsonl"
+
+
+def json_text(document: Any) -> str:
+    """The text of a JSON file, as `write_json` writes it."""
+    return json.dumps(document, indent=2) + "\n"
 
 
 def write_json(path: Path, document: Any) -> None:
     """Writes a JSON file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json_text(document), encoding="utf-8")
     os.replace(partial, path)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a line that a killed run left half written is left out."""
-    path = folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    digests.verify(folder, METRICS)
+    return read_lines(folder / METRICS, METRIC, remedy=RERUN)
 
 
 class Records:

@@ -1,7 +1,7 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
+import dataclasses
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from tlx import config, folder, models
 from tlx.data import Examples, Splits, evaluation_batches
+from tlx.documents import digests
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
 from tlx.results import save_model, write_tables
-from tlx.trees import flatten, nest
+from tlx.trees import flatten, near_miss, nest
 from tlx.types import Variables
 from tlx.weights import Pretrained, load_pretrained
 from tlx.weights.files import read_file
@@ -78,11 +79,11 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     if (path / "model").is_dir():
         return path
     ready, splits, found = learned(path, given)
-    tested = path / "predictions" / "test.npz"
-    with np.load(tested) if tested.is_file() else nullcontext() as arrays:
-        outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
+    answers = folder.read_predictions(path, "test")
+    outcome = None if answers is None else Outcome(*answers)
     write_tables(path, ready, splits, outcome)
     save_model(path, ready, found)
+    digests.write(path)
     return path
 
 
@@ -98,6 +99,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
+    digests.verify(path, folder.LEARNED)
     kept = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
@@ -125,12 +127,15 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
     """
     document = folder.read(path, folder.RECIPE)
     made: dict[str, Any] = {}
+    known = [field.name for field in dataclasses.fields(Recipe)]
     for name, value in document["recipe"].items():
         if name == "kind":
             continue
+        if name not in known:
+            raise ValueError(f"{path / folder.RECIPE}: a Recipe has no field {name!r}{near_miss(name, known)}")
         try:
             made[name] = config.load(value, KINDS)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             if given is None:
                 raise ValueError(
                     f"{path}: the recipe's {name} is not among the classes of tlx ({error}); give the run's own config "

@@ -12,11 +12,12 @@ import numpy as np
 from tlx import config, describe, folder
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
+from tlx.documents import digests
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
-from tlx.records import read_metrics, write_json
+from tlx.records import json_text, read_metrics, write_json
 from tlx.selection import gaps
 from tlx.step import TrainState
 from tlx.trees import flatten
@@ -72,6 +73,8 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
+    text = json_text(result)
+    digests.write(path, {folder.RESULT: text})
     write_json(path / folder.RESULT, result)
     return result
 

@@ -127,7 +127,7 @@ def test_what_is_no_study_is_refused(study, tmp_path):
         cells.read(study)
     for listed in (None, [{"fingerprint": "../../etc", "names": {}}]):
         change(study, cells=listed)
-        with pytest.raises(ValueError, match=r"study\.json is no study's: it lists no cells by their fingerprints"):
+        with pytest.raises(ValueError, match=r"study\.json: cells(\[0\]\.fingerprint)? is .*; expected "):
             cells.read(study)
 
 

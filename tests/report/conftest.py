@@ -84,7 +84,9 @@ def brightness(tmp_path_factory):
 def attacked(digits, tmp_path):
     """The digits' folder with markup wherever a data set, a file or a command line could have put it."""
     folder = tmp_path / "run"
-    shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html"))
+    shutil.copytree(
+        digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html", "files.json")
+    )
     documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("mistakes", "recipe", "result")}
     mistakes, recipe, result = documents.values()
     for field in ("text", "label"):

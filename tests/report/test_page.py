@@ -138,7 +138,7 @@ def test_every_rule_that_was_measured_stands_with_its_step_and_its_gap(digits, b
 
 def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
     copy = tmp_path / "run"
-    shutil.copytree(digits.folder, copy)
+    shutil.copytree(digits.folder, copy, ignore=shutil.ignore_patterns("files.json"))
     result = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps(result | {"selection": "snd"}))
     assert "flattering" not in draw(copy)
@@ -176,7 +176,7 @@ def test_markup_in_the_records_stays_text(attacked, digits):
 
 def test_a_long_run_is_thinned_and_keeps_its_spikes(digits, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model"))
+    shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "files.json"))
     lines = [{"step": n, "name": "train/loss", "value": 1 / n, "time": 0} for n in range(1, 20_001)]
     lines[5]["value"], lines[7000]["value"] = math.nan, 99.0
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

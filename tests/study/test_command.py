@@ -108,9 +108,12 @@ def test_every_mistake_is_one_line(file, tmp_path):
     path = str(tmp_path / "none.py")
     assert told(path) == f"no study file {path}; it is a Python file with a function study()"
     (tmp_path / "empty.py").write_text("x = 1\n")
-    assert told(str(tmp_path / "empty.py")) == f"{tmp_path / 'empty.py'} has no function study()"
+    assert (
+        told(str(tmp_path / "empty.py"))
+        == f"{tmp_path / 'empty.py'} has no function study(); a study file has one, which takes no arguments"
+    )
     (tmp_path / "three.py").write_text("def study():\n    return 3\n")
-    assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int, not a tlx.Study"
+    assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
     assert told(file, "--set", "optim.lrr=1", "--status") == (
         "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
     )

@@ -82,7 +82,10 @@ def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
             ["--space", "none.py", "--trials", "2"],
             "no space file none.py; it is a Python file with a function space()",
         ),
-        (["--space", "tiny.py", "--trials", "2"], "tiny.py has no function space()"),
+        (
+            ["--space", "tiny.py", "--trials", "2"],
+            "tiny.py has no function space(); close: 'recipe'; a space file has one, which takes no arguments",
+        ),
         (["--space", "space.py", "--trials", "0"], "trials is 0; a search takes 1 or more"),
         (
             ["--space", "space.py", "--trials", "2", "--metric", "test/accuracy"],

@@ -5,7 +5,6 @@ DIR/operations.json           FLOPs of a run of either arm
 DIR/benefit.json, benefit.html   the card
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tlx.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH, SEED
 from tlx.benefit.card import card
 from tlx.cells import StudyRecords
 from tlx.cost import Operations, operations
+from tlx.documents import read_json, read_lines, records
 from tlx.energy import POUNDS_2018, PUE_2018, checked
 from tlx.folder import environment
 from tlx.records import write_json
@@ -71,11 +71,9 @@ def at_once(directory: Path, found: StudyRecords) -> int:
     """How many processes ran cells of the study side by side on one machine, at most: each worked from the beginning of
     its first run to the end of its last."""
     took = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in found.cells if cell.result}
-    path = directory / EXECUTIONS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     spans: dict[tuple[str, int], list[float]] = {}
     # A killed worker may have left half a line.
-    for line in (json.loads(text) for text in lines if text.endswith("}")):
+    for line in read_lines(directory / EXECUTIONS, records.EXECUTION, skip_damaged=True):
         if line["cell"] in took:
             begin, end = line["time"] - took[line["cell"]], line["time"]
             span = spans.setdefault((line["host"], line["process"]), [begin, end])
@@ -109,7 +107,7 @@ def told(value: Any) -> str:
 def counted_once(directory: Path, study: Study, arm: str) -> Operations:
     """The operations of a run of the arm, remembered by the fingerprint of its recipe."""
     path, cell = directory / OPERATIONS, largest(study, arm)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path, records.OPERATIONS, remedy=f"delete {path}: it is counted again") if path.is_file() else {}
     if cell.fingerprint not in known:
         known[cell.fingerprint] = operations(cell.recipe)._asdict()
         write_json(path, known)

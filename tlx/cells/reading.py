@@ -9,17 +9,19 @@ Nothing here imports JAX or pandas, and nothing is written.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tlx.documents import digests, read_json, read_lines, records
+from tlx.documents.checks import Form
 from tlx.folder import RECIPE, RESULT, Predictions, read_predictions
 from tlx.records import read_metrics
 from tlx.trees import near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 SEED = "seed"
+REMEDY = "restore the file, or run the study's command again, which writes it"
 State = Literal["done", "running", "failed", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
@@ -57,7 +59,10 @@ class Cell(NamedTuple):
     def recipe(self) -> dict[str, Any] | None:
         """The dumped recipe, once the cell has begun."""
         path = self.folder / RECIPE
-        return json.loads(path.read_text(encoding="utf-8"))["recipe"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        digests.verify(self.folder, RECIPE)
+        return read_json(path, records.BRIEF, remedy=records.RERUN, finite=False)["recipe"]
 
     def curves(self) -> dict[str, dict[int, float]]:
         """Every metric that the run wrote as it went, by name and step."""
@@ -121,9 +126,7 @@ class StudyRecords(NamedTuple):
 
     def plan(self) -> list[dict[str, Any]]:
         """The planner's decisions; a line that a killed worker left half written is left out."""
-        path = self.folder / PLAN
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_lines(self.folder / PLAN, records.PLAN, skip_damaged=True)
 
     def check_metric(self, metric: str) -> str:
         """The metric; ValueError, with the near miss, where no finished cell has it."""
@@ -145,11 +148,8 @@ def read(directory: str | Path) -> StudyRecords:
     folder = Path(directory)
     if not is_study(folder):
         raise FileNotFoundError(f"{folder} holds no study: there is no {STUDY}")
-    document = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    listed = document.get("cells") if isinstance(document, dict) else None
-    if not isinstance(listed, list) or not all(re.fullmatch(r"\w+", str(item.get("fingerprint"))) for item in listed):
-        raise ValueError(f"{folder / STUDY} is no study's: it lists no cells by their fingerprints")
-    cells = tuple(_cell(folder, item) for item in listed)
+    document = read_json(folder / STUDY, records.STUDY, remedy=REMEDY, finite=False)
+    cells = tuple(_cell(folder, item) for item in document["cells"])
     _check(folder, cells)
     texts = {name: document.get(name) or "" for name in ("name", "question", "metric", "command", "file")}
     baseline, smallest = document.get("baseline") or {}, float(document.get("smallest") or 0.0)
@@ -159,12 +159,12 @@ def read(directory: str | Path) -> StudyRecords:
 def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
     fingerprint = item["fingerprint"]
     path = folder / CELLS / fingerprint
-    result, failed = _document(path / RESULT), _document(path / FAILED)
+    result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
     state: State = "done" if result else "failed" if failed else "waiting"
     if not result and held(folder / CLAIMS / f"{fingerprint}.lock"):
         state = "running"
         # It may have been on its last line when the files were looked at.
-        if result := _document(path / RESULT):
+        if result := _document(path / RESULT, records.RESULT):
             state = "done"
     changes = tuple((path, str(before), str(after)) for path, before, after in item.get("changes", ()))
     return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed if state == "failed" else None)
@@ -196,12 +196,14 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
             )
 
 
-def _document(path: Path) -> dict[str, Any] | None:
+def _document(path: Path, form: Form) -> dict[str, Any] | None:
     # A worker that tries again may take a file away at any moment.
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, form, remedy=records.RERUN, finite=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    digests.verify(path.parent, path.name)
+    return document
 
 
 def _key(names: Mapping[str, Any]) -> str:

@@ -4,33 +4,74 @@ A file of commands decorates its functions with `@main.command()` and stands in 
 Everything heavy is imported inside the command that needs it.
 """
 
+import contextlib
+import importlib.machinery
 import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import click
 
-USER_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    ImportError,
+)
 RUN_ERRORS = (ArithmeticError, OSError)
 
 
 class Commands(click.Group):
-    """A group whose commands end a user's mistake in one clear line and exit code 2 (1 where the run itself failed)."""
+    """A group whose commands end a user's mistake in one clear line and exit code 2 (1 where the run itself failed).
+
+    Whatever nobody foresaw is one line too, which asks for a report, and exit code 1.
+    """
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except click.ClickException:
+        except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
             raise
-        except (*USER_ERRORS, *RUN_ERRORS) as error:
+        except click.ClickException as error:
+            help_of = getattr(error, "ctx", None) or context
+            message = " ".join(error.format_message().split()).rstrip(".")
+            click.echo(f"tlx: {message}; see {help_of.command_path} --help", err=True)
+            sys.exit(error.exit_code)
+        except Exception as error:
             if os.environ.get("TLX_TRACEBACK"):
                 raise
-            click.echo(f"tlx: {error}", err=True)
+            click.echo(f"tlx: {line_of(error)}", err=True)
             sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+
+
+def line_of(error: Exception) -> str:
+    """Return one line that says what went wrong.
+
+    >>> line_of(ValueError("width is 3;\\n  expected 4"))
+    'width is 3; expected 4'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename}: {reason}; expected a file or a folder that this user can use: check the path"
+    if isinstance(error, (*USER_ERRORS, *RUN_ERRORS)) and text:
+        return text
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"not enough memory{f' ({text})' if text else ''}: take smaller batches, or a smaller model"
+    return (
+        f"internal error, {type(error).__name__}{f': {text}' if text else ''}; please report it with what the same "
+        "command prints with TLX_TRACEBACK=1, which shows where it happened"
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,16 +86,57 @@ def main() -> None:
 def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     """The function `name()` of a Python file of the user's; errors call the file a `what` file."""
     file = Path(path)
-    spec = importlib.util.spec_from_file_location(f"tlx_{what}_{file.stem}", file)
-    if not file.is_file() or spec is None or spec.loader is None:
+    if file.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected a {what} file, in Python with a function {name}()")
+    if not file.is_file():
         raise FileNotFoundError(f"no {what} file {path}; it is a Python file with a function {name}()")
+    loader = importlib.machinery.SourceFileLoader(f"tlx_{what}_{file.stem}", str(file))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.modules[loader.name] = module
+    with located(file, what):
+        loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found):
-        raise ValueError(f"{path} has no function {name}()")
-    return found
+        from tlx.trees import near_miss
+
+        functions = [other for other, value in vars(module).items() if isinstance(value, FunctionType)]
+        near = near_miss(name, functions) if functions else ""
+        raise ValueError(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
+
+    def call() -> Any:
+        with located(file, what):
+            return found()
+
+    return call
+
+
+@contextlib.contextmanager
+def located(file: Path, what: str) -> Iterator[None]:
+    """Say the line of the user's file at which an error came up."""
+    try:
+        yield
+    except SyntaxError as error:
+        where = error.filename if error.filename and Path(error.filename) != file else file
+        raise ValueError(
+            f"{where} line {error.lineno or 1}: {error.msg}; expected a Python file: correct it"
+        ) from error
+    except SystemExit as error:
+        raise ValueError(
+            f"{file}{line_in(file, error)} exits the program; a {what} file only returns a value"
+        ) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        named = text if isinstance(error, USER_ERRORS) and text else f"{type(error).__name__}: {text}"
+        kind = type(error) if type(error) in (FileNotFoundError, FileExistsError, TypeError) else ValueError
+        raise kind(f"{file}{line_in(file, error)}: {named}") from error
+
+
+def line_in(file: Path, error: BaseException) -> str:
+    """` line N`, the innermost line of the file in the traceback of `error`; nothing where it is in none."""
+    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return f" line {numbers[-1]}" if numbers else ""
 
 
 def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
@@ -63,7 +145,7 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
 
     base = function_of(path, "recipe", "config")()
     if not isinstance(base, Recipe):
-        raise TypeError(f"recipe() in {path} returned {type(base).__name__}, not a tlx.Recipe")
+        raise TypeError(f"recipe() in {path} returned {type(base).__name__}; expected a tlx.Recipe")
     return base, changed(base, changes)
 
 
@@ -75,7 +157,7 @@ def changed(recipe: Any, changes: Sequence[str]) -> Any:
     for change in changes:
         name, sign, value = change.partition("=")
         if not sign:
-            raise ValueError(f"--set {change!r} is not of the form path=value")
+            raise ValueError(f"--set {change!r} is not of the form path=value, for example optim.lr=0.01")
         recipe = config.override(recipe, name, value, KINDS)
     return recipe
 
@@ -130,7 +212,7 @@ def tell_files(folder: Path, *names: str) -> None:
             click.echo(folder / name)
 
 
-config_argument = click.argument("config", type=click.Path(dir_okay=False))
+config_argument = click.argument("config")
 set_option = click.option(
     "--set",
     "changes",

@@ -18,7 +18,7 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
 
     study = function_of(path, "study", "study")()
     if not isinstance(study, Study):
-        raise TypeError(f"study() in {path} returned {type(study).__name__}, not a tlx.Study")
+        raise TypeError(f"study() in {path} returned {type(study).__name__}; expected a tlx.Study")
     if not changes:
         return study
     # What the task's kind has chosen is chosen anew.
@@ -27,7 +27,7 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
 
 
 @main.command()
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file")
 @set_option
 @click.option(
     "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/ and the file's name]."

@@ -16,7 +16,7 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @config_argument
 @set_option
 @click.option(
-    "--space", "file", required=True, type=click.Path(dir_okay=False),
+    "--space", "file", required=True,
     help="A Python file whose space() returns {path: uniform(...), log_uniform, integer or one_of from tlx.tune}.",
 )  # fmt: skip
 @click.option("--trials", required=True, type=int, help="How many points to try in all.")

@@ -58,7 +58,8 @@ def parse_json(
     if not text.strip():
         raise DocumentError(f"{name} is empty; expected JSON; {remedy}")
     try:
-        document = json.loads(text, object_pairs_hook=once, parse_constant=None if finite is False else constant)
+        hooks = {"parse_constant": constant, "parse_float": real} if finite else {}
+        document = json.loads(text, object_pairs_hook=once, **hooks)  # type: ignore[arg-type]
     except json.JSONDecodeError as error:
         raise DocumentError(
             f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; {remedy}"
@@ -68,7 +69,10 @@ def parse_json(
     except ValueError as error:
         # The parser's own limit on the digits of a number, a key that is there twice, a number that is none.
         raise DocumentError(f"{name}: {str(error).split(';')[0]}; {remedy}") from None
-    limits(document, name, remedy, finite, deepest)
+    if isinstance(document, dict | list):
+        check_depth(document, name, remedy, deepest)
+    if "\\u" in text:
+        check_characters(document, name, remedy)
     return check(document, Record() if form is None else form, name, remedy)
 
 
@@ -143,29 +147,40 @@ def constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is not JSON")
 
 
-def limits(document: Any, name: object, remedy: str, finite: bool, deepest: int) -> None:
-    """DocumentError for a document that is nested too deeply, or holds a number or a string that nothing can use."""
-    level, depth = [document], 0
-    while level:
-        depth += 1
-        if depth > deepest:
-            raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}")
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner += value.values()
-                level_texts: Any = value
-            elif isinstance(value, list):
-                inner += value
-                continue
-            elif isinstance(value, float) and finite and not math.isfinite(value):
-                raise DocumentError(f"{name} holds a number that is not finite; {remedy}")
-            else:
-                level_texts = (value,)
-            for text in level_texts:
-                if isinstance(text, str) and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-                    raise DocumentError(f"{name} holds half a character (a lone surrogate) in {shown(text)}; {remedy}")
-        level = inner
+def real(text: str) -> float:
+    """A number with a point or an exponent; ValueError where it is too large for a float."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text[:40]}, a number that is not finite")
+    return number
+
+
+def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
+    """DocumentError for a document that is nested too deeply for what reads it later."""
+    level = [document]
+    for _ in range(deepest):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}")
+
+
+def check_characters(document: Any, name: object, remedy: str) -> None:
+    """DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DocumentError(f"{name} holds half a character (a lone surrogate) in {shown(value)}; {remedy}")
 
 
 def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> dict[str, np.ndarray]:
@@ -193,7 +208,9 @@ def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> 
     count = None
     for name, ndim in dims.items():
         if name not in held:
-            raise DocumentError(f"{path} holds {', '.join(known[:6]) or 'nothing'}; expected an array {name!r}; {remedy}")
+            raise DocumentError(
+                f"{path} holds {', '.join(known[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
+            )
         array = held[name]
         numeric = array.dtype.kind in "iuf"
         if not numeric or array.ndim != ndim:

@@ -28,8 +28,8 @@ FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kin
 
 __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "count", "example_inputs",
-    "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
+    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "count",
+    "example_inputs", "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
 ]  # fmt: skip
 
 

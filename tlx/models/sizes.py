@@ -7,8 +7,8 @@ from tlx import config as records
 from tlx.trees import flatten, size
 
 # Far above what a new head or resized positions add to a checkpoint.
-ROOM = 10_000_000
-TIMES = 4
+ROOM = 2_000_000
+TIMES = 2
 
 
 def check_ranges(config: Any, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
@@ -52,19 +52,19 @@ def total(tree: Any) -> int:
 
 
 def check_count(described: int, held: int, config: Any, where: object) -> None:
-    """Raise ValueError where config.json describes a model far larger than the tensors beside it.
+    """Raise ValueError where config.json describes a model far larger than the files of tensors beside it.
 
     Args:
         described: How many parameters config.json describes.
-        held: How many numbers the tensors of the files hold.
+        held: How many bytes the files of tensors have.
         config: The architecture's record.
         where: The config.json.
     """
     if described <= TIMES * held + ROOM:
         return
     names = ("depth", "width", "mlp", "vocabulary", "positions", "size", "channels", "inputs", "widths")
-    told = ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
+    sizes = ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
     raise ValueError(
-        f"{where} describes {described:,} parameters ({told}), and the tensors beside it hold {held:,} numbers; "
+        f"{where} describes {described:,} parameters ({sizes}), and the tensors beside it have {held:,} bytes; "
         "expected the config.json of these tensors: copy it from the model's source again"
     )

@@ -5,13 +5,13 @@ DIR/domains.json              how far each source is from the target
 DIR/negative.json, negative.html   the report
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tlx import cells, config
 from tlx.data import open_dataset
+from tlx.documents import read_json, records
 from tlx.folder import environment
 from tlx.negative.arms import EPS, SOURCE, TRANSFER
 from tlx.negative.card import card, finite
@@ -72,7 +72,7 @@ def known_domains(study: Study, directory: Path) -> list[dict[str, Any]]:
     eps = list(dict.fromkeys(cell.names[EPS] for cell in cells_of))
     base, path = study.base, directory / DOMAINS
     asked = {"of": config.fingerprint(base), "sources": sources, "eps": eps}
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path, records.DOMAINS, remedy=f"delete {path}: it is measured again") if path.is_file() else {}
     if {name: known.get(name) for name in asked} != asked:
         known = {**asked, "rows": divergences(base, sources, eps)}
         write_json(path, known)

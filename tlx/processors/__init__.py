@@ -6,7 +6,6 @@ a model saved with its processor opens in transformers and the other way round.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+
+from tlx.documents import read_json
+from tlx.processors import files
+from tlx.processors.pictures import open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,6 +71,7 @@ class TextProcessor:
         Raises FileNotFoundError where there is none, ValueError where it has no fast form.
         """
         directory = Path(directory)
+        files.check_files(directory)
         tokenizer = _fast_tokenizer(directory, tokens) or _auto_tokenizer(directory, tokens)
         return cls(tokenizer, tokens, directory, _pad_id(directory, tokenizer))
 
@@ -147,7 +151,7 @@ class ImageProcessor:
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """From `preprocessor_config.json`. Raises FileNotFoundError, and ValueError where the sizes are missing."""
-        settings = json.loads((Path(directory) / "preprocessor_config.json").read_text(encoding="utf-8"))
+        settings = files.read_preprocessor(Path(directory))
         size = _extent(settings.get("size", 224), shortest=True) if settings.get("do_resize", True) else None
         # The older form of the file has no do_center_crop and no crop_size for the models that do not crop.
         cropped = settings.get("do_center_crop", False) and (settings.get("crop_size") or settings.get("size"))
@@ -171,11 +175,10 @@ class ImageProcessor:
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
         """`{"image": uint8[H, W, C] or a PNG's or JPEG's bytes}` to `{"image": float32[height, width, channels]}`."""
         from PIL.Image import fromarray
-        from PIL.Image import open as open_image
 
         image = example["image"]
         if isinstance(image, bytes):
-            picture: Image = open_image(io.BytesIO(image))
+            picture: Image = open_picture(image, example.get("name", "this image"))
         else:
             array = np.asarray(image)
             if array.dtype != np.uint8 or array.ndim not in (2, 3):
@@ -248,7 +251,7 @@ def load(directory: str | Path, tokens: int = 128) -> Processor | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file, most_bytes=files.MOST_BYTES) if file.is_file() else {}
 
 
 def _fast_tokenizer(directory: Path, tokens: int) -> Tokenizer | None:
@@ -259,9 +262,7 @@ def _fast_tokenizer(directory: Path, tokens: int) -> Tokenizer | None:
     """
     if not (directory / "tokenizer.json").is_file():
         return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = files.open_tokenizer(directory / "tokenizer.json")
     settings = _json(directory / "tokenizer_config.json")
     normalizer = _json(directory / "tokenizer.json").get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
@@ -286,7 +287,9 @@ def _auto_tokenizer(directory: Path, tokens: int) -> Tokenizer:
         raise FileNotFoundError(f"{directory} has no tokenizer; expected tokenizer.json or vocab.txt")
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    tokenizer = files.refused(
+        lambda: AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True), directory
+    )
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise ValueError(
@@ -317,11 +320,13 @@ def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
     """A size of preprocessor_config.json, which may be a number or a dict, as (height, width) or the shortest edge."""
     if isinstance(size, int):
         return (size, size)
-    if "height" in size:
+    if size and "height" in size and "width" in size:
         return (size["height"], size["width"])
-    if shortest and "shortest_edge" in size:
+    if size and shortest and "shortest_edge" in size:
         return size["shortest_edge"]
-    raise ValueError(f"cannot read the size {size} of preprocessor_config.json; expected height and width")
+    raise ValueError(
+        f"preprocessor_config.json: size is {size}; expected height and width, or shortest_edge with a crop"
+    )
 
 
 def _named(size: Any) -> dict[str, int]:

@@ -15,12 +15,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from tlx.documents.processors import SOUNDS
 from tlx.processors import ImageProcessor, Inputs
+from tlx.processors.files import read_preprocessor
 
 # What `preprocessor_config.json` calls it; no class of transformers reads it.
 KIND = "TlxSpectrogram"
 # The width of a frame in seconds, as is usual for speech.
 WINDOW = 0.025
+# Samples a second that resampling takes, and samples that memory holds.
+RATES = (1_000, 1_000_000)
+MOST_SAMPLES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,8 @@ class SoundProcessor(ImageProcessor):
         from transformers.audio_utils import spectrogram, window_function
 
         audio = example["audio"]
-        sound = decoded(audio, self.rate, "this sound") if isinstance(audio, bytes) else np.asarray(audio, np.float32)
+        name = example.get("name", "this sound")
+        sound = decoded(audio, self.rate, name) if isinstance(audio, bytes) else np.asarray(audio, np.float32)
         if sound.ndim != 1:
             raise ValueError(f"a sound is float32[samples], not {sound.dtype}{list(sound.shape)}")
         sound = np.pad(sound[: self.samples], (0, max(0, self.samples - len(sound))))
@@ -78,8 +84,8 @@ class SoundProcessor(ImageProcessor):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """From the file that `save` writes."""
-        told = json.loads((Path(directory) / "preprocessor_config.json").read_text(encoding="utf-8"))
-        return cls(size=tuple(told["size"]), rate=told["rate"], seconds=told["seconds"])
+        settings = read_preprocessor(Path(directory), SOUNDS)
+        return cls(size=tuple(settings["size"]), rate=settings["rate"], seconds=settings["seconds"])
 
 
 def drawn(sound: np.ndarray) -> np.ndarray:
@@ -105,21 +111,39 @@ def decoded(content: bytes, rate: int, what: str) -> np.ndarray:
     """float32[T] of a sound file, its channels averaged, at `rate` samples a second. Raises ValueError for what is no
     sound, ModuleNotFoundError that names the extra where soundfile is not installed."""
     sound = soundfile()
+    check_sound(content, what)
     try:
         samples, found = sound.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except sound.LibsndfileError as error:
-        raise ValueError(f"{what} is no sound that can be read: {error}") from None
+    except (sound.LibsndfileError, ValueError, MemoryError) as error:
+        raise ValueError(f"{what} is no sound that can be read: {error}; expected a whole sound file") from None
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{what} holds samples that are not finite; expected numbers from -1 to 1: convert it again")
     mono = samples.mean(1)
     return mono if found == rate else resampled(mono, found, rate)
 
 
 def rate_of(content: bytes, what: str) -> int:
     """Samples a second of a sound file; raises as `decoded`."""
+    return check_sound(content, f"the first sound of {what}")
+
+
+def check_sound(content: bytes, what: str) -> int:
+    """Return the samples a second of a sound file; ValueError where its header describes what nothing can hold."""
     sound = soundfile()
     try:
-        return int(sound.info(io.BytesIO(content)).samplerate)
-    except sound.LibsndfileError as error:
-        raise ValueError(f"the sounds of {what} cannot be read: {error}") from None
+        header = sound.info(io.BytesIO(content))
+    except (sound.LibsndfileError, ValueError) as error:
+        raise ValueError(f"{what} is no sound that can be read: {error}; expected a whole sound file") from None
+    if not RATES[0] <= header.samplerate <= RATES[1]:
+        raise ValueError(
+            f"{what} has {header.samplerate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}: convert it"
+        )
+    if header.frames * header.channels > MOST_SAMPLES:
+        raise ValueError(
+            f"{what} has {header.frames:,} samples in {header.channels} channels; expected at most {MOST_SAMPLES:,}: "
+            "cut it"
+        )
+    return int(header.samplerate)
 
 
 def resampled(sound: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The raw records of a finished run, read back. Nothing else on a page comes from anywhere but here."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config, folder
+from tlx.documents import check
+from tlx.documents.records import DRAWN, RERUN
 from tlx.folder import Predictions
+from tlx.recipe import Recipe
 from tlx.records import read_metrics
 
 
@@ -47,7 +51,7 @@ class Records(NamedTuple):
 
 def read(path: Path) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
-    result, document = folder.read(path), folder.read(path, folder.RECIPE)
+    result, document = folder.read(path), read_recipe(path)
     predictions = {}
     for split in ("validation", "test"):
         found = folder.read_predictions(path, split)
@@ -67,6 +71,25 @@ def read(path: Path) -> Records:
         weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).is_file() else None,
         moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).is_file() else None,
     )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """`recipe.json`, whose recipe is the one that its fingerprint names wherever the file alone tells."""
+    from tlx.recipe import KINDS
+
+    document = check(folder.read(path, folder.RECIPE), DRAWN, path / folder.RECIPE, RERUN)
+    if '{"repr":' in json.dumps(document):
+        return document
+    try:
+        fingerprint = config.fingerprint(config.load(document["recipe"], KINDS | {"Recipe": Recipe}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / folder.RECIPE}: {error}; {RERUN}") from None
+    if fingerprint != document["fingerprint"]:
+        raise ValueError(
+            f"{path / folder.RECIPE}: its recipe has the fingerprint {fingerprint}, and the file says "
+            f"{document['fingerprint']}; {RERUN}"
+        )
+    return document
 
 
 def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:

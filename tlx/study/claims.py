@@ -1,6 +1,5 @@
 """Who runs which cell: a lock a cell, which the kernel frees when its holder dies, however it dies."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from tlx.cells import CELLS, CLAIMS, FAILED
+from tlx.documents import read_json, records
 from tlx.folder import RESULT
 from tlx.sweeps import Cell
 
@@ -32,7 +32,7 @@ def settled(folder: Path, since: float) -> bool:
 def failure(folder: Path) -> dict[str, Any] | None:
     """The `failed.json` of a cell, if there is one: another process may be about to take it away."""
     try:
-        return json.loads((folder / FAILED).read_text(encoding="utf-8"))
+        return read_json(folder / FAILED, records.FAILED, remedy=f"delete {folder / FAILED}: the cell is tried again")
     except FileNotFoundError:
         return None
 

@@ -1,6 +1,5 @@
 """What a search was asked, checked, and the folder that it is asked in."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -9,6 +8,7 @@ import numpy as np
 from tlx import config
 from tlx.arm import total_steps
 from tlx.cells import CELLS, CLAIMS, is_study
+from tlx.documents import read_json, records
 from tlx.metrics import LOWER_IS_BETTER
 from tlx.prepare import open_data
 from tlx.recipe import Recipe
@@ -116,7 +116,7 @@ def settle(folder: Path, asked: Asked) -> None:
         if not (folder / SEARCH).is_file():
             write_json(folder / SEARCH, asked.document)
             return
-    held = json.loads((folder / SEARCH).read_text(encoding="utf-8"))
+    held = read_json(folder / SEARCH, records.SEARCH, remedy="restore the file, or choose another folder with --out")
     for name, ours in asked.document.items():
         if name != "recipe" and held[name] != ours:
             what = "recipe" if name == "fingerprint" else name

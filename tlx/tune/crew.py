@@ -29,7 +29,9 @@ class Crew:
         self.share = share
         with alone(folder):
             self.storage = journal.open_storage(folder)
-            self.study = journal.open_study(self.storage, asked.direction, pruner)
+            with journal.readable(folder):
+                self.study = journal.open_study(self.storage, asked.direction, pruner)
+            journal.check_trials(self.study, asked.space, folder)
             if asked.sampler in UP_FRONT:
                 points = journal.points(asked.sampler, asked.space, asked.seed, trials)
                 for point in points[len(self.study.get_trials(deepcopy=False)) :]:

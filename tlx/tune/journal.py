@@ -4,7 +4,8 @@ A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own va
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,12 +13,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tlx import config
+from tlx.documents import read_lines
+from tlx.documents.checks import Record, Whole
 from tlx.tune.space import Integers, OneOf, Point, Range, Space, drawn, grid
 
 JOURNAL, NAME = "journal.log", "tlx"
 Sampler = Literal["tpe", "random", "grid", "cmaes"]
 Pruner = Literal["none", "hyperband"]
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
+LINE = Record({"op_code": Whole(0, 99)})
+RESTORE = "restore the file, or choose another folder with --out"
 # These know all of their points before the first is run.
 UP_FRONT = ("random", "grid")
 
@@ -65,8 +70,45 @@ def open_storage(out: Path) -> Any:
     from optuna.storages import JournalStorage, journal
 
     path = out / JOURNAL
-    path.touch()
-    return JournalStorage(journal.JournalFileBackend(str(path), lock_obj=Turn(path)))
+    if not path.exists():
+        path.touch()
+    read_lines(path, LINE, remedy=RESTORE)
+    with readable(out):
+        return JournalStorage(journal.JournalFileBackend(str(path), lock_obj=Turn(path)))
+
+
+@contextmanager
+def readable(out: Path) -> Iterator[None]:
+    """Turn what Optuna raises on a journal that does not make sense into ValueError, which names the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ValueError(
+            f"{out / JOURNAL} is damaged ({reason}); expected the journal of a search; {RESTORE}"
+        ) from error
+
+
+def check_trials(study: Any, space: Space, out: Path) -> None:
+    """ValueError where a trial of the journal has no point of the space."""
+    with readable(out):
+        for trial in study.get_trials(deepcopy=False):
+            params = trial.params | trial.system_attrs.get("fixed_params", {})
+            if space.keys() <= params.keys():
+                point = to_point(space, params)
+                suspects = [path for path, value in point.items() if not fits(space[path], value)]
+                if suspects:
+                    raise ValueError(f"trial {trial.number} has {suspects[0]}={point[suspects[0]]!r}")
+
+
+def fits(spec: Any, value: Any) -> bool:
+    """Whether a value is one that a spec may choose."""
+    if isinstance(spec, OneOf):
+        return True
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and spec.low <= value <= spec.high
 
 
 def again(study: Any, storage: Any, number: int) -> Any:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from tlx import models
+from tlx.documents import digests
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
@@ -117,6 +118,7 @@ def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained
 
 def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:
     """`(adapter_config.json, leaves by our path)` for a `model` of the Hugging Face `model_type` `kind`."""
+    digests.verify_below(directory)
     document = read_adapter_config(directory)
     tensors = read_file(directory / TENSORS)
     declared = flatten(model.params)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlx import config as records
 from tlx import models, processors
+from tlx.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Classification, Regression, Task
@@ -78,6 +79,7 @@ def load_pretrained(
     for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
     """
     directory = locate(source)
+    digests.verify_below(directory)
     document = read_config(directory)
     kind = document["model_type"]
     stated = stated_task(document)
@@ -93,6 +95,7 @@ def load_pretrained(
         settings = records.replace(settings, pooling=pooling)
     if resize is not None:
         settings = resized(settings, resize)
+    check_size(settings, outputs, directory)
     built = models.build(settings, outputs)
     held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
     tensors = read_tensors(directory)
@@ -120,6 +123,13 @@ def load_pretrained(
     gone = [f"{built.stages[-1].name}/.*"] if afresh else []
     kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
     return with_leaves(pretrained, kept, str(directory / ADAPTER)) if kept else pretrained
+
+
+def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
+    """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
+    if type(settings) in OWN_KINDS.values():
+        held = sum(path.stat().st_size for path in tensor_files(directory))
+        models.sizes.check_count(models.count(settings, outputs), held, settings, directory / CONFIG)
 
 
 def beside(model: Model, kind: str, directory: Path) -> Found:
@@ -159,7 +169,7 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
         return model
     try:
         return records.load(document["model"], OWN_KINDS)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
 
 

@@ -110,7 +110,7 @@ def test_cost_stands_beside_quality(drawings, small_study):
 
 def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
     out = tmp_path / "study"
-    shutil.copytree(small_study, out)
+    shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
     for n, cell in enumerate(cells.read(out).cells):
         if cell.result:
             energy = {"kwh": 1e-3 * (n + 1), "co2e_kg": 4e-4 * (n + 1), "how": "watts x time"}
@@ -161,7 +161,7 @@ def test_the_same_records_give_the_same_page(html, small_study):
 
 def test_another_metric_may_be_asked(small_study, tmp_path):
     out = tmp_path / "study"
-    shutil.copytree(small_study, out)
+    shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
     told = text(report.write(out, "test/loss").read_text(encoding="utf-8"))
     assert "Test cross-entropy at the last step" in told
     assert "smallest effect of interest" not in told.partition("How to read this")[0]
@@ -171,7 +171,7 @@ def test_another_metric_may_be_asked(small_study, tmp_path):
 
 def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
     out = tmp_path / "study"
-    shutil.copytree(small_study, out)
+    shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
     cell = cells.read(out).cells[0]
     cell.result["metrics"]["test/accuracy"] += 0.05
     (cell.folder / "result.json").write_text(json.dumps(cell.result))
