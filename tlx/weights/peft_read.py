@@ -24,6 +24,8 @@ PARTS = {
     "PREFIX_TUNING": {},
     "PROMPT_TUNING": {},
 }
+# The modules that peft saves along with an adapter for classifying sequences, whatever its config names.
+HEADS = ("classifier", "score")
 # Fields that change what a layer computes, beyond what is ours; peft's default of each is a kind of nothing.
 UNKNOWN = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "monteclora_config",
@@ -106,8 +108,26 @@ def read(
     else:
         for layer in sorted(layers.keys() | targeted(form, document)):
             READERS[kind](form, document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, found)
+    read = found.arrays.keys() | {line.split(" ")[0] for line in found.misshapen}
+    for path in sorted(promised(form, document) - read):
+        found.missing.append(f"{path} {shapes[path]} (as {form.places[path].name.foreign!r}, which the config names)")
     stop(source, found.missing, found.misshapen, found.extra)
     return found.arrays
+
+
+def promised(form: Layout, document: Mapping[str, Any]) -> set[str]:
+    """The head's leaves that the config says the file has: those of `modules_to_save`, and, for `task_type` SEQ_CLS,
+    those of peft's own list of heads. As in peft, a name stands for every module whose name ends with it."""
+    named = set(document.get("modules_to_save") or ())
+    named |= set(HEADS) if document.get("task_type") == "SEQ_CLS" else set()
+    paths = set()
+    for path, place in form.places.items():
+        if place.module is None or not place.name.head:
+            continue
+        parts = place.module.split(".")
+        modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        paths |= {path} if any(module.endswith(tuple(named)) for module in modules) else set()
+    return paths
 
 
 def targeted(form: Layout, document: Mapping[str, Any]) -> set[str]:
