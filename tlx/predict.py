@@ -15,6 +15,7 @@ from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.sounds import SoundProcessor
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.heads import MULTI_LABEL
+from tlx.weights.pretrained import ADVICE
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
@@ -30,7 +31,7 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
     pretrained = load_pretrained(source, model=model)
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
-    check_trained(pretrained, "Correct the checkpoint (config.json or its weights), or train it first: tlx run CONFIG")
+    check_trained(pretrained, ADVICE)
     if pretrained.manifest.document.get("problem_type") == MULTI_LABEL:
         raise ValueError(
             f"{source} gives several labels an example (problem_type {MULTI_LABEL}); tlx answers with one class. "

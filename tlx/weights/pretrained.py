@@ -39,7 +39,7 @@ from tlx.weights.source import locate
 from tlx.weights.trained import check_trained, drawn
 
 ADAPTER = "adapter"
-ADVICE = "Correct the checkpoint (config.json or its weights), train it first (tlx run CONFIG)"
+ADVICE = "Correct the checkpoint (its config.json or its weights), or train it first: tlx run CONFIG"
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
@@ -252,7 +252,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     naming the directory, if the disk does not take it; nothing that was there is lost.
     """
     if not untrained:
-        check_trained(pretrained, f"{ADVICE}, or write it as it is: save_pretrained(..., untrained=True)")
+        check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) writes it as it is")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, variables = pretrained.model, pretrained.variables
