@@ -132,11 +132,30 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
     assert not (tmp_path / "soup").exists()
 
 
-def test_answers_in_another_order_are_refused(runs):
+def renamed(opened, names):
+    """A reopened run as if its data had called the classes by other names."""
+    task = dataclasses.replace(opened.ready.task, names=names)
+    return opened._replace(ready=opened.ready._replace(task=task), pretrained=opened.pretrained._replace(task=task))
+
+
+def test_answers_in_another_order_are_reordered_by_name(runs):
     opened = reopen(runs["first"])
-    task = dataclasses.replace(opened.ready.task, names=tuple("1023456789"))
+    other = renamed(opened, tuple("1023456789"))
+    soups.check_fit(opened, other)
+    found = soups.in_order_of(opened, other)
+    head, before = (flatten(run.after.params)["head/kernel"] for run in (found, opened))
+    np.testing.assert_array_equal(head, before[:, [1, 0, *range(2, 10)]])
+    assert found.pretrained.task.names == opened.ready.task.names
+    (note,) = soups.renamed([opened, other])
+    assert "was reordered by class name: (1, 0, 2, " in note and "to (0, 1, 2, " in note
+    (note,) = soups.renamed([opened, renamed(opened, tuple(f"LABEL_{n}" for n in range(10)))])
+    assert "kept by position" in note
+
+
+def test_other_answers_are_refused(runs):
+    opened = reopen(runs["first"])
     with pytest.raises(ValueError, match="are of different answers"):
-        soups.check_fit(opened, opened._replace(ready=opened.ready._replace(task=task)))
+        soups.check_fit(opened, renamed(opened, tuple(str(n) for n in range(1, 11))))
 
 
 def test_a_run_that_trained_on_what_chooses_is_refused(runs):

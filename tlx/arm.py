@@ -16,6 +16,7 @@ import numpy as np
 
 from tlx import folder, selection
 from tlx.checkpoint import Checkpoints, Saved
+from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of
 from tlx.evaluate import Outcome
 from tlx.objectives import several
@@ -111,6 +112,7 @@ class Arm:
             "best_step": best.step,
             "best_value": best.value,
             "flops": self.flops,
+            "classes": list(self.ready.task.names),
         }
         kept = best.variables._asdict() if best.variables is not None else {}
         self.checkpoints.save(step, Saved(self.held(state), kept, notes))
@@ -127,6 +129,11 @@ class Arm:
         saved = self.checkpoints.restore(self.held(fresh), best)
         notes = saved.notes
         # Older checkpoints do not say.
+        if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
+            raise ValueError(
+                f"{self.path} was trained on the classes {shown(classes)}, and the data now have {shown(names)}: its "
+                "checkpoint's head would answer for other classes. Prepare the data set as it was, or pass --overwrite"
+            )
         self.flops = notes.get("flops")
         found = Variables(**saved.best) if notes["best"] else None
         self.best = Best(notes["best_step"], notes["best_value"], found)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.layers import column_norms
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Variables
-from tlx.weights import Pretrained, fingerprint, head_paths, inserted
+from tlx.weights import Pretrained, check_trained, fingerprint, head_paths, inserted, reorder
 
 BESIDE_KERNELS = ("lora", "vera", "ia3")
 # What computes something that no kernel of the model could.
@@ -76,11 +76,16 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
     """One LoRA whose delta in each layer is the weighted sum of those of models `adapted` from one base.
 
     Each delta is scale a @ b with `a` [I, R], `b` [R, O]; the sum of N of them is one of rank N R, exactly. The head is
-    that of the first. Raises ValueError, before anything is computed, for another number of weights than of models,
-    for other bases, and for anything but LoRA in the same layers with the same rank.
+    that of the first. LoRA in a head is put in the order of the first model's classes.
+
+    Raises ValueError, before anything is computed, for another number of weights than of models, for other bases, for
+    anything but LoRA in the same layers with the same rank, for LoRA in heads of other classes, and for a first model
+    whose head nobody trained.
     """
     if not adapted or len(adapted) != len(weights):
         raise ValueError(f"{len(adapted)} models and {len(weights)} weights: give one weight to each of one or more")
+    check_trained(adapted[0], "Its head is that of the sum: train it first, or put a trained model first")
+    adapted = [adapted[0], *(in_order_of(adapted[0], own) for own in adapted[1:])]
     first, held = adapted[0], [inserted(own) for own in adapted]
     shapes = [{path: tuple(leaf.shape) for path, leaf in own.items() if "dropout" not in path} for own in held]
     plain = tuple(f"/lora/{name}" for name in ("a", "b", "scale"))
@@ -107,3 +112,14 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
         leaves[f"{layer}/a"] = jnp.concatenate([lora["a"] for lora in own], axis=1)
         leaves[f"{layer}/scale"] = jnp.ones_like(own[0]["scale"])
     return first._replace(variables=first.variables._replace(params=nest(leaves)))
+
+
+def in_order_of(first: Pretrained, other: Pretrained) -> Pretrained:
+    """The other model, with its classes in the order of the first model's if its head has an adapter.
+
+    Raises ValueError, with both lists, if these are other classes.
+    """
+    head = f"{first.model.stages[-1].name}/"
+    names = [getattr(own.task, "names", ()) for own in (first, other)]
+    within = any(path.startswith(head) for path in inserted(other)) and bool(head_paths(other.model))
+    return reorder(other, names[0]) if within and all(names) else other

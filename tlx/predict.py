@@ -12,7 +12,9 @@ from tlx import folder, models
 from tlx.folder import RECIPE
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.sounds import SoundProcessor
-from tlx.weights import Pretrained, load_pretrained
+from tlx.weights import Pretrained, check_trained, load_pretrained
+from tlx.weights.heads import MULTI_LABEL
+from tlx.weights.pretrained import ADVICE
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
@@ -23,11 +25,17 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
     """Probabilities by class name, most probable first, one dict a text (or image file) in `given`.
 
     `model` is the architecture's dataclass where the run cannot name it (a bridged module). Raises ValueError where
-    the model has no head, or reads another kind of input.
+    the model has no head, a head or pooler that nobody trained, or reads another kind of input.
     """
     pretrained = load_pretrained(source, model=model)
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
+    check_trained(pretrained, ADVICE)
+    if pretrained.manifest.document.get("problem_type") == MULTI_LABEL:
+        raise ValueError(
+            f"{source} gives several labels an example (problem_type {MULTI_LABEL}); tlx answers with one class. "
+            "Fine-tune it on one label an example: tlx run CONFIG"
+        )
     forward = jax.jit(lambda variables, inputs: models.forward(pretrained.model, variables, inputs)[0]["logits"])
     answers: list[dict[str, float]] = []
     for start in range(0, len(given), BATCH):

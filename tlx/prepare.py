@@ -50,6 +50,12 @@ class Prepared(NamedTuple):
         return frozenset(entry.path for entry in self.manifest.entries if entry.action == "reset")
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
+        kept although the class names cannot be compared."""
+        return weights.sentences(self.model, self.manifest.entries, self.moving)
+
+    @property
     def streams(self) -> list[str]:
         """What a step gets a batch of: the streams of the data that some term reads."""
         return objectives.wanted(self.recipe.objective, self.recipe.data.streams)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tlx import config, folder, models
+from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.documents import digests
 from tlx.evaluate import Outcome, passes
@@ -17,7 +18,7 @@ from tlx.recipe import KINDS, Recipe
 from tlx.results import save_model, write_tables
 from tlx.trees import flatten, near_miss, nest
 from tlx.types import Variables
-from tlx.weights import Pretrained, load_pretrained
+from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.files import read_file
 from tlx.weights.form import STATS
 
@@ -64,6 +65,7 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
     pretrained = load_pretrained(path, ready.task, model=recipe.model)
+    check_trained(pretrained, "The model in the run's folder is damaged; run it again: tlx run CONFIG --overwrite")
     return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
 
 
@@ -110,8 +112,13 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
 
 
 def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
-    """The data of the run; ValueError where they are not those that it used."""
+    """The data of the run; ValueError where they are not those that it used, or their classes have another order."""
     splits = open_data(recipe)
+    if (classes := tuple(result.get("classes", splits.classes))) != splits.classes:
+        raise ValueError(
+            f"{path} ran on the classes {shown(classes)}, and {recipe.data.target!r} now has {shown(splits.classes)}; "
+            "prepare the data set as it was"
+        )
     if splits.fingerprint != result["data"]:
         raise ValueError(
             f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "

@@ -106,10 +106,12 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
     variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
-        save_adapter(trained, path / "adapter", moved=ready.moving & flatten(ready.model.params).keys())
+        moved = ready.moving & flatten(ready.model.params).keys()
+        save_adapter(trained, path / "adapter", moved=moved, untrained=True)
         if not apart(variables):
             trained = trained._replace(variables=merge(variables))
-    save_pretrained(trained, path / "model")
+    # The run's notes say which part of the model nobody trained; its own record is written all the same.
+    save_pretrained(trained, path / "model", untrained=True)
 
 
 def peak_memory() -> int:
@@ -133,14 +135,14 @@ def trained_on(splits: Splits) -> dict[str, Examples]:
 
 
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
-    """What is odd about the data of a run, and about its phases, and yet no mistake."""
+    """Return what is odd about a run and yet no mistake: its head, its data, its phases."""
     spans = phase_spans(ready, steps)
     idle = [
         f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
         for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
         if first == last
     ]
-    return notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle
+    return ready.notes + notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:

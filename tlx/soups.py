@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from tlx import blend
+from tlx.classes import match, shown
 from tlx.recipe import Recipe
 from tlx.records import write_json
 from tlx.reopen import Meter, Reopened, reopen
 from tlx.trees import flatten
 from tlx.types import Variables
-from tlx.weights import save_pretrained
+from tlx.weights import reorder, save_pretrained
 
 NAME = "blend.json"
 
@@ -35,6 +36,7 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
         check_plain(other)
     for other in opened[1:]:
         check_fit(opened[0], other)
+    opened = [opened[0], *(in_order_of(opened[0], other) for other in opened[1:])]
     meter = Meter(opened[0])
     candidates = [run.after for run in opened]
 
@@ -57,7 +59,7 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
         for number, (run, found) in enumerate(zip(runs, scores, strict=True))
     ]
     told = {"kind": "soup", "selection": rule, "ingredients": ingredients, "order": list(chosen)}
-    return write(target, opened[0], variables, meter, told | {"notes": notes(opened)})
+    return write(target, opened[0], variables, meter, told | {"notes": renamed(opened) + notes(opened)})
 
 
 def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | None = None) -> Any:
@@ -110,7 +112,7 @@ def check_fit(first: Reopened, other: Reopened) -> None:
         ("models", first.ready.model.config, other.ready.model.config),
         ("answers", first.ready.task.names, other.ready.task.names),
     ):
-        if left != right:
+        if left != right and not (what == "answers" and match(right, left).take):
             raise ValueError(f"{first.folder} and {other.folder} are of different {what}: {left} and {right}")
     held_out = (first.splits.validation, first.splits.test)
     for held, trained in product(held_out, other.splits.streams.values()):
@@ -121,6 +123,28 @@ def check_fit(first: Reopened, other: Reopened) -> None:
                 f"{other.folder} trained on {shared} of the {len(held)} examples that {first.folder} holds out; "
                 "nothing measured on them would hold"
             )
+
+
+def in_order_of(first: Reopened, other: Reopened) -> Reopened:
+    """The other run with its classes in the order of the first run's; ValueError if tlx cannot reorder them."""
+    names = first.ready.task.names
+    return other._replace(pretrained=reorder(other.pretrained, names)) if names else other
+
+
+def renamed(opened: Sequence[Reopened]) -> list[str]:
+    """A note for each run whose class names are not those of the first run in the same order."""
+    found, ours = [], opened[0].ready.task.names
+    for other in opened[1:]:
+        theirs = other.ready.task.names
+        how = match(theirs, ours)
+        if how.moves:
+            found.append(f"the head of {other.folder} was reordered by class name: {shown(theirs)} to {shown(ours)}")
+        elif how.by_position:
+            found.append(
+                f"the head of {other.folder} was kept by position: its classes {shown(theirs)} cannot be compared with "
+                f"{shown(ours)}"
+            )
+    return found
 
 
 def notes(opened: Sequence[Reopened]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tlx import losses, metrics
+from tlx.classes import contradictions, shown
 from tlx.types import Array
 
 
@@ -28,18 +29,29 @@ class Classification:
             raise ValueError(f"smoothing is {self.smoothing}; a share in [0, 1)")
         if self.classes is not None and self.names and len(self.names) != self.classes:
             raise ValueError(f"{len(self.names)} names for {self.classes} classes")
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ValueError(f"names has {twice[0]!r} twice: {shown(self.names)}; give every class its own name")
 
     @property
     def outputs(self) -> int | None:
         return self.classes
 
     def resolve(self, names: tuple[str, ...]) -> "Classification":
-        """With classes and names filled in from the data; ValueError where the data hold more classes than asked."""
+        """Return the task with classes and names filled in from the data.
+
+        `names` are the data's, in the order of its labels. The task's own names rename the classes. Raises ValueError
+        if the data have more classes than the task, or if the task gives a name of the data to another class.
+        """
         if not names:
             raise ValueError("the data set names no classes; it fits tasks.Regression")
         classes = self.classes or len(names)
         if len(names) > classes:
             raise ValueError(f"labels outside the class range: the data have {len(names)} classes, the task {classes}")
+        if strange := contradictions(names, self.names):
+            raise ValueError(
+                f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {strange[0]!r} is "
+                "another class there. Give the names in the order of the data's labels, or leave names out"
+            )
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
         return replace(self, classes=classes, names=self.names or names)
 

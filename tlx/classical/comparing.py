@@ -227,6 +227,7 @@ def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[s
     found = [
         "Features are what the head reads before any training, scaled by the mean and spread of source and target."
     ]
+    found += [f"{note[0].upper()}{note[1:]}." for note in drawn[0][1].notes]
     if "ot" not in said and find_spec("ot") is None:
         found.append("Optimal transport was left out, for POT is not installed: pip install 'tlx[classical]'.")
     if not drawn[0][1].manifest.entries:

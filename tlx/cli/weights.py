@@ -13,11 +13,17 @@ from tlx.cli.group import config_option, given_recipe, main
 @click.argument("directory", type=click.Path(file_okay=False))
 def export(source: str, directory: str) -> None:
     """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open."""
-    from tlx.weights import load_pretrained, save_pretrained
+    from tlx.weights import check_trained, load_pretrained, save_pretrained
+    from tlx.weights.pretrained import ADVICE
 
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
         raise FileExistsError(f"{directory} is not empty; choose another directory")
-    click.echo(save_pretrained(load_pretrained(source), directory))
+    pretrained = load_pretrained(source)
+    check_trained(pretrained, ADVICE)
+    if unused := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused"):
+        names = ", ".join(unused[:4]) + (f", ... and {len(unused) - 4} more" if len(unused) > 4 else "")
+        click.echo(f"note: {len(unused)} tensors of {source} belong to no part of the model: {names}", err=True)
+    click.echo(save_pretrained(pretrained, directory))
 
 
 @main.command()

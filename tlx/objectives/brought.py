@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 
+from tlx.classes import match
 from tlx.models import beside, example_inputs, forward
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
-from tlx.weights import Pretrained, load_pretrained
+from tlx.weights import Pretrained, load_pretrained, reorder, untrained
 
 # Every model that was loaded, without its numbers: a trace of the step reads no file.
 KNOWN: dict[str, Pretrained] = {}
@@ -26,34 +27,32 @@ def structure(source: str) -> Model:
     return (KNOWN[source] if source in KNOWN else bring(source)).model
 
 
-def class_names(source: str) -> tuple[str, ...]:
-    """What the classes of `source` are called; empty where it has no head."""
-    return getattr((KNOWN[source] if source in KNOWN else bring(source)).task, "names", ())
+def in_order_of(teacher: Pretrained, names: Sequence[str], who: str) -> Pretrained:
+    """The teacher with its classes in the order of the task's `names`.
 
-
-def check_names(ours: Sequence[str], theirs: Sequence[str], who: str) -> None:
-    """ValueError where a teacher's classes are called otherwise than the task's, but for names that nobody gave (those
-    that a library numbers) and for upper and lower case."""
-    if not ours or not theirs:
-        return
-    plain, other = ([name.casefold() for name in names] for names in (ours, theirs))
-    if plain != other and set(plain) == set(other):
-        raise ValueError(f"{who}: the teacher's classes are {theirs}, the task's {ours}: another order")
-    for n, (own, given) in enumerate(zip(plain, other, strict=True)):
-        if own != given and not {own, given} & {f"label_{n}", f"class {n}"}:
-            raise ValueError(
-                f"{who}: the teacher's classes are {theirs}, the task's {ours}. Where they mean the same, call the "
-                f"task's as the teacher's: tasks.Classification(names={theirs})"
-            )
+    Names that are placeholders (those that a library numbers), or absent, leave the order as it is. Raises ValueError,
+    with both lists, for other classes, and for a teacher whose classes tlx cannot reorder.
+    """
+    theirs = teacher.task.names if teacher.task is not None else ()
+    if not names or not theirs:
+        return teacher
+    if match(theirs, names).take is None:
+        raise ValueError(
+            f"{who}: the teacher's classes are {theirs}, the task's {tuple(names)}. Where they mean the same, call the "
+            f"task's as the teacher's: tasks.Classification(names={theirs})"
+        )
+    return reorder(teacher, names)
 
 
 def with_head(pretrained: Pretrained, source: str, who: str) -> Model:
-    """The model of `source`; ValueError where it has no head of its own."""
-    if pretrained.model.outputs is None or any(
-        entry.action == "reset" and entry.path.startswith(f"{pretrained.model.stages[-1].name}/")
-        for entry in pretrained.manifest.entries
-    ):
+    """The model of `source`; ValueError if it has no head, or a head or a pooler that nobody trained."""
+    if pretrained.model.outputs is None:
         raise ValueError(f"{who}: {source!r} has no head of its own; give a checkpoint of a classifier")
+    if paths := untrained(pretrained):
+        raise ValueError(
+            f"{who}: {source!r} has no trained head: {paths[0]!r} is not in the checkpoint, or does not fit its "
+            "config.json; give a checkpoint of a classifier"
+        )
     return pretrained.model
 
 

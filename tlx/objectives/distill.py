@@ -18,7 +18,7 @@ from tlx.objectives.base import (
     mean_over,
     weighed,
 )
-from tlx.objectives.brought import bring, check_inputs, check_names, class_names, structure, with_head
+from tlx.objectives.brought import bring, check_inputs, in_order_of, structure, with_head
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
@@ -67,7 +67,7 @@ class Distill(Term):
                     f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, the model {model.outputs}"
                 )
             check_classes(task, "Distill(what='logits')")
-            check_names(task.names, class_names(self.teacher), "Distill")
+            in_order_of(brought, task.names, "Distill")
             return
         self.paired(model, teacher)
         if self.what == "attention" and teacher.config.heads != model.config.heads:
@@ -114,8 +114,11 @@ class Distill(Term):
         return self.pairs or ((both[0][-1], both[1][-1]),)
 
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the teacher."""
-        return bring(self.teacher).variables._asdict()
+        """The numbers of the teacher, with its classes in the order of the task's."""
+        teacher = bring(self.teacher)
+        if self.what == "logits":
+            teacher = in_order_of(teacher, setting.task.names, "Distill")
+        return teacher.variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         teacher, batch, ours = structure(self.teacher), view.batch[self.on], view.taps[self.on]

@@ -2,10 +2,13 @@
 
 from tlx.weights.adapters import load_adapter, save_adapter
 from tlx.weights.form import Pretrained, fingerprint, head_paths, inserted
+from tlx.weights.heads import reorder
 from tlx.weights.pretrained import Weights, load_pretrained, save_pretrained
 from tlx.weights.reconcile import Entry, Manifest
+from tlx.weights.trained import check_trained, sentences, untrained
 
 __all__ = [
-    "Entry", "Manifest", "Pretrained", "Weights", "fingerprint", "head_paths", "inserted", "load_adapter",
-    "load_pretrained", "save_adapter", "save_pretrained",
+    "Entry", "Manifest", "Pretrained", "Weights", "check_trained", "fingerprint", "head_paths", "inserted",
+    "load_adapter", "load_pretrained", "reorder", "save_adapter", "save_pretrained", "sentences",
+    "untrained",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ same two files under our own names, with `peft_type` "TLX".
 import json
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,50 @@ import jax
 import numpy as np
 
 from tlx import models
+from tlx.classes import match, placeholder, shown
 from tlx.documents import digests
+from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted, prefixed_stats
+from tlx.weights.heads import check_known, class_axis, in_order, orders, permuted
 from tlx.weights.peft import layout, write
 from tlx.weights.peft_config import BASE, TLX, read_config
 from tlx.weights.peft_read import Found, read
 from tlx.weights.reconcile import Entry, stop
+from tlx.weights.trained import check_trained
 from tlx.weights.values import check_values
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 BROUGHT = "adapter "  # begins the manifest's note of every leaf that an adapter brought
+CLASSES = "tlx_classes"
 
 
-def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, moved: Collection[str] = ()) -> Path:
+def save_adapter(
+    pretrained: Pretrained,
+    directory: str | os.PathLike[str],
+    *,
+    moved: Collection[str] = (),
+    untrained: bool = False,
+) -> Path:
     """Writes the adapter of a model and its head for `peft.PeftModel.from_pretrained(base, directory)` to open, or, for
     what peft has no form for, for `load_adapter` alone. Returns the directory.
 
     `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
     do the leaves that the manifest says were drawn at random, or came with an adapter. The base is known by a hash of
-    the rest.
+    the rest. The class names go along too: a base with its classes in another order gets the head in that order.
 
-    Raises ValueError where nothing was inserted, or for a path in `moved` that the model does not declare; OSError,
-    naming the file, where the disk does not take it.
+    Raises ValueError where nothing was inserted, for a path in `moved` that the model does not declare, and, unless
+    `untrained` is set, if the head or the pooler is still as it was drawn at random; OSError, naming the file, where
+    the disk does not take it.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
     if not leaves:
         raise ValueError("the model carries no adapter: every parameter is its own; save_pretrained saves it whole")
+    if not untrained:
+        check_trained(pretrained, "Train it first, or write it as it is: save_adapter(..., untrained=True)")
     declared = flatten(pretrained.model.params).keys()
     if strange := sorted(set(moved) - declared):
         raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
@@ -71,6 +86,8 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     fields, tensors = written
     fields["base_model_name_or_path"] = pretrained.manifest.source if pretrained.manifest.entries else None
     fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, kept)}
+    if names := getattr(pretrained.task, "names", ()):
+        fields["auto_mapping"][CLASSES] = list(names)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / TENSORS, tensors)
@@ -85,8 +102,10 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
 
     Adapters of one kind and shape give variables of one structure: a compiled forward pass serves them all. Raises
     FileNotFoundError where there is no adapter; ValueError for an adapter of a kind that we do not know, for one that
-    was trained on another base, for tensors that are missing, extra or misshapen, and for a model that carries an
-    adapter already.
+    was trained on another base, for tensors that are missing (among them those of a head that its config names), extra
+    or misshapen, for a head of other classes than the model's, and for a model that carries an adapter already.
+
+    A head that came along with its class names is put in the order of the model's classes.
     """
     if held := sorted(inserted(pretrained)):
         raise ValueError(f"the model carries an adapter already ({held[0]!r}, ...): merge it, or load the base again")
@@ -98,7 +117,37 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
             f"{directory} was trained on another base: on {document.get('base_model_name_or_path') or 'one'} with the "
             f"weights {given}; those of {pretrained.manifest.source} are {own}"
         )
-    return with_leaves(pretrained, found, str(directory))
+    names = (document.get("auto_mapping") or {}).get(CLASSES) or ()
+    return with_head(pretrained, found, tuple(map(str, names)), str(directory))
+
+
+def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], source: str) -> Pretrained:
+    """The model with the leaves in `found`, of which those of a head for the classes `names` are put in the order of
+    the model's classes. Raises ValueError, with both lists, for other classes."""
+    classes, task = class_axis(pretrained.model), pretrained.task
+    bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & found.keys())
+    if not names or task is None or not (bridged or any(classes(path) for path in found)):
+        return with_leaves(pretrained, found, source)
+    ours = task.names if isinstance(task, Classification) else ()
+    if isinstance(task, Classification) and not ours:
+        return with_leaves(pretrained._replace(task=replace(task, names=names)), found, source)
+    how = match(names, ours)
+    if how.take is None:
+        raise ValueError(
+            f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
+            f"the adapter's classes: load_pretrained(..., tasks.Classification(classes={len(names)}, names={names}))"
+        )
+    if how.moves:
+        check_known(pretrained.model, source, orders(names, ours))
+        leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, how.take)
+        adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
+        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
+        return adapted._replace(manifest=manifest)
+    if how.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
+        # The head is the adapter's, and so are its names where the base has none that say anything.
+        said = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
+        pretrained = pretrained._replace(task=replace(task, names=said))
+    return with_leaves(pretrained, found, source)
 
 
 def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained:
@@ -148,7 +197,8 @@ def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> F
     extra = [
         f"{path!r} {t.shape}" for path, t in sorted(tensors.items()) if not path.removeprefix(STATS).startswith(stages)
     ]
-    stop(str(directory), [], misshapen, extra)
+    missing = [f"{path} {shapes[path]}" for path in sorted(head_paths(model) - tensors.keys())]
+    stop(str(directory), missing, misshapen, extra)
     check_reads(model, tensors, directory)
     return {path: (tensor, path) for path, tensor in tensors.items()}
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlx import config as records
 from tlx import models, processors
+from tlx.classes import shown
 from tlx.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
@@ -32,12 +33,15 @@ from tlx.weights.form import (
     name_table,
     prefixed_stats,
 )
+from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, permuted
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
+from tlx.weights.trained import check_trained, drawn
 from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
+ADVICE = "Correct the checkpoint (its config.json or its weights), or train it first: tlx run CONFIG"
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
@@ -69,20 +73,30 @@ def load_pretrained(
     model: Any = None,
     seed: int = 0,
 ) -> Pretrained:
-    """Reads a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
+    """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
 
-    With a `task` the model gets that task's head: the checkpoint's own where its shape fits, else a fresh one drawn
-    from `seed`; without, the task that the checkpoint names, or the bare backbone. `reset`, `resize` and `pooling` are
-    as in `Weights`. `model` is the architecture's dataclass where the checkpoint cannot name it (a bridged module).
+    With a `task` the model gets that task's head: the checkpoint's own if its shape, its kind of task and its classes
+    fit, else a head drawn from `seed`. Classes in another order are reordered by name; names such as "LABEL_0" cannot
+    be compared, and the head is then kept by position. A task without names gets those of the checkpoint. Without a
+    `task` the model gets the task that the checkpoint states, or it is the bare backbone. `reset`, `resize` and
+    `pooling` are as in `Weights`. `model` is the architecture's dataclass if the checkpoint cannot name it (a bridged
+    module).
 
-    Every tensor is accounted for in the manifest. Raises FileNotFoundError where there is nothing to read, ValueError
-    for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
+    The manifest has a line for every tensor. Raises FileNotFoundError if there is nothing to read, ValueError for what
+    cannot be explained: missing, extra or misshapen tensors, damaged files, pickles, and a bridged module whose classes
+    have another order, because tlx does not know which of its parameters give the logits.
     """
     directory = locate(source)
     digests.verify_below(directory)
     document = read_config(directory)
     kind = document["model_type"]
-    stated = stated_task(document)
+    head = stated_head(document, directory / CONFIG)
+    stated, given = head.task, task
+    if isinstance(stated, Classification) and not stated.names and given is None:
+        raise ValueError(
+            f"{directory / CONFIG}: id2label gives one name to several classes {shown(head.names)}; correct it, or "
+            "give the task: tasks.Classification(names=...)"
+        )
     task = task or stated
     outputs = None if task is None else task.outputs
     if task is not None and outputs is None:
@@ -99,6 +113,7 @@ def load_pretrained(
     built = models.build(settings, outputs)
     held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
     tensors = read_tensors(directory)
+    resettable = (built.stages[-1].name,) if kind == OWN else ("head", "pool")
     arrays, entries = reconcile(
         {**built.params, **prefixed_stats(built)},
         name_table(kind, settings, outputs, built),
@@ -106,7 +121,7 @@ def load_pretrained(
         source=str(source),
         prefix="" if kind == OWN else models.foreign(kind).prefix(settings),
         unused=() if kind == OWN else models.foreign(kind).UNUSED,
-        resettable=(built.stages[-1].name,) if kind == OWN else ("head", "pool"),
+        resettable=resettable,
         reset=declared_resets(reset, built, held),
         reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
     )
@@ -116,13 +131,25 @@ def load_pretrained(
         flatten({**built.params, **prefixed_stats(built)}),
         lambda key: tensor_files(directory)[key],
     )
-    manifest = Manifest(str(source), document, entries)
-    pretrained = Pretrained(built, fill(built, arrays, seed), processors.load(directory), manifest, task)
+    order = None
+    if given is not None and task is not None:
+        arrays, entries, task, order = fit(built, arrays, entries, head, task, str(source))
+    variables = fill(built, arrays, seed)
+    manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
+    pretrained = Pretrained(built, variables, processors.load(directory), manifest, task)
     # What a tuning put into a head goes with that head.
     afresh = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
     gone = [f"{built.stages[-1].name}/.*"] if afresh else []
     kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
-    return with_leaves(pretrained, kept, str(directory / ADAPTER)) if kept else pretrained
+    if not kept:
+        return pretrained
+    if order is None:
+        return with_leaves(pretrained, kept, str(directory / ADAPTER))
+    leaves = in_order({path: array for path, (array, _) in kept.items()}, built, order)
+    kept = {path: (leaves[path], key) for path, (_, key) in kept.items()}
+    pretrained = with_leaves(pretrained, kept, str(directory / ADAPTER))
+    note = next(entry.note for entry in entries if entry.action == "permuted")
+    return pretrained._replace(manifest=permuted(pretrained.manifest, kept, built, note))
 
 
 def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
@@ -173,17 +200,46 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
         raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
 
 
-def stated_task(document: dict[str, Any]) -> Task | None:
-    """The task whose head `config.json` says the checkpoint has, or None."""
+def stated_head(document: dict[str, Any], file: Path) -> Stated:
+    """Return the head that `config.json` says the checkpoint has.
+
+    The task has no names if `id2label` gives one name to several classes. Raises ValueError if `id2label` does not
+    number the classes from 0, or if `label2id` gives them another order.
+    """
     architecture = (document.get("architectures") or [""])[0]
     headed = architecture.endswith(("Classification", "WithTeacher")) and "Token" not in architecture
+    named, problem = stated_names(document, file), document.get("problem_type")
     if not headed and not (models.bert.POOLING in document and "problem_type" in document):
-        return None
-    names = {int(number): name for number, name in (document.get("id2label") or {}).items()}
-    count = len(names) or document.get("num_labels", 2)
-    if document.get("problem_type") == "regression" or count == 1:
-        return Regression(outputs=count)
-    return Classification(classes=count, names=tuple(names.get(n, f"LABEL_{n}") for n in range(count)))
+        return Stated(None, named, problem)
+    count = len(named) or document.get("num_labels", 2)
+    if problem == "regression" or count == 1:
+        return Stated(Regression(outputs=count), (), problem)
+    # Two classes of one name have none that an answer could use.
+    names = named or tuple(f"LABEL_{n}" for n in range(count))
+    names = names if len(set(names)) == len(names) else ()
+    return Stated(Classification(classes=count, names=names), named, problem)
+
+
+def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """The class names of `config.json` in the order of their numbers; none if it has no `id2label`."""
+    given = document.get("id2label") or {}
+    for field in ("id2label", "label2id"):
+        if not isinstance(document.get(field) or {}, dict):
+            raise ValueError(f"{file}: {field} is {document[field]!r}; it is an object of class numbers and names")
+    names = {str(number): str(name) for number, name in given.items()}
+    if names.keys() != {str(n) for n in range(len(names))}:
+        raise ValueError(
+            f"{file}: id2label numbers its classes {', '.join(sorted(names)[:12])}; number them from 0 to "
+            f"{len(names) - 1}"
+        )
+    listed = tuple(names[str(n)] for n in range(len(names)))
+    back = {str(name): str(number) for name, number in (document.get("label2id") or {}).items()}
+    if back.keys() == set(listed) and (wrong := [name for n, name in enumerate(listed) if back[name] != str(n)]):
+        raise ValueError(
+            f"{file} contradicts itself: {wrong[0]!r} is class {listed.index(wrong[0])} in id2label and class "
+            f"{back[wrong[0]]} in label2id; correct one of the two"
+        )
+    return listed
 
 
 def resized(settings: Any, size: int) -> Any:
@@ -202,15 +258,18 @@ def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> n
     return np.asarray(jax.image.resize(array, (size, array.shape[1]), "linear"))
 
 
-def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
-    """Writes a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
-    there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Returns it.
+def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:
+    """Write a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
+    there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Return it.
 
     What a tuning inserted lies beside the base in `adapter/`, for `load_pretrained` to insert again; `tlx.merge` makes
     plain weights of it where that can be done.
 
-    Raises OSError, naming the directory, where the disk does not take it; nothing that was there is lost.
+    Raises ValueError if the head or the pooler is still as it was drawn at random, unless `untrained` is set; OSError,
+    naming the directory, if the disk does not take it; nothing that was there is lost.
     """
+    if not untrained:
+        check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) writes it as it is")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, variables = pretrained.model, pretrained.variables
@@ -229,7 +288,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -
     for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
         (directory / ADAPTER / name).unlink(missing_ok=True)
     if inserted(pretrained):
-        save_adapter(pretrained, directory / ADAPTER)
+        save_adapter(pretrained, directory / ADAPTER, untrained=untrained)
     partial = directory / f".{CONFIG}.partial"
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, directory / CONFIG)
@@ -251,10 +310,11 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
         document.pop("torch_dtype", None)
     if isinstance(task, Classification):
         names = task.names or tuple(f"LABEL_{n}" for n in range(task.classes or 0))
+        several = pretrained.manifest.document.get("problem_type") == MULTI_LABEL and not head_drawn(pretrained)
         document |= {
             "id2label": {str(n): name for n, name in enumerate(names)},
             "label2id": {name: n for n, name in enumerate(names)},
-            "problem_type": "single_label_classification",
+            "problem_type": MULTI_LABEL if several else "single_label_classification",
         }
     elif isinstance(task, Regression):
         document |= {
@@ -263,3 +323,9 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
             "problem_type": "regression",
         }
     return document
+
+
+def head_drawn(pretrained: Pretrained) -> bool:
+    """Whether a parameter of the head did not come from the checkpoint."""
+    head = head_paths(pretrained.model)
+    return any(entry.action == "reset" and entry.path in head for entry in pretrained.manifest.entries)

@@ -14,7 +14,7 @@ from tlx.models.names import Name, inward
 from tlx.partition import compile_rule, prefixes
 from tlx.trees import flatten, near_miss
 
-ACTIONS = ("loaded", "renamed", "transposed", "reset", "unused")
+ACTIONS = ("loaded", "renamed", "transposed", "permuted", "reset", "unused")
 
 
 class Entry(NamedTuple):
@@ -27,11 +27,15 @@ class Entry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Where a model's numbers came from: `source`, the `document` (config.json) beside them, a line a tensor."""
+    """Where a model's numbers came from: `source`, the `document` (config.json) beside them, a line a tensor.
+
+    `drawn` holds a checksum of every leaf of a head or pooler that was drawn at random (see `weights/trained.py`).
+    """
 
     source: str
     document: Mapping[str, Any]
     entries: tuple[Entry, ...]
+    drawn: Mapping[str, int] = {}
 
     def counts(self) -> dict[str, int]:
         found = Counter(entry.action for entry in self.entries)
