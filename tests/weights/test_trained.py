@@ -172,7 +172,7 @@ def test_an_adapter_without_the_head_that_its_config_names_is_refused(name, part
     without(tmp_path, part, file="adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base, tmp_path)
-    for said in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "which the config names"):
+    for said in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "which the config keeps whole"):
         assert said in str(error.value)
 
 

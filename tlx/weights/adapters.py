@@ -24,7 +24,7 @@ from tlx.weights.files import read_file, write_file
 from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted, prefixed_stats
 from tlx.weights.heads import check_known, class_axis, in_order, orders, permuted
 from tlx.weights.peft import layout, write
-from tlx.weights.peft_config import BASE, TLX, read_config
+from tlx.weights.peft_config import BASE, CLASSES, TLX, read_config
 from tlx.weights.peft_read import Found, read
 from tlx.weights.reconcile import Entry, stop
 from tlx.weights.trained import check_trained
@@ -33,7 +33,6 @@ from tlx.weights.values import check_values
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 BROUGHT = "adapter "  # begins the manifest's note of every leaf that an adapter brought
-CLASSES = "tlx_classes"
 
 
 def save_adapter(

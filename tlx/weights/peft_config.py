@@ -10,12 +10,12 @@ from tlx.patterns import compile_pattern
 from tlx.trees import near_miss
 
 TLX = "TLX"
-BASE = "tlx_base"
+BASE, CLASSES = "tlx_base", "tlx_classes"
 REMEDY = "save the adapter again with the library that wrote it"
 NAMES = Either((Rows(Text()), Text(named="a regular expression")))
 PLAIN = Text(r"\w+(\.\w+)*", "the name of a list of layers")
 # The base's class, for peft; the hash of the base and what else is ours.
-MAPPING = Record(optional={BASE: Text()})
+MAPPING = Record(optional={BASE: Text(), CLASSES: Rows(Text())})
 
 COMMON: dict[str, Form] = {
     "peft_type": Text(),
@@ -63,7 +63,7 @@ FORMS: dict[str, Record] = {
     "VERA": Record({"r": Whole(1), "target_modules": NAMES}, COMMON | LAYERS | {"save_projection": maybe(Flag())}),
     "PREFIX_TUNING": Record({"num_virtual_tokens": Whole(1)}, COMMON | TOKENS),
     "PROMPT_TUNING": Record({"num_virtual_tokens": Whole(1)}, COMMON | TOKENS),
-    TLX: Record({"auto_mapping": Record({BASE: Text()})}, COMMON),
+    TLX: Record({"auto_mapping": Record({BASE: Text()}, {CLASSES: Rows(Text())})}, COMMON),
 }
 # Fields that change no answer of a finished adapter: how it began, how it was trained, how peft runs it.
 WITHOUT_EFFECT = {

@@ -155,7 +155,7 @@ def load_pretrained(
 def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
     """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
     if type(settings) in OWN_KINDS.values():
-        held = sum(path.stat().st_size for path in tensor_files(directory))
+        held = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
         models.sizes.check_count(models.count(settings, outputs), held, settings, directory / CONFIG)
 
 
