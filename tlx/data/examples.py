@@ -23,7 +23,7 @@ from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.perturbation import Perturbation
-from tlx.processors.pictures import open_picture
+from tlx.processors.encoded import open_picture
 from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from tlx.documents import read_json
 from tlx.processors import files
-from tlx.processors.pictures import open_picture
+from tlx.processors.encoded import open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
