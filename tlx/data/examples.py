@@ -23,6 +23,8 @@ from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.perturbation import Perturbation
+from tlx.processors.pictures import decode
+from tlx.processors.pictures import pixels as decoded_pixels
 from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 
@@ -183,9 +185,7 @@ class Examples(Sequence[dict[str, Any]]):
         if isinstance(content, np.ndarray):
             pixels = content
         else:
-            from PIL import Image
-
-            pixels = np.asarray(Image.open(io.BytesIO(content)))
+            return decoded_pixels(decode(content, f"{self.name} {self.split}[{index}]"))
         if pixels.dtype != np.uint8:
             spoilt = " with NaN among them" if np.isnan(pixels).any() else ""
             raise ValueError(
