@@ -162,7 +162,8 @@ class TextProcessor:
             self.tokenizer.save(str(directory / "tokenizer.json"))
             pad = self.tokenizer.id_to_token(self.pad_id)
             settings = {"tokenizer_class": "PreTrainedTokenizerFast", **({"pad_token": pad} if pad else {})}
-            settings["model_input_names"] = list(WITH_TYPES if self.token_types else WITHOUT_TYPES)
+        # Classes differ in this from one version of transformers to the next.
+        settings["model_input_names"] = list(WITH_TYPES if self.token_types else WITHOUT_TYPES)
         # The code that a hub's repository names does not go along.
         settings.pop("auto_map", None)
         settings |= {"model_max_length": self.tokens, "padding_side": "right"}

@@ -50,8 +50,8 @@ KINDS = {
     "BertTokenizer": Kind("bert", WITH_TYPES),
     "DistilBertTokenizer": Kind("bert", WITHOUT_TYPES),
     "RobertaTokenizer": Kind("roberta", WITHOUT_TYPES),
-    "PreTrainedTokenizer": Kind("as it is", WITH_TYPES),
-    "TokenizersBackend": Kind("as it is", WITH_TYPES),
+    "PreTrainedTokenizer": Kind("as it is", WITHOUT_TYPES),
+    "TokenizersBackend": Kind("as it is", WITHOUT_TYPES),
 }
 # The class of `transformers` for a model_type where tokenizer_config.json names none.
 REGISTERED = {
@@ -193,8 +193,12 @@ def class_name(directory: Path, settings: Document) -> str | None:
 
 def special_tokens(directory: Path, settings: Document, kind: Kind) -> dict[str, str] | None:
     """The text of each named special token, as `transformers` merges the files; None for what this cannot merge."""
-    known = {"bert": BERT_NAMES, "roberta": ROBERTA_NAMES, "as it is": dict.fromkeys(ROBERTA_NAMES)}[kind.form]
+    unnamed: dict[str, str | None] = dict.fromkeys(ROBERTA_NAMES)
+    by_form: dict[str, Mapping[str, str | None]] = {"bert": BERT_NAMES, "roberta": ROBERTA_NAMES, "as it is": unnamed}
+    known = by_form[kind.form]
     given = {name: settings[name] for name in ROBERTA_NAMES if name in settings}
+    if any(isinstance(token, dict) and token.get("__type") != "AddedToken" for token in given.values()):
+        return None
     if "added_tokens_decoder" not in settings:
         given |= read_json(directory / "special_tokens_map.json")
     extra = [given.pop(name, None) for name in ("additional_special_tokens", "extra_special_tokens")]
