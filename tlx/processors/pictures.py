@@ -147,34 +147,40 @@ class ImageProcessor:
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """Read `preprocessor_config.json`; a field that is missing or null means what it means to `transformers`.
+        """Read `preprocessor_config.json`; a field that is missing means what it means to `transformers`.
 
         Raises FileNotFoundError where there is no such file, ValueError for what this form does not cover.
         """
         file = Path(directory) / "preprocessor_config.json"
         if not file.is_file():
             raise FileNotFoundError(f"{directory} has no preprocessor_config.json")
-        stated = {name: value for name, value in read_json(file).items() if value is not None}
-        kind = str(stated.get("image_processor_type", stated.get("feature_extractor_type", "ViT")))
+        stated = read_json(file)
+        kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "ViT")
         usual = next((own for name, own in _USUAL.items() if kind.startswith(name)), {})
         settings = _USUAL["ViT"] | usual | stated
+        read = ["size", "resample"] if settings["do_resize"] else []
+        read += ["image_mean", "image_std"] if settings["do_normalize"] else []
+        read += ["rescale_factor"] if settings["do_rescale"] else []
+        if empty := [name for name in read if settings[name] is None]:
+            raise ValueError(f"{file}: {empty[0]} is null; give its value, or leave the field out for the usual one")
         size = _extent(settings["size"], shortest=True) if settings["do_resize"] else None
         # The older form of the file has no do_center_crop and no crop_size for the models that do not crop.
-        crop = (
-            _extent(settings.get("crop_size", settings["size"]), shortest=False) if settings["do_center_crop"] else None
-        )
-        mean, std = (np.atleast_1d(settings[name]).tolist() for name in ("image_mean", "image_std"))
-        normalise, resample = settings["do_normalize"], settings["resample"]
+        cropped = settings.get("crop_size") or settings["size"]
+        crop = _extent(cropped, shortest=False) if settings["do_center_crop"] else None
+        mean, std = ((0.0,), (1.0,))
+        if settings["do_normalize"]:
+            mean, std = (tuple(np.atleast_1d(settings[name]).tolist()) for name in ("image_mean", "image_std"))
+        resample = settings["resample"] if settings["do_resize"] else 2
         if not isinstance(resample, int) or not 0 <= resample < len(_RESAMPLE):
             known = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLE))
             raise ValueError(f"{file}: resample is {resample!r}; expected one of {known}")
-        grey = isinstance(settings["image_mean"], list) and len(mean) == 1
+        grey = isinstance(settings["image_mean"], list) and len(settings["image_mean"]) == 1
         try:
             return cls(
                 size=size,
                 channels=1 if grey else 3,
-                mean=tuple(mean) if normalise else (0.0,),
-                std=tuple(std) if normalise else (1.0,),
+                mean=mean,
+                std=std,
                 scale=settings["rescale_factor"] if settings["do_rescale"] else 1.0,
                 resample=_RESAMPLE[resample],
                 crop=crop,  # type: ignore[arg-type]
