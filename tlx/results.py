@@ -17,6 +17,7 @@ from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
+from tlx.processors import vocabulary
 from tlx.records import json_text, read_metrics, write_json
 from tlx.selection import gaps
 from tlx.step import TrainState
@@ -140,7 +141,7 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
         for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
         if first == last
     ]
-    return notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle
+    return notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle + vocabulary.notes(ready.processor)
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:

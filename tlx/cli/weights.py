@@ -12,12 +12,22 @@ from tlx.cli.group import config_option, given_recipe, main
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
 def export(source: str, directory: str) -> None:
-    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open."""
-    from tlx.weights import load_pretrained, save_pretrained
+    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open.
+
+    The directory is opened again and compared with RUN before it is put in its place. A model that transformers would
+    open and answer otherwise with is refused.
+    """
+    from tlx.processors.vocabulary import notes
+    from tlx.weights import load_pretrained
+    from tlx.weights.export import export_pretrained, note
 
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
         raise FileExistsError(f"{directory} is not empty; choose another directory")
-    click.echo(save_pretrained(load_pretrained(source), directory))
+    pretrained = load_pretrained(source)
+    written = export_pretrained(pretrained, directory)
+    for line in filter(None, [note(pretrained), *notes(pretrained.processor)]):
+        click.echo(f"note: {line}", err=True)
+    click.echo(written)
 
 
 @main.command()

@@ -23,7 +23,8 @@ from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.perturbation import Perturbation
-from tlx.processors.encoded import open_picture
+from tlx.processors.pictures import decode
+from tlx.processors.pictures import pixels as decoded_pixels
 from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 
@@ -184,7 +185,7 @@ class Examples(Sequence[dict[str, Any]]):
         if isinstance(content, np.ndarray):
             pixels = content
         else:
-            pixels = np.asarray(open_picture(content, f"{self.name} {self.split}[{index}]"))
+            return decoded_pixels(decode(content, f"{self.name} {self.split}[{index}]"))
         if pixels.dtype != np.uint8:
             spoilt = " with NaN among them" if np.isnan(pixels).any() else ""
             raise ValueError(

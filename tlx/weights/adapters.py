@@ -18,6 +18,7 @@ from tlx.documents import digests
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
+from tlx.weights.fitting import within
 from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted
 from tlx.weights.peft import layout, write
 from tlx.weights.peft_read import Found, read
@@ -93,7 +94,8 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
             f"{directory} was trained on another base: on {document.get('base_model_name_or_path') or 'one'} with the "
             f"weights {given}; those of {pretrained.manifest.source} are {own}"
         )
-    return with_leaves(pretrained, found, str(directory))
+    # A prompt or a prefix takes positions from the text.
+    return within(with_leaves(pretrained, found, str(directory)))
 
 
 def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained:
