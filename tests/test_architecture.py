@@ -43,6 +43,7 @@ BORDERS = {
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
+    "array_record": ("data/",),
     "orbax": ("checkpoint.py",),
     "flax": ("models/bridge.py",),
     "optax": ("optim/", "step.py"),

@@ -120,7 +120,7 @@ def test_pixels_of_more_than_8_bits_are_refused_in_training_and_prediction(name)
 @pytest.mark.parametrize("content", [b"", b"no image", written(COLOURS)[:60], written(COLOURS, "JPEG")[:200]])
 def test_a_file_that_is_no_whole_image_is_refused(content):
     for read in (trained_on, lambda own: ImageProcessor(size=(8, 8))({"image": own})):
-        with pytest.raises(ValueError, match="(is no image that can be read|is damaged)"):
+        with pytest.raises(ValueError, match=r"(is no image that can be read|is damaged)"):
             read(content)
 
 

@@ -23,6 +23,7 @@ CONFIGS = {
     "mlp": models.Mlp(inputs=(4,), widths=(5, 4), input="x"),
     "cnn": models.Cnn(size=4, widths=(2, 2), dense=4),
 }
+REMEDY = "save the adapter again with the library that wrote it"
 TASK = tasks.Classification(classes=3)
 # The form in which each lies in its files.
 FORMS = {
@@ -267,17 +268,16 @@ def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_pa
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "LORRA"}, "no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),
+        ({"peft_type": "LORRA"}, ": no adapter of peft_type 'LORRA'; close: 'LORA', 'VERA'"),
         (
             {"peft_type": "BONE"},
-            "no adapter of peft_type 'BONE'; close: 'IA3', 'LORA', 'PREFIX_TUNING', 'PROMPT_TUNING', 'TLX', 'VERA'",
+            ": no adapter of peft_type 'BONE'; close: 'IA3', 'LORA', 'PREFIX_TUNING', 'PROMPT_TUNING', 'TLX', 'VERA'",
         ),
-        ({"use_qalora": True}, "the adapter sets use_qalora to True, which tlx does not know"),
-        ({"bias": "all"}, "the adapter sets bias to 'all'; tlx knows 'none'"),
+        ({"bias": "all"}, f": bias is 'all'; expected 'none'; {REMEDY}"),
         *(
             (
                 {"init_lora_weights": begun},
-                f"the adapter sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+                f" sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
                 "leaves them as they are. Save it as plain LoRA: peft's "
                 "save_pretrained(..., path_initial_model_for_weight_conversion=...)",
             )
@@ -289,7 +289,30 @@ def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved
     edit(saved, **fields)
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
-    assert str(error.value) == message
+    assert str(error.value) == f"{saved / 'adapter_config.json'}{message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "near"),
+    [
+        ("use_qalora", True, ""),
+        ("lora_bias", True, ""),
+        ("lora_alpa", 4.0, "'lora_alpha'"),
+        ("layer_to_transform", [0], "'layers_to_transform'"),
+        ("trainable_token_indices", [1], ""),
+        ("target_parameters", ["x"], ""),
+        ("a_new_field", 1, ""),
+    ],
+)
+def test_a_field_that_may_change_the_answers_is_refused_and_one_that_is_not_set_is_not(name, value, near, saved):
+    edit(saved, **{name: value})
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(base("bert"), saved)
+    assert str(error.value).startswith(f"{saved / 'adapter_config.json'} sets {name} to ")
+    assert "which tlx does not know" in str(error.value) and near in str(error.value)
+    for unset in (None, False, [], {}):
+        edit(saved, **{name: unset})
+        tlx.load_adapter(base("bert"), saved)
 
 
 @pytest.mark.parametrize("begun", [True, False, "gaussian", "eva", "orthogonal"])
@@ -309,7 +332,9 @@ def test_what_is_no_adapter_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         tlx.load_adapter(base("bert"), saved)
     (saved / "adapter_config.json").write_text("[]")
-    with pytest.raises(ValueError, match="is no adapter's: it holds list, not an object"):
+    with pytest.raises(
+        ValueError, match=r"adapter_config.json: the document is \[\]; expected an object with 'peft_type'"
+    ):
         tlx.load_adapter(base("bert"), saved)
 
 

@@ -1,14 +1,15 @@
 """Files of tensors: what is damaged or dangerous is refused with a message that says what to do."""
 
 import json
+import os
 import pickle
 import re
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from tlx.weights.files import read_config, read_tensors, write_tensors
+from tlx.weights.files import CHECKSUM, read_config, read_file, read_tensors, write_file, write_tensors
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.weight": np.ones(4, np.float32)}
 
@@ -67,8 +68,258 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path):
 def test_a_broken_header_is_damage(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: its header cannot be read")):
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: its header")):
         read_tensors(tmp_path)
+
+
+HEADER = {
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "F32", "shape": [4], "data_offsets": [24, 40]},
+}
+
+
+def write_raw(path, header, size=40, *, length=None):
+    """A safetensors file with this header (a dict, or its text) and `size` bytes of ones behind it."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    count = len(text) if length is None else length
+    path.write_bytes(count.to_bytes(8, "little") + text + np.ones(size // 4, np.float32).tobytes() + b"x" * (size % 4))
+
+
+def changed(name, **fields):
+    return HEADER | {name: HEADER[name] | fields}
+
+
+DAMAGE = {
+    "offsets overlap": (changed("b", data_offsets=[20, 36]), "tensor 'b' at byte 20 overlaps 'a'"),
+    "offsets leave a gap": (
+        changed("b", data_offsets=[28, 44]),
+        "tensor 'b' at byte 28 leaves 4 bytes unused after 'a'",
+    ),
+    "two tensors of the same bytes": (
+        {"a": HEADER["a"], "c": HEADER["a"]},
+        "tensor 'c' at byte 0 overlaps 'a'",
+    ),
+    "negative offset": (
+        changed("a", data_offsets=[-24, 0]),
+        "tensor 'a' has the data_offsets [-24, 0], expected [start",
+    ),
+    "offsets in reverse": (changed("a", data_offsets=[24, 0]), "tensor 'a' has the data_offsets [24, 0], -24 bytes"),
+    "offsets too few for the shape": (
+        changed("a", data_offsets=[0, 20]),
+        "tensor 'a' has the data_offsets [0, 20], 20 bytes; F32 [2, 3] takes 24",
+    ),
+    "one offset": (changed("a", data_offsets=[24]), "tensor 'a' has the data_offsets [24], expected [start, stop]"),
+    "three offsets": (changed("a", data_offsets=[0, 24, 40]), "has the data_offsets [0, 24, 40], expected"),
+    "offsets of text": (changed("a", data_offsets=["0", "24"]), "has the data_offsets ['0', '24'], expected"),
+    "offsets that are no list": (changed("a", data_offsets=24), "has the data_offsets 24, expected"),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [10]}}, "tensor 'a' has the data_offsets None, expected"),
+    "huge offset": (changed("b", data_offsets=[24, 2**70]), f"has the data_offsets [24, {2**70}], expected"),
+    "shape of halves": (changed("a", shape=[2, 3.0]), "tensor 'a' has the shape [2, 3.0], expected a list"),
+    "shape of truth": (changed("a", shape=[True, 6]), "tensor 'a' has the shape [True, 6], expected a list"),
+    "shape null": (changed("a", shape=None), "tensor 'a' has the shape None, expected a list"),
+    "negative shape": (changed("a", shape=[-2, -3]), "tensor 'a' has the shape [-2, -3], expected a list"),
+    "entry that is no object": (
+        HEADER | {"a": [1]},
+        "tensor 'a' has the entry [1], expected dtype, shape and data_off",
+    ),
+    "metadata of numbers": (HEADER | {"__metadata__": {"format": 1}}, "__metadata__ is {'format': 1}, expected an obj"),
+    "metadata that is a list": (HEADER | {"__metadata__": [1]}, "__metadata__ is [1], expected an object of strings"),
+    "list": ("[]", "its header: the document is []; expected an object"),
+    "deep": ('{"a":' * 100_000, "its header is nested too deeply"),
+    "a tensor twice": (
+        '{"a":{"dtype":"F32","shape":[10],"data_offsets":[0,40]},"a":{"dtype":"I32","shape":[10],"data_offsets":[0,40]}}',
+        "its header: the key 'a' stands twice",
+    ),
+    "a field twice": (
+        '{"a":{"dtype":"I32","shape":[10],"data_offsets":[0,40],"dtype":"F32"}}',
+        "its header: the key 'dtype' stands twice",
+    ),
+    "no JSON": ("{", "its header is not JSON: Expecting property name"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_header_that_contradicts_itself_or_the_file_is_damage(kind, tmp_path):
+    header, message = DAMAGE[kind]
+    path = tmp_path / "model.safetensors"
+    write_raw(path, header)
+    with pytest.raises(ValueError) as error:
+        read_tensors(tmp_path)
+    assert str(error.value).startswith(f"{path} is damaged: ") and message in str(error.value)
+    assert str(error.value).endswith("; fetch it again") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("size", "message"), [(44, "it has"), (43, "it has"), (36, "it has"), (0, "it has")])
+def test_a_file_of_another_length_than_its_header_says_is_refused(size, message, tmp_path):
+    write_raw(tmp_path / "model.safetensors", HEADER, size)
+    with pytest.raises(ValueError, match=rf"{message} \d+ bytes, its header describes \d+; fetch it again"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**8 + 1, 1000])
+def test_a_header_longer_than_the_file_is_not_read(length, tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_raw(path, HEADER, length=length)
+    with pytest.raises(ValueError) as error:
+        read_tensors(tmp_path)
+    size = path.stat().st_size
+    assert str(error.value) == (
+        f"{path} is damaged: its header cannot be read ({size} bytes, {length} bytes by its first 8); fetch it again"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "C64", "F4", "f32", "", None, 32])
+def test_a_type_that_tlx_does_not_read_is_named(dtype, tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_raw(path, changed("a", dtype=dtype))
+    with pytest.raises(ValueError) as error:
+        read_tensors(tmp_path)
+    assert str(error.value).startswith(f"{path}: tensor 'a' has the dtype {dtype!r}; tlx reads BOOL, U8, ")
+
+
+def test_tensors_without_axes_and_without_numbers_are_read(tmp_path):
+    tensors = {"a": np.float32(2), "b": np.zeros((0, 3), np.float32), "c": np.zeros((2, 0), bool), "d": np.array(True)}
+    for write in (write_file, lambda path, own: save_file({n: np.asarray(t) for n, t in own.items()}, path)):
+        write(tmp_path / "x", tensors)
+        for name, tensor in read_file(tmp_path / "x").items():
+            np.testing.assert_array_equal(tensor, tensors[name])
+            assert tensor.shape == np.shape(tensors[name])
+
+
+def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        str(dtype): rng.integers(0, 2, (3, n)).astype(dtype)
+        for n, dtype in enumerate((bool, "u1", "i2", "<u4", "i8", "f2", "f4", "f8", ">f4"))
+    }
+    tensors["turned"], tensors["one"] = np.arange(6.0).reshape(2, 3).T, np.float32(1)
+    write_file(tmp_path / "x", tensors)
+    read = load_file(tmp_path / "x")
+    assert read.keys() == tensors.keys()
+    for name, tensor in read.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+        assert tensor.dtype == np.asarray(tensors[name]).dtype.newbyteorder("=")
+    # Equal tensors, in whatever order, are equal bytes.
+    write_file(tmp_path / "y", dict(reversed(tensors.items())))
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    with pytest.raises(ValueError, match=r"tensor 'a' has the type complex128; a file takes BOOL, U8"):
+        write_file(tmp_path / "z", {"a": np.ones(2, complex)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+
+
+def test_numbers_that_changed_since_tlx_wrote_them_are_refused(tmp_path):
+    write_tensors(tmp_path, TENSORS)
+    path = tmp_path / "model.safetensors"
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    start = len(whole) - sum(tensor.nbytes for tensor in TENSORS.values())
+    for place in rng.integers(start, len(whole), 20):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"is damaged: its numbers are not those that tlx wrote .*{CHECKSUM}"):
+            read_tensors(tmp_path)
+    # So are names that changed places.
+    path.write_bytes(whole.replace(b"a.weight", b"c.weight"))
+    with pytest.raises(ValueError, match="is damaged: its numbers"):
+        read_tensors(tmp_path)
+
+
+def write_index(folder, document):
+    (folder / "model.safetensors.index.json").write_text(
+        document if isinstance(document, str) else json.dumps(document)
+    )
+
+
+A, B = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+
+
+def test_the_index_decides_between_two_copies_of_a_tensor(tmp_path):
+    for first, second in ((A, B), (B, A)):
+        save_file({"a": np.zeros(2, np.float32), "x": np.ones(1, np.float32)}, tmp_path / first)
+        save_file({"a": np.ones(2, np.float32), "y": np.ones(1, np.float32)}, tmp_path / second)
+        write_index(tmp_path, {"weight_map": {"a": first, "x": first, "y": second}})
+        np.testing.assert_array_equal(read_tensors(tmp_path)["a"], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"a": B, "b": B}, rf"index.json says that tensor 'a' is in {B}, but none of its shards has it"),
+        ({"a": B, "b": A}, rf"index.json says that tensor 'a' is in {B}, but it is in {A}"),
+        ({"a": A, "b": B, "c": B}, rf"index.json says that tensor 'c' is in {B}, but none of its shards has it"),
+        ({"a": A}, None),
+        ({"b": B}, None),
+    ],
+)
+def test_an_index_that_contradicts_its_shards_is_refused(names, message, tmp_path):
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / A)
+    save_file({"b": np.zeros(2, np.float32)}, tmp_path / B)
+    write_index(tmp_path, {"metadata": {"total_size": 16}, "weight_map": names})
+    if message is None:  # A file that the index does not name is none of the checkpoint.
+        assert read_tensors(tmp_path).keys() == names.keys()
+    else:
+        with pytest.raises(ValueError, match=message):
+            read_tensors(tmp_path)
+
+
+def test_a_tensor_that_the_index_does_not_name_is_refused(tmp_path):
+    save_file({"a": np.zeros(2, np.float32), "head.weight": np.zeros(2, np.float32)}, tmp_path / A)
+    write_index(tmp_path, {"weight_map": {"a": A}})
+    with pytest.raises(
+        ValueError, match=rf"{A} holds tensor 'head.weight', which model.safetensors.index.json does not"
+    ):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({}, "weight_map is missing; expected an object, each value the name of a file"),
+        ({"weight_map": {}}, "has an empty weight_map; expected the file of every tensor"),
+        ({"weight_map": [1]}, "weight_map is [1]; expected an object"),
+        ({"weight_map": {"a": 1}}, "weight_map.a is 1; expected the name of a file"),
+        ({"weight_map": {"a": [A]}}, "expected the name of a file"),
+        ({"weight_map": {"a": None}}, "weight_map.a is null; expected the name of a file"),
+        ([], "the document is []; expected an object with 'weight_map'"),
+        ("{", "is not JSON: Expecting property name"),
+        ("", "is empty; expected JSON"),
+        ('{"weight_map":' * 100_000, "is nested too deeply"),
+        (f'{{"weight_map": {{"a": "{A}", "a": "{B}"}}}}', "the key 'a' stands twice"),
+        ({"weight_map": {"a": "../elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "x/../../elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "/elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "..\\elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "C:\\elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "a\0b.safetensors"}}, "outside of the checkpoint's directory"),
+        ({"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}, "tlx reads .safetensors files only"),
+        ({"weight_map": {"a": ""}}, "tlx reads .safetensors files only"),
+    ],
+)
+def test_an_index_that_is_none_or_leads_elsewhere_is_refused(document, message, tmp_path):
+    folder = tmp_path / "x" / "y"
+    folder.mkdir(parents=True)
+    for place in (folder, tmp_path / "x", tmp_path):
+        save_file({"a": np.zeros(2, np.float32)}, place / "elsewhere.safetensors")
+    write_index(folder, document)
+    with pytest.raises(ValueError) as error:
+        read_tensors(folder)
+    assert str(error.value).startswith(f"{folder / 'model.safetensors.index.json'}") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shards_may_be_links_as_in_the_hub_s_cache(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "blobs" / "0123")
+    os.symlink("../blobs/0123", tmp_path / "snapshot" / A)
+    write_index(tmp_path / "snapshot", {"weight_map": {"a": A}})
+    assert read_tensors(tmp_path / "snapshot").keys() == {"a"}
+
+
+def test_one_file_comes_before_an_index_as_in_transformers(tmp_path):
+    shard(tmp_path)
+    write_tensors(tmp_path, {"only": TENSORS["b.weight"]})
+    assert read_tensors(tmp_path).keys() == {"only"}
 
 
 def test_a_pickle_is_refused_unopened(tmp_path):

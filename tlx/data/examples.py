@@ -22,6 +22,7 @@ import numpy as np
 from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
+from tlx.data.folders import Records, check_shards, open_builder
 from tlx.data.perturbation import Perturbation
 from tlx.processors.pictures import decode
 from tlx.processors.pictures import pixels as decoded_pixels
@@ -288,7 +289,7 @@ def _opened(
     """What TFDS says of a folder that was written at the time `stamp`: `(sources, features, classes, fingerprint)`."""
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(folder))
+    builder = open_builder(folder)
     if not hasattr(builder.info.file_format, "name") or builder.info.file_format.name not in (
         "ARRAY_RECORD",
         "PARQUET",
@@ -297,11 +298,20 @@ def _opened(
             f"data set {name!r} is stored as {builder.info.file_format.value}, which only TensorFlow reads;"
             f" convert it once by `tfds convert_format --dataset_dir={folder} --out_file_format=array_record`"
         )
+    check_shards(builder, folder)
     features = found_in(name, builder.info)
     classes = tuple(builder.info.features[features.label].names) if features.target == "class" else ()
+    if name in DATASETS and classes != DATASETS[name].classes:
+        raise ValueError(
+            f"{folder}: the classes are {', '.join(classes)}, those of {name!r} are "
+            f"{', '.join(DATASETS[name].classes)}; remove the folder, and tlx prepares it again"
+        )
     decoders = {features.image: tfds.decode.SkipDecoding()} if features.image else None
-    sources = {
-        split: builder.as_data_source(split, decoders=decoders) if info.num_examples else ()
+    needed = [key for key in (*features.text, features.image, features.audio, features.label) if key]
+    sources: dict[str, Sequence[Mapping[str, Any]]] = {
+        split: Records(builder.as_data_source(split, decoders=decoders), f"{name} {split}", needed)
+        if info.num_examples
+        else ()
         for split, info in builder.info.splits.items()
     }
     if features.audio:

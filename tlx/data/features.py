@@ -41,6 +41,11 @@ def found_in(name: str, info: Any) -> Features:
     kinds = dict(sorted(info.features.items(), key=lambda item: (item[0] != "premise", item[0])))
     keys = info.supervised_keys or ()
     named = [key for key in keys if isinstance(key, str)]
+    if unknown := [key for key in named if key not in kinds]:
+        raise ValueError(
+            f"data set {name!r} has supervised keys {', '.join(named)}, of which {unknown[0]!r} is no feature; its "
+            f"features are {', '.join(kinds)}; prepare the data set again"
+        )
     inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)
     labels = named[-1:] if len(named) == len(keys) and named else [key for key in kinds if "label" in key]
     audio = "audio" if isinstance(kinds.get("audio"), tfds.features.Text) and "audio" in inputs else None

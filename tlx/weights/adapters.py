@@ -19,14 +19,16 @@ from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.fitting import within
-from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted
+from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted, prefixed_stats
 from tlx.weights.peft import layout, write
+from tlx.weights.peft_config import BASE, TLX, read_config
 from tlx.weights.peft_read import Found, read
 from tlx.weights.reconcile import Entry, stop
+from tlx.weights.values import check_values
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-TLX = "TLX"
-BASE = "tlx_base"
+PICKLE = "adapter_model.bin"
+BROUGHT = "adapter "  # begins the manifest's note of every leaf that an adapter brought
 
 
 def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, moved: Collection[str] = ()) -> Path:
@@ -34,7 +36,8 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     what peft has no form for, for `load_adapter` alone. Returns the directory.
 
     `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
-    does what the manifest says was drawn afresh. The base is known by a hash of the rest.
+    do the leaves that the manifest says were drawn at random, or came with an adapter. The base is known by a hash of
+    the rest.
 
     Raises ValueError where nothing was inserted, or for a path in `moved` that the model does not declare; OSError,
     naming the file, where the disk does not take it.
@@ -46,9 +49,11 @@ def save_adapter(pretrained: Pretrained, directory: str | os.PathLike[str], *, m
     if strange := sorted(set(moved) - declared):
         raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
     own = {path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared}
-    # What was drawn afresh is in no checkpoint of the base.
-    fresh = {line.path for line in pretrained.manifest.entries if line.action == "reset"} & declared
-    kept = head_paths(pretrained.model) | set(moved) | fresh
+    # The base's checkpoint lacks what was drawn at random, and what came with the adapter that was loaded.
+    apart = {
+        line.path for line in pretrained.manifest.entries if line.action == "reset" or line.note.startswith(BROUGHT)
+    }
+    kept = head_paths(pretrained.model) | set(moved) | (apart & declared)
     kind, written = foreign_kind(pretrained), None
     mapping: dict[str, Any] = {}
     if kind != OWN:
@@ -108,7 +113,7 @@ def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained
             params[path] = array
     lines = [line for line in pretrained.manifest.entries if line.path not in found]
     for path, (_, key) in sorted(found.items()):
-        lines.append(Entry("loaded" if key == path else "renamed", path, key, f"adapter {source}"))
+        lines.append(Entry("loaded" if key == path else "renamed", path, key, f"{BROUGHT}{source}"))
     variables = Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
     return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(lines)))
 
@@ -118,18 +123,22 @@ def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, An
     digests.verify_below(directory)
     document = read_adapter_config(directory)
     tensors = read_file(directory / TENSORS)
-    shapes = {path: param.shape for path, param in flatten(model.params).items()}
-    if document.get("peft_type") == TLX:
-        return document, read_own(model, document, tensors, directory)
-    if kind == OWN:
+    declared = flatten(model.params)
+    if document["peft_type"] == TLX:
+        found = read_own(model, tensors, directory)
+    elif kind == OWN:
         raise ValueError(f"{directory} is peft's, for a model of transformers; this model has no form there")
-    return document, read(layout(kind, model.config, model.outputs), document, tensors, shapes, str(directory))
+    else:
+        shapes = {path: param.shape for path, param in declared.items()}
+        found = read(layout(kind, model.config, model.outputs), document, tensors, shapes, str(directory))
+    keys = {path: key for path, (_, key) in found.items() if key in tensors}
+    arrays = {path: array for path, (array, _) in found.items()}
+    check_values(arrays, keys, declared | prefixed_stats(model), lambda key: directory / TENSORS)
+    return document, found
 
 
-def read_own(model: Model, document: dict[str, Any], tensors: dict[str, np.ndarray], directory: Path) -> Found:
+def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> Found:
     """An adapter under our own names."""
-    if BASE not in (document.get("auto_mapping") or {}):
-        raise ValueError(f"{directory / CONFIG} does not say which base the adapter belongs to ({BASE})")
     shapes = {path: param.shape for path, param in flatten(model.params).items()}
     shapes |= {STATS + path: param.shape for path, param in flatten(model.stats).items()}
     stages = tuple(f"{stage.name}/" for stage in model.stages)
@@ -179,12 +188,12 @@ def paths_read(model: Model, params: Tree) -> set[str]:
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:
     """`adapter_config.json` as a dict; FileNotFoundError or ValueError say what is wrong with the directory."""
+    if (directory / PICKLE).is_file() and not (directory / TENSORS).is_file():
+        raise ValueError(
+            f"{directory} holds {PICKLE}, a pickle, which can run code when it is opened; tlx reads {TENSORS} only. "
+            "Where you trust the file, convert it once: "
+            f"peft.PeftModel.from_pretrained(BASE_MODEL, {str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
+        )
     if missing := [name for name in (CONFIG, TENSORS) if not (directory / name).is_file()]:
         raise FileNotFoundError(f"{directory} holds no {missing[0]}; an adapter is {CONFIG} and {TENSORS}")
-    try:
-        document = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{directory / CONFIG} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{directory / CONFIG} is no adapter's: it holds {type(document).__name__}, not an object")
-    return document
+    return read_config(directory / CONFIG)

@@ -1,21 +1,27 @@
-"""Tensors in files: safetensors, whole or sharded, read without running anything that a checkpoint brings."""
+"""Tensors in files: safetensors, whole or sharded. No file of a checkpoint is ever executed."""
 
-import json
+import hashlib
+import math
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from tlx.documents import check, read_json
+from tlx.documents.checks import Mapped, Record, Text
 from tlx.documents.models import ANY, form
 from tlx.documents.reading import FETCH
+from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
+INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
+# In the header of the files that tlx writes: the hash of their tensors.
+CHECKSUM = "tlx_sha256"
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -27,16 +33,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     return check(document, form(document["model_type"]), path, FETCH)
 
 
-def tensor_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory. Raises where there are only pickles, or nothing."""
-    if (directory / INDEX).is_file():
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
-        if missing := [path.name for path in files if not path.is_file()]:
-            raise FileNotFoundError(f"{directory}: {INDEX} names {', '.join(missing)}, which is not there")
-        return files
+def tensor_files(directory: Path) -> dict[str, Path]:
+    """Return the file of every tensor of a checkpoint, by the tensor's name.
+
+    `model.safetensors` comes before the index where both are there, as in `transformers`. The index decides which
+    shard a tensor is read from.
+
+    Raises:
+        FileNotFoundError: where there are no weights, or a shard that the index names is not there.
+        ValueError: for pickles, for a damaged file, and where the index and the shards contradict each other.
+    """
     if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
+        return dict.fromkeys(read_header(directory / WEIGHTS).tensors, directory / WEIGHTS)
+    if (directory / INDEX).is_file():
+        return indexed_files(directory / INDEX)
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
     if pickles:
         raise ValueError(
@@ -47,43 +57,106 @@ def tensor_files(directory: Path) -> list[Path]:
     raise FileNotFoundError(f"{directory} holds no {WEIGHTS}")
 
 
+def indexed_files(index: Path) -> dict[str, Path]:
+    """The shard of every tensor that an index names; ValueError where the shards do not hold what it says."""
+    names = read_index(index)
+    shards = {name: index.parent / name for name in sorted(set(names.values()))}
+    if missing := [name for name, path in shards.items() if not path.is_file()]:
+        raise FileNotFoundError(f"{index} names {', '.join(missing)}, which is not there; fetch the missing files")
+    held = {name: read_header(path).tensors.keys() for name, path in shards.items()}
+    for tensor, shard in sorted(names.items()):
+        if tensor not in held[shard]:
+            others = [name for name in held if tensor in held[name]]
+            where = f"it is in {', '.join(others)}" if others else "none of its shards has it"
+            raise ValueError(
+                f"{index} says that tensor {tensor!r} is in {shard}, but {where}; fetch the checkpoint again"
+            )
+    for shard, tensors in held.items():
+        if extra := sorted(tensors - names.keys()):
+            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+            raise ValueError(
+                f"{shards[shard]} holds tensor {extra[0]!r}{more}, which {index.name} does not name; fetch the "
+                "checkpoint again, or remove the shard's extra tensors"
+            )
+    return {tensor: shards[shard] for tensor, shard in names.items()}
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The `weight_map` of an index: the shard's name by the tensor's name."""
+    names = read_json(path, INDEX_FORM, remedy=f"fetch it again, or join the shards in one {WEIGHTS}")["weight_map"]
+    if not names:
+        raise ValueError(f"{path} has an empty weight_map; expected the file of every tensor; fetch it again")
+    for tensor, shard in names.items():
+        windows = PureWindowsPath(shard)
+        if windows.anchor or PurePosixPath(shard).is_absolute() or ".." in windows.parts or "\0" in shard:
+            raise ValueError(
+                f"{path} maps tensor {tensor!r} to {short(shard)}, outside of the checkpoint's directory; expected the "
+                "name of a file beside the index. Do not use this checkpoint unless you trust where it came from"
+            )
+        if not shard.endswith(".safetensors"):
+            raise ValueError(f"{path} maps tensor {tensor!r} to {short(shard)}; tlx reads .safetensors files only")
+    return names
+
+
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """Every tensor by its foreign name, floating ones as float32."""
+    files = tensor_files(directory)
     tensors: dict[str, np.ndarray] = {}
-    for path in tensor_files(directory):
-        tensors |= read_file(path)
+    for path in sorted(set(files.values())):
+        tensors |= read_file(path, [name for name, file in files.items() if file == path])
     return tensors
 
 
-def read_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of one safetensors file; ValueError for one that is cut short or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The tensors of one safetensors file (all, or those in `names`), floating ones as float32.
 
-    check_length(path)
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}; fetch it again") from None
-    return {
-        name: tensor if np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool else tensor.astype(np.float32)
-        for name, tensor in tensors.items()
-    }
-
-
-def check_length(path: Path) -> None:
-    """ValueError where a file is shorter than its own header says."""
-    size = path.stat().st_size
+    Raises ValueError for a file that is cut short, damaged, or changed since tlx wrote it.
+    """
+    header = read_header(path)
+    wanted = header.tensors.keys() if names is None else set(names)
+    tensors: dict[str, np.ndarray] = {}
+    digest = hashlib.sha256()
+    checked = CHECKSUM in header.metadata
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length) if length < size else b""
-    try:
-        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: its header cannot be read ({size} bytes); fetch it again") from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise ValueError(f"{path} is cut short: it has {size} bytes, its header describes {wanted}; fetch it again")
+        for name in sorted(header.tensors):
+            own = header.tensors[name]
+            if name in wanted or checked:
+                stored = read_stored(stream, own)
+                add(digest, name, own.dtype, stored)
+                if name in wanted:
+                    tensors[name] = as_numbers(stored, own)
+    if checked and digest.hexdigest() != header.metadata[CHECKSUM]:
+        raise ValueError(
+            f"{path} is damaged: its numbers are not those that tlx wrote (hash {digest.hexdigest()[:12]}, expected "
+            f"{short(header.metadata[CHECKSUM][:12])}); fetch it again. If you changed it on purpose, write it without "
+            f"the metadata entry {CHECKSUM!r}"
+        )
+    return tensors
+
+
+def read_stored(stream: Any, own: Extent) -> np.ndarray:
+    """A tensor in the type in which it is stored (bfloat16 as its 16 bits)."""
+    stream.seek(own.start)
+    stored = np.fromfile(stream, DTYPES[own.dtype], math.prod(own.shape))
+    if stored.size != math.prod(own.shape):
+        raise ValueError(f"{stream.name} became shorter while it was read; fetch it again")
+    return stored.reshape(own.shape)
+
+
+def as_numbers(stored: np.ndarray, own: Extent) -> np.ndarray:
+    """A stored tensor as float32 where it is floating; whole numbers and truth values stay."""
+    if own.dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    if stored.dtype.kind != "f":
+        return stored
+    with np.errstate(over="ignore"):  # `check_values` names the tensor that float32 cannot hold
+        return stored.astype(np.float32, copy=False)
+
+
+def add(digest: Any, name: str, dtype: str, stored: np.ndarray) -> None:
+    """Add a tensor to a hash."""
+    digest.update(f"{name} {dtype} {list(stored.shape)}\n".encode())
+    digest.update(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
 
 
 def write_tensors(directory: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -92,13 +165,35 @@ def write_tensors(directory: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file so that a reader sees the old file or the new one, never a half."""
-    from safetensors.numpy import save_file
+    """Write a safetensors file so that a reader sees the old file or the new one, never a half.
 
-    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    The header holds a hash of the tensors, which `read_file` compares. Equal tensors give equal bytes.
+    """
+    arrays = {name: stored_as(name, tensors[name]) for name in sorted(tensors)}
+    digest = hashlib.sha256()
+    for name, (dtype, array) in arrays.items():
+        add(digest, name, dtype, array)
+    metadata = {"format": "pt", CHECKSUM: digest.hexdigest()}
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(arrays, partial, metadata={"format": "pt"})
+        with partial.open("wb") as stream:
+            # The widest first, so that every tensor is aligned to its item size.
+            order = sorted(arrays, key=lambda name: (-arrays[name][1].itemsize, name))
+            stream.write(header_bytes({name: arrays[name] for name in order}, metadata))
+            for name in order:
+                stream.write(np.ascontiguousarray(arrays[name][1]).reshape(-1).view(np.uint8).data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def stored_as(name: str, tensor: Any) -> tuple[str, np.ndarray]:
+    """The format's name of an array's type, and the array in little-endian order."""
+    array = np.asarray(tensor, order="C")
+    if array.dtype.name == "bfloat16":
+        return "BF16", array.view(np.uint16)
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    dtype = next((dtype for dtype, own in DTYPES.items() if own == array.dtype and dtype != "BF16"), None)
+    if dtype is None:
+        raise ValueError(f"tensor {name!r} has the type {array.dtype}; a file takes {', '.join(DTYPES)}")
+    return dtype, array

@@ -38,14 +38,24 @@ class Place(NamedTuple):
     name: Name
 
 
+class Spelling(NamedTuple):
+    """One way of calling a model's modules: `modules` has the paths of their leaves by tensor. `whole` says whether the
+    names begin with the backbone's prefix, as within a model that has a head."""
+
+    whole: bool
+    modules: dict[str, dict[str, str]]
+
+
 class Layout(NamedTuple):
     """A model in peft's words: each declared leaf's `places` entry by path, and by any name that a module may have
-    (with or without the backbone's prefix, as in a file or as in memory) its leaves' paths by tensor."""
+    (with or without the backbone's prefix, as in a file or as in memory) its leaves' paths by tensor. Each of the
+    `spellings` has every module under one name, the likeliest spelling first."""
 
     config: Any
     outputs: int | None
     places: dict[str, Place]
     modules: dict[str, dict[str, str]]
+    spellings: tuple[Spelling, ...]
 
     def module(self, layer: str) -> str | None:
         """The module of a dense layer of ours."""
@@ -65,6 +75,7 @@ def layout(kind: str, config: Any, outputs: int | None) -> Layout:
     own = "" if outputs is None or getattr(config, "pooling", "first") == "mean" else prefix
     places: dict[str, Place] = {}
     modules: dict[str, dict[str, str]] = {}
+    spellings: dict[tuple[bool, bool], dict[str, dict[str, str]]] = {}
     for name in family.names(config, outputs):
         stem, _, tensor = name.foreign.rpartition(".")
         if tensor not in ("weight", "bias"):
@@ -75,7 +86,15 @@ def layout(kind: str, config: Any, outputs: int | None) -> Layout:
         for bare in {stem, memory} - {None}:
             for alias in (bare,) if name.head else (bare, prefix + bare):
                 modules.setdefault(alias, {})[tensor] = name.ours
-    return Layout(config, outputs, places, modules)
+        # Older versions of transformers call the modules in memory as in a file.
+        for older, whole in ((False, own != ""), (False, own == ""), (True, own != ""), (True, own == "")):
+            module = stem if older else memory
+            if module is not None:
+                alias = prefix + module if whole and not name.head else module
+                spellings.setdefault((older, whole), {}).setdefault(alias, {})[tensor] = name.ours
+    return Layout(
+        config, outputs, places, modules, tuple(Spelling(whole, own) for (_, whole), own in spellings.items())
+    )
 
 
 def grouped(leaves: Leaves) -> dict[str, Layers] | None:

@@ -1,14 +1,13 @@
 """An adapter that peft wrote, as leaves of ours. What cannot be explained stops the load with both sides listed."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.models.names import inward, outward
-from tlx.trees import near_miss
 from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
+from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
 # The tensors of a module, by what their names end in, as ours.
@@ -24,14 +23,6 @@ PARTS = {
     "PREFIX_TUNING": {},
     "PROMPT_TUNING": {},
 }
-# Fields that change what a layer computes, beyond what is ours; peft's default of each is a kind of nothing.
-UNKNOWN = (
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "monteclora_config",
-    "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora",
-)  # fmt: skip
-# How LoRA's matrices may have begun. By any other of peft's ways (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), it takes out of
-# the base's kernels what they begin with, each time that it opens the adapter.
-BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 Found = dict[str, tuple[np.ndarray, str]]
 
 
@@ -50,23 +41,12 @@ class Reading(NamedTuple):
             return
         self.arrays[path] = (np.ascontiguousarray(tensor.T if turned else tensor), key)
 
-
-def check(document: Mapping[str, Any]) -> None:
-    """ValueError for an adapter of a kind that we do not know, or with settings that we do not."""
-    kind = document.get("peft_type")
-    if kind not in PARTS:
-        raise ValueError(f"no adapter of peft_type {kind!r}{near_miss(str(kind), [*PARTS, 'TLX'])}")
-    if strange := [name for name in UNKNOWN if document.get(name)]:
-        raise ValueError(f"the adapter sets {strange[0]} to {document[strange[0]]!r}, which tlx does not know")
-    begun = document.get("init_lora_weights")
-    if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
-        raise ValueError(
-            f"the adapter sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
-            "leaves them as they are. Save it as plain LoRA: peft's "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )
-    if document.get("bias", "none") != "none":
-        raise ValueError(f"the adapter sets bias to {document['bias']!r}; tlx knows 'none'")
+    def once(self, held: dict[str, tuple[np.ndarray, str]], part: str, tensor: np.ndarray, key: str) -> None:
+        """Put a part of an adapter among those `held`; a second tensor for one part is extra."""
+        if part in held:
+            self.extra.append(f"{key!r} {tensor.shape}: {held[part][1]!r} is the same")
+        else:
+            held[part] = (tensor, key)
 
 
 def read(
@@ -79,23 +59,31 @@ def read(
     """The adapter's leaves by our path, and the declared leaves that it brings along (a head), each with the name of
     the tensor it came from. `shapes` are those of the declared leaves.
 
-    Raises ValueError for an unknown kind, and for tensors that are missing, extra or misshapen.
+    Raises ValueError for tensors that are missing, extra or misshapen. A tensor of a layer that the config does not
+    name is extra, and one of a module that the config keeps whole is missing where the file lacks it.
     """
-    check(document)
     kind = document["peft_type"]
     found = Reading({}, [], [], [])
     layers: dict[str, dict[str, tuple[np.ndarray, str]]] = {}
     shared: dict[str, tuple[np.ndarray, str]] = {}
+    bare = {key: key.removeprefix("base_model.").removeprefix("model.") for key in tensors}
+    suffixes = {key: next((end for end in PARTS[kind] if name.endswith(end)), "") for key, name in bare.items()}
+    modules = {bare[key].removesuffix(end) for key, end in suffixes.items() if end}
+    spelling = spelled(form, modules, source)
     for key, tensor in sorted(tensors.items()):
-        bare = key.removeprefix("base_model.").removeprefix("model.")
-        suffix = next((end for end in PARTS[kind] if bare.endswith(end)), None)
-        module, _, name = bare.rpartition(".")
-        if bare in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
-            shared[bare] = (tensor, key)
-        elif suffix and (layer := form.layer(bare.removesuffix(suffix))):
-            layers.setdefault(layer, {})[PARTS[kind][suffix]] = (tensor, key)
+        suffix, (module, _, name) = suffixes[key], bare[key].rpartition(".")
+        if bare[key] in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
+            found.once(shared, bare[key], tensor, key)
+        elif suffix and (layer := form.layer(module := bare[key].removesuffix(suffix))):
+            if reason := why_not(document, module):
+                found.extra.append(f"{key!r} {tensor.shape}: {reason}")
+            else:
+                found.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
             name_of = form.places[path].name
+            if path in found.arrays:
+                found.extra.append(f"{key!r} {tensor.shape}: {found.arrays[path][1]!r} is the same")
+                continue
             found.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
             if path in found.arrays:
                 found.arrays[path] = (inward(name_of, tensor), key)
@@ -104,41 +92,26 @@ def read(
     if kind in LEARNED_TOKENS:
         read_tokens(form, document, shared, shapes, found)
     else:
-        for layer in sorted(layers.keys() | targeted(form, document)):
-            READERS[kind](form, document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, found)
+        called = {layer: module for module in spelling.modules if (layer := form.layer(module))}
+        wanted = {layer for layer, module in called.items() if not why_not(document, module)}
+        if not spelling.whole:  # A bare backbone has no head that the config could name.
+            wanted -= {layer for layer in wanted if form.places[f"{layer}/kernel"].name.head}
+        check_patterns(document, form, {layer: called[layer] for layer in layers}, source)
+        for layer in sorted(layers.keys() | wanted):
+            READERS[kind](
+                called[layer], document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, found
+            )
+    read = found.arrays.keys() | {line.split(" ")[0] for line in found.misshapen}
+    for path, tensor_name in sorted(kept_paths(document, spelling).items()):
+        if path not in read:
+            found.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}, which the config keeps whole)")
     stop(source, found.missing, found.misshapen, found.extra)
     return found.arrays
 
 
-def targeted(form: Layout, document: Mapping[str, Any]) -> set[str]:
-    """The dense layers that `target_modules` names, as far as that alone decides; a kept module is none of them."""
-    targets = document.get("target_modules") or []
-    if document.get("layers_to_transform") is not None or document.get("exclude_modules") or targets == "all-linear":
-        return set()
-    kept = tuple(document.get("modules_to_save") or ())
-    layers = set()
-    for module in form.modules:
-        layer = form.layer(module)
-        if layer is None or form.places[f"{layer}/kernel"].name.head or module.endswith(kept):
-            continue
-        if isinstance(targets, str):
-            named = re.fullmatch(targets, module) is not None
-        else:
-            named = any(module == target or module.endswith(f".{target}") for target in targets)
-        layers |= {layer} if named else set()
-    return layers
-
-
-def pattern(document: Mapping[str, Any], field: str, module: str, default: float) -> float:
-    """The module's own rank or alpha where a pattern names it."""
-    given = document.get(field) or {}
-    return next((value for key, value in given.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
-
-
-def read_lora(form: Layout, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
-    module = str(form.module(layer))
-    rank = int(pattern(document, "rank_pattern", module, document.get("r", 8)))
-    alpha = pattern(document, "alpha_pattern", module, document.get("lora_alpha", 8))
+def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+    rank = int(pattern(document, "rank_pattern", module, document["r"]))
+    alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
     wanted: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
     if document.get("use_dora"):
         wanted["lora/magnitude"] = (shape[1],)
@@ -157,14 +130,9 @@ def read_lora(form: Layout, document: Any, layer: str, shape: Any, own: Any, sha
         found.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
 
 
-def read_ia3(form: Layout, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
-    module = str(form.module(layer))
+def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     inner = document.get("feedforward_modules") or []
-    names = {module, *(alias for alias, paths in form.modules.items() if paths.get("weight") == f"{layer}/kernel")}
-    if isinstance(inner, str):
-        before = any(re.fullmatch(inner, name) for name in names)
-    else:
-        before = any(name.endswith(tuple(inner)) for name in names)
+    before = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
     path, size = (f"{layer}/ia3/input", shape[0]) if before else (f"{layer}/ia3/output", shape[1])
     if "ia3" not in own:
         found.missing.append(f"{path} {(size,)}")
@@ -175,8 +143,8 @@ def read_ia3(form: Layout, document: Any, layer: str, shape: Any, own: Any, shar
         found.arrays[path] = (tensor.reshape(-1), key)
 
 
-def read_vera(form: Layout, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
-    rank = document.get("r", 256)
+def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+    rank = document["r"]
     for name, width in (("vera/inner", rank), ("vera/outer", shape[1])):
         if name in own:
             tensor, key = own[name]
@@ -186,7 +154,9 @@ def read_vera(form: Layout, document: Any, layer: str, shape: Any, own: Any, sha
     for name, key, size in (("a", "vera_A", (rank, shape[0])), ("b", "vera_B", (shape[1], rank))):
         if key in shared:
             tensor, foreign = shared[key]
-            found.take(f"{layer}/vera/{name}", tensor[: size[0], : size[1]], foreign, size, turned=True)
+            # Those of the widest layers; a narrower layer reads a part. The rank is one for all.
+            part = tensor if tensor.ndim != 2 else tensor[:, : size[1]] if name == "a" else tensor[: size[0]]
+            found.take(f"{layer}/vera/{name}", part, foreign, size, turned=True)
         else:
             found.missing.append(f"{layer}/vera/{name} {size[::-1]} (as {key!r}; save it with save_projection=True)")
 

@@ -38,6 +38,7 @@ from tlx.weights.form import (
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
+from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
 # Fields of a config.json that was read and that are not true of what is written: a dtype, a quantisation of the
@@ -116,6 +117,12 @@ def load_pretrained(
         reset=declared_resets(reset, built, held),
         reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
     )
+    check_values(
+        arrays,
+        {entry.path: entry.foreign for entry in entries},
+        flatten({**built.params, **prefixed_stats(built)}),
+        lambda key: tensor_files(directory)[key],
+    )
     manifest = Manifest(str(source), document, entries)
     pretrained = Pretrained(built, fill(built, arrays, seed), None, manifest, task)
     # What a tuning put into a head goes with that head.
@@ -129,7 +136,7 @@ def load_pretrained(
 def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
     """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
     if type(settings) in OWN_KINDS.values():
-        held = sum(path.stat().st_size for path in tensor_files(directory))
+        held = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
         models.sizes.check_count(models.count(settings, outputs), held, settings, directory / CONFIG)
 
 

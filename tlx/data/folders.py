@@ -1,0 +1,263 @@
+"""A folder that TFDS has prepared, checked before TFDS reads it: no class of others, no damage without its place.
+
+TFDS imports the module of every class that `features.json` names. Where the working directory can be imported, that
+would run code that lies beside a data set. Only TFDS's own feature classes are let through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tlx.documents import check, read_json, shown
+from tlx.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
+from tlx.trees import near_miss
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+REMEDY = "prepare the data set again"
+COUNT = Either((Text(r"\d{1,18}", "a whole number in quotes"), Whole(0, 2**62)))
+NAME = Text(r"\w[\w.-]*", "a name")
+# A shard lies beside its dataset_info.json.
+TEMPLATE = Text(r"(?!\.)[^/\\\0]+", "the pattern of a file name, without a folder")
+SPLIT = Record(
+    {"name": Text(r"[\w.+-]+", "the name of a split")},
+    {"shardLengths": Rows(COUNT), "numBytes": COUNT, "numShards": COUNT, "filepathTemplate": TEMPLATE},
+)
+INFO_FORM = Record(
+    {
+        "name": NAME,
+        "version": Text(r"\d+\.\d+\.\d+[\w.-]*", "a version, for example 1.0.0"),
+        "splits": Rows(SPLIT, low=1),
+    },
+    {
+        "fileFormat": maybe(NAME),
+        "supervisedKeys": Record(),
+        "configName": maybe(Text()),
+        "moduleName": maybe(Text()),
+        "description": maybe(Text()),
+        "citation": maybe(Text()),
+        "alternativeFileFormats": Rows(Text()),
+        "disableShuffling": Flag(),
+    },
+)
+# The keys under which TFDS finds the name of a class: in its own spelling, in that of protocol buffers, and in older
+# files.
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+# Names that TFDS itself gave to its classes earlier.
+EARLIER = ("tensorflow_datasets.core.features.feature.Tensor",)
+FEATURE = Either((Record({"pythonClassName": Text()}), Record({"python_class_name": Text()}), Record({"type": Text()})))
+# Of the fields that say what a feature holds.
+FIELDS: dict[str, Form] = {
+    "classLabel": Record(optional={"numClasses": COUNT}),
+    "featuresDict": Record({"features": Mapped(FEATURE)}),
+    "image": Record(optional={"dtype": Text(), "encodingFormat": Text()}),
+    "tensor": Record(optional={"dtype": Text(), "encoding": Text()}),
+    "text": Record(),
+    "sequence": Record({"feature": FEATURE}),
+    "description": Text(),
+}
+
+
+def check_folder(folder: Path) -> None:
+    """Check the two documents of a data set's folder, before TFDS opens them.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+        ValueError: one of them is no JSON, has another form, names a class that is none of TFDS's own features, or
+            leads to files elsewhere. The message names the file, the field, and what was expected.
+    """
+    info = read_json(folder / INFO, remedy=REMEDY)
+    splits = info.get("splits")
+    if isinstance(splits, list):
+        info = info | {"splits": [spelled(split) for split in splits]}
+    check(spelled(info), INFO_FORM, folder / INFO, REMEDY)
+    check_classes(info.get("features"), folder / INFO)
+    features = read_json(folder / FEATURES, remedy=REMEDY)
+    check_classes(features, folder / FEATURES)
+    check(features, FEATURE, folder / FEATURES, REMEDY)
+    check_fields(features, "", folder)
+    for split in info["splits"]:
+        if (names := [other["name"] for other in info["splits"]]).count(split["name"]) > 1:
+            raise ValueError(f"{folder / INFO}: the split {split['name']!r} is there twice in {names}; {REMEDY}")
+
+
+def spelled(fields: Any) -> Any:
+    """An object with its keys as TFDS writes them; it reads `shard_lengths` for `shardLengths` too."""
+    if not isinstance(fields, dict):
+        return fields
+    return {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): value for name, value in fields.items()}
+
+
+def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
+    """Check the fields of a feature and of those within it; a class label's names are in a file beside."""
+    for name, form in FIELDS.items():
+        if name in feature:
+            check({name: spelled(feature[name])}, Record({name: form}), folder / FEATURES, REMEDY)
+    if "classLabel" in feature and where:
+        check_names(spelled(feature["classLabel"]).get("numClasses"), where, folder)
+    for name, inner in feature.get("featuresDict", {}).get("features", {}).items():
+        check_fields(inner, f"{where}-{name}" if where else name, folder)
+
+
+def check_names(count: Any, feature: str, folder: Path) -> None:
+    """ValueError unless the names of the classes are as many as the classes, and each another one."""
+    path = folder / f"{feature}.labels.txt"
+    if not path.is_file():
+        return
+    try:
+        names = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); {REMEDY}") from None
+    names = [name for name in names if name.strip()]
+    if len(names) != int(count or 0):
+        raise ValueError(f"{path} names {len(names)} classes, {FEATURES} says {int(count or 0)}; {REMEDY}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path} names the class {twice[0]!r} twice; {REMEDY}")
+
+
+@lru_cache(maxsize=1)
+def own_classes() -> frozenset[str]:
+    """The names of TFDS's own feature classes."""
+    import tensorflow_datasets as tfds
+
+    base = tfds.features.FeatureConnector
+    classes = [kind for kind in vars(tfds.features).values() if isinstance(kind, type) and issubclass(kind, base)]
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in classes if kind is not base}
+    return frozenset({name for name in names if name.startswith("tensorflow_datasets.core.features.")} | {*EARLIER})
+
+
+def own(name: Any) -> bool:
+    return isinstance(name, str) and name in own_classes()
+
+
+def check_classes(value: Any, path: Path) -> None:
+    """ValueError where a document, or a document within one of its strings, names a class that is not TFDS's own."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in CLASS_KEYS and not isinstance(inner, dict) and not own(inner):
+                near = near_miss(inner, own_classes()) if isinstance(inner, str) else ""
+                near = near if inner and "close" in near and len(near) < 300 else ""
+                raise ValueError(
+                    f"{path} names the feature class {shown(inner)}, whose code would be run; expected one of TFDS's "
+                    f"own, tensorflow_datasets.core.features.*{near}. Build the data set from features of TFDS"
+                )
+            check_classes(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            check_classes(inner, path)
+    elif isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+        try:
+            inner = json.loads(value)
+        except RecursionError:
+            raise ValueError(f"{path} is nested too deeply; {REMEDY}") from None
+        except ValueError:
+            return
+        check_classes(inner, path)
+
+
+def open_builder(folder: Path) -> Any:
+    """What TFDS makes of a folder that was checked. ValueError where it cannot read it."""
+    import tensorflow_datasets as tfds
+
+    check_folder(folder)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        # TFDS reads these on first use.
+        _ = builder.info.features, builder.info.splits, builder.info.supervised_keys, builder.info.file_format
+    except Exception as error:  # TFDS, protocol buffers and NumPy raise a wide family for a field that does not fit
+        raise ValueError(f"{folder}: TFDS cannot read {INFO} and {FEATURES} ({reason(error)}); {REMEDY}") from None
+    return builder
+
+
+def check_shards(builder: Any, folder: Path) -> None:
+    """Check that the shards of a data set are there, no others, and that they hold as many examples as it says.
+
+    Raises:
+        FileNotFoundError: a shard is not there.
+        ValueError: a shard is damaged or has another length, or there are shards that `dataset_info.json` lacks.
+    """
+    suffix = builder.info.file_format.file_suffix
+    known = set()
+    for split, info in builder.info.splits.items():
+        paths = [Path(str(path)) for path in info.filepaths] if info.shard_lengths else []
+        for path, length in zip(paths, info.shard_lengths, strict=True):
+            known.add(path.name)
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}, a part of the split {split!r}, is not there; {REMEDY}")
+            count = records_in(path, suffix)
+            if count != length:
+                raise ValueError(
+                    f"{path} holds {count} examples, {INFO} says {length} for this part of {split!r}; {REMEDY}"
+                )
+    shards = {path.name for path in folder.glob(f"{builder.info.name}-*.{suffix}-*-of-*")}
+    if extra := sorted(shards - known):
+        raise ValueError(
+            f"{folder / INFO} does not list {extra[0]}, which lies beside it; {REMEDY}, or remove the file"
+        )
+
+
+def records_in(path: Path, suffix: str) -> int:
+    """The number of records of a shard. ValueError where it is damaged."""
+    try:
+        if suffix == "parquet":
+            return int(import_module("pyarrow.parquet").read_metadata(path).num_rows)
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        return int(ArrayRecordReader(str(path)).num_records())
+    except ImportError as error:
+        raise ValueError(f"{path} cannot be read: {error}; install tlx[study] for data sets in Parquet") from None
+    except Exception as error:  # both readers raise their own kinds
+        raise ValueError(f"{path} is damaged ({reason(error)}); {REMEDY}") from None
+
+
+class Records(Sequence[Mapping[str, Any]]):
+    """The records of a split, as TFDS reads them.
+
+    Args:
+        source: TFDS's data source.
+        name: the data set and the split, for errors.
+        needed: the features that tlx uses; a record that lacks one cannot be read.
+    """
+
+    def __init__(self, source: Any, name: str, needed: Collection[str]):
+        self.source, self.name, self.needed = source, name, needed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.name} has {len(self)} records; there is none at {row}")
+        return self._read([row], lambda: [self.source[row]])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> Any:
+        many = getattr(self.source, "__getitems__", lambda own: [self.source[row] for row in own])
+        return self._read(rows, lambda: many(rows))
+
+    def _read(self, rows: Sequence[int], read: Callable[[], Any]) -> Any:
+        """The records at `rows`; ValueError names the split and the first of them where they cannot be read."""
+        told = "" if not len(rows) else f"[{rows[0]}]" if len(rows) == 1 else f"[{rows[0]}..{rows[-1]}]"
+        try:
+            records = read()
+        except MemoryError:
+            raise
+        except Exception as error:  # the reader of the file, and TFDS where a record does not fit its features
+            raise ValueError(
+                f"{self.name}{told} cannot be read ({reason(error)}); the file is damaged or {FEATURES} is not its "
+                f"own: {REMEDY}"
+            ) from None
+        for row, record in zip(rows, records, strict=True):
+            if missing := [feature for feature in self.needed if record.get(feature) is None]:
+                raise ValueError(f"{self.name}[{row}] has no {missing[0]!r}, which {FEATURES} says it has; {REMEDY}")
+        return records
+
+
+def reason(error: Exception) -> str:
+    """An error of a library on one short line."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return f"{type(error).__name__}: {text[:117]}..." if len(text) > 120 else f"{type(error).__name__}: {text}"

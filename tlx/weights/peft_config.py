@@ -1,0 +1,151 @@
+"""The form of peft's adapter_config.json: what each field may be, and which fields tlx does not know."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tlx.documents import check, read_json, shown
+from tlx.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
+from tlx.patterns import compile_pattern
+from tlx.trees import near_miss
+
+TLX = "TLX"
+BASE = "tlx_base"
+REMEDY = "save the adapter again with the library that wrote it"
+NAMES = Either((Rows(Text()), Text(named="a regular expression")))
+PLAIN = Text(r"\w+(\.\w+)*", "the name of a list of layers")
+# The base's class, for peft; the hash of the base and what else is ours.
+MAPPING = Record(optional={BASE: Text()})
+
+COMMON: dict[str, Form] = {
+    "peft_type": Text(),
+    "task_type": maybe(Text()),
+    "auto_mapping": maybe(MAPPING),
+    "base_model_name_or_path": maybe(Text()),
+    "revision": maybe(Text()),
+    "peft_version": maybe(Text()),
+    "inference_mode": maybe(Flag()),
+    "modules_to_save": maybe(Rows(Text())),
+}
+LAYERS: dict[str, Form] = {
+    "exclude_modules": maybe(NAMES),
+    "fan_in_fan_out": maybe(Flag()),  # of Conv1D layers; peft, too, ignores it for any other
+    "bias": OneOf(("none",)),
+    "layers_to_transform": maybe(Either((Rows(Whole()), Whole()))),
+    "layers_pattern": maybe(Either((Rows(PLAIN), PLAIN))),
+}
+TOKENS: dict[str, Form] = {
+    "token_dim": maybe(Whole(1)),
+    "num_layers": maybe(Whole(1)),
+    "num_attention_heads": maybe(Whole(1)),
+    "num_transformer_submodules": maybe(OneOf((1,))),
+}
+FORMS: dict[str, Record] = {
+    "LORA": Record(
+        {"r": Whole(1), "lora_alpha": Real(), "target_modules": NAMES},
+        COMMON
+        | LAYERS
+        | {
+            "lora_dropout": Real(0, 0.9999),
+            "use_rslora": maybe(Flag()),
+            "use_dora": maybe(Flag()),
+            "rank_pattern": maybe(Mapped(Whole(1))),
+            "alpha_pattern": maybe(Mapped(Real())),
+            "init_lora_weights": maybe(Either((Flag(), Text()))),
+        },
+    ),
+    "IA3": Record(
+        {"target_modules": NAMES},
+        COMMON
+        | {name: LAYERS[name] for name in ("exclude_modules", "fan_in_fan_out")}
+        | {"feedforward_modules": maybe(NAMES)},
+    ),
+    "VERA": Record({"r": Whole(1), "target_modules": NAMES}, COMMON | LAYERS | {"save_projection": maybe(Flag())}),
+    "PREFIX_TUNING": Record({"num_virtual_tokens": Whole(1)}, COMMON | TOKENS),
+    "PROMPT_TUNING": Record({"num_virtual_tokens": Whole(1)}, COMMON | TOKENS),
+    TLX: Record({"auto_mapping": Record({BASE: Text()})}, COMMON),
+}
+# Fields that change no answer of a finished adapter: how it began, how it was trained, how peft runs it.
+WITHOUT_EFFECT = {
+    "LORA": (
+        "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_ga_config", "megatron_core",
+        "merge_weights", "qalora_group_size", "runtime_config", "velora_config",
+    ),
+    "IA3": ("init_ia3_weights",),
+    "VERA": ("d_initial", "init_weights", "projection_prng_key", "vera_dropout"),
+    "PREFIX_TUNING": ("encoder_hidden_size", "init_weights", "prefix_projection"),
+    "PROMPT_TUNING": (
+        "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path",
+    ),
+    TLX: (),
+}  # fmt: skip
+# How LoRA's matrices may have begun. By any other of peft's ways (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), it takes out of
+# the base's kernels what they begin with, each time that it opens the adapter.
+BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and check an `adapter_config.json`.
+
+    Raises:
+        ValueError: for a document that is no adapter's, an adapter of a kind that tlx does not know, and a field of
+            another type or with a value that tlx does not know. The message names the file and the field.
+    """
+    document: dict[str, Any] = read_json(path, Record({"peft_type": Text()}), remedy=REMEDY)
+    kind = document["peft_type"]
+    if kind not in FORMS:
+        raise ValueError(f"{path}: no adapter of peft_type {kind!r}{near_miss(str(kind), FORMS)}")
+    check_known(document, kind, path)
+    check(document, FORMS[kind], path, REMEDY)
+    if kind == "LORA":
+        check_begun(document, path)
+    check_layers(document, path)
+    for field, expression in expressions(document):
+        compile_pattern(expression, f"{path}: {field}")
+    return document
+
+
+def expressions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The regular expressions of a config, each with its field."""
+    for field in ("target_modules", "exclude_modules", "feedforward_modules"):
+        if isinstance(document.get(field), str):
+            yield field, document[field]
+    for field in ("modules_to_save", "rank_pattern", "alpha_pattern"):
+        yield from ((field, expression) for expression in document.get(field) or ())
+
+
+def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
+    """ValueError for a field that tlx does not know and that is set: it may change what the adapter computes."""
+    form = FORMS[kind]
+    known = {*form.required, *form.optional, *WITHOUT_EFFECT[kind]}
+    for name, value in document.items():
+        if name not in known and value not in (None, False, "", [], {}):
+            near = near_miss(name, {*form.required, *form.optional})
+            raise ValueError(
+                f"{path} sets {name} to {shown(value)}, which tlx does not know{near if 'close' in near else ''}. If "
+                "it changes nothing that the adapter computes, remove it from the file"
+            )
+
+
+def check_begun(document: Mapping[str, Any], path: Path) -> None:
+    """ValueError where peft changes the base's weights as it opens the adapter."""
+    begun = document.get("init_lora_weights")
+    if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
+        raise ValueError(
+            f"{path} sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+            "leaves them as they are. Save it as plain LoRA: peft's "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
+
+
+def check_layers(document: Mapping[str, Any], path: Path) -> None:
+    """ValueError for a choice of layers that peft, too, refuses."""
+    layers, lists = document.get("layers_to_transform"), document.get("layers_pattern")
+    if isinstance(document.get("target_modules"), str) and (layers is not None or lists is not None):
+        name = "layers_pattern" if layers is None else "layers_to_transform"
+        raise ValueError(
+            f"{path} sets {name} to {shown(document[name])} and target_modules to a regular expression; expected a "
+            "list of names in target_modules, or the layers within the expression"
+        )
+    if lists and layers is None:
+        raise ValueError(f"{path} sets layers_pattern to {shown(lists)} without layers_to_transform; {REMEDY}")

@@ -1,0 +1,80 @@
+"""Whether the numbers that a model takes from a file are numbers it can compute with."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tlx.types import Param
+from tlx.weights.files import read_stored
+from tlx.weights.header import FLOATS, read_header
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def check_values(
+    arrays: Mapping[str, np.ndarray],
+    keys: Mapping[str, str],
+    declared: Mapping[str, Param],
+    file_of: Callable[[str], Path],
+) -> None:
+    """Refuse numbers that no parameter may have. Tensors that the model does not read may hold anything.
+
+    Args:
+        arrays: the arrays that the model takes, by the path of the parameter.
+        keys: the name of each array's tensor in its file, by the path; arrays without one are not checked.
+        declared: the model's own parameters by path; others (an adapter's) are floating point.
+        file_of: the file of a tensor by its name.
+
+    Raises:
+        ValueError: for whole numbers or truth values where the parameter is floating point, and for NaN and infinity.
+            The message names the file, the tensor, how many, and the first.
+    """
+    for path, array in arrays.items():
+        if path not in keys:
+            continue
+        if array.dtype.kind != "f":
+            if path not in declared or floating(declared[path]):
+                file = file_of(keys[path])
+                stored = read_header(file).tensors[keys[path]]
+                raise ValueError(
+                    f"{file}: tensor {keys[path]!r} is {stored}; {path} needs floating point numbers "
+                    f"({', '.join(FLOATS)}). The file is damaged, or its weights are quantised: fetch it again, or "
+                    "save the model in float32"
+                )
+        elif not np.isfinite(array).all():
+            raise not_finite(path, keys[path], file_of(keys[path]))
+
+
+def floating(param: Param) -> bool:
+    """Whether a parameter is floating point. Nearly all are; a module of the user's own may count in whole numbers."""
+    drawn = jax.eval_shape(lambda key: param.init(key, param.shape), jax.random.key(0))
+    return bool(np.issubdtype(drawn.dtype, np.floating))
+
+
+def not_finite(path: str, key: str, file: Path) -> ValueError:
+    """What is wrong with a tensor that has numbers which are not finite in float32."""
+    extent = read_header(file).tensors[key]
+    with file.open("rb") as stream:
+        stored = read_stored(stream, extent)
+    if extent.dtype == "BF16":
+        stored = (stored.astype(np.uint32) << 16).view(np.float32)
+    stored = stored.astype(np.float64)
+    nan, infinite = np.isnan(stored), np.isinf(stored)
+    large = np.isfinite(stored) & (np.abs(stored) > LARGEST)
+    counts = [
+        f"{count} {what}"
+        for count, what in (
+            (int(nan.sum()), "NaN"),
+            (int(infinite.sum()), "infinite"),
+            (int(large.sum()), f"beyond float32's largest number ({LARGEST:.2g})"),
+        )
+        if count
+    ]
+    first = [int(place) for place in np.argwhere(nan | infinite | large)[0]]
+    return ValueError(
+        f"{file}: tensor {key!r} ({extent}) has {' and '.join(counts)} among its {stored.size} numbers, the first at "
+        f"{first}; {path} needs finite numbers. The training that wrote it diverged or the file is damaged: take "
+        "another checkpoint"
+    )
