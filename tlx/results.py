@@ -1,5 +1,6 @@
 """What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
 
+import io
 import resource
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from tlx import config, describe, folder
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
+from tlx.durable import guarded, sync_tree, write_whole
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -25,6 +27,7 @@ from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 from tlx.weights.files import write_file
 from tlx.weights.form import STATS
 
+PAGE = "report.html"
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
 
@@ -66,14 +69,23 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
     }
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
-        np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
+        save_arrays(path / "predictions" / f"{name}.npz", outcome._asdict())
     if leave == "all":
         save_model(path, ready, state.variables)
         write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
-    write_json(path / folder.RESULT, result)
+    # The result says that the run is finished, so everything else is on the disk before it.
+    sync_tree(path)
+    write_json(path / folder.RESULT, result, sync=True)
     return result
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz file whole. It is made in memory, for numpy leaves an open archive behind on a full disk."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    write_whole(path, [stream.getbuffer()])
 
 
 def write_tables(path: Path, ready: Prepared, splits: Any, tested: Outcome | None) -> None:
@@ -117,10 +129,17 @@ def peak_memory() -> int:
 
 
 def write_page(path: Path) -> Path | None:
-    """The run's page, where the extra that draws it is installed."""
+    """Draw the page of a finished run; None where the extra that draws it is not installed.
+
+    Raises:
+      DiskFull, StorageError: the run is finished and only the page could not be written.
+    """
     from tlx import report
 
-    return report.write_run(path) if report.available() else None
+    if not report.available():
+        return None
+    with guarded(path, "draw the page with --resume; the run itself is finished"):
+        return report.write_run(path)
 
 
 def trained_on(splits: Splits) -> dict[str, Examples]:
