@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees", "durable"),
+    ("trees", "durable", "indexes"),
     ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
     ("models", "tasks", "optim", "data", "discrepancy"),
