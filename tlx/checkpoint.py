@@ -102,8 +102,8 @@ class Checkpoints:
         if damaged and not intact:
             # Starting again would throw the run's work away without a word.
             raise DamagedCheckpoint(
-                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged.values())}. Restore one of these files "
-                "from a copy and use --resume, or start again from step 0 with --overwrite"
+                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged.values())}. Restore one of these "
+                "files from a copy and use --resume, or start again from step 0 with --overwrite"
             )
         for path, reason in damaged.items():
             if path not in self.reported:
@@ -230,7 +230,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _told(form: tuple[str, tuple[int, ...]] | None) -> str:
@@ -277,7 +277,8 @@ def _read_header(path: Path, step: int, stream: Any) -> Header:
     found = json.loads(text)
     if found["step"] != step:
         raise DamagedCheckpoint(f"{path} is not the checkpoint of its name: it holds step {found['step']}")
-    return Header(step, found["notes"], [(name, dtype, tuple(shape), sha) for name, dtype, shape, sha in found["arrays"]])
+    arrays = [(name, dtype, tuple(shape), digest) for name, dtype, shape, digest in found["arrays"]]
+    return Header(step, found["notes"], arrays)
 
 
 def _fill(path: Path, name: str, stream: BinaryIO, view: memoryview, digest: str) -> None:

@@ -16,8 +16,21 @@ FULL_WORDS = ("No space left", "File too large", "quota exceeded")
 REFUSED = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 
 
+RESUME = "continue with --resume"
+
+
 class StorageError(OSError):
-    """The storage of a run cannot be written or read; everything saved before is intact."""
+    """The storage of a run cannot be written or read; everything saved before is intact.
+
+    Args:
+      reason: the file or directory, and what is wrong with it.
+      cure: how the storage works again, where that is known.
+      then: what to do once it does.
+    """
+
+    def __init__(self, reason: str, cure: str = "", then: str = RESUME):
+        super().__init__(f"{reason}. Everything saved before is intact; {cure} and {then}" if cure else reason)
+        self.reason, self.cure, self.then = reason, cure, then
 
 
 class DiskFull(StorageError):
@@ -29,12 +42,12 @@ class DamagedWarning(UserWarning):
 
 
 @contextmanager
-def guarded(folder: Path, then: str = "continue with --resume") -> Iterator[None]:
+def guarded(folder: Path, then: str = RESUME) -> Iterator[None]:
     """Turn the errors of a full or failing storage within the block into one `StorageError`.
 
     Args:
       folder: the directory that the block writes; the message names it.
-      then: what the user does once the storage works again.
+      then: what the user does once the storage works again; it replaces the general advice of an inner block.
 
     Raises:
       DiskFull: the disk, a quota or a file size limit is exhausted, whichever library noticed.
@@ -42,20 +55,17 @@ def guarded(folder: Path, then: str = "continue with --resume") -> Iterator[None
     """
     try:
         yield
-    except StorageError:
-        raise
+    except StorageError as error:
+        if then == RESUME or error.then != RESUME or not error.cure:
+            raise
+        raise type(error)(error.reason, error.cure, then) from error
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in FULL or any(words in str(error) for words in FULL_WORDS):
-            raise DiskFull(
-                f"the disk is full: {folder} could not be written. Everything saved before is intact; free some space "
-                f"and {then}"
-            ) from error
+            raise DiskFull(f"the disk is full: {folder} could not be written", "free some space", then) from error
         if number in REFUSED and isinstance(error, OSError) and _concerns(error, folder):
             place = error.filename or folder
-            raise StorageError(
-                f"{place}: {error.strerror}. Everything saved before is intact; make {folder} writable and {then}"
-            ) from error
+            raise StorageError(f"{place}: {error.strerror}", f"make {folder} writable", then) from error
         raise
 
 

@@ -84,7 +84,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an npz file whole. It is made in memory, for numpy leaves an open archive behind on a full disk."""
     stream = io.BytesIO()
-    np.savez(stream, **arrays)
+    np.savez(stream, allow_pickle=False, **arrays)
     write_whole(path, [stream.getbuffer()])
 
 

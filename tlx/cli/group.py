@@ -8,11 +8,14 @@ import importlib.util
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from tlx.durable import DamagedWarning
 
 USER_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
 RUN_ERRORS = (ArithmeticError, OSError)
@@ -23,7 +26,14 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings():
+                told = warnings.showwarning
+                warnings.showwarning = lambda message, kind, *place: (
+                    click.echo(f"tlx: warning: {message}", err=True)
+                    if issubclass(kind, DamagedWarning)
+                    else told(message, kind, *place)
+                )
+                return super().invoke(context)
         except click.ClickException:
             raise
         except (*USER_ERRORS, *RUN_ERRORS) as error:

@@ -1,9 +1,9 @@
 """Rows of numbers by example, in the place of inputs: what a frozen prefix of a model gave, computed once.
 
-A table lies on disk in shards that are never changed. Each has `checksums.json`, the sha256 of every other file, which
-are compared once per process; a shard that differs is not read. A shard holds `indices.npy` int64[N] (places in the whole split), `lengths.npy`
-int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row an example,
-[N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...].
+A table lies on disk in shards that are never changed. A shard holds `indices.npy` int64[N] (places in the whole split),
+`lengths.npy` int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row
+an example, [N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...]. `checksums.json` has
+the sha256 of each of these files; they are compared once in each process, and a shard that differs is not read.
 
 Shapes: B batch, T tokens, N rows of a shard.
 """
