@@ -288,8 +288,8 @@ FETCHES = """
 import sys
 from tlx import assets
 from tlx.assets import ASSETS, Asset
-ASSETS["small"] = Asset(name="small", package="small", version="1", kind="sdist", filename="small-1.tar", sha256={sha!r},
-                        bytes={size}, licence="", about="", member_root="model")
+ASSETS["small"] = Asset(name="small", package="small", version="1", kind="sdist", filename="small-1.tar",
+                        sha256={sha!r}, bytes={size}, licence="", about="", member_root="model")
 print((assets.extract("small") / "config.json").read_text())
 """
 

@@ -27,6 +27,8 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
+                # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
+                warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
                 told = warnings.showwarning
                 warnings.showwarning = lambda message, kind, *place: (
                     click.echo(f"tlx: warning: {message}", err=True)
