@@ -1,11 +1,22 @@
 """Files that are whole or as they were, and one error for every way in which a storage refuses."""
 
 import errno
+import hashlib
+import json
 import os
 
 import pytest
 
-from tlx.durable import DiskFull, StorageError, common_folder, guarded, sha256_once, sync_tree, write_whole
+from tlx.durable import (
+    DiskFull,
+    StorageError,
+    check_recorded,
+    common_folder,
+    guarded,
+    sha256_once,
+    sync_tree,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +71,13 @@ def test_other_errors_pass_as_they_are(tmp_path, error):
 
 
 def test_who_guards_outside_says_what_to_do_unless_the_inner_block_knows_better(tmp_path):
-    with pytest.raises(DiskFull, match=r"free some space and run it again$"), guarded(tmp_path, "run it again"):
-        with guarded(tmp_path / "cell"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(DiskFull, match=r"free some space and draw the page$"), guarded(tmp_path, "run it again"):
-        with guarded(tmp_path / "cell"), guarded(tmp_path / "cell", "draw the page"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    study, cell, page = guarded(tmp_path, "run it again"), guarded(tmp_path / "cell"), guarded(tmp_path, "draw it")
+    with pytest.raises(DiskFull, match=r"free some space and draw it$"), study, cell, page:
+        raise full
+    study, cell = guarded(tmp_path, "run it again"), guarded(tmp_path / "cell")
+    with pytest.raises(DiskFull, match=r"free some space and run it again$"), study, cell:
+        raise full
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -101,3 +113,17 @@ def test_a_hash_is_computed_again_where_the_file_has_changed(tmp_path):
 def test_several_folders_have_the_nearest_one_in_common(tmp_path):
     assert common_folder([tmp_path / "a"]) == tmp_path / "a"
     assert common_folder([tmp_path / "a", tmp_path / "b" / "c"]) == tmp_path
+
+
+def test_a_file_that_is_not_as_its_run_recorded_it_is_refused(tmp_path):
+    (tmp_path / "numbers").write_bytes(b"one")
+    # Older runs have no record.
+    check_recorded(tmp_path, "numbers")
+    (tmp_path / "result.json").write_text(json.dumps({"sha256": {"numbers": hashlib.sha256(b"one").hexdigest()}}))
+    for name in ("numbers", "others"):
+        check_recorded(tmp_path, name)
+    (tmp_path / "numbers").write_bytes(b"two")
+    with pytest.raises(
+        ValueError, match=r"numbers is damaged: its sha256 is not the one in .*result\.json; restore it"
+    ):
+        check_recorded(tmp_path, "numbers")

@@ -2,13 +2,19 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
+import tlx
+from tlx import Data, Recipe, Train, models, tasks
 from tlx.checkpoint import Checkpoints
+from tlx.durable import DiskFull
+from tlx.folder import read_predictions
+from tlx.weights.source import locate
 
 CONFIG = """
 from tlx import Data, Optim, Recipe, Train, models, tasks
@@ -92,7 +98,9 @@ class Small:
         self.folder, self.kib, self.limit = folder, kib, 0
         folder.mkdir()
         libc = ctypes.CDLL(None, use_errno=True)
-        self.mounted = may_mount and libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={kib}k".encode()) == 0
+        self.mounted = (
+            may_mount and libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={kib}k".encode()) == 0
+        )
         self.libc = libc
         if not self.mounted:
             # A run's largest files are a third or so of all it writes before its page.
@@ -140,6 +148,58 @@ def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, w
         assert (out / "report.html").is_file()
     finally:
         disk.close()
+
+
+def recipe_of():
+    return Recipe(
+        data=Data(target="digits", shots=2),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=4, batch=8, eval_batch=256),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        return tlx.run(recipe_of(), tmp_path_factory.mktemp("finished") / "run", quiet=True)
+
+
+def test_a_missing_page_is_drawn_on_resume_without_training(finished, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(finished.folder, copy)
+    (copy / "report.html").unlink(missing_ok=True)
+    drawn = []
+    monkeypatch.setattr("tlx.report.available", lambda: True)
+    monkeypatch.setattr("tlx.report.write_run", lambda path: drawn.append(path) or path / "report.html")
+    monkeypatch.setattr("tlx.train.opened", None)
+    assert tlx.run(recipe_of(), copy, resume=True, quiet=True).result == finished.result
+    assert drawn == [copy]
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tlx.report.write_run", full)
+    with pytest.raises(DiskFull, match=r"free some space and draw the page with --resume; the run itself is finished$"):
+        tlx.run(recipe_of(), copy, resume=True, quiet=True)
+    assert (copy / "result.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["predictions/test.npz", "model/model.safetensors"])
+def test_numbers_of_a_finished_run_that_were_changed_are_refused(finished, tmp_path, name):
+    copy = tmp_path / "run"
+    shutil.copytree(finished.folder, copy)
+    read = {
+        "predictions/test.npz": lambda: read_predictions(copy, "test"),
+        "model/model.safetensors": lambda: locate(copy),
+    }
+    read[name]()
+    content = bytearray((copy / name).read_bytes())
+    content[-9] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its sha256 is not the one in"):
+        read[name]()
 
 
 @pytest.mark.slow

@@ -115,6 +115,8 @@ class Arm:
             "best_value": best.value,
             "flops": self.flops,
         }
+        # A run that resumes here does not take the steps before it again.
+        self.records.flush(sync=True)
         kept = best.variables._asdict() if best.variables is not None else {}
         self.checkpoints.save(step, Saved(self.held(state), kept, notes))
 

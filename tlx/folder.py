@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
+from tlx.durable import check_recorded
 from tlx.records import write_json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
@@ -96,6 +97,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     path = Path(folder) / "predictions" / f"{split}.npz"
     if not path.is_file():
         return None
+    check_recorded(Path(folder), f"predictions/{split}.npz")
     with np.load(path, allow_pickle=False) as arrays:
         return Predictions(arrays["logits"], arrays["labels"], arrays["indices"])
 

@@ -1,6 +1,7 @@
 """The records of a run while it trains: one JSON line for each metric, TensorBoard events, a progress bar."""
 
 import json
+import os
 import socket
 import struct
 import sys
@@ -58,10 +59,12 @@ class Records:
         if len(self.lines) >= LINES:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what was noted to the files."""
+    def flush(self, sync: bool = False) -> None:
+        """Write what was noted to the files; with `sync` the lines are on the disk when this returns."""
         lines, self.lines = self.lines, []
         write_all_of(self.stream.fileno(), "".join(lines).encode())
+        if sync:
+            os.fsync(self.stream.fileno())
         if self.events is not None:
             self.events.flush()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlx import config, folder, models
 from tlx.data import Examples, Splits, evaluation_batches
+from tlx.durable import check_recorded
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
@@ -79,6 +80,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
         return path
     ready, splits, found = learned(path, given)
     tested = path / "predictions" / "test.npz"
+    check_recorded(path, "predictions/test.npz")
     with np.load(tested) if tested.is_file() else nullcontext() as arrays:
         outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
     write_tables(path, ready, splits, outcome)
@@ -98,6 +100,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
+    check_recorded(path, folder.LEARNED)
     kept = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}

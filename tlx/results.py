@@ -13,7 +13,7 @@ import numpy as np
 from tlx import config, describe, folder
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
-from tlx.durable import guarded, sync_tree, write_whole
+from tlx.durable import guarded, sha256_of, sync_tree, write_whole
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
@@ -28,6 +28,15 @@ from tlx.weights.files import write_file
 from tlx.weights.form import STATS
 
 PAGE = "report.html"
+# The files of a finished run whose numbers are read again.
+NUMBERS = (
+    "predictions/train.npz",
+    "predictions/validation.npz",
+    "predictions/test.npz",
+    folder.LEARNED,
+    "model/model.safetensors",
+    "adapter/adapter_model.safetensors",
+)
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
 
@@ -75,6 +84,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
+    result["sha256"] = {name: sha256_of(path / name) for name in NUMBERS if (path / name).is_file()}
     # The result says that the run is finished, so everything else is on the disk before it.
     sync_tree(path)
     write_json(path / folder.RESULT, result, sync=True)
