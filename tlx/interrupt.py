@@ -1,43 +1,67 @@
-"""Ctrl-C where it does no harm. Raised by Python wherever the signal strikes, KeyboardInterrupt can end a process from
-within a callback of XLA, be swallowed by one of JAX's, or leave a checkpoint half begun."""
+"""Ctrl-C and SIGTERM where they do no harm. Raised by Python wherever the signal strikes, KeyboardInterrupt can end a
+process from within a callback of XLA, be swallowed by one of JAX's, or leave a file half written."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+# Seconds after which another SIGTERM is a new request, not the same one sent to the process and to its group.
+PATIENCE = 2.0
+# Seconds between two looks at a signal while waiting.
+LOOK = 0.1
+STEP = b"\nstopping after this step; Ctrl-C again stops at once\n"
 
 
 @dataclass
 class Interruption:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed or SIGTERM arrived, and the time of the first signal (monotonic seconds)."""
 
     asked: bool = False
+    since: float = 0.0
+
+
+# The blocks of `noted` that the main thread is in, the innermost last.
+_BLOCKS: list[Interruption] = []
 
 
 @contextmanager
 def noted() -> Iterator[Interruption]:
-    """Within it the first Ctrl-C is only noted, for whoever looks between two steps, and so is every SIGTERM, by which
-    schedulers and `tlx study --jobs` end a process; a second Ctrl-C has its usual effect at once. What was noted and
-    not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. A signal that is ignored, or
-    another's, stays so, and elsewhere than in the main thread nothing changes."""
+    """Only note the first Ctrl-C and SIGTERM within the block; the caller looks between two steps.
+
+    A second Ctrl-C, and a SIGTERM more than `PATIENCE` seconds after the first signal, have their usual effect at once.
+    A SIGTERM soon after the first is the same request: schedulers and `tlx study --jobs` both send one. A signal that
+    was noted and not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. A signal that is
+    ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
+    """
     found = Interruption()
     usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not main:
         ours = []
 
     def note(number: int, _: object) -> None:
-        found.asked = True
+        now = time.monotonic()
+        if found.asked and number == signal.SIGTERM and now - found.since > PATIENCE:
+            signal.signal(number, usual[number])
+            os.kill(os.getpid(), number)
+        if not found.asked:
+            found.asked, found.since = True, now
         if number == signal.SIGINT:
             signal.signal(number, usual[signal.SIGINT])
-            # No print: the signal may have struck within one.
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+            # No print: the signal may have struck within one. The terminal may be gone.
+            with suppress(OSError):
+                os.write(2, STEP)
 
     for number in ours:
         signal.signal(number, note)
+    if main:
+        _BLOCKS.append(found)
     failed: BaseException | None = None
     try:
         yield found
@@ -45,7 +69,37 @@ def noted() -> Iterator[Interruption]:
         failed = error
         raise
     finally:
+        if main:
+            _BLOCKS.remove(found)
         for number in ours:
             signal.signal(number, usual[number])
         if found.asked and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
+
+
+def look() -> None:
+    """Raise KeyboardInterrupt where a signal was noted. Call it wherever stopping does no harm."""
+    if threading.current_thread() is threading.main_thread() and any(block.asked for block in _BLOCKS):
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def locked(lock: Any) -> Iterator[None]:
+    """Hold a `filelock` lock within the block; while it waits for another process, a signal ends the wait.
+
+    Raises:
+      KeyboardInterrupt: a signal was noted before the lock was free.
+    """
+    from filelock import Timeout
+
+    while True:
+        look()
+        try:
+            lock.acquire(timeout=LOOK)
+            break
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,20 +1,23 @@
 """Answers from a finished run, or from any saved model that has a head."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tlx import folder, models
-from tlx.folder import RECIPE
+from tlx import models
 from tlx.processors import ImageProcessor, TextProcessor
+from tlx.processors.pictures import decode, pixels
 from tlx.processors.sounds import SoundProcessor
+from tlx.processors.vocabulary import notes
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.heads import MULTI_LABEL
 from tlx.weights.pretrained import ADVICE
+
+log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
@@ -36,27 +39,24 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
             f"{source} gives several labels an example (problem_type {MULTI_LABEL}); tlx answers with one class. "
             "Fine-tune it on one label an example: tlx run CONFIG"
         )
+    for note in filter(None, [cut_note(pretrained.processor, given), *notes(pretrained.processor)]):
+        log.warning("note: %s", note)
     forward = jax.jit(lambda variables, inputs: models.forward(pretrained.model, variables, inputs)[0]["logits"])
     answers: list[dict[str, float]] = []
     for start in range(0, len(given), BATCH):
-        inputs = prepare_inputs(pretrained, given[start : start + BATCH], tokens_of(source))
+        inputs = prepare_inputs(pretrained, given[start : start + BATCH])
         answers += pretrained.task.decode(np.asarray(forward(pretrained.variables, inputs)))
     return answers
 
 
-def tokens_of(source: str | Path) -> int | None:
-    """The text length that a run was trained with, None where `source` is no run."""
-    path = Path(source) / RECIPE
-    if not path.is_file():
-        return None
-    return folder.read(Path(source), RECIPE)["recipe"]["data"]["tokens"]
+def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np.ndarray]:
+    """Make the model's inputs for a batch of texts, or of files of images or sounds.
 
-
-def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | None) -> dict[str, np.ndarray]:
-    """The model's inputs for a batch of texts, or of files of images or sounds."""
+    Raises ValueError for a model without a processor, for a file that is none or cannot be read, and for a token that
+    the model has no embedding for.
+    """
     processor = pretrained.processor
     if isinstance(processor, TextProcessor):
-        processor = replace(processor, tokens=tokens) if tokens else processor
         rows = [processor({"text": text}) for text in given]
         return processor.pad(rows, max(len(row["input_ids"]) for row in rows))
     if not isinstance(processor, ImageProcessor):
@@ -65,8 +65,26 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str], tokens: int | N
     if strangers := [name for name in given if not Path(name).is_file()]:
         told = "sounds" if heard else "images"
         raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")
-    kind = "audio" if heard else "image"
-    return {"image": np.stack([processor({kind: Path(name).read_bytes(), "name": name})["image"] for name in given])}
+    read = audio_of if heard else image_of
+    return {"image": np.stack([processor(read(name))["image"] for name in given])}
+
+
+def image_of(name: str) -> dict[str, Any]:
+    """The example of an image file, decoded as the images of a data set are."""
+    return {"image": pixels(decode(Path(name).read_bytes(), name))}
+
+
+def audio_of(name: str) -> dict[str, Any]:
+    """The example of a sound file."""
+    return {"audio": Path(name).read_bytes(), "name": name}
+
+
+def cut_note(processor: Any, given: Sequence[str]) -> str | None:
+    """A line about texts that are longer than the model reads, None where there are none."""
+    if not isinstance(processor, TextProcessor) or not (cut := sum(processor.cuts({"text": text}) for text in given)):
+        return None
+    count = "1 text is" if cut == 1 else f"{cut} texts are"
+    return f"{count} longer than the {processor.tokens} tokens that the model reads; the rest was cut off"
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:

@@ -1,7 +1,9 @@
-"""What a run writes down as it goes: one JSON line a metric, TensorBoard events, a progress bar."""
+"""The records of a run while it trains: one JSON line for each metric, TensorBoard events, a progress bar."""
 
 import json
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
@@ -11,8 +13,11 @@ from typing import Any, Self
 
 from tlx.documents import digests, read_lines
 from tlx.documents.records import METRIC, RERUN
+from tlx.durable import write_all_of, write_whole
 
 METRICS = "metrics.jsonl"
+# Lines that are kept in memory before they are written.
+LINES = 256
 
 
 def json_text(document: Any) -> str:
@@ -20,11 +25,9 @@ def json_text(document: Any) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json_text(document), encoding="utf-8")
-    os.replace(partial, path)
+def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
+    """Write a JSON file whole or not at all; with `sync` it is on the disk when this returns."""
+    write_whole(path, [json_text(document).encode()], sync=sync)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -34,42 +37,96 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Records:
-    """The records of a run in `folder`, from `step` on: what an interrupted run wrote after its last checkpoint is
-    written again, so those lines go. Without `events` there are none for TensorBoard."""
+    """Write the records of a run in `folder` from `step` on. Lines beyond `step` are removed: the run takes those steps
+    again. Without `events` nothing is written for TensorBoard.
+
+    Everything is written by the calling thread, so a full disk is an error here and no queue can block.
+    """
 
     def __init__(self, folder: Path, step: int = 0, events: bool = True):
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
         self.path = folder / METRICS
-        partial = folder / f".{METRICS}.partial"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.path)
-        self.stream = self.path.open("a", encoding="utf-8")
-        self.events = self._events(folder / "tensorboard", step) if events else None
-
-    @staticmethod
-    def _events(folder: Path, step: int) -> Any:
-        from tensorboardX import SummaryWriter
-
-        # TensorBoard drops the events of an earlier try that lie beyond the step from which this one goes on.
-        return SummaryWriter(str(folder), purge_step=step + 1)
+        write_whole(self.path, [(json.dumps(line) + "\n").encode() for line in kept])
+        self.lines: list[str] = []
+        self.stream = self.path.open("ab", buffering=0)
+        self.events = Events(folder / "tensorboard", step) if events else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line a metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch)."""
+        """Note one line for each metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch).
+
+        Raises:
+          OSError: the disk does not take the lines.
+        """
         now = round(time.time(), 3)
         for name, value in values.items():
-            self.stream.write(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
+            self.lines.append(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
             if self.events is not None:
-                self.events.add_scalar(name, value, step)
+                self.events.add(name, value, step)
+        if len(self.lines) >= LINES:
+            self.flush()
 
-    def flush(self) -> None:
-        self.stream.flush()
+    def flush(self, sync: bool = False) -> None:
+        """Write what was noted to the files; with `sync` the lines are on the disk when this returns."""
+        lines, self.lines = self.lines, []
+        write_all_of(self.stream.fileno(), "".join(lines).encode())
+        if sync:
+            os.fsync(self.stream.fileno())
         if self.events is not None:
             self.events.flush()
 
     def close(self) -> None:
+        """Write what was noted, and close the files even where the disk is full."""
+        if self.stream.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self.stream.close()
+            if self.events is not None:
+                self.events.close()
+
+
+class Events:
+    """Write scalars for TensorBoard. tensorboardX's own `SummaryWriter` has a thread that dies on a full disk, and a
+    queue that then blocks for ever; this encodes with tensorboardX and writes in the calling thread."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        taken = sum(path.name.startswith(name) for path in folder.iterdir())
+        self.waiting: list[bytes] = []
+        self.stream = (folder / (f"{name}.{taken}" if taken else name)).open("xb", buffering=0)
+        self._note(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        # TensorBoard drops the events of an earlier attempt beyond the step from which this one continues.
+        start = SessionLog(status=SessionLog.START)
+        self._note(Event(wall_time=time.time(), session_log=start, step=step + 1))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Note one scalar."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._note(Event(wall_time=time.time(), summary=scalar(name, value), step=step))
+
+    def _note(self, event: Any) -> None:
+        """Encode an event as a TFRecord: length, masked checksum of the length, content, masked checksum of it."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        checksums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
+        self.waiting += [length, checksums[0], content, checksums[1]]
+
+    def flush(self) -> None:
+        """Write what was noted to the file."""
+        waiting, self.waiting = self.waiting, []
+        write_all_of(self.stream.fileno(), b"".join(waiting))
+
+    def close(self) -> None:
+        """Close the file; call `flush` before."""
         self.stream.close()
-        if self.events is not None:
-            self.events.close()
 
 
 class Bar:

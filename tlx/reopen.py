@@ -12,6 +12,7 @@ from tlx import config, folder, models
 from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.documents import digests
+from tlx.durable import check_recorded
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
@@ -102,6 +103,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
     digests.verify(path, folder.LEARNED)
+    check_recorded(path, folder.LEARNED)
     kept = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}

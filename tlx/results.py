@@ -1,5 +1,6 @@
 """What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
 
+import io
 import resource
 import sys
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from tlx import config, describe, folder
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
 from tlx.documents import digests
+from tlx.durable import guarded, sha256_of, sync_tree, write_whole
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import without_inserted
 from tlx.prepare import Prepared
+from tlx.processors import vocabulary
 from tlx.records import json_text, read_metrics, write_json
 from tlx.selection import gaps
 from tlx.step import TrainState
@@ -26,6 +29,16 @@ from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 from tlx.weights.files import write_file
 from tlx.weights.form import STATS
 
+PAGE = "report.html"
+# The files of a finished run whose numbers are read again.
+NUMBERS = (
+    "predictions/train.npz",
+    "predictions/validation.npz",
+    "predictions/test.npz",
+    folder.LEARNED,
+    "model/model.safetensors",
+    "adapter/adapter_model.safetensors",
+)
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
 
@@ -67,16 +80,25 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
     }
     (path / "predictions").mkdir(exist_ok=True)
     for name, outcome in outcomes.items():
-        np.savez(path / "predictions" / f"{name}.npz", **outcome._asdict())
+        save_arrays(path / "predictions" / f"{name}.npz", outcome._asdict())
     if leave == "all":
         save_model(path, ready, state.variables)
         write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
-    text = json_text(result)
-    digests.write(path, {folder.RESULT: text})
-    write_json(path / folder.RESULT, result)
+    result["sha256"] = {name: sha256_of(path / name) for name in NUMBERS if (path / name).is_file()}
+    digests.write(path, {folder.RESULT: json_text(result)})
+    # The result says that the run is finished, so everything else is on the disk before it.
+    sync_tree(path)
+    write_json(path / folder.RESULT, result, sync=True)
     return result
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz file whole. It is made in memory, for numpy leaves an open archive behind on a full disk."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    write_whole(path, [stream.getbuffer()])
 
 
 def write_tables(path: Path, ready: Prepared, splits: Any, tested: Outcome | None) -> None:
@@ -122,10 +144,17 @@ def peak_memory() -> int:
 
 
 def write_page(path: Path) -> Path | None:
-    """The run's page, where the extra that draws it is installed."""
+    """Draw the page of a finished run; None where the extra that draws it is not installed.
+
+    Raises:
+      DiskFull, StorageError: the run is finished and only the page could not be written.
+    """
     from tlx import report
 
-    return report.write_run(path) if report.available() else None
+    if not report.available():
+        return None
+    with guarded(path, "draw the page with --resume; the run itself is finished"):
+        return report.write_run(path)
 
 
 def trained_on(splits: Splits) -> dict[str, Examples]:
@@ -142,7 +171,8 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
         for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
         if first == last
     ]
-    return ready.notes + notes(ready.recipe.data, splits, ready.recipe.train.batch) + idle
+    odd = notes(ready.recipe.data, splits, ready.recipe.train.batch)
+    return ready.notes + odd + idle + vocabulary.notes(ready.processor)
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:

@@ -1,5 +1,6 @@
 """Training, read from top to bottom: one arm, or several that share a program."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -13,7 +14,7 @@ import jax
 from tlx import config, folder, pack, partition, sharding
 from tlx.arm import Arm, Clock, Diverged, moved_part, opened
 from tlx.assets import cache_dir
-from tlx.checkpoint import guarded
+from tlx.durable import common_folder, guarded
 from tlx.energy import Metered
 from tlx.evaluate import evaluate, look
 from tlx.feed import Taken, one_of
@@ -22,7 +23,7 @@ from tlx.pack import Engine
 from tlx.phase import Before, Begun, begin_phase
 from tlx.recipe import Recipe
 from tlx.records import Progress
-from tlx.results import line, told_at_end, told_at_start, write_all, write_page
+from tlx.results import PAGE, line, told_at_end, told_at_start, write_all, write_page
 from tlx.step import Parts, TrainState
 from tlx.trees import flatten, nest
 
@@ -82,14 +83,15 @@ def run(
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
     `base` is the recipe before overrides, for the record; `how` is all that is not the experiment. Raises ValueError,
     TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use,
-    `Diverged` for a loss that is not finite, `checkpoint.DiskFull` for a full disk.
+    `Diverged` for a loss that is not finite, `durable.StorageError` for a storage that cannot be written, in particular
+    `durable.DiskFull`, and `checkpoint.DamagedCheckpoint` where no checkpoint is intact.
     """
     how = how or How(quiet=quiet)
     clock = Clock()
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
     with clock("setup"):
         if found := finished(recipe, path, resume=resume, overwrite=overwrite):
-            return whole(found, how)
+            return with_page(whole(found, how), how)
         arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
     result = train([arm], how, clock)[0]
     if isinstance(result, Exception):
@@ -119,6 +121,16 @@ def whole(found: Run, how: How) -> Run:
     return found
 
 
+def with_page(found: Run, how: How) -> Run:
+    """Draw the page of a finished run where it is missing: the disk may have become full just before it."""
+    if how.leave == "all" and how.test and not (found.folder / PAGE).is_file():
+        with guarded(found.folder):
+            page = write_page(found.folder)
+        if page is not None and not how.quiet:
+            print(f"drew the missing page {page}", file=sys.stderr)
+    return found
+
+
 def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
     """Takes the arms from where they stand to their end: a run each, or what ended it. `begun` is the beginning of
     their phase, where it was made already.
@@ -134,7 +146,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
         stop = stack.enter_context(noted())
-        stack.enter_context(guarded(first.path))
+        stack.enter_context(guarded(common_folder([arm.path for arm in arms])))
         for arm in arms:
             stack.enter_context(closing(arm))
         meter = stack.enter_context(Metered())

@@ -108,7 +108,7 @@ class Worker:
                 return "answered", json.loads(json.dumps(subject.answer(root, done.stdout))), output
             except Exception as error:
                 return "traceback", None, f"{output}\nno answer: {type(error).__name__}: {error}"
-        lines = [line for line in output.splitlines() if line.strip()]
+        lines = [line for line in output.splitlines() if line.strip() and not line.startswith("tlx: warning: ")]
         if len(lines) != 1 or not lines[0].startswith("tlx: ") or done.exit_code != 2:
             return "several lines", None, f"exit code {done.exit_code}\n{output}"
         return "refused", None, output

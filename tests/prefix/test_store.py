@@ -9,7 +9,7 @@ import pytest
 
 from tlx import Weights, run, terms, tuning
 from tlx.arm import setting
-from tlx.data import Crop, Flip
+from tlx.data import Crop, Flip, Leaf, Table
 from tlx.data.shifts import Blur
 from tlx.prefix import clear, find, sources
 from tlx.prefix.cut import Cut
@@ -272,3 +272,67 @@ def test_a_model_of_few_positions_has_a_prefix_too(changed, text, store, tmp_pat
     """What has tokens is told by lengths that the model takes."""
     small = changed(text, weights=Weights(encoder, pooling="mean", resize=8), data={"tokens": 8, "buckets": (8,)})
     assert run(small, tmp_path / "run", how=STORED).result["prefix"][0]["cut"] == "blocks/02"
+
+
+def harmed(folder):
+    """One changed byte in each kind of file of a shard, a cut file, a missing one; each is undone after."""
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for changed in (content[:-4] + bytes([content[-4] ^ 1]) + content[-3:], content[:-7], b"", None):
+            if changed is None:
+                path.unlink()
+            else:
+                path.write_bytes(changed)
+            yield path
+            path.write_bytes(content)
+
+
+def test_a_damaged_shard_is_never_read(tmp_path):
+    leaves = (Leaf(("hidden",), tokens=True), Leaf(("pooled",), tokens=False))
+    rows, lengths = np.arange(6), np.array([1, 2, 3, 1, 2, 3])
+    arrays = [np.arange(24.0).reshape(12, 2), np.arange(12.0).reshape(6, 2)]
+    table = Table(tmp_path, leaves).grown(rows, lengths, arrays)
+    assert not len(table.missing(rows)) and not table.damaged
+    (shard,) = tmp_path.glob("shard-*")
+    count = 0
+    for path in harmed(shard):
+        again = Table(tmp_path, leaves)
+        assert len(again.missing(rows)) == 6 and list(again.damaged) == [shard], path
+        assert str(shard) in again.damaged[shard]
+        count += 1
+    assert count == 4 * len(list(shard.iterdir()))
+    assert not Table(tmp_path, leaves).damaged
+    (shard / "leaf-1.npy").write_bytes(b"")
+    grown = Table(tmp_path, leaves).grown(rows, lengths, arrays)
+    assert not grown.damaged and not len(grown.missing(rows)) and len(list(tmp_path.glob("shard-*"))) == 1
+    np.testing.assert_array_equal(grown.gather(np.array([2]), 3)["hidden"][0], arrays[0][3:6])
+
+
+def test_a_shard_that_the_disk_does_not_take_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.data.table.sync_tree", lambda folder: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        Table(tmp_path, (Leaf(("x",), tokens=False),)).grown(np.arange(2), None, [np.ones((2, 1))])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_computes_a_damaged_store_again_and_says_so(image, store, tmp_path):
+    clean = run(image, tmp_path / "a", how=STORED)
+    for path in store.glob("*/shard-*/leaf-0.npy"):
+        content = bytearray(path.read_bytes())
+        content[-4] ^= 64
+        path.write_bytes(content)
+    again = run(image, tmp_path / "b", how=STORED)
+    told = again.result["prefix"][0]
+    assert told["computed"] == clean.result["prefix"][0]["computed"] > 0
+    assert "leaf-0.npy is damaged: its checksum does not match; it is not used" in told["told"]
+    assert again.metrics == clean.metrics
+    assert run(image, tmp_path / "c", how=STORED).result["prefix"][0]["computed"] == 0
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(image, store, tmp_path, monkeypatch):
+    def refused(*given):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tlx.prefix.store.Table.grown", refused)
+    told = run(image, tmp_path / "run", how=STORED).result["prefix"][0]
+    assert told["cut"] is None and told["told"].endswith("cannot be written (Read-only file system)")

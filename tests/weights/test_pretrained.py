@@ -194,19 +194,23 @@ def test_pooling_is_chosen_at_the_load_and_refused_where_it_means_nothing(saved,
 
 
 @pytest.mark.parity
-def test_a_backbone_under_a_head_on_the_mean_opens_in_transformers(tmp_path):
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_and_draws_nothing(tmp_path, name):
     import torch
     import transformers
 
-    pretrained = random(CONFIGS["mean"])
+    pretrained = random(tlx.config.replace(CONFIGS[name], pooling="mean"), None)
     shifted = jax.tree.map(lambda leaf: leaf - 1.0, pretrained.variables.params)
     pretrained = pretrained._replace(variables=Variables(shifted, {}))
-    theirs = transformers.AutoModel.from_pretrained(save_pretrained(pretrained, tmp_path)).eval()
-    ids = np.random.default_rng(0).integers(1, 50, (2, 6))
+    folder = save_pretrained(pretrained, tmp_path)
+    theirs, told = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    ids = np.random.default_rng(0).integers(2, 50, (2, 6))
     with torch.no_grad():
-        hidden = theirs(torch.tensor(ids)).last_hidden_state.numpy()
+        hidden = theirs.eval()(torch.tensor(ids)).last_hidden_state.numpy()
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids})
     np.testing.assert_allclose(taps["hidden"], hidden, atol=1e-5, rtol=0)
+    assert load_pretrained(folder).model.config == pretrained.model.config
 
 
 @pytest.mark.parity

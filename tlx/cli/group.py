@@ -11,12 +11,15 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import click
+
+from tlx.durable import DamagedWarning
 
 USER_ERRORS = (
     ValueError,
@@ -39,7 +42,16 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings():
+                # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
+                warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+                told = warnings.showwarning
+                warnings.showwarning = lambda message, kind, *place: (
+                    click.echo(f"tlx: warning: {message}", err=True)
+                    if issubclass(kind, DamagedWarning)
+                    else told(message, kind, *place)
+                )
+                return super().invoke(context)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:

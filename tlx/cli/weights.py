@@ -12,18 +12,28 @@ from tlx.cli.group import config_option, given_recipe, main
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
 def export(source: str, directory: str) -> None:
-    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open."""
-    from tlx.weights import check_trained, load_pretrained, save_pretrained
+    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open.
+
+    The directory is opened again and compared with RUN before it is put in its place. A model that transformers would
+    open and answer otherwise with is refused.
+    """
+    from tlx.processors.vocabulary import notes
+    from tlx.weights import check_trained, load_pretrained
+    from tlx.weights.export import export_pretrained, note
     from tlx.weights.pretrained import ADVICE
 
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
         raise FileExistsError(f"{directory} is not empty; choose another directory")
     pretrained = load_pretrained(source)
     check_trained(pretrained, ADVICE)
+    written = export_pretrained(pretrained, directory)
+    lines = [note(pretrained), *notes(pretrained.processor)]
     if unused := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused"):
         names = ", ".join(unused[:4]) + (f", ... and {len(unused) - 4} more" if len(unused) > 4 else "")
-        click.echo(f"note: {len(unused)} tensors of {source} belong to no part of the model: {names}", err=True)
-    click.echo(save_pretrained(pretrained, directory))
+        lines.append(f"{len(unused)} tensors of {source} belong to no part of the model: {names}")
+    for line in filter(None, lines):
+        click.echo(f"note: {line}", err=True)
+    click.echo(written)
 
 
 @main.command()

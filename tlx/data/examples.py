@@ -24,7 +24,8 @@ from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.folders import Records, check_shards, open_builder
 from tlx.data.perturbation import Perturbation
-from tlx.processors.pictures import open_picture
+from tlx.processors.pictures import decode
+from tlx.processors.pictures import pixels as decoded_pixels
 from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 
@@ -185,7 +186,7 @@ class Examples(Sequence[dict[str, Any]]):
         if isinstance(content, np.ndarray):
             pixels = content
         else:
-            pixels = np.asarray(open_picture(content, f"{self.name} {self.split}[{index}]"))
+            return decoded_pixels(decode(content, f"{self.name} {self.split}[{index}]"))
         if pixels.dtype != np.uint8:
             spoilt = " with NaN among them" if np.isnan(pixels).any() else ""
             raise ValueError(

@@ -1,15 +1,18 @@
 """Rows of numbers by example, in the place of inputs: what a frozen prefix of a model gave, computed once.
 
-A table lies on disk in shards that are never changed: `indices.npy` int64[N] (places in the whole split), `lengths.npy`
-int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row an example,
-[N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...].
+A table lies on disk in shards that are never changed. A shard holds `indices.npy` int64[N] (places in the whole split),
+`lengths.npy` int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row
+an example, [N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...]. `checksums.json` has
+the sha256 of each of these files; they are compared once in each process, and a shard that differs is not read.
 
 Shapes: B batch, T tokens, N rows of a shard.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tlx.durable import sha256_of, sha256_once, sync_path, sync_tree
+
+CHECKSUMS = "checksums.json"
 
 
 class Leaf(NamedTuple):
@@ -28,15 +35,27 @@ class Leaf(NamedTuple):
     extra: int = 0
 
 
+class DamagedShard(ValueError):
+    """The files of a shard are not those that were written."""
+
+
 class Shard:
-    """One shard. Its arrays are mapped at once: a file that is deleted stays readable for whoever has it open."""
+    """One shard. Its arrays are mapped at once: a file that is deleted stays readable for whoever has it open.
+
+    Raises:
+      DamagedShard: with the file that is missing or differs from its checksum.
+    """
 
     def __init__(self, folder: Path, leaves: Sequence[Leaf]):
         self.folder, self.leaves = folder, leaves
-        self.arrays = [np.load(folder / f"leaf-{n}.npy", mmap_mode="r") for n in range(len(leaves))]
-        self.indices = np.load(folder / "indices.npy")
-        lengths = folder / "lengths.npy"
-        self.lengths = np.load(lengths) if lengths.is_file() else None
+        check_files(folder)
+        try:
+            self.arrays = [np.load(folder / f"leaf-{n}.npy", mmap_mode="r") for n in range(len(leaves))]
+            self.indices = np.load(folder / "indices.npy")
+            lengths = folder / "lengths.npy"
+            self.lengths = np.load(lengths) if lengths.is_file() else None
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise DamagedShard(f"{folder} is damaged: {error}") from error
 
     @cached_property
     def starts(self) -> list[np.ndarray]:
@@ -49,13 +68,38 @@ class Shard:
         return found
 
 
+def check_files(folder: Path) -> None:
+    """Compare every file of a shard with its checksum. DamagedShard where one is missing, cut or changed."""
+    try:
+        wanted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, digest in wanted.items():
+            if sha256_once(folder / name) != digest:
+                raise DamagedShard(f"{folder / name} is damaged: its checksum does not match")
+    except FileNotFoundError as error:
+        raise DamagedShard(f"{folder} is damaged: {error.filename} is missing") from error
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise DamagedShard(f"{folder} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        if isinstance(error, DamagedShard):
+            raise
+        raise DamagedShard(f"{folder / CHECKSUMS} is damaged: {error}") from error
+
+
 class Table:
     """The rows of one split, in the place of a processor. With `views` above 1 an example has so many rows, numbered
     `index * views + view`."""
 
     def __init__(self, folder: Path, leaves: Sequence[Leaf], views: int = 1):
         self.folder, self.leaves, self.views = folder, tuple(leaves), views
-        self.shards = [Shard(path, self.leaves) for path in sorted(folder.glob("shard-*"))] if folder.is_dir() else []
+        self.shards: list[Shard] = []
+        self.damaged: dict[Path, str] = {}
+        for path in sorted(folder.glob("shard-*")) if folder.is_dir() else []:
+            try:
+                self.shards.append(Shard(path, self.leaves))
+            except DamagedShard as error:
+                self.damaged[path] = str(error)
         # By index: the number of the shard and the row in it, -1 where there is none, and the length of the text.
         most = max((int(shard.indices.max()) for shard in self.shards if len(shard.indices)), default=-1)
         self.places = np.full((most + 1, 2), -1, np.int64)
@@ -120,14 +164,30 @@ class Table:
         return out
 
     def grown(self, indices: np.ndarray, lengths: np.ndarray | None, arrays: Sequence[np.ndarray]) -> Table:
-        """The table with one more shard, written whole or not at all."""
+        """Return the table with one more shard, which is written whole or not at all and synced before it counts.
+
+        The caller holds the folder's lock. Damaged shards are deleted.
+
+        Raises:
+          OSError: the disk does not take the shard; nothing of it stays.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.damaged:
+            shutil.rmtree(path, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial-"))
-        np.save(partial / "indices.npy", indices.astype(np.int64))
-        if lengths is not None:
-            np.save(partial / "lengths.npy", lengths.astype(np.int32))
-        for n, array in enumerate(arrays):
-            np.save(partial / f"leaf-{n}.npy", array)
-        number = max((int(shard.folder.name.removeprefix("shard-")) for shard in self.shards), default=-1) + 1
-        os.replace(partial, self.folder / f"shard-{number:05d}")
+        try:
+            np.save(partial / "indices.npy", indices.astype(np.int64))
+            if lengths is not None:
+                np.save(partial / "lengths.npy", lengths.astype(np.int32))
+            for n, array in enumerate(arrays):
+                np.save(partial / f"leaf-{n}.npy", array)
+            checksums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
+            (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
+            sync_tree(partial)
+            numbers = [int(path.name.removeprefix("shard-")) for path in self.folder.glob("shard-*")]
+            os.replace(partial, self.folder / f"shard-{max(numbers, default=-1) + 1:05d}")
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_path(self.folder)
         return Table(self.folder, self.leaves, self.views)

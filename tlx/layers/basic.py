@@ -87,8 +87,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def embed(params: Tree, ids: Array) -> Array:
-    """Rows of `params["embedding"]`: [B, T] integers -> [B, T, W]."""
-    return params["embedding"][ids]
+    """Rows of `params["embedding"]`: [B, T] integers -> [B, T, W]; NaN for an index that has no row."""
+    return jnp.asarray(params["embedding"]).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def as_dtype(x: Any, context: Context) -> Array:

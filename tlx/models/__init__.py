@@ -30,6 +30,7 @@ __all__ = [
     "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
     "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "count",
     "example_inputs", "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
+    "text_room",
 ]  # fmt: skip
 
 
@@ -93,8 +94,16 @@ def tap_shapes(model: Model, params: Tree | None = None, inputs: Mapping[str, An
     return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, inputs)
 
 
+def text_room(model: Model, params: Tree) -> int | None:
+    """How many tokens of a text the model has positions for, beside those that a tuning puts before them; None where
+    it reads no text."""
+    if not isinstance(model.config, Bert):
+        return None
+    prompt = subtree(params, "stem/prompt").get("tokens", ())
+    return bert.room(model.config) - len(prompt) - prefix_length(model, params)
+
+
 def check_tokens(model: Model, params: Tree, tokens: int) -> None:
     """ValueError where a text of so many `tokens`, with what a tuning put before them, is too long for the model."""
-    if isinstance(model.config, Bert):
-        prompt = subtree(params, "stem/prompt").get("tokens", ())
-        bert.check_length(model.config, tokens + len(prompt) + prefix_length(model, params))
+    if (room := text_room(model, params)) is not None:
+        bert.check_length(model.config, tokens + bert.room(model.config) - room)

@@ -24,6 +24,7 @@ from tlx.layers import (
     layer_norm,
     normal,
 )
+from tlx.models.inputs import beside_ids, check_rows, placed, refuse_unread, token_ids
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -78,6 +79,7 @@ FAMILIES = {
 }
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
 POOLING = "tlx_pooling"
+READS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, PROJECT, POOL, INNER, OUTER = 14, 15, 14, 14, 16, 18
 UNUSED = (
@@ -135,16 +137,22 @@ def build(config: Bert, outputs: int | None = None) -> Model:
     """The chain of stages; with `outputs` the head of a sequence classifier of that width."""
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        ids = jnp.asarray(carry["input_ids"])
-        mask = carry.get("attention_mask")
-        mask = jnp.ones_like(ids) if mask is None else jnp.asarray(mask)
+        refuse_unread(carry, READS)
+        ids = token_ids(carry, config.vocabulary)
+        mask = beside_ids(carry, "attention_mask", ids, jnp.ones_like(ids))
+        types = beside_ids(carry, "token_type_ids", ids, jnp.zeros_like(ids))
+        if config.types:
+            check_rows("token_type_ids", types, config.types, "token type embeddings")
         hidden = embed(params["words"], ids)
-        types = carry.get("token_type_ids")
-        types = jnp.zeros_like(ids) if types is None else jnp.asarray(types)
+        places = carry.get("position_ids")
+        if places is not None and ("prompt" in params or context.prefix):
+            raise ValueError("position_ids cannot be given to a model with a learned prompt or prefix; leave them out")
         if "prompt" in params:
             hidden, ids, mask, types = prompted(config, params["prompt"]["tokens"], hidden, ids, mask, types)
         check_length(config, ids.shape[1] + context.prefix)
-        hidden += embed(params["positions"], positions(config, ids, context.prefix, "prompt" in params))
+        places = positions(config, ids, context.prefix, "prompt" in params) if places is None else placed(places, ids)
+        check_rows("position_ids", places, config.positions, "position embeddings")
+        hidden += embed(params["positions"], places)
         if config.types:
             hidden += embed(params["types"], types)
         hidden = dropout(
@@ -224,11 +232,15 @@ def prompted(
     return hidden, ids, mask, types
 
 
+def room(config: Bert) -> int:
+    """How many tokens there are positions for: RoBERTa keeps the first rows for padding."""
+    return config.positions - (config.pad + 1 if config.family == "roberta" else 0)
+
+
 def check_length(config: Bert, tokens: int) -> None:
-    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
-    room = config.positions - (config.pad + 1 if config.family == "roberta" else 0)
-    if tokens > room:
-        raise ValueError(f"{tokens} tokens, and the model has positions for {room}: lower Data(tokens=...)")
+    """ValueError for more tokens than there are positions."""
+    if tokens > room(config):
+        raise ValueError(f"{tokens} tokens, and the model has positions for {room(config)}: lower Data(tokens=...)")
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:

@@ -51,10 +51,10 @@ def forward(
 ) -> tuple[dict[str, Any], Tree]:
     """Runs the chain: `(taps, stats)`.
 
-    `inputs` is a dict in fixed names: `input_ids`, `attention_mask`, `token_type_ids` [batch, tokens]; `image`
-    [batch, height, width, channels]. `taps` holds one entry a stage under its name, and what exists of `hidden` (the
-    last hidden state), `pooled`, `logits` (float32), and `carry`, from which a later `start` goes on. `stats` are the
-    running statistics after the pass.
+    `inputs` is a dict in fixed names: `input_ids`, `attention_mask`, `token_type_ids`, `position_ids` [batch, tokens];
+    `image` [batch, height, width, channels]. `taps` holds one entry a stage under its name, and what exists of
+    `hidden` (the last hidden state), `pooled`, `logits` (float32), and `carry`, from which a later `start` goes on.
+    `stats` are the running statistics after the pass.
 
     `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
     up to, not including, `stop`. `barrier` names a stage below which the compiler may mix nothing with what comes from
@@ -63,7 +63,8 @@ def forward(
     computes again instead of keeping: "stage", all of it, or "dots", all but the large products. `dtype` is that of
     activations. `offset` and `axis` belong to `jax.pmap` (see `types.Context`).
 
-    Raises ValueError for a stage that does not exist.
+    Raises ValueError for a stage that does not exist, for an input that the model does not read, and for an index that
+    has no row in an embedding; inside of a compiled function such an index gives NaN.
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
     side, neck = (subtree(variables.params, f"{model.stages[-1].name}/{name}") for name in ("side", "neck"))

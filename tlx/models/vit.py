@@ -29,6 +29,7 @@ from tlx.layers import (
     stochastic_depth,
     zeros,
 )
+from tlx.models.inputs import refuse_unread
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -155,6 +156,7 @@ def build(config: Vit, outputs: int | None = None) -> Model:
     """The chain of stages; with `outputs` the head of an image classifier of that width."""
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        refuse_unread(carry, ("image",))
         image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
         patches = conv(params["patch"], image, stride=config.patch, padding="VALID")
         batch, *_, width = patches.shape

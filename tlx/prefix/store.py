@@ -25,6 +25,7 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
+from tlx.interrupt import locked, look
 from tlx.prefix.cut import Cut, prefix
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
@@ -53,19 +54,27 @@ def nothing(ready: Prepared, why: str) -> Sources:
 
 
 def room() -> Path:
-    """The folder of all stores."""
-    found = cache_dir() / "prefixes"
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+    """Return the folder of all stores, whether it exists or not."""
+    return cache_dir() / "prefixes"
+
+
+def free_bytes() -> int:
+    """Return how many bytes the disk of the stores has left."""
+    folder = room()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def stored() -> tuple[int, int]:
-    """How many stores there are, and their bytes."""
+    """Return how many stores there are, and their bytes."""
+    if not room().is_dir():
+        return 0, 0
     return len(list(room().iterdir())), sum(file.stat().st_size for file in room().rglob("*") if file.is_file())
 
 
 def clear() -> int:
-    """Deletes every stored prefix; gives the bytes that were freed."""
+    """Delete every stored prefix and return the bytes that were freed."""
     _, freed = stored()
     shutil.rmtree(room(), ignore_errors=True)
     return freed
@@ -173,22 +182,31 @@ def sources(
     most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
     sizes = zip(cut.leaves, cut.reads, strict=True)
     size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
-    free = shutil.disk_usage(room()).free
+    free = free_bytes()
     if size > free / 2:
         why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
         return [nothing(ready, why) for ready, _ in pairs]
     start = time.perf_counter()
     if computed:
         say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
+    damaged = [reason for table in tables.values() for reason in table.damaged.values()]
+    for reason in damaged:
+        say(f"note: {reason}; it is not used, and its rows are computed again")
     for folder, rows in short.items():
-        if len(rows):
-            ready, name, examples = asked[folder][0]
+        if not len(rows):
+            continue
+        ready, name, examples = asked[folder][0]
+        try:
             tables[folder] = fill(ready, cut, name, examples.whole(), rows, tables[folder])
+        except OSError as error:
+            # The store only saves time: a full or read-only cache must not stop a run.
+            return [nothing(ready, f"{folder} cannot be written ({error.strerror or error})") for ready, _ in pairs]
     spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
     told = (
         f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
         "examples of this phase"
     )
+    told += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
     found = [{name: tables[folder] for name, folder in mine.items()} for mine in opened_at]
     return [Sources(cut.stage, readers, told, computed) for readers in found]
 
@@ -216,7 +234,7 @@ def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray
     from filelock import FileLock
 
     table.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(table.folder / ".lock"):
+    with locked(FileLock(table.folder / ".lock")):
         table = Table(table.folder, table.leaves, table.views)
         short = table.missing(rows)
         for view in range(table.views):
@@ -241,6 +259,7 @@ def computed(
     pieces: list[list[np.ndarray]] = [[] for _ in table.leaves]
     batches = evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
     for batch in batches:
+        look()
         real = batch["weight"] > 0
         if view is not None:
             rows = zip(batch["image"], batch["index"].tolist(), strict=True)

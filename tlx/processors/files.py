@@ -29,8 +29,8 @@ TRIALS = ("", "A b, c1 - d!", "naïve 电影", "x" * 120)
 Result = TypeVar("Result")
 
 
-def check_files(directory: Path) -> None:
-    """Check the form of every file of a tokenizer in `directory`.
+def check_tokenizer(directory: Path) -> None:
+    """Check the form of every file of a tokenizer in `directory`, and that tokenizer.json opens.
 
     Raises:
         DocumentError: Names the file, the place, the value received and the value expected.
@@ -41,6 +41,8 @@ def check_files(directory: Path) -> None:
     for name in ("vocab.txt", "merges.txt"):
         if (directory / name).exists():
             check_vocabulary(directory / name)
+    if (directory / TOKENIZER).exists():
+        open_tokenizer(directory / TOKENIZER)
 
 
 def check_vocabulary(path: Path) -> None:

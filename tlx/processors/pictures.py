@@ -1,55 +1,266 @@
-"""Open an encoded picture: its size is checked before it is decoded, and every fault is one line that names it."""
+"""An image file to pixels, and pixels to the input of a model.
+
+A file is decoded in one way for training and for prediction. The rule is that of
+`transformers.image_utils.load_image`: the image is turned as its EXIF orientation says, and becomes colours (RGB). An
+image without colours stays grey. Transparency is dropped.
+"""
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from tlx.processors.encoded import open_picture
+from tlx.processors.files import read_preprocessor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow itself warns above this, and refuses twice as many.
-MOST_PIXELS = 89_478_485
+Inputs = dict[str, np.ndarray]
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
+
+# The numbers of PIL.Image.Resampling, which preprocessor_config.json holds.
+_RESAMPLE: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
+# What the image processors of `transformers` take a field for that preprocessor_config.json leaves out, by the
+# beginning of their names.
+_USUAL: dict[str, dict[str, Any]] = {
+    "ViT": {
+        "do_resize": True,
+        "size": {"height": 224, "width": 224},
+        "resample": 2,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    },
+    "DeiT": {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True, "crop_size": 224},
+    "Bit": {
+        "size": {"shortest_edge": 224},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": 224,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    },
+}
+
+GREY = ("1", "L", "LA", "La")
+# Their pixels are no numbers from 0 to 255, and Pillow would cut off what is above.
+DEEP = ("I", "F")
 
 
-def open_picture(content: bytes, name: str = "this image") -> Image:
-    """Decode a picture.
+def decode(content: bytes, name: str) -> Image:
+    """Return the picture in the bytes of an image file, upright, in the mode L (grey) or RGB.
+
+    A palette becomes its colours, one bit becomes 0 or 255, CMYK and other colour spaces become RGB, and a file of
+    several frames gives its first.
 
     Args:
-        content: The bytes of a PNG, a JPEG or another format that Pillow reads.
-        name: What errors call it: its file, or its place in a data set.
-
-    Returns:
-        The picture, decoded.
+        content: The bytes of the file.
+        name: The name of the image in an error.
 
     Raises:
-        ValueError: The bytes are no picture, are cut short or damaged, or describe more than `MOST_PIXELS` pixels.
+        ValueError: The pixels have more than 8 bits, or the bytes are no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import ImageOps
 
-    try:
-        picture = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:
+    picture = open_picture(content, name)
+    if picture.mode.startswith(DEEP):
         raise ValueError(
-            f"{name} is no image that can be read ({len(content):,} bytes); expected a PNG, a JPEG or another format "
-            "of Pillow: convert it"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name} has too many pixels ({error}); expected at most {MOST_PIXELS:,}: shrink it") from None
-    except Exception as error:  # each format's reader has its own kinds
-        raise damaged(name, error) from None
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{name} has {width:,} x {height:,} pixels; expected at most {MOST_PIXELS:,}: shrink it")
-    if min(width, height) < 1:
-        raise ValueError(f"{name} has {width} x {height} pixels; expected at least one")
-    try:
-        picture.load()
-    except Exception as error:
-        raise damaged(name, error) from None
-    return picture
+            f"{name} has pixels of mode {picture.mode!r}, which have more than 8 bits; convert it to 8 bits a channel"
+        )
+    return plain(ImageOps.exif_transpose(picture))
 
 
-def damaged(name: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:80] or type(error).__name__
-    return ValueError(f"{name} is damaged ({reason}); expected a whole image: copy it from its source again")
+def plain(picture: Image) -> Image:
+    """Return the picture in the mode L, where it has no colours, or RGB."""
+    mode = "L" if picture.mode in GREY else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def pixels(picture: Image) -> np.ndarray:
+    """Return uint8[height, width, 1] of a grey picture, uint8[height, width, 3] of another."""
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcessor:
+    """An image to float32[height, width, channels]: resize, crop, scale, normalise, in the order of transformers.
+
+    `size` is (height, width), or the length of the shortest edge with the proportions kept (then `crop` must say what
+    is cut from the middle, so that all images are of one shape), or None to leave it. A pixel becomes `(pixel * scale -
+    mean) / std`.
+    """
+
+    size: tuple[int, int] | int | None
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    scale: float = 1 / 255
+    resample: Resample = "bilinear"
+    crop: tuple[int, int] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+        if self.resample not in _RESAMPLE:
+            raise ValueError(f"resample={self.resample!r}; expected one of {', '.join(_RESAMPLE)}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(getattr(self, name))} numbers for {self.channels} channels")
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name}={getattr(self, name)}; expected finite numbers")
+        if not min(self.std) > 0:
+            raise ValueError(f"std={self.std}; expected numbers above 0: the pixels are divided by them")
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(
+                f"scale={self.scale}; expected a number above 0, such as 1/255: the pixels are multiplied by it"
+            )
+        if self.crop is None and not isinstance(self.size, tuple):
+            raise ValueError(f"size={self.size} leaves images of different shapes; give (height, width), or a crop")
+        for name in ("size", "crop"):
+            if (extent := getattr(self, name)) is not None and np.min(extent) < 1:
+                raise ValueError(f"{name}={extent}; expected at least 1 pixel")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what comes out."""
+        height, width = self.crop or self.size  # type: ignore[misc]
+        return height, width, self.channels
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read `preprocessor_config.json`; a field that is missing means what it means to `transformers`.
+
+        Raises FileNotFoundError where there is no such file, ValueError for what this form does not cover.
+        """
+        file = Path(directory) / "preprocessor_config.json"
+        stated = read_preprocessor(Path(directory))
+        kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "ViT")
+        usual = next((own for name, own in _USUAL.items() if kind.startswith(name)), {})
+        settings = _USUAL["ViT"] | usual | stated
+        read = ["size", "resample"] if settings["do_resize"] else []
+        read += ["image_mean", "image_std"] if settings["do_normalize"] else []
+        read += ["rescale_factor"] if settings["do_rescale"] else []
+        if empty := [name for name in read if settings[name] is None]:
+            raise ValueError(f"{file}: {empty[0]} is null; give its value, or leave the field out for the usual one")
+        size = _extent(settings["size"], shortest=True) if settings["do_resize"] else None
+        # The older form of the file has no do_center_crop and no crop_size for the models that do not crop.
+        cropped = settings.get("crop_size") or settings["size"]
+        crop = _extent(cropped, shortest=False) if settings["do_center_crop"] else None
+        mean, std = ((0.0,), (1.0,))
+        if settings["do_normalize"]:
+            mean, std = (tuple(np.atleast_1d(settings[name]).tolist()) for name in ("image_mean", "image_std"))
+        resample = settings["resample"] if settings["do_resize"] else 2
+        if not isinstance(resample, int) or not 0 <= resample < len(_RESAMPLE):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLE))
+            raise ValueError(f"{file}: resample is {resample!r}; expected one of {known}")
+        grey = isinstance(settings["image_mean"], list) and len(settings["image_mean"]) == 1
+        try:
+            return cls(
+                size=size,
+                channels=1 if grey else 3,
+                mean=mean,
+                std=std,
+                scale=settings["rescale_factor"] if settings["do_rescale"] else 1.0,
+                resample=_RESAMPLE[resample],
+                crop=crop,  # type: ignore[arg-type]
+                extra={
+                    name: stated[name] for name in ("image_processor_type", "feature_extractor_type") if name in stated
+                },
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+        """`{"image": uint8[H, W, C] or the bytes of an image file}` to `{"image": float32[height, width, channels]}`.
+
+        A file is decoded as `pictures.decode` says. Of an array with 2 or 4 channels the last is transparency, which
+        is dropped.
+        """
+        from PIL.Image import fromarray
+
+        image = example["image"]
+        if isinstance(image, bytes):
+            picture = decode(image, "this image")
+        else:
+            array = np.asarray(image)
+            if (
+                array.dtype != np.uint8
+                or array.ndim not in (2, 3)
+                or (array.ndim == 3 and array.shape[2] not in range(1, 5))
+            ):
+                raise ValueError(f"an image is uint8[height, width, channels], not {array.dtype}{list(array.shape)}")
+            picture = plain(fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
+        mode = "L" if self.channels == 1 else "RGB"
+        picture = self._crop(self._resize(picture if picture.mode == mode else picture.convert(mode)))
+        pixels = np.asarray(picture, np.float32).reshape(*self.shape)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return {"image": (pixels * np.float32(self.scale) - mean) / std}
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `preprocessor_config.json`, which `load` and `transformers.AutoImageProcessor` read."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        size = {"shortest_edge": self.size} if isinstance(self.size, int) else _named(self.size or self.crop)
+        settings = {
+            "image_processor_type": "ViTImageProcessor",
+            **self.extra,
+            "do_resize": self.size is not None,
+            "size": size,
+            "resample": _RESAMPLE.index(self.resample),
+            "do_center_crop": self.crop is not None,
+            **({"crop_size": _named(self.crop)} if self.crop else {}),
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean) * (self.channels if len(self.mean) == 1 else 1),
+            "image_std": list(self.std) * (self.channels if len(self.std) == 1 else 1),
+            # A palette, or grey, becomes colours there as it does here.
+            **({"do_convert_rgb": True} if self.channels == 3 else {}),
+        }
+        (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _resize(self, picture: Image) -> Image:
+        if self.size is None:
+            return picture
+        width, height = picture.size
+        if isinstance(self.size, int):
+            short, long = min(width, height), max(width, height)
+            other = int(self.size * long / short)
+            new = (other, self.size) if width > height else (self.size, other)
+        else:
+            new = (self.size[1], self.size[0])
+        return picture if new == picture.size else picture.resize(new, _RESAMPLE.index(self.resample))
+
+    def _crop(self, picture: Image) -> Image:
+        if self.crop is None:
+            return picture
+        height, width = self.crop
+        # Floor division also for the negative margins of an image smaller than the crop, which Pillow fills with black.
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        return picture.crop((left, top, left + width, top + height))
+
+
+def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
+    """A size of preprocessor_config.json, which may be a number or a dict, as (height, width) or the shortest edge."""
+    if isinstance(size, int):
+        return (size, size)
+    if "height" in size and "width" in size:
+        return (size["height"], size["width"])
+    if shortest and "shortest_edge" in size:
+        return size["shortest_edge"]
+    raise ValueError(f"cannot read the size {size} of preprocessor_config.json; expected height and width")
+
+
+def _named(size: Any) -> dict[str, int]:
+    return {"height": size[0], "width": size[1]}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.assets import cache_dir
+from tlx.durable import write_whole
 from tlx.report import words
 
 
@@ -43,10 +44,8 @@ def render(template: str, *, scripts: Sequence[str] = ("page.js",), **context: A
 
 
 def write(path: Path, page: str) -> Path:
-    """Writes a page whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    """Write a page whole or not at all."""
+    write_whole(path, [page.encode()])
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tlx import cells as records
 from tlx import many, report
 from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
-from tlx.checkpoint import DiskFull
+from tlx.durable import StorageError, guarded
 from tlx.folder import RECIPE
 from tlx.many import MOST_ARMS
 from tlx.records import write_json
@@ -28,6 +28,9 @@ from tlx.train import Run
 
 # A line for every cell that was run to its end: when, which, how it ended, by whom.
 EXECUTIONS = "executions.jsonl"
+# The exit code of a worker that could not write: the process that started it says so, once.
+NO_STORAGE = 74
+AGAIN = "run the same command again"
 # Seconds between two looks at what others run.
 PAUSE = 0.5
 
@@ -60,6 +63,14 @@ def run_study(
             raise ValueError(f"{name} is {value}; a study wants 1 or more")
     if jobs > 1 and not worker:
         raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
+    with guarded(directory, AGAIN):
+        return directed(study, directory, jobs, most, quiet, command, file, worker)
+
+
+def directed(
+    study: Study, directory: Path, jobs: int, most: int, quiet: bool, command: str, file: str, worker: Sequence[str]
+) -> StudyRecords:
+    """Run the study as `run_study` says, in a directory that the caller guards."""
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
     since = now()
     with Board(study, directory, since, quiet) as board:
@@ -96,9 +107,29 @@ def work(
     `since` is tried again.
 
     It claims cells that one program can train, at most `most`, and no more than one of `share` workers should. `look`
-    is called after every cell, `wait` where others run all that is left. Who is `employed` goes home when the process
-    that started this one has died.
+    is called after every cell, `wait` where others run all that is left. A worker that is `employed` ends when the
+    process that started it has died, and ends with the exit code `NO_STORAGE` where the directory cannot be written.
     """
+    try:
+        with guarded(directory, AGAIN):
+            claimed(study, directory, since, share, most, look, wait, employed)
+    except StorageError:
+        if employed:
+            raise SystemExit(NO_STORAGE) from None
+        raise
+
+
+def claimed(
+    study: Study,
+    directory: Path,
+    since: float,
+    share: int,
+    most: int,
+    look: Callable[[], None],
+    wait: Callable[[], None],
+    employed: bool,
+) -> None:
+    """Claim and run cells until all are settled, as `work` says."""
     left, groups, employer = study.by_fingerprint, grouped(study.by_fingerprint), os.getppid()
     while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
@@ -132,7 +163,7 @@ def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -
 
     def done(position: int, outcome: Run | Exception) -> None:
         one = claims[position]
-        if isinstance(outcome, DiskFull):
+        if isinstance(outcome, StorageError):
             # No cell's failure, and the next would meet it too.
             raise outcome
         failed = isinstance(outcome, Exception)
@@ -186,6 +217,9 @@ def employ(command: Sequence[str], count: int, board: Board) -> None:
         for worker in workers:
             worker.wait()
     board.look()
+    if board.left and any(worker.returncode == NO_STORAGE for worker in workers):
+        place = board.directory
+        raise StorageError(f"the workers could not write {place}", "free some space or make it writable", AGAIN)
     if board.left:
         codes = ", ".join(str(worker.returncode) for worker in workers)
         raise ChildProcessError(f"the workers ended (exit codes {codes}) and left {len(board.left)} cells")

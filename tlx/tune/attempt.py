@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tlx.checkpoint import DiskFull
+from tlx.durable import StorageError
 from tlx.folder import RECIPE
 from tlx.many import run_many
 from tlx.recipe import Recipe
@@ -42,11 +42,12 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
 
     They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train as one
     program where that pays, unless somebody judges them (see `tlx.many`). A run that was interrupted goes on; one that
-    fails is told of, and the others go on. A full disk is nobody's failure: `checkpoint.DiskFull` is raised.
+    fails is told of, and the others go on. A full or failing storage is no trial's failure: `durable.StorageError` is
+    raised.
     """
 
     def ended(trial: Trial, outcome: Run | Exception) -> None:
-        if isinstance(outcome, DiskFull):
+        if isinstance(outcome, StorageError):
             raise outcome
         if isinstance(outcome, Exception):
             tell(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))

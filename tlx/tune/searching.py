@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlx.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records import write_json
 from tlx.tune.asked import Direction, alone, check_asked, pruner_of, settle
@@ -63,21 +64,22 @@ def search(
         raise ValueError("jobs above 1 need worker=, a command that calls this too; `tlx tune` has one")
     chosen = pruner_of(asked)
     folder = Path(out)
-    settle(folder, asked)
-    crew = Crew(folder, asked, chosen, trials, together, share, quiet)
-    helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
-    try:
-        crew.work()
-        for helper in helpers:
-            helper.wait()
-        # What a helper that died has left.
-        crew.work()
-    finally:
-        for helper in helpers:
-            helper.terminate()
-            helper.wait()
-    found = read(folder, asked, crew.study)
-    conclude(found, command)
+    with guarded(folder, "run the same command again"):
+        settle(folder, asked)
+        crew = Crew(folder, asked, chosen, trials, together, share, quiet)
+        helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
+        try:
+            crew.work()
+            for helper in helpers:
+                helper.wait()
+            # What a helper that died has left.
+            crew.work()
+        finally:
+            for helper in helpers:
+                helper.terminate()
+                helper.wait()
+        found = read(folder, asked, crew.study)
+        conclude(found, command)
     return found
 
 

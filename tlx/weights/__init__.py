@@ -1,6 +1,7 @@
 """Foreign numbers in and out."""
 
 from tlx.weights.adapters import load_adapter, save_adapter
+from tlx.weights.export import export_pretrained
 from tlx.weights.form import Pretrained, fingerprint, head_paths, inserted
 from tlx.weights.heads import reorder
 from tlx.weights.pretrained import Weights, load_pretrained, save_pretrained
@@ -8,7 +9,7 @@ from tlx.weights.reconcile import Entry, Manifest
 from tlx.weights.trained import check_trained, sentences, untrained
 
 __all__ = [
-    "Entry", "Manifest", "Pretrained", "Weights", "check_trained", "fingerprint", "head_paths", "inserted",
-    "load_adapter", "load_pretrained", "reorder", "save_adapter", "save_pretrained", "sentences",
+    "Entry", "Manifest", "Pretrained", "Weights", "check_trained", "export_pretrained", "fingerprint", "head_paths",
+    "inserted", "load_adapter", "load_pretrained", "reorder", "save_adapter", "save_pretrained", "sentences",
     "untrained",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
+from tlx.weights.fitting import within
 from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted, prefixed_stats
 from tlx.weights.heads import check_known, class_axis, in_order, orders, permuted
 from tlx.weights.peft import layout, write
@@ -117,7 +118,8 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
             f"weights {given}; those of {pretrained.manifest.source} are {own}"
         )
     names = (document.get("auto_mapping") or {}).get(CLASSES) or ()
-    return with_head(pretrained, found, tuple(map(str, names)), str(directory))
+    # A prompt or a prefix takes positions from the text.
+    return within(with_head(pretrained, found, tuple(map(str, names)), str(directory)))
 
 
 def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], source: str) -> Pretrained:

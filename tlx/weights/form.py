@@ -1,7 +1,7 @@
 """What a pretrained model is, and the form in which its numbers are written: a foreign family's, or our own."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,17 +31,51 @@ class Pretrained(NamedTuple):
 
 
 def foreign_kind(pretrained: Pretrained) -> str:
-    """The `model_type` to write: the one that was read, the family's own, or ours where there is no such form."""
-    settings = pretrained.model.config
-    if (kind := pretrained.manifest.document.get("model_type")) in models.FOREIGN:
+    """The `model_type` whose names the model's parameters have: the one that was read, the family's own, or ours."""
+    model = pretrained.model
+    return kind_of(pretrained.manifest.document, model.config, model.outputs)
+
+
+def kind_of(document: Mapping[str, Any], settings: Any, outputs: int | None) -> str:
+    """As `foreign_kind`, of the `document` (config.json) that was read and the architecture's `settings`."""
+    if (kind := document.get("model_type")) in models.FOREIGN:
         return kind
     if (kind := getattr(settings, "family", None)) not in models.FOREIGN:
         return OWN
     try:
-        models.foreign(kind).write(settings, pretrained.model.outputs, {})
+        models.foreign(kind).write(settings, outputs, {})
     except ValueError:
         return OWN
     return kind
+
+
+def written_kind(pretrained: Pretrained) -> str:
+    """The `model_type` to write: as `foreign_kind`, but ours for a head that no class of `transformers` has.
+
+    Its class for the family would open the directory, draw the layers that it misses at random, and answer by them.
+    """
+    model = pretrained.model
+    return OWN if model.outputs is not None and mean_pooled(model) else foreign_kind(pretrained)
+
+
+def mean_pooled(model: Model) -> bool:
+    """Whether the head of a text model stands on the mean over tokens."""
+    return getattr(model.config, "pooling", "first") == "mean"
+
+
+def silent_pooler(kind: str, model: Model) -> dict[str, np.ndarray]:
+    """The pooler that a class of `transformers` has and an encoder with `pooling="mean"` has not: zeros, by name.
+
+    `transformers` would draw one at random, so that `pooler_output` would differ from one load to the next.
+    """
+    config = model.config
+    if kind == OWN or not mean_pooled(model) or config.family not in ("bert", "roberta"):
+        return {}
+    width = config.width
+    return {
+        "pooler.dense.weight": np.zeros((width, width), np.float32),
+        "pooler.dense.bias": np.zeros(width, np.float32),
+    }
 
 
 def prefixed_stats(model: Model) -> dict[str, Any]:

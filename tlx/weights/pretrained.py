@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from tlx import config as records
-from tlx import models, processors
+from tlx import models
 from tlx.classes import shown
 from tlx.documents import digests
 from tlx.models.names import outward
@@ -23,15 +23,18 @@ from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import read_adapter, save_adapter, with_leaves
 from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
+from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
     OWN,
     STATS,
     Pretrained,
-    foreign_kind,
     head_paths,
     inserted,
+    kind_of,
     name_table,
     prefixed_stats,
+    silent_pooler,
+    written_kind,
 )
 from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, permuted
 from tlx.weights.peft_read import Found
@@ -42,6 +45,9 @@ from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
 ADVICE = "Correct the checkpoint (its config.json or its weights), or train it first: tlx run CONFIG"
+# Fields of a config.json that was read and that are not true of what is written: a dtype, a quantisation of the
+# tensors, code of a repository, a count beside the names of the classes.
+DROPPED = ("torch_dtype", "quantization_config", "auto_map", "num_labels", "_num_labels", "_name_or_path")
 OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
@@ -111,7 +117,8 @@ def load_pretrained(
         settings = resized(settings, resize)
     check_size(settings, outputs, directory)
     built = models.build(settings, outputs)
-    held = beside(models.build(stored, None if stated is None else stated.outputs), kind, directory)
+    before = models.build(stored, None if stated is None else stated.outputs)
+    held = beside(before, kind_of(document, stored, before.outputs), directory)
     tensors = read_tensors(directory)
     resettable = (built.stages[-1].name,) if kind == OWN else ("head", "pool")
     arrays, entries = reconcile(
@@ -136,20 +143,20 @@ def load_pretrained(
         arrays, entries, task, order = fit(built, arrays, entries, head, task, str(source))
     variables = fill(built, arrays, seed)
     manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
-    pretrained = Pretrained(built, variables, processors.load(directory), manifest, task)
+    pretrained = Pretrained(built, variables, None, manifest, task)
     # What a tuning put into a head goes with that head.
     afresh = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
     gone = [f"{built.stages[-1].name}/.*"] if afresh else []
     kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
-    if not kept:
-        return pretrained
-    if order is None:
-        return with_leaves(pretrained, kept, str(directory / ADAPTER))
-    leaves = in_order({path: array for path, (array, _) in kept.items()}, built, order)
-    kept = {path: (leaves[path], key) for path, (_, key) in kept.items()}
-    pretrained = with_leaves(pretrained, kept, str(directory / ADAPTER))
-    note = next(entry.note for entry in entries if entry.action == "permuted")
-    return pretrained._replace(manifest=permuted(pretrained.manifest, kept, built, note))
+    if kept and order is not None:
+        leaves = in_order({path: array for path, (array, _) in kept.items()}, built, order)
+        kept = {path: (leaves[path], key) for path, (_, key) in kept.items()}
+    if kept:
+        pretrained = with_leaves(pretrained, kept, str(directory / ADAPTER))
+    if kept and order is not None:
+        note = next(entry.note for entry in entries if entry.action == "permuted")
+        pretrained = pretrained._replace(manifest=permuted(pretrained.manifest, kept, built, note))
+    return with_processor(pretrained, directory)
 
 
 def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
@@ -273,7 +280,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, variables = pretrained.model, pretrained.variables
-    kind = foreign_kind(pretrained)
+    kind = written_kind(pretrained)
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model.config, model.outputs, model)
@@ -284,7 +291,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     tensors = {
         (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
     }
-    write_tensors(directory, tensors)
+    write_tensors(directory, tensors | silent_pooler(kind, model))
     for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
         (directory / ADAPTER / name).unlink(missing_ok=True)
     if inserted(pretrained):
@@ -307,7 +314,8 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
         before = pretrained.manifest.document
         read = dict(before) if before.get("model_type") == kind else {"model_type": kind}
         document = models.foreign(kind).write(model.config, model.outputs, read) | {"dtype": "float32"}
-        document.pop("torch_dtype", None)
+        for name in DROPPED:
+            document.pop(name, None)
     if isinstance(task, Classification):
         names = task.names or tuple(f"LABEL_{n}" for n in range(task.classes or 0))
         several = pretrained.manifest.document.get("problem_type") == MULTI_LABEL and not head_drawn(pretrained)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tlx import assets
+from tlx.durable import check_recorded
 from tlx.trees import near_miss
 
 MODEL_IN_RUN = "model"
@@ -16,6 +17,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_IN_RUN / "config.json").is_file():
+        check_recorded(path, f"{MODEL_IN_RUN}/model.safetensors")
         return path / MODEL_IN_RUN
     name = str(source)
     if name in MODEL_ASSETS:

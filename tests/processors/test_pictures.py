@@ -1,0 +1,197 @@
+"""An image is the same in training and in prediction, whatever its file's mode and orientation."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlx.data.examples import Examples
+from tlx.data.features import Features
+from tlx.processors import ImageProcessor
+
+RNG = np.random.default_rng(0)
+COLOURS = Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8))
+CLEAR = RNG.integers(0, 256, (12, 10), dtype=np.uint8)
+
+
+def transparent():
+    picture = COLOURS.convert("RGBA")
+    picture.putalpha(Image.fromarray(CLEAR))
+    return picture
+
+
+def see_through_palette():
+    picture = COLOURS.convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
+    picture.info["transparency"] = 3
+    return picture
+
+
+FILES = {
+    "colours": (COLOURS, "PNG"),
+    "grey": (COLOURS.convert("L"), "PNG"),
+    "palette": (COLOURS.convert("P", palette=Image.Palette.ADAPTIVE, colors=8), "PNG"),
+    "palette with a clear colour": (see_through_palette(), "PNG"),
+    "GIF": (COLOURS.convert("P"), "GIF"),
+    "one bit": (COLOURS.convert("1"), "PNG"),
+    "transparent colours": (transparent(), "PNG"),
+    "transparent grey": (transparent().convert("LA"), "PNG"),
+    "CMYK": (COLOURS.convert("CMYK"), "JPEG"),
+    "JPEG": (COLOURS, "JPEG"),
+}
+DEEP = {
+    "16 bits": Image.fromarray(RNG.integers(0, 65536, (12, 10), dtype=np.uint16)),
+    "32 bits": Image.fromarray(RNG.integers(0, 65536, (12, 10), dtype=np.int32)),
+    "floats": Image.fromarray(RNG.random((12, 10), dtype=np.float32)),
+}
+
+
+def written(picture, form="PNG", orientation=None):
+    file = io.BytesIO()
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    picture.save(file, form, exif=exif)
+    return file.getvalue()
+
+
+def trained_on(content):
+    """The image as a step of training reads it: decoded by the data set, then prepared."""
+    examples = Examples(
+        "toy", "train", [{"image": content, "label": 0}], Features((), "image", "label", "class"), ("a", "b")
+    )
+    return examples[0]["image"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", FILES)
+def test_training_and_prediction_see_the_colours_of_a_file(name, channels):
+    picture, form = FILES[name]
+    content = written(picture, form)
+    processor = ImageProcessor(size=(12, 10), channels=channels, mean=(0.0,), std=(1.0,), scale=1.0)
+    trained, predicted = processor({"image": trained_on(content)}), processor({"image": content})
+    np.testing.assert_array_equal(trained["image"], predicted["image"])
+    mode = "L" if channels == 1 else "RGB"
+    wanted = np.asarray(Image.open(io.BytesIO(content)).convert("RGB").convert(mode), np.float32).reshape(
+        12, 10, channels
+    )
+    if picture.mode in ("1", "L", "LA"):
+        wanted = np.asarray(Image.open(io.BytesIO(content)).convert("L"), np.float32)[..., None].repeat(channels, -1)
+    np.testing.assert_array_equal(predicted["image"], wanted)
+    assert trained_on(content).shape == (12, 10, 1 if picture.mode in ("1", "L", "LA") else 3)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_orientation_says(orientation, form):
+    from transformers.image_utils import load_image
+
+    content = written(COLOURS, form, orientation)
+    upright = np.asarray(load_image(Image.open(io.BytesIO(content))))
+    assert upright.shape == ((10, 12, 3) if orientation > 4 else (12, 10, 3))
+    np.testing.assert_array_equal(trained_on(content), upright)
+    processor = ImageProcessor(size=(8, 9))
+    wanted = processor({"image": upright})["image"]
+    np.testing.assert_array_equal(processor({"image": content})["image"], wanted)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_image_is_what_transformers_loads(name):
+    from transformers.image_utils import load_image
+
+    picture, form = FILES[name]
+    content = written(picture, form)
+    processor = ImageProcessor(size=(12, 10), mean=(0.0,), std=(1.0,), scale=1.0)
+    theirs = np.asarray(load_image(Image.open(io.BytesIO(content))), np.float32)
+    np.testing.assert_array_equal(processor({"image": content})["image"], theirs)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_pixels_of_more_than_8_bits_are_refused_in_training_and_prediction(name):
+    content = written(DEEP[name], "TIFF")
+    with pytest.raises(ValueError, match="more than 8 bits") as error:
+        ImageProcessor(size=(8, 8))({"image": content})
+    with pytest.raises(ValueError, match=r"toy train\[0\].*more than 8 bits"):
+        trained_on(content)
+    assert DEEP[name].mode.split(";")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", written(COLOURS)[:60], written(COLOURS, "JPEG")[:200]])
+def test_a_file_that_is_no_whole_image_is_refused(content):
+    for read in (trained_on, lambda own: ImageProcessor(size=(8, 8))({"image": own})):
+        with pytest.raises(ValueError, match=r"(is no image that can be read|is damaged)"):
+            read(content)
+
+
+def test_an_array_of_more_channels_loses_its_transparency():
+    processor = ImageProcessor(size=(12, 10), mean=(0.0,), std=(1.0,), scale=1.0)
+    for picture in (transparent(), transparent().convert("LA")):
+        array = np.asarray(picture)
+        np.testing.assert_array_equal(
+            processor({"image": array})["image"], processor({"image": written(picture)})["image"]
+        )
+    with pytest.raises(ValueError, match=r"not uint8\[12, 10, 5\]"):
+        processor({"image": np.zeros((12, 10, 5), np.uint8)})
+
+
+PLAIN = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 10}}
+
+
+def loaded(folder, **fields):
+    (folder / "preprocessor_config.json").write_text(json.dumps(PLAIN | fields))
+    return ImageProcessor.load(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_mean": [0, 0, 0]},
+        {"image_mean": 0.0},
+        {"image_mean": [0.0, 0.5, 0.0], "image_std": [1, 1, 1]},
+        {"image_mean": None, "image_std": None, "do_normalize": None},
+        {"do_rescale": None, "rescale_factor": None},
+        {"do_normalize": True, "do_rescale": None, "image_mean": [0, 1, 2], "image_std": [3, 4, 5]},
+        {"do_rescale": False, "image_mean": [0, 0, 0], "image_std": [255.0, 255.0, 255.0]},
+        {"do_normalize": False},
+        {"resample": 0},
+        {"do_center_crop": False, "crop_size": {"height": 4, "width": 4}},
+        {"image_processor_type": "BitImageProcessor"},
+        {"image_processor_type": "DeiTFeatureExtractor"},
+        {"image_processor_type": "DeiTImageProcessor", "do_center_crop": None},
+    ],
+    ids=str,
+)
+def test_a_zero_counts_and_a_missing_field_means_what_it_means_to_transformers(tmp_path, fields):
+    import transformers.models.bit.image_processing_pil_bit as bit
+    import transformers.models.deit.image_processing_pil_deit as deit
+    import transformers.models.vit.image_processing_pil_vit as vit
+
+    processor = loaded(tmp_path, **fields)
+    kind = fields.get("image_processor_type", "ViT")
+    own = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
+    reference = own[next(name for name in own if kind.startswith(name))].from_pretrained(tmp_path)
+    image = np.asarray(COLOURS)
+    wanted = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
+    np.testing.assert_allclose(processor({"image": image})["image"], wanted.transpose(1, 2, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std[1] is 0.0; expected a number above 0"),
+        ({"image_std": 0}, "image_std is 0; expected a number above 0"),
+        ({"image_std": [0.5, -1, 0.5]}, "image_std[1] is -1; expected a number above 0"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "it holds NaN"),
+        ({"image_mean": None}, "image_mean is null"),
+        ({"size": None}, "size is null"),
+        ({"rescale_factor": None}, "rescale_factor is null"),
+        ({"rescale_factor": 0}, "rescale_factor is 0; expected a number above 0"),
+        ({"resample": 4}, "resample is 4; expected one of 0, 1, 2, 3"),
+        ({"size": {"height": 0, "width": 10}}, "size.height is 0; expected a whole number from 1"),
+    ],
+)
+def test_what_no_image_can_be_prepared_by_is_refused_with_the_file(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json") as error:
+        loaded(tmp_path, **fields)
+    assert message in str(error.value)

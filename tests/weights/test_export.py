@@ -1,0 +1,293 @@
+"""Every exported directory opens in `transformers`, misses nothing there, and answers as here."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tlx
+from tlx import models, tasks, tuning
+from tlx.processors import ImageProcessor, TextProcessor
+from tlx.types import Variables
+from tlx.weights import Manifest, Pretrained, export_pretrained, load_pretrained, save_pretrained
+from tlx.weights.expected import expected
+from tlx.weights.export import check_export, note
+from tlx.weights.fitting import within
+
+TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
+TEXT = {"vocabulary": 24, "positions": 16} | TINY
+IMAGE = {"size": 8, "patch": 4} | TINY
+CONFIGS = {
+    "bert": models.Bert(**TEXT),
+    "bert-relu": models.Bert(activation="relu", types=3, epsilon=1e-6, **TEXT),
+    "roberta": models.Bert(family="roberta", types=1, pad=1, **TEXT),
+    "xlm-roberta": models.Bert(family="roberta", types=1, pad=1, **TEXT),
+    "camembert": models.Bert(family="roberta", types=1, pad=1, **TEXT),
+    "distilbert": models.Bert(family="distilbert", types=0, **TEXT),
+    "electra": models.Bert(family="electra", embedding=8, **TEXT),
+    "electra-wide": models.Bert(family="electra", activation="gelu_new", **TEXT),
+    "vit": models.Vit(channels=1, **IMAGE),
+    "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
+    "deit": models.Vit(family="deit", **IMAGE),
+    "deit-teacher": models.Vit(family="deit", distilled=True, **IMAGE),
+    "dinov2": models.Vit(family="dinov2", layer_scale=1.0, **(IMAGE | {"mlp": 24})),
+    "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
+}
+TASKS = {
+    "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),
+    "two": tasks.Classification(classes=2, names=("negative", "positive")),
+    "number": tasks.Regression(),
+    "numbers": tasks.Regression(outputs=3),
+    "backbone": None,
+}
+QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
+SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad film"]
+
+
+@pytest.fixture
+def quick():
+    """Each model runs once: most of the time is compiling, so the compiler does little."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def tokenizer(kind, folder):
+    """A directory that the family's own class of `transformers` has written."""
+    import transformers
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if kind in ("xlm-roberta", "camembert"):
+        pieces = [*names, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
+        vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
+        own = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
+        made = own(vocab=vocabulary)
+    elif kind == "roberta":
+        pieces = [*names, "a", "g", "o", "d", "f", "i", "l", "m", "Ġ", "!", "go", "od", "good", "fi", "lm", "film", "s"]
+        merges = [("g", "o"), ("o", "d"), ("go", "od"), ("f", "i"), ("l", "m"), ("fi", "lm")]
+        made = transformers.RobertaTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges)
+    else:
+        own = transformers.DistilBertTokenizer if kind == "distilbert" else transformers.BertTokenizer
+        made = own(vocab={word: n for n, word in enumerate(WORDS)})
+    made.save_pretrained(folder)
+    return TextProcessor.load(folder, 10)
+
+
+def drawn(name, task, processor=None, seed=0) -> Pretrained:
+    """A model of random numbers, none of them at its initial value."""
+    config, kind = CONFIGS[name], name.split("-")[0] if name != "xlm-roberta" else name
+    model = models.build(config, None if task is None else task.outputs)
+    rng = np.random.default_rng(seed)
+    tree = models.initialise(model, jax.random.key(0)).params
+    params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), tree)
+    document = {"model_type": kind} if kind in models.FOREIGN else {}
+    return within(Pretrained(model, Variables(params, {}), processor, Manifest("random", document, ()), task))
+
+
+def pixels(config):
+    height, width, _ = models.image_shape(config)
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height + n, width + 3, 3), dtype=np.uint8) for n in range(2)]
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        (name, task) if (name, task) in QUICK else pytest.param(name, task, marks=pytest.mark.slow)
+        for name in CONFIGS
+        for task in TASKS
+    ],
+)
+def test_transformers_opens_every_export_and_answers_as_tlx_does(tmp_path, name, task):
+    import torch
+    import transformers
+
+    config, asked = CONFIGS[name], TASKS[task]
+    text = isinstance(config, models.Bert)
+    if text:
+        processor = tokenizer(name if name == "xlm-roberta" else name.split("-")[0], tmp_path / "tokenizer")
+    else:
+        height, width, channels = models.image_shape(config)
+        processor = ImageProcessor(size=(height, width), channels=channels, mean=(0.0,), std=(0.3,), resample="bicubic")
+    pretrained = drawn(name, asked, processor)
+    folder = export_pretrained(pretrained, tmp_path / "exported")
+    auto = transformers.AutoModel
+    if asked is not None:
+        auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
+    if name == "deit-teacher" and asked is not None:
+        auto = transformers.DeiTForImageClassificationWithTeacher
+    theirs, told = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(told[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), told
+    document = json.loads((folder / "config.json").read_text())
+    assert type(theirs).__name__ == document["architectures"][0]
+    if asked is not None:
+        wanted = asked.names or [f"LABEL_{n}" for n in range(asked.outputs)]
+        assert theirs.config.id2label == dict(enumerate(wanted))
+        kind = "regression" if isinstance(asked, tasks.Regression) else "single_label_classification"
+        assert theirs.config.problem_type == kind
+    again = load_pretrained(folder)
+    if text:
+        reader = transformers.AutoTokenizer.from_pretrained(folder)
+        given = reader(SENTENCES, padding=True, truncation=True, return_tensors="pt")
+        rows = [again.processor({"text": sentence}) for sentence in SENTENCES]
+        inputs = again.processor.pad(rows, max(len(row["input_ids"]) for row in rows))
+        for key, array in given.items():
+            np.testing.assert_array_equal(inputs[key], array.numpy())
+        assert inputs["input_ids"].shape[1] == 10
+    else:
+        reader = transformers.AutoImageProcessor.from_pretrained(folder)
+        images = pixels(config)
+        inputs = {"image": np.stack([again.processor({"image": image})["image"] for image in images])}
+        colours = images if config.channels == 3 else [grey(image) for image in images]
+        given = reader(colours, return_tensors="pt")
+        ours = given["pixel_values"].numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(inputs["image"], ours, atol=1e-5)
+    with torch.no_grad():
+        out = theirs.eval()(**given)
+    forward = jax.jit(lambda variables, inputs: tlx.forward(pretrained.model, variables, inputs)[0])
+    taps = forward(pretrained.variables, inputs)
+    if asked is not None:
+        np.testing.assert_allclose(taps["logits"], out.logits.numpy(), atol=1e-4, rtol=1e-5)
+        return
+    real = inputs.get("attention_mask", np.ones(taps["hidden"].shape[:2])) > 0
+    np.testing.assert_allclose(
+        np.asarray(taps["hidden"])[real], out.last_hidden_state.numpy()[real], atol=1e-4, rtol=1e-5
+    )
+    if "pool" in pretrained.variables.params:
+        np.testing.assert_allclose(taps["pooled"], out.pooler_output.numpy(), atol=1e-4, rtol=1e-5)
+
+
+def grey(image):
+    from PIL import Image
+
+    return Image.fromarray(image).convert("L")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("task", ["classes", "backbone"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_expected_tensors_are_those_of_the_class(tmp_path, name, task):
+    """The list is `transformers`' own: what a model of that class saves."""
+    import transformers
+
+    pretrained = drawn(name, TASKS[task])
+    save_pretrained(pretrained, tmp_path / "ours")
+    document = json.loads((tmp_path / "ours" / "config.json").read_text())
+    own = getattr(transformers, document["architectures"][0])
+    own(own.config_class.from_dict(document)).save_pretrained(tmp_path / "theirs")
+    theirs = {key: tensor.shape for key, tensor in load_file(tmp_path / "theirs" / "model.safetensors").items()}
+    assert expected(document) == theirs
+
+
+def changed(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("bert.pooler.dense.weight"), "bert.pooler.dense.weight is missing"),
+        (lambda t: t.update({"bert.extra": np.ones(2, np.float32)}), "bert.extra (2,) is read by nobody"),
+        (lambda t: t.update({"classifier.bias": np.ones(4, np.float32)}), "classifier.bias is (4,), expected (3,)"),
+    ],
+)
+def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, change, message):
+    pretrained = drawn("bert", TASKS["classes"])
+    save_pretrained(pretrained, tmp_path)
+    changed(tmp_path, change)
+    with pytest.raises(ValueError, match="BertForSequenceClassification") as error:
+        check_export(pretrained, tmp_path)
+    assert message in str(error.value)
+
+
+def test_a_directory_of_other_numbers_does_not_pass_for_an_export(tmp_path):
+    pretrained = drawn("bert", TASKS["classes"])
+    save_pretrained(pretrained, tmp_path)
+    changed(tmp_path, lambda tensors: tensors.update({"classifier.bias": np.ones(3, np.float32) * 7}))
+    with pytest.raises(ValueError, match="answers otherwise"):
+        check_export(pretrained, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_its_directory(tmp_path, name):
+    import transformers
+
+    config = tlx.config.replace(CONFIGS[name], pooling="mean")
+    model = models.build(config, 3)
+    variables = models.initialise(model, jax.random.key(0))
+    document = {"model_type": "camembert"} if name == "roberta" else {}
+    pretrained = Pretrained(model, variables, None, Manifest("random", document, ()), TASKS["classes"])
+    with pytest.raises(ValueError, match="mean over tokens") as error:
+        export_pretrained(pretrained, tmp_path / "exported")
+    assert 'pooling="first"' in str(error.value) and config.family in str(error.value)
+    assert not list(tmp_path.iterdir())
+    # The run's own directory, which tlx opens.
+    save_pretrained(pretrained, tmp_path / "model")
+    read = load_pretrained(tmp_path / "model")
+    assert read.model.config == config and read.task == TASKS["classes"]
+    jax.tree.map(np.testing.assert_array_equal, read.variables.params, variables.params)
+    stated = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert not any(hasattr(transformers, own) for own in stated["architectures"])
+    with pytest.raises(ValueError, match="tlx"):
+        transformers.AutoConfig.from_pretrained(tmp_path / "model")
+
+
+def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(tmp_path):
+    """It named the bare backbone beside the tensors of the head."""
+    config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
+    model = models.build(config, 3)
+    document = models.bert.write(config, 3, {}) | {
+        "id2label": {"0": "low", "1": "middle", "2": "high"},
+        "problem_type": "single_label_classification",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    variables = models.initialise(model, jax.random.key(0))
+    leaves = tlx.trees.flatten(variables.params)
+    names = models.bert.names(config, 3)
+    save_file(
+        {name.foreign: models.names.outward(name, np.asarray(leaves[name.ours])) for name in names},
+        tmp_path / "model.safetensors",
+    )
+    read = load_pretrained(tmp_path)
+    assert read.model.config == config and read.task == TASKS["classes"]
+    jax.tree.map(np.testing.assert_array_equal, read.variables.params, variables.params)
+
+
+@pytest.mark.parametrize("own", [tuning.Prompt(tokens=2), tuning.Adapter(width=3), tuning.SideHead()])
+def test_a_model_with_an_adapter_that_cannot_be_merged_is_not_exported(tmp_path, own):
+    pretrained = drawn("bert", TASKS["classes"])
+    params = own.insert(pretrained.model, pretrained.variables.params, jax.random.key(0))
+    grown = pretrained._replace(variables=Variables(params, {}))
+    with pytest.raises(ValueError, match="cannot be merged into plain weights"):
+        export_pretrained(grown, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_class_in_transformers_is_exported_for_tlx_and_says_so(tmp_path):
+    model = models.build(models.Mlp(inputs=(4, 4, 1), widths=(5,)), 3)
+    variables = models.initialise(model, jax.random.key(0))
+    processor = ImageProcessor(size=(4, 4), channels=1)
+    pretrained = Pretrained(model, variables, processor, Manifest("random", {}, ()), TASKS["classes"])
+    export_pretrained(pretrained, tmp_path / "exported")
+    assert note(pretrained) == "transformers has no class for Mlp; only tlx opens this directory"
+    assert note(drawn("bert", TASKS["classes"])) is None
+    with pytest.raises(FileExistsError, match="not empty"):
+        export_pretrained(pretrained, tmp_path / "exported")
+
+
+def test_a_config_that_was_read_leaves_nothing_untrue_in_what_is_written(tmp_path):
+    save_pretrained(drawn("bert", TASKS["classes"]), tmp_path / "one")
+    file = tmp_path / "one" / "config.json"
+    before = {"quantization_config": {"quant_method": "x"}, "auto_map": {"AutoModel": "code.Model"}, "num_labels": 9}
+    file.write_text(json.dumps(json.loads(file.read_text()) | before | {"torch_dtype": "float16"}))
+    export_pretrained(load_pretrained(tmp_path / "one"), tmp_path / "two")
+    after = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert not after.keys() & {*before, "torch_dtype"} and after["dtype"] == "float32"

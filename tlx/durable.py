@@ -1,0 +1,187 @@
+"""Files that survive a crash: written whole, synced before they count, checked when they are read.
+
+A file is written under another name, synced, and renamed, so a reader sees the old file or the new one. Errors of the
+storage (no space, a quota, a read-only file system, a failing device) end in one `StorageError` that says what is safe.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = ("No space left", "File too large", "quota exceeded")
+REFUSED = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
+
+
+RESUME = "continue with --resume"
+
+
+class StorageError(OSError):
+    """The storage of a run cannot be written or read; everything saved before is intact.
+
+    Args:
+      reason: the file or directory, and what is wrong with it.
+      cure: how the storage works again, where that is known.
+      then: what to do once it does.
+    """
+
+    def __init__(self, reason: str, cure: str = "", then: str = RESUME):
+        super().__init__(f"{reason}. Everything saved before is intact; {cure} and {then}" if cure else reason)
+        self.reason, self.cure, self.then = reason, cure, then
+
+
+class DiskFull(StorageError):
+    """The disk, a quota or a limit on file size has no room for a file; everything saved before is intact."""
+
+
+class DamagedWarning(UserWarning):
+    """A stored file is damaged, and an older or recomputed one takes its place."""
+
+
+@contextmanager
+def guarded(folder: Path, then: str = RESUME) -> Iterator[None]:
+    """Turn the errors of a full or failing storage within the block into one `StorageError`.
+
+    Args:
+      folder: the directory that the block writes; the message names it.
+      then: what the user does once the storage works again; it replaces the general advice of an inner block.
+
+    Raises:
+      DiskFull: the disk, a quota or a file size limit is exhausted, whichever library noticed.
+      StorageError: a file in `folder` cannot be written or read for another reason of the storage.
+    """
+    try:
+        yield
+    except StorageError as error:
+        if then == RESUME or error.then != RESUME or not error.cure:
+            raise
+        raise type(error)(error.reason, error.cure, then) from error
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(words in str(error) for words in FULL_WORDS):
+            raise DiskFull(f"the disk is full: {folder} could not be written", "free some space", then) from error
+        if number in REFUSED and isinstance(error, OSError) and _concerns(error, folder):
+            place = error.filename or folder
+            raise StorageError(f"{place}: {error.strerror}", f"make {folder} writable", then) from error
+        raise
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Return the folder itself where there is one, else the nearest directory that holds all of them."""
+    return folders[0] if len(folders) == 1 else Path(os.path.commonpath([os.path.abspath(own) for own in folders]))
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file in `folder`. Errors of read-only and failing devices may name no file."""
+    if error.filename is None:
+        return error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)
+    own = Path(os.path.abspath(folder))
+    named = Path(os.path.abspath(os.fsdecode(error.filename)))
+    return named == own or own in named.parents
+
+
+def write_all_of(descriptor: int, content: bytes | memoryview) -> None:
+    """Write every byte to an open file; a single `write` may stop early where the disk becomes full."""
+    view = memoryview(content).cast("B")
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
+def write_whole(path: Path, pieces: Iterable[bytes | memoryview], *, sync: bool = False) -> None:
+    """Write a file so that a reader sees the old content or the new one, also after a crash.
+
+    Args:
+      path: the file; its directory exists.
+      pieces: the content, in order.
+      sync: whether the content is on the disk before the file takes its name, and the name before this returns.
+
+    Raises:
+      OSError: the storage refuses; `path` is unchanged and no partial file stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            for piece in pieces:
+                write_all_of(descriptor, piece)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Force a file, or the names in a directory, onto the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        # Windows opens no directory.
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync a directory.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file below `folder`, and every name, onto the disk."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            sync_path(Path(root) / name)
+        sync_path(Path(root))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_CHECKED: dict[str, tuple[tuple[int, ...], str]] = {}
+
+
+def sha256_once(path: Path) -> str:
+    """Return the sha256 of a file, computed once per process as long as size, inode and times stay the same."""
+    status = path.stat()
+    mark = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    name = os.path.abspath(path)
+    if name not in _CHECKED or _CHECKED[name][0] != mark:
+        _CHECKED[name] = mark, sha256_of(path)
+    return _CHECKED[name][1]
+
+
+def check_recorded(folder: Path, name: str) -> None:
+    """Compare a file of a finished run with the sha256 that its `result.json` records.
+
+    Args:
+      folder: the run's directory; nothing is compared where it has no such record.
+      name: the file's path in it, with forward slashes.
+
+    Raises:
+      ValueError: the file is not as the run wrote it.
+    """
+    try:
+        recorded = json.loads((folder / "result.json").read_text(encoding="utf-8"))["sha256"][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if (folder / name).is_file() and sha256_once(folder / name) != recorded:
+        raise ValueError(
+            f"{folder / name} is damaged: its sha256 is not the one in {folder / 'result.json'}; restore it from a "
+            "copy, or run the recipe again with --overwrite"
+        )

@@ -1,0 +1,108 @@
+"""A pinned source archive from the package indexes that pip is set up with, without pip.
+
+pip builds a source archive even where it only downloads it: it runs the archive's `setup.py` and installs setuptools
+for that. This reads the same indexes (PEP 503) and copies the file; whoever calls compares its sha256.
+"""
+
+import os
+import re
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+INDEX = "https://pypi.org/simple"
+# Seconds without an answer.
+TIMEOUT = 60.0
+
+
+class _Links(HTMLParser):
+    """The addresses of a page's links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def settings() -> dict[str, str]:
+    """Return pip's settings by their plain name, as `pip config list` shows them."""
+    command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    found: dict[str, str] = {}
+    # A section of a command is stronger than `global`, the environment stronger than both.
+    for section in ("global.", "download.", ":env:."):
+        lines = [line.removeprefix(section) for line in told.splitlines() if line.startswith(section)]
+        found |= {name: value.strip().strip("'\"") for name, _, value in (line.partition("=") for line in lines)}
+    return found
+
+
+def copy(package: str, filename: str, folder: Path) -> Path:
+    """Copy the file of a package from the first index that has it into `folder`, and return its path.
+
+    Raises:
+      LookupError: no index has the file; the message says what each answered.
+    """
+    asked = settings()
+    context = ssl.create_default_context(cafile=asked.get("cert") or None)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    answers = []
+    for page in pages(package, asked):
+        try:
+            address = link(opener, page, filename)
+            if address is None:
+                answers.append(f"{shown(page)} has no such file")
+                continue
+            with opener.open(address, timeout=TIMEOUT) as stream, (folder / filename).open("wb") as target:
+                while piece := stream.read(2**20):
+                    target.write(piece)
+            return folder / filename
+        except (urllib.error.URLError, TimeoutError, ValueError) as error:
+            answers.append(f"{shown(page)}: {getattr(error, 'reason', error)}")
+    raise LookupError("; ".join(answers) or "pip is set up without a package index (no-index)")
+
+
+def pages(package: str, asked: dict[str, str]) -> list[str]:
+    """Return the pages that may list the files of a package: `find-links`, then the indexes."""
+    found = [place if "://" in place else Path(place).absolute().as_uri() for place in _words(asked, "find-links")]
+    if asked.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
+        return found
+    name = re.sub(r"[-_.]+", "-", package).lower()
+    indexes = [asked.get("index-url", INDEX), *_words(asked, "extra-index-url")]
+    return [*found, *(f"{index.rstrip('/')}/{name}/" for index in indexes)]
+
+
+def link(opener: urllib.request.OpenerDirector, page: str, filename: str) -> str | None:
+    """Return the address of a file that a page lists, None where it does not."""
+    if page.startswith("file:"):
+        place = Path(urllib.request.url2pathname(urlsplit(page).path))
+        if (place / filename).is_file():
+            return (place / filename).as_uri()
+        place = place / "index.html" if place.is_dir() else place
+        if not place.is_file():
+            return None
+        page, text = place.as_uri(), place.read_text(encoding="utf-8", errors="replace")
+    else:
+        request = urllib.request.Request(page, headers={"Accept": "text/html"})
+        with opener.open(request, timeout=TIMEOUT) as stream:
+            page, text = stream.geturl(), stream.read().decode("utf-8", errors="replace")
+    links = _Links()
+    links.feed(text)
+    found = [urljoin(page, href) for href in links.found]
+    return next((own for own in found if unquote(urlsplit(own).path).rpartition("/")[2] == filename), None)
+
+
+def shown(address: str) -> str:
+    """Return an address without the password that it may hold."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _words(asked: dict[str, str], name: str) -> list[str]:
+    return [os.path.expanduser(word) for word in asked.get(name, "").replace("\\n", " ").split()]

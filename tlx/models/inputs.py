@@ -1,0 +1,78 @@
+"""Check the inputs of a model before they are read: JAX itself reads the last row for every index beyond it.
+
+Where the inputs are arrays, a wrong one raises ValueError. Inside of a compiled function the numbers are not known yet;
+there `tlx.layers.embed` gives NaN for an index without a row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.types import Array
+
+# Inputs of `transformers` models that change the answer and that no model here reads.
+UNREAD = (
+    "bool_masked_pos",
+    "encoder_attention_mask",
+    "encoder_hidden_states",
+    "head_mask",
+    "inputs_embeds",
+    "past_key_values",
+    "position_ids",
+)
+
+
+def refuse_unread(inputs: Mapping[str, Any], reads: tuple[str, ...]) -> None:
+    """Raise ValueError for an input that would change the answer of `transformers` and that this model ignores."""
+    if ignored := [name for name in UNREAD if name in inputs and name not in reads and inputs[name] is not None]:
+        raise ValueError(
+            f"the model does not read {ignored[0]!r}; it reads {', '.join(reads)}: leave {ignored[0]!r} out"
+        )
+
+
+def token_ids(inputs: Mapping[str, Any], rows: int) -> Array:
+    """Return `input_ids` [B, T]; ValueError where they are missing, no integers, or beyond the `rows` embeddings."""
+    if inputs.get("input_ids") is None:
+        raise ValueError(f"the model reads 'input_ids', the inputs hold {sorted(inputs)}")
+    ids = jnp.asarray(inputs["input_ids"])
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"input_ids is {ids.dtype}{list(ids.shape)}; expected integers [batch, tokens]")
+    check_rows("input_ids", ids, rows, "word embeddings")
+    return ids
+
+
+def beside_ids(inputs: Mapping[str, Any], name: str, ids: Array, default: Array) -> Array:
+    """Return the input `name`, of one number a token, or `default` where it is not given."""
+    if inputs.get(name) is None:
+        return default
+    array = jnp.asarray(inputs[name])
+    if array.shape != ids.shape:
+        raise ValueError(f"{name} has the shape {array.shape}; expected {ids.shape}, that of input_ids")
+    return array
+
+
+def placed(places: Any, ids: Array) -> Array:
+    """Return `position_ids` [T], [1, T] or [B, T] of the tokens `ids` [B, T]; ValueError for another shape."""
+    array = jnp.asarray(places)
+    if array.shape not in (ids.shape, ids.shape[1:], (1, ids.shape[1])) or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"position_ids is {array.dtype}{list(array.shape)}; expected integers [batch, tokens], as input_ids "
+            f"{list(ids.shape)}"
+        )
+    return array
+
+
+def check_rows(name: str, indices: Any, rows: int, what: str) -> None:
+    """Raise ValueError where `indices` go beyond the `rows` of an embedding; do nothing inside a compiled function."""
+    if isinstance(indices, jax.core.Tracer):
+        return
+    array = np.asarray(indices)
+    if array.size and (array.min() < 0 or array.max() >= rows):
+        wrong = int(array.max() if array.max() >= rows else array.min())
+        raise ValueError(
+            f"{name} holds {wrong}, and the model has {rows} {what} (0 to {rows - 1}): use the tokenizer that belongs "
+            "to the model"
+        )

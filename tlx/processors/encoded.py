@@ -1,0 +1,55 @@
+"""Open an encoded picture: its size is checked before it is decoded, and every fault is one line that names it."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pillow itself warns above this, and refuses twice as many.
+MOST_PIXELS = 89_478_485
+
+
+def open_picture(content: bytes, name: str = "this image") -> Image:
+    """Decode a picture.
+
+    Args:
+        content: The bytes of a PNG, a JPEG or another format that Pillow reads.
+        name: What errors call it: its file, or its place in a data set.
+
+    Returns:
+        The picture, decoded.
+
+    Raises:
+        ValueError: The bytes are no picture, are cut short or damaged, or describe more than `MOST_PIXELS` pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{name} is no image that can be read ({len(content):,} bytes); expected a PNG, a JPEG or another format "
+            "of Pillow: convert it"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name} has too many pixels ({error}); expected at most {MOST_PIXELS:,}: shrink it") from None
+    except Exception as error:  # each format's reader has its own kinds
+        raise damaged(name, error) from None
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{name} has {width:,} x {height:,} pixels; expected at most {MOST_PIXELS:,}: shrink it")
+    if min(width, height) < 1:
+        raise ValueError(f"{name} has {width} x {height} pixels; expected at least one")
+    try:
+        picture.load()
+    except Exception as error:
+        raise damaged(name, error) from None
+    return picture
+
+
+def damaged(name: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:80] or type(error).__name__
+    return ValueError(f"{name} is damaged ({reason}); expected a whole image: copy it from its source again")

@@ -1,0 +1,73 @@
+"""Does a tokenizer belong to a model? Compare its ids with the rows of the model's word embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlx.processors import TextProcessor
+
+# Vocabularies are padded to multiples of at most this many rows (30,522 words in 30,528 or 30,592 rows).
+PADDING = 128
+# No model is trained on a vocabulary of which its tokenizer can give less than this share.
+SHARE = 0.25
+
+
+def check(processor: TextProcessor) -> None:
+    """Raise ValueError where the tokenizer and the model of `processor` cannot belong together.
+
+    A word of the tokenizer, a special token that it adds to every text, or its padding has an id that the embedding has
+    no row for; or fewer than a quarter of the rows have a word. An added token beyond the rows is refused when a text
+    holds it.
+    """
+    rows = processor.rows
+    if rows is None:
+        return
+    tokenizer, where = processor.tokenizer, f"{processor.files or 'the processor'}"
+    words = tokenizer.get_vocab(with_added_tokens=False)
+    beyond = {text: number for text, number in words.items() if number >= rows}
+    beyond |= {text: n for text, n in zip(*_always(tokenizer), strict=True) if n >= rows}
+    if processor.pad_id >= rows:
+        beyond["(padding)"] = processor.pad_id
+    if beyond:
+        text = max(beyond, key=lambda own: beyond[own])
+        raise ValueError(
+            f"{where}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} word embeddings (the last is "
+            f"{text!r} with the id {beyond[text]}): they do not belong together; use the tokenizer that the model was "
+            "trained with"
+        )
+    if (count := _reached(processor)) < SHARE * rows:
+        raise ValueError(
+            f"{where}: the tokenizer has {count} entries and the model has {rows} word embeddings: they do not belong "
+            "together; use the tokenizer that the model was trained with"
+        )
+
+
+def notes(processor: Any) -> list[str]:
+    """Return what is odd about the tokenizer of a model, and yet no certain mistake."""
+    if not isinstance(processor, TextProcessor) or processor.rows is None:
+        return []
+    rows, found = processor.rows, []
+    if rows - (count := _reached(processor)) >= PADDING:
+        found.append(
+            f"the tokenizer has {count} entries and the model has {rows} word embeddings; check that the tokenizer is "
+            "the one that the model was trained with"
+        )
+    added = processor.tokenizer.get_added_tokens_decoder()
+    if beyond := [f"{token.content!r} ({number})" for number, token in sorted(added.items()) if number >= rows]:
+        found.append(
+            f"the tokenizer has {len(beyond)} added tokens beyond the model's {rows} word embeddings, such as "
+            f"{beyond[0]}; a text that holds one is refused"
+        )
+    return found
+
+
+def _reached(processor: TextProcessor) -> int:
+    """How many rows of the embedding the tokenizer has an entry for."""
+    numbers = set(processor.tokenizer.get_vocab(with_added_tokens=True).values())
+    return sum(number < (processor.rows or 0) for number in numbers)
+
+
+def _always(tokenizer: Any) -> tuple[list[str], list[int]]:
+    """The special tokens of an empty text, and their ids."""
+    encoding = tokenizer.encode("")
+    return encoding.tokens, encoding.ids

@@ -1,0 +1,154 @@
+"""The tensors that a class of `transformers` reads: their names and shapes, from `config.json` alone.
+
+`transformers` draws a tensor that it misses at random, says so in a line of its log, and answers. These lists are
+written apart from the names in `tlx.models`, so that one checks the other.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Shape = tuple[int, ...]
+Shapes = Iterator[tuple[str, Shape]]
+
+TEXT = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+}
+IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+HEADS = ("Model", "ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
+
+
+def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the shape of every tensor that the class named in `document` (config.json) reads, by name.
+
+    Raises ValueError for a class that is not in this list.
+    """
+    kind, name = document["model_type"], (document.get("architectures") or [""])[0]
+    stem = (TEXT | IMAGE).get(kind, "")
+    head = name.removeprefix(stem)
+    if not stem or head not in HEADS or ("Sequence" in head and kind in IMAGE) or ("Image" in head and kind in TEXT):
+        raise ValueError(f"config.json names the class {name!r} for the model_type {kind!r}; expected one of its heads")
+    if kind in IMAGE:
+        backbone, top = dict(image_backbone(kind, head, document)), dict(image_head(kind, head, document))
+        prefix = f"{kind}."
+    else:
+        backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
+        prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
+    return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
+
+
+def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Shapes:
+    """A torch `Linear`."""
+    yield f"{name}.weight", (outputs, inputs)
+    if bias:
+        yield f"{name}.bias", (outputs,)
+
+
+def norm(name: str, width: int) -> Shapes:
+    """A torch `LayerNorm`."""
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)
+
+
+def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+    """`BertModel` and what shares its form."""
+    distil = kind == "distilbert"
+    names = ("dim", "hidden_dim") if distil else ("hidden_size", "intermediate_size")
+    width, inner = (document[name] for name in names)
+    rows = document["embedding_size"] if kind == "electra" else width
+    yield "embeddings.word_embeddings.weight", (document["vocab_size"], rows)
+    yield "embeddings.position_embeddings.weight", (document["max_position_embeddings"], rows)
+    if not distil:
+        yield "embeddings.token_type_embeddings.weight", (document["type_vocab_size"], rows)
+    yield from norm("embeddings.LayerNorm", rows)
+    if rows != width:
+        yield from linear("embeddings_project", rows, width)
+    for number in range(document["n_layers" if distil else "num_hidden_layers"]):
+        if distil:
+            block = f"transformer.layer.{number}"
+            for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+                yield from linear(f"{block}.attention.{name}", width, width)
+            yield from norm(f"{block}.sa_layer_norm", width)
+            yield from linear(f"{block}.ffn.lin1", width, inner)
+            yield from linear(f"{block}.ffn.lin2", inner, width)
+            yield from norm(f"{block}.output_layer_norm", width)
+            continue
+        block = f"encoder.layer.{number}"
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            yield from linear(f"{block}.attention.{name}", width, width)
+        yield from norm(f"{block}.attention.output.LayerNorm", width)
+        yield from linear(f"{block}.intermediate.dense", width, inner)
+        yield from linear(f"{block}.output.dense", inner, width)
+        yield from norm(f"{block}.output.LayerNorm", width)
+    # RoBERTa's classifier stands on the hidden states; ELECTRA and DistilBERT have no pooler at all.
+    if kind == "bert" or (kind not in ("electra", "distilbert") and head == "Model"):
+        yield from linear("pooler.dense", width, width)
+
+
+def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+    """The classifier of a text model."""
+    if head == "Model":
+        return
+    width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
+    if kind in ("bert", "distilbert"):
+        if kind == "distilbert":
+            yield from linear("pre_classifier", width, width)
+        yield from linear("classifier", width, outputs)
+        return
+    yield from linear("classifier.dense", width, width)
+    yield from linear("classifier.out_proj", width, outputs)
+
+
+def image_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+    """`ViTModel`, `DeiTModel`, `Dinov2Model`."""
+    width, patch, size = document["hidden_size"], document["patch_size"], document["image_size"]
+    height, breadth = (size, size) if isinstance(size, int) else size
+    places = (height // patch) * (breadth // patch) + (2 if kind == "deit" else 1)
+    yield "embeddings.cls_token", (1, 1, width)
+    if kind == "deit":
+        yield "embeddings.distillation_token", (1, 1, width)
+    if document.get("use_mask_token", kind == "dinov2") and kind == "dinov2":
+        yield "embeddings.mask_token", (1, width)
+    yield "embeddings.position_embeddings", (1, places, width)
+    yield "embeddings.patch_embeddings.projection.weight", (width, document["num_channels"], patch, patch)
+    yield "embeddings.patch_embeddings.projection.bias", (width,)
+    for number in range(document["num_hidden_layers"]):
+        block = f"encoder.layer.{number}"
+        for name in ("query", "key", "value"):
+            yield from linear(f"{block}.attention.attention.{name}", width, width, document.get("qkv_bias", True))
+        yield from linear(f"{block}.attention.output.dense", width, width)
+        if kind != "dinov2":
+            inner = document["intermediate_size"]
+            yield from norm(f"{block}.layernorm_before", width)
+            yield from norm(f"{block}.layernorm_after", width)
+            yield from linear(f"{block}.intermediate.dense", width, inner)
+            yield from linear(f"{block}.output.dense", inner, width)
+            continue
+        inner = int(width * document["mlp_ratio"])
+        for name in ("norm1", "norm2"):
+            yield from norm(f"{block}.{name}", width)
+        for name in ("layer_scale1", "layer_scale2"):
+            yield f"{block}.{name}.lambda1", (width,)
+        if document["use_swiglu_ffn"]:
+            inner = (int(inner * 2 / 3) + 7) // 8 * 8
+            yield from linear(f"{block}.mlp.weights_in", width, 2 * inner)
+            yield from linear(f"{block}.mlp.weights_out", inner, width)
+        else:
+            yield from linear(f"{block}.mlp.fc1", width, inner)
+            yield from linear(f"{block}.mlp.fc2", inner, width)
+    yield from norm("layernorm", width)
+    if head == "Model" and kind != "dinov2":
+        yield from linear("pooler.dense", width, width)
+
+
+def image_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+    """The classifier, or the two classifiers, of an image model."""
+    if head == "Model":
+        return
+    width, outputs = document["hidden_size"] * (2 if kind == "dinov2" else 1), len(document["id2label"])
+    for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
+        yield from linear(name, width, outputs)

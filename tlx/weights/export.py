@@ -1,0 +1,184 @@
+"""Take a model to `transformers`, and prove that it arrives: write it, open it again, compare.
+
+Torch is not needed. What a class of `transformers` reads is known (`tlx.weights.expected`), so a directory that holds
+exactly that leaves nothing for `transformers` to draw at random.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlx import models
+from tlx.models import Bert
+from tlx.processors import TextProcessor
+from tlx.processors.opening import open_by_transformers
+from tlx.processors.sounds import SoundProcessor
+from tlx.weights.expected import expected
+from tlx.weights.files import read_config, read_tensors
+from tlx.weights.form import OWN, Pretrained, inserted, mean_pooled, written_kind
+from tlx.weights.pretrained import load_pretrained, save_pretrained
+
+TOLERANCE = 1e-5
+TEXTS = ("A gorgeous, witty film!", "CAFÉ naïve don't 123", "  two\n lines", "")
+
+
+def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
+    """Write a model for `transformers`, open the directory again, and compare both; then put it in its place.
+
+    A model that has no class in `transformers` at all (a CNN, say) is written for `load_pretrained`. Nothing is left in
+    `directory` where the comparison fails.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FileExistsError: The directory is not empty.
+        ValueError: `transformers` would open the directory and answer otherwise. The error says what to do.
+    """
+    directory = Path(directory)
+    if directory.is_dir() and any(directory.iterdir()):
+        raise FileExistsError(f"{directory} is not empty; choose another directory")
+    refuse(pretrained)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        save_pretrained(pretrained, partial)
+        check_export(pretrained, partial)
+        partial.chmod(0o777 & ~umask())
+        if directory.is_dir():
+            directory.rmdir()
+        os.replace(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def umask() -> int:
+    """Return the process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def refuse(pretrained: Pretrained) -> None:
+    """Raise ValueError for a model that `transformers` would open and answer otherwise with."""
+    model = pretrained.model
+    if model.outputs is not None and mean_pooled(model):
+        raise ValueError(
+            f"transformers has no class of the family {model.config.family!r} whose head reads the mean over tokens "
+            '(pooling="mean"): it would draw the layers that it misses at random. Train the run with '
+            'Weights(..., pooling="first"), or open this model with tlx.load_pretrained'
+        )
+    if leaves := sorted(inserted(pretrained)):
+        raise ValueError(
+            f"the model carries an adapter that cannot be merged into plain weights ({leaves[0]!r}, ...), so "
+            "transformers would answer by its base alone. Open the base, model/ of the run, and put the adapter on it: "
+            "peft.PeftModel.from_pretrained(base, RUN/adapter), or tlx.load_adapter where its peft_type is TLX"
+        )
+
+
+def note(pretrained: Pretrained) -> str | None:
+    """Return a line for whoever exports a model that `transformers` has no class for."""
+    if written_kind(pretrained) != OWN:
+        return None
+    return f"transformers has no class for {type(pretrained.model.config).__name__}; only tlx opens this directory"
+
+
+def check_export(pretrained: Pretrained, directory: Path) -> None:
+    """Raise ValueError where `directory` does not hold `pretrained` as `transformers` and tlx read it."""
+    document = read_config(directory)
+    if document["model_type"] != OWN:
+        check_tensors(document, directory)
+    again = load_pretrained(directory, model=pretrained.model.config)
+    tasks = (again.task, pretrained.task)
+    if tasks[0] != tasks[1] and (None in tasks or names(again) != names(pretrained)):
+        raise ValueError(f"{directory}: config.json names the task {again.task}, and the model has {pretrained.task}")
+    inputs = sample(pretrained)
+    ours, theirs = answers(pretrained, inputs), answers(again, inputs)
+    if not np.allclose(ours, theirs, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(ours).max()))):
+        raise ValueError(f"{directory}: the model answers otherwise once it is opened again; please report this")
+    check_processor(pretrained.processor, again.processor, directory)
+
+
+def check_tensors(document: dict[str, Any], directory: Path) -> None:
+    """Raise ValueError where the tensors are not exactly those that the class in config.json reads."""
+    wanted = expected(document)
+    found = {name: tensor.shape for name, tensor in read_tensors(directory).items()}
+    wrong = [f"{name} is missing, expected {shape}" for name, shape in wanted.items() if name not in found]
+    wrong += [f"{name} {shape} is read by nobody" for name, shape in found.items() if name not in wanted]
+    wrong += [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{directory} is not what transformers' {document['architectures'][0]} reads, which would draw what it "
+            f"misses at random: {'; '.join(wrong[:4])}"
+        )
+
+
+def check_processor(before: Any, after: Any, directory: Path) -> None:
+    """Raise ValueError where the processor of `directory` makes other inputs than `before`."""
+    if not isinstance(before, TextProcessor):
+        if not same_picture(before, after):
+            raise ValueError(f"{directory}: the processor reads {after}, and the model has {before}")
+        return
+    opened = open_by_transformers(directory)
+    theirs = TextProcessor(opened.tokenizer, opened.length or before.tokens, None, opened.pad_id, opened.token_types)
+    for one, other in ((a, b) for a in TEXTS for b in (None, *TEXTS)):
+        example = {"text": one} if other is None else {"text": one, "text_pair": other}
+        rows = [processor(example) for processor in (before, after, theirs)]
+        if any(not np.array_equal(row[name], rows[0][name]) for row in rows for name in row):
+            raise ValueError(
+                f"{directory}: the tokenizer gives other ids once it is opened again, for {example}: "
+                f"{[row['input_ids'].tolist() for row in rows]} (before, after, transformers)"
+            )
+    if not before.tokens == after.tokens == theirs.tokens:
+        raise ValueError(f"{directory}: texts are cut at {after.tokens} tokens, and the model reads {before.tokens}")
+
+
+def same_picture(before: Any, after: Any) -> bool:
+    """Whether two processors of images or sounds, or of nothing, make the same of one example."""
+    if before is None or type(before) is not type(after):
+        return before is after
+    rng = np.random.default_rng(0)
+    image = {"image": rng.integers(0, 256, (*(side + 3 for side in before.shape[:2]), 3), dtype=np.uint8)}
+    sound = {"audio": rng.normal(0, 0.1, getattr(before, "samples", 1)).astype(np.float32)}
+    example = sound if isinstance(before, SoundProcessor) else image
+    return np.array_equal(before(example)["image"], after(example)["image"])
+
+
+def names(pretrained: Pretrained) -> tuple[type, int | None, tuple[str, ...]]:
+    """The kind of a task, its width, and the names of its classes; LABEL_0, ... where it names none."""
+    task, width = pretrained.task, pretrained.model.outputs
+    given = getattr(task, "names", ())
+    return type(task), width, given or tuple(f"LABEL_{n}" for n in range(width or 0))
+
+
+def sample(pretrained: Pretrained) -> dict[str, np.ndarray]:
+    """Inputs of two examples for a model, the same each time; the second text ends in padding."""
+    rng, config = np.random.default_rng(0), pretrained.model.config
+    shapes = models.example_inputs(config)
+    made = {
+        name: rng.normal(size=own.shape).astype(own.dtype)
+        if np.issubdtype(own.dtype, np.floating)
+        else rng.integers(0, config.vocabulary if isinstance(config, Bert) else 2, own.shape).astype(own.dtype)
+        for name, own in shapes.items()
+    }
+    if isinstance(config, Bert):
+        mask = np.ones_like(made["input_ids"])
+        mask[1, -1:] = 0
+        made |= {"attention_mask": mask}
+    return made
+
+
+def answers(pretrained: Pretrained, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The logits of a model with a head, else its last hidden state."""
+    taps = jax.jit(lambda variables, x: models.forward(pretrained.model, variables, x)[0])(pretrained.variables, inputs)
+    return np.asarray(taps["logits" if "logits" in taps else "hidden"])
