@@ -179,6 +179,11 @@ DOCUMENTS = [
     ),
     (FEATURES, feature("image", image={"shape": [8, 8, 1]}), "image.shape is [8, 8, 1]; expected an object"),
     (FEATURES, feature("image", image={"shape": {"dimensions": [True]}}), "dimensions[0] is true; expected a whole"),
+    (
+        FEATURES,
+        nested({"pythonClassName": f"{PREFIX}tensor_feature.Tensor", "tensor": {}}),
+        "tensor.dtype is missing; expected a string",
+    ),
     (FEATURES, feature("image", text={}), "the feature image holds image, text; expected what it is, one of"),
     (FEATURES, lambda document: document["featuresDict"]["features"]["image"].pop("image") and None, "holds nothing"),
     (FEATURES, lambda document: document.update(featuresDict=3), "featuresDict is 3; expected an object"),

@@ -59,7 +59,7 @@ FIELDS: dict[str, Form] = {
     "classLabel": Record(optional={"numClasses": COUNT}),
     "featuresDict": Record({"features": Mapped(FEATURE)}),
     "image": Record(optional={"dtype": Text(), "encodingFormat": Text()}),
-    "tensor": Record(optional={"dtype": Text(), "encoding": Text()}),
+    "tensor": Record({"dtype": Text()}, {"encoding": Text()}),
     "text": Record(),
     "sequence": Record({"feature": FEATURE}),
     "description": Text(),
