@@ -116,6 +116,8 @@ DAMAGE = {
     "huge offset": (changed("b", data_offsets=[24, 2**70]), f"has the data_offsets [24, {2**70}], expected"),
     "shape of halves": (changed("a", shape=[2, 3.0]), "tensor 'a' has the shape [2, 3.0], expected a list"),
     "shape of truth": (changed("a", shape=[True, 6]), "tensor 'a' has the shape [True, 6], expected a list"),
+    "shape of many axes": (changed("a", shape=[1] * 70), "has the shape [1, 1, 1, "),
+    "shape of an endless axis": (changed("a", shape=[2**62, 0], data_offsets=[0, 0]), f"has the shape [{2**62}, 0]"),
     "shape null": (changed("a", shape=None), "tensor 'a' has the shape None, expected a list"),
     "negative shape": (changed("a", shape=[-2, -3]), "tensor 'a' has the shape [-2, -3], expected a list"),
     "entry that is no object": (

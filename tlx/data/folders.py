@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tlx.data.messages import check_message
 from tlx.documents import check, read_json, shown
 from tlx.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
 from tlx.trees import near_miss
@@ -51,12 +52,14 @@ CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 # Names that TFDS itself gave to its classes earlier.
 EARLIER = ("tensorflow_datasets.core.features.feature.Tensor",)
 FEATURE = Either((Record({"pythonClassName": Text()}), Record({"python_class_name": Text()}), Record({"type": Text()})))
+# The fields of a feature beside the one that says what it holds.
+DESCRIPTIVE = ("pythonClassName", "description", "valueRange")
 # Of the fields that say what a feature holds.
 FIELDS: dict[str, Form] = {
     "classLabel": Record(optional={"numClasses": COUNT}),
     "featuresDict": Record({"features": Mapped(FEATURE)}),
     "image": Record(optional={"dtype": Text(), "encodingFormat": Text()}),
-    "tensor": Record(optional={"dtype": Text(), "encoding": Text()}),
+    "tensor": Record({"dtype": Text()}, {"encoding": Text()}),
     "text": Record(),
     "sequence": Record({"feature": FEATURE}),
     "description": Text(),
@@ -80,10 +83,20 @@ def check_folder(folder: Path) -> None:
     features = read_json(folder / FEATURES, remedy=REMEDY)
     check_classes(features, folder / FEATURES)
     check(features, FEATURE, folder / FEATURES, REMEDY)
+    check_messages(info, features, folder)
     check_fields(features, "", folder)
     for split in info["splits"]:
         if (names := [other["name"] for other in info["splits"]]).count(split["name"]) > 1:
             raise ValueError(f"{folder / INFO}: the split {split['name']!r} is there twice in {names}; {REMEDY}")
+
+
+def check_messages(info: Any, features: Any, folder: Path) -> None:
+    """Check every field of both documents by the messages that TFDS makes of them; older features are no message."""
+    from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
+
+    check_message(info, dataset_info_pb2.DatasetInfo.DESCRIPTOR, folder / INFO, REMEDY)
+    if "type" not in features:
+        check_message(features, feature_pb2.Feature.DESCRIPTOR, folder / FEATURES, REMEDY)
 
 
 def spelled(fields: Any) -> Any:
@@ -98,6 +111,12 @@ def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
     for name, form in FIELDS.items():
         if name in feature:
             check({name: spelled(feature[name])}, Record({name: form}), folder / FEATURES, REMEDY)
+    contents = [name for name in spelled(feature) if name not in DESCRIPTIVE]
+    if len(contents) != 1 and "type" not in feature:
+        raise ValueError(
+            f"{folder / FEATURES}: the feature {where or 'of the whole'} holds {', '.join(contents) or 'nothing'}; "
+            f"expected what it is, one of classLabel, image, text, tensor and the like; {REMEDY}"
+        )
     if "classLabel" in feature and where:
         check_names(spelled(feature["classLabel"]).get("numClasses"), where, folder)
     for name, inner in feature.get("featuresDict", {}).get("features", {}).items():

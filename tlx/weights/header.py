@@ -17,6 +17,8 @@ from tlx.documents import parse_json
 METADATA = "__metadata__"
 # The format's own limit.
 LONGEST = 100_000_000
+# NumPy takes 64 axes, and an array without numbers must not have one that is too long for it.
+MOST_AXES, LONGEST_AXIS = 32, 2**48
 DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(bool),
     "U8": np.dtype("u1"),
@@ -89,8 +91,11 @@ def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
             f"{path}: tensor {name!r} has the dtype {short(dtype)}; tlx reads {', '.join(DTYPES)}. Save the model in "
             "float32 or bfloat16 with the library that wrote it"
         )
-    if not naturals(shape):
-        raise damaged(path, f"tensor {name!r} has the shape {short(shape)}, expected a list of whole numbers >= 0")
+    if not naturals(shape) or len(shape) > MOST_AXES or any(length > LONGEST_AXIS for length in shape):
+        raise damaged(
+            path,
+            f"tensor {name!r} has the shape {short(shape)}, expected a list of at most {MOST_AXES} whole numbers >= 0",
+        )
     if not naturals(offsets) or len(offsets) != 2:
         raise damaged(path, f"tensor {name!r} has the data_offsets {short(offsets)}, expected [start, stop] in bytes")
     start, stop = offsets
