@@ -240,6 +240,18 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
         transformers.AutoConfig.from_pretrained(tmp_path / "model")
 
 
+def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_own(tmp_path):
+    config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
+    model = models.build(config, 3)
+    variables = models.initialise(model, jax.random.key(0))
+    params = tuning.Prompt(tokens=2).insert(model, variables.params, jax.random.key(1))
+    grown = Pretrained(model, Variables(params, {}), None, Manifest("random", {}, ()), TASKS["classes"])
+    read = load_pretrained(save_pretrained(grown, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, read.variables.params, params)
+    first = load_pretrained(tmp_path, TASKS["classes"], pooling="first")
+    assert "pool" in first.variables.params and first.model.config.pooling == "first"
+
+
 def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(tmp_path):
     """It named the bare backbone beside the tensors of the head."""
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")

@@ -109,7 +109,7 @@ def load_pretrained(
         source=str(source),
         prefix="" if kind == OWN else models.foreign(kind).prefix(settings),
         unused=() if kind == OWN else models.foreign(kind).UNUSED,
-        resettable=(built.stages[-1].name,) if kind == OWN else ("head", "pool"),
+        resettable=(built.stages[-1].name, "pool") if kind == OWN else ("head", "pool"),
         reset=declared_resets(reset, built, held),
         reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
     )
