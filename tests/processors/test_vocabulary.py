@@ -153,6 +153,11 @@ def test_a_pair_gets_no_types_where_the_model_reads_none(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}))
     again = load_pretrained(tmp_path / "one")
     assert again.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
+    none = load_pretrained(save_pretrained(model(types=0, family="distilbert"), tmp_path / "none"))
+    assert none.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
+    save_pretrained(none, tmp_path / "again")
+    stated = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert stated["model_input_names"] == ["input_ids", "attention_mask"]
     both = load_pretrained(save_pretrained(model(), tmp_path / "two"))
     assert both.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 1, 1]
 

@@ -5,10 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import tlx
 from tlx import models, tasks, tuning
+from tlx.cli import main
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.types import Variables
 from tlx.weights import Manifest, Pretrained, export_pretrained, load_pretrained, save_pretrained
@@ -231,6 +233,8 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
     assert not list(tmp_path.iterdir())
     # The run's own directory, which tlx opens.
     save_pretrained(pretrained, tmp_path / "model")
+    done = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "exported")])
+    assert done.exit_code == 2 and done.stderr == f"tlx: {error.value}\n" and not (tmp_path / "exported").exists()
     read = load_pretrained(tmp_path / "model")
     assert read.model.config == config and read.task == TASKS["classes"]
     jax.tree.map(np.testing.assert_array_equal, read.variables.params, variables.params)
@@ -238,6 +242,18 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
     assert not any(hasattr(transformers, own) for own in stated["architectures"])
     with pytest.raises(ValueError, match="tlx"):
         transformers.AutoConfig.from_pretrained(tmp_path / "model")
+
+
+def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_own(tmp_path):
+    config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
+    model = models.build(config, 3)
+    variables = models.initialise(model, jax.random.key(0))
+    params = tuning.Prompt(tokens=2).insert(model, variables.params, jax.random.key(1))
+    grown = Pretrained(model, Variables(params, {}), None, Manifest("random", {}, ()), TASKS["classes"])
+    read = load_pretrained(save_pretrained(grown, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, read.variables.params, params)
+    first = load_pretrained(tmp_path, TASKS["classes"], pooling="first")
+    assert "pool" in first.variables.params and first.model.config.pooling == "first"
 
 
 def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(tmp_path):

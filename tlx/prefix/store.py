@@ -29,6 +29,7 @@ from tlx.interrupt import locked, look
 from tlx.prefix.cut import Cut, prefix
 from tlx.prepare import Prepared
 from tlx.processors import TextProcessor
+from tlx.processors.pictures import DECODING
 from tlx.selection import SOURCE, TARGET
 from tlx.trees import flatten, subtree
 
@@ -130,8 +131,8 @@ DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 def processing(processor: Any) -> Any:
     """How raw examples become inputs, as JSON values."""
     if isinstance(processor, TextProcessor):
-        return [processor.tokens, processor.pad_id, spelled(processor.tokenizer)]
-    return repr(processor)
+        return [processor.tokens, processor.pad_id, processor.token_types, spelled(processor.tokenizer)]
+    return [repr(processor), DECODING]
 
 
 @lru_cache(maxsize=8)

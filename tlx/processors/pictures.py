@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Inputs = dict[str, np.ndarray]
+# Names the rule of decoding in the keys of stored features; change it with the rule.
+DECODING = "upright, colours, no transparency"
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
 
 # The numbers of PIL.Image.Resampling, which preprocessor_config.json holds.

@@ -37,7 +37,9 @@ def within(pretrained: Pretrained) -> Pretrained:
     if room is not None and room < processor.tokens:
         log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, processor.tokens)
         processor = replace(processor, tokens=room)
-    processor = replace(processor, rows=config.vocabulary, type_rows=config.types)
+    # DistilBERT has no types; transformers would be given them by a tokenizer of another class.
+    types = processor.token_types and config.types > 0
+    processor = replace(processor, rows=config.vocabulary, type_rows=config.types, token_types=types)
     vocabulary.check(processor)
     return pretrained._replace(processor=processor)
 

@@ -120,7 +120,7 @@ def load_pretrained(
     before = models.build(stored, None if stated is None else stated.outputs)
     held = beside(before, kind_of(document, stored, before.outputs), directory)
     tensors = read_tensors(directory)
-    resettable = (built.stages[-1].name,) if kind == OWN else ("head", "pool")
+    resettable = (built.stages[-1].name, "pool") if kind == OWN else ("head", "pool")
     arrays, entries = reconcile(
         {**built.params, **prefixed_stats(built)},
         name_table(kind, settings, outputs, built),
