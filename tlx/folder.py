@@ -29,7 +29,6 @@ PACKAGES = (
     "jaxlib",
     "flax",
     "optax",
-    "orbax-checkpoint",
     "grain",
     "tensorflow-datasets",
     "transformers",
