@@ -23,6 +23,7 @@ from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.perturbation import Perturbation
+from tlx.durable import guarded
 from tlx.processors.sounds import decoded, rate_of
 from tlx.trees import near_miss
 
@@ -323,7 +324,7 @@ def _prepare(name: str) -> Path:
     from filelock import FileLock
     from tensorflow_datasets import disable_progress_bar
 
-    with FileLock(home / ".lock"):
+    with guarded(home, "run the same command again"), FileLock(home / ".lock"):
         if (folder / "dataset_info.json").is_file():
             return folder
         for leftover in home.glob("incomplete.*"):
