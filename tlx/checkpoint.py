@@ -103,7 +103,7 @@ class Checkpoints:
             # Starting again would throw the run's work away without a word.
             raise DamagedCheckpoint(
                 f"no checkpoint in {self.folder} can be read: {'; '.join(damaged.values())}. Restore one of these "
-                "files from a copy and use --resume, or start again from step 0 with --overwrite"
+                "files from a copy, or delete that directory to start again from step 0"
             )
         for path, reason in damaged.items():
             if path not in self.reported:

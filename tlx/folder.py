@@ -30,7 +30,6 @@ PACKAGES = (
     "jaxlib",
     "flax",
     "optax",
-    "orbax-checkpoint",
     "grain",
     "tensorflow-datasets",
     "transformers",

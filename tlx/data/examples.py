@@ -24,6 +24,7 @@ from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.folders import Records, check_shards, open_builder
 from tlx.data.perturbation import Perturbation
+from tlx.durable import guarded
 from tlx.processors.pictures import decode
 from tlx.processors.pictures import pixels as decoded_pixels
 from tlx.processors.sounds import decoded, rate_of
@@ -333,7 +334,7 @@ def _prepare(name: str) -> Path:
     from filelock import FileLock
     from tensorflow_datasets import disable_progress_bar
 
-    with FileLock(home / ".lock"):
+    with guarded(home, "run the same command again"), FileLock(home / ".lock"):
         if (folder / "dataset_info.json").is_file():
             return folder
         for leftover in home.glob("incomplete.*"):
