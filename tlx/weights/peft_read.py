@@ -116,17 +116,18 @@ def read(
 
 
 def promised(form: Layout, document: Mapping[str, Any]) -> set[str]:
-    """The head's leaves that the config says the file has: those of `modules_to_save`, and, for `task_type` SEQ_CLS,
-    those of peft's own list of heads. As in peft, a name stands for every module whose name ends with it."""
-    named = set(document.get("modules_to_save") or ())
-    named |= set(HEADS) if document.get("task_type") == "SEQ_CLS" else set()
+    """The model's own leaves that the config says the file has: those of `modules_to_save`, and, for `task_type`
+    SEQ_CLS, those of a head. As in peft, a name stands for every module whose name ends with it."""
+    named = tuple(document.get("modules_to_save") or ())
+    heads = HEADS if document.get("task_type") == "SEQ_CLS" else ()
     paths = set()
     for path, place in form.places.items():
-        if place.module is None or not place.name.head:
+        if place.module is None:
             continue
         parts = place.module.split(".")
+        ends = named + heads if place.name.head else named
         modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
-        paths |= {path} if any(module.endswith(tuple(named)) for module in modules) else set()
+        paths |= {path} if any(module.endswith(ends) for module in modules) else set()
     return paths
 
 
