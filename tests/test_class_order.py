@@ -190,6 +190,8 @@ def test_a_teacher_answers_by_name(run, first):
     found = go_on(run, first, "turned", **how)
     by_name = {line["name"]: line["value"] for line in read_metrics(found.folder)}
     assert by_name["train/distill/distance"] == pytest.approx(0, abs=1e-6)
+    (note,) = [note for note in found.result["notes"] if "the teacher's classes were reordered" in note]
+    assert "(zero, one)" in note and "(one, zero)" in note
 
 
 @pytest.mark.slow

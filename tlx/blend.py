@@ -1,5 +1,7 @@
 """Arithmetic on weights: interpolation, soups, task vectors. Pure functions on `Variables` and on trees of parameters.
 
+These trees carry no class names: put the heads in one order first (`tlx.weights.reorder`); `tlx soup` does so.
+
 All trees of one call must have the same paths and shapes, which is checked before anything is computed; a scale or a
 share may be an array, so that no value of it is a constant of a compiled program.
 

@@ -52,8 +52,9 @@ class Prepared(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
-        kept although the class names cannot be compared."""
-        return weights.sentences(self.model, self.manifest.entries, self.moving)
+        kept although the class names cannot be compared; and those of the terms."""
+        terms = [note for term in self.recipe.objective for note in term.notes(self.task)]
+        return weights.sentences(self.model, self.manifest.entries, self.moving) + terms
 
     @property
     def streams(self) -> list[str]:

@@ -189,6 +189,15 @@ def test_a_task_type_alone_names_a_head(tmp_path):
     tlx.load_adapter(drawn("bert"), tmp_path)
 
 
+def test_an_adapter_without_another_module_that_its_config_names_is_refused(tmp_path):
+    how = adapted()
+    tlx.save_adapter(how, tmp_path, moved=["pool/kernel"])
+    tlx.load_adapter(drawn("bert"), tmp_path)
+    without(tmp_path, "pooler", file="adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"pool/kernel \(4, 4\) \(as 'pooler.dense.weight', which the config names"):
+        tlx.load_adapter(drawn("bert"), tmp_path)
+
+
 def test_an_adapter_in_our_own_form_brings_its_head(tmp_path):
     tlx.save_adapter(adapted("cnn", tuning.Lora(rank=2, on="pool")), tmp_path)
     without(tmp_path, "head/bias", file="adapter_model.safetensors")

@@ -18,7 +18,8 @@ Streams = Mapping[str, Mapping[str, Array]]
 
 class Term:
     """`check` refuses a model or a task that the term is not for (none by default), before anything is drawn or
-    compiled; `insert` adds leaves to the parameters (none by default), which learn whatever the tuning; `memory` is
+    compiled; `notes` are sentences that the run's output and result must say of the term (none by default); `insert`
+    adds leaves to the parameters (none by default), which learn whatever the tuning; `memory` is
     what the term carries (copies it owns); `streams` changes or adds streams before the one forward pass that each
     gets, inside the step; `loss` is a scalar with numbers to log.
 
@@ -44,6 +45,9 @@ class Term:
 
     def check(self, model: Model, task: Any) -> None:
         return None
+
+    def notes(self, task: Any) -> Collection[str]:
+        return ()
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         return params
@@ -242,6 +246,12 @@ def head_of(model: Model, who: str) -> Stage:
     if model.stages[-1].output != "logits" or len(model.stages) < 2:
         raise ValueError(f"{who} needs a head on a stage below it; this model has {stage_names(model)}")
     return model.stages[-1]
+
+
+def drawn_head(setting: Setting) -> list[str]:
+    """The parameters of the head, and of the pooler that it reads, that were drawn at random."""
+    parts = below([stage.name for stage in setting.model.stages if stage.output in ("logits", "pooled")])
+    return sorted(path for path in setting.fresh if path.startswith(parts))
 
 
 def stage_names(model: Model) -> list[str]:

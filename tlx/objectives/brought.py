@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from tlx.classes import match
+from tlx.classes import match, shown
 from tlx.models import beside, example_inputs, forward
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
@@ -42,6 +42,22 @@ def in_order_of(teacher: Pretrained, names: Sequence[str], who: str) -> Pretrain
             f"task's as the teacher's: tasks.Classification(names={theirs})"
         )
     return reorder(teacher, names)
+
+
+def order_notes(source: str, names: Sequence[str]) -> list[str]:
+    """A note if the classes of the teacher `source` are in another order than `names`, or cannot be compared."""
+    task = (KNOWN[source] if source in KNOWN else bring(source)).task
+    theirs = task.names if task is not None else ()
+    if not names or not theirs:
+        return []
+    found = match(theirs, names)
+    if found.moves:
+        return [f"the teacher's classes were reordered by name: {shown(theirs)} in {source}, {shown(names)} here"]
+    if found.by_position:
+        return [
+            f"the teacher's classes {shown(theirs)} cannot be compared with {shown(names)}: they keep their position"
+        ]
+    return []
 
 
 def with_head(pretrained: Pretrained, source: str, who: str) -> Model:

@@ -18,7 +18,7 @@ from tlx.objectives.base import (
     mean_over,
     weighed,
 )
-from tlx.objectives.brought import bring, check_inputs, in_order_of, structure, with_head
+from tlx.objectives.brought import bring, check_inputs, in_order_of, order_notes, structure, with_head
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
@@ -35,7 +35,7 @@ class Distill(Term):
     widths differ (Romero et al., 2015; Jiao et al., 2020). "attention": KL(teacher's attention || ours), the mean over
     heads and tokens (Wang et al., 2020). `pairs` are (our stage, the teacher's); none: the last of each.
 
-    The teacher runs without dropout, on the same inputs.
+    The teacher runs without dropout, on the same inputs. Its classes are put in the order of the task's, by name.
     """
 
     teacher: str
@@ -75,6 +75,10 @@ class Distill(Term):
                 f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
                 f"{model.config.heads}; attention is compared head by head"
             )
+
+    def notes(self, task: Any) -> list[str]:
+        """Say it if the teacher's classes are in another order than the task's, or cannot be compared with them."""
+        return order_notes(self.teacher, task.names) if self.what == "logits" else []
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for places that cannot be compared."""

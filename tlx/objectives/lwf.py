@@ -6,7 +6,7 @@ import jax
 
 from tlx.losses import soft_cross_entropy
 from tlx.models import forward
-from tlx.objectives.base import Term, check_classes, check_weight, declared, head_of, mean_over, weighed
+from tlx.objectives.base import Term, check_classes, check_weight, declared, drawn_head, head_of, mean_over, weighed
 from tlx.objectives.brought import apply_head, bring, check_inputs, remember, remembered, structure, with_head
 from tlx.objectives.cotuning import check_head
 from tlx.objectives.ramp import Weight
@@ -50,8 +50,7 @@ class Lwf(Term):
         check_classes(setting.task, "Lwf")
         if self.source is not None:
             return bring(self.source).variables._asdict()
-        head = setting.model.stages[-1].name
-        if any(path.startswith(f"{head}/") for path in setting.fresh):
+        if drawn_head(setting):
             raise ValueError(
                 "Lwf keeps the answers of the head that was brought, and this one was drawn afresh; name the "
                 "checkpoint of the old head: Lwf(source=...)"

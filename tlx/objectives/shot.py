@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tlx.losses import cross_entropy, entropy
 from tlx.objectives.apart import gathered, read_features, rows
-from tlx.objectives.base import Term, check_classes, check_weight, head_of, weighed
+from tlx.objectives.base import Term, check_classes, check_weight, drawn_head, head_of, weighed
 from tlx.objectives.ramp import Weight, current
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, Setting, View
@@ -45,8 +45,7 @@ class Shot(Term):
     def memory(self, setting: Setting) -> Tree:
         """Raises ValueError for a task that is no classification, and for a head that was drawn afresh."""
         check_classes(setting.task, "Shot")
-        head = setting.model.stages[-1].name
-        if any(path.startswith(f"{head}/") for path in setting.fresh):
+        if drawn_head(setting):
             raise ValueError(
                 "Shot adapts features to the head that was brought, and this one was drawn afresh; bring a classifier "
                 "of the same classes: weights=Weights(...)"

@@ -129,9 +129,9 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
     bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & found.keys())
     if not names or task is None or not (bridged or any(classes(path) for path in found)):
         return with_leaves(pretrained, found, source)
-    ours = task.names if isinstance(task, Classification) else ()
-    if isinstance(task, Classification) and not ours:
+    if isinstance(task, Classification) and not task.names:
         return with_leaves(pretrained._replace(task=replace(task, names=names)), found, source)
+    ours: tuple[str, ...] = task.names
     how = match(names, ours)
     if how.take is None:
         raise ValueError(
@@ -144,7 +144,11 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
         adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
         manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
         return adapted._replace(manifest=manifest)
-    if how.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
+    if (
+        isinstance(task, Classification)
+        and how.by_position
+        and not all(placeholder(name, n) for n, name in enumerate(names))
+    ):
         # The head is the adapter's, and so are its names where the base has none that say anything.
         said = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
         pretrained = pretrained._replace(task=replace(task, names=said))

@@ -24,13 +24,14 @@ MULTI_LABEL = "multi_label_classification"
 class Stated(NamedTuple):
     """The head that a checkpoint's config.json states.
 
-    `task` is None if the config names no class with a head, `names` are the class names of `id2label` (none if it is
-    absent), `problem` is its `problem_type`.
+    `task` is None if the config names no class with a head for a whole example, `names` are the class names of
+    `id2label` (none if it is absent), `problem` is its `problem_type`, `architecture` the class that it names.
     """
 
     task: Task | None
     names: tuple[str, ...]
     problem: str | None
+    architecture: str = ""
 
 
 class Reordered(NamedTuple):
@@ -143,7 +144,9 @@ def fit(
     classes = class_axis(model)
     kept = {path for path in head if path in arrays and (classes(path) or not model.inserts)}
     # Of a module that tlx does not know, whoever had a part drawn again has said which part that is.
-    named = not model.inserts and any(entry.action == "reset" for entry in entries if entry.path in head)
+    shapes = {path: param.shape for path, param in flatten(model.params).items()}
+    again = {entry.path for entry in entries if entry.action == "reset"} & head
+    named = not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in again)
     unchanged = Reordered(arrays, tuple(entries), task)
     if not kept:
         return unchanged
@@ -156,21 +159,21 @@ def fit(
             for entry in entries
         )
 
-    def left_out(note: str) -> Reordered:
+    def drawn_again(note: str) -> Reordered:
         if named:
             return unchanged._replace(entries=noted(f"kept beside the leaves that were drawn again: {note}"))
         check_known(model, source, note)
-        rest = {path: array for path, array in arrays.items() if path not in kept}
-        reset = tuple(Entry("reset", e.path, e.foreign, note) if e.path in kept else e for e in entries)
-        return Reordered(rest, reset, task)
+        return Reordered(*left_out(model, arrays, entries, note), task)
 
-    if stated.task is not None and (other := other_kind(stated, task)):
-        return left_out(other)
+    if other := other_kind(stated, task):
+        return drawn_again(other)
     if not isinstance(task, Classification):
         return unchanged
     stored, ours = stated.names, task.names
     if stored and len(stored) != task.classes:
-        return left_out(f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.classes}")
+        return drawn_again(
+            f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.classes}"
+        )
     if not ours:
         whole = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
         return unchanged._replace(task=replace(task, names=stored)) if whole else unchanged
@@ -179,11 +182,11 @@ def fit(
         return unchanged._replace(entries=noted(note))
     found = match(stored, ours)
     if found.take is None:
-        return left_out(f"other classes: {shown(stored)} in the checkpoint, {shown(ours)} here")
+        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(ours)} here")
     if found.moves:
         note = orders(stored, ours)
         if not model.inserts:
-            return left_out(note)
+            return drawn_again(note)
         return Reordered(in_order(arrays, model, found.take), noted(note, "permuted"), task, found.take)
     if found.by_position:
         note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(ours)} here"
@@ -191,8 +194,25 @@ def fit(
     return unchanged
 
 
+def left_out(
+    model: Model, arrays: Mapping[str, np.ndarray], entries: Sequence[Entry], why: str
+) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
+    """The arrays without the layers that give the logits, and the manifest's entries, which say why."""
+    classes = class_axis(model)
+    return (
+        {path: array for path, array in arrays.items() if not classes(path)},
+        tuple(
+            Entry("reset", entry.path, entry.foreign, why) if entry.action != "reset" and classes(entry.path) else entry
+            for entry in entries
+        ),
+    )
+
+
 def other_kind(stated: Stated, task: Task) -> str:
-    """Say why a stored head answers another kind of question than the task; empty if it does not."""
+    """Say why a stored head answers another kind of question than the task; empty if nothing says so."""
+    if stated.task is None:
+        named = stated.architecture
+        return f"config.json names {named}, which has no head for a whole example" if named else ""
     if stated.problem == MULTI_LABEL:
         return f"the checkpoint's head gives several labels an example (problem_type {MULTI_LABEL})"
     kinds = [type(own).__name__ for own in (stated.task, task)]

@@ -36,7 +36,7 @@ from tlx.weights.form import (
     silent_pooler,
     written_kind,
 )
-from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, permuted
+from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, left_out, permuted
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
@@ -141,6 +141,9 @@ def load_pretrained(
     order = None
     if given is not None and task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, head, task, str(source))
+    if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
+        why = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
+        arrays, entries = left_out(built, arrays, entries, why)
     variables = fill(built, arrays, seed)
     manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
     pretrained = Pretrained(built, variables, None, manifest, task)
@@ -217,7 +220,7 @@ def stated_head(document: dict[str, Any], file: Path) -> Stated:
     headed = architecture.endswith(("Classification", "WithTeacher")) and "Token" not in architecture
     named, problem = stated_names(document, file), document.get("problem_type")
     if not headed and not (models.bert.POOLING in document and "problem_type" in document):
-        return Stated(None, named, problem)
+        return Stated(None, named, problem, architecture)
     count = len(named) or document.get("num_labels", 2)
     if problem == "regression" or count == 1:
         return Stated(Regression(outputs=count), (), problem)
