@@ -25,8 +25,8 @@ class ClassificationCounts(NamedTuple):
 class RegressionSums(NamedTuple):
     """Errors and moments of a set of examples, by output [K] (t target, p prediction); `total` examples.
 
-    `squared` and `absolute` are summed errors, `t` and `p` means, `tt`, `pp` and `tp` sums of products of deviations from
-    those means: plain squares would lose the variance where the mean is large beside it.
+    `squared` and `absolute` are summed errors, `t` and `p` means, `tt`, `pp` and `tp` sums of products of deviations
+    from those means: plain squares would lose the variance where the mean is large beside it.
     """
 
     total: int
@@ -89,8 +89,8 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
     if outside.any():
         place = int(outside.argmax())
         raise ValueError(
-            f"label {labels[place]} of example {place} is outside the {classes} classes 0..{classes - 1}; leave examples "
-            "without a label out"
+            f"label {labels[place]} of example {place} is outside the {classes} classes 0..{classes - 1}; leave out "
+            "examples without a label"
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tlx import models, objectives, tasks, tuning, updates
-from tlx.config import ADDED
+from tlx.config import ADDED, check_seed
 from tlx.data import Data, augment, shifts
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
@@ -117,6 +117,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed, "seed")
         if self.model is None and self.weights is None:
             raise ValueError("a recipe needs weights=Weights(...) or model=...")
         if not self.objective:

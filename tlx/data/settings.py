@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tlx.config import ADDED
+from tlx.config import ADDED, check_seed
 from tlx.data.augment import Augmentation
 from tlx.data.shifts import Shift
 
@@ -74,6 +74,8 @@ class Data:
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
+        if self.subset_seed is not None:
+            check_seed(self.subset_seed, "subset_seed")
         if self.shots is not None and self.fraction is not None:
             raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
         if self.shots is not None and self.shots < 1:

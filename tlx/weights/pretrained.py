@@ -76,6 +76,7 @@ def load_pretrained(
     Every tensor is accounted for in the manifest. Raises FileNotFoundError where there is nothing to read, ValueError
     for what cannot be explained: missing, extra or misshapen tensors, damaged files, pickles.
     """
+    records.check_seed(seed, "seed")
     directory = locate(source)
     document = read_config(directory)
     kind = document["model_type"]
@@ -177,12 +178,24 @@ def resized(settings: Any, size: int) -> Any:
 
 
 def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
-    """Position embeddings at a new size: a ViT's grid bicubically, a text model's rows linearly; None elsewhere."""
+    """Position embeddings at a new size: a ViT's grid bicubically, the rows of a text model that tokens read linearly;
+    None elsewhere."""
     if not path.startswith("stem/positions"):
         return None
     if isinstance(stored, models.Vit):
         return np.asarray(models.vit.resize_positions(stored, array, size))
-    return np.asarray(jax.image.resize(array, (size, array.shape[1]), "linear"))
+    return resize_rows(array, size, models.bert.unread(stored))
+
+
+def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
+    """Resize the rows of `array` [P, W] to `size` of them, linearly, without the first `unread` ones, which stay as they
+    are: [`size`, W]. Raises ValueError where `size` leaves no row that is read."""
+    if size <= unread:
+        raise ValueError(
+            f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
+        )
+    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
+    return np.concatenate([array[:unread], np.asarray(rest)])
 
 
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
