@@ -147,7 +147,7 @@ def test_rows_that_no_token_reads_stay_out_of_a_resize(tmp_path, pad, size):
     np.testing.assert_array_equal(found[: pad + 1], embedding[: pad + 1])
     read = found[pad + 1 :]
     assert read.shape == (size - pad - 1, 12)
-    assert 0 <= read.min() and read.max() <= ramp.max()
+    assert read.min() >= 0 and read.max() <= ramp.max()
     # As a table of its own is resized.
     expected = jax.image.resize(ramp, read.shape, "linear")
     np.testing.assert_allclose(read, expected, rtol=1e-6)

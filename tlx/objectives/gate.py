@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ class Gate(Between):
     normalised: bool = False
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0)
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class Iwan(Between):
 
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

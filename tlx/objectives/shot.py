@@ -33,6 +33,8 @@ class Shot(Term):
 
     holds: ClassVar[bool] = True
 
+    couples: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_weight(self, "weight", "pseudo")
 

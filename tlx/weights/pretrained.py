@@ -188,8 +188,8 @@ def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> n
 
 
 def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
-    """Resize the rows of `array` [P, W] to `size` of them, linearly, without the first `unread` ones, which stay as they
-    are: [`size`, W]. Raises ValueError where `size` leaves no row that is read."""
+    """Resize the rows of `array` [P, W] to `size` of them, linearly: [`size`, W]. The first `unread` ones stay as they
+    are. Raises ValueError where `size` leaves no row that is read."""
     if size <= unread:
         raise ValueError(
             f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
