@@ -78,7 +78,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     if (path / "model").is_dir():
         return path
     ready, splits, found = learned(path, given)
-    tested = path / "predictions" / "test.npz"
+    tested = path / "predictions" / f"{splits.shown}.npz"
     with np.load(tested) if tested.is_file() else nullcontext() as arrays:
         outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
     write_tables(path, ready, splits, outcome)
