@@ -190,9 +190,15 @@ def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text,
 @pytest.mark.parametrize("field", ["seed", "subset_seed"])
 def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
     """JAX drops the bits above: 2**32 would be the seed 0 again."""
+
+    def drawn():
+        changes = {"seed": seed} if field == "seed" else {"data": Data(target="digits", subset_seed=seed)}
+        config.check(dataclasses.replace(BASE, **changes))
+
     with pytest.raises(kind) as error:
-        dataclasses.replace(BASE, seed=seed) if field == "seed" else Data(target="digits", subset_seed=seed)
-    said = f"{field} is {seed}; expected a whole number from 0 to 4294967295", f"{field} wants int, got {seed!r}"
+        drawn()
+    named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
+    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
     assert str(error.value).startswith(said)
 
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Optim, models, partition, sharding, tasks, terms, tuning
+from tlx import Data, Optim, Recipe, Train, models, partition, sharding, tasks, terms, tuning
 from tlx import optim as optimisers
 from tlx.objectives import TERMS, Term, inserted
+from tlx.prepare import open_data, prepare
+from tlx.results import odd
 from tlx.state import Parts, initial_state, memories
 from tlx.step import compile_step, train_step
 from tlx.trees import flatten
@@ -161,6 +163,45 @@ class Spread(Term):
         logits = view.taps[self.on]["logits"]
         assert logits.shape == (ROWS, CLASSES) and view.batch[self.on]["label"].shape == (ROWS,)
         return ((logits - logits.mean(0)) ** 2).sum(), {"rows": jnp.float32(len(logits))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(Term):
+    """A term of a user's own that says nothing of how it is made."""
+
+    on: str = "labelled"
+
+    def loss(self, view):
+        return view.task.loss(view.taps[self.on]["logits"], view.batch[self.on]).mean(), {}
+
+
+NORMED = "batch norm takes its moments of each of 4 pieces of 4 examples"
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "accumulate", "way", "expected"),
+    [
+        ("mlp", (terms.Supervised(), terms.Bss(k=1)), 4, tuning.Full(), []),
+        ("cnn", (terms.Supervised(),), 1, tuning.Full(), []),
+        ("cnn", (terms.Supervised(),), 4, tuning.Full(), [NORMED]),
+        # Where every norm is frozen, it runs by its running statistics.
+        ("cnn", (terms.Supervised(),), 4, tuning.Probe(), []),
+        ("mlp", (Plain(),), 4, tuning.Full(), ["Plain is asked of each of 4 pieces of 4 examples"]),
+        ("mlp", (Plain(),), 1, tuning.Full(), []),
+        ("mlp", (Spread(),), 4, tuning.Full(), []),
+    ],
+)  # fmt: skip
+def test_what_sees_the_pieces_one_by_one_is_a_note(model, objective, accumulate, way, expected):
+    shapes = {"mlp": models.Mlp(inputs=(8, 8, 1), widths=(6,)), "cnn": models.Cnn(size=8, widths=(2,), dense=None)}
+    recipe = Recipe(
+        data=Data(target="digits", shots=2), task=tasks.Classification(), model=shapes[model], objective=objective,
+        tuning=way, train=Train(steps=1, batch=16, accumulate=accumulate),
+    )  # fmt: skip
+    splits = open_data(recipe)
+    found = [note for note in odd(prepare(recipe, splits), splits, 1) if "pieces" in note]
+    assert len(found) == len(expected)
+    for note, begins in zip(found, expected, strict=True):
+        assert note.startswith(begins)
 
 
 def test_a_term_of_a_users_own_sees_the_whole_batch_where_it_says_so(mlp):

@@ -78,7 +78,7 @@ class Data:
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
-        if self.subset_seed is not None:
+        if isinstance(self.subset_seed, int):
             check_seed(self.subset_seed, "subset_seed")
         if self.shots is not None and self.fraction is not None:
             raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
