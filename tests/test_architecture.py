@@ -20,6 +20,7 @@ FLOORS = (
     ("objectives", "merge"),
     ("updates",),
     ("recipe", "state", "sweeps"),
+    ("slope",),
     ("step",),
     ("prepare", "records", "checkpoint", "interrupt", "pack", "energy"),
     ("describe", "folder", "evaluate", "prefix"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -169,7 +170,7 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
         ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
         ("tuning", "Freeze(trough='x')", TypeError,
          "Freeze(trough='x'): Freeze.__init__() got an unexpected keyword argument 'trough'"),
-        ("tuning.decay", "0", ValueError, "decay is 0.0; a rate multiplier a stage lies in (0, 1]"),
+        ("tuning.decay", "0", ValueError, "decay is 0.0; a rate multiplier a layer lies in (0, 1]"),
         ("task", "Full()", TypeError, "task wants Classification | Regression, got Full(decay=1.0)"),
     ],
 )  # fmt: skip
@@ -179,6 +180,32 @@ def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text,
     told = str(error.value).replace("tlx.tasks.", "")
     # Python 3.13 goes on: "Did you mean 'through'?"
     assert told.split(". Did you mean")[0] == message if kind is TypeError else told.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind"),
+    [(2**32, ValueError), (2**32 + 5, ValueError), (-1, ValueError), (2**64, ValueError), (True, TypeError),
+     (1.0, TypeError), ("0", TypeError)],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["seed", "subset_seed"])
+def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
+    """JAX drops the bits above: 2**32 would be the seed 0 again."""
+
+    def drawn():
+        changes = {"seed": seed} if field == "seed" else {"data": Data(target="digits", subset_seed=seed)}
+        config.check(dataclasses.replace(BASE, **changes))
+
+    with pytest.raises(kind) as error:
+        drawn()
+    named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
+    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
+    assert str(error.value).startswith(said)
+
+
+def test_seeds_at_both_ends_are_taken_and_differ():
+    keys = [jax.random.key_data(jax.random.key(dataclasses.replace(BASE, seed=seed).seed)).tolist()
+            for seed in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)]  # fmt: skip
+    assert len({tuple(key) for key in keys}) == 5
 
 
 def test_a_misspelt_field_is_a_type_error():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, terms, tuning
 from tlx.cost import operations
 from tlx.data import Crop
 from tlx.many import run_many
@@ -38,6 +38,14 @@ def test_operations_are_in_proportion_to_the_steps_and_not_to_the_pieces():
     assert changed(train=Train(steps=2 * STEPS, batch=B)) == 2 * whole
     assert changed(train=Train(steps=STEPS, batch=B, accumulate=2)) == whole
     assert changed(train=Train(steps=STEPS, batch=2 * B)) == pytest.approx(2 * whole, rel=0.1)
+
+
+def test_terms_that_compare_examples_take_a_second_forward_pass_in_pieces():
+    both = (terms.Supervised(), terms.Bss())
+    whole = changed(objective=both)
+    pieces = changed(objective=both, train=Train(steps=STEPS, batch=B, accumulate=2))
+    forward = 2 * B * (PIXELS * H + H * C) * STEPS
+    assert pieces - whole == pytest.approx(forward, rel=0.25)
 
 
 def test_what_does_not_learn_takes_less():

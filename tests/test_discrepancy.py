@@ -270,3 +270,17 @@ def test_one_row_has_no_spread(measure):
 def test_one_row_of_two_layers_has_no_spread(measure):
     with pytest.raises(ValueError, match=r"^there are 1 and 4 rows; a discrepancy needs two or more of each$"):
         measure((jnp.ones((1, 3)), jnp.ones((1, 2))), (jnp.ones((4, 3)), jnp.ones((4, 2))))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+def test_measures_that_take_their_width_from_the_data_do_not_see_its_scale(scale):
+    """However small the features are: a floor below which all distances count as equal would be met by 1e-6."""
+    random = np.random.default_rng(4)
+    rows, others = (random.normal(size=(8, 3)).astype(np.float32) + shift for shift in (0.0, 0.5))
+    small = [(np.float32(scale) * own) for own in (rows, others)]
+    for measure in (discrepancy.mmd, discrepancy.linear_mmd):
+        assert float(measure(*small)) == pytest.approx(float(measure(rows, others)), rel=1e-3)
+    cost, other = (discrepancy.squared_distances(*own) for own in ((rows, others), small))
+    np.testing.assert_allclose(discrepancy.transport(other), discrepancy.transport(cost), rtol=1e-3, atol=1e-5)
+    gradient = jax.grad(discrepancy.mmd)(small[0], small[1]) * scale
+    np.testing.assert_allclose(gradient, jax.grad(discrepancy.mmd)(rows, others), rtol=1e-2, atol=1e-4)

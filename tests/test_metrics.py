@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as independent
 
-from tlx import metrics
+from tlx import metrics, tasks
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(200, 5)).astype(np.float32) * 2
@@ -84,6 +84,68 @@ def test_what_is_undefined_is_zero():
     # A constant whose sums are not exact.
     told = metrics.summarise_regression(metrics.sum_regression(np.arange(49.0), np.full(49, 0.1)))
     assert (told["r2"], told["pearson"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e6, 1e8, -1e10])
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_correlation_does_not_depend_on_where_the_targets_lie(mean, parts, kind):
+    """However large the mean is beside the spread, and however the examples are shared out over batches."""
+    random = np.random.default_rng(3)
+    targets = mean + random.normal(size=200)
+    predictions = (targets + random.normal(size=200) * 0.5).astype(kind)
+    sums = [metrics.sum_regression(p, t) for p, t in
+            zip(np.array_split(predictions, parts), np.array_split(targets, parts), strict=True)]  # fmt: skip
+    whole = sums[0]
+    for part in sums[1:]:
+        whole = metrics.merge(whole, part)
+    told, wide = metrics.summarise_regression(whole), predictions.astype(np.float64)
+    assert told["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
+    if np.ptp(wide):
+        assert told["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
+    else:
+        assert told["pearson"] == 0.0
+    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e8 + 0.3, 0.0])
+def test_a_constant_has_no_correlation_in_one_batch_or_many(value):
+    predictions, targets = np.arange(49.0), np.full(49, value)
+    sums = [metrics.sum_regression(predictions[n : n + 7], targets[n : n + 7]) for n in range(0, 49, 7)]
+    whole = sums[0]
+    for part in sums[1:]:
+        whole = metrics.merge(whole, part)
+    for found in (whole, metrics.sum_regression(predictions, targets), metrics.sum_regression(targets, predictions)):
+        told = metrics.summarise_regression(found)
+        assert told["pearson"] == 0.0
+        assert np.isfinite(list(told.values())).all()
+    assert metrics.summarise_regression(whole)["r2"] == 0.0
+    one = metrics.summarise_regression(metrics.sum_regression(np.ones(1), np.full(1, 3.0)))
+    assert one == {"mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0}
+
+
+def test_the_loss_has_no_floor():
+    """However unlikely the label is: the logits' difference, not log of the smallest float."""
+    logits = np.array([[5000.0, 0.0], [0.0, -1e6], [3.0, 3.0]], np.float32)
+    labels = np.array([1, 1, 0])
+    np.testing.assert_allclose(metrics.negative_log_likelihood(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
+    told = metrics.summarise_classification(metrics.count_classification(logits, labels))
+    assert told["loss"] == pytest.approx((1005000.0 + np.log(2)) / 3, rel=1e-12)
+    task = tasks.Classification(classes=2, names=("a", "b"))
+    np.testing.assert_allclose(task.losses(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
+
+
+def test_logits_that_hardly_differ_have_a_largest_one():
+    logits = np.array([[1e-30, 2e-30], [-1e-30, 0.0]], np.float32)
+    assert metrics.summarise_classification(metrics.count_classification(logits, np.array([1, 1])))["accuracy"] == 1.0
+    answers = tasks.Classification(classes=2, names=("a", "b")).decode(logits)
+    assert [next(iter(answer)) for answer in answers] == ["b", "b"]
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_outside_the_classes_is_no_class(label):
+    with pytest.raises(ValueError, match=rf"label {label} of example 2 is outside the 5 classes 0\.\.4"):
+        metrics.count_classification(LOGITS[:4], np.array([0, 1, label, 3]))
 
 
 def test_softmax_is_float64_and_stable():

@@ -13,7 +13,8 @@ from tlx import Learn, Optim, config, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised, Term
 from tlx.partition import split
-from tlx.step import Parts, compile_step, eval_step, initial_state, memories, rematerialised, train_step
+from tlx.slope import rematerialised
+from tlx.step import Parts, compile_step, eval_step, initial_state, memories, train_step
 from tlx.trees import flatten, map_named
 from tlx.types import Setting
 

@@ -1,5 +1,8 @@
 """What moves, and how fast, over every architecture."""
 
+import dataclasses
+import re
+
 import pytest
 
 from tlx import Learn, models, tuning
@@ -41,10 +44,76 @@ def test_full_moves_everything_at_the_full_rate(name):
     assert set(claimed.values()) == {Learn()}
 
 
+# How many layers each stage lies below the head, in the order of the chain.
+DEPTHS = {
+    "bert": [7, 6, 5, 4, 3, 2, 1, 0, 0],
+    "vit": [7, 6, 5, 4, 3, 2, 1, 1, 0],
+    "cnn": [3, 2, 1, 0],
+    "mlp": [2, 1, 0],
+}
+
+
 @each_model
-def test_the_rate_falls_stage_by_stage_from_the_head_down(name):
-    found = list(rates(name, tuning.Full(decay=0.5)).values())
-    assert found == [0.5**n for n in reversed(range(len(found)))]
+def test_the_rate_falls_layer_by_layer_from_the_head_down(name):
+    assert list(rates(name, tuning.Full(decay=0.5)).values()) == [0.5**depth for depth in DEPTHS[name]]
+
+
+def timm_scales(names, depth, decay):
+    """`param_groups_layer_decay` of timm for its ViTs, written out: by name, decay ** (last layer - own layer)."""
+    order = {}
+    for name in names:
+        if re.match(r"cls_token|pos_embed|patch_embed", name):
+            order[name] = (0.0,)
+        elif found := re.match(r"blocks\.(\d+)", name):
+            order[name] = (1.0, float(found[1]))
+        elif re.match("norm", name):
+            # Marked to count with the group before it, once all are sorted.
+            order[name] = (1.0, 99999.0)
+        else:
+            order[name] = (float("inf"),)
+    layer, number = {}, -1
+    for key in sorted(set(order.values())):
+        number += number < 0 or key[-1] != 99999.0
+        layer |= {name: number for name in names if order[name] == key}
+    assert number == depth + 1
+    return {name: decay ** (number - own) for name, own in layer.items()}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 12])
+def test_the_rates_of_a_vit_are_those_of_timm(depth):
+    model = models.build(dataclasses.replace(TINY["vit"], depth=depth), 3)
+    (phase,) = tuning.Full(decay=0.75).phases(model)
+    theirs = {"class": "cls_token", "positions": "pos_embed", "patch": "patch_embed.proj"}
+    spelled = {
+        path: theirs[path.split("/")[1]] if path.startswith("stem/") else re.sub(r"blocks/0*(\d)", r"blocks.\1", path)
+        for path in flatten(model.params)
+    }
+    scales = timm_scales(set(spelled.values()), depth, 0.75)
+    for path, learn in partition(model.params, phase.rules).items():
+        assert learn.lr == pytest.approx(scales[spelled[path]]), path
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("how", ["Full", "Freeze", "LinearThenFull", "Gradual"])
+def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
+    """Whatever the head is made of: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
+    model = models.build(dataclasses.replace(TINY["bert"], family=family, pooling=pooling), 3)
+    made = {
+        "Full": tuning.Full(decay=0.5), "Freeze": tuning.Freeze(through="stem", decay=0.5),
+        "LinearThenFull": tuning.LinearThenFull(decay=0.5), "Gradual": tuning.Gradual(factor=2.0),
+    }[how]  # fmt: skip
+    claimed = partition(model.params, made.phases(model)[-1].rules)
+    for path, learn in claimed.items():
+        stage, number = path.split("/")[0], path.split("/")[1]
+        depth = {"stem": 7, "blocks": 6 - int(number) if stage == "blocks" else 0, "pool": 0, "head": 0}[stage]
+        assert (None if learn is None else learn.lr) == (None if (how, stage) == ("Freeze", "stem") else 0.5**depth)
+
+
+def test_the_ratio_of_fine_tune_is_between_the_last_layer_and_the_first():
+    *_, second = tuning.FineTune(ratio=2.0**7).phases(MODELS["vit"])
+    found = {path.split("/.")[0]: learn.lr for path, learn in second.rules}
+    assert [2 * rate for rate in found.values()] == pytest.approx([0.5**depth for depth in DEPTHS["vit"]])
 
 
 @each_model
@@ -61,14 +130,14 @@ def test_freeze_holds_every_stage_up_to_the_named_one(name):
     for cut, through in enumerate(stages[:-1], 1):
         found = rates(name, tuning.Freeze(through=through, decay=0.75))
         assert [found[stage] for stage in stages[:cut]] == [None] * cut
-        assert [found[stage] for stage in stages[cut:]] == [0.75**n for n in reversed(range(len(stages) - cut))]
+        assert [found[stage] for stage in stages[cut:]] == [0.75**depth for depth in DEPTHS[name][cut:]]
 
 
 def test_freeze_of_the_readme():
     found = rates("bert", tuning.Freeze(through="blocks/03", decay=0.75))
     assert found == {
         "stem": None, "blocks/00": None, "blocks/01": None, "blocks/02": None, "blocks/03": None,
-        "blocks/04": 0.75**3, "blocks/05": 0.75**2, "pool": 0.75, "head": 1.0,
+        "blocks/04": 0.75**2, "blocks/05": 0.75, "pool": 1.0, "head": 1.0,
     }  # fmt: skip
 
 
@@ -93,9 +162,9 @@ def test_no_tuning_of_ours_adds_leaves(name):
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (lambda: tuning.Full(decay=0.0), ValueError, "decay is 0.0; a rate multiplier a stage lies in (0, 1]"),
+        (lambda: tuning.Full(decay=0.0), ValueError, "decay is 0.0; a rate multiplier a layer lies in (0, 1]"),
         (lambda: tuning.Freeze(through="x", decay=1.5), ValueError,
-         "decay is 1.5; a rate multiplier a stage lies in (0, 1]"),
+         "decay is 1.5; a rate multiplier a layer lies in (0, 1]"),
         (lambda: parts("bert", tuning.Freeze(through="block/03")), ValueError,
          "Freeze(through='block/03'): no such stage; close: 'blocks/03', 'blocks/00', 'blocks/01'"),
         (lambda: parts("bert", tuning.Freeze(through="head")), ValueError,

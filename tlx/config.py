@@ -266,6 +266,18 @@ def conform(value: Any, hint: Any, path: str) -> Any:
     return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def check_seed(seed: Any, path: str) -> None:
+    """Refuse a seed that is no whole number below 2**32: JAX keeps 32 bits of it, so 2**32 would be the seed 0 again.
+
+    Raises:
+        TypeError: `seed` is no int.
+        ValueError: `seed` is negative, or 2**32 or more.
+    """
+    conform(seed, int, path)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{path} is {seed}; expected a whole number from 0 to {2**32 - 1}, of which JAX uses all bits")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):

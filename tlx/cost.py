@@ -46,7 +46,7 @@ def operations(recipe: Recipe) -> Operations:
     total = 0.0
     for (phase, shapes), count in batches(ready, splits, steps).items():
         # In pieces a loop does the work, of which the compiler would count one round.
-        parts = ready.parts(phase)._replace(accumulate=1)
+        parts = ready.parts(phase).uncut
         state = jax.eval_shape(partial(begun, parts, ready, steps, memory))
         total += count * flops(parts, state, shapes)
     return Operations(total, steps, f"XLA's count of the compiled step x {steps} steps, without evaluation")

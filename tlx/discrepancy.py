@@ -16,6 +16,9 @@ from tlx.types import Array
 # Five widths about the mean squared distance, as the usual code of DAN has them (Long et al., 2015, take more, and
 # learn how much each counts).
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
+# Only rows that are all the same lie nearer to one another than this: measures that take widths from the data do not
+# depend on the scale of the features.
+LEAST = 1e-30
 
 
 def squared_distances(rows: Array, others: Array) -> Array:
@@ -26,7 +29,7 @@ def squared_distances(rows: Array, others: Array) -> Array:
 
 def gaussians(squares: Array, mean: Array | float, scales: Sequence[float]) -> Array:
     """sum_a exp(-d / (2 a mean)) of squared distances d, element by element; `mean` has no gradient."""
-    width = 2.0 * jnp.maximum(jax.lax.stop_gradient(mean), 1e-12)
+    width = 2.0 * jnp.maximum(jax.lax.stop_gradient(mean), LEAST)
     return sum((jnp.exp(-squares / (scale * width)) for scale in scales), jnp.zeros(()))
 
 
@@ -185,7 +188,7 @@ def transport(cost: Array, epsilon: float | Array = 0.05, iterations: int = 100)
     iterations suffice.
     """
     cost = jax.lax.stop_gradient(cost.astype(jnp.float32))
-    worth = -cost / jnp.maximum(cost.mean(), 1e-12)
+    worth = -cost / jnp.maximum(cost.mean(), LEAST)
     count, other = cost.shape
 
     def rows(columns: Array, e: Array) -> Array:

@@ -136,4 +136,5 @@ def weighted_mean(values: Array, weight: Array | None = None) -> Array:
     """Mean over the examples, by `weight` [B] where given; 0 where all weights are."""
     if weight is None:
         return values.mean()
-    return (values * weight).sum() / jnp.maximum(weight.sum(), 1e-12)
+    total = weight.sum()
+    return (values * weight).sum() / jnp.where(total > 0, total, 1.0)

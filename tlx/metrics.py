@@ -39,8 +39,11 @@ class ClassificationCounts(NamedTuple):
 
 
 class RegressionSums(NamedTuple):
-    """Sums over examples from which error and correlation follow (t target, p prediction), by output [K]; `total`
-    examples."""
+    """Errors and moments of a set of examples, by output [K] (t target, p prediction); `total` examples.
+
+    `squared` and `absolute` are summed errors, `t` and `p` means, `tt`, `pp` and `tp` sums of products of deviations
+    from those means: plain squares would lose the variance where the mean is large beside it.
+    """
 
     total: int
     squared: np.ndarray
@@ -68,7 +71,20 @@ def merge(a: Counts, b: Counts) -> Counts:
     """Counts of two disjoint sets of examples as the counts of their union."""
     if type(a) is not type(b):
         raise TypeError(f"{type(a).__name__} and {type(b).__name__} do not merge")
+    if isinstance(a, RegressionSums) and isinstance(b, RegressionSums):
+        return merge_regression(a, b)
     return type(a)(*(x + y for x, y in zip(a, b, strict=True)))  # type: ignore[operator]
+
+
+def merge_regression(a: RegressionSums, b: RegressionSums) -> RegressionSums:
+    """The moments of the union, by the differences of the two means (Chan et al., 1983, equation 2.1)."""
+    total = a.total + b.total
+    t, p = b.t - a.t, b.p - a.p
+    share, both = b.total / total, a.total * b.total / total
+    return RegressionSums(
+        total, a.squared + b.squared, a.absolute + b.absolute, a.t + share * t, a.p + share * p,
+        a.tt + b.tt + both * t * t, a.pp + b.pp + both * p * p, a.tp + b.tp + both * t * p,
+    )  # fmt: skip
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -77,18 +93,35 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log softmax(logits)_label of each example, float64: [B, C], [B] -> [B]. Exact however unlikely the label is."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """ValueError for a label outside 0..C-1: NumPy would count -1 as the last class."""
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        place = int(outside.argmax())
+        raise ValueError(
+            f"label {labels[place]} of example {place} is outside the {classes} classes 0..{classes - 1}; leave out "
+            "examples without a label"
+        )
+
+
 def count_classification(logits: np.ndarray, labels: np.ndarray) -> ClassificationCounts:
-    """Counts over a batch: logits [B, C], labels [B]."""
+    """Counts over a batch: logits [B, C], labels [B]. Raises ValueError for a label outside the classes."""
     classes = logits.shape[-1]
-    p = softmax(logits)
-    guess, confidence = p.argmax(-1), p.max(-1)
+    check_labels(labels, classes)
+    # Of the logits themselves, for two that differ by less than rounding have equal probabilities.
+    guess, confidence = logits.argmax(-1), softmax(logits).max(-1)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, guess), 1)
     bins = np.zeros((BINS, 3))
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     np.add.at(bins, place, np.stack([np.ones_like(confidence), confidence, guess == labels], -1))
-    picked = np.maximum(p[np.arange(len(labels)), labels], 1e-300)
-    return ClassificationCounts(confusion, bins, float(-np.log(picked).sum()), len(labels))
+    return ClassificationCounts(confusion, bins, float(negative_log_likelihood(logits, labels).sum()), len(labels))
 
 
 def summarise_classification(counts: ClassificationCounts) -> dict[str, float]:
@@ -108,33 +141,35 @@ def summarise_classification(counts: ClassificationCounts) -> dict[str, float]:
     }
 
 
+def deviations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean [K] of `x` [B, K] and the deviations from it. Those of a constant are exactly 0."""
+    shifted = x - x[:1]
+    mean = shifted.mean(0)
+    return x[0] + mean, shifted - mean
+
+
 def sum_regression(predictions: np.ndarray, targets: np.ndarray) -> RegressionSums:
-    """Sums over a batch: [B, K] or [B] both."""
+    """Sums over a batch of one or more examples: [B, K] or [B] both."""
     p, t = (array.astype(np.float64).reshape(len(array), -1) for array in (predictions, targets))
     e = p - t
-    return RegressionSums(len(t), *(x.sum(0) for x in (e * e, np.abs(e), t, p, t * t, p * p, t * p)))
+    (t_mean, t), (p_mean, p) = deviations(t), deviations(p)
+    sums = (x.sum(0) for x in (t * t, p * p, t * p))
+    return RegressionSums(len(e), (e * e).sum(0), np.abs(e).sum(0), t_mean, p_mean, *sums)
 
 
 def summarise_regression(sums: RegressionSums) -> dict[str, float]:
-    """`mse`, `mae`; `r2`, 1 - residual over total variance; `pearson`. The last two are 0 where undefined.
+    """`mse`, `mae`; `r2`, 1 - residual over total variance; `pearson`. The last two are 0 where a variance that they
+    divide by is exactly 0: of one example, of constant targets, and for `pearson` of constant predictions.
 
     Of several outputs errors are means, and variances (each about its output's own mean) are summed before they are
     divided: that outputs differ in their means is no variance that could be explained.
     """
-    n = sums.total
-
-    def variance(plain: np.ndarray, squared: np.ndarray) -> float:
-        # What the difference of two nearly equal numbers cannot tell from 0 is 0.
-        found = squared / n - (plain / n) ** 2
-        return float(np.where(found > 1e-12 * squared / n, found, 0.0).sum())
-
-    t_variance, p_variance = variance(sums.t, sums.tt), variance(sums.p, sums.pp)
-    spread = (t_variance * p_variance) ** 0.5
+    n, total, spread = sums.total, sums.tt.sum(), np.sqrt(sums.tt.sum()) * np.sqrt(sums.pp.sum())
     return {
         "mse": float(sums.squared.mean() / n),
         "mae": float(sums.absolute.mean() / n),
-        "r2": float(1 - sums.squared.sum() / n / t_variance) if t_variance else 0.0,
-        "pearson": float((sums.tp / n - sums.t * sums.p / n**2).sum() / spread) if spread else 0.0,
+        "r2": float(1 - sums.squared.sum() / total) if total else 0.0,
+        "pearson": float(np.clip(sums.tp.sum() / spread, -1, 1)) if spread else 0.0,
     }
 
 

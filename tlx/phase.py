@@ -61,7 +61,7 @@ class Begun:
         which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
         step: Any = self.engine.train
         if self.engine.arms > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
-            step = compile_step(parts._replace(accumulate=1), sharding.make_mesh()).train
+            step = compile_step(parts.uncut, sharding.make_mesh()).train
         return step.lower(form, batch)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tlx import models, objectives, tasks, tuning, updates
-from tlx.config import ADDED
+from tlx.config import ADDED, check_seed
 from tlx.data import Data, augment, shifts
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
@@ -36,8 +36,10 @@ class Train:
     `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of
     activations.
 
-    `accumulate` cuts a batch into so many micro-batches, whose gradients are averaged: less memory, the same step but
-    for batch norm and terms that are no mean over examples, which see each piece. `ema` is the share that an
+    `accumulate` cuts a batch into so many pieces, one after the other: less memory, and the gradient of the whole batch
+    in every term. A term that compares the examples of a batch (`Term.couples`) sees the features and logits of all
+    pieces, which takes a second forward pass a step. Batch norm takes its moments of each piece, as a note of the run
+    says, and a term of your own that does not declare `couples` is asked piece by piece. `ema` is the share that an
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
     saved. None keeps none.
 
@@ -117,6 +119,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Of another type `config.check` says so.
+        if isinstance(self.seed, int):
+            check_seed(self.seed, "seed")
         if self.model is None and self.weights is None:
             raise ValueError("a recipe needs weights=Weights(...) or model=...")
         if not self.objective:

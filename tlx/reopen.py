@@ -82,7 +82,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     if (path / "model").is_dir():
         return path
     ready, splits, found = learned(path, given)
-    answers = folder.read_predictions(path, "test")
+    answers = folder.read_predictions(path, splits.shown)
     outcome = None if answers is None else Outcome(*answers)
     write_tables(path, ready, splits, outcome)
     save_model(path, ready, found)

@@ -17,12 +17,14 @@ from tlx.documents import digests
 from tlx.durable import guarded, sha256_of, sync_tree, write_whole
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
-from tlx.objectives import without_inserted
+from tlx.objectives import TERMS, without_inserted
+from tlx.partition import still
 from tlx.prepare import Prepared
 from tlx.processors import vocabulary
 from tlx.records import json_text, read_metrics, write_json
 from tlx.selection import gaps
 from tlx.step import TrainState
+from tlx.tasks import Task
 from tlx.trees import flatten
 from tlx.types import Variables
 from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
@@ -73,7 +75,8 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
-        "notes": odd(ready, splits, arm.steps),
+        "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
+        "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
         "energy": finish["energy"],
         "pack": {"arms": finish["arms"], "place": finish["place"]},
         "prefix": list(arm.prefixes.values()),
@@ -83,7 +86,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         save_arrays(path / "predictions" / f"{name}.npz", outcome._asdict())
     if leave == "all":
         save_model(path, ready, state.variables)
-        write_tables(path, ready, splits, outcomes.get("test"))
+        write_tables(path, ready, splits, outcomes.get(splits.shown))
     else:
         save_learned(path, ready, state)
     result["sha256"] = {name: sha256_of(path / name) for name in NUMBERS if (path / name).is_file()}
@@ -101,10 +104,11 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_whole(path, [stream.getbuffer()])
 
 
-def write_tables(path: Path, ready: Prepared, splits: Any, tested: Outcome | None) -> None:
-    """What the page shows beside the result: the worst mistakes, all parameters, the manifest, the environment."""
-    if tested is not None:
-        write_json(path / "mistakes.json", mistakes(tested, splits.test, ready.task))
+def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Outcome | None) -> None:
+    """What the page shows beside the result: the worst mistakes on the split that it is about (`Splits.shown`), all
+    parameters, the manifest, the environment."""
+    if outcome is not None:
+        write_json(path / "mistakes.json", mistakes(outcome, splits.named[splits.shown], ready.task))
     write_json(path / "parameters.json", describe.document(ready))
     if ready.recipe.weights is not None:
         write_json(path / folder.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
@@ -164,15 +168,56 @@ def trained_on(splits: Splits) -> dict[str, Examples]:
 
 
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
-    """Return what is odd about a run and yet no mistake: its head, its data, its phases."""
+    """Return what is odd about a run and yet no mistake: its head, its data, its phases, the pieces of its batches."""
     spans = phase_spans(ready, steps)
     idle = [
         f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
         for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
         if first == last
     ]
-    odd = notes(ready.recipe.data, splits, ready.recipe.train.batch)
-    return ready.notes + odd + idle + vocabulary.notes(ready.processor)
+    recipe = ready.recipe
+    found = notes(recipe.data, splits, recipe.train.batch, ready.processor)
+    classes = len(splits.classes)
+    if classes and (ready.task.outputs or 0) > classes:
+        told = f"the task has {ready.task.outputs} classes and the data {classes}"
+        found.append(f"{told}: no example is of the others")
+    return ready.notes + found + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+
+
+def in_pieces(ready: Prepared) -> list[str]:
+    """What sees the pieces of a batch one by one where `train.accumulate` cuts it, and would see more of it whole."""
+    train, found = ready.recipe.train, []
+    if train.accumulate == 1:
+        return []
+    size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
+    stages = [stage.name for stage in ready.model.stages]
+    # A stage that is frozen runs by its running statistics, and so by no batch's.
+    frozen = [tuple(f"{stage}/" for stage in still(stages, parts)) for parts in ready.partitions]
+    if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
+        found.append(f"batch norm takes its moments of {size}, not of the whole batch")
+    for term in ready.recipe.objective:
+        if not term.couples and type(term) not in TERMS.values():
+            found.append(
+                f"{type(term).__name__} is asked of {size} by itself; a term that compares examples says couples = True"
+            )
+    return found
+
+
+def constant(task: Task, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Where a model gives the same answer to every example of a split, and the labels are not all the same."""
+    found = []
+    for split, outcome in outcomes.items():
+        logits, labels = outcome.logits, outcome.labels
+        if len(labels) < 2 or (labels == labels[0]).all():
+            continue
+        if task.names:
+            answers = logits.argmax(-1)
+            if (answers == answers[0]).all():
+                told = f"{task.names[int(answers[0])]!r}"
+                found.append(f"the model answers {told} to all {len(labels):,} {split} examples")
+        elif (logits == logits[0]).all():
+            found.append(f"the model gives the same numbers for all {len(labels):,} {split} examples")
+    return found
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
@@ -182,7 +227,8 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
     data = ready.recipe.data
-    named = {**trained_on(splits), "validation": splits.validation, "test": splits.test}
+    named = {**trained_on(splits), "validation": splits.validation}
+    named |= {} if splits.untested else {"test": splits.test}
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
         f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
@@ -199,10 +245,13 @@ def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping
     return "  ".join([f"step {step}/{steps}", *told])
 
 
-def told_at_end(result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None) -> str:
+def told_at_end(
+    result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Outcome]
+) -> str:
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
     name = f"{split}/{ready.task.primary}"
     told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
-    if split == "validation":
+    told += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
+    if result["test_split"] == "not looked at":
         return f"{told}\n{path} (the test split was not looked at)"
     return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

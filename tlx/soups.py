@@ -165,6 +165,7 @@ def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, to
     metrics = {
         f"{split}/{name}": value
         for split in ("validation", "test")
+        if split == "validation" or not opened.splits.untested
         for name, value in meter(variables, split).metrics(meter.task).items()
     }
     save_pretrained(opened.pretrained._replace(variables=variables), target)

@@ -42,7 +42,8 @@ class TrainState(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The static half of a step: everything but numbers. `accumulate` is M; `ema` None keeps no average; `remat` is
+    """The static half of a step: everything but numbers. `accumulate` is M, the number of pieces; with `twice` the
+    whole batch is taken as M pieces are, for a count of its operations; `ema` None keeps no average; `remat` is
     as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
     goes on where what lies below it was computed before (see `tlx.prefix`): its batches then hold a carry in the place
     of inputs. With `features` an evaluation gives what the head reads, too."""
@@ -56,11 +57,23 @@ class Parts(NamedTuple):
     update: Update = Sum()
     layout: Layout = Layout()
     accumulate: int = 1
+    twice: bool = False
     ema: float | None = None
     remat: str = "auto"
     joint: bool = False
     start: str | None = None
     features: bool = False
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether a step takes its batch piece by piece."""
+        return self.accumulate > 1 or self.twice
+
+    @property
+    def uncut(self) -> "Parts":
+        """The same step in one piece, with as many operations: of a loop over pieces XLA counts one round."""
+        again = self.accumulate > 1 and any(term.couples for term in self.terms)
+        return self._replace(accumulate=1, twice=self.twice or again)
 
     @property
     def learning(self) -> list[str]:

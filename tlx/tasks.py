@@ -61,8 +61,7 @@ class Classification:
 
     def losses(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The unsmoothed loss of each example, [B], on the host: what the page ranks mistakes by."""
-        p = metrics.softmax(logits)
-        return -np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-300))
+        return metrics.negative_log_likelihood(logits, labels)
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> metrics.ClassificationCounts:
         return metrics.count_classification(logits, labels)
@@ -72,8 +71,8 @@ class Classification:
 
     def decode(self, logits: np.ndarray) -> list[dict[str, float]]:
         """Probabilities by class name, most probable first, one dict an example."""
-        rows = metrics.softmax(logits)
-        return [{self.names[c]: float(row[c]) for c in np.argsort(-row)} for row in rows]
+        rows, order = metrics.softmax(logits), np.argsort(-logits, axis=-1, kind="stable")
+        return [{self.names[c]: float(row[c]) for c in own} for row, own in zip(rows, order, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

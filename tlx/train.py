@@ -112,7 +112,7 @@ def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Ru
 def whole(found: Run, how: How) -> Run:
     """A finished run as it was found; FileExistsError where more is asked for than is in it."""
     result, lacking = found.result, ""
-    if how.test and f"test/{found.recipe.task.primary}" not in found.metrics:
+    if how.test and result.get("test_split") == "not looked at":
         lacking = "without its test split"
     elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
         lacking = f"stopped at step {result['steps']} of {result['asked_steps']}"
@@ -215,7 +215,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
                 for arm, outcome in zip(arms, again, strict=True):
                     arm.outcomes["validation"] = outcome
-            if how.test:
+            tested_on = how.test and not first.splits.untested
+            if tested_on:
                 tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
                 for arm, outcome in zip(arms, tested, strict=True):
                     arm.outcomes["test"] = outcome
@@ -225,7 +226,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             if arm.failed is not None:
                 results.append(arm.failed)
                 continue
-            if how.test:
+            if tested_on:
                 measured = arm.outcomes["test"].metrics(arm.ready.task)
                 arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
             arm.records.flush()
@@ -235,7 +236,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             result = write_all(arm, own, told, how.leave)
             if how.leave == "all":
                 page = write_page(arm.path) if how.test else None
-                progress.say(told_at_end(result, arm.ready, arm.path, page))
+                progress.say(told_at_end(result, arm.ready, arm.path, page, arm.outcomes))
             results.append(Run(arm.path, arm.recipe, result))
     return results
 

@@ -1,7 +1,7 @@
 """The nouns that every room shares. Tuples only; the verbs live in the rooms."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -55,11 +55,14 @@ class Stage(NamedTuple):
     """One link of a model's chain: `apply(params, stats, carry, context) -> (carry, stats)`, a pure function.
 
     `name` is also the path prefix of its parameters. `output` names the entry of the carry that is the stage's tap.
+    `joins` says that the stage is no layer by itself where learning rates fall layer by layer: it counts with the stage
+    "before" it (a ViT's last norm) or "after" it (BERT's pooler, a part of the head in its relatives).
     """
 
     name: str
     apply: Apply
     output: str = "hidden"
+    joins: Literal["before", "after"] | None = None
 
 
 class Model(NamedTuple):

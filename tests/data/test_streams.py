@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tlx import assets
-from tlx.data import Data, Dataset, Examples, examples, load, processor_for, subset
+from tlx.data import Data, Dataset, Examples, examples, has_test, load, notes, processor_for, subset
 from tlx.data.examples import Features
 from tlx.processors import ImageProcessor, TextProcessor
 
@@ -106,11 +106,65 @@ def test_validation_is_carved_from_train_where_there_is_none(monkeypatch):
     assert first.validation.rows.tolist() == second.validation.rows.tolist()
 
 
-@pytest.mark.parametrize("test", [{}, {"test": [-1, -1]}])
-def test_without_test_labels_validation_is_the_test(monkeypatch, test):
-    splits = load(made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test), 0)
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [({}, "has no test split"), ({"test": [-1, -1]}, "withholds the labels of its test split")],
+    ids=["none", "withheld"],
+)
+def test_without_test_labels_there_is_nothing_to_test_on(monkeypatch, test, why):
+    data = made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
+    splits = load(data, 0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (100, 3, 0)
+    assert splits.untested == f"data set 'made up' {why} (data.test_on='validation' tests on its validation split)"
+    assert splits.shown == "validation" and not has_test(data)
+    assert f"nothing is measured as test: {splits.untested}" in notes(data, splits, 8)
+    with pytest.raises(PermissionError):
+        splits.test.labels()
+    # Classes of the target that were chosen leave an empty test split empty, and sealing it changes nothing.
+    chosen = load(replace(data, target_classes=("a", "b")), 0, test=False)
+    assert (len(chosen.test), len(chosen.validation)) == (0, 3)
+
+
+@pytest.mark.parametrize("test", [{}, {"test": [-1, -1]}, {"test": [0, 1]}], ids=["none", "withheld", "there"])
+def test_validation_is_the_test_where_that_was_asked_for(monkeypatch, test):
+    data = made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
+    data = replace(data, test_on="validation")
+    splits = load(data, 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (90, 10, 3)
     assert splits.validation.split == "train" and splits.test.split == "validation"
+    assert not splits.untested and has_test(data)
+    assert any(
+        "test is the validation split of 'made up', as data.test_on asks" in note for note in notes(data, splits, 8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "withheld"),
+    [([0.0, 5.0], [-1.0, -1.0], True), ([-1.0, 5.0], [-1.0, 2.0], False), ([0.0, 5.0], [float("nan")] * 2, True),
+     ([0.0, 5.0], [0.0, 1.0], False)],
+)  # fmt: skip
+def test_numbers_are_withheld_too(monkeypatch, train, test, withheld):
+    """As in STS-B, whose test labels are -1 and whose others lie in [0, 5]."""
+    data = made_up(monkeypatch, "number", train=train * 10, validation=[0.5, 1.0], test=test)
+    assert bool(load(data, 0).untested) == withheld
+
+
+def test_a_split_to_test_on_that_is_not_there_is_refused(monkeypatch):
+    data = replace(made_up(monkeypatch, train=[0, 1] * 9, test=[0, 1]), test_on="validation")
+    with pytest.raises(ValueError, match=r"data.test_on is 'validation', and data set 'made up' has no such split"):
+        load(data, 0)
+    with pytest.raises(ValueError, match=r"test_on='train'; expected 'test' or 'validation'"):
+        replace(data, test_on="train")
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_label_of_minus_one_among_others_is_refused(monkeypatch, split):
+    labels = {"train": [0, 1] * 9, "validation": [0, 1], "test": [0, 1]}
+    data = made_up(monkeypatch, **(labels | {split: [*labels[split], -1]}))
+    with pytest.raises(
+        ValueError, match=rf"made up {split}\[{len(labels[split])}\]: label -1 is outside the 2 classes"
+    ):
+        load(data, 0)
 
 
 def test_numbers_are_drawn_without_strata(monkeypatch):
@@ -123,7 +177,7 @@ def test_numbers_are_drawn_without_strata(monkeypatch):
     ("labels", "message"),
     [
         ({"test": [0]}, "data set 'made up' has no 'train' split; it has 'test'"),
-        ({"train": [0, 1]}, "data set 'made up' has neither a 'test' nor a 'validation' split to test on"),
+        ({"train": [0, 1]}, "data set 'made up' has neither a 'test' nor a 'validation' split to measure on"),
         ({"train": [], "validation": [0], "test": [0]}, "data set 'made up' has no examples in its 'train' split"),
         ({"train": [0], "validation": [0], "test": []}, "data set 'made up' has no examples in its 'test' split"),
         ({"train": [0, 5], "validation": [0], "test": [0]}, "made up train[1]: label 5 is outside the 2 classes 0..1"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tlx import terms
+from tlx.objectives.discriminator import effective_share, relative_to_mean
 
 C = 3
 
@@ -73,3 +74,11 @@ def test_pada_weighs_classes_by_what_the_target_seems_to_hold(mlp, seen):
     slope = (apart_at(step) - apart_at(-step)) / (2 * step)
     heard = (found.gradient[path] - plain.gradient[path])[where]
     assert heard == pytest.approx(-slope, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-30])
+def test_weights_that_are_all_small_are_normalised_like_any(scale):
+    """A discriminator that is sure of every example gives them tiny weights, of which the ratios still count."""
+    weights = np.float32(scale) * np.array([1.0, 2.0, 3.0, 6.0], np.float32)
+    assert float(effective_share(weights)) == pytest.approx(144 / (4 * 50), rel=1e-5)
+    np.testing.assert_allclose(relative_to_mean(weights, weights), np.array([1, 2, 3, 6]) / 3, rtol=1e-5)

@@ -1,5 +1,7 @@
 """Reconciliation: every tensor is explained, and saving then loading is the identity."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -130,6 +132,37 @@ def test_positions_are_resized_only_when_asked(saved):
     )
     with pytest.raises(ValueError, match=r"stem/positions/embedding wants \(16, 12\)"):
         load_pretrained(saved)
+
+
+@pytest.mark.parametrize(("pad", "size"), [(1, 34), (1, 10), (3, 52), (1, 18)])
+def test_rows_that_no_token_reads_stay_out_of_a_resize(tmp_path, pad, size):
+    """RoBERTa's positions begin at pad + 1: whatever lies below is neither read nor mixed into what is."""
+    config = dataclasses.replace(CONFIGS["roberta"], positions=18, pad=pad)
+    before = random(config)
+    embedding = before.variables.params["stem"]["positions"]["embedding"]
+    ramp = np.arange(18 - pad - 1, dtype=np.float32)[:, None] * np.ones(12, np.float32)
+    embedding[pad + 1 :], embedding[: pad + 1] = ramp, 1e6
+    save_pretrained(before, tmp_path)
+    found = load_pretrained(tmp_path, resize=size).variables.params["stem"]["positions"]["embedding"]
+    np.testing.assert_array_equal(found[: pad + 1], embedding[: pad + 1])
+    read = found[pad + 1 :]
+    assert read.shape == (size - pad - 1, 12)
+    assert read.min() >= 0 and read.max() <= ramp.max()
+    # As a table of its own is resized.
+    expected = jax.image.resize(ramp, read.shape, "linear")
+    np.testing.assert_allclose(read, expected, rtol=1e-6)
+
+
+def test_a_resize_that_leaves_no_position_is_refused(tmp_path):
+    save_pretrained(random(CONFIGS["roberta"]), tmp_path)
+    with pytest.raises(ValueError, match="resize is 2; this model reads its positions from 2 on: give 3 or more"):
+        load_pretrained(tmp_path, resize=2)
+
+
+@pytest.mark.parametrize("seed", [2**32, -1])
+def test_a_seed_beyond_32_bits_is_refused(saved, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}; expected a whole number from 0 to 4294967295"):
+        load_pretrained(saved, TASK, seed=seed)
 
 
 def test_a_vit_grows_its_grid_when_asked(tmp_path):

@@ -191,8 +191,7 @@ def each(name: str, given: Predictions) -> np.ndarray | None:
     if name == "accuracy":
         return (given.logits.argmax(-1) == labels).astype(np.float64)
     if name == "loss":
-        p = metrics.softmax(logits)
-        return -np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-300))
+        return metrics.negative_log_likelihood(logits, labels)
     if name in ("mse", "mae"):
         error = np.abs(logits - labels.reshape(logits.shape)) ** (2 if name == "mse" else 1)
         return error.reshape(len(error), -1).mean(-1)

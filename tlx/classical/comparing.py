@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx import config, folder, stats
 from tlx.classical.methods import BASE, METHODS, Answer, Given, optimal_transport, standard
-from tlx.data import Examples, Splits, load
+from tlx.data import Examples, Splits, has_test, load
 from tlx.evaluate import feature_reader
 from tlx.prepare import Prepared, prepare
 from tlx.recipe import Recipe
@@ -82,6 +82,11 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
         raise ValueError(f"classical methods are for tasks.Classification, not tasks.{type(recipe.task).__name__}")
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; give 1 or more, and 2 for intervals over seeds")
+    if not has_test(recipe.data):
+        raise ValueError(
+            f"these methods are compared on the test split, and {recipe.data.target!r} has none with labels: "
+            "data.test_on='validation' tests on its validation split"
+        )
     granted = "labelled" in recipe.data.streams
     asked = methods
     if asked is None:

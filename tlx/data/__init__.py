@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tlx.data.settings import Data
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
     from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
-    from tlx.data.streams import Splits, load, processor_for
+    from tlx.data.streams import Splits, has_test, load, processor_for
     from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
 
@@ -102,6 +102,7 @@ _HOMES = {
     "Table": "table",
     "Typos": "shifts",
     "evaluation_batches": "pipeline",
+    "has_test": "streams",
     "inputs_of": "pipeline",
     "load": "streams",
     "notes": "oddities",
@@ -137,6 +138,7 @@ __all__ = [
     "Table",
     "Typos",
     "evaluation_batches",
+    "has_test",
     "inputs_of",
     "load",
     "notes",

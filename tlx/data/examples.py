@@ -99,7 +99,7 @@ class Examples(Sequence[dict[str, Any]]):
             else:
                 every = np.array(list(self._read_labels()), self.label_dtype)
                 if self.key:
-                    _save_whole(file, every)
+                    save_whole(file, every)
             self._labels = self._seen(every[self.rows], self.rows)
         return self._labels
 
@@ -378,7 +378,8 @@ def _version_key(name: str) -> tuple[str, list[int]]:
     return base, [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
-def _save_whole(file: Path, array: np.ndarray) -> None:
+def save_whole(file: Path, array: np.ndarray) -> None:
+    """Write an array to a file at once, if the disk takes it."""
     # The file only saves time: a full or read-only disk must not stop a run.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,29 +1,191 @@
-"""What is odd about the data of a run and yet no mistake."""
+"""What is odd about the data of a run and yet no mistake: each is a note in its output, its result and its page.
+
+Shapes: N examples.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlx.assets import cache_dir
+from tlx.data.examples import Sealed, save_whole
+from tlx.processors import TextProcessor
 
 if TYPE_CHECKING:
+    from tlx.data.examples import Examples
     from tlx.data.settings import Data
     from tlx.data.streams import Splits
 
+# No more inputs of a split than this are compared, and no more of its texts are measured.
+COMPARED, MEASURED = 10_000, 500
+# A share of texts below this may be cut without a note.
+FEW = 0.01
 
-def notes(data: Data, splits: Splits, batch: int) -> list[str]:
-    """A sentence for every source with fewer examples than a `batch`, and for every labelled stream without examples of
-    some classes that `data` did not leave out."""
-    found = []
-    for name, examples in splits.streams.items():
-        source = name in data.sources
-        if source and len(examples) < batch:
-            count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
-            found.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
-        chosen = data.source_classes if source else data.target_classes
-        if examples.labelled and splits.classes and not chosen:
-            present = set(examples.labels().tolist())
-            missing = [repr(own) for number, own in enumerate(splits.classes) if number not in present]
-            if missing:
-                more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-                which = f"class{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more}"
-                found.append(f"{name} has no example of {which} of {len(splits.classes)}")
+
+def notes(data: Data, splits: Splits, batch: int, processor: Any = None) -> list[str]:
+    """Return a sentence for everything that is odd about the data, none of which is a mistake for certain.
+
+    That is: no test split, or another in its place; a training stream of fewer examples than a `batch`; classes without
+    examples, or one label for all; inputs that are all the same, that are empty, or that lie in two splits; and texts
+    that the `processor` cuts. Of large splits a sample is compared, and the sentence says so. A sealed split is not
+    looked at.
+    """
+    read = read_of(splits)
+    found = of_the_test(data, splits)
+    for name, examples in read.items():
+        found += of_labels(data, splits, name, examples, batch)
+    found += of_inputs(splits, read)
+    return found + (of_lengths(read, processor) if isinstance(processor, TextProcessor) else [])
+
+
+def read_of(splits: Splits) -> dict[str, Examples]:
+    """The examples that a run may read, by what they are called in a sentence."""
+    alone = list(splits.streams) == ["labelled"]
+    streams = {"train": splits.train} if alone else dict(splits.streams)
+    held = {"validation": splits.validation, "test": splits.test}
+    return streams | {name: own for name, own in held.items() if not isinstance(own, Sealed)}
+
+
+def of_the_test(data: Data, splits: Splits) -> list[str]:
+    """What is measured as the test, where that is not the test split of the data set."""
+    if splits.untested:
+        return [f"nothing is measured as test: {splits.untested}"]
+    if data.test_on == "validation":
+        return [
+            f"test is the validation split of {data.target!r}, as data.test_on asks; the checkpoint is chosen on "
+            f"{len(splits.validation):,} training examples that are held out"
+        ]
+    return []
+
+
+def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:
+    """What is odd about the number and the labels of some examples."""
+    found, held_out, source = [], name in ("validation", "test"), name in data.sources
+    if not held_out and len(examples) < batch:
+        count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
+        found.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
+    if not examples.labelled:
+        return found
+    labels = examples.labels()
+    present = set(labels.tolist())
+    if splits.features.target == "number":
+        if len(present) == 1 and len(labels) > 1:
+            found.append(f"all {len(labels):,} labels of {name} are {labels[0]:g}")
+        return found
+    if len(present) == 1 and len(labels) > 1:
+        found.append(f"all {len(labels):,} labels of {name} are {splits.classes[int(labels[0])]!r}")
+    if not (data.source_classes if source else data.target_classes):
+        missing = [repr(own) for number, own in enumerate(splits.classes) if number not in present]
+        if missing:
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            which = f"class{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more}"
+            found.append(f"{name} has no example of {which} of {len(splits.classes)}")
     return found
+
+
+def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
+    """What is odd about the inputs as they lie on disk, before they are perturbed: compared byte by byte, texts without
+    the space around them."""
+    found: list[str] = []
+    known: dict[str, tuple[np.ndarray, str]] = {}
+    empty = digest([b""] * len(splits.features.text)) if splits.features.text else None
+    for name, examples in read.items():
+        if name == "labelled" and "unlabelled" in read:
+            # That stream is of all training examples of the target, these among them.
+            continue
+        own = digests(examples)
+        sampled = "" if len(own) == len(examples) else f" of the {len(own):,} looked at"
+        filled = own[own != empty] if empty is not None else own
+        known[name] = filled, sampled
+        if len(filled) < len(own):
+            found.append(f"{len(own) - len(filled):,} of {len(own):,} texts of {name}{sampled} are empty")
+        elif len(own) > 1 and (own == own[0]).all():
+            found.append(f"all {len(own):,} inputs of {name}{sampled} are the same")
+    for held, against in (("validation", ("test",)), ("test", ())):
+        for name in known if held in known else ():
+            if name == held or name in against:
+                continue
+            own, sampled = known[held]
+            other, also = known[name]
+            if copies := int(np.isin(own, other).sum()):
+                looked = f" (of those looked at: {len(own):,} and {len(other):,})" if sampled or also else ""
+                found.append(f"{copies:,} of {len(own):,} inputs of {held} are also in {name}{looked}")
+    return found
+
+
+def of_lengths(read: Mapping[str, Examples], processor: TextProcessor) -> list[str]:
+    """Where a share of the texts is longer than the processor reads."""
+    found = []
+    for name, examples in read.items():
+        if (share := cut_share(examples, processor)) >= FEW:
+            looked = min(len(examples), MEASURED)
+            which = "every text" if share == 1 else f"{share:.0%} of the texts"
+            sampled = f" (of {looked:,} looked at)" if looked < len(examples) else ""
+            found.append(f"{which} of {name} is cut at {processor.tokens} tokens (data.tokens){sampled}")
+    return found
+
+
+def sample(examples: Examples, most: int) -> np.ndarray:
+    """At most so many positions of the examples, always the same, ascending."""
+    if len(examples) <= most:
+        return np.arange(len(examples))
+    order = np.argsort(np.random.Generator(np.random.PCG64(0)).random(len(examples)), kind="stable")
+    return np.sort(order[:most])
+
+
+def cut_share(examples: Examples, processor: TextProcessor) -> float:
+    """The share of texts, of at most `MEASURED`, that are longer than the processor reads."""
+    key = ("cut", processor)
+    if key not in examples.memory:
+        looked = (examples[int(position)] for position in sample(examples, MEASURED))
+        cut = [bool(processor.tokenizer.encode(own["text"], own.get("text_pair")).overflowing) for own in looked]
+        examples.memory[key] = float(np.mean(cut))
+    return float(examples.memory[key])
+
+
+def digest(parts: Sequence[bytes]) -> int:
+    """64 bits of the inputs of one example."""
+    told = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        told.update(len(part).to_bytes(8, "little") + part)
+    return int.from_bytes(told.digest(), "little")
+
+
+def digests(examples: Examples) -> np.ndarray:
+    """uint64[N]: the digest of the inputs of each example, of at most `COMPARED`. Kept on disk, as labels are."""
+    if "digests" in examples.memory:
+        return np.asarray(examples.memory["digests"])
+    rows = examples.rows[sample(examples, COMPARED)]
+    told = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
+    file = cache_dir() / "digests" / f"{examples.key}-{examples.split}-{told}.npy"
+    if examples.key and file.is_file():
+        found = np.load(file, allow_pickle=False)
+    else:
+        found = np.array([digest(raw(record, examples)) for record in records(examples, rows)], np.uint64)
+        if examples.key:
+            save_whole(file, found)
+    examples.memory["digests"] = found
+    return np.asarray(found)
+
+
+def records(examples: Examples, rows: np.ndarray) -> Iterator[Mapping[str, Any]]:
+    """The records at these rows, as they lie on disk."""
+    many = getattr(examples.source, "__getitems__", lambda own: [examples.source[row] for row in own])
+    for start in range(0, len(rows), 1024):
+        yield from many(rows[start : start + 1024].tolist())
+
+
+def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
+    """The inputs of a record as bytes."""
+    features = examples.features
+    if features.text:
+        texts = [record[name] for name in features.text]
+        return [(text.encode() if isinstance(text, str) else bytes(text)).strip() for text in texts]
+    content = record[features.image or features.audio or ""]
+    if isinstance(content, np.ndarray):
+        return [str((content.dtype, content.shape)).encode(), content.tobytes()]
+    return [content.encode() if isinstance(content, str) else bytes(content)]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tlx.config import ADDED
+from tlx.config import ADDED, check_seed
 from tlx.data.augment import Augmentation
 from tlx.data.shifts import Shift
 
@@ -29,8 +29,11 @@ class Data:
     `shots` keeps so many training examples of every class, `fraction` that share of every class; the subset is drawn by
     `subset_seed`, or the recipe's seed where it is None, and a smaller one lies inside a larger one of the same seed.
     `validation` is the share of the training split that is held out where the data set has no validation split; the
-    same examples for every seed. Text is cut at `tokens` and a batch padded to the shortest of `buckets` that holds it;
-    with `group` above 1, so many batches are drawn at a time and cut from the draw by length, so that less is padding.
+    same examples for every seed. `test_on` names the split that is measured as the test. A data set without a test
+    split, or one that withholds its labels (-1), has no test metrics; with "validation" its validation split is tested
+    on, and what chooses the checkpoint is held out of the training split. Text is cut at `tokens` and a batch padded to
+    the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time and cut from the
+    draw by length, so that less is padding.
     Images become `size` pixels a side with `channels` (None: as the pretrained processor says, else as they are). A
     sound becomes an image of `size` mel bands by as many frames of its first `seconds` (see `tlx.processors.sounds`).
     `augment` changes training images, afresh at every step; with `views` in so many fixed ways that the epochs take in
@@ -55,6 +58,7 @@ class Data:
     fraction: float | None = None
     subset_seed: int | None = None
     validation: float = 0.1
+    test_on: Literal["test", "validation"] = field(default="test", metadata=ADDED)
     tokens: int = 128
     buckets: tuple[int, ...] = (32, 64, 128)
     group: int = 1
@@ -74,6 +78,8 @@ class Data:
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
+        if isinstance(self.subset_seed, int):
+            check_seed(self.subset_seed, "subset_seed")
         if self.shots is not None and self.fraction is not None:
             raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
         if self.shots is not None and self.shots < 1:
@@ -86,6 +92,8 @@ class Data:
             raise ValueError(f"labels={self.labels}; {told}")
         if self.match not in ("name", "position"):
             raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
+        if self.test_on not in ("test", "validation"):
+            raise ValueError(f"test_on={self.test_on!r}; expected 'test' or 'validation'")
         if self.source == () or len(set(self.sources.values())) < len(self.sources):
             raise ValueError(f"source={self.source}; expected one data set, or several different ones")
         if self.target in self.sources.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ LOOKED_AT = 2000
 class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
     names the data and the very rows of each. `aside` is what criteria look at (see `tlx.selection`), `looked` are
-    streams that terms look at once, before the first step."""
+    streams that terms look at once, before the first step. Where there is nothing to test on, `untested` says why and
+    `test` is empty."""
 
     streams: Mapping[str, Examples]
     validation: Examples
@@ -40,11 +42,17 @@ class Splits:
     fingerprint: str
     aside: Mapping[str, Examples] = field(default_factory=dict)
     looked: Mapping[str, Examples] = field(default_factory=dict)
+    untested: str = ""
 
     @property
     def train(self) -> Examples:
         """The examples of the first stream, whose number is an epoch's."""
         return next(iter(self.streams.values()))
+
+    @property
+    def shown(self) -> str:
+        """The split that a run's page is about: the test split, where there is one."""
+        return "validation" if self.untested else "test"
 
     @property
     def labelled(self) -> Examples:
@@ -64,8 +72,9 @@ class Splits:
 def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) -> Splits:
     """The splits of `data.target`, views of what lies on disk; `seed` draws the subset unless `data.subset_seed` does.
 
-    A data set without a test split, or whose test labels are withheld (-1), is tested on its validation split, and what
-    chooses the checkpoint is then held out of train, so that no split does both. Without `test` that split is sealed:
+    A data set without a test split, or whose test labels are withheld (-1), has an empty one, unless `data.test_on`
+    asks for its validation split; what chooses the checkpoint is then held out of train, so that no split does both.
+    Without `test` that split is sealed:
     no label of it is read (but whether a data set that is not ours withholds its first, and where
     `data.target_classes` choose its rows). `aside` names what criteria look at, at most `LOOKED_AT` of each, which no
     seed draws: training examples of the target without their labels, and the validation split of the source (the first
@@ -80,12 +89,12 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     for named in ("shift", "target_shift"):
         check_kind(named, getattr(data, named), kind, repr(data.target))
     kept = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {data.target!r}")
-    train, validation, tested = _three(dataset)
+    train, validation, tested, untested = _three(dataset, data.test_on)
     if validation is None:
         train, validation = _parted(train, data.validation)
     held = [train, validation, tested]
     if kept:
-        held = [of_classes(own, kept) for own in held]
+        held = [own if untested and own is tested else of_classes(own, kept) for own in held]
         _check_each(held[0], kept, f"target_classes: the training split of target {data.target!r}")
     if data.target_shift:
         # By no seed of the recipe's, so that whatever is measured is measured on the same.
@@ -126,11 +135,12 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
             streams[name] = some(train, count, fraction, named="labels")
     digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
-        _check(part)
+        if part is not tested or not untested:
+            _check(part)
         digest.update(part.identity + part.split.encode())
     looked = {name: _some(looked_at[name]) for name in aside}
     named = digest.hexdigest()[:16]
-    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, looked)
+    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, looked, untested=untested)
 
 
 def _check(part: Examples) -> None:
@@ -259,19 +269,37 @@ def processor_for(data: Data, splits: Splits, pretrained: Processor | None = Non
     return dataclasses.replace(pretrained, **given)
 
 
-def _three(dataset: Dataset) -> tuple[Examples, Examples | None, Examples]:
-    """Train, validation if there is one to spare, and test."""
+def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, Examples, str]:
+    """Train, validation if there is one to spare, test, and why that is empty where it is."""
     splits = dataset.splits
     if "train" not in splits:
         raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
-    validation, test = _validation(dataset), splits.get("test")
-    if test is not None and dataset.name not in DATASETS and _withheld(test):
-        test = None
-    if test is not None:
-        return splits["train"], validation, test
+    train, validation, test = splits["train"], _validation(dataset), splits.get("test")
+    if test_on == "validation":
+        if validation is None:
+            raise ValueError(f"data.test_on is 'validation', and data set {dataset.name!r} has no such split")
+        return train, None, validation, ""
+    untested = ""
+    if test is None:
+        untested = f"data set {dataset.name!r} has no test split"
+    elif dataset.name not in DATASETS and _withheld(test, train):
+        untested = f"data set {dataset.name!r} withholds the labels of its test split"
+    if not untested:
+        assert test is not None
+        return train, validation, test, ""
     if validation is None:
-        raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to test on")
-    return splits["train"], None, validation
+        raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to measure on")
+    from tlx.data.examples import Sealed
+
+    nothing = Sealed(dataset.name, "test", (), dataset.features, dataset.classes)
+    return train, validation, nothing, f"{untested} (data.test_on='validation' tests on its validation split)"
+
+
+def has_test(data: Data) -> bool:
+    """Whether there is a split to test on. Raises as `open_dataset`, and ValueError for nothing to measure on."""
+    from tlx.data.examples import open_dataset
+
+    return not _three(open_dataset(data.target), data.test_on)[-1]
 
 
 def _validation(dataset: Dataset) -> Examples | None:
@@ -280,8 +308,15 @@ def _validation(dataset: Dataset) -> Examples | None:
     return splits.get("validation") or splits.get("valid") or splits.get("dev")
 
 
-def _withheld(test: Examples) -> bool:
-    return test.features.target == "class" and len(test) > 0 and int(test.source[0][test.features.label]) == -1
+def _withheld(test: Examples, train: Examples) -> bool:
+    """Whether the first test label says that there is none: -1 (for numbers, where no training label is negative), or
+    no number."""
+    if not len(test):
+        return False
+    first = float(test.source[0][test.features.label])
+    if test.features.target == "class":
+        return first == -1
+    return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())
 
 
 def _strata(examples: Examples) -> np.ndarray:

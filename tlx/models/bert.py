@@ -175,7 +175,7 @@ def build(config: Bert, outputs: int | None = None) -> Model:
 
     stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
     if pooled(config, outputs) or config.pooling == "mean":
-        stages.append(Stage("pool", pool, "pooled"))
+        stages.append(Stage("pool", pool, "pooled", joins="after"))
     if outputs is not None:
         stages.append(Stage("head", head, "logits"))
     return Model(tuple(stages), declare(config, outputs), {}, config, outputs)
@@ -234,13 +234,18 @@ def prompted(
 
 def room(config: Bert) -> int:
     """How many tokens there are positions for: RoBERTa keeps the first rows for padding."""
-    return config.positions - (config.pad + 1 if config.family == "roberta" else 0)
+    return config.positions - unread(config)
 
 
 def check_length(config: Bert, tokens: int) -> None:
-    """ValueError for more tokens than there are positions."""
+    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
     if tokens > room(config):
         raise ValueError(f"{tokens} tokens, and the model has positions for {room(config)}: lower Data(tokens=...)")
+
+
+def unread(config: Bert) -> int:
+    """Return how many of the first position embeddings no token reads: RoBERTa counts from pad + 1."""
+    return config.pad + 1 if config.family == "roberta" else 0
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:

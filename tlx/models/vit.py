@@ -190,9 +190,9 @@ def build(config: Vit, outputs: int | None = None) -> Model:
     rates = np.linspace(0.0, config.stochastic_depth, config.depth)
     stages = [Stage("stem", stem)]
     stages += [Stage(f"blocks/{n:02d}", block(float(rate))) for n, rate in enumerate(rates)]
-    stages.append(Stage("norm", norm))
+    stages.append(Stage("norm", norm, joins="before"))
     if pooled(config, outputs):
-        stages.append(Stage("pool", pool, "pooled"))
+        stages.append(Stage("pool", pool, "pooled", joins="after"))
     if outputs is not None:
         stages.append(Stage("head", head, "logits"))
     return Model(tuple(stages), declare(config, outputs), {}, config, outputs)

@@ -59,7 +59,7 @@ def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
     weight = np.asarray(gate.weights(odds), np.float64)
     np.savez(path / WEIGHTS, index=read["index"], weight=weight, label=read["label"])
     order = np.argsort(weight, kind="stable")
-    relative = weight / max(weight.mean(), 1e-20)
+    relative = weight / max(weight.mean(), 1e-300)
     return {
         "examples": len(weight),
         "effective": effective(weight),

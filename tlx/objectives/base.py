@@ -30,6 +30,11 @@ class Term:
     `averages` whether it reads the moving average of the parameters, and `holds` whether it asks that the head stays as
     it came.
 
+    `couples` says that the loss is no mean over the examples of a batch: it compares them, or divides by what it finds
+    over all of them. Where a batch is cut into pieces (`Train(accumulate=...)`), such a term sees the whole of it, with
+    `logits` and `pooled`, what the head reads, as its only taps; every other term sees piece after piece, and the mean
+    of its losses counts.
+
     `turns` are the moves of a term whose step is several (none by default): `loss` is then asked once in each, and
     `view.turn` says in which. An update that takes them is wanted (see `tlx.updates`), and what moves in none of them
     does not learn.
@@ -39,6 +44,7 @@ class Term:
     labels: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     holds: ClassVar[bool] = False
+    couples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")

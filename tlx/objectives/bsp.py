@@ -1,6 +1,7 @@
 """No singular value that outweighs the others among the features of two streams."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.losses import largest_squares
 from tlx.objectives.apart import Between, check_singular, rows
@@ -18,6 +19,8 @@ class Bsp(Between):
 
     k: int = 1
     weight: Weight = 2e-4
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """No small singular values among the features."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.losses import smallest_squares
 from tlx.objectives.apart import check_singular, rows
@@ -18,6 +19,8 @@ class Bss(Term):
     k: int = 1
     on: str = "labelled"
     weight: Weight = 1e-3
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Cdan(Between):
     projection: int | None = None
     entropy: bool = True
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Features of two streams whose moments agree."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -16,6 +17,8 @@ class Cmd(Between):
     reads of the two streams, through a tanh, for the measure is of bounded features."""
 
     moments: int = 5
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

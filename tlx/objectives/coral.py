@@ -1,7 +1,7 @@
 """Features of two streams whose covariances agree."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tlx.discrepancy import coral, mean_coral
 from tlx.objectives.apart import Between, rows
@@ -18,6 +18,8 @@ class Coral(Between):
     means, which several libraries call by the same name and which is four times as large and more."""
 
     form: Literal["paper", "mean"] = "paper"
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

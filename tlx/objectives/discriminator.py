@@ -11,6 +11,9 @@ from tlx.objectives.base import mean_over
 from tlx.trees import Tree
 from tlx.types import Array, Key, View
 
+# About the smallest number of float32, by which may be divided.
+SMALLEST = 1e-37
+
 
 def perceptron(name: str, widths: Sequence[int], key: Key) -> dict[str, Array]:
     """Fresh leaves of dense layers between the `widths`, of which the first is that of the inputs, by path."""
@@ -55,8 +58,15 @@ def told_apart(
 
 
 def effective_share(weights: Array) -> Array:
-    """The effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]."""
-    return weights.sum() ** 2 / (len(weights) * jnp.maximum((weights**2).sum(), 1e-20))
+    """The effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]; 0 where all are 0."""
+    # Of weights whose largest is 1, for the squares of small ones are no numbers any more.
+    relative = weights / jnp.maximum(weights.max(), SMALLEST)
+    return relative.sum() ** 2 / (len(weights) * jnp.maximum((relative**2).sum(), SMALLEST))
+
+
+def relative_to_mean(weights: Array, every: Array) -> Array:
+    """`weights` over the mean of `every` one of the whole batch."""
+    return weights / jnp.maximum(every.mean(), SMALLEST)
 
 
 def check_width(width: int, who: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,14 @@ from tlx.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, mean_over, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.discriminator import (
+    check_width,
+    discriminate,
+    discriminator,
+    effective_share,
+    relative_to_mean,
+    told_apart,
+)
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
@@ -29,7 +37,8 @@ class Gate(Between):
 
     `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's, by which
     one example may be all that counts (on digits a batch's mean w rose to 10^8): `most=10, normalised=True` hold.
-    `effective` is logged, the effective share of the source's examples, (sum w)^2 / (N sum w^2).
+    The odds are cut at exp(20) in any case, where one example would be the whole source. `effective` is logged, the
+    effective share of the source's examples, (sum w)^2 / (N sum w^2).
     """
 
     labelled: str = "labelled"
@@ -38,6 +47,8 @@ class Gate(Between):
     normalised: bool = False
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0)
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +102,7 @@ class Gate(Between):
         every = gathered(view, weight)
         effective = effective_share(every)
         if self.normalised:
-            weight = weight / jnp.maximum(every.mean(), 1e-20)
+            weight = relative_to_mean(weight, every)
         each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
         gated = mean_over(view, self.source, weight * each)
         return weighed(

@@ -1,6 +1,7 @@
 """Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,14 @@ from tlx.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.discriminator import (
+    check_width,
+    discriminate,
+    discriminator,
+    effective_share,
+    relative_to_mean,
+    told_apart,
+)
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -28,6 +36,8 @@ class Iwan(Between):
 
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +61,7 @@ class Iwan(Between):
         weight = jax.nn.sigmoid(-jax.lax.stop_gradient(known[self.source]))
         every = gathered(view, weight)
         counts = {
-            self.source: weight / jnp.maximum(every.mean(), 1e-20),
+            self.source: relative_to_mean(weight, every),
             self.target: jnp.ones(len(told[self.target])),
         }
         weigher, _ = told_apart(view, self.source, self.target, known)

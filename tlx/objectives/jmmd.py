@@ -1,6 +1,7 @@
 """Features and predictions of two streams whose joint kernel means agree."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ class Jmmd(Between):
     scales: tuple[float, ...] = SCALES
     sigma: float = 0.92
     linear: bool = False
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

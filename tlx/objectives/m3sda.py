@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.discrepancy import moment_distance
 from tlx.objectives.apart import check_sources, read_features, rows
@@ -24,6 +25,8 @@ class M3sda(Term):
     target: str = "unlabelled"
     moments: int = 2
     weight: Weight = 1.0
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

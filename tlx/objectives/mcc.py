@@ -1,6 +1,7 @@
 """Classes that are not confused with one another."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.discrepancy import confusion
 from tlx.objectives.apart import gathered
@@ -18,6 +19,8 @@ class Mcc(Term):
     on: str = "unlabelled"
     temperature: float = 2.5
     weight: Weight = 1.0
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")

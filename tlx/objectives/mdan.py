@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ class Mdan(Term):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
     weight: Weight = 1.0
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self, "weight", "reversal", "share")

@@ -1,6 +1,7 @@
 """Features of two streams whose kernel means agree."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tlx.discrepancy import SCALES, linear_mmd, mmd
 from tlx.objectives.apart import Between, check_scales, rows
@@ -18,6 +19,8 @@ class Mmd(Between):
 
     scales: tuple[float, ...] = SCALES
     linear: bool = False
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Features of two streams that lie near one another under a transport plan."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Ot(Between):
     epsilon: float = 0.05
     iterations: int = 100
     weight: Weight = 1e-3
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """A source whose classes count as far as the target seems to hold them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class Pada(Between):
 
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
+
+    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,8 @@ class Shot(Term):
 
     holds: ClassVar[bool] = True
 
+    couples: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_weight(self, "weight", "pseudo")
 
@@ -57,7 +59,7 @@ class Shot(Term):
         sure = entropy(logits).mean()
         p = jax.nn.softmax(logits.astype(jnp.float32), -1)
         mean = p.mean(0)
-        diversity = -(mean * jnp.log(jnp.maximum(mean, 1e-12))).sum()
+        diversity = -(mean * jnp.log(jnp.where(mean > 0, mean, 1.0))).sum()
         labels = centroid_labels(*jax.lax.stop_gradient((rows(view, self.on).astype(jnp.float32), p)))
         risk = cross_entropy(logits, labels).mean()
         total = sure - diversity + current(self.pseudo, view.tick) * risk

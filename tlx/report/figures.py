@@ -104,13 +104,14 @@ def chosen_step(records: Records) -> Rows:
 
 
 def outcomes(records: Records, counts: Any) -> list[Figure]:
-    """What the model did with the test split: the confusion matrix and the calibration, or predicted against true."""
+    """What the model did with the split that is shown: the confusion matrix and the calibration, or predicted against
+    true."""
     if not isinstance(counts, ClassificationCounts):
-        return [regression(records.predictions["test"])]
-    return [confusion(counts, records.task.names), reliability(counts)]
+        return [regression(records.predictions[records.split], records.split)]
+    return [confusion(counts, records.task.names, records.split), reliability(counts, records.split)]
 
 
-def confusion(counts: ClassificationCounts, names: Sequence[str]) -> Figure:
+def confusion(counts: ClassificationCounts, names: Sequence[str], split: str = "test") -> Figure:
     """Counts, and shares of the examples of each true class."""
     totals = counts.confusion.sum(1)
     every = len(names) <= 50
@@ -125,11 +126,11 @@ def confusion(counts: ClassificationCounts, names: Sequence[str]) -> Figure:
         for p in range(len(names))
         if every or counts.confusion[t, p]
     ]
-    caption = f"{counts.total:,} test examples; a share is of the examples of the true class, along a row."
+    caption = f"{counts.total:,} {split} examples; a share is of the examples of the true class, along a row."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
 
 
-def reliability(counts: ClassificationCounts) -> Figure:
+def reliability(counts: ClassificationCounts, split: str = "test") -> Figure:
     """Mean confidence against the share that is right, in bins of confidence (Guo et al., 2017)."""
     rows = []
     for number, confidence, right in counts.bins[counts.bins[:, 0] > 0].tolist():
@@ -144,20 +145,20 @@ def reliability(counts: ClassificationCounts) -> Figure:
             }
         )
     caption = (
-        f"Test predictions in {len(counts.bins)} bins of confidence; a larger dot holds more of them, a line is a 95 % "
-        "Wilson interval. Below the diagonal the model claims more than it knows."
+        f"{split.capitalize()} predictions in {len(counts.bins)} bins of confidence; a larger dot holds more of them, "
+        "a line is a 95 % Wilson interval. Below the diagonal the model claims more than it knows."
     )
     return charts.reliability("reliability", "Calibration", caption, rows, height=charts.side(len(counts.confusion)))
 
 
-def regression(predictions: Predictions) -> Figure:
-    """Every test example, or a seeded draw of `LIMIT` of them."""
+def regression(predictions: Predictions, split: str = "test") -> Figure:
+    """Every example, or a seeded draw of `LIMIT` of them."""
     labels: np.ndarray = predictions.labels.reshape(predictions.logits.shape)
-    chosen, told = np.arange(len(labels)), f"{len(labels):,} test examples"
+    chosen, told = np.arange(len(labels)), f"{len(labels):,} {split} examples"
     if len(labels) * labels.shape[-1] > LIMIT:
         keep = max(1, LIMIT // labels.shape[-1])
         chosen = np.sort(np.random.default_rng(0).choice(len(labels), keep, replace=False))
-        told = f"{keep:,} of {len(labels):,} test examples, drawn at random"
+        told = f"{keep:,} of {len(labels):,} {split} examples, drawn at random"
     outputs = [f"output {n}" for n in range(labels.shape[-1])]
     rows = [
         {

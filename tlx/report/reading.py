@@ -36,6 +36,11 @@ class Records(NamedTuple):
     moved: dict[str, Any] | None = None
 
     @property
+    def split(self) -> str:
+        """The split that the page is about: the test split, where there is one."""
+        return "test" if "test" in self.predictions else "validation"
+
+    @property
     def recipe(self) -> dict[str, Any]:
         return self.document["recipe"]
 
@@ -53,7 +58,8 @@ def read(path: Path) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
     result, document = folder.read(path), read_recipe(path)
     predictions = {}
-    for split in ("validation", "test"):
+    # A data set without a test split has nothing but the validation split.
+    for split in ("validation",) if result.get("test_split") == "none" else ("validation", "test"):
         found = folder.read_predictions(path, split)
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")

@@ -22,13 +22,14 @@ def write(folder: Path) -> Path:
 
 def draw(records: Records) -> str:
     """The page as HTML."""
-    test = records.predictions["test"]
-    counts = records.task.measure(test.logits, test.labels)
+    shown = records.predictions[records.split]
+    counts = records.task.measure(shown.logits, shown.labels)
     result = records.result
     return page.render(
         "run.html",
         title=words.headline(records.recipe),
         result=result,
+        split=records.split,
         recipe=records.recipe,
         document=records.document,
         answer=answer(records, counts),
@@ -49,13 +50,14 @@ def draw(records: Records) -> str:
 
 
 def answer(records: Records, counts: Any) -> dict[str, Any]:
-    """The primary test metric, what is uncertain about it, and, for classes, what always saying the same would give."""
+    """The primary metric of the split that is shown, what is uncertain about it, and, for classes, what always saying
+    the same would give."""
     task, result = records.task, records.result
     found: dict[str, Any] = {
-        "key": f"test/{task.primary}",
+        "key": f"{records.split}/{task.primary}",
         "name": task.primary,
-        "value": result["metrics"][f"test/{task.primary}"],
-        "interval": intervals.measure(task.primary, records.predictions["test"], task),
+        "value": result["metrics"][f"{records.split}/{task.primary}"],
+        "interval": intervals.measure(task.primary, records.predictions[records.split], task),
         "share": task.primary == "accuracy",
         "tuning": words.source(records.recipe["tuning"]),
     }
@@ -99,7 +101,7 @@ def rules(records: Records) -> list[dict[str, Any]]:
 
 
 def by_class(records: Records, counts: Any) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class on the test split; None where there is nothing to divide by."""
+    """Precision, recall and F1 of each class on the split that is shown; None where there is nothing to divide by."""
     if not isinstance(counts, ClassificationCounts):
         return []
     rows = []

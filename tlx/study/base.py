@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from tlx import config
 from tlx.cells import CELLS, CLAIMS, STUDY, is_study
+from tlx.data import DATASETS, Data, has_test
 from tlx.recipe import Recipe
 from tlx.records import write_json
 from tlx.sweeps import Cell, Given, shown, sweep
@@ -75,6 +76,27 @@ class Study:
     def by_fingerprint(self) -> dict[str, Cell]:
         """The cells in their order, as `sweep` has made them."""
         return {cell.fingerprint: cell for cell in cast("tuple[Cell, ...]", self.cells)}
+
+
+def check_tested(study: Study) -> None:
+    """ValueError where the metric is of the test split and the data of a cell have none with labels.
+
+    What else is wrong with the data is left to the cell, which says so when it is run.
+    """
+    if not str(study.metric).startswith("test/"):
+        return
+    every = (cell.recipe.data for cell in study.by_fingerprint.values())
+    for target in dict.fromkeys(data.target for data in every if data.test_on == "test"):
+        try:
+            tested = target in DATASETS or has_test(Data(target=target))
+        except (OSError, ValueError):
+            continue
+        if not tested:
+            raise ValueError(
+                f"metric is {study.metric!r}, and data set {target!r} has no test split with labels: compare by "
+                f"metric='validation/{study.base.task.primary}', or test on its validation split, with "
+                "data.test_on='validation'"
+            )
 
 
 def document(study: Study, name: str, command: str = "", file: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tlx.durable import StorageError, guarded
 from tlx.folder import RECIPE
 from tlx.many import MOST_ARMS
 from tlx.records import write_json
-from tlx.study.base import Study, document, settle
+from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
 from tlx.study.table import write_results
@@ -63,6 +63,7 @@ def run_study(
             raise ValueError(f"{name} is {value}; a study wants 1 or more")
     if jobs > 1 and not worker:
         raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
+    check_tested(study)
     with guarded(directory, AGAIN):
         return directed(study, directory, jobs, most, quiet, command, file, worker)
 

@@ -61,6 +61,7 @@ def check_asked(
     """Everything about a search that can be known to be wrong before it begins."""
     if trials < 1:
         raise ValueError(f"trials is {trials}; a search takes 1 or more")
+    config.check_seed(seed, "seed")
     check_one("sampler", sampler, SAMPLERS)
     check_one("pruner", pruner, PRUNERS)
     check_one("direction", direction or "maximize", get_args(Direction))

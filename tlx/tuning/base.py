@@ -55,6 +55,23 @@ def parametric(model: Model) -> list[str]:
     return [stage.name for stage in model.stages if subtree(model.params, stage.name)]
 
 
+def depths(model: Model) -> dict[str, int]:
+    """Return how many layers each stage with parameters lies below the last one, in the order of the chain.
+
+    A layer is a stage, with those that join it (see `types.Stage`). Of a transformer with N blocks the head has 0,
+    block n (from 0) has N - n and the stem N + 1, in every family: the layers of `param_groups_layer_decay` in timm,
+    where the last norm counts with the last block.
+    """
+    stages = [stage for stage in model.stages if subtree(model.params, stage.name)]
+    found: dict[str, int] = {}
+    depth = 0
+    for stage, above in zip(reversed(stages), [None, *reversed(stages[1:])], strict=True):
+        if above is not None and stage.joins != "after" and above.joins != "before":
+            depth += 1
+        found[stage.name] = depth
+    return dict(reversed(found.items()))
+
+
 def key_of(key: Key, path: str) -> Key:
     """The key of one place: what is drawn there depends on `key` and the path alone."""
     return jax.random.fold_in(key, zlib.crc32(path.encode()))

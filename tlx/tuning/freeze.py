@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 
 from tlx.trees import near_miss
-from tlx.tuning.base import Tuning, parametric, stage_rule
+from tlx.tuning.base import Tuning, parametric
 from tlx.tuning.full import check_decay, decayed
 from tlx.types import Model, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
 class Freeze(Tuning):
-    """Every stage up to and including `through` is frozen; above it the rate falls by `decay` a stage from the last."""
+    """Freeze every stage up to and including `through`; above it the rate falls by `decay` a layer from the last one.
+
+    The layers, and so the rates of what is left to learn, are those of `Full(decay=...)`.
+    """
 
     through: str
     decay: float = 1.0
@@ -26,5 +29,4 @@ class Freeze(Tuning):
         cut = stages.index(self.through) + 1
         if cut == len(stages):
             raise ValueError(f"Freeze(through={self.through!r}) leaves nothing to learn: it is the last stage")
-        still = tuple(stage_rule(name, None) for name in stages[:cut])
-        return (Phase(1.0, still + decayed(stages[cut:], self.decay)),)
+        return (Phase(1.0, decayed(model, self.decay, frozen=stages[:cut])),)

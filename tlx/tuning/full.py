@@ -1,14 +1,21 @@
 """Everything moves."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from tlx.tuning.base import Tuning, parametric, stage_rule
-from tlx.types import Learn, Model, Phase
+from tlx.tuning.base import Tuning, depths, stage_rule
+from tlx.types import Learn, Model, Phase, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Tuning):
-    """All parameters learn. With `decay` below 1 the rate of a stage is decay ** (its distance from the last one)."""
+    """Train all parameters. With `decay` below 1 the rate of a layer is decay ** (its distance from the last one).
+
+    The layers are those of `param_groups_layer_decay` in timm, for every architecture: of a transformer with N blocks
+    the head has the full rate, block n (from 0) decay ** (N - n), the stem decay ** (N + 1). The last norm of a ViT
+    counts with the last block (BEiT gives it the full rate), BERT's pooler with the head, as the dense layer of the
+    heads of RoBERTa, ELECTRA and DistilBERT does.
+    """
 
     decay: float = 1.0
 
@@ -16,15 +23,16 @@ class Full(Tuning):
         check_decay(self.decay)
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        return (Phase(1.0, decayed(parametric(model), self.decay)),)
+        return (Phase(1.0, decayed(model, self.decay)),)
 
 
 def check_decay(decay: float) -> None:
     if not 0.0 < decay <= 1.0:
-        raise ValueError(f"decay is {decay}; a rate multiplier a stage lies in (0, 1]")
+        raise ValueError(f"decay is {decay}; a rate multiplier a layer lies in (0, 1]")
 
 
-def decayed(stages: list[str], decay: float) -> tuple[tuple[str, Learn | None], ...]:
-    """A rule a stage, the last at the full rate (layer-wise decay, as in BEiT and timm)."""
-    last = len(stages) - 1
-    return tuple(stage_rule(name, Learn(lr=decay ** (last - n))) for n, name in enumerate(stages))
+def decayed(model: Model, decay: float, frozen: Collection[str] = ()) -> tuple[Rule, ...]:
+    """A rule a stage: decay ** (its depth in layers, see `depths`), None for the `frozen` ones."""
+    return tuple(
+        stage_rule(name, None if name in frozen else Learn(lr=decay**depth)) for name, depth in depths(model).items()
+    )

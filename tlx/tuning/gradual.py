@@ -9,7 +9,7 @@ import numpy as np
 from tlx.config import ADDED
 from tlx.partition import compile_rule
 from tlx.trees import flatten, near_miss, subtree
-from tlx.tuning.base import Tuning, either, parametric, stage_rule
+from tlx.tuning.base import Tuning, depths, either, parametric, stage_rule
 from tlx.types import Learn, Model, Phase, Rule
 
 
@@ -17,11 +17,12 @@ from tlx.types import Learn, Model, Phase, Rule
 class Gradual(Tuning):
     """The last stage learns first, and each phase one group more, until all do (Howard and Ruder, 2018).
 
-    The rate falls by `factor` a stage from the last one down. A group is one stage, or the stages whose names a regex
-    in `groups` matches in full, from the top: `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases:
-    the last of them takes all groups that are left (None: a phase a group). `last` is the share of the run of the last
-    phase, in which everything learns; the others share the rest equally (None: all alike). `schedule` is that of all
-    that learns (None: the optimiser's own), once over the whole run; `restart` begins it anew in every phase.
+    The rate falls by `factor` a layer from the last one down, by the layers of `Full(decay=...)`. A group is one stage,
+    or the stages whose names a regex in `groups` matches in full, from the top:
+    `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases: the last of them takes all groups that are
+    left (None: a phase a group). `last` is the share of the run of the last phase, in which everything learns; the
+    others share the rest equally (None: all alike). `schedule` is that of all that learns (None: the optimiser's own),
+    once over the whole run; `restart` begins it anew in every phase.
 
     The whole of ULMFiT is `Gradual(schedule="slanted-triangular")`.
     """
@@ -35,7 +36,7 @@ class Gradual(Tuning):
 
     def __post_init__(self) -> None:
         if self.factor < 1:
-            raise ValueError(f"factor is {self.factor}; it divides the rate a stage and is 1 or more")
+            raise ValueError(f"factor is {self.factor}; it divides the rate a layer and is 1 or more")
         if self.count is not None and self.count < 1:
             raise ValueError(f"count is {self.count}; there is one phase or more")
         if self.last is not None and not 0 < self.last < 1:
@@ -52,7 +53,7 @@ class Gradual(Tuning):
         last = 1 / count if self.last is None or count == 1 else self.last
         shares = [(1 - last) / max(count - 1, 1)] * (count - 1) + [last]
         own = Learn(schedule=self.schedule)
-        learns = {name: own._replace(lr=self.factor ** (n + 1 - len(stages))) for n, name in enumerate(stages)}
+        learns = {name: own._replace(lr=self.factor**-depth) for name, depth in depths(model).items()}
         return unfrozen(stages, groups, shares, learns, restart=self.restart)
 
     def grouped(self, stages: Sequence[str]) -> list[list[str]]:

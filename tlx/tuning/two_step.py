@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlx.tuning.base import REST_STILL, Tuning, head_rule, parametric, stage_rule
+from tlx.tuning.base import REST_STILL, Tuning, depths, head_rule, stage_rule
 from tlx.tuning.full import check_decay, decayed
 from tlx.types import Learn, Model, Phase
 
@@ -11,7 +11,8 @@ from tlx.types import Learn, Model, Phase
 class LinearThenFull(Tuning):
     """The last stage alone for the `share` of the run, then everything from there (LP-FT, Kumar et al., 2022).
 
-    With `decay` below 1 the rate of a stage in the second phase is decay ** (its distance from the last one).
+    With `decay` below 1 the rate of a layer in the second phase is decay ** (its distance from the last one), as in
+    `Full`.
     """
 
     share: float = 0.5
@@ -23,7 +24,7 @@ class LinearThenFull(Tuning):
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         first = (head_rule(model, type(self).__name__), REST_STILL)
-        second = decayed(parametric(model), self.decay)
+        second = decayed(model, self.decay)
         return Phase(self.share, first, restart=True), Phase(1 - self.share, second, restart=True)
 
 
@@ -32,10 +33,10 @@ class FineTune(Tuning):
     """fastai's `fine_tune` (Howard and Gugger, 2020): the last stage alone for the `share` of the run, then everything.
 
     Each phase is a one-cycle of its own: the first rises nearly throughout; the second, at half the rate, rises for 0.3
-    of it from a fifth. Its rates fall in equal ratios from the last stage to the first, which has 1 / `ratio` of the
-    last one's. The momentum (Adam's beta1) goes from 0.95 to 0.85 and back. fastai's epochs are shares here:
-    `fine_tune(3)`, with its one frozen epoch, is the default. The norms of the frozen stages, which it lets learn,
-    stay.
+    of it from a fifth. Its rates fall in equal ratios from the last layer to the first (see `Full`), which has 1 /
+    `ratio` of the last one's. The momentum (Adam's beta1) goes from 0.95 to 0.85 and back. fastai's epochs are shares
+    here: `fine_tune(3)`, with its one frozen epoch, is the default. The norms of the frozen stages, which it lets
+    learn, stay.
     """
 
     share: float = 0.25
@@ -44,15 +45,15 @@ class FineTune(Tuning):
     def __post_init__(self) -> None:
         check_share(self.share)
         if self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it divides the lowest stage's rate and is 1 or more")
+            raise ValueError(f"ratio is {self.ratio}; it divides the lowest layer's rate and is 1 or more")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        stages = parametric(model)
         cycle = Learn(schedule="one-cycle")
         first = (head_rule(model, type(self).__name__, cycle), REST_STILL)
-        last = len(stages) - 1
-        rates = [0.5 * self.ratio ** ((n - last) / last) for n in range(len(stages))]
-        second = tuple(stage_rule(name, cycle._replace(lr=rate)) for name, rate in zip(stages, rates, strict=True))
+        own = depths(model)
+        lowest = max(own.values())
+        rates = {name: 0.5 * self.ratio ** (-depth / lowest) for name, depth in own.items()}
+        second = tuple(stage_rule(name, cycle._replace(lr=rate)) for name, rate in rates.items())
         both = (("cycle_end", 1e5), ("cycle_momentum", (0.95, 0.85)))
         return (
             Phase(self.share, first, restart=True, optim=(("cycle_peak", 0.99), ("cycle_start", 25.0), *both)),

@@ -92,6 +92,7 @@ def load_pretrained(
     cannot be explained: missing, extra or misshapen tensors, damaged files, pickles, and a bridged module whose classes
     have another order, because tlx does not know which of its parameters give the logits.
     """
+    records.check_seed(seed, "seed")
     directory = locate(source)
     digests.verify_below(directory)
     document = read_config(directory)
@@ -260,12 +261,24 @@ def resized(settings: Any, size: int) -> Any:
 
 
 def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
-    """Position embeddings at a new size: a ViT's grid bicubically, a text model's rows linearly; None elsewhere."""
+    """Position embeddings at a new size: a ViT's grid bicubically, the rows of a text model that tokens read linearly;
+    None elsewhere."""
     if not path.startswith("stem/positions"):
         return None
     if isinstance(stored, models.Vit):
         return np.asarray(models.vit.resize_positions(stored, array, size))
-    return np.asarray(jax.image.resize(array, (size, array.shape[1]), "linear"))
+    return resize_rows(array, size, models.bert.unread(stored))
+
+
+def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
+    """Resize the rows of `array` [P, W] to `size` of them, linearly: [`size`, W]. The first `unread` ones stay as they
+    are. Raises ValueError where `size` leaves no row that is read."""
+    if size <= unread:
+        raise ValueError(
+            f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
+        )
+    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
+    return np.concatenate([array[:unread], np.asarray(rest)])
 
 
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:

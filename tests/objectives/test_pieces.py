@@ -1,0 +1,212 @@
+"""A batch in pieces gives the step of the whole batch, in every term."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, models, partition, sharding, tasks, terms, tuning
+from tlx import optim as optimisers
+from tlx.objectives import TERMS, Term, inserted
+from tlx.prepare import open_data, prepare
+from tlx.results import odd
+from tlx.state import Parts, initial_state, memories
+from tlx.step import compile_step, train_step
+from tlx.trees import flatten
+from tlx.types import Setting
+from tlx.updates import Alternating, Sam, Sum, in_turns
+
+MLP = models.Mlp(inputs=(4, 4, 1), widths=(6, 5), activation="tanh", dropout=0.3)
+CLASSES, ROWS = 3, 16
+BETWEEN = {"width": 4, "reversal": 0.5}
+SEVERAL = ("source", "labelled")
+# Every term, and those with other arithmetic in other settings, each large enough to count.
+CASES = {
+    "Supervised": terms.Supervised(), "L2SP": terms.L2SP(), "Delta": terms.Delta(weight=1.0), "Bss": terms.Bss(k=2),
+    "Lwf": terms.Lwf(), "LabelSmoothing": terms.LabelSmoothing(), "Mixup": terms.Mixup(), "CutMix": terms.CutMix(),
+    "RDrop": terms.RDrop(), "Entropy": terms.Entropy(), "Mmd": terms.Mmd(), "Mmd, linear": terms.Mmd(linear=True),
+    "Coral": terms.Coral(weight=100.0), "Coral, mean": terms.Coral(form="mean"), "Dann": terms.Dann(**BETWEEN),
+    "Mcc": terms.Mcc(), "Cmd": terms.Cmd(), "Afn": terms.Afn(weight=1.0), "Cdan": terms.Cdan(**BETWEEN),
+    "Cdan, plain": terms.Cdan(entropy=False, projection=3, **BETWEEN), "Gate": terms.Gate(**BETWEEN),
+    "Gate, normalised": terms.Gate(most=10.0, normalised=True, **BETWEEN), "Jmmd": terms.Jmmd(),
+    "Jmmd, linear": terms.Jmmd(linear=True), "Mdd": terms.Mdd(**BETWEEN), "Bsp": terms.Bsp(k=2, weight=0.1),
+    "Ot": terms.Ot(weight=1.0), "Ot, labels": terms.Ot(weight=1.0, label_cost=0.5), "Mcd": terms.Mcd(repeats=2),
+    "Adda": terms.Adda(width=4), "PseudoLabel": terms.PseudoLabel(threshold=0.3),
+    "FixMatch": terms.FixMatch(threshold=0.3), "MeanTeacher": terms.MeanTeacher(weight=10.0), "Shot": terms.Shot(),
+    "M3sda": terms.M3sda(sources=SEVERAL), "Mdan": terms.Mdan(sources=SEVERAL, share=1.0, **BETWEEN),
+    "Iwan": terms.Iwan(**BETWEEN), "Pada": terms.Pada(**BETWEEN), "Kmm": terms.Kmm(), "Kliep": terms.Kliep(),
+}  # fmt: skip
+LOADED = {
+    "CoTuning": lambda at: terms.CoTuning(source=str(at / "source")),
+    "Distill": lambda at: terms.Distill(teacher=str(at / "teacher")),
+}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@pytest.fixture(scope="module")
+def saved(mlp, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    mlp.save(folder / "source", MLP, 5, seed=8)
+    mlp.save(folder / "teacher", MLP, CLASSES, seed=9)
+    return folder
+
+
+def streams_of(mlp, config=MLP):
+    names = ("labelled", "source", "unlabelled")
+    found = {name: mlp.labelled(config, rows=ROWS, seed=n) for n, name in enumerate(names, 1)}
+    del found["unlabelled"]["label"]
+    return found
+
+
+def made(streams, objective, config=MLP, **fields):
+    """The static half of a step, and its first state."""
+    model, task = models.build(config, CLASSES), tasks.Classification(classes=CLASSES)
+    variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
+    params, learn = inserted(objective, model, variables.params, jax.random.key(1))
+    variables = variables._replace(params=params)
+    claimed = partition.partition(params, (*learn, *tuning.Full().phases(model)[0].rules))
+    turns = tuple(turn for term in objective for turn in term.turns(model))
+    update = Alternating() if turns else Sum()
+    [claimed] = in_turns(update, objective, model, [claimed])
+    given = Setting(model, variables, task, lambda s: [streams["labelled"]], inputs=lambda s: [streams[s]])
+    memory = memories(objective, given)
+    fields = {"ema": 0.9 if any(term.averages for term in objective) else None, "update": update} | fields
+    layout = optimisers.layout(model, [claimed], turns=turns)
+    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, layout=layout, **fields)
+    return parts, initial_state(parts, variables, 4, jax.random.key(3), memory)
+
+
+def stepped(parts, state, streams):
+    # A second step, so that what is remembered (averages, moments) is tried too.
+    step = jax.jit(partial(train_step, parts), compiler_options=QUICK)
+    for _ in range(2):
+        state, metrics = step(state, streams)
+    return state, jax.device_get(metrics)
+
+
+def same(found, expected, tolerance=2e-5):
+    (state, metrics), (whole, told) = found, expected
+    assert metrics.keys() == told.keys()
+    for name, value in told.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+    ours = flatten(state.variables.params)
+    for path, leaf in flatten(whole.variables.params).items():
+        np.testing.assert_allclose(ours[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
+
+
+def test_every_term_is_tried():
+    assert {name.split(",")[0] for name in (*CASES, *LOADED)} == TERMS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, *LOADED])
+def test_four_pieces_give_the_step_of_one(name, mlp, saved):
+    streams = streams_of(mlp)
+    objective = (CASES[name] if name in CASES else LOADED[name](saved),)
+    parts, state = made(streams, objective)
+    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+
+
+# Those that compare examples, beside one that does not, each so large that its error would show in the sum.
+TOGETHER = (
+    terms.Supervised(), terms.Cmd(), terms.M3sda(sources=SEVERAL),
+    terms.Mdan(sources=SEVERAL, share=1.0, **BETWEEN), terms.Gate(most=10.0, normalised=True, **BETWEEN),
+    terms.Pada(**BETWEEN), terms.Iwan(**BETWEEN), terms.Mcc(), terms.Cdan(**BETWEEN), terms.Bss(k=2), terms.Shot(),
+    terms.Coral(weight=100.0), terms.Mmd(),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(mlp):
+    streams = streams_of(mlp)
+    parts, state = made(streams, TOGETHER)
+    return parts, state, streams, stepped(parts, state, streams)
+
+
+@pytest.mark.parametrize("pieces", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_terms_that_compare_examples_see_the_whole_batch(pieces, whole):
+    """Two rows a piece, or one: fewer than a covariance or a singular value needs."""
+    parts, state, streams, expected = whole
+    same(stepped(parts._replace(accumulate=pieces), state, streams), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "devices"), [("jit", 8), ("pmap", 4)])
+def test_devices_that_share_the_pieces_change_nothing(how, devices, whole):
+    parts, state, streams, expected = whole
+    compiled = compile_step(parts._replace(accumulate=2), sharding.make_mesh(jax.devices()[:devices]), how)
+    placed = compiled.place(state)
+    for _ in range(2):
+        placed, metrics = compiled.train(placed, {name: compiled.put(own) for name, own in streams.items()})
+    same((compiled.fetch(placed), jax.device_get(metrics)), expected, tolerance=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{"update": Sam(rho=0.1)}, {"joint": True}, {"remat": "stages"}, {"ema": 0.5}])
+def test_other_ways_of_taking_a_step_have_pieces_too(fields, mlp):
+    streams = streams_of(mlp)
+    parts, state = made(streams, (terms.Supervised(), terms.Cmd(), terms.Mdan(sources=SEVERAL, **BETWEEN)), **fields)
+    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread(Term):
+    """The variance of the logits over the batch: a term of a user's own, which says that it compares examples."""
+
+    on: str = "labelled"
+    couples = True
+
+    def loss(self, view):
+        logits = view.taps[self.on]["logits"]
+        assert logits.shape == (ROWS, CLASSES) and view.batch[self.on]["label"].shape == (ROWS,)
+        return ((logits - logits.mean(0)) ** 2).sum(), {"rows": jnp.float32(len(logits))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(Term):
+    """A term of a user's own that says nothing of how it is made."""
+
+    on: str = "labelled"
+
+    def loss(self, view):
+        return view.task.loss(view.taps[self.on]["logits"], view.batch[self.on]).mean(), {}
+
+
+NORMED = "batch norm takes its moments of each of 4 pieces of 4 examples"
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "accumulate", "way", "expected"),
+    [
+        ("mlp", (terms.Supervised(), terms.Bss(k=1)), 4, tuning.Full(), []),
+        ("cnn", (terms.Supervised(),), 1, tuning.Full(), []),
+        ("cnn", (terms.Supervised(),), 4, tuning.Full(), [NORMED]),
+        # Where every norm is frozen, it runs by its running statistics.
+        ("cnn", (terms.Supervised(),), 4, tuning.Probe(), []),
+        ("mlp", (Plain(),), 4, tuning.Full(), ["Plain is asked of each of 4 pieces of 4 examples"]),
+        ("mlp", (Plain(),), 1, tuning.Full(), []),
+        ("mlp", (Spread(),), 4, tuning.Full(), []),
+    ],
+)  # fmt: skip
+def test_what_sees_the_pieces_one_by_one_is_a_note(model, objective, accumulate, way, expected):
+    shapes = {"mlp": models.Mlp(inputs=(8, 8, 1), widths=(6,)), "cnn": models.Cnn(size=8, widths=(2,), dense=None)}
+    recipe = Recipe(
+        data=Data(target="digits", shots=2), task=tasks.Classification(), model=shapes[model], objective=objective,
+        tuning=way, train=Train(steps=1, batch=16, accumulate=accumulate),
+    )  # fmt: skip
+    splits = open_data(recipe)
+    found = [note for note in odd(prepare(recipe, splits), splits, 1) if "pieces" in note]
+    assert len(found) == len(expected)
+    for note, begins in zip(found, expected, strict=True):
+        assert note.startswith(begins)
+
+
+def test_a_term_of_a_users_own_sees_the_whole_batch_where_it_says_so(mlp):
+    streams = streams_of(mlp)
+    parts, state = made(streams, (Spread(), terms.Supervised(weight=0.5)))
+    found = stepped(parts._replace(accumulate=4), state, streams)
+    same(found, stepped(parts, state, streams))
+    assert found[1]["spread/rows"] == ROWS
