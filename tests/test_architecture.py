@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees",),
+    ("trees", "syntax", "locks", "runfiles"),
+    ("sources",),
     ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
     ("models", "tasks", "optim", "data", "discrepancy"),
@@ -56,7 +57,7 @@ BORDERS = {
     "ot": ("classical/",),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/", "prefix/", "study/", "tune/"),
+    "filelock": ("assets.py", "cells/", "data/", "locks.py", "prefix/", "study/", "tune/"),
     "pandas": ("study/table.py",),
     "PIL": ("data/", "processors/", "evaluate.py"),
     "codecarbon": ("energy.py",),

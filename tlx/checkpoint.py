@@ -6,7 +6,7 @@ the one before.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -75,12 +75,14 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, state: Any, best: Any) -> Saved:
-        """The newest checkpoint in the shapes and shardings of the trees `state` and `best`."""
+    def restore(self, state: Any, best: Any, check: Callable[[Any], None] = lambda notes: None) -> Saved:
+        """The newest checkpoint in the shapes and shardings of the trees `state` and `best`; `check` sees its notes
+        first."""
         import orbax.checkpoint as ocp
 
         step = self.latest()
         rest = self.manager.restore(step, args=ocp.args.Composite(rest=ocp.args.JsonRestore())).rest
+        check(rest["notes"])
         target = {"state": state, "best": best if rest["notes"].get("best") else {}}
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))).arrays

@@ -1,18 +1,18 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from tlx import config, folder, models
+from tlx import config, folder, models, runfiles
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
+from tlx.records import write_json
 from tlx.results import save_model, write_tables
 from tlx.trees import flatten, nest
 from tlx.types import Variables
@@ -74,15 +74,18 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     with cannot be had again.
     """
     path = Path(source)
-    folder.read(path)
-    if (path / "model").is_dir():
+    result = folder.read(path)
+    listed = result.get("files")
+    if (path / "model").is_dir() if listed is None else "model/config.json" in listed:
         return path
-    ready, splits, found = learned(path, given)
-    tested = path / "predictions" / "test.npz"
-    with np.load(tested) if tested.is_file() else nullcontext() as arrays:
-        outcome = None if arrays is None else Outcome(**{name: arrays[name] for name in Outcome._fields})
-    write_tables(path, ready, splits, outcome)
-    save_model(path, ready, found)
+    with folder.writing(path):
+        ready, splits, found = learned(path, given)
+        tested = folder.read_predictions(path, "test")
+        outcome = None if tested is None else Outcome(*tested)
+        write_tables(path, ready, splits, outcome)
+        save_model(path, ready, found)
+        # The result lists what belongs to it, when all of it is there.
+        write_json(path / folder.RESULT, result | {"files": runfiles.digests(path)})
     return path
 
 
@@ -98,6 +101,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
+    runfiles.check_file(path, folder.LEARNED)
     kept = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
@@ -138,7 +142,15 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
                 ) from None
             made[name] = getattr(given, name)
     recipe = Recipe(**made)
-    if (own := config.fingerprint(recipe)) != document["fingerprint"]:
+    # Runs of earlier versions do not say which source code they used.
+    known = "sources" in document or not config.sources(recipe)
+    if (own := config.fingerprint(recipe, with_sources=known)) != document["fingerprint"]:
+        if known and config.fingerprint(recipe, with_sources=False) == document.get("without_sources"):
+            changed = folder.stale(path) or ["source code that it depends on"]
+            raise ValueError(
+                f"{path} is stale: {', '.join(changed)} changed since it ran; restore the code that it ran with, or "
+                "run it again"
+            )
         raise ValueError(
             f"the config is not that of {path}: the fingerprint is {own}, the run's is {document['fingerprint']}; "
             "give the file that it ran with"

@@ -1,15 +1,15 @@
 """What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
 
-import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tlx import config, describe, folder
+from tlx import config, describe, folder, runfiles
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
 from tlx.evaluate import Outcome, mistakes
@@ -72,6 +72,8 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         write_tables(path, ready, splits, outcomes.get("test"))
     else:
         save_learned(path, ready, state)
+    arm.records.flush()
+    result["files"] = runfiles.digests(path)
     write_json(path / folder.RESULT, result)
     return result
 
@@ -112,8 +114,28 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
 def peak_memory() -> int:
     """Bytes: of the fullest device where it keeps count, else of this process."""
     counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(counted) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(counted) or peak_of_process()
+
+
+def peak_of_process() -> int:
+    """Return the most bytes that this process has had in memory; 0 where the system does not say."""
+    with suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Windows has no such module.
+    with suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer, of which the first is meant.
+        counters = (ctypes.c_size_t * 9)()
+        size = ctypes.sizeof(counters)
+        system: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+        process = ctypes.c_void_p(system.GetCurrentProcess())
+        if system.K32GetProcessMemoryInfo(process, ctypes.byref(counters), size):
+            return int(counters[1])
+    return 0
 
 
 def write_page(path: Path) -> Path | None:

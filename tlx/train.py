@@ -81,17 +81,19 @@ def run(
 
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
     `base` is the recipe before overrides, for the record; `how` is all that is not the experiment. Raises ValueError,
-    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use,
-    `Diverged` for a loss that is not finite, `checkpoint.DiskFull` for a full disk.
+    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use
+    (`tlx.locks.InUse` while another process writes there), `Diverged` for a loss that is not finite,
+    `checkpoint.DiskFull` for a full disk.
     """
     how = how or How(quiet=quiet)
     clock = Clock()
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
-    with clock("setup"):
-        if found := finished(recipe, path, resume=resume, overwrite=overwrite):
-            return whole(found, how)
-        arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
-    result = train([arm], how, clock)[0]
+    with folder.writing(path):
+        with clock("setup"):
+            if found := finished(recipe, path, resume=resume, overwrite=overwrite):
+                return whole(found, how)
+            arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
+        result = train([arm], how, clock)[0]
     if isinstance(result, Exception):
         raise result
     return result

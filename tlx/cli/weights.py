@@ -13,11 +13,13 @@ from tlx.cli.group import config_option, given_recipe, main
 @click.argument("directory", type=click.Path(file_okay=False))
 def export(source: str, directory: str) -> None:
     """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open."""
+    from tlx.locks import vacant, writing
     from tlx.weights import load_pretrained, save_pretrained
 
-    if Path(directory).is_dir() and any(Path(directory).iterdir()):
-        raise FileExistsError(f"{directory} is not empty; choose another directory")
-    click.echo(save_pretrained(load_pretrained(source), directory))
+    with writing(directory, keep=False):
+        if not vacant(Path(directory)):
+            raise FileExistsError(f"{directory} is not empty; choose another directory")
+        click.echo(save_pretrained(load_pretrained(source), directory))
 
 
 @main.command()

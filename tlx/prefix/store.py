@@ -94,6 +94,8 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     rest = [
         versions,
         config.dump(model.config),
+        # Code of the user's own, in the model or in what changes its inputs.
+        *([config.fingerprint((model.config, recipe.data))] if config.sources((model.config, recipe.data)) else []),
         cut.stage,
         side,
         reads,

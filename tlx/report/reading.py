@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import config, folder
+from tlx import config, folder, runfiles
 from tlx.folder import Predictions
-from tlx.records import read_metrics
+from tlx.records import METRICS, read_metrics
 
 
 class Records(NamedTuple):
@@ -48,6 +48,9 @@ class Records(NamedTuple):
 def read(path: Path) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
     result, document = folder.read(path), folder.read(path, folder.RECIPE)
+    if changed := folder.stale(path):
+        told = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
+        result = result | {"notes": [told, *(result.get("notes") or ())]}
     predictions = {}
     for split in ("validation", "test"):
         found = folder.read_predictions(path, split)
@@ -59,7 +62,7 @@ def read(path: Path) -> Records:
         document=document,
         task=read_task(document["recipe"]["task"], result["classes"]),
         result=result,
-        metrics=read_metrics(path),
+        metrics=checked_metrics(path),
         predictions=predictions,
         mistakes=folder.read(path, "mistakes.json"),
         parameters=folder.read(path, "parameters.json"),
@@ -67,6 +70,12 @@ def read(path: Path) -> Records:
         weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).is_file() else None,
         moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).is_file() else None,
     )
+
+
+def checked_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`; ValueError where they are of another run."""
+    runfiles.check_file(path, METRICS)
+    return read_metrics(path)
 
 
 def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:

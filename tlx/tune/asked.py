@@ -119,7 +119,8 @@ def settle(folder: Path, asked: Asked) -> None:
     held = json.loads((folder / SEARCH).read_text(encoding="utf-8"))
     for name, ours in asked.document.items():
         if name != "recipe" and held[name] != ours:
-            what = "recipe" if name == "fingerprint" else name
+            same = name == "fingerprint" and held.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
+            what = "version of the source code" if same else "recipe" if name == "fingerprint" else name
             raise FileExistsError(
                 f"{folder} holds a search with another {what}: {told(held[name])} there, {told(ours)} here; choose "
                 "another folder with --out"
