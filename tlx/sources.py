@@ -90,7 +90,8 @@ def _shown(path: Path) -> str:
     """Return a path as the user would write it."""
     path = path.resolve()
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    inside = path.is_relative_to(here) and here != Path(here.anchor)
+    return str(path.relative_to(here) if inside else path)
 
 
 def _reached(values: Iterable[Any]) -> Iterator[Any]:
