@@ -165,6 +165,7 @@ def refused(done, folder):
     assert done.output.startswith(f"tlx: {folder} is being written by another run or command"), done.output
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_at_once_one_is_refused(config, tmp_path):
     """Their recipes differ, and what is left is of one of them."""
     command = [sys.executable, "-m", "tlx.cli", "run", config, "--out", str(tmp_path / "run"), "--quiet", "--set"]
