@@ -96,8 +96,8 @@ def place(folder):
 
 def test_a_worker_cannot_import_from_the_working_directory(tmp_path):
     place(tmp_path)
-    command = [*worker_of("study")[:2], "-c", PROBE, "../configs/config.py"]
-    assert command[1] == "-P"
+    assert worker_of("study", "x.py")[1:] == ["-Pm", "tlx.cli", "study", "x.py"]
+    command = [sys.executable, "-Pc", PROBE, "../configs/config.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path / "work")
     assert done.stdout == "(8,)\n"
     assert not (tmp_path / "sprung").exists()
@@ -113,7 +113,7 @@ def test_a_worker_cannot_import_from_the_working_directory(tmp_path):
 def test_every_command_with_workers_starts_them_so():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("sys.executable") == text.count('sys.executable, "-P"'), path
+        assert text.count("sys.executable") == text.count('sys.executable, "-P'), path
         assert "sys.executable" not in text or path.name in ("group.py", "assets.py"), path
 
 

@@ -114,7 +114,7 @@ def worker_of(name: str, *words: str) -> list[str]:
 
     Without `-P`, `python -m` makes the working directory importable, where a data set or a foreign run may bring code.
     """
-    return [sys.executable, "-P", "-m", "tlx.cli", name, *words]
+    return [sys.executable, "-Pm", "tlx.cli", name, *words]
 
 
 def file_word(path: str) -> str:
@@ -141,8 +141,7 @@ def run_and_measure(
 ) -> Any:
     """What `measure` gives of a study that the command `name` runs, of which `again` are the words; a `worker` that the
     command has started works, and ends. Ctrl-C says how to go on, and exits with 130."""
-    ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
-    command = command_of(name, *again, *ending)
+    command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
     try:
         if worker is not None:
             from tlx.study.work import work
@@ -154,7 +153,7 @@ def run_and_measure(
         return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started)
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
+            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
 
 

@@ -72,15 +72,14 @@ def study(
             return
         from tlx.study import run_study
 
-        ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
-        command = command_of("study", *again, *ending)
+        command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
         found = run_study(
             given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
             worker=worker_of("study", *again, "--jobs", str(jobs)),
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
+            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
     tell_end(found, command, quiet)
 
