@@ -13,7 +13,7 @@ from tlx.data import Crop, Flip
 from tlx.data.shifts import Blur
 from tlx.prefix import clear, find, sources
 from tlx.prefix.cut import Cut
-from tlx.prefix.store import digest
+from tlx.prefix.store import digest, room
 from tlx.prepare import open_data, prepare, training_batches
 from tlx.records import read_metrics
 from tlx.state import initial_state, memories
@@ -272,3 +272,15 @@ def test_a_model_of_few_positions_has_a_prefix_too(changed, text, store, tmp_pat
     """What has tokens is told by lengths that the model takes."""
     small = changed(text, weights=Weights(encoder, pooling="mean", resize=8), data={"tokens": 8, "buckets": (8,)})
     assert run(small, tmp_path / "run", how=STORED).result["prefix"][0]["cut"] == "blocks/02"
+
+
+def test_clearing_deletes_stores_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    far = tmp_path / "far"
+    for place in (far, room() / "0123456789abcdef01234567", room() / "mine"):
+        place.mkdir(parents=True)
+        (place / "file").write_text("12345")
+    (room() / "fedcba9876543210fedcba98").symlink_to(far)
+    assert clear() == 5
+    assert {path.name for path in room().iterdir()} == {"mine", "fedcba9876543210fedcba98"}
+    assert (far / "file").is_file()
