@@ -245,6 +245,31 @@ def test_lambdas_partials_and_closures_count(name, counting, other, code):
     assert fingerprint(code / "functions.py", name) != first
 
 
+def test_lambdas_of_one_line_and_of_one_function_are_told_apart(code):
+    (code / "functions.py").write_text(
+        "K = 1\n"
+        "def one(n=0):\n    return (lambda x: x + K, lambda x: (x - K) * 2, lambda x: x)[n]\n"
+        "def both():\n    return (\n        lambda x: x + K,\n        lambda x: x - K,\n    )\n"
+    )
+    fingerprint(code / "functions.py", "one")
+    one = sys.modules["tlx_config_functions"].one
+    assert len({config.fingerprint(one(n)) for n in range(3)}) == 3
+    assert all(len({*config.sources(one(n)).values()} & {*config.sources(one(m)).values()}) == (n == m)
+               for n in range(3) for m in range(3))  # fmt: skip
+    first = fingerprint(code / "functions.py", "both")
+    for edited in ("        lambda x: x + K", "        lambda x: x - K"):
+        held = function_of(str(code / "functions.py"), "both", "config")()
+        recorded = {os.path.relpath(path, code): digest for path, digest in config.sources(held).items()}
+        assert len(recorded) == 2
+        assert sources.changed(recorded, code) == []
+        edit(code / "functions.py", edited, f"{edited} * 2")
+        assert fingerprint(code / "functions.py", "both") != first
+        assert [os.path.basename(name) for name in sources.changed(recorded, code)] == ["functions.py"]
+        edit(code / "functions.py", f"{edited} * 2", edited)
+    edit(code / "functions.py", "K = 1", "K = 2")
+    assert fingerprint(code / "functions.py", "both") != first
+
+
 def test_terms_and_tunings_of_the_users_count_as_modules_do(code):
     (code / "term.py").write_text(
         "import dataclasses\nfrom tlx.objectives import Supervised\n\n\n"

@@ -30,6 +30,8 @@ from tlx import syntax
 ENTRY = re.compile(r"__(mp_)?main__|tlx_(config|study|space)_.*")
 # Between a file and the name in it that matters.
 MARK = "::"
+# Before a number that tells apart several of one name.
+NUMBER = "#"
 PACKAGE = Path(__file__).resolve().parent
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -55,7 +57,13 @@ def of(values: Iterable[Any]) -> tuple[dict[str, str], list[str]]:
     sources: dict[str, str] = {}
     state: list[str] = []
     for item in _reached(values):
-        sources |= _sources(item)
+        for key, digest in _sources(item).items():
+            # Several lambdas of one function have one name.
+            named, number = key, 1
+            while sources.get(named, digest) != digest:
+                number += 1
+                named = f"{key}{NUMBER}{number}"
+            sources[named] = digest
         if text := _state(item):
             state.append(text)
     return sources, state
@@ -69,7 +77,7 @@ def changed(sources: Mapping[str, str], folder: Path) -> list[str]:
     found = []
     for key, wanted in sources.items():
         name, _, part = key.partition(MARK)
-        path = folder / name
+        part, path = part.partition(NUMBER)[0], folder / name
         if not path.is_file():
             continue
         stat = path.stat()
@@ -216,22 +224,31 @@ def _sources(item: Any) -> dict[str, str]:
         tree = _file(path, module).tree
         if tree is None or not ENTRY.fullmatch(module):
             return _with_imports(path, module)
-        return _slice(tree, name, line, path, Path(path).parent)
+        return _slice(tree, name, (line, _column(code)), path, Path(path).parent)
     if lines := linecache.getlines(path) if path is not None else []:
         # A cell of a notebook.
         try:
-            return _slice(ast.parse("".join(lines)), name, line, module, Path.cwd(), sys.modules.get(module))
+            tree = ast.parse("".join(lines))
+            return _slice(tree, name, (line, _column(code)), module, Path.cwd(), sys.modules.get(module))
         except SyntaxError:
             pass
     spelled = "\n".join(_code(function.__code__) for function in _functions(item))
     return {f"{module}{MARK}{name}": _digest(spelled)}
 
 
+def _column(code: types.CodeType | None) -> int | None:
+    """Return where the body of a lambda begins in its line, where Python was not told to forget it."""
+    if code is None or code.co_name != "<lambda>":
+        return None
+    places = [(line, column) for line, _, column, end in code.co_positions() if line and end and column is not None]
+    return min(places)[1] if places else None
+
+
 def _slice(
-    tree: ast.Module, name: str, line: int | None, key: str, directory: Path, module: Any = None
+    tree: ast.Module, name: str, at: tuple[int | None, int | None], key: str, directory: Path, module: Any = None
 ) -> dict[str, str]:
     """Return the source of what the name needs in its file or cell, and the files that this imports."""
-    part = syntax.part(tree, name, line)
+    part = syntax.part(tree, name, *at)
     found = {f"{key}{MARK}{name}": _digest(part.spelled)}
     for path, imported in _imports(part.nodes, directory, ""):
         found |= {other: digest for other, digest in _with_imports(path, imported).items() if other not in found}

@@ -66,21 +66,28 @@ def imports(nodes: Iterable[ast.AST]) -> list[tuple[str, int]]:
 
 def candidates(tree: ast.Module, name: str) -> list[str]:
     """Return the text of every part of the file that a definition of that qualified name may mean."""
-    lines = sorted({_first_line(node) for node in _nodes(tree, name)})
-    return [*(part(tree, name, line).spelled for line in lines), spelled(tree)]
+    places: dict[tuple[int, int | None], None] = {}
+    for node in _nodes(tree, name):
+        places[_first_line(node), None] = None
+        if isinstance(node, ast.Lambda):
+            places[_first_line(node), node.body.col_offset] = None
+    return [*(part(tree, name, *place).spelled for place in places), spelled(tree)]
 
 
-def part(tree: ast.Module, name: str, line: int | None = None) -> Part:
+def part(tree: ast.Module, name: str, line: int | None = None, column: int | None = None) -> Part:
     """Return the part of a file that the definition of a qualified name needs.
 
     Args:
         tree: The file.
         name: As in `__qualname__`: `Net`, `recipe.<locals>.<lambda>`.
         line: Its first line, which tells apart several of one name; None is the last of them.
+        column: Where the body of a lambda begins, which tells apart several in one line; None is all of them.
     """
-    roots = _nodes(tree, name)
+    roots: list[ast.AST] = _nodes(tree, name)
     line = line if line is not None or not roots else max(map(_first_line, roots))
     roots = [node for node in roots if _first_line(node) == line]
+    meant: list[ast.AST] = [n for n in roots if isinstance(n, ast.Lambda) and n.body.col_offset == column]
+    roots = meant or roots
     if not roots or any(isinstance(node, ast.Name) and node.id in DYNAMIC for root in roots for node in ast.walk(root)):
         return Part(spelled(tree), [tree], set())
     needed = {name for root in roots for name in _read(root)}
