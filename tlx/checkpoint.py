@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -168,13 +168,16 @@ class Checkpoints:
         for partial in self.folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
 
-    def restore(self, state: Any, best: Any, step: int | None = None) -> Saved:
+    def restore(
+        self, state: Any, best: Any, step: int | None = None, check: Callable[[Any], None] = lambda notes: None
+    ) -> Saved:
         """Read a checkpoint in the shapes and shardings of the trees `state` and `best`.
 
         Args:
           state: a tree like the saved one.
           best: a tree like the saved one, where the checkpoint has a best state.
           step: one of `steps()`; the newest intact checkpoint by default.
+          check: called with the notes before any array is read; raises ValueError for those of another run.
 
         Raises:
           DamagedCheckpoint: the file is not as it was written.
@@ -190,6 +193,7 @@ class Checkpoints:
         path = files[step]
         names = _named({"state": state, "best": best})
         header, arrays = _read(path, step, wanted=names.keys())
+        check(header.notes)
         target = {"state": state, "best": best if header.notes.get("best") else {}}
         leaves, tree = jax.tree.flatten(target)
         wanted = _named(target)

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tlx import sources as code
 from tlx.trees import near_miss
 
 Kinds = Mapping[str, type]
@@ -136,10 +137,23 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"{kind.__name__} cannot have these values ({type(error).__name__}: {error})") from None
 
 
-def fingerprint(value: Any) -> str:
-    """Sixteen hexadecimal digits that two equal recipes share and two different ones do not."""
-    text = json.dumps(_exact(dump(value, added=False)), sort_keys=True)
+def fingerprint(value: Any, *, with_sources: bool = True) -> str:
+    """Return sixteen hexadecimal digits that two equal recipes share and two different ones do not.
+
+    Where a recipe holds classes or functions of the user's, their source counts too (see `tlx.sources`); without
+    `with_sources` it does not, as in runs of earlier versions.
+    """
+    document = _exact(dump(value, added=False))
+    found, state = code.of([value]) if with_sources else ({}, [])
+    if found:
+        document = {"recipe": document, "sources": sorted({*found.values()}), "state": state}
+    text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sources(value: Any) -> dict[str, str]:
+    """Return the SHA-256 of each source file that a recipe depends on, by its path (see `tlx.sources.of`)."""
+    return code.of([value])[0]
 
 
 def _exact(document: Any) -> Any:

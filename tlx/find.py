@@ -94,8 +94,16 @@ def find(
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; choose another folder with --out")
-    if (path / folder.RECIPE).is_file():
-        raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
+    with folder.writing(path):
+        if (path / folder.RECIPE).is_file():
+            raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
+        return _find(recipe, path, steps, start, end, per_group, quiet)
+
+
+def _find(
+    recipe: Recipe, path: Path, steps: int, start: float, end: float, per_group: bool, quiet: bool
+) -> list[Curve]:
+    """Run the tests of `find` and write them into a folder that is locked."""
     config.check(recipe)
     mesh = sharding.make_mesh()
     check_devices(recipe)

@@ -4,11 +4,13 @@
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
 `report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
 `learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
+
+`.lock` is held while something is written there (see `tlx.locks`); `tlx.runfiles` knows every name in it, which files
+belong to one run, and deletes those and no others.
 """
 
 import os
 import platform
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import config
-from tlx.documents import digests, read_arrays, read_json, records
+from tlx import config, runfiles
+from tlx import sources as code
+from tlx.documents import read_arrays, read_json, records
 from tlx.documents.records import OWNED, RERUN
-from tlx.durable import check_recorded
+from tlx.locks import InUse, vacant, writing
 from tlx.records import write_json
+from tlx.runfiles import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 
-RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
-LEARNED = "learned.safetensors"
+__all__ = [
+    "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
+    "read", "read_predictions", "stale", "writing",
+]  # fmt: skip
 PACKAGES = (
     "tlx",
     "jax",
@@ -47,19 +53,43 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
     if (folder / RECIPE).is_file():
-        held = read_json(folder / RECIPE, OWNED, remedy=RERUN)
-        if held["fingerprint"] != fingerprint and not overwrite:
-            raise FileExistsError(
-                f"{folder} holds another recipe's run (fingerprint {held['fingerprint']}, this one's is "
-                f"{fingerprint}); choose another folder with --out, or --overwrite it"
-            )
+        document = read_json(folder / RECIPE, OWNED, remedy=RERUN)
+        if document["fingerprint"] != fingerprint and not overwrite:
+            raise FileExistsError(f"{folder} {_other(folder, document, recipe, fingerprint)}")
+        if not overwrite:
+            runfiles.check_same_run(folder)
         if not overwrite and not resume:
             state = "finished" if (folder / RESULT).is_file() else "unfinished"
             raise FileExistsError(f"{folder} holds this recipe's run, {state}; go on with --resume, or --overwrite it")
         return not overwrite and (folder / RESULT).is_file()
-    if folder.is_dir() and any(folder.iterdir()):
+    if not vacant(folder):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder with --out")
     return False
+
+
+def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
+    """Return why the run of `recipe.json` is not that of the recipe: another recipe, or the same with other code."""
+    held, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
+    bare = config.fingerprint(recipe, with_sources=False)
+    if config.sources(recipe) and bare in (held, document.get("without_sources")):
+        if "sources" not in document:
+            return f"holds this recipe's run by an earlier version of tlx, which did not record its source code; {end}"
+        changed = stale(folder) or sorted(Path(path.partition(code.MARK)[0]).name for path in config.sources(recipe))
+        return f"holds this recipe's run, which is stale: {', '.join(dict.fromkeys(changed))} changed since; {end}"
+    return f"holds another recipe's run (fingerprint {held}, this one's is {fingerprint}); {end}"
+
+
+def stale(folder: Path) -> list[str]:
+    """Return the source files that changed since the run in `folder` began: its numbers are of other code.
+
+    Files that are no longer there are left out, so that a run can be read where its code is not.
+    """
+    try:
+        document = read_json(folder / RECIPE, remedy=RERUN)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    sources = document.get("sources") if isinstance(document, dict) else None
+    return code.changed(sources, folder) if isinstance(sources, dict) else []
 
 
 def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
@@ -68,21 +98,44 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
     if (folder / RECIPE).is_file():
         if not overwrite:
             return
-        shutil.rmtree(folder)
+        # The recipe is replaced last: a process killed in between leaves an unfinished run, not a folder of nobody's.
+        runfiles.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
     written = {"fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)}
+    if sources := config.sources(recipe):
+        written["without_sources"] = config.fingerprint(recipe, with_sources=False)
+        written["sources"] = {_from(path, folder): digest for path, digest in sources.items()}
     write_json(folder / RECIPE, written | {"changes": changes, "command": command})
 
 
+def _from(source: str, folder: Path) -> str:
+    """Return a source's path from the run's folder, so that both may be moved together."""
+    path, mark, name = source.partition(code.MARK)
+    if not os.path.isabs(path):
+        return source
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix() + mark + name
+    except ValueError:  # another drive
+        return source
+
+
 def read(folder: Path, name: str = RESULT) -> Any:
-    """A JSON file of a run; FileNotFoundError where the folder holds no such thing."""
+    """Return a JSON file of a run.
+
+    Raises:
+        FileNotFoundError: The folder holds no such file.
+        ValueError: The file is of another run than the folder's other files.
+    """
     path = Path(folder) / name
     if not path.is_file():
         held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
         raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
-    digests.verify(Path(folder), name)
-    return read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
+    runfiles.check_file(Path(folder), name)
+    document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
+    if name == MOVED:
+        runfiles.check_fingerprint(Path(folder), document, name)
+    return document
 
 
 class Predictions(NamedTuple):
@@ -98,8 +151,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     path = Path(folder) / "predictions" / f"{split}.npz"
     if not path.is_file():
         return None
-    digests.verify(Path(folder), f"predictions/{split}.npz")
-    check_recorded(Path(folder), f"predictions/{split}.npz")
+    runfiles.check_file(Path(folder), f"predictions/{split}.npz")
     return Predictions(**read_arrays(path, {"logits": 2, "labels": 1, "indices": 1}, remedy=RERUN))
 
 

@@ -278,4 +278,6 @@ def free_memory() -> int:
         # Not MemFree: what the system keeps of files it gives back when asked.
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        # Windows has no such call.
+        size = getattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**13}.__getitem__)
+        return size("SC_PHYS_PAGES") * size("SC_PAGE_SIZE") // 2

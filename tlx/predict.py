@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import models
+from tlx import config, models
+from tlx.folder import RECIPE, read
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.pictures import decode, pixels
 from tlx.processors.sounds import SoundProcessor
@@ -30,6 +31,7 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
     `model` is the architecture's dataclass where the run cannot name it (a bridged module). Raises ValueError where
     the model has no head, a head or pooler that nobody trained, or reads another kind of input.
     """
+    check_code(Path(source), model)
     pretrained = load_pretrained(source, model=model)
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
@@ -47,6 +49,18 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
         inputs = prepare_inputs(pretrained, given[start : start + BATCH])
         answers += pretrained.task.decode(np.asarray(forward(pretrained.variables, inputs)))
     return answers
+
+
+def check_code(source: Path, model: Any) -> None:
+    """Raise ValueError where the code of a model of the user's is not that which the run in `source` trained."""
+    if model is None or not (source / RECIPE).is_file():
+        return
+    recorded = read(source, RECIPE).get("sources") or {}
+    known = {*recorded.values()}
+    changed = [path for path, digest in config.sources(model).items() if digest not in known]
+    if recorded and changed:
+        names = ", ".join(dict.fromkeys(Path(path.partition("::")[0]).name for path in changed))
+        raise ValueError(f"{source} is stale: {names} changed since it ran; restore the code, or run it again")
 
 
 def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np.ndarray]:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tlx import config, folder, models
+from tlx import config, folder, models, runfiles
 from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.documents import digests
-from tlx.durable import check_recorded
 from tlx.evaluate import Outcome, passes
 from tlx.prepare import Prepared, open_data, prepare
 from tlx.recipe import KINDS, Recipe
@@ -79,14 +78,18 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     """
     path = Path(source)
     folder.read(path)
-    if (path / "model").is_dir():
+    listed = digests.known(path)
+    # A model that is not listed is that of a rebuild which was interrupted.
+    if (path / "model").is_dir() and (not listed or "model/config.json" in listed):
         return path
-    ready, splits, found = learned(path, given)
-    answers = folder.read_predictions(path, splits.shown)
-    outcome = None if answers is None else Outcome(*answers)
-    write_tables(path, ready, splits, outcome)
-    save_model(path, ready, found)
-    digests.write(path)
+    with folder.writing(path):
+        ready, splits, found = learned(path, given)
+        answers = folder.read_predictions(path, splits.shown)
+        outcome = None if answers is None else Outcome(*answers)
+        write_tables(path, ready, splits, outcome)
+        save_model(path, ready, found)
+        # The list of the run's files is written when all of them are there.
+        digests.write(path)
     return path
 
 
@@ -102,8 +105,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
-    digests.verify(path, folder.LEARNED)
-    check_recorded(path, folder.LEARNED)
+    runfiles.check_file(path, folder.LEARNED)
     kept = read_file(path / folder.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
@@ -152,7 +154,15 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
                 ) from None
             made[name] = getattr(given, name)
     recipe = Recipe(**made)
-    if (own := config.fingerprint(recipe)) != document["fingerprint"]:
+    # Runs of earlier versions do not say which source code they used.
+    recorded = "sources" in document or not config.sources(recipe)
+    if (own := config.fingerprint(recipe, with_sources=recorded)) != document["fingerprint"]:
+        if recorded and config.fingerprint(recipe, with_sources=False) == document.get("without_sources"):
+            changed = folder.stale(path) or ["source code that it depends on"]
+            raise ValueError(
+                f"{path} is stale: {', '.join(changed)} changed since it ran; restore the code that it ran with, or "
+                "run it again"
+            )
         raise ValueError(
             f"the config is not that of {path}: the fingerprint is {own}, the run's is {document['fingerprint']}; "
             "give the file that it ran with"

@@ -1,9 +1,9 @@
 """What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
 
 import io
-import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tlx import config, describe, folder
 from tlx.arm import Arm, phase_spans
 from tlx.data import Examples, Splits, notes
 from tlx.documents import digests
-from tlx.durable import guarded, sha256_of, sync_tree, write_whole
+from tlx.durable import guarded, sync_tree, write_whole
 from tlx.evaluate import Outcome, mistakes
 from tlx.merge import apart, merge
 from tlx.objectives import TERMS, without_inserted
@@ -89,7 +89,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         write_tables(path, ready, splits, outcomes.get(splits.shown))
     else:
         save_learned(path, ready, state)
-    result["sha256"] = {name: sha256_of(path / name) for name in NUMBERS if (path / name).is_file()}
+    arm.records.flush()
     digests.write(path, {folder.RESULT: json_text(result)})
     # The result says that the run is finished, so everything else is on the disk before it.
     sync_tree(path)
@@ -143,8 +143,28 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
 def peak_memory() -> int:
     """Bytes: of the fullest device where it keeps count, else of this process."""
     counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(counted) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(counted) or peak_of_process()
+
+
+def peak_of_process() -> int:
+    """Return the most bytes that this process has had in memory; 0 where the system does not say."""
+    with suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Windows has no such module.
+    with suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer, of which the first is meant.
+        counters = (ctypes.c_size_t * 9)()
+        size = ctypes.sizeof(counters)
+        system: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+        process = ctypes.c_void_p(system.GetCurrentProcess())
+        if system.K32GetProcessMemoryInfo(process, ctypes.byref(counters), size):
+            return int(counters[1])
+    return 0
 
 
 def write_page(path: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Runs blended into one model: a soup of several, WiSE-FT of one; written with what it scores and how it was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from tlx import blend
 from tlx.classes import match, shown
+from tlx.locks import vacant, writing
 from tlx.recipe import Recipe
 from tlx.records import write_json
 from tlx.reopen import Meter, Reopened, reopen
@@ -30,7 +32,12 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
     """
     if len(runs) < 2:
         raise ValueError(f"a soup wants two runs or more, got {len(runs)}; tlx wise blends one with its beginning")
-    target = empty(out)
+    with empty(out) as target:
+        return _soup(target, runs, greedy, recipe)
+
+
+def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe | None) -> Any:
+    """Do the work of `soup` in a directory that is locked."""
     opened = [reopen(run, recipe) for run in runs]
     for other in opened:
         check_plain(other)
@@ -70,7 +77,13 @@ def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | Non
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}; 0 is what the run was brought, 1 what it found")
-    target, opened = empty(out), reopen(run, recipe)
+    with empty(out) as target:
+        return _wise(target, run, share, recipe)
+
+
+def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) -> Any:
+    """Do the work of `wise` in a directory that is locked."""
+    opened = reopen(run, recipe)
     check_plain(opened)
     meter, rule = Meter(opened), f"none: share {share:g} was given"
     ends = {
@@ -84,11 +97,14 @@ def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | Non
     return write(target, opened, blend.interpolate(opened.before, opened.after, share), meter, told | {"notes": warned})
 
 
-def empty(out: str | Path) -> Path:
+@contextmanager
+def empty(out: str | Path) -> Iterator[Path]:
+    """Hold the lock of a directory in which nothing is yet; FileExistsError where something is."""
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} is not empty; choose another directory")
-    return target
+    with writing(target, keep=False):
+        if not vacant(target):
+            raise FileExistsError(f"{target} is not empty; choose another directory")
+        yield target
 
 
 def check_plain(opened: Reopened) -> None:

@@ -82,18 +82,20 @@ def run(
 
     `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
     `base` is the recipe before overrides, for the record; `how` is all that is not the experiment. Raises ValueError,
-    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use,
-    `Diverged` for a loss that is not finite, `durable.StorageError` for a storage that cannot be written, in particular
-    `durable.DiskFull`, and `checkpoint.DamagedCheckpoint` where no checkpoint is intact.
+    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use
+    (`tlx.locks.InUse` while another process writes there), `Diverged` for a loss that is not finite,
+    `durable.StorageError` for a storage that cannot be written, in particular `durable.DiskFull`, and
+    `checkpoint.DamagedCheckpoint` where no checkpoint is intact.
     """
     how = how or How(quiet=quiet)
     clock = Clock()
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
-    with clock("setup"):
-        if found := finished(recipe, path, resume=resume, overwrite=overwrite):
-            return with_page(whole(found, how), how)
-        arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
-    result = train([arm], how, clock)[0]
+    with folder.writing(path):
+        with clock("setup"):
+            if found := finished(recipe, path, resume=resume, overwrite=overwrite):
+                return with_page(whole(found, how), how)
+            arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
+        result = train([arm], how, clock)[0]
     if isinstance(result, Exception):
         raise result
     return result

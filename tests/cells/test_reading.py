@@ -42,7 +42,7 @@ def study(tmp_path):
         folder.mkdir(parents=True)
         (tmp_path / "claims" / f"{n:016x}.lock").touch()
         if n < 5:
-            write_json(folder / "result.json", result(n / 10, one["seed"]))
+            write_json(folder / "result.json", result(n / 10, one["seed"]) | {"fingerprint": f"{n:016x}"})
         if n in (4, 5, 6):
             write_json(folder / "failed.json", {"error": "Diverged: inf", "traceback": "...", "time": 1.0})
     return tmp_path

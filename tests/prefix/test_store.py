@@ -13,7 +13,7 @@ from tlx.data import Crop, Flip, Leaf, Table
 from tlx.data.shifts import Blur
 from tlx.prefix import clear, find, sources
 from tlx.prefix.cut import Cut
-from tlx.prefix.store import digest
+from tlx.prefix.store import digest, room
 from tlx.prepare import open_data, prepare, training_batches
 from tlx.records import read_metrics
 from tlx.state import initial_state, memories
@@ -336,3 +336,15 @@ def test_a_cache_that_cannot_be_written_costs_no_run(image, store, tmp_path, mon
     monkeypatch.setattr("tlx.prefix.store.Table.grown", refused)
     told = run(image, tmp_path / "run", how=STORED).result["prefix"][0]
     assert told["cut"] is None and told["told"].endswith("cannot be written (Read-only file system)")
+
+
+def test_clearing_deletes_stores_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    far = tmp_path / "far"
+    for place in (far, room() / "0123456789abcdef01234567", room() / "mine"):
+        place.mkdir(parents=True)
+        (place / "file").write_text("12345")
+    (room() / "fedcba9876543210fedcba98").symlink_to(far)
+    assert clear() == 5
+    assert {path.name for path in room().iterdir()} == {"mine", "fedcba9876543210fedcba98"}
+    assert (far / "file").is_file()

@@ -102,7 +102,8 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
     """
     if not any(cell.state == "done" for cell in study.cells):
         told = ", ".join(f"{count} {state}" for state, count in study.counts.items() if count)
-        raise ValueError(f"no cell of {study.folder} has finished yet: {told or 'it has none'}")
+        since = f"; stale: {', '.join(study.changed)} changed since, so run the study again" if study.changed else ""
+        raise ValueError(f"no cell of {study.folder} has finished yet: {told or 'it has none'}{since}")
     check_baseline(study)
     metric = study.check_metric(metric or study.metric)
     smallest = study.smallest if metric == study.metric else 0.0

@@ -15,21 +15,22 @@ from typing import Any, Literal, NamedTuple
 
 from tlx.documents import digests, read_json, read_lines, records
 from tlx.documents.checks import Form
-from tlx.folder import RECIPE, RESULT, Predictions, read_predictions
+from tlx.folder import RECIPE, RESULT, Predictions, read_predictions, stale
 from tlx.records import read_metrics
 from tlx.trees import near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 SEED = "seed"
 REMEDY = "restore the file, or run the study's command again, which writes it"
-State = Literal["done", "running", "failed", "waiting"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
+State = Literal["done", "running", "failed", "waiting", "stale"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
 
 
 class Cell(NamedTuple):
     """One run of a study. `names` are its columns (`{"method": "LoRA", "labels": 16, "seed": 3}`), `changes` the
     `[path, before, after]` from the study's base, `result` that of `result.json` where the cell is done, `failed` that
-    of `failed.json` (`error`, `traceback`, `time`) where its last try failed."""
+    of `failed.json` (`error`, `traceback`, `time`) where its last try failed. A stale cell is done, and `changed` are
+    the source files that changed since: its result is of other code, and is left out."""
 
     fingerprint: str
     names: dict[str, Any]
@@ -38,6 +39,12 @@ class Cell(NamedTuple):
     state: State
     result: dict[str, Any] | None = None
     failed: dict[str, Any] | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def stands(self) -> str:
+        """The state in words: `stale: net.py changed since`."""
+        return f"stale: {', '.join(self.changed)} changed since" if self.changed else self.state
 
     @property
     def seed(self) -> Any:
@@ -108,8 +115,14 @@ class StudyRecords(NamedTuple):
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many cells are in each state."""
-        return {state: sum(cell.state == state for cell in self.cells) for state in STATES}
+        """How many cells are in each state; "stale" is there only where one is."""
+        found = {state: sum(cell.state == state for cell in self.cells) for state in STATES}
+        return {state: count for state, count in found.items() if count or state != "stale"}
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The source files that changed since stale cells ran."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.changed))
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -140,7 +153,8 @@ def is_study(directory: str | Path) -> bool:
 
 
 def read(directory: str | Path) -> StudyRecords:
-    """The study in `directory`, each cell with its state: running where its claim is held, else as its files say.
+    """The study in `directory`, each cell with its state: running where its claim is held, else as its files say; stale
+    where it is done and source code that it used has changed since.
 
     Raises FileNotFoundError where there is no study, ValueError where its file lists no cells or two of them have the
     same names.
@@ -166,8 +180,17 @@ def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
         # It may have been on its last line when the files were looked at.
         if result := _document(path / RESULT, records.RESULT):
             state = "done"
+    if result and result.get("fingerprint", fingerprint) != fingerprint:
+        raise ValueError(
+            f"{path} holds the result of another recipe (fingerprint {result['fingerprint']}); remove that directory "
+            "and run the study again"
+        )
+    edited = tuple(stale(path)) if result else ()
+    if edited:
+        state, result = "stale", None
     changes = tuple((path, str(before), str(after)) for path, before, after in item.get("changes", ()))
-    return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed if state == "failed" else None)
+    failed = failed if state == "failed" else None
+    return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed, edited)
 
 
 def held(path: Path) -> bool:

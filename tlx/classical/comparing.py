@@ -44,6 +44,12 @@ def compare(
     """
     chosen = check(recipe, methods, seeds)
     path, tell = Path(out), say or (lambda sentence: None)
+    with folder.writing(path):
+        return _compare(recipe, path, chosen, seeds, tell)
+
+
+def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> dict[str, Any]:
+    """Do the work of `compare` in a folder that is locked."""
     if (path / folder.RECIPE).is_file():
         raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
     read = Reader()

@@ -7,10 +7,12 @@ import click
 
 from tlx.cli.group import (
     config_argument,
+    file_word,
     load_recipe,
     main,
     run_and_measure,
     set_option,
+    set_words,
     tell_files,
     tell_table,
 )
@@ -69,8 +71,7 @@ def benefit(
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/benefit-{Path(config).stem}"
     study = benefit_study(recipe, seeds=seeds, shots=shots, scratch=scratch)
-    again = [config, *(word for change in changes for word in ("--set", change))]
-    again += [word for change in scratch for word in ("--scratch", change)]
+    again = [file_word(config), *set_words(changes), *set_words(scratch, "--scratch")]
     again += ["--seeds", str(seeds), *(("--shots", ",".join(map(str, shots))) if shots else ()), "--out", out]
     again += ["--pue", str(pue)] if pue != PUE_2018 else []
     again += ["--pounds-per-kwh", str(pounds_per_kwh)] if pounds_per_kwh != POUNDS_2018 else []

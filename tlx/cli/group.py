@@ -107,7 +107,7 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[loader.name] = module
-    with located(file, what):
+    with beside(file), located(file, what):
         loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found):
@@ -118,10 +118,27 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
         raise ValueError(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
 
     def call() -> Any:
-        with located(file, what):
+        with beside(file), located(file, what):
             return found()
 
     return call
+
+
+@contextlib.contextmanager
+def beside(file: Path) -> Iterator[None]:
+    """Let a file of the user's import the modules beside it, in the command and in its workers alike.
+
+    Only while that file runs, and after everything that is installed: a data set that is read later finds nothing.
+    """
+    place = str(file.resolve().parent)
+    known = place in sys.path
+    if not known:
+        sys.path.append(place)
+    try:
+        yield
+    finally:
+        if not known and place in sys.path:
+            sys.path.remove(place)
 
 
 @contextlib.contextmanager
@@ -174,6 +191,29 @@ def changed(recipe: Any, changes: Sequence[str]) -> Any:
     return recipe
 
 
+def command_of(name: str, *words: str) -> str:
+    """Return the command `tlx NAME ...` as a shell reads it, for the user to paste."""
+    return shlex.join(["tlx", name, *words])
+
+
+def worker_of(name: str, *words: str) -> list[str]:
+    """Return the command of a worker process.
+
+    Without `-P`, `python -m` makes the working directory importable, where a data set or a foreign run may bring code.
+    """
+    return [sys.executable, "-Pm", "tlx.cli", name, *words]
+
+
+def file_word(path: str) -> str:
+    """Return the path of a file as a word of a command, which no option can be taken for."""
+    return f".{os.sep}{path}" if path.startswith("-") else path
+
+
+def set_words(changes: Sequence[str], option: str = "--set") -> list[str]:
+    """Return the words of a command that repeat the overrides `path=value`."""
+    return [word for change in changes for word in (option, change)]
+
+
 def run_and_measure(
     name: str,
     study: Any,
@@ -188,7 +228,7 @@ def run_and_measure(
 ) -> Any:
     """What `measure` gives of a study that the command `name` runs, of which `again` are the words; a `worker` that the
     command has started works, and ends. Ctrl-C says how to go on, and exits with 130."""
-    command = shlex.join(["tlx", name, *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+    command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
     try:
         if worker is not None:
             from tlx.study.work import work
@@ -196,11 +236,11 @@ def run_and_measure(
             work(study, Path(out), worker, share=jobs, employed=True)
             sys.exit(0)
         # A worker is told how many there are, lest the first take what the others could do.
-        started = [sys.executable, "-m", "tlx.cli", name, *again, "--jobs", str(jobs)]
+        started = worker_of(name, *again, "--jobs", str(jobs))
         return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started)
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
+            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
 
 

@@ -6,10 +6,12 @@ import click
 
 from tlx.cli.group import (
     config_argument,
+    file_word,
     load_recipe,
     main,
     run_and_measure,
     set_option,
+    set_words,
     tell_files,
     tell_table,
 )
@@ -76,10 +78,10 @@ def negative_transfer(
     study = negative_study(
         recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest
     )
-    again = [config, *(word for change in changes for word in ("--set", change))]
+    again = [file_word(config), *set_words(changes)]
     again += ["--sources", ",".join(sources)] if sources else []
     again += ["--target", target] if target else []
-    again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(f"{value:g}" for value in eps)]
+    again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(map(repr, eps))]
     again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
     document = run_and_measure(
         "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config

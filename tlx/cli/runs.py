@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from tlx.cli.group import config_argument, config_option, given_recipe, load_recipe, main, set_option
+from tlx.cli.group import (
+    command_of,
+    config_argument,
+    config_option,
+    file_word,
+    given_recipe,
+    load_recipe,
+    main,
+    set_option,
+    set_words,
+)
 
 
 @main.command()
@@ -17,7 +27,9 @@ from tlx.cli.group import config_argument, config_option, given_recipe, load_rec
     "--out", type=click.Path(file_okay=False), help="The run's folder [default: runs/ and the config's name]."
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
-@click.option("--overwrite", is_flag=True, help="Delete an earlier run in the folder first.")
+@click.option(
+    "--overwrite", is_flag=True, help="Delete what an earlier run wrote into the folder first; other files stay."
+)
 @click.option("--no-prefix", is_flag=True, help="Compute what lies below all that learns at every step again.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
@@ -39,7 +51,9 @@ def run(
         how = How(quiet=quiet, prefix=not no_prefix)
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; go on with: tlx run {config} --out {out} --resume", err=True)
+        ending = [*(["--no-prefix"] if no_prefix else []), *(["--quiet"] if quiet else []), "--resume"]
+        command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
+        click.echo(f"\nstopped; go on with: {command}", err=True)
         sys.exit(130)
 
 
@@ -98,7 +112,14 @@ def lr_find(
 
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/lr-find-{Path(config).stem}"
-    curves = find(recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet)
+    try:
+        curves = find(recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet)
+    except KeyboardInterrupt:
+        words = ["--steps", str(steps), "--start", repr(start), "--end", repr(end), "--out", out]
+        words += [*(["--per-group"] if per_group else []), *(["--quiet"] if quiet else [])]
+        command = command_of("lr-find", file_word(config), *set_words(changes), *words)
+        click.echo(f"\nstopped before anything was written; start again with: {command}", err=True)
+        sys.exit(130)
     table = Table("group", "recommended", *curves[0].suggestions, "steps")
     for curve in curves:
         rates = (curve.recommended, *curve.suggestions.values())

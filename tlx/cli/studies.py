@@ -1,7 +1,6 @@
 """Commands of studies: many runs with a question."""
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import click
 
-from tlx.cli.group import changed, function_of, main, set_option
+from tlx.cli.group import changed, command_of, file_word, function_of, main, set_option, set_words, worker_of
 
 
 def load_study(path: str, changes: Sequence[str]) -> Any:
@@ -63,7 +62,7 @@ def study(
     if status:
         tell_status(given, out)
         return
-    again = [file, *(part for change in changes for part in ("--set", change)), "--out", out]
+    again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--most", str(most)] if most != 64 else []
     try:
         if worker is not None:
@@ -73,14 +72,14 @@ def study(
             return
         from tlx.study import run_study
 
-        command = shlex.join(["tlx", "study", *again, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+        command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
         found = run_study(
             given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
-            worker=[sys.executable, "-m", "tlx.cli", "study", *again, "--jobs", str(jobs)],
+            worker=worker_of("study", *again, "--jobs", str(jobs)),
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}", err=True)
+            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
     tell_end(found, command, quiet)
 
@@ -92,7 +91,9 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
     if not quiet:
         written = f"results.csv and results.parquet in {found.folder}"
         missing = f"no {RESULTS}.csv and {RESULTS}.parquet, for {lacking()} is missing: pip install 'tlx[study]'"
-        click.echo(f"{found.counts['done']} of {len(found.cells)} cells done; {missing if lacking() else written}")
+        stale = f" (stale: {', '.join(found.changed)} changed since)" if found.changed else ""
+        counted = f"{found.counts['done']} of {len(found.cells)} cells done{stale}"
+        click.echo(f"{counted}; {missing if lacking() else written}")
         if (page := found.folder / "report.html").is_file():
             click.echo(page)
     if failed := [cell for cell in found.cells if cell.state == "failed"]:
@@ -127,7 +128,7 @@ def tell_status(given: Any, out: str) -> None:
         seconds = f"{spent(cell.result):.1f}" if cell.result else "-"
         value = cell.metrics.get(found.metric)
         what = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
-        table.add_row(cell.state, *names, seconds, what)
+        table.add_row(cell.stands, *names, seconds, what)
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
     listed = {cell.fingerprint for cell in found.cells}
     if new := given.by_fingerprint.keys() - listed:

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from tlx.cli.group import config_argument, function_of, load_recipe, main, set_option
+from tlx.cli.group import (
+    command_of,
+    config_argument,
+    file_word,
+    function_of,
+    load_recipe,
+    main,
+    set_option,
+    set_words,
+    worker_of,
+)
 
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 
@@ -49,21 +59,23 @@ def tune(
     _, recipe = load_recipe(config, changes)
     space = function_of(file, "space", "space")()
     out = out or f"runs/tune-{Path(config).stem}"
-    base = ["tlx", "run", config, *(word for change in changes for word in ("--set", change))]
+    base = ["tlx", "run", file_word(config), *set_words(changes)]
     how: dict[str, Any] = {
         "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
         "together": together,
     }  # fmt: skip
     words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
-    worker = [sys.executable, "-m", "tlx.cli", "tune", *base[2:], "--space", file, "--trials", str(trials), *words]
-    worker += ["--share", str(jobs), "--out", out, "--quiet"]
+    again = [*base[2:], "--space", file, "--trials", str(trials), *words, "--out", out]
+    worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
+    ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
         found = search(
             recipe, space, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
             quiet=quiet, **how,
         )  # fmt: skip
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; the same command goes on in {out}", err=True)
+        if share is None:
+            click.echo(f"\nstopped; go on with: {command_of('tune', *again, *ending)}", err=True)
         sys.exit(130)
     if found.best is None:
         reason = next((one.error for one in found.trials if one.error), "none was run to its end")

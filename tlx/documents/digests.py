@@ -50,6 +50,7 @@ def write(folder: Path, pending: Mapping[str, str] | None = None) -> None:
 PARTS = ("model", "adapter", "predictions")
 SINGLE = (
     "recipe.json",
+    RESULT,
     "metrics.jsonl",
     "learned.safetensors",
     "mistakes.json",

@@ -20,6 +20,7 @@ A number that is not defined is null.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from tlx import report
 from tlx.data import Examples, subset
-from tlx.folder import MOVED
+from tlx.folder import MOVED, writing
 from tlx.movement import features, line, weights
 from tlx.recipe import Recipe
 from tlx.records import write_json
@@ -56,15 +57,16 @@ def moved(
         raise ValueError(f"examples is {examples}; give 8 or more (the unbiased similarity needs 4 in each batch)")
     path = Path(getattr(run, "folder", run))
     tell = say or (lambda part, done, total: None)
-    opened = reopen(path, recipe)
-    splits = opened.splits
-    chosen = {"train": some(splits.labelled, examples), "validation": some(splits.validation, examples)}
-    document = measured(opened, chosen, tell)
-    write_json(path / MOVED, document)
-    if report.available():
-        tell("page", 0, 1)
-        report.write_run(path)
-        tell("page", 1, 1)
+    with writing(path) if path.is_dir() else nullcontext():
+        opened = reopen(path, recipe)
+        splits = opened.splits
+        chosen = {"train": some(splits.labelled, examples), "validation": some(splits.validation, examples)}
+        document = measured(opened, chosen, tell)
+        write_json(path / MOVED, document)
+        if report.available():
+            tell("page", 0, 1)
+            report.write_run(path)
+            tell("page", 1, 1)
     return document
 
 

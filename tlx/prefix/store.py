@@ -9,6 +9,7 @@ Shapes: B batch, T tokens.
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import weakref
@@ -76,9 +77,12 @@ def stored() -> tuple[int, int]:
 
 def clear() -> int:
     """Delete every stored prefix and return the bytes that were freed."""
-    _, freed = stored()
-    shutil.rmtree(room(), ignore_errors=True)
-    return freed
+    _, before = stored()
+    for folder in room().iterdir():
+        # Whatever else lies there is not ours.
+        if re.fullmatch(r"[0-9a-f]{24}", folder.name) and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+    return before - stored()[1]
 
 
 def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
@@ -104,6 +108,8 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     rest = [
         versions,
         config.dump(model.config),
+        # Code of the user's own, in the model or in what changes its inputs.
+        *([config.fingerprint((model.config, recipe.data))] if config.sources((model.config, recipe.data)) else []),
         cut.stage,
         side,
         reads,

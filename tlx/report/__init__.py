@@ -5,6 +5,7 @@ frame (libraries, style, security policy, downloads), `words` how numbers are wr
 `study/` that of a study.
 """
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,9 +48,12 @@ def write_run(folder: str | Path) -> Path:
     Raises FileNotFoundError for a folder without a finished run, ImportError where the extra is missing.
     """
     needs()
+    from tlx.locks import writing
     from tlx.report import run
 
-    return run.write(Path(folder))
+    path = Path(folder)
+    with writing(path) if path.is_dir() else nullcontext():
+        return run.write(path)
 
 
 def write_study(folder: str | Path, metric: str | None = None) -> Path:

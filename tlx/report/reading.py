@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import config, folder
+from tlx import config, folder, runfiles
 from tlx.documents import check
 from tlx.documents.records import DRAWN, RERUN
 from tlx.folder import Predictions
 from tlx.recipe import Recipe
-from tlx.records import read_metrics
+from tlx.records import METRICS, read_metrics
 
 
 class Records(NamedTuple):
@@ -57,6 +57,9 @@ class Records(NamedTuple):
 def read(path: Path) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
     result, document = folder.read(path), read_recipe(path)
+    if changed := folder.stale(path):
+        told = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
+        result = result | {"notes": [told, *(result.get("notes") or ())]}
     predictions = {}
     # A data set without a test split has nothing but the validation split.
     for split in ("validation",) if result.get("test_split") == "none" else ("validation", "test"):
@@ -69,7 +72,7 @@ def read(path: Path) -> Records:
         document=document,
         task=read_task(document["recipe"]["task"], result["classes"]),
         result=result,
-        metrics=read_metrics(path),
+        metrics=checked_metrics(path),
         predictions=predictions,
         mistakes=folder.read(path, "mistakes.json"),
         parameters=folder.read(path, "parameters.json"),
@@ -96,6 +99,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"{document['fingerprint']}; {RERUN}"
         )
     return document
+
+
+def checked_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`; ValueError where they are of another run."""
+    runfiles.check_file(path, METRICS)
+    return read_metrics(path)
 
 
 def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:

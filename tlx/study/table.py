@@ -95,4 +95,8 @@ def markdown(directory: str | Path) -> str:
             seconds, learn = spent(cell.result), cell.result["parameters"]["trainable"]
             names = ["-" if cell.names[name] is None else str(cell.names[name]) for name in found.columns]
             lines.append([*names, *numbers, str(cell.result["steps"]), f"{seconds:.1f}", f"{learn:,}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if not found.changed:
+        return table
+    count = found.counts["stale"]
+    return f"{table}\n\n{count} stale cells are left out: {', '.join(found.changed)} changed since they ran"

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx import cells as records
-from tlx import many, report
+from tlx import many, report, runfiles
 from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
 from tlx.durable import StorageError, guarded
 from tlx.folder import RECIPE
@@ -188,7 +187,7 @@ def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -
 def make_way(folder: Path) -> None:
     """Takes away the note of an earlier failure, and what a try has left that died before the folder was its own."""
     if not (folder / RECIPE).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+        runfiles.delete(folder)
     (folder / FAILED).unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """What a search was asked, checked, and the folder that it is asked in."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -120,7 +121,8 @@ def settle(folder: Path, asked: Asked) -> None:
     held = read_json(folder / SEARCH, records.SEARCH, remedy="restore the file, or choose another folder with --out")
     for name, ours in asked.document.items():
         if name != "recipe" and held[name] != ours:
-            what = "recipe" if name == "fingerprint" else name
+            same = name == "fingerprint" and held.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
+            what = "version of the source code" if same else "recipe" if name == "fingerprint" else name
             raise FileExistsError(
                 f"{folder} holds a search with another {what}: {told(held[name])} there, {told(ours)} here; choose "
                 "another folder with --out"

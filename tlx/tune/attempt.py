@@ -1,11 +1,11 @@
 """The runs of a search's trials: what one is, and the one function that executes some of them together."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tlx import runfiles
 from tlx.durable import StorageError
 from tlx.folder import RECIPE
 from tlx.many import run_many
@@ -55,12 +55,12 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
             short = outcome.result["steps"] < outcome.result["asked_steps"]
             tell(Ended(trial, "stopped" if short else "done", outcome.result))
         # Nobody goes on with it.
-        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+        runfiles.delete(trial.folder, checkpoints_only=True)
 
     for trial in trials:
         # A worker that died before the folder was a run's may have left something in it.
         if not (trial.folder / RECIPE).is_file():
-            shutil.rmtree(trial.folder, ignore_errors=True)
+            runfiles.delete(trial.folder)
     how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]

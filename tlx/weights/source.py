@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from tlx import assets
-from tlx.durable import check_recorded
+from tlx import assets, runfiles
 from tlx.trees import near_miss
 
 MODEL_IN_RUN = "model"
@@ -17,7 +16,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_IN_RUN / "config.json").is_file():
-        check_recorded(path, f"{MODEL_IN_RUN}/model.safetensors")
+        runfiles.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
     name = str(source)
     if name in MODEL_ASSETS:

@@ -199,4 +199,7 @@ def state(table: Table) -> str:
     total = len(table.study.cells)
     if not left:
         return ""
-    return f"{counts['done']} of {total} cells are done ({', '.join(left)}), so this may still change."
+    since = ""
+    if changed := ", ".join(table.study.changed):
+        since = f" Stale cells are left out: {changed} changed since they ran; run the study again."
+    return f"{counts['done']} of {total} cells are done ({', '.join(left)}), so this may still change.{since}"

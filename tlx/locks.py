@@ -1,0 +1,116 @@
+"""One writer at a time in a directory, by a lock that the kernel frees when its holder dies, however it dies."""
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# The lock file stays in the directory: removing it while others try to take it would split them.
+LOCK = ".lock"
+# How often a directory is made again that another process removes in the same moment.
+TRIES = 20
+
+
+class InUse(FileExistsError):
+    """Another process, or another thread, writes into the directory."""
+
+
+# The directories that a thread of this process writes into: the lock, and how many times it was taken.
+_held: dict[tuple[str, int, int], list[Any]] = {}
+
+
+@contextmanager
+def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
+    """Hold the lock of a directory that is about to be written, and create the directory where it is missing.
+
+    The same thread may take it again. A directory that this call created and that is still empty at the end is removed.
+    A directory that cannot be written is not locked, so that what only reads a finished run works in a read-only one.
+
+    Args:
+        directory: The directory; what is no directory is left to the checks of the caller.
+        keep: Whether the lock file stays; False is for directories that are given away, such as exported models.
+
+    Raises:
+        InUse: Another process or thread holds the lock.
+        OSError: The file system has no locks, or the lock file belongs to another user.
+    """
+    folder = Path(directory)
+    if folder.exists() and (not folder.is_dir() or not os.access(folder, os.W_OK)):
+        yield
+        return
+    place = (os.path.realpath(folder), os.getpid(), threading.get_ident())
+    if place in _held:
+        _held[place][1] += 1
+        try:
+            yield
+        finally:
+            _held[place][1] -= 1
+        return
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        lock = _acquire(folder)
+    except OSError as error:
+        if error.errno == errno.EROFS and folder.is_dir():
+            yield
+            return
+        raise
+    _held[place] = [lock, 1]
+    try:
+        yield
+    finally:
+        del _held[place]
+        if missing and vacant(folder):
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+                for path in missing:
+                    path.rmdir()
+        elif not keep:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+        lock.release()
+
+
+def vacant(directory: Path) -> bool:
+    """Return whether a directory is missing, or holds nothing but the lock."""
+    return not directory.exists() or (directory.is_dir() and all(path.name == LOCK for path in directory.iterdir()))
+
+
+def _acquire(folder: Path) -> Any:
+    """Return the lock of a directory, taken."""
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    for left in reversed(range(TRIES)):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except (FileNotFoundError, Timeout) as error:
+            # The last holder may have removed the directory, or the lock in it, a moment ago.
+            if left and not (folder / LOCK).exists():
+                continue
+            if not isinstance(error, Timeout):
+                raise
+            raise InUse(
+                f"{folder} is being written by another run or command{_holder(folder)}; wait until it has ended, or "
+                "choose another directory"
+            ) from None
+        if isinstance(lock, SoftFileLock):
+            # Without flock, filelock leaves a mere file, which stays locked when its process dies.
+            lock.release()
+            raise OSError(f"the file system of {folder} has no locks (flock); choose a directory on another one")
+        with suppress(OSError):
+            (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        return lock
+    raise InUse(f"{folder} is created and removed by other processes all the time; choose another directory")
+
+
+def _holder(folder: Path) -> str:
+    """Return who holds the lock, in brackets, where that can be read."""
+    with suppress(OSError, UnicodeDecodeError):
+        if holder := (folder / LOCK).read_text(encoding="utf-8").strip()[:200]:
+            return f" ({holder})"
+    return ""
