@@ -23,7 +23,7 @@ NAME = Text(r"[\w-]+(\.[\w-]+)*", "a name")
 COMMON: dict[str, Form] = {
     "architectures": maybe(Rows(Text())),
     "id2label": maybe(Mapped(Text(), Text(r"\d{1,9}", "a whole number in quotes"))),
-    "num_labels": maybe(Whole(1, 10**7)),
+    "num_labels": maybe(Whole(1, 10**5)),
     "problem_type": maybe(
         OneOf(("regression", "single_label_classification", "multi_label_classification")),
     ),
