@@ -127,7 +127,8 @@ class Automaton:
                 self.free[here].append((None, begin))
                 self.link(way, begin, after, flags)
         elif code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            self.repeat(*value, here, after, flags)
+            low, high, body = value
+            self.repeat(low, high, body, here, after, flags)
         elif code in (codes.ASSERT, codes.ASSERT_NOT, codes.AT):
             self.free[here].append(((code, self.guard(code, value, flags)), after))
         else:
@@ -182,7 +183,7 @@ class Automaton:
         reached, left = set(states), list(states)
         while left:
             for guard, after in self.free[left.pop()]:
-                if after not in reached and (guard is None or self.holds(*guard, text, place)):
+                if after not in reached and (guard is None or self.holds(guard[0], guard[1], text, place)):
                     reached.add(after)
                     left.append(after)
         return reached

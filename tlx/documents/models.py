@@ -82,5 +82,5 @@ ANY = Record({"model_type": Text(r"[\w.-]+", "the name of an architecture")}, CO
 
 def form(kind: str) -> Record:
     """Return the form of the config.json of `model_type` `kind`; the common one where it is not known."""
-    required = ANY.required | (OWN if kind == "tlx" else {})
+    required = dict(ANY.required) | (OWN if kind == "tlx" else {})
     return Record(required, COMMON | FIELDS.get(kind, {}))
