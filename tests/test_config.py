@@ -368,3 +368,10 @@ def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
     assert twin.lr == -1
     assert (twin.name, twin.weight_decay, twin.clip) == ("adamw", 0.0, None)
     assert optim.lr == 0.5
+
+
+def test_a_number_that_is_none_is_refused_with_its_path():
+    from tlx import Optim
+
+    with pytest.raises(ValueError, match="lr is nan; expected a number"):
+        config.check(Optim(lr=float("nan")))

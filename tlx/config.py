@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -257,12 +258,14 @@ def _kind(name: str, kinds: Kinds) -> type:
 
 
 def check(value: Any, path: str = "") -> None:
-    """Raises TypeError, with the field's path, where a record holds a value of the wrong type."""
+    """Raise TypeError, with the field's path, where a record holds a value of the wrong type, ValueError for NaN."""
     if is_record(value):
         hints = typing.get_type_hints(type(value))
         for name, field in fields(value).items():
             where = f"{path}.{name}" if path else name
             conform(field, hints.get(name, Any), where)
+            if isinstance(field, float) and math.isnan(field):
+                raise ValueError(f"{where} is nan; expected a number")
             check(field, where)
     elif isinstance(value, tuple):
         for index, item in enumerate(value):

@@ -2,7 +2,8 @@
 
 `recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
 `result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`; where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
+`report.html`, and `files.json`, the sha256 of what is read again (see `tlx.documents.digests`); where the tuning
+inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
 `learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
 
 `.lock` is held while something is written there (see `tlx.locks`); `tlx.runfiles` knows every name in it, which files

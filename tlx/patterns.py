@@ -127,8 +127,8 @@ class Automaton:
                 self.free[here].append((None, begin))
                 self.link(way, begin, after, flags)
         elif code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            least, most, body = value
-            self.repeat(least, most, body, here, after, flags)
+            low, high, body = value
+            self.repeat(low, high, body, here, after, flags)
         elif code in (codes.ASSERT, codes.ASSERT_NOT, codes.AT):
             self.free[here].append(((code, self.guard(code, value, flags)), after))
         else:

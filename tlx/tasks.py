@@ -10,6 +10,9 @@ from tlx import losses, metrics
 from tlx.classes import contradictions, shown
 from tlx.types import Array
 
+# Far above any data set, and few enough that a head of that width can be held in memory.
+MOST_CLASSES = 10_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
@@ -25,6 +28,8 @@ class Classification:
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 2:
             raise ValueError(f"classes is {self.classes}; a classification needs two or more")
+        if self.classes is not None and self.classes > MOST_CLASSES:
+            raise ValueError(f"classes is {self.classes}; expected at most {MOST_CLASSES:,}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing is {self.smoothing}; a share in [0, 1)")
         if self.classes is not None and self.names and len(self.names) != self.classes:

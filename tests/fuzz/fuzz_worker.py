@@ -60,7 +60,9 @@ class Worker:
         if kind == "answered":
             kind = "same" if answer == self.intact[key] else "other numbers"
         names = (path.name, str(path.parent), subject.name, *CALLED.get(subject.name, ()))
-        if kind == "refused" and not any(name in output for name in names):
+        # A recipe whose fields fit each other, and not the data, is refused by its fields.
+        named = subject.name == "python" or any(name in output for name in names)
+        if kind == "refused" and not named:
             kind = "names no file"
         self.count += 1
         if self.count % 60 == 0:

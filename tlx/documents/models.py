@@ -23,7 +23,7 @@ NAME = Text(r"[\w-]+(\.[\w-]+)*", "a name")
 COMMON: dict[str, Form] = {
     "architectures": maybe(Rows(Text())),
     "id2label": maybe(Mapped(Text(), Text(r"\d{1,9}", "a whole number in quotes"))),
-    "num_labels": maybe(Whole(1, 10**7)),
+    "num_labels": maybe(Whole(1, 10**5)),
     "problem_type": maybe(
         OneOf(("regression", "single_label_classification", "multi_label_classification")),
     ),
@@ -82,5 +82,5 @@ ANY = Record({"model_type": Text(r"[\w.-]+", "the name of an architecture")}, CO
 
 def form(kind: str) -> Record:
     """Return the form of the config.json of `model_type` `kind`; the common one where it is not known."""
-    required = {**ANY.required, **(OWN if kind == "tlx" else {})}
-    return Record(required, {**COMMON, **FIELDS.get(kind, {})})
+    required = dict(ANY.required) | (OWN if kind == "tlx" else {})
+    return Record(required, COMMON | FIELDS.get(kind, {}))

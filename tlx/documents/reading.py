@@ -62,7 +62,8 @@ def parse_json(
         document = json.loads(text, object_pairs_hook=once, **hooks)  # type: ignore[arg-type]
     except json.JSONDecodeError as error:
         raise DocumentError(
-            f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; {remedy}"
+            f"{name} is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}; "
+            f"expected a JSON document; {remedy}"
         ) from None
     except RecursionError:
         raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}") from None
@@ -128,7 +129,7 @@ def decode(content: bytes, name: object, remedy: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         where = f"byte 0x{content[error.start]:02x} at {error.start}"
-        raise DocumentError(f"{name} is not UTF-8 text ({where}); {remedy}") from None
+        raise DocumentError(f"{name} is not UTF-8 text ({where}); expected UTF-8; {remedy}") from None
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,20 +139,22 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         for name, value in pairs:
             if name in seen and repr(seen[name]) != repr(value):
-                raise ValueError(f"the key {shown(name)} stands twice, with {shown(seen[name])} and {shown(value)}")
+                raise ValueError(
+                    f"the key {shown(name)} stands twice, with {shown(seen[name])} and {shown(value)}: expected it once"
+                )
             seen[name] = value
     return found
 
 
 def constant(name: str) -> Any:
-    raise ValueError(f"it holds {name}, which is not JSON")
+    raise ValueError(f"it holds {name}, which is not JSON: expected a finite number")
 
 
 def real(text: str) -> float:
     """A number with a point or an exponent; ValueError where it is too large for a float."""
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"it holds {text[:40]}, a number that is not finite")
+        raise ValueError(f"it holds {text[:40]}, a number that is not finite: expected a smaller one")
     return number
 
 
@@ -180,7 +183,9 @@ def check_characters(document: Any, name: object, remedy: str) -> None:
         elif isinstance(value, list):
             left += value
         elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise DocumentError(f"{name} holds half a character (a lone surrogate) in {shown(value)}; {remedy}")
+            raise DocumentError(
+                f"{name} holds half a character (a lone surrogate) in {shown(value)}; expected whole ones; {remedy}"
+            )
 
 
 def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> dict[str, np.ndarray]:

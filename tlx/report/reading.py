@@ -77,8 +77,8 @@ def read(path: Path) -> Records:
         mistakes=folder.read(path, "mistakes.json"),
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
-        weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).is_file() else None,
-        moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).is_file() else None,
+        weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).exists() else None,
+        moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).exists() else None,
     )
 
 

@@ -95,6 +95,9 @@ def check_trials(study: Any, space: Space, out: Path) -> None:
     """ValueError where a trial of the journal has no point of the space."""
     with readable(out):
         for trial in study.get_trials(deepcopy=False):
+            told = [trial.value if trial.state.name == "COMPLETE" else None, *trial.intermediate_values.values()]
+            if strange := [value for value in told if value is not None and not is_number(value)]:
+                raise ValueError(f"trial {trial.number} has the value {strange[0]!r}")
             params = trial.params | trial.system_attrs.get("fixed_params", {})
             if space.keys() <= params.keys():
                 point = to_point(space, params)
@@ -107,8 +110,11 @@ def fits(spec: Any, value: Any) -> bool:
     """Whether a value is one that a spec may choose."""
     if isinstance(spec, OneOf):
         return True
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and spec.low <= value <= spec.high
+    return is_number(value) and bool(spec.low <= value <= spec.high)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def again(study: Any, storage: Any, number: int) -> Any:

@@ -1,0 +1,75 @@
+"""What config.json describes is compared with the tensors beside it before anything of that size is built."""
+
+import json
+import time
+
+import jax
+import pytest
+
+import tlx
+from tlx import models, tasks
+from tlx.trees import flatten, size
+from tlx.weights import Manifest, Pretrained
+
+TINY = {"width": 12, "depth": 3, "heads": 3, "mlp": 20}
+CONFIGS = (
+    models.Bert(vocabulary=50, positions=16, **TINY),
+    models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
+    models.Vit(size=8, patch=4, channels=1, **TINY),
+    models.Cnn(size=8, widths=(4, 6), dense=None),
+    models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_the_count_is_that_of_the_model(config):
+    for outputs in (None, 3):
+        declared = flatten(models.build(config, outputs).params)
+        assert models.count(config, outputs) == sum(map(size, declared.values()))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    config = CONFIGS[0]
+    model = models.build(config, 3)
+    task = tasks.Classification(classes=3)
+    pretrained = Pretrained(model, models.initialise(model, jax.random.key(0)), None, Manifest("", {}, ()), task)
+    return tlx.save_pretrained(pretrained, tmp_path_factory.mktemp("sizes"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_hidden_layers", 1_000_000), ("hidden_size", 3_000_000), ("vocab_size", 2**31 - 1)],
+)
+def test_a_config_of_a_far_larger_model_is_refused_at_once(saved, tmp_path, field, value):
+    document = json.loads((saved / "config.json").read_text()) | {field: value}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"config\.json") as error:
+        tlx.load_pretrained(tmp_path)
+    assert time.perf_counter() - start < 5
+    assert "parameters" in str(error.value)
+    assert "bytes" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: models.Bert(heads=0), "Bert has heads=0; expected a number above 0"),
+        (lambda: models.Bert(depth=-1), "Bert has depth=-1; expected a number above 0"),
+        (lambda: models.Bert(dropout=1.5), "Bert has dropout=1.5; expected a number from 0 to 1"),
+        (lambda: models.Vit(patch=0), "Vit has patch=0; expected a number above 0"),
+        (lambda: models.Cnn(widths=(4, 0)), "Cnn has widths=(4, 0); expected a number above 0"),
+        (lambda: models.Mlp(inputs=(8, -1)), "Mlp has inputs=(8, -1); expected a number above 0"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == words
+
+
+def test_a_number_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="width wants int, got '8'"):
+        models.Bert(width="8")

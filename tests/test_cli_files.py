@@ -1,0 +1,101 @@
+"""The user's Python files at the command line: the file, the line, what went wrong; and what nobody foresaw."""
+
+import pytest
+from click.testing import CliRunner
+
+from tlx.cli import group, main
+
+GOOD = """from tlx import Data, Recipe, Train, models, tasks
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=3, batch=8, eval_batch=64),
+    )
+"""
+
+
+def told(*arguments, code=2):
+    """The one line in which a command ends."""
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    assert len(done.output.splitlines()) == 1, done.output
+    assert done.output.startswith("tlx: ")
+    return done.output.removeprefix("tlx: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("Recipe(\n", "Recipe((\n", 4, "'(' was never closed"),
+        ("def recipe():", "def recipe()", 3, "expected ':'"),
+        ("import Data", "import Dataa", 1, "Dataa"),
+        ("from tlx", "import nothing_there\nfrom tlx", 1, "No module named 'nothing_there'"),
+        ("    return", "    1 / 0\n    return", 4, "ZeroDivisionError"),
+        ("    return", "    {}['x']\n    return", 4, "KeyError: 'x'"),
+        ("    return", "    exit(0)\n    return", 4, "exits the program"),
+        ("widths=(8,)", "widths=(0,)", 7, "widths=(0,); expected a number above 0"),
+        ("widths=(8,)", "widths=8", 7, "widths wants tuple[int, ...], got 8"),
+        ("batch=8,", "bach=8,", 8, "unexpected keyword argument 'bach'"),
+    ],
+)
+def test_an_error_in_a_config_names_the_file_and_the_line(tmp_path, old, new, line, words):
+    path = tmp_path / "config.py"
+    path.write_text(GOOD.replace(old, new, 1))
+    message = told("show", path)
+    assert message.startswith(f"{path} line {line}")
+    assert words in message
+
+
+def test_bytes_that_are_no_python_are_one_line(tmp_path):
+    path = tmp_path / "config.py"
+    for content in (b"\xff\xfe\x00", GOOD.encode("utf-16"), b"x = '\xff'\n", b"\x00\x00"):
+        path.write_bytes(content)
+        assert told("show", path).startswith(str(path))
+
+
+def test_a_config_without_the_usual_ending_is_read(tmp_path):
+    path = tmp_path / "config.txt"
+    path.write_text(GOOD)
+    assert CliRunner().invoke(main, ["show", str(path)]).exit_code == 0
+
+
+def test_a_directory_in_the_place_of_a_config_is_one_line(tmp_path):
+    assert told("show", tmp_path) == (
+        f"{tmp_path} is a directory; expected a config file, in Python with a function recipe()"
+    )
+
+
+def test_a_wrong_option_is_one_line():
+    assert told("study", "x.py", "--jobs", "0") == (
+        "Invalid value for '--jobs': 0 is not in the range x>=1; see main study --help"
+    )
+    assert told("reprot", "x").startswith("No such command 'reprot'")
+    assert told("predict") == "Missing argument 'RUN'; see main predict --help"
+
+
+def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise RuntimeError("something\ndeep")
+
+    monkeypatch.setattr("tlx.report.write", fail)
+    message = told("report", tmp_path, code=1)
+    assert message.startswith("internal error, RuntimeError: something deep; please report it")
+    assert "TLX_TRACEBACK=1" in message
+
+
+def test_an_error_of_the_system_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        (tmp_path / "x" / "y").read_bytes()
+    assert group.line_of(error.value).startswith(f"{tmp_path / 'x' / 'y'}: no such file or directory; expected")
+    assert group.line_of(MemoryError()).startswith("not enough memory: ")
+
+
+@pytest.mark.parametrize("rule", ["(a+)+$", "(.*)*(.*)*x", r"(\w+/?)+x", "(b|l|bl)*q"])
+def test_a_rule_that_would_never_end_is_answered(tmp_path, rule):
+    path = tmp_path / "config.py"
+    path.write_text(GOOD)
+    change = f"tuning=Rules(({rule!r}, None), ('.*', Learn()))"
+    assert f"rule {rule!r} claims no parameter" in told("show", path, "--set", change)
