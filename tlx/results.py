@@ -61,7 +61,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "data": splits.fingerprint,
         "notes": odd(ready, splits, arm.steps),
         "energy": finish["energy"],
-        "pack": {"arms": finish["arms"], "place": finish["place"]},
+        "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
     }
     (path / "predictions").mkdir(exist_ok=True)
