@@ -201,6 +201,7 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
     assert [cells for cells, _ in written(out)] == [names]
 
 
+@pytest.mark.slow
 def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, tmp_path, monkeypatch):
     """It is in no group; when it can be opened it makes one of its own."""
     monkeypatch.setattr(many, "GAIN", 1e9)
@@ -221,6 +222,7 @@ def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, 
     assert [cells for cells, _ in written(out)] == [[names[0], names[2]], [names[1]]]
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
     """One worker or three, in whatever order they come: the same groups, the same bits."""
     from tlx.study import work

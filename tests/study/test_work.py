@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from tlx import Study, Weights, cells, choice, param, prod, run
@@ -239,6 +238,5 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
     whole, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
     assert len(whole) == 60 * 8
     assert (whole.state == "done").all()
-    # Which cells share a program is a matter of who was there; they agree to rounding, and alone to the bit.
-    assert whole.drop(columns="value").equals(killed.drop(columns="value"))
-    assert np.abs(whole.value - killed.value).max() <= (0.0 if most == 1 else 1e-2)
+    # Which cells share a program follows from the study, not from who was there.
+    assert whole.equals(killed)
