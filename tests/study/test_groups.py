@@ -222,6 +222,18 @@ def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, 
     assert [cells for cells, _ in written(out)] == [[names[0], names[2]], [names[1]]]
 
 
+def test_groups_may_be_copied_to_repeat_a_study_elsewhere(four, begun, tmp_path):
+    directory, record = begun
+    record(most=2)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / GROUPS).write_bytes((directory / GROUPS).read_bytes())
+    settle(other, document(four, "x"))
+    notes = groups.record(other, four.by_fingerprint, 64)
+    assert groups.read(other) == groups.read(directory)
+    assert "recorded with --most 2" in notes[0]
+
+
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
     """One worker or three, in whatever order they come: the same groups, the same bits."""
