@@ -173,7 +173,7 @@ many.GAIN = 1e9
 found = run_many(
     [replace(recipe, seed=seed) for seed in range(4)],
     [Path(sys.argv[1], str(seed)) for seed in range(4)],
-    how=How(quiet=True, leave="learned"),
+    how=How(quiet=True, leave="learned", checkpoint_seconds=float(sys.argv[2])),
 )
 assert [one.result["pack"]["arms"] for one in found] == [4] * 4
 """
@@ -181,13 +181,13 @@ assert [one.result["pack"]["arms"] for one in found] == [4] * 4
 
 @pytest.mark.slow
 def test_ten_kills_of_a_group_of_four_leave_no_trace(tmp_path):
-    """A checkpoint is written every ten steps, so most kills strike while one is written."""
+    """Until then a checkpoint is written every ten steps, so most kills strike while one is written."""
     command = [sys.executable, "-c", SCRIPT]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, timeout=300)
+    subprocess.run([*command, str(tmp_path / "whole"), "3600"], check=True, timeout=300)
     dice, kills, record = random.Random(0), 0, tmp_path / "killed" / "3" / "metrics.jsonl"
     while kills < KILLS:
         began = time.time()
-        process = subprocess.Popen([*command, str(tmp_path / "killed")])
+        process = subprocess.Popen([*command, str(tmp_path / "killed"), "0"])
         while process.poll() is None and not (record.exists() and record.stat().st_mtime >= began):
             time.sleep(0.01)
         time.sleep(dice.uniform(0.0, 0.5))
@@ -197,7 +197,7 @@ def test_ten_kills_of_a_group_of_four_leave_no_trace(tmp_path):
         process.communicate()
         kills += 1
     assert kills == KILLS, "the runs were over before they were killed ten times; make them longer"
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, timeout=300)
+    subprocess.run([*command, str(tmp_path / "killed"), "3600"], check=True, timeout=300)
     for seed in range(4):
         whole, killed = (tmp_path / base / str(seed) for base in ("whole", "killed"))
         assert (whole / "learned.safetensors").read_bytes() == (killed / "learned.safetensors").read_bytes()

@@ -187,7 +187,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
 
 def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
-    call = start(path, out, "--jobs", "2")
+    call = start(path, out, "--jobs", "2", "--most", "1")
     until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]

@@ -167,8 +167,8 @@ def grouped(held: tuple[Cell, ...]) -> str:
     told = f"{', '.join(parts)}. The groups follow from the study and are recorded in groups.json."
     if set(sizes) != {1}:
         told += (
-            " A run in a group and the same run alone differ at first by rounding and by more after many steps; a group "
-            "of the same cells has the same bits again."
+            " A run in a group and the same run alone differ at first by rounding and by more after many steps; a "
+            "group of the same cells has the same bits again."
         )
     return told
 
