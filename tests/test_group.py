@@ -167,7 +167,7 @@ recipe = Recipe(
     task=tasks.Classification(classes=10),
     model=models.Mlp(inputs=(8, 8, 1), widths=(16,), dropout=0.2),
     optim=Optim(lr=1e-2, weight_decay=1e-2, warmup=0.1, clip=1.0),
-    train=Train(steps=1000, batch=16, eval_every=10, eval_batch=512, select="best-validation"),
+    train=Train(steps=600, batch=16, eval_every=10, eval_batch=512, select="best-validation"),
 )
 many.GAIN = 1e9
 found = run_many(
