@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import config, folder, runfiles, selection
+from tlx import config, folder, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.classes import shown
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of
@@ -24,11 +24,14 @@ from tlx.evaluate import Outcome
 from tlx.objectives import several
 from tlx.prepare import Prepared, check_shares, open_data, prepare
 from tlx.recipe import Recipe
-from tlx.records import Records
+from tlx.records import NoRecords, Records
 from tlx.selection import Seen
 from tlx.state import TrainState, memories
 from tlx.trees import flatten, nest
 from tlx.types import Setting, Variables
+
+# The folder of checkpoints within that of a run.
+CHECKPOINTS = "checkpoints"
 
 
 class Diverged(ArithmeticError):
@@ -67,12 +70,20 @@ class Best(NamedTuple):
 
 
 class Arm:
-    """A recipe made ready in its folder. `begin` is the step of its newest checkpoint, or 0; `failed` is what ended it
-    early, in which case nothing more is measured or kept of it; `flops` what its steps took, None where nobody can
+    """A recipe made ready in its folder. `begin` is the step from which it trains, which its group sets (see
+    `tlx.group`); a `finished` arm trains for the other arms of its group and writes nothing; `failed` is what ended it
+    early, in which case nothing more is measured of it; `flops` what its steps took, None where nobody can
     say; `prefixes` what each phase had of a stored prefix, `cuts` where each begins, once that was looked for."""
 
     def __init__(
-        self, recipe: Recipe, path: Path, ready: Prepared, splits: Splits, memory: Any, records: int | None = None
+        self,
+        recipe: Recipe,
+        path: Path,
+        ready: Prepared,
+        splits: Splits,
+        memory: Any,
+        records: int | None = None,
+        finished: bool = False,
     ):
         """The folder is the run's already. `records` bounds how many training steps are written down, and leaves the
         events of TensorBoard out; None is every step."""
@@ -80,10 +91,10 @@ class Arm:
         self.steps = total_steps(recipe, len(splits.train))
         self.spans = phase_spans(ready, self.steps)
         self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
-        self.checkpoints = Checkpoints(path / "checkpoints")
-        self.begin = self.checkpoints.latest() or 0
-        self.records = Records(path, self.begin, events=records is None)
+        self.checkpoints = Checkpoints(path / CHECKPOINTS)
+        self.begin, self.finished = 0, finished
         self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
+        self.events = records is None
         self.best = Best()
         self.outcomes: dict[str, Outcome] = {}
         self.criteria: dict[str, float] = {}
@@ -104,17 +115,23 @@ class Arm:
         given = inputs_of(next(iter(batches)))
         return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
 
+    @cached_property
+    def records(self) -> Records | NoRecords:
+        """The records from the step `begin` on; opened when they are first written."""
+        return NoRecords() if self.finished else Records(self.path, self.begin, events=self.events)
+
     def close(self) -> None:
         with self.lock:
             try:
-                self.records.close()
+                if "records" in self.__dict__:
+                    self.records.close()
             finally:
                 self.checkpoints.close()
 
-    def keep(self, state: TrainState) -> None:
-        """Starts to write a checkpoint of what moves. The rest is there again when the recipe is made ready: what
-        never moves, what the terms remember, and the order of the data, which is a function of the step."""
-        best, step = self.best, int(state.step)
+    def saved(self, state: TrainState) -> Saved:
+        """Return what a checkpoint holds: all that moves. The rest follows from the recipe: the frozen parameters, what
+        the terms remember, and the order of the data, which is a function of the step."""
+        best = self.best
         notes = {
             "best": best.variables is not None,
             "best_step": best.step,
@@ -122,11 +139,9 @@ class Arm:
             "flops": self.flops,
             "classes": list(self.ready.task.names),
             "fingerprint": self.fingerprint,
+            "failed": None if self.failed is None else str(self.failed),
         }
-        # A run that resumes here does not take the steps before it again.
-        self.records.flush(sync=True)
-        kept = best.variables._asdict() if best.variables is not None else {}
-        self.checkpoints.save(step, Saved(self.held(state), kept, notes))
+        return Saved(self.held(state), best.variables._asdict() if best.variables is not None else {}, notes)
 
     def held(self, state: TrainState) -> dict[str, Any]:
         """What of a state a checkpoint holds."""
@@ -134,12 +149,12 @@ class Arm:
         key = jax.random.key_data(state.key)
         return state._replace(key=key, frozen=nest(frozen), memory={})._asdict()
 
-    def restore(self, fresh: TrainState) -> TrainState:
-        """The newest checkpoint in the place of what moves in `fresh`, and what was best until then."""
-        best = moved_part(fresh.variables, self.ready.moving)._asdict()
-        check = partial(runfiles.check_fingerprint, self.path, what=runfiles.CHECKPOINTS)
-        saved = self.checkpoints.restore(self.held(fresh), best, check=check)
+    def restored(self, saved: Saved, fresh: TrainState) -> TrainState:
+        """Return the state `fresh` with what moves taken from a checkpoint; restores also the best state until then,
+        and the error of an arm that had diverged."""
         notes = saved.notes
+        if notes.get("failed"):
+            self.failed = Diverged(notes["failed"])
         # Older checkpoints do not say.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
             raise ValueError(
@@ -215,21 +230,23 @@ def opened(
     like: Arm | None = None,
     records: int | None = None,
     test: bool = True,
+    finished: bool = False,
 ) -> Arm:
     """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
 
     The arm holds the folder's lock until it is closed. `like` is another arm that may have brought the same weights
-    already; `records` is as in `Arm`; without `test` that split is sealed. Raises whatever does not fit together
-    before the folder is touched.
+    already; `records` is as in `Arm`; without `test` that split is sealed; `finished` is as in `Arm`, and then nothing
+    is written into the folder. Raises whatever does not fit together before the folder is touched.
     """
     splits = open_data(recipe, test)
     ready = prepare(recipe, splits, None if like is None else like.ready)
     phase_spans(ready, total_steps(recipe, len(splits.train)))
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
-    with ExitStack() as lock:
+    if finished:
+        return Arm(recipe, path, ready, splits, memory, records, finished)
+    with guarded(path), ExitStack() as lock:
         lock.enter_context(folder.writing(path))
-        lock.enter_context(guarded(path))
         if folder.finished(path, recipe, resume=True, overwrite=overwrite):
             raise FileExistsError(f"{path}: another process has finished this recipe's run; read it with --resume")
         folder.claim(path, recipe, overwrite=overwrite, base=base, command=command)

@@ -79,6 +79,11 @@ class Stream(Counted):
         """Arguments and temporaries of a compiled step; a batch is spent on it."""
         return needed(self.engine.train.lower(state, self.batch()[2]).compile())  # type: ignore[attr-defined]
 
+    def shapes(self) -> tuple[Any, Any]:
+        """The shapes of a batch of one arm, and of what a step of the engine takes; a batch is spent on it."""
+        made, _, given = self.batch()
+        return shaped(made[0]), shaped(given)
+
     def batch(self) -> tuple[list[Any], Any, Any]:
         """The next batch of each order, all of them together, and that on the devices."""
         made = [next(batches) for batches in self.batches]
@@ -132,6 +137,15 @@ class Resident(Counted):
         batch = self.orders[0].batch
         return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
 
+    def shapes(self) -> tuple[Any, Any]:
+        """The shapes of a batch of one arm, and of what a step of the engine takes."""
+        rows = self.rows_shape()
+
+        def of(shape: tuple[int, ...]) -> Any:
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*shape, *leaf.shape[1:]), leaf.dtype), self.table)
+
+        return of(rows[-1:]), of(rows)
+
     def take(self, state: Any, step: int, end: int) -> Taken:
         count = min(MOST, end - step)
         drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
@@ -151,6 +165,11 @@ class Resident(Counted):
             return self.examples[own].rows[positions[k, own]]
 
         return Taken(state, count, metrics, examples, known, True, self.engine.arms)
+
+
+def shaped(batch: Any) -> Any:
+    """The shapes and types of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), batch)
 
 
 def needed(compiled: Any) -> int:

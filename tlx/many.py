@@ -1,40 +1,46 @@
-"""Many recipes: which of them share a program, how many at a time, and whether that pays."""
+"""Many recipes: those that share a program train together, in groups that follow from the recipes alone."""
 
-import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
-from tlx import config, pack
+from tlx import config
 from tlx.arm import Arm, Clock, opened
 from tlx.feed import order_key
-from tlx.phase import Begun, begin_phase, fresh_states
+from tlx.grouping import Form, alike, chunks, form_of, groups, joinable, same, signature
+from tlx.phase import Begun, begin_phase
 from tlx.recipe import Recipe
-from tlx.step import Parts, TrainState
 from tlx.train import How, Run, finished, train, whole
-from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
+from tlx.trees import size
 
-# More arms than this are several packs.
+__all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
+
+# The largest group: more arms than this are several.
 MOST_ARMS = 64
-# A pack has to beat its arms one after another by this much to be worth its memory.
+# A group must take this share of the time of its arms one by one, or less, to be worth its memory.
 GAIN = 0.9
-# The share of the free memory that a pack may take.
-ROOM = 0.6
-# What a sweep may vary without another program, by field of the recipe; in `data` only where `train` fixes the steps.
-VARIED = ("optim", "tuning", "objective", "update", "task")
-# Tunings that add nothing and have one phase: what they choose may be a mask.
-CHOOSING = (Full, Probe, Freeze, Rules, BitFit, NormTuning)
-DRAWN = ("shots", "fraction", "subset_seed")
-NOISE = ("eps_x", "eps_y")
+# The share of the memory that a group may take: of a device's own, and of the machine's, which other processes use too.
+DEVICE_ROOM, ROOM = 0.6, 0.25
+# The expected time of a step is STEP[0] + operations / STEP[1] seconds, on processors and on accelerators. Fixed
+# figures of an ordinary machine, not measurements: the same recipes make the same groups under any load.
+STEP = {"cpu": (1e-4, 5e9), "other": (2e-3, 1e13)}
+# Seconds that a run needs before its first step.
+BEGIN = 1.0
+# On processors XLA has no quick convolution with a kernel of its own for every arm; such steps take longer by this.
+GROUPED = 2.0
+CONVOLUTION_GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
+
+Groups = Sequence[Sequence[int]]
 
 
 class Choice(NamedTuple):
-    """What was decided for some arms: how many train at a time (1: one by one), and why."""
+    """The decision for some arms: how many train at a time (1: one by one), and why. `seconds_per_step` are expected
+    times, `memory_bytes` the size of the compiled step of a group."""
 
     arms: int
     why: str
@@ -42,48 +48,8 @@ class Choice(NamedTuple):
     memory_bytes: int = 0
 
 
-def signature(recipe: Recipe) -> str:
-    """What recipes that may share a program have in common: all but the seed, the numbers that are arrays in the step,
-    the rank of LoRA, how much of a source is noise, and, where every step and evaluation is fixed, which training
-    examples were drawn."""
-    document = config.dump(recipe)
-    del document["seed"]
-    document["data"] |= dict.fromkeys(NOISE, "#")
-    for name in VARIED:
-        value = getattr(recipe, name)
-        several = value if isinstance(value, tuple) else (value,)
-        document[name] = [blank(config.dump(item), config.numbers(item)) for item in several]
-    if recipe.train.ema is not None:
-        document["train"]["ema"] = "#"
-    if recipe.optim.name in pack.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
-        document["tuning"][0]["rank"] = "#"
-    if isinstance(recipe.tuning, CHOOSING):
-        document["tuning"] = "#"
-    if recipe.train.steps is not None and recipe.train.eval_every is not None:
-        document["data"] |= dict.fromkeys(DRAWN, "#")
-    return json.dumps(document, sort_keys=True)
-
-
-def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The document of a record with `#` in the place of every float, and of `numbers`, which may have been given as
-    integers. Some of these floats decide more than a number (the shares of phases): `alike` looks at what came out."""
-    if isinstance(document, dict):
-        inner = {name: numbers.get(name, {}) for name in document}
-        return {
-            name: blank(value, inner[name]) if isinstance(inner[name], Mapping) else "#"
-            for name, value in document.items()
-        }
-    if isinstance(document, list):
-        return ["#" if isinstance(numbers.get(str(n)), float) else blank(value) for n, value in enumerate(document)]
-    return "#" if isinstance(document, float) else document
-
-
-def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
-    """The positions of recipes that may share a program, group by group, in the order of their first ones."""
-    found: dict[str, list[int]] = {}
-    for position, recipe in enumerate(recipes):
-        found.setdefault(signature(recipe), []).append(position)
-    return list(found.values())
+class Apart(Exception):
+    """A run cannot train, because another run of its group cannot be opened."""
 
 
 def run_many(
@@ -92,57 +58,160 @@ def run_many(
     *,
     how: How | None = None,
     most: int = MOST_ARMS,
+    together: Groups | None = None,
     note: Callable[[dict[str, Any]], None] | None = None,
+    admit: Callable[[Groups], Groups] | None = None,
     done: Callable[[int, Run | Exception], None] | None = None,
 ) -> list[Run | Exception]:
-    """Every recipe's run in its folder: what is finished is read, what was interrupted goes on, and those that differ
-    in numbers alone train side by side where that is quicker; `most` bounds how many, 1 is one by one.
+    """Run every recipe in its folder: finished runs are read, interrupted runs continue from their checkpoint.
 
-    A recipe that fails gives its exception and stops no other. `note` is told every choice, `done` each outcome as it
-    comes. An interruption ends all; what was saved is gone on from.
+    Recipes that differ in numbers alone train together, in one program. Which ones follows from `recipes`, `most`, the
+    kind of device and the size of the memory alone: not from time, from free memory, or from what is finished
+    already. If a group has finished and unfinished runs, all of it trains again from its last checkpoint, and only the
+    unfinished runs write results.
+
+    Args:
+        recipes: the recipes; their order is part of the grouping.
+        folders: a folder for each recipe.
+        how: see `tlx.train.How`.
+        most: the largest number of recipes that train together; 1 is one by one.
+        together: groups of positions that train together exactly so, in place of groups by the rule above.
+        note: is called with every decision of the rule, before any run of it trains.
+        admit: is called with the groups of positions that share a decision; returns those to train now. The others
+            get no outcome.
+        done: is called with the position and the outcome of each run as it comes.
+
+    Returns:
+        A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
     """
     how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
-    results: list[Run | Exception | None] = [None] * len(recipes)
+    results: dict[int, Run | Exception] = {}
 
     def settle(position: int, outcome: Run | Exception) -> None:
-        results[position] = outcome
-        if done is not None:
-            done(position, outcome)
+        if position not in results:
+            results[position] = outcome
+            if done is not None:
+                done(position, outcome)
 
-    for members in groups(recipes):
-        ready: dict[int, Arm] = {}
+    for members in together or chunks(recipes, most):
         clock = Clock()
         with clock("setup"):
-            for position in members:
-                try:
-                    path = Path(folders[position])
-                    if found := finished(recipes[position], path, resume=True, overwrite=False):
-                        settle(position, whole(found, how))
-                        continue
-                    like = next(iter(ready.values()), None)
-                    ready[position] = opened(recipes[position], path, like=like, records=how.records, test=how.test)
-                except Exception as error:
-                    settle(position, error)
-        for twins in alike(ready):
-            # Side by side where they take the same batches.
-            twins.sort(key=lambda position: order_key(ready[position]))
-            with clock("setup"):
-                choice, begun = tried([ready[position] for position in twins], how, most)
-            if note is not None and len(twins) > 1:
-                prints = [config.fingerprint(recipes[position]) for position in twins]
-                named = "packed" if choice.arms > 1 else "one by one"
-                note({"time": round(time.time(), 3), "cells": prints, "how": named, **choice._asdict()})
-            for start in range(0, len(twins), choice.arms):
-                together = twins[start : start + choice.arms]
-                own = begun if start == 0 and len(together) == choice.arms else None
-                outcomes, begun = attempted([ready[position] for position in together], how, clock, own), None
-                for position, outcome in zip(together, outcomes, strict=True):
-                    settle(position, outcome)
-                clock = Clock()
-    return [result for result in results if result is not None]
+            ready = open_all(recipes, folders, members, how, settle, exactly=together is not None)
+            try:
+                if together is not None:
+                    plans = [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
+                    if len(alike(ready)) > 1:
+                        raise Apart("their programs differ now; the data or the installed packages have changed")
+                else:
+                    plans = planned(ready, how, most, note)
+            except Apart as error:
+                fail(ready, error, settle)
+                continue
+        asked = [plan.members for plan in plans]
+        admitted = {tuple(group) for group in (admit(asked) if admit is not None else asked)}
+        for plan in plans:
+            arms = [ready[position] for position in plan.members]
+            if tuple(plan.members) not in admitted or all(arm.finished for arm in arms):
+                for arm in arms:
+                    arm.close()
+                continue
+            outcomes = attempted(arms, how, clock, plan.begun.pop() if plan.begun else None)
+            for position, outcome in zip(plan.members, outcomes, strict=True):
+                settle(position, outcome)
+            clock = Clock()
+    return [results[position] for position in sorted(results)]
 
 
-def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None) -> list[Run | Exception]:
+def open_all(
+    recipes: Sequence[Recipe],
+    folders: Sequence[str | Path],
+    members: Sequence[int],
+    how: How,
+    settle: Callable[[int, Run | Exception], None],
+    exactly: bool,
+) -> dict[int, Arm]:
+    """The arms of the members by position, the finished ones too, unless all are finished: then none. A member that
+    cannot be opened is left out; where the group is to be `exactly` the members, or it was finished, all the others
+    fail too, for without it their numbers would be different."""
+    complete: set[int] = set()
+    wrong: dict[int, Exception] = {}
+    for position in members:
+        try:
+            if found := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+                complete.add(position)
+                settle(position, whole(found, how))
+        except Exception as error:
+            wrong[position] = error
+            settle(position, error)
+    ready: dict[int, Arm] = {}
+    if len(complete | wrong.keys()) == len(members):
+        return ready
+    for position in members:
+        if position in wrong and position not in complete:
+            continue
+        try:
+            like, path = next(iter(ready.values()), None), Path(folders[position])
+            ready[position] = opened(
+                recipes[position], path, like=like, records=how.records, test=how.test, finished=position in complete
+            )
+        except Exception as error:
+            wrong[position] = error
+            settle(position, error)
+    bad = [position for position in wrong if position not in ready and (exactly or position in complete)]
+    if bad:
+        cause = wrong[bad[0]]
+        fail(
+            ready,
+            Apart(f"the run in {folders[bad[0]]} cannot be opened: {type(cause).__name__}: {cause}"),
+            settle,
+        )
+        return {}
+    return ready
+
+
+def fail(ready: Mapping[int, Arm], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
+    """Close the arms, and settle those that are not finished with an error that says why."""
+    told = (
+        f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
+        f"{error}. Repair that, or delete the folders of the group and run again"
+    )
+    for position, arm in ready.items():
+        arm.close()
+        if not arm.finished:
+            settle(position, ValueError(told))
+
+
+class Plan(NamedTuple):
+    """The positions of `members` that train together, and why; `begun` holds the beginning of their phase, if it was
+    made already."""
+
+    members: list[int]
+    choice: Choice
+    begun: list[Begun]
+
+
+def planned(
+    ready: Mapping[int, Arm], how: How, most: int, note: Callable[[dict[str, Any]], None] | None = None
+) -> list[Plan]:
+    """The groups of these arms, in the order in which they train."""
+    plans: list[Plan] = []
+    for twins in alike(ready):
+        # Side by side where they take the same batches.
+        twins.sort(key=lambda position: order_key(ready[position]))
+        choice, begun = tried([ready[position] for position in twins], how, most)
+        parts = [twins[start : start + choice.arms] for start in range(0, len(twins), choice.arms)]
+        held = [begun] if begun is not None and not plans else []
+        plans += [Plan(part, choice, held if n == 0 else []) for n, part in enumerate(parts)]
+        if note is not None:
+            prints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
+            named = "packed" if choice.arms > 1 else "one by one"
+            cells = [name for part in prints for name in part]
+            line = {"time": round(time.time(), 3), "cells": cells, "groups": prints, "how": named}
+            note(line | choice._asdict())
+    return plans
+
+
+def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
     """The outcomes of arms that train together; an error of the whole is that of each."""
     try:
         return train(arms, how, clock, begun)
@@ -150,134 +219,122 @@ def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None) 
         return [error] * len(arms)
 
 
-def alike(ready: Mapping[int, Arm]) -> list[list[int]]:
-    """The positions of arms that differ in numbers alone and stand at the same step."""
-    found: list[tuple[Form, list[int]]] = []
-    for position, arm in ready.items():
-        form = form_of(arm)
-        for known, twins in found:
-            if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
-                twins.append(position)
-                break
-        else:
-            found.append((form, [position]))
-    return [twins for _, twins in found]
-
-
-def same(one: tuple[Parts, TrainState], other: tuple[Parts, TrainState]) -> bool:
-    """Whether two steps differ in numbers alone."""
-    return pack.same_program((one[0], other[0]), (one[1], other[1]))
-
-
-def joinable(one: "Form", other: "Form") -> bool:
-    """Whether two arms that learn other leaves can be joined, from their start to their end."""
-    if len(one.phases) > 1 or one.stands[0] > 0 or one.stands[1] != "last":
-        return False
-    (parts, state), (others, another) = one.phases[0], other.phases[0]
-    return pack.may_join((parts, others), (state, another))
-
-
-class Form(NamedTuple):
-    """What must agree for two arms to train together: where they `stand`, and for every phase the static half of the
-    step and the shapes of its state."""
-
-    stands: tuple[Any, ...]
-    phases: list[tuple[Parts, TrainState]]
-
-
-def form_of(arm: Arm) -> Form:
-    ready, splits = arm.ready, arm.splits
-    measured = [own.identity for own in (splits.validation, splits.test, *splits.aside.values())]
-    head = (type(ready.task), ready.task.outputs, ready.model.config)
-    stands = (arm.begin, arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
-    phases = []
-    for phase in range(len(arm.spans)):
-        parts = ready.parts(phase)
-        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([arm], [own], n, None)[0])))
-    return Form(stands, phases)
-
-
 def tried(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
-    """What is chosen; one by one where that cannot be measured, for then each arm says for itself what is wrong."""
+    """As `chosen`; one by one where the group cannot be compiled: then each arm says for itself what is wrong."""
     try:
         return chosen(arms, how, most)
     except Exception as error:
-        return Choice(1, f"a step could not be measured ({type(error).__name__}: {error})"), None
+        return Choice(1, f"a step could not be compiled ({type(error).__name__}: {error})"), None
 
 
 def chosen(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
-    """How many of these arms are to train at a time: as many as memory holds, where the pack takes less time than so
-    many runs of one, both measured here: by their steps, and, where those do not decide, by what comes before them.
-    With it, where that was made to be measured, the beginning of the first so many."""
+    """How many of these arms train at a time: as many as `most` and the memory allow, if their group is expected to
+    take less time than the arms one by one. With it the beginning of the first group, if that was made.
+
+    The expectation counts operations of the compiled programs; nothing is measured.
+    """
     count = min(len(arms), most)
     if count == 1:
         return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for"), None
     recipe = arms[0].recipe
     if recipe.train.compile == "pmap" or jax.process_count() > 1:
         return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
-    alone, single, own = measured(arms[:1], how)
-    free = free_memory()
-    fit = max(1, int(ROOM * free // max(1, single)))
-    count = min(count, fit)
-    begun = None
+    room, phase = room_bytes(), heaviest(arms[0])
+    count = min(count, max(1, room // max(1, own_bytes(arms[0], phase))))
     while count > 1:
-        together, taken, begun = measured(arms[:count], how)
-        if taken <= ROOM * free:
+        begun, needed, load = weighed(arms[:count], phase, how)
+        if needed <= room:
             break
-        count, begun = count // 2, None
+        count //= 2
     if count <= 1:
-        why = f"two arms would take more than the memory has, {free / 1e9:.1f} GB free"
-        return Choice(1, why, {"one": alone}), own
-    seconds = {"one": alone, "pack": together, "pack_per_arm": together / count}
-    ratio = count * alone / together
-    why = f"a step of {count} arms takes {together:.2g} s and {count} steps of one {count * alone:.2g} s: {ratio:.1f} x"
-    if together >= GAIN * count * alone:
-        # Each of the runs would trace its program and fetch it from the cache, which a pack does once.
-        steps = arms[0].steps - arms[0].begin
-        begin = time.perf_counter()
-        measured(arms[:1], how, steps=2)
-        seconds["begin"] = again = time.perf_counter() - begin
-        pack_whole, alone_whole = again + steps * together, count * (again + steps * alone)
-        why += (
-            f"; with {again:.2g} s before its steps, {pack_whole:.2g} s against {alone_whole:.2g} s for all {steps:,}"
-        )
-        if pack_whole >= GAIN * alone_whole:
-            return Choice(1, why, seconds, taken), own
-    return Choice(count, why, seconds, taken), begun
+        return Choice(1, f"two arms would take more than {room / 1e9:.1f} GB, their share of the memory"), None
+    choice = expected(load, count, arms[0].steps, needed)
+    return choice, begun if choice.arms > 1 and phase == 0 else None
 
 
-def measured(arms: Sequence[Arm], how: How, steps: int = 3) -> tuple[float, int, Begun]:
-    """Seconds a step of these arms from where they stand, the bytes that their compiled step needs, and their
-    beginning, as it was before the measurement."""
-    begin = arms[0].begin
-    phase = next(n for n, (_, last) in enumerate(arms[0].spans) if begin < last or n == len(arms[0].spans) - 1)
-    start, last = arms[0].spans[phase]
-    step = max(begin, start)
+class Load(NamedTuple):
+    """The operations of a step of one arm and of a group, None where the compiler does not count them, and whether a
+    convolution of the group has a kernel for each arm."""
+
+    alone: float | None
+    group: float | None
+    grouped: bool
+
+
+def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
+    """The decision between a group of `count` arms of this load, and the arms one by one."""
+    if load.alone is None or load.group is None:
+        return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
+    cpu = jax.default_backend() == "cpu"
+    dispatch, rate = STEP["cpu" if cpu else "other"]
+    one = dispatch + load.alone / rate
+    pack = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
+    whole, single = BEGIN + steps * pack, count * (BEGIN + steps * one)
+    seconds = {"one": one, "pack": pack, "pack_per_arm": pack / count}
+    why = (
+        f"expected for all {steps:,} steps: {whole:.2g} s together, {single:.2g} s one by one "
+        f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
+        f"{', with a convolution kernel for each arm' if load.grouped else ''})"
+    )
+    return Choice(count if whole < GAIN * single else 1, why, seconds, needed)
+
+
+def weighed(arms: Sequence[Arm], phase: int, how: How) -> tuple[Begun, int, Load]:
+    """The beginning of a phase of these arms, as it is before its first step, the bytes that its compiled step needs,
+    and its operations."""
     begun = begin_phase(arms, phase, how.prefix, lambda told: None)
     fresh = begun.states
     state = begun.placed()
     needed = begun.feed.bytes_needed(state)
-    times = []
-    for _ in range(steps):
-        moment = time.perf_counter()
-        taken = begun.feed.take(state, step, min(last, step + 8))
-        state = taken.state
-        jax.block_until_ready(taken.metrics)
-        times.append((time.perf_counter() - moment) / max(1, taken.steps))
-    begun.states, begun.feed = fresh, begun.feed.rewound(step)
-    return min(times[1:]), needed, begun
+    one, batch = begun.feed.shapes()
+    lowered: Any = begun.engine.train.lower(state, batch)  # type: ignore[attr-defined]
+    begun.states, begun.feed = fresh, begun.feed.rewound(begun.step)
+    alone, told = begun.step_flops(0, one), lowered.cost_analysis()
+    group = float(told["flops"]) if told and "flops" in told else None
+    if arms[0].recipe.train.accumulate > 1 and alone is not None:
+        # The compiler counts one round of the loop over the pieces of a batch.
+        group = alone * len(arms)
+    grouped = False
+    if jax.default_backend() == "cpu" and "convolution" in (text := lowered.as_text()):
+        single = begun.program(begun.parts[0], begun.forms[0], one).as_text()
+        grouped = most_groups(text) > most_groups(single)
+    return begun, needed, Load(alone, group, grouped)
 
 
-def free_memory() -> int:
-    """Bytes: of the device where it keeps count, else of the machine; half of all it has where it does not say."""
+def most_groups(text: str) -> int:
+    """The largest number of groups of a convolution of a program.
+
+    >>> most_groups("stablehlo.convolution ... {batch_group_count = 1 : i64, feature_group_count = 4 : i64}")
+    4
+    """
+    return max(map(int, CONVOLUTION_GROUPS.findall(text)), default=1)
+
+
+def heaviest(arm: Arm) -> int:
+    """The phase in which most numbers learn, the first of equals: the one that decides about memory."""
+    counts = [sum(map(size, jax.tree.leaves(state.trainable))) for _, state in form_of(arm).phases]
+    return counts.index(max(counts))
+
+
+def own_bytes(arm: Arm, phase: int) -> int:
+    """The bytes of what moves in an arm's state, which a group holds for every arm."""
+    state = form_of(arm).phases[phase][1]
+    return sum(4 * size(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimiser, state.average)))
+
+
+def room_bytes() -> int:
+    """The bytes that a group may take: a share of all the memory, for the free memory differs with the load."""
     told = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in told:
-        return int(told["bytes_limit"] - told.get("bytes_in_use", 0))
+        return int(DEVICE_ROOM * told["bytes_limit"])
+    return int(ROOM * memory_bytes())
+
+
+def memory_bytes() -> int:
+    """The bytes of memory of this machine, or of the container that this process may use."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        # Not MemFree: what the system keeps of files it gives back when asked.
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        # Windows has no such call.
-        size = getattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**13}.__getitem__)
-        return size("SC_PHYS_PAGES") * size("SC_PAGE_SIZE") // 2
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

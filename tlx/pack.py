@@ -278,6 +278,18 @@ def parted(state: TrainState, form: Any) -> TrainState:
     return jax.tree.unflatten(tree, [found[a] if a in found else found[b] for a, b in zip(named, learned, strict=True)])
 
 
+def grafted(state: TrainState, own: TrainState) -> TrainState:
+    """Return the `masked` state with every leaf that the arm's `own` state has: the inverse of `parted`. The numbers of
+    the recipe (rates, masks) stay those of the masked state."""
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
+    paths, tree = jax.tree_util.tree_flatten_with_path(state)
+    leaves = []
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path)
+        leaves.append(found.get(name, found.get(name.replace(".trainable", ".frozen", 1), leaf)))
+    return jax.tree.unflatten(tree, leaves)._replace(numbers=state.numbers)
+
+
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     """Whether arms that learn other leaves may still share a program: what begins to learn, and the stages in which
     nothing does, are the same; nothing is remembered; and the update and the optimiser treat every number by itself."""

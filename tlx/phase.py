@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tlx import pack, prefix, sharding
 from tlx.arm import Arm
@@ -19,8 +20,8 @@ Before = tuple[list[Parts], list[TrainState]]
 
 @dataclass
 class Begun:
-    """The `phase` about to take its first step, or the one after its checkpoint. `parts`, `states` and the
-    `readers` of each stream and split are by arm, and `forms`, the shapes of the states that they have alone;
+    """The `phase` about to take the step after `step`, its first or the one after a checkpoint. `parts`, `states` and
+    the `readers` of each stream and split are by arm, and `forms`, the shapes of the states that they have alone;
     `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
 
     phase: int
@@ -31,6 +32,8 @@ class Begun:
     engine: Engine
     learning: list[str]
     feed: Stream | Resident
+    step: int
+    known: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
         """The states on the devices; they are not kept here too."""
@@ -44,17 +47,23 @@ class Begun:
         if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
             return None
         steps, self.feed.steps = self.feed.steps, Counter()
-        found, known = [], dict[Any, float]()
-        for parts, form in zip(self.parts, self.forms, strict=True):
-            like = (*parts.learning, *(leaf.shape for leaf in jax.tree.leaves(form)))
-            for shape in steps:
-                if (like, shape) not in known:
-                    told = self.program(parts, form, self.feed.batch_of[shape]).cost_analysis()
-                    if not told or "flops" not in told:
-                        return None
-                    known[like, shape] = float(told["flops"])
-            found.append(sum(count * known[like, shape] for shape, count in steps.items()))
+        found = []
+        for n in range(len(self.parts)):
+            counts = {shape: self.step_flops(n, self.feed.batch_of[shape]) for shape in steps}
+            if any(count is None for count in counts.values()):
+                return None
+            found.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
         return found
+
+    def step_flops(self, n: int, batch: Any) -> float | None:
+        """The operations of one step of arm n alone on a batch of these shapes; None where XLA does not count them."""
+        parts, form = self.parts[n], self.forms[n]
+        shapes = (*(leaf.shape for leaf in jax.tree.leaves(form)), *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
+        like = (*parts.learning, *shapes)
+        if like not in self.known:
+            told = self.program(parts, form, batch).cost_analysis()
+            self.known[like] = float(told["flops"]) if told and "flops" in told else None
+        return self.known[like]
 
     def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
         """One arm's step on arrays of these shapes, before the compiler's own passes: where it is what runs, that,
@@ -66,10 +75,15 @@ class Begun:
 
 
 def begin_phase(
-    arms: Sequence[Arm], phase: int, prefixes: bool, say: Callable[[str], None], before: Before | None = None
+    arms: Sequence[Arm],
+    phase: int,
+    prefixes: bool,
+    say: Callable[[str], None],
+    before: Before | None = None,
+    restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
 ) -> Begun:
-    """The start of a phase, from the states `before` or from the newest checkpoint; `prefixes` is whether a stored
-    prefix may be read."""
+    """The start of a phase, from the states `before`, or from the step at which the arms stand, whose states `restore`
+    returns; `prefixes` is whether a stored prefix may be read."""
     first = arms[0]
     start, last = first.spans[phase]
     step = max(first.begin, start)
@@ -77,12 +91,13 @@ def begin_phase(
     readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
     parts = [arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)]
     states = fresh_states(arms, parts, phase, before)
-    if first.begin > start:
-        states = [arm.restore(state) for arm, state in zip(arms, states, strict=True)]
+    if restore is not None and first.begin > start:
+        states = restore(states)
     forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
     engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, streams, readers["validation"])
-    return Begun(phase, parts, states, forms, readers, engine, learning, feed(engine, arms, streams, step))
+    batches = feed(engine, arms, streams, step)
+    return Begun(phase, parts, states, forms, readers, engine, learning, batches, step)
 
 
 def read_by(
@@ -120,7 +135,8 @@ def engine_of(
     if len({tuple(own.learning) for own in parts}) > 1:
         union, forms = pack.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
         fresh = fresh_states(arms, [union] * len(arms), 0, None)
-        states = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
+        masked = [pack.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
+        states = [pack.grafted(whole, own) for whole, own in zip(masked, states, strict=True)]
     engine = pack.packed(
         union,
         mesh,

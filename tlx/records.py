@@ -129,6 +129,16 @@ class Events:
         self.stream.close()
 
 
+class NoRecords:
+    """The records of a run that must not be written to: each method does nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def flush(self, *, sync: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Bar:
     """A bar on a terminal, told lines alone elsewhere: `word` is what it counts, `remaining` shows rich's own guess."""
 

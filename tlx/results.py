@@ -78,7 +78,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
         "energy": finish["energy"],
-        "pack": {"arms": finish["arms"], "place": finish["place"]},
+        "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
     }
     (path / "predictions").mkdir(exist_ok=True)

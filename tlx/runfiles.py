@@ -27,8 +27,8 @@ DIRECTORIES = {
     "model/adapter": _MODEL,
     "adapter": _MODEL,
 }
-# Checkpoints are directories named by their step, whole or half written.
-CHECKPOINTS, STEP = "checkpoints", r"\d+([._-].*)?"
+# Checkpoints are named by their step, whole or half written; those of a group lie in a directory of the group.
+CHECKPOINTS, STEP = "checkpoints", r"\.?\d+([._-].*)?|group-\d+-[0-9a-f]{16}"
 _PARTIAL = r"\.(.+)\.partial"
 
 

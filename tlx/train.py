@@ -18,6 +18,7 @@ from tlx.durable import common_folder, guarded
 from tlx.energy import Metered
 from tlx.evaluate import evaluate, look
 from tlx.feed import Taken, one_of
+from tlx.group import Group
 from tlx.interrupt import noted
 from tlx.pack import Engine
 from tlx.phase import Before, Begun, begin_phase
@@ -137,11 +138,12 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
     """Takes the arms from where they stand to their end: a run each, or what ended it. `begun` is the beginning of
     their phase, where it was made already.
 
-    Several arms share a program, so they have the same number of steps, and phases, and stand at the same one (see
-    `tlx.many`). An arm that diverges ends by itself; a full disk ends all, and so does Ctrl-C, after the step that it
-    struck in, with a checkpoint.
+    Several arms share a program, so they have the same number of steps and phases (see `tlx.grouping`), and one
+    checkpoint (see `tlx.group`). An arm that diverges stops no other; a full disk ends all, and so does Ctrl-C, after
+    the step in which it came, with a checkpoint. An arm that is `finished` trains for the others: its folder stays as
+    it is.
     """
-    first = arms[0]
+    first, group = arms[0], Group(arms)
     recipe, steps, begin = first.recipe, first.steps, first.begin
     before: Before | None = None
     state: Any = None
@@ -151,6 +153,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
         stack.enter_context(guarded(common_folder([arm.path for arm in arms])))
         for arm in arms:
             stack.enter_context(closing(arm))
+        stack.enter_context(closing(group))
         meter = stack.enter_context(Metered())
         progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(arms), how.quiet))
         if not how.quiet:
@@ -160,8 +163,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             if begin > last:
                 continue
             with clock("setup"):
-                if begun is None or begun.phase != phase:
-                    begun = begin_phase(arms, phase, how.prefix, progress.say, before)
+                if begun is None or (begun.phase, begun.step) != (phase, max(begin, start)):
+                    begun = begin_phase(arms, phase, how.prefix, progress.say, before, group.restore)
                 now, state, before, begun = begun, begun.placed(), None, None
                 parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.feed
             step, pending = max(begin, start), None
@@ -194,7 +197,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                     saved = time.monotonic()
                     with clock("compile"):
                         note_flops(arms, now.flops())
-                    keep(arms, engine, state)
+                    group.keep(engine, state)
                     if asked:
                         raise KeyboardInterrupt
             with clock("train"):
@@ -222,9 +225,14 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
                 for arm, outcome in zip(arms, tested, strict=True):
                     arm.outcomes["test"] = outcome
+        # Until the last result is written the checkpoint may be needed.
+        group.checkpoints.wait()
         used = meter.stop().shared(len(arms))
         results: list[Run | Exception] = []
         for n, (arm, (own, selected)) in enumerate(zip(arms, chosen, strict=True)):
+            if arm.finished:
+                results.append(Run(arm.path, arm.recipe, folder.read(arm.path)))
+                continue
             if arm.failed is not None:
                 results.append(arm.failed)
                 continue
@@ -232,8 +240,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 measured = arm.outcomes["test"].metrics(arm.ready.task)
                 arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
             arm.records.flush()
-            arm.checkpoints.wait()
-            told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected, "arms": len(arms), "place": n}
+            told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected}
+            told["pack"] = {"arms": len(arms), "place": n} | ({"cells": group.cells} if len(arms) > 1 else {})
             told["energy"] = used._asdict()
             result = write_all(arm, own, told, how.leave)
             if how.leave == "all":
@@ -263,13 +271,6 @@ def note_flops(arms: Sequence[Arm], flops: Sequence[float] | None) -> None:
     """Adds to what each arm's steps took, where that is known."""
     for n, arm in enumerate(arms):
         arm.flops = None if flops is None or arm.flops is None else arm.flops + flops[n]
-
-
-def keep(arms: Sequence[Arm], engine: Engine, state: Any) -> None:
-    """Starts to write a checkpoint of every arm that goes on."""
-    for n, arm in enumerate(arms):
-        if arm.failed is None:
-            arm.keep(engine.fetch(state, n))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from tlx.records import write_json
 from tlx.study.base import document, settle
-from tlx.study.claims import claim, claim_group, settled
+from tlx.study.claims import claim, settled
 
 HOLD = """
 import sys, time
@@ -64,25 +64,6 @@ def test_a_file_system_without_locks_is_refused(small, directory, monkeypatch):
         claim(directory, name, cell, 0.0)
     monkeypatch.undo()
     assert claim(directory, name, cell, 0.0) is not None
-
-
-def test_a_group_is_claimed_up_to_so_many_and_what_others_hold_is_passed_over(small, directory):
-    names = list(small.by_fingerprint)
-    held = claim(directory, names[0], small.by_fingerprint[names[0]], 0.0)
-
-    def claimed(groups, most):
-        found = claim_group(directory, small.by_fingerprint, groups, most, 0.0)
-        for one in found:
-            one.lock.release()
-        return [one.fingerprint for one in found]
-
-    assert claimed([names], 2) == names[1:]
-    assert claimed([names[:1], names[1:]], 2) == names[1:]
-    assert claimed([names[:1]], 2) == []
-    held.lock.release()
-    assert claimed([names], 2) == names
-    assert claimed([names], 1) == names[:1]
-    assert claimed([names[:1], names[1:]], 2) == names[:1]
 
 
 def test_done_is_settled_and_failed_until_a_later_call(small, directory):

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from tlx import Study, Weights, cells, choice, param, prod, run
@@ -189,7 +188,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
 
 def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
-    call = start(path, out, "--jobs", "2")
+    call = start(path, out, "--jobs", "2", "--most", "1")
     until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]
@@ -239,6 +238,5 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
     whole, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
     assert len(whole) == 60 * 8
     assert (whole.state == "done").all()
-    # Which cells share a program is a matter of who was there; they agree to rounding, and alone to the bit.
-    assert whole.drop(columns="value").equals(killed.drop(columns="value"))
-    assert np.abs(whole.value - killed.value).max() <= (0.0 if most == 1 else 1e-2)
+    # Which cells share a program follows from the study, not from who was there.
+    assert whole.equals(killed)

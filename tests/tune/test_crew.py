@@ -4,12 +4,16 @@ import dataclasses
 import json
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tlx import Data, Optim, Recipe, Train, many, models, tasks
+from tlx import train as loop
 from tlx.cli import main
 from tlx.tune import attempt, crew, log_uniform, one_of, search, uniform
+from tlx.tune.space import cell
+from tlx.weights.files import read_file
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=4),
@@ -47,10 +51,13 @@ def taken(monkeypatch):
     return found
 
 
-def test_of_several_workers_each_takes_its_share_and_no_more(tmp_path, taken):
-    """The second worker does nothing here, so that what the first takes each time is seen."""
+def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, taken):
+    """The second worker does nothing here, so that what the first takes each time is seen. The groups are recorded."""
     search(RECIPE, SPACE, tmp_path / "out", trials=5, sampler="random", jobs=2, worker=IDLE, quiet=True)
-    assert taken == [[0, 1, 2], [3], [4]]
+    assert taken == [[0, 1, 2], [3, 4]]
+    taken.clear()
+    search(RECIPE, SPACE, tmp_path / "out", trials=7, sampler="random", together=1, quiet=True)
+    assert taken == [[5], [6]]
     taken.clear()
     space = {"optim.lr": one_of(0.01, 0.02, 0.03)}
     search(RECIPE, space, tmp_path / "grid", trials=9, sampler="grid", share=3, quiet=True)
@@ -90,6 +97,38 @@ def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatc
     ]
     assert [(result["pack"]["arms"], result["pack"]["place"]) for result in results] == [(3, 0), (3, 1), (3, 2)]
     assert [result["metrics"]["validation/accuracy"] for result in results] == [one.value for one in found.trials]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
+    """The next worker trains the whole group again, and reports only the trials that were left."""
+    monkeypatch.setattr(many, "GAIN", float("inf"))
+    whole = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
+    tell, write_all = crew.Crew.tell, loop.write_all
+
+    def killed(arm, *rest):
+        if arm.recipe == second:
+            raise KeyboardInterrupt
+        return write_all(arm, *rest)
+
+    second = cell(RECIPE, whole.trials[1].point).recipe
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", together=3, quiet=True)
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr(crew.Crew, "tell", lambda self, handle, ended: told.append(ended) or tell(self, handle, ended))
+        again = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", share=2, quiet=True)
+    assert taken == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
+    assert [ended.trial.number for ended in told] == [0, 1, 2, 3]
+    assert [one.value for one in again.trials] == [one.value for one in whole.trials]
+    for one in whole.trials:
+        leaves = [
+            read_file(base / "cells" / one.fingerprint / "learned.safetensors") for base in (whole.folder, again.folder)
+        ]
+        for path, leaf in leaves[0].items():
+            np.testing.assert_array_equal(leaves[1][path], leaf)
 
 
 def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):

@@ -18,6 +18,7 @@ from tlx.cells.reading import (
     CELLS,
     CLAIMS,
     FAILED,
+    GROUPS,
     PLAN,
     SEED,
     STUDY,
@@ -31,7 +32,7 @@ from tlx.cells.reading import (
 )
 
 __all__ = [
-    "CELLS", "CLAIMS", "FAILED", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
+    "CELLS", "CLAIMS", "FAILED", "GROUPS", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
     "StudyRecords", "Summary", "Table", "against", "compare", "costs", "is_baseline", "is_study", "judged", "read",
     "summarise",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
     DIR/study.json                    the question, the baseline, the metric, the cells and what each changes
     DIR/cells/FINGERPRINT/            a run's folder (see `tlx.folder`), `failed.json` where the last try failed
     DIR/claims/FINGERPRINT.lock       held by the worker that runs the cell
+    DIR/groups.json                   which cells train together (see `tlx.study.groups`)
     DIR/plan.jsonl                    a line a decision of the planner
 
 Nothing here imports JAX or pandas, and nothing is written.
@@ -20,6 +21,7 @@ from tlx.records import read_metrics
 from tlx.trees import near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
+GROUPS = "groups.json"
 SEED = "seed"
 REMEDY = "restore the file, or run the study's command again, which writes it"
 State = Literal["done", "running", "failed", "waiting", "stale"]

@@ -37,7 +37,7 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="How many cells a process takes at a time, at most; those that share a program train side by side.",
+    help="The largest group of cells that train together in one program. Recorded groups stay as they are.",
 )
 @click.option("--status", is_flag=True, help="Run nothing: how far the study is, cell by cell.")
 @click.option("--results", is_flag=True, help="Run nothing: a table of the finished cells, in Markdown.")

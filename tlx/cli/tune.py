@@ -42,7 +42,7 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @click.option("--jobs", default=1, show_default=True, help="How many processes try points at once.")
 @click.option(
     "--together", default=16, show_default=True,
-    help="Random or grid points that a process takes at once, at most; those that share a program train side by side.",
+    help="The largest group of random or grid points; those of a group that share a program train together.",
 )  # fmt: skip
 @click.option("--share", type=int, hidden=True)
 @click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tlx import config
-from tlx.cells import CELLS, CLAIMS, STUDY, is_study
+from tlx.cells import CELLS, CLAIMS, GROUPS, STUDY, is_study
 from tlx.data import DATASETS, Data, has_test
 from tlx.recipe import Recipe
 from tlx.records import write_json
@@ -136,7 +136,9 @@ def settle(directory: Path, written: Mapping[str, Any]) -> None:
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; choose another directory with --out")
     # Another process may have just begun: claims are there before the file is, and are looked for last.
-    if directory.is_dir() and any(directory.iterdir()) and not (is_study(directory) or (directory / CLAIMS).is_dir()):
+    # The groups of another directory may have been copied, to repeat its study.
+    others = directory.is_dir() and any(path.name != GROUPS for path in directory.iterdir())
+    if others and not (is_study(directory) or (directory / CLAIMS).is_dir()):
         raise FileExistsError(f"{directory} is not empty and holds no study; choose another directory with --out")
     for name in (CLAIMS, CELLS):
         (directory / name).mkdir(parents=True, exist_ok=True)

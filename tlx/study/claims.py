@@ -13,12 +13,14 @@ from tlx.sweeps import Cell
 
 
 class Claim(NamedTuple):
-    """A cell that this process alone may run, in `folder`, as long as it holds the lock."""
+    """A cell that this process alone may run, in `folder`, as long as it holds the lock. One that is `done` trains
+    again for the other cells of its group, and keeps its results."""
 
     fingerprint: str
     cell: Cell
     folder: Path
     lock: BaseFileLock
+    done: bool = False
 
 
 def settled(folder: Path, since: float) -> bool:
@@ -42,6 +44,16 @@ def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim 
     folder = directory / CELLS / fingerprint
     if settled(folder, since):
         return None
+    found = locked(directory, fingerprint, cell)
+    # Its last holder may have finished between the look and the lock.
+    if found is not None and settled(folder, since):
+        found.lock.release()
+        return None
+    return found
+
+
+def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
+    """The claim on a cell, whatever its state, unless somebody holds it."""
     lock = FileLock(directory / CLAIMS / f"{fingerprint}.lock")
     try:
         lock.acquire(blocking=False)
@@ -51,24 +63,28 @@ def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim 
         # Where there is no flock, filelock leaves a mere file instead, which outlives whoever made it.
         lock.release()
         raise OSError(f"the file system of {directory} has no locks (flock), so no claim there ends with its process")
-    # Its last holder may have finished between the look and the lock.
-    if settled(folder, since):
-        lock.release()
-        return None
-    return Claim(fingerprint, cell, folder, lock)
+    folder = directory / CELLS / fingerprint
+    return Claim(fingerprint, cell, folder, lock, (folder / RESULT).is_file())
 
 
-def claim_group(
-    directory: Path, cells: Mapping[str, Cell], groups: Sequence[Sequence[str]], most: int, since: float
-) -> list[Claim]:
-    """Up to `most` claims on `cells` of one group, the first that has one left; none where all are settled or held by
-    others. `groups` are the fingerprints of cells that one program can train."""
-    for group in groups:
-        held: list[Claim] = []
-        for fingerprint in group:
-            if len(held) < most and fingerprint in cells:
-                found = claim(directory, fingerprint, cells[fingerprint], since)
-                held += [found] if found else []
-        if held:
-            return held
+def claim_group(directory: Path, cells: Mapping[str, Cell], group: Sequence[str], since: float) -> list[Claim]:
+    """The claims on all cells of a group, in its order: all of them or none.
+
+    None where all are settled, where somebody holds one, or where the study has lost one.
+    """
+    if any(name not in cells for name in group) or all(settled(directory / CELLS / name, since) for name in group):
+        return []
+    held: list[Claim] = []
+    try:
+        for name in group:
+            found = locked(directory, name, cells[name])
+            if found is None:
+                break
+            held.append(found)
+        if len(held) == len(group) and not all(settled(one.folder, since) for one in held):
+            claims, held = held, []
+            return claims
+    finally:
+        for one in held:
+            one.lock.release()
     return []

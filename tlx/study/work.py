@@ -1,7 +1,6 @@
 """The running of a study: each cell once, by this process or by workers, whoever else works in the same directory."""
 
 import json
-import math
 import os
 import socket
 import subprocess
@@ -18,9 +17,11 @@ from tlx.durable import StorageError, guarded
 from tlx.folder import RECIPE
 from tlx.many import MOST_ARMS
 from tlx.records import write_json
+from tlx.study import groups
 from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
+from tlx.study.groups import Together
 from tlx.study.table import write_results
 from tlx.sweeps import Cell
 from tlx.train import Run
@@ -45,16 +46,27 @@ def run_study(
     file: str = "",
     worker: Sequence[str] = (),
 ) -> StudyRecords:
-    """Runs every cell of the study that is not done, in the directory `out`, and reads back what is there.
+    """Run every cell of the study that is not done, in the directory `out`, and read back what is there.
 
-    The page is drawn where the extra is installed and a cell is done.
+    A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one continues, a failed
+    one keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
+    each returns when no cell is left. Cells that differ in numbers alone train together, in groups that follow from the
+    study and are recorded in `groups.json`; later calls and other workers keep them. The page is drawn where the extra
+    is installed and a cell is done.
 
-    A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one goes on, a failed one
-    keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
-    each returns when no cell is left. Cells that differ in numbers alone train side by side where that is quicker, at
-    most `most`, and a process holds as many at a time. `jobs` above 1 starts as many processes of the command `worker`,
-    which is to call `work`. `command` and `file` are for the record. Raises FileExistsError for a directory that holds
-    something else, ChildProcessError where workers died and left cells.
+    Args:
+        study: the study.
+        out: its directory.
+        jobs: how many processes of the command `worker` to start, if more than 1.
+        most: the largest number of cells in a group that is not recorded yet.
+        quiet: print nothing.
+        command: the command line, for the record.
+        file: the study's file, for the record.
+        worker: a command that calls `work`.
+
+    Raises:
+        FileExistsError: the directory holds something else.
+        ChildProcessError: workers died and left cells.
     """
     directory = Path(out)
     for name, value in {"jobs": jobs, "most": most}.items():
@@ -75,6 +87,8 @@ def directed(
     since = now()
     with Board(study, directory, since, quiet) as board:
         board.begin()
+        for note in groups.record(directory, study.by_fingerprint, most):
+            board.say(f"note: {note}")
         if jobs == 1 or len(board.left) < 2:
             work(study, directory, since, most=most, look=board.look, wait=board.wait)
         else:
@@ -103,12 +117,19 @@ def work(
     wait: Callable[[], None] = lambda: None,
     employed: bool = False,
 ) -> None:
-    """What one worker does: claims cells and runs them until all are settled, by whomever. What failed before the time
-    `since` is tried again.
+    """Do what one worker does: claim groups of cells and run them until all cells are settled, by whomever.
 
-    It claims cells that one program can train, at most `most`, and no more than one of `share` workers should. `look`
-    is called after every cell, `wait` where others run all that is left. A worker that is `employed` ends when the
-    process that started it has died, and ends with the exit code `NO_STORAGE` where the directory cannot be written.
+    Args:
+        study: the study.
+        directory: its directory.
+        since: cells that failed before this time (seconds since the epoch) are tried again.
+        share: how many workers share the study. It decides how many groups this one keeps when it has decided how some
+            cells are grouped, and no number of any run.
+        most: the largest new group.
+        look: is called after every cell.
+        wait: is called where others run all that is left.
+        employed: return when the process that started this one has died, and end with the exit code `NO_STORAGE` where
+            the directory cannot be written.
     """
     try:
         with guarded(directory, AGAIN):
@@ -130,58 +151,88 @@ def claimed(
     employed: bool,
 ) -> None:
     """Claim and run cells until all are settled, as `work` says."""
-    left, groups, employer = study.by_fingerprint, grouped(study.by_fingerprint), os.getppid()
+    left, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
+    groups.record(directory, cells, most)
     while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
             return
-        claims = claim_group(directory, left, groups, min(most, math.ceil(len(left) / share)), since)
-        if not claims:
+        if not any(run_group(cells, directory, group, since, share, look) for group in listed(directory, left)):
+            # A cell that could not be opened is in no group; a worker that died may have left it so.
+            groups.record(directory, cells, most)
             wait()
             time.sleep(PAUSE)
             look()
-        elif alone := fulfil(directory, claims, look):
-            groups = [
-                part for group in groups for part in ([[name] for name in group] if alone & {*group} else [group])
-            ]
 
 
-def grouped(cells: Mapping[str, Cell]) -> list[list[str]]:
-    """The fingerprints of cells that one program can train, group by group."""
-    names = list(cells)
-    return [[names[n] for n in members] for members in many.groups([cell.recipe for cell in cells.values()])]
+def listed(directory: Path, left: Mapping[str, Cell]) -> list[Together]:
+    """The recorded groups with a cell that is left."""
+    recorded = groups.read(directory)
+    return [group for group in (recorded.groups if recorded else ()) if left.keys() & {*group.cells}]
 
 
-def fulfil(directory: Path, claims: Sequence[Claim], look: Callable[[], None]) -> set[str]:
-    """Runs the cells of the claims, writes down what comes of each, and lets go of it. Returns those that were better
-    run one by one, so that what is like them need not be held together either."""
-    alone: set[str] = set()
+def run_group(
+    cells: Mapping[str, Cell], directory: Path, group: Together, since: float, share: int, look: Callable[[], None]
+) -> bool:
+    """Claim a group and run it; whether it could be claimed."""
+    claims = claim_group(directory, cells, group.cells, since)
+    if not claims:
+        return False
+    try:
+        # Another worker may have decided between the look and the locks.
+        if group not in listed(directory, cells):
+            return False
+        fulfil(directory, group, claims, share, look)
+    finally:
+        for one in claims:
+            one.lock.release()
+    return True
 
-    def planned(choice: dict[str, Any]) -> None:
+
+def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None]) -> None:
+    """Run the cells of a claimed group, write down what comes of each, and release it."""
+    decided: list[Together] = []
+
+    def note(choice: dict[str, Any]) -> None:
         append(directory / PLAN, choice)
-        if choice["arms"] == 1:
-            alone.update(choice["cells"])
+        decided.extend(Together(tuple(part), True, choice["why"]) for part in choice["groups"])
+
+    def admit(parts: many.Groups) -> many.Groups:
+        if group.decided:
+            return parts
+        groups.decide(directory, group, decided)
+        kept = parts[: groups.share_of(parts, share)]
+        mine = {position for part in kept for position in part}
+        for position, one in enumerate(claims):
+            if position not in mine:
+                one.lock.release()
+        return kept
 
     def done(position: int, outcome: Run | Exception) -> None:
         one = claims[position]
         if isinstance(outcome, StorageError):
             # No cell's failure, and the next would meet it too.
             raise outcome
+        if one.done:
+            return
         failed = isinstance(outcome, Exception)
         if isinstance(outcome, Exception):
             keep_failure(one.folder, outcome)
         line = {"time": now(), "cell": one.fingerprint, "state": "failed" if failed else "done"}
         append(directory / EXECUTIONS, line | {"host": socket.gethostname(), "process": os.getpid()})
-        one.lock.release()
         look()
 
-    try:
-        for one in claims:
+    for one in claims:
+        if not one.done:
             make_way(one.folder)
-        many.run_many([one.cell.recipe for one in claims], [one.folder for one in claims], note=planned, done=done)
-    finally:
-        for one in claims:
-            one.lock.release()
-    return alone
+    many.run_many(
+        [one.cell.recipe for one in claims],
+        [one.folder for one in claims],
+        most=len(claims),
+        together=[range(len(claims))] if group.decided else None,
+        note=note,
+        admit=admit,
+        done=done,
+    )
 
 
 def make_way(folder: Path) -> None:

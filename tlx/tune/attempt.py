@@ -19,13 +19,15 @@ Judge = Callable[[int, Mapping[str, float]], bool]
 
 class Trial(NamedTuple):
     """A trial of that `number`, which this worker alone executes: the `recipe` at a `point` of the space, to run in
-    `folder`. `judge` may stop it."""
+    `folder`. `judge` may stop it. One that has `ended` already is here for the other trials of its group: its outcome
+    is known."""
 
     number: int
     point: Point
     recipe: Recipe
     folder: Path
     judge: Judge | None = None
+    ended: bool = False
 
 
 class Ended(NamedTuple):
@@ -40,15 +42,17 @@ class Ended(NamedTuple):
 def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
     """Runs the trials, none of which looks at the test split, and tells of each as it ends.
 
-    They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train as one
-    program where that pays, unless somebody judges them (see `tlx.many`). A run that was interrupted goes on; one that
-    fails is told of, and the others go on. A full or failing storage is no trial's failure: `durable.StorageError` is
-    raised.
+    They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train together,
+    unless somebody judges them (see `tlx.many`); the groups follow from the trials that are given. An interrupted run
+    continues; one that fails is reported and stops no other. A full or failing storage is no failure of a trial:
+    `durable.StorageError` is raised.
     """
 
     def ended(trial: Trial, outcome: Run | Exception) -> None:
         if isinstance(outcome, StorageError):
             raise outcome
+        if trial.ended:
+            return
         if isinstance(outcome, Exception):
             tell(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
         else:

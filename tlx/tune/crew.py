@@ -16,7 +16,7 @@ from tlx.tune import journal
 from tlx.tune.asked import Asked, alone
 from tlx.tune.attempt import Ended, Judge, Trial, execute
 from tlx.tune.journal import UP_FRONT
-from tlx.tune.space import cell
+from tlx.tune.space import Point, cell
 
 
 class Crew:
@@ -26,7 +26,6 @@ class Crew:
         self.folder, self.asked, self.trials, self.quiet = folder, asked, trials, quiet
         # What is judged runs by itself, and would only be kept from the others.
         self.together = together if asked.sampler in UP_FRONT and asked.pruner == "none" else 1
-        self.share = share
         with alone(folder):
             self.storage = journal.open_storage(folder)
             with journal.readable(folder):
@@ -34,8 +33,9 @@ class Crew:
             journal.check_trials(self.study, asked.space, folder)
             if asked.sampler in UP_FRONT:
                 points = journal.points(asked.sampler, asked.space, asked.seed, trials)
-                for point in points[len(self.study.get_trials(deepcopy=False)) :]:
-                    self.study.enqueue_trial(journal.to_params(asked.space, point))
+                new = points[len(self.study.get_trials(deepcopy=False)) :]
+                largest = max(1, min(self.together, math.ceil(len(new) / share)))
+                journal.enqueue(self.study, asked.space, new, largest)
                 self.trials = len(points)
 
     def work(self) -> None:
@@ -53,38 +53,79 @@ class Crew:
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """The next trials with Optuna's handles of them, under claims that last as long as `claims`: first those that a
-        worker left when it died."""
-        taken: list[tuple[Trial, Any]] = []
+        worker left when it died. Trials that are known beforehand come in the groups in which they were added."""
         with alone(self.folder):
             every = self.study.get_trials(deepcopy=False)
             left = [trial.number for trial in every if trial.state.name == "RUNNING"]
-            waiting = sum(trial.state.name == "WAITING" for trial in every)
-            new = max(0, self.trials - len(every) + waiting)
-            # No more than leaves as many for each of the others.
-            most = min(self.together, math.ceil((len(left) + new) / self.share))
-            for number in [*left, *[None] * new]:
-                if len(taken) == most:
-                    break
+            waiting = [trial.number for trial in every if trial.state.name == "WAITING"]
+            if self.asked.sampler in UP_FRONT:
+                for number in [*left, *waiting]:
+                    if found := self.take_group(every, journal.group_of(every, number), claims):
+                        return found
+                return []
+            for number in [*left, *[None] * (self.trials - len(every))]:
                 if found := self.take(number, claims):
-                    taken.append(found)
-        return taken
+                    return found
+        return []
 
-    def take(self, number: int | None, claims: contextlib.ExitStack) -> tuple[Trial, Any] | None:
-        """The trial of that number, or a new one; None where somebody runs that recipe now."""
+    def take_group(self, every: Sequence[Any], group: Sequence[int], claims: contextlib.ExitStack) -> list[Any]:
+        """All trials of a group, those that have ended too, for without them the numbers of the others would differ;
+        none where somebody runs one of their recipes now. A recipe that comes twice is taken once."""
+        asked, members = self.asked, dict[str, tuple[int, Any]]()
+        for number in group:
+            made = cell(asked.recipe, self.point_of(number))
+            pending = every[number].state.name in ("RUNNING", "WAITING")
+            known = members.get(made.fingerprint)
+            if known is None or (pending and every[known[0]].state.name not in ("RUNNING", "WAITING")):
+                members[made.fingerprint] = number, made
+        with contextlib.ExitStack() as held:
+            for fingerprint in members:
+                if not self.claim(fingerprint, held):
+                    # Left as it is: whoever ends that run takes this one up, and finds it done.
+                    return []
+            claims.push(held.pop_all())
+        return [self.given(every[number], made) for number, made in members.values()]
+
+    def point_of(self, number: int) -> Point:
+        """The point of a trial that is known beforehand."""
+        asked = self.asked
+        return journal.points(asked.sampler, asked.space, asked.seed, number + 1)[number]
+
+    def given(self, trial: Any, made: Any) -> tuple[Trial, Any]:
+        """A recorded trial to execute, with its handle; without one, if it has ended."""
+        asked, number = self.asked, trial.number
+        folder, state = self.folder / CELLS / made.fingerprint, trial.state.name
+        if state not in ("RUNNING", "WAITING"):
+            return Trial(number, self.point_of(number), made.recipe, folder, ended=True), None
+        self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, number)
+        handle = (journal.begin if state == "WAITING" else journal.again)(self.study, self.storage, number)
+        point = journal.suggested(handle, asked.space)
+        return Trial(number, point, made.recipe, folder, self.judged(handle)), handle
+
+    def take(self, number: int | None, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
+        """The trial of that number, or a new one; none where somebody runs that recipe now."""
         asked, count = self.asked, len(self.study.get_trials(deepcopy=False))
         self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, count if number is None else number)
         handle = self.study.ask() if number is None else journal.again(self.study, self.storage, number)
         point = journal.suggested(handle, asked.space)
         made = cell(asked.recipe, point)
-        lock = FileLock(self.folder / CLAIMS / f"{made.fingerprint}.lock")
+        if not self.claim(made.fingerprint, claims):
+            return []
+        folder = self.folder / CELLS / made.fingerprint
+        return [(Trial(handle.number, point, made.recipe, folder, self.judged(handle)), handle)]
+
+    def claim(self, fingerprint: str, claims: contextlib.ExitStack) -> bool:
+        """Whether this worker alone may now run the recipe of that fingerprint, until `claims` ends."""
+        lock = FileLock(self.folder / CLAIMS / f"{fingerprint}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            # Left running: whoever ends that run takes this one up, and finds it done.
-            return None
+            return False
         claims.callback(lock.release)
-        judge = self.judge_of(handle) if asked.pruner != "none" else None
-        return Trial(handle.number, point, made.recipe, self.folder / CELLS / made.fingerprint, judge), handle
+        return True
+
+    def judged(self, handle: Any) -> Judge | None:
+        return self.judge_of(handle) if self.asked.pruner != "none" else None
 
     def tell(self, handle: Any, ended: Ended) -> None:
         """Writes down what came of a trial, and says it."""

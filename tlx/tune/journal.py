@@ -4,7 +4,7 @@ A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own va
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,8 @@ from tlx.documents import read_lines
 from tlx.documents.checks import Record, Whole
 from tlx.tune.space import Integers, OneOf, Point, Range, Space, drawn, grid
 
+# The attribute of a trial that holds the numbers of its group.
+TOGETHER = "together"
 JOURNAL, NAME = "journal.log", "tlx"
 Sampler = Literal["tpe", "random", "grid", "cmaes"]
 Pruner = Literal["none", "hyperband"]
@@ -123,6 +125,31 @@ def again(study: Any, storage: Any, number: int) -> Any:
 
     study_id = storage.get_study_id_from_name(NAME)
     return optuna.trial.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
+def begin(study: Any, storage: Any, number: int) -> Any:
+    """The trial of that number, which was waiting, as one that runs."""
+    import optuna
+
+    trial_id = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
+    storage.set_trial_state_values(trial_id, state=optuna.trial.TrialState.RUNNING)
+    return optuna.trial.Trial(study, trial_id)
+
+
+def enqueue(study: Any, space: Space, points: Sequence[Point], largest: int) -> None:
+    """Add trials at these points, each with the numbers of its group, whose size is at most `largest`: consecutive
+    trials, which one worker executes together."""
+    first = len(study.get_trials(deepcopy=False))
+    for n, point in enumerate(points):
+        start = n - n % largest
+        group = list(range(first + start, first + min(start + largest, len(points))))
+        study.enqueue_trial(to_params(space, point), user_attrs={TOGETHER: group})
+
+
+def group_of(every: Sequence[Any], number: int) -> list[int]:
+    """The numbers of the trials in the group of one of `every` trial of a search; alone, where none is recorded."""
+    group = every[number].user_attrs.get(TOGETHER, [number])
+    return [n for n in group if n < len(every) and every[n].user_attrs.get(TOGETHER, [n]) == group]
 
 
 def close(study: Any, number: int, state: str, value: float | None) -> None:

@@ -45,12 +45,12 @@ def search(
     `out`, and gives what came of it.
 
     The metric is of the validation split, by default the task's primary one; the test split is sealed in every trial.
-    Called again with the same `out`, the search goes on to so many trials in all; what a killed worker left is taken
+    Called again with the same `out`, the search continues to so many trials in all; what a killed worker left is taken
     up where it stood. Any number of processes may call this for one folder at once. `jobs` above 1 starts as many less
-    one of the command `worker`, which is to call this too. Points of "random" and "grid" are known beforehand: a worker
-    takes up to `together` of them at a time, and no more than one of `share` workers should (by default `jobs`), and
-    executes them by one call, side by side where that pays. With a pruner every trial runs by itself. `command` is what
-    a run of the recipe begins with, `tlx run CONFIG`, for the record.
+    one of the command `worker`, which is to call this too. Points of "random" and "grid" are known beforehand: when
+    they are added they are cut into groups of at most `together`, and of no more than the share of one of `share`
+    workers (by default `jobs`). One worker executes all of a group; later calls keep the recorded groups. With a pruner
+    every trial runs by itself. `command` is what a run of the recipe begins with, `tlx run CONFIG`, for the record.
 
     Raises TypeError or ValueError for a space that does not fit the recipe, before anything is run, ImportError where
     the extra `tlx[search]` is missing, FileExistsError for a folder that holds something else.

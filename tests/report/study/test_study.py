@@ -133,6 +133,8 @@ def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
     for words in (*planned, "(selection: last)", "tlx study experiments/shots.py"):
         assert words in told
     held = [cell.result for cell in cells.read(small_study).cells if cell.result]
+    assert sum(result["pack"]["arms"] == 1 for result in held) == 0 or "trained alone" in told
+    assert "recorded in groups.json" in told
     read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in held)
     assert f"{read} runs read what the frozen stages below head give from a store" in told
 

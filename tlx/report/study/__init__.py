@@ -4,6 +4,7 @@
 `spending` the drawings, `tables` the comparison as LaTeX and as Markdown.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def draw(table: Table) -> str:
         label=columns.arm,
         plan=[decision(item, study.cells, columns) for item in study.plan()],
         stored=stored(study.cells),
+        grouped=grouped(study.cells),
         unit=unit,
         p=p_text,
         metric=names.metric(table.metric),
@@ -154,6 +156,24 @@ def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> 
         "bytes": item.get("memory_bytes"),
         "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
     }
+
+
+def grouped(held: tuple[Cell, ...]) -> str:
+    """How many runs trained together, and what that does to their numbers; empty where nothing is done."""
+    sizes = Counter((cell.result.get("pack") or {}).get("arms", 1) for cell in held if cell.result)
+    if not sizes:
+        return ""
+    parts = [
+        f"{counted(runs, 'run')} trained alone" if size == 1 else f"{counted(runs, 'run')} in groups of {size}"
+        for size, runs in sorted(sizes.items())
+    ]
+    told = f"{', '.join(parts)}. The groups follow from the study and are recorded in groups.json."
+    if set(sizes) != {1}:
+        told += (
+            " A run in a group and the same run alone differ at first by rounding and by more after many steps; a "
+            "group of the same cells has the same bits again."
+        )
+    return told
 
 
 def stored(held: tuple[Cell, ...]) -> list[str]:

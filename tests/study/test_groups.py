@@ -1,0 +1,251 @@
+"""Which cells train together follows from the study, is recorded once, and is kept."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tlx import Study, choice, many, param, prod
+from tlx.cells import GROUPS
+from tlx.study import groups, run_study
+from tlx.study.base import document, settle
+from tlx.study.claims import claim_group, locked
+from tlx.study.groups import Recorded, Together
+from tlx.tuning import Probe
+from tlx.weights.files import read_file
+
+
+@pytest.fixture
+def four(base):
+    """Four cells that can share a program."""
+    return Study(base=base, cells=param("seed", range(4)), question="?")
+
+
+@pytest.fixture
+def begun(four, tmp_path):
+    """A directory of `four`, and a function that records its groups."""
+    directory = tmp_path / "study"
+    settle(directory, document(four, "x"))
+
+    def record(study=four, most=64):
+        notes = groups.record(directory, study.by_fingerprint, most)
+        return notes, [list(one.cells) for one in groups.read(directory).groups]
+
+    return directory, record
+
+
+def written(directory):
+    """The groups as the file holds them, with whether each is decided."""
+    found = json.loads((directory / GROUPS).read_text())["groups"]
+    return [(one["cells"], one["decided"]) for one in found]
+
+
+def learned(directory, study):
+    """What every cell of a study learned, and its metrics."""
+    folders = {name: directory / "cells" / name for name in study.by_fingerprint}
+    leaves = {name: read_file(folder / "learned.safetensors") for name, folder in folders.items()}
+    metrics = {name: json.loads((folder / "result.json").read_text())["metrics"] for name, folder in folders.items()}
+    return leaves, metrics
+
+
+def assert_same(one, other):
+    assert one[1] == other[1]
+    for name, leaves in one[0].items():
+        for path, leaf in leaves.items():
+            np.testing.assert_array_equal(leaf, other[0][name][path], err_msg=f"{name} {path}")
+
+
+def test_groups_are_pieces_of_what_can_share_in_the_order_of_the_study(base, tmp_path):
+    methods = choice("method", {"full": {}, "probe": {"tuning": Probe()}, "long": {"train.steps": 4}})
+    study = Study(base=base, cells=prod(methods, param("seed", range(3))), question="?")
+    names = list(study.by_fingerprint)
+    settle(tmp_path / "study", document(study, "x"))
+    groups.record(tmp_path / "study", study.by_fingerprint, 4)
+    assert written(tmp_path / "study") == [(names[:4], False), (names[4:6], False), (names[6:], False)]
+
+
+def test_recorded_groups_stay_and_new_cells_make_new_ones(four, begun):
+    directory, record = begun
+    names = list(four.by_fingerprint)
+    assert record(most=2) == ([], [names[:2], names[2:]])
+    before = (directory / GROUPS).read_bytes()
+    notes, found = record(most=4)
+    assert found == [names[:2], names[2:]]
+    assert "--most 4 is not used" in notes[0] and "recorded with --most 2" in notes[0]
+    assert (directory / GROUPS).read_bytes() == before
+    more = replace(four, cells=param("seed", [5, 3, 2, 1, 0, 4]))
+    new = [name for name in more.by_fingerprint if name not in names]
+    notes, found = record(more, most=4)
+    assert found == [names[:2], names[2:], new]
+    assert "--most 4 is for the 2 new cells" in notes[0]
+
+
+def test_a_finished_cell_without_a_group_gets_none(four, begun):
+    """A directory that an older version began."""
+    directory, record = begun
+    names = list(four.by_fingerprint)
+    folder = directory / "cells" / names[1]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    assert record() == ([], [[names[0], *names[2:]]])
+
+
+def test_a_group_that_has_lost_a_cell_is_made_anew_for_its_unfinished_cells(four, begun):
+    directory, record = begun
+    names = list(four.by_fingerprint)
+    record()
+    groups.write(directory, Recorded(64, (Together(tuple(names), True, "x"),)))
+    folder = directory / "cells" / names[0]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    fewer = replace(four, cells=param("seed", 0, 1, 2))
+    notes, found = record(fewer)
+    assert found == [names[:1], names[1:3]]
+    assert notes == [
+        "2 cells trained in a group with 1 that the study no longer has: they get a new group and start again"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"most": 1, "groups": [3]}',
+        '{"most": "x", "groups": []}',
+        '{"most": 1, "groups": [{"cells": 1}]}',
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(text, begun):
+    directory, record = begun
+    (directory / GROUPS).write_text(text)
+    with pytest.raises(ValueError, match=r"groups\.json does not hold the groups of a study .* restore it, or delete"):
+        record()
+
+
+def test_a_group_is_claimed_whole_or_not_at_all(four, begun):
+    directory, _ = begun
+    cells, names = four.by_fingerprint, list(four.by_fingerprint)
+    other = locked(directory, names[2], cells[names[2]])
+    assert claim_group(directory, cells, names, 0.0) == []
+    assert [one.fingerprint for one in claim_group(directory, cells, names[:2], 0.0)] == names[:2]
+    other.lock.release()
+    folder = directory / "cells" / names[3]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    assert [one.done for one in claim_group(directory, cells, names, 0.0)] == [False] * 3 + [True]
+    assert claim_group(directory, cells, names[3:], 0.0) == []
+    assert claim_group(directory, cells, [*names, "gone"], 0.0) == []
+
+
+def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begun, monkeypatch):
+    """The worker that decides keeps its share of the decided groups."""
+    from tlx.study import work
+
+    directory, record = begun
+    names = list(four.by_fingerprint)
+    record()
+    (group,) = groups.read(directory).groups
+    monkeypatch.setattr(many, "GAIN", 0.0)
+    assert work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
+    assert written(directory) == [([name], True) for name in names]
+    done = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
+    assert done == names[:2]
+    # What was looked at before is no group any more.
+    assert not work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
+
+
+def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
+    """As after a kill between two results, or where a user has deleted a cell."""
+    import shutil
+
+    monkeypatch.setattr(many, "GAIN", 1e9)
+    out = tmp_path / "study"
+    run_study(four, out, quiet=True)
+    before = learned(out, four)
+    assert [len(cells) for cells, _ in written(out)] == [4]
+    names = list(four.by_fingerprint)
+    files = {
+        path: path.read_bytes() for name in names[1:] for path in (out / "cells" / name).rglob("*") if path.is_file()
+    }
+    shutil.rmtree(out / "cells" / names[0])
+    found = run_study(four, out, quiet=True)
+    assert found.counts["done"] == 4
+    assert_same(before, learned(out, four))
+    assert all(path.read_bytes() == content for path, content in files.items())
+    lines = (out / "executions.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+
+
+def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and_says_so(four, tmp_path, monkeypatch):
+    monkeypatch.setattr(many, "GAIN", 1e9)
+    out, names = tmp_path / "study", list(four.by_fingerprint)
+    settle(out, document(four, "x"))
+    groups.write(out, Recorded(64, (Together(tuple(names), True, "x"),)))
+    opened = many.opened
+
+    def gone(recipe, path, **how):
+        if recipe.seed == 2:
+            raise FileNotFoundError("no such model")
+        return opened(recipe, path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(many, "opened", gone)
+        found = run_study(four, out, quiet=True)
+    errors = [cell.failed["error"] for cell in found.cells]
+    assert errors[2] == "FileNotFoundError: no such model"
+    assert all(names[2] in errors[n] and "must train together" in errors[n] for n in (0, 1, 3))
+    assert run_study(four, out, quiet=True).counts["done"] == 4
+    assert [cells for cells, _ in written(out)] == [names]
+
+
+@pytest.mark.slow
+def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, tmp_path, monkeypatch):
+    """It is in no group; when it can be opened it makes one of its own."""
+    monkeypatch.setattr(many, "GAIN", 1e9)
+    study = Study(base=base, cells=param("seed", range(3)), question="?")
+    out, names, opened = tmp_path / "study", list(study.by_fingerprint), many.opened
+
+    def gone(recipe, path, **how):
+        if recipe.seed == 1:
+            raise FileNotFoundError("no such model")
+        return opened(recipe, path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(many, "opened", gone)
+        assert run_study(study, out, quiet=True).counts == {"done": 2, "running": 0, "failed": 1, "waiting": 0}
+    assert [cells for cells, decided in written(out) if decided] == [[names[0], names[2]]]
+    found = run_study(study, out, quiet=True)
+    assert found.counts["done"] == 3
+    assert [cells for cells, _ in written(out)] == [[names[0], names[2]], [names[1]]]
+
+
+def test_groups_may_be_copied_to_repeat_a_study_elsewhere(four, begun, tmp_path):
+    directory, record = begun
+    record(most=2)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / GROUPS).write_bytes((directory / GROUPS).read_bytes())
+    settle(other, document(four, "x"))
+    notes = groups.record(other, four.by_fingerprint, 64)
+    assert groups.read(other) == groups.read(directory)
+    assert "recorded with --most 2" in notes[0]
+
+
+@pytest.mark.slow
+def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
+    """One worker or three, in whatever order they come: the same groups, the same bits."""
+    from tlx.study import work
+
+    monkeypatch.setattr(many, "GAIN", 1e9)
+    one, three = tmp_path / "one", tmp_path / "three"
+    run_study(four, one, most=2, quiet=True)
+    settle(three, document(four, "x"))
+    groups.record(three, four.by_fingerprint, 2)
+    first, second = groups.read(three).groups
+    for group in (second, first):
+        assert work.run_group(four.by_fingerprint, three, group, 0.0, 3, lambda: None)
+    assert written(one) == written(three)
+    assert_same(learned(one, four), learned(three, four))
