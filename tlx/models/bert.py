@@ -387,12 +387,9 @@ def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
         foreign = f"encoder.layer.{n}"
         own = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
         rest = (
-            "attention.output.dense",
-            "attention.output.LayerNorm",
-            "intermediate.dense",
-            "output.dense",
+            "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
-        )
+        )  # fmt: skip
     for name, theirs in own.items():
         yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
     yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
