@@ -15,7 +15,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
-INDEX = "https://pypi.org/simple"
+# pip knows the index that it asks where nothing else is set up; no public function of it says which.
+DEFAULT = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
 # Seconds without an answer.
 TIMEOUT = 60.0
 
@@ -33,7 +34,7 @@ class _Links(HTMLParser):
 
 def settings() -> dict[str, str]:
     """Return pip's settings by their plain name, as `pip config list` shows them."""
-    command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    command = [sys.executable, "-P", "-m", "pip", "config", "list", "--disable-pip-version-check"]
     told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     found: dict[str, str] = {}
     # A section of a command is stronger than `global`, the environment stronger than both.
@@ -74,8 +75,21 @@ def pages(package: str, asked: dict[str, str]) -> list[str]:
     if asked.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
         return found
     name = re.sub(r"[-_.]+", "-", package).lower()
-    indexes = [asked.get("index-url", INDEX), *_words(asked, "extra-index-url")]
+    indexes = [asked.get("index-url") or default(), *_words(asked, "extra-index-url")]
     return [*found, *(f"{index.rstrip('/')}/{name}/" for index in indexes)]
+
+
+def default() -> str:
+    """Return the address of the index that pip asks by default.
+
+    Raises:
+      LookupError: pip is not installed.
+    """
+    command = [sys.executable, "-P", "-c", DEFAULT]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise LookupError("pip is not installed beside tlx, so its package index is not known")
+    return done.stdout.strip()
 
 
 def link(opener: urllib.request.OpenerDirector, page: str, filename: str) -> str | None:
