@@ -1,8 +1,6 @@
 """Files that are whole or as they were, and one error for every way in which a storage refuses."""
 
 import errno
-import hashlib
-import json
 import os
 
 import pytest
@@ -10,7 +8,6 @@ import pytest
 from tlx.durable import (
     DiskFull,
     StorageError,
-    check_recorded,
     common_folder,
     guarded,
     sha256_once,
@@ -113,17 +110,3 @@ def test_a_hash_is_computed_again_where_the_file_has_changed(tmp_path):
 def test_several_folders_have_the_nearest_one_in_common(tmp_path):
     assert common_folder([tmp_path / "a"]) == tmp_path / "a"
     assert common_folder([tmp_path / "a", tmp_path / "b" / "c"]) == tmp_path
-
-
-def test_a_file_that_is_not_as_its_run_recorded_it_is_refused(tmp_path):
-    (tmp_path / "numbers").write_bytes(b"one")
-    # Older runs have no record.
-    check_recorded(tmp_path, "numbers")
-    (tmp_path / "result.json").write_text(json.dumps({"sha256": {"numbers": hashlib.sha256(b"one").hexdigest()}}))
-    for name in ("numbers", "others"):
-        check_recorded(tmp_path, name)
-    (tmp_path / "numbers").write_bytes(b"two")
-    with pytest.raises(
-        ValueError, match=r"numbers is damaged: its sha256 is not the one in .*result\.json; restore it"
-    ):
-        check_recorded(tmp_path, "numbers")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import tlx
 from tlx import Data, Recipe, Train, cells, folder, models, runfiles, tasks
 from tlx.cli import main
+from tlx.documents import digests
 from tlx.predict import predict
 from tlx.records import Progress
 from tlx.reopen import rebuild, reopen
@@ -92,8 +93,8 @@ def test_a_model_of_another_run_answers_nothing(name, mixed, tmp_path):
     done = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "out")])
     assert (done.exit_code, done.output.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
-    # The directory of the model, given by itself, is anybody's model.
-    assert load_pretrained(path / "model").task is not None
+    # The directory of the model, given by itself, belongs to the run as well.
+    refuses(lambda: load_pretrained(path / "model"), path, "model/model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["predictions", "metrics.jsonl", "parameters.json"])
@@ -149,8 +150,7 @@ def test_a_study_says_which_cell_holds_another_recipes_result(runs, tmp_path):
 def test_runs_of_earlier_versions_are_read_as_before(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    del result["files"]
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    (tmp_path / "run" / "files.json").unlink()
     assert tlx.run(RECIPE, tmp_path / "run", resume=True, quiet=True).result == result
     assert reopen(tmp_path / "run").result == result
 
@@ -158,13 +158,12 @@ def test_runs_of_earlier_versions_are_read_as_before(runs, tmp_path):
 def test_a_rebuilt_cell_lists_its_model(runs, tmp_path):
     shutil.copytree(runs / "one-cell", tmp_path / "cell")
     rebuild(tmp_path / "cell")
-    files = folder.read(tmp_path / "cell")["files"]
+    files = digests.known(tmp_path / "cell")
     assert {"learned.safetensors", "predictions/test.npz", "model/config.json", "parameters.json"} <= files.keys()
     load_pretrained(tmp_path / "cell")
     # One that was killed half-way is made again.
-    result = json.loads((tmp_path / "cell" / "result.json").read_text())
-    result["files"] = {name: digest for name, digest in files.items() if not name.startswith("model")}
-    (tmp_path / "cell" / "result.json").write_text(json.dumps(result))
+    listed = {name: digest for name, digest in files.items() if not name.startswith("model")}
+    (tmp_path / "cell" / "files.json").write_text(json.dumps({"version": 1, "sha256": listed}))
     (tmp_path / "cell" / "model" / "config.json").unlink()
     rebuild(tmp_path / "cell")
     assert (tmp_path / "cell" / "model" / "config.json").is_file()

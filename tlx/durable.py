@@ -6,7 +6,6 @@ storage (no space, a quota, a read-only file system, a failing device) end in on
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -164,24 +163,3 @@ def sha256_once(path: Path) -> str:
     if name not in _CHECKED or _CHECKED[name][0] != mark:
         _CHECKED[name] = mark, sha256_of(path)
     return _CHECKED[name][1]
-
-
-def check_recorded(folder: Path, name: str) -> None:
-    """Compare a file of a finished run with the sha256 that its `result.json` records.
-
-    Args:
-      folder: the run's directory; nothing is compared where it has no such record.
-      name: the file's path in it, with forward slashes.
-
-    Raises:
-      ValueError: the file is not as the run wrote it.
-    """
-    try:
-        recorded = json.loads((folder / "result.json").read_text(encoding="utf-8"))["sha256"][name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if (folder / name).is_file() and sha256_once(folder / name) != recorded:
-        raise ValueError(
-            f"{folder / name} is damaged: its sha256 is not the one in {folder / 'result.json'}; restore it from a "
-            "copy, or run the recipe again with --overwrite"
-        )

@@ -32,15 +32,6 @@ from tlx.weights.files import write_file
 from tlx.weights.form import STATS
 
 PAGE = "report.html"
-# The files of a finished run whose numbers are read again.
-NUMBERS = (
-    "predictions/train.npz",
-    "predictions/validation.npz",
-    "predictions/test.npz",
-    folder.LEARNED,
-    "model/model.safetensors",
-    "adapter/adapter_model.safetensors",
-)
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tlx
-from tlx import Data, Learn, Optim, Recipe, Train, config, models, report, runfiles, tasks, tuning
+from tlx import Data, Learn, Optim, Recipe, Train, config, models, report, tasks, tuning
 
 collect_ignore_glob = [] if report.available() else ["test_*.py"]
 
@@ -100,9 +100,6 @@ def attacked(digits, tmp_path):
         (folder / f"{name}.json").write_text(json.dumps(document))
     entries = [{"action": "reset", "path": "head/bias", "foreign": EVIL, "note": EVIL}]
     (folder / "weights.json").write_text(json.dumps({"source": EVIL, "entries": entries}))
-    # Whoever can change the records can change what the result says of them.
-    result["files"] = runfiles.digests(folder)
-    (folder / "result.json").write_text(json.dumps(result))
     return Attacked(folder, EVIL)
 
 

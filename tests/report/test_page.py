@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tlx import metrics, report, runfiles, tasks
+from tlx import metrics, report, tasks
 from tlx.report import figures, intervals, page, reading, run, words
 
 
@@ -180,8 +180,6 @@ def test_a_long_run_is_thinned_and_keeps_its_spikes(digits, tmp_path):
     lines = [{"step": n, "name": "train/loss", "value": 1 / n, "time": 0} for n in range(1, 20_001)]
     lines[5]["value"], lines[7000]["value"] = math.nan, 99.0
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = json.loads((folder / "result.json").read_text()) | {"files": runfiles.digests(folder)}
-    (folder / "result.json").write_text(json.dumps(result))
     html = draw(folder)
     rows = page.specification(html)["train-loss"]["datasets"]["table"]
     assert len(rows) <= figures.LIMIT
