@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config, folder
-from tlx.documents import check
+from tlx.documents import check, shown
 from tlx.documents.records import DRAWN, RERUN
 from tlx.folder import Predictions
 from tlx.recipe import Recipe
-from tlx.records import read_metrics
+from tlx.records import METRICS, read_metrics
 
 
 class Records(NamedTuple):
@@ -58,14 +58,24 @@ def read(path: Path) -> Records:
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = found
+    task = read_task(document["recipe"]["task"], result["classes"])
+    metrics, mistakes = read_metrics(path), folder.read(path, "mistakes.json")
+    if not metrics:
+        raise ValueError(f"{path / METRICS} is empty; expected the metrics of a finished run; {RERUN}")
+    for number, mistake in enumerate(mistakes):
+        if bool(task.names) != isinstance(mistake["label"], str):
+            wanted = "the name of a class" if task.names else "a number"
+            raise ValueError(
+                f"{path / 'mistakes.json'}: [{number}].label is {shown(mistake['label'])}; expected {wanted}; {RERUN}"
+            )
     return Records(
         folder=path,
         document=document,
-        task=read_task(document["recipe"]["task"], result["classes"]),
+        task=task,
         result=result,
-        metrics=read_metrics(path),
+        metrics=metrics,
         predictions=predictions,
-        mistakes=folder.read(path, "mistakes.json"),
+        mistakes=mistakes,
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
         weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).exists() else None,
