@@ -1,6 +1,7 @@
 """Answers from a finished run, or from any saved model that has a head."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,13 @@ def cut_note(processor: Any, given: Sequence[str]) -> str | None:
 def read_examples(arguments: Sequence[str]) -> list[str]:
     """Texts as they are, files of images and sounds as their paths, and every line of any other file.
 
-    Raises ValueError for a file that is not UTF-8, or holds no text.
+    Raises ValueError for a file that is not UTF-8, or holds no text, IsADirectoryError for a directory.
     """
     found: list[str] = []
     for argument in arguments:
         path = Path(argument) if len(argument) < 1024 and "\n" not in argument else None
+        if path is not None and os.sep in argument and path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with a text on each line")
         if path is None or not path.is_file() or path.suffix.lower() in (*IMAGES, *SOUNDS):
             found.append(argument)
             continue

@@ -64,7 +64,7 @@ def test_what_fits_is_read_as_it_is(tmp_path):
 
 
 def test_a_directory_a_missing_file_and_a_large_one_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is a directory; expected a file"):
+    with pytest.raises(IsADirectoryError, match="is a directory; expected a file"):
         read_json(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_json(tmp_path / "none.json")

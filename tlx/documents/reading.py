@@ -37,7 +37,8 @@ def read_json(
         deepest: The deepest nesting.
 
     Raises:
-        FileNotFoundError: There is no such file, or it is a directory.
+        FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a directory.
         DocumentError: The file is too large or too deep, no UTF-8 text, no JSON, has a key twice, or another form.
     """
     content = read_bytes(path, most_bytes, remedy)
@@ -110,7 +111,7 @@ def read_text(path: Path, *, remedy: str = FETCH, most_bytes: int = MOST_BYTES) 
 def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
     """Read a file; DocumentError where it is larger than `most_bytes`."""
     if path.is_dir():
-        raise FileNotFoundError(f"{path} is a directory; expected a file; {remedy}")
+        raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; {remedy}")
     if (size := path.stat().st_size) > most_bytes:

@@ -6,6 +6,7 @@ from tlx.documents.checks import (
     Flag,
     Form,
     Mapped,
+    Null,
     OneOf,
     Real,
     Record,
@@ -161,7 +162,7 @@ MOVED = Record(
 )
 
 FAILED = Record({"error": Text(), "time": Real()}, {"traceback": Text()})
-NAME = Either((Text(), NUMBER, Flag(), maybe(Text())))
+NAME = Either((Text(), Real(), Flag(), Null()))
 CELL = Record(
     {"fingerprint": Text(r"\w+", "letters and digits"), "names": Mapped(NAME)},
     {"changes": Rows(Rows(Anything(), 3, 3))},

@@ -183,7 +183,7 @@ def load(directory: str | Path, tokens: int | None = None, room: int | None = No
     tokenizer. `tokens` and `room` are those of `TextProcessor.load`.
     """
     directory = Path(directory)
-    if (directory / "preprocessor_config.json").is_file():
+    if (directory / "preprocessor_config.json").exists():
         from tlx.processors import sounds
 
         kind = read_json(directory / "preprocessor_config.json").get("feature_extractor_type")

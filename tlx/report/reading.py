@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import config, folder, runfiles
-from tlx.documents import check
+from tlx import config, folder
+from tlx.documents import check, shown
 from tlx.documents.records import DRAWN, RERUN
 from tlx.folder import Predictions
 from tlx.recipe import Recipe
@@ -67,14 +67,24 @@ def read(path: Path) -> Records:
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = found
+    task = read_task(document["recipe"]["task"], result["classes"])
+    metrics, mistakes = read_metrics(path), folder.read(path, "mistakes.json")
+    if not metrics:
+        raise ValueError(f"{path / METRICS} is empty; expected the metrics of a finished run; {RERUN}")
+    for number, mistake in enumerate(mistakes):
+        if bool(task.names) != isinstance(mistake["label"], str):
+            wanted = "the name of a class" if task.names else "a number"
+            raise ValueError(
+                f"{path / 'mistakes.json'}: [{number}].label is {shown(mistake['label'])}; expected {wanted}; {RERUN}"
+            )
     return Records(
         folder=path,
         document=document,
-        task=read_task(document["recipe"]["task"], result["classes"]),
+        task=task,
         result=result,
-        metrics=checked_metrics(path),
+        metrics=metrics,
         predictions=predictions,
-        mistakes=folder.read(path, "mistakes.json"),
+        mistakes=mistakes,
         parameters=folder.read(path, "parameters.json"),
         environment=folder.read(path, "environment.json"),
         weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).exists() else None,
@@ -99,12 +109,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"{document['fingerprint']}; {RERUN}"
         )
     return document
-
-
-def checked_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of `metrics.jsonl`; ValueError where they are of another run."""
-    runfiles.check_file(path, METRICS)
-    return read_metrics(path)
 
 
 def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:

@@ -3,6 +3,7 @@
 A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own values. The one becomes the other here.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,9 @@ def check_trials(study: Any, space: Space, out: Path) -> None:
     with readable(out):
         for trial in study.get_trials(deepcopy=False):
             told = [trial.value if trial.state.name == "COMPLETE" else None, *trial.intermediate_values.values()]
-            if strange := [value for value in told if value is not None and not is_number(value)]:
+            if strange := [
+                value for value in told if value is not None and not (is_number(value) and math.isfinite(value))
+            ]:
                 raise ValueError(f"trial {trial.number} has the value {strange[0]!r}")
             params = trial.params | trial.system_attrs.get("fixed_params", {})
             if space.keys() <= params.keys():

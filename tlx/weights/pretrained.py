@@ -172,7 +172,7 @@ def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
 
 def beside(model: Model, kind: str, directory: Path) -> Found:
     """The leaves that a tuning inserted into the model of `directory`, whose base is the model there."""
-    if not (directory / ADAPTER / ADAPTER_CONFIG).is_file():
+    if not (directory / ADAPTER / ADAPTER_CONFIG).exists():
         return {}
     declared = flatten(model.params).keys()
     _, found = read_adapter(model, kind, directory / ADAPTER)
