@@ -61,6 +61,7 @@ def run_many(
     together: Groups | None = None,
     note: Callable[[dict[str, Any]], None] | None = None,
     admit: Callable[[Groups], Groups] | None = None,
+    freed: Callable[[Groups], None] | None = None,
     done: Callable[[int, Run | Exception], None] | None = None,
 ) -> list[Run | Exception]:
     """Run every recipe in its folder: finished runs are read, interrupted runs continue from their checkpoint.
@@ -79,6 +80,7 @@ def run_many(
         note: is called with every decision of the rule, before any run of it trains.
         admit: is called with the groups of positions that share a decision; returns those to train now. The others
             get no outcome.
+        freed: is called with those others when their folders are open to other processes again.
         done: is called with the position and the outcome of each run as it comes.
 
     Returns:
@@ -109,9 +111,16 @@ def run_many(
                 continue
         asked = [plan.members for plan in plans]
         admitted = {tuple(group) for group in (admit(asked) if admit is not None else asked)}
+        left = [plan.members for plan in plans if tuple(plan.members) not in admitted]
+        for position in (position for group in left for position in group):
+            ready[position].close()
+        if left and freed is not None:
+            freed(left)
         for plan in plans:
             arms = [ready[position] for position in plan.members]
-            if tuple(plan.members) not in admitted or all(arm.finished for arm in arms):
+            if tuple(plan.members) not in admitted:
+                continue
+            if all(arm.finished for arm in arms):
                 for arm in arms:
                     arm.close()
                 continue

@@ -1,6 +1,8 @@
 """Which cells train together follows from the study, is recorded once, and is kept."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from tlx import Study, choice, many, param, prod
 from tlx.cells import GROUPS
+from tlx.cli.studies import load_study
 from tlx.study import groups, run_study
 from tlx.study.base import document, settle
 from tlx.study.claims import claim_group, locked
@@ -249,3 +252,29 @@ def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
         assert work.run_group(four.by_fingerprint, three, group, 0.0, 3, lambda: None)
     assert written(one) == written(three)
     assert_same(learned(one, four), learned(three, four))
+
+
+WORKED = '''"""Two methods and four seeds.   tlx study worked.py"""
+from tlx import Data, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
+
+def study():
+    base = Recipe(
+        data=Data(target="digits", shots=4), task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)), train=Train(steps=4, batch=8, eval_batch=64),
+    )
+    methods = choice("method", {"full": {}, "probe": {"tuning": tuning.Probe()}})
+    return Study(base=base, cells=prod(methods, param("seed", range(4))), question="?")
+'''
+
+
+@pytest.mark.slow
+def test_three_workers_give_the_bits_of_one(tmp_path):
+    """A worker that decides a group keeps a part of it: the rest must be open to the others at once."""
+    file = tmp_path / "worked.py"
+    file.write_text(WORKED)
+    study = load_study(str(file))
+    for name, jobs in (("one", "1"), ("three", "3")):
+        command = [sys.executable, "-Pm", "tlx.cli", "study", str(file), "--out", str(tmp_path / name), "--jobs", jobs]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    assert_same(learned(tmp_path / "one", study), learned(tmp_path / "three", study))

@@ -200,12 +200,11 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
         if group.decided:
             return parts
         groups.decide(directory, group, decided)
-        kept = parts[: groups.share_of(parts, share)]
-        mine = {position for part in kept for position in part}
-        for position, one in enumerate(claims):
-            if position not in mine:
-                one.lock.release()
-        return kept
+        return parts[: groups.share_of(parts, share)]
+
+    def freed(parts: many.Groups) -> None:
+        for position in (position for part in parts for position in part):
+            claims[position].lock.release()
 
     def done(position: int, outcome: Run | Exception) -> None:
         one = claims[position]
@@ -231,6 +230,7 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
         together=[range(len(claims))] if group.decided else None,
         note=note,
         admit=admit,
+        freed=freed,
         done=done,
     )
 
