@@ -272,7 +272,7 @@ def test_three_workers_give_the_bits_of_one(tmp_path):
     """A worker that decides a group keeps a part of it: the rest must be open to the others at once."""
     file = tmp_path / "worked.py"
     file.write_text(WORKED)
-    study = load_study(str(file))
+    study = load_study(str(file), ())
     for name, jobs in (("one", "1"), ("three", "3")):
         command = [sys.executable, "-Pm", "tlx.cli", "study", str(file), "--out", str(tmp_path / name), "--jobs", jobs]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
