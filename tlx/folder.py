@@ -30,6 +30,7 @@ PACKAGES = (
     "jaxlib",
     "flax",
     "optax",
+    "orbax-checkpoint",
     "grain",
     "tensorflow-datasets",
     "transformers",
