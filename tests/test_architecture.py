@@ -46,7 +46,7 @@ BORDERS = {
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "array_record": ("data/",),
-    "orbax": (),
+    "orbax": ("checkpoint.py",),
     "flax": ("models/bridge.py",),
     "optax": ("optim/", "step.py"),
     "tensorboardX": ("records.py",),

@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_error_whoever_noticed(tmp_path, error):
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
 def test_a_storage_that_refuses_a_file_of_the_run_is_one_error_too(tmp_path, number):
-    file = tmp_path / "checkpoints" / "1.checkpoint"
+    file = tmp_path / "checkpoints" / "1" / "notes.json"
     with pytest.raises(StorageError) as told, guarded(tmp_path):
         raise OSError(number, os.strerror(number), str(file))
     assert str(told.value) == (

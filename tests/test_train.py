@@ -247,7 +247,7 @@ say = tlx.records.Progress.say
 def full(self, text):
     # From here on no file may grow: the checkpoint of step 4 and all after it fail, as on a full disk.
     if text.startswith("step 4/"):
-        while not (Path(sys.argv[1]) / "checkpoints" / "2.checkpoint").is_file():
+        while not (Path(sys.argv[1]) / "checkpoints" / "2").is_dir():
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 tlx.records.Progress.say = full
@@ -267,7 +267,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
         f"the disk is full: {tmp_path / 'run'} could not be written. Everything saved before is intact; "
         "free some space and continue with --resume\n"
     ), done.stderr
-    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["2.checkpoint"]
+    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
     assert not (tmp_path / "run" / "result.json").exists()
     run(RECIPE, tmp_path / "run", resume=True, quiet=True)
     assert bits(tmp_path / "run") == bits(plain.folder)

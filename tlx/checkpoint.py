@@ -1,31 +1,49 @@
 """Checkpoints: everything of a run that its recipe cannot give again. The order of the data is a function of the step.
 
-A checkpoint is one file, `STEP.checkpoint`. It begins with `MAGIC`, the length of the header (8 bytes, little-endian)
-and the header's sha256 (32 bytes); the header, JSON, holds the notes and every array's path, type, shape and sha256;
-the arrays' bytes follow in that order. The file is written under another name, synced and renamed, so a killed run or
-a full disk leaves the checkpoints before it. The newest two are kept: a damaged one falls back to the other.
+A checkpoint is a directory, `checkpoints/STEP/`: `arrays/`, written by orbax; `notes.json` with the step, the notes and
+every array's path, type, shape and sha256; `files.sha256` with the sha256 of every file (see `durable.write_digests`).
+It is written as `.STEP.partial`, synced and renamed, so a killed run or a full disk leaves the checkpoints before it.
+The newest two are kept: a damaged one falls back to the other.
 """
 
 import hashlib
 import json
+import logging
 import os
+import re
+import shutil
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tlx.durable import DamagedWarning, DiskFull, StorageError, guarded, write_whole
+from tlx.durable import (
+    DIGESTS,
+    DamagedWarning,
+    DiskFull,
+    StorageError,
+    check_digests,
+    check_room,
+    guarded,
+    stamp_of,
+    sync_path,
+    sync_tree,
+    write_digests,
+    write_whole,
+)
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "DiskFull", "Saved", "StorageError", "guarded"]
 
-MAGIC = b"tlx-ckp1"
-SUFFIX = ".checkpoint"
-PIECE = 2**20
+ARRAYS, NOTES = "arrays", "notes.json"
+# The name of `NOTES` before this format, when nothing had a checksum.
+OLD_NOTES = "rest/metadata"
+# Upper bounds of what orbax writes beside the numbers: per array, and per checkpoint.
+PER_ARRAY, PER_CHECKPOINT = 1024, 2**16
 
 
 class Saved(NamedTuple):
@@ -40,12 +58,12 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint's bytes are not those that were written, or there is no intact one."""
 
 
-class Header(NamedTuple):
-    """The first part of a checkpoint file: its `step`, `notes`, and the `arrays` as (path, type, shape, sha256)."""
+class Form(NamedTuple):
+    """The type, shape and sha256 of an array."""
 
-    step: int
-    notes: dict[str, Any]
-    arrays: list[tuple[str, str, tuple[int, ...], str]]
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
 
 
 class Checkpoints:
@@ -55,14 +73,13 @@ class Checkpoints:
         self.folder, self.keep = folder.absolute(), keep
         self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
-        self.verified: dict[int, tuple[int, int, int]] = {}
+        self.verified: dict[int, Any] = {}
         self.reported: set[Path] = set()
 
-    def files(self) -> dict[int, Path]:
-        """Return the file of every checkpoint by step, ascending, whether it is intact or not."""
-        found = self.folder.glob(f"*{SUFFIX}") if self.folder.is_dir() else ()
-        named = {path.name.removesuffix(SUFFIX): path for path in found}
-        return dict(sorted((int(name), path) for name, path in named.items() if name.isdigit()))
+    def folders(self) -> dict[int, Path]:
+        """Return the directory of every checkpoint by step, ascending, whether it is intact or not."""
+        found = self.folder.glob("[0-9]*") if self.folder.is_dir() else ()
+        return dict(sorted((int(path.name), path) for path in found if path.name.isdigit()))
 
     def steps(self) -> list[int]:
         """Return the steps of all intact checkpoints, ascending. Every file is read and checked.
@@ -86,15 +103,14 @@ class Checkpoints:
 
     def _intact(self, every: bool) -> list[int]:
         intact: list[int] = []
-        damaged = {path: f"{path} was written by an older tlx" for path in self._foreign()}
-        for step, path in reversed(self.files().items()):
+        damaged: dict[Path, str] = {}
+        for step, path in reversed(self.folders().items()):
             try:
                 self._verify(step, path)
-            except FileNotFoundError:
-                # A run that is going on has just deleted it.
-                continue
             except DamagedCheckpoint as error:
-                damaged[path] = str(error)
+                # A run that is still training may have just deleted it.
+                if path.exists():
+                    damaged[path] = str(error)
                 continue
             intact.append(step)
             if not every:
@@ -103,7 +119,7 @@ class Checkpoints:
             # Starting again would throw the run's work away without a word.
             raise DamagedCheckpoint(
                 f"no checkpoint in {self.folder} can be read: {'; '.join(damaged.values())}. Restore one of these "
-                "files from a copy, or delete that directory to start again from step 0"
+                "directories from a copy, or delete them all to start again from step 0"
             )
         for path, reason in damaged.items():
             if path not in self.reported:
@@ -111,17 +127,27 @@ class Checkpoints:
                 warnings.warn(f"{reason}; it is skipped, and an older checkpoint is used", DamagedWarning, stacklevel=3)
         return intact
 
-    def _foreign(self) -> list[Path]:
-        """Return the checkpoints of tlx before this format, which were directories named by their step."""
-        return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
-
     def _verify(self, step: int, path: Path) -> None:
-        """Read every byte of a checkpoint once, as long as the file stays the same."""
-        status = path.stat()
-        mark = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if self.verified.get(step) != mark:
-            _read(path, step, wanted=None)
-            self.verified[step] = mark
+        """Read every byte of a checkpoint once, as long as its files stay the same."""
+        if _is_old(path):
+            return
+        stamp = stamp_of(path)
+        if self.verified.get(step) == stamp:
+            return
+        try:
+            check_digests(path)
+            named = _notes(path)["step"]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DamagedCheckpoint(f"{path} is damaged: {error.filename} is missing") from error
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise DamagedCheckpoint(f"{path} is damaged: {error.filename or path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+        if named != step:
+            raise DamagedCheckpoint(f"{path} is not the checkpoint of its name: it holds step {named}")
+        self.verified[step] = stamp
 
     def save(self, step: int, saved: Saved) -> None:
         """Start to write a checkpoint. The arrays are copied before this returns.
@@ -133,40 +159,56 @@ class Checkpoints:
         # Every process has the whole state; one writes it.
         if jax.process_index():
             return
-        leaves = _named({"state": saved.state, "best": saved.best})
-        for leaf in leaves.values():
+        # Here, since an import in a thread may meet another one half-way.
+        import orbax.checkpoint  # noqa: F401
+
+        tree = {"state": saved.state, "best": saved.best}
+        for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
         # A copy, since the next step may reuse the buffers.
-        arrays = {path: np.array(leaf, order="C", copy=True) for path, leaf in leaves.items()}
+        arrays = jax.tree.map(lambda leaf: np.array(leaf, order="C", copy=True), tree)
         self.thread = threading.Thread(
             target=self._write, args=(step, saved.notes, arrays), name=f"checkpoint-{step}", daemon=True
         )
         self.thread.start()
 
-    def _write(self, step: int, notes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def _write(self, step: int, notes: Mapping[str, Any], arrays: Any) -> None:
+        partial = self.folder / f".{step}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            table = [
-                [path, array.dtype.name, list(array.shape), hashlib.sha256(_bytes(array)).hexdigest()]
-                for path, array in arrays.items()
-            ]
-            header = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
-            start = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
-            target = self.folder / f"{step}{SUFFIX}"
-            write_whole(target, [start, *map(_bytes, arrays.values())], sync=True)
+            _delete(partial)
+            partial.mkdir()
+            table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _named(arrays).items()}
+            _store(partial / ARRAYS, arrays)
+            text = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
+            write_whole(partial / NOTES, [text])
+            write_digests(partial)
+            sync_tree(partial)
+            self._name(partial, step)
             self._prune(step)
         except BaseException as error:
+            _delete(partial)
             self.failure = error
+
+    def _name(self, partial: Path, step: int) -> None:
+        """Give a whole, synced checkpoint its name."""
+        target = self.folder / str(step)
+        # Only a damaged one, or one of a run that went back to an older step, is there already.
+        if target.exists():
+            os.replace(target, self.folder / f".{step}.replaced.partial")
+        os.replace(partial, target)
+        sync_path(self.folder)
 
     def _prune(self, step: int) -> None:
         """Delete all but the newest. A later step than the one just written is damaged, or a run went back past it."""
-        files = self.files()
-        older = [own for own in files if own <= step][: -self.keep]
-        for own in [*older, *(own for own in files if own > step)]:
-            files[own].unlink(missing_ok=True)
+        folders = self.folders()
+        older = [own for own in folders if own <= step][: -self.keep]
+        for own in [*older, *(own for own in folders if own > step)]:
+            # Whoever reads meanwhile sees a whole checkpoint or none.
+            os.replace(folders[own], self.folder / f".{own}.partial")
         for partial in self.folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+            _delete(partial)
 
     def restore(
         self, state: Any, best: Any, step: int | None = None, check: Callable[[Any], None] = lambda notes: None
@@ -180,34 +222,32 @@ class Checkpoints:
           check: called with the notes before any array is read; raises ValueError for those of another run.
 
         Raises:
-          DamagedCheckpoint: the file is not as it was written.
+          DamagedCheckpoint: the checkpoint is not as it was written.
           FileNotFoundError: there is no checkpoint of that step.
           ValueError: the checkpoint holds other arrays than this run's.
         """
         step = self.latest() if step is None else step
-        files = self.files()
-        if step is None or step not in files:
+        folders = self.folders()
+        if step is None or step not in folders:
             raise FileNotFoundError(
-                f"{self.folder} holds no checkpoint of step {step}; it holds: {', '.join(map(str, files)) or 'none'}"
+                f"{self.folder} holds no checkpoint of step {step}; it holds: {', '.join(map(str, folders)) or 'none'}"
             )
-        path = files[step]
-        names = _named({"state": state, "best": best})
-        header, arrays = _read(path, step, wanted=names.keys())
-        check(header.notes)
-        target = {"state": state, "best": best if header.notes.get("best") else {}}
-        leaves, tree = jax.tree.flatten(target)
-        wanted = _named(target)
-        shapes = {name: (dtype, shape) for name, dtype, shape, _ in header.arrays}
-        ours = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in wanted.items()}
-        if shapes != ours:
-            name = next(name for name in [*ours, *shapes] if shapes.get(name) != ours.get(name))
-            raise ValueError(
-                f"{path} does not fit this run: {name} is {_told(shapes.get(name))} there and {_told(ours.get(name))} "
-                "here; was the code changed since? --overwrite starts again"
-            )
-        placed = [_place(arrays[name], leaf) for name, leaf in zip(wanted, leaves, strict=True)]
-        found = jax.tree.unflatten(tree, placed)
-        return Saved(found["state"], found["best"], header.notes)
+        path = folders[step]
+        self._verify(step, path)
+        found = _notes(path)
+        check(found["notes"])
+        target = {"state": state, "best": best if found["notes"].get("best") else {}}
+        ours = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _named(target).items()}
+        forms = {name: Form(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in found["arrays"].items()}
+        if not _is_old(path):
+            _compare(path, {name: form[:2] for name, form in forms.items()}, ours)
+        arrays = _load(path / ARRAYS, target)
+        _compare(path, {name: (array.dtype.name, array.shape) for name, array in _named(arrays).items()}, ours)
+        for name, array in _named(arrays).items():
+            if name in forms and _sha256(array) != forms[name].sha256:
+                raise DamagedCheckpoint(f"{path} is damaged: the checksum of {name} does not match")
+        placed = jax.tree.map(_place, arrays, target)
+        return Saved(placed["state"], placed["best"], found["notes"])
 
     def wait(self) -> None:
         """Return when everything is on the disk.
@@ -233,11 +273,26 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def _told(form: tuple[str, tuple[int, ...]] | None) -> str:
+def _compare(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Compare types and shapes of a checkpoint's arrays with those of this run.
+
+    Raises:
+      ValueError: with the first array that differs.
+    """
+    if theirs == ours:
+        return
+    name = next(name for name in [*ours, *theirs] if theirs.get(name) != ours.get(name))
+    raise ValueError(
+        f"{path} does not fit this run: {name} is {_shown(theirs.get(name))} there and {_shown(ours.get(name))} here; "
+        "was the code changed since? --overwrite starts again"
+    )
+
+
+def _shown(form: tuple[str, tuple[int, ...]] | None) -> str:
     return "missing" if form is None else f"{form[0]}{list(form[1])}"
 
 
@@ -246,54 +301,98 @@ def _place(array: np.ndarray, like: Any) -> Any:
     return jax.device_put(array, like.sharding) if isinstance(like, jax.Array) else array
 
 
-def _read(path: Path, step: int, wanted: Any) -> tuple[Header, dict[str, np.ndarray]]:
-    """Read and check a whole file; of the arrays only those among the paths `wanted` are kept, none where it is None.
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether orbax alone wrote a checkpoint, as in tlx 0.1: there is nothing to compare its files with."""
+    return (path / OLD_NOTES).is_file() and not (path / DIGESTS).exists() and not (path / NOTES).exists()
+
+
+def _notes(path: Path) -> Any:
+    """Return `step`, `notes` and the table of `arrays`; of an old checkpoint the notes alone."""
+    if _is_old(path):
+        return {"arrays": {}, **json.loads((path / OLD_NOTES).read_text(encoding="utf-8"))}
+    return json.loads((path / NOTES).read_text(encoding="utf-8"))
+
+
+def _store(folder: Path, arrays: Any) -> None:
+    """Write a tree of NumPy arrays by orbax.
 
     Raises:
-      DamagedCheckpoint: with the file and the first thing in it that is wrong.
+      OSError: the storage refuses.
     """
+    import orbax.checkpoint as ocp
+
+    leaves = jax.tree.leaves(arrays)
+    # Orbax stops half-way on a full disk, and leaves several threads behind: better not to begin.
+    check_room(folder.parent, sum(leaf.nbytes for leaf in leaves) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
+    _quieten()
+    folder.mkdir()
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        with path.open("rb", buffering=0) as stream:
-            header = _read_header(path, step, stream)
-            arrays = {}
-            for name, dtype, shape, digest in header.arrays:
-                array = np.empty(shape, jnp.dtype(dtype))
-                _fill(path, name, stream, _bytes(array), digest)
-                if wanted is not None and name in wanted:
-                    arrays[name] = array
-            if stream.read(1):
-                raise DamagedCheckpoint(f"{path} is damaged: there are bytes behind its last array")
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise DamagedCheckpoint(f"{path} cannot be read: {error.strerror}") from error
-    return header, arrays
+        handler.save(folder, args=ocp.args.PyTreeSave(jax.tree.map(_storable, arrays)))
+        handler.finalize(folder)
+    except ValueError as error:
+        # So tensorstore raises what the operating system refused.
+        if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from None
 
 
-def _read_header(path: Path, step: int, stream: Any) -> Header:
-    size = os.fstat(stream.fileno()).st_size
-    start = stream.read(len(MAGIC) + 40)
-    length = int.from_bytes(start[len(MAGIC) : len(MAGIC) + 8], "little")
-    if len(start) < len(MAGIC) + 40 or not start.startswith(MAGIC) or length > size:
-        raise DamagedCheckpoint(f"{path} is damaged: it does not begin like a checkpoint ({size} bytes)")
-    text = bytearray(length)
-    _fill(path, "its header", stream, memoryview(text), start[-32:].hex())
-    found = json.loads(text)
-    if found["step"] != step:
-        raise DamagedCheckpoint(f"{path} is not the checkpoint of its name: it holds step {found['step']}")
-    arrays = [(name, dtype, tuple(shape), digest) for name, dtype, shape, digest in found["arrays"]]
-    return Header(step, found["notes"], arrays)
+def _load(folder: Path, target: Any) -> Any:
+    """Return the stored NumPy arrays in the structure of the tree `target`.
+
+    Raises:
+      DamagedCheckpoint: orbax cannot read the files.
+    """
+    import orbax.checkpoint as ocp
+
+    _quieten()
+    example = jax.tree.map(lambda leaf: _storable(np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)), target)
+    form = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    try:
+        stored = ocp.PyTreeCheckpointHandler().restore(
+            folder, args=ocp.args.PyTreeRestore(item=example, restore_args=form)
+        )
+    except Exception as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedCheckpoint(f"{folder} cannot be read by orbax: {words}") from error
+    return jax.tree.map(lambda array, like: array if like.size else np.zeros(like.shape, like.dtype), stored, target)
 
 
-def _fill(path: Path, name: str, stream: BinaryIO, view: memoryview, digest: str) -> None:
-    """Read the next bytes into `view` and compare their sha256."""
-    made, place = hashlib.sha256(), 0
-    while place < len(view):
-        piece = view[place : place + PIECE]
-        count = stream.readinto(piece)  # type: ignore[attr-defined]
-        if not count:
-            raise DamagedCheckpoint(f"{path} is damaged: {name} is cut short")
-        made.update(piece[:count])
-        place += count
-    if made.hexdigest() != digest:
-        raise DamagedCheckpoint(f"{path} is damaged: the checksum of {name} does not match")
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Return the array, or one element where it has none, which orbax refuses."""
+    return array if array.size else np.zeros(1, array.dtype)
+
+
+def _quieten() -> None:
+    """Keep orbax from printing what it also raises: on a full disk, a traceback for every array and thread.
+
+    They come from orbax's logger, from event loops that it closes with open tasks, and from tensorstore's threads that
+    find these loops closed, some after the error was raised. Everything else is still printed.
+    """
+    for name in ("absl", "asyncio"):
+        logger = logging.getLogger(name)
+        if _is_news not in logger.filters:
+            logger.addFilter(_is_news)
+    before = sys.unraisablehook
+    if getattr(before, "of_tlx", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    hook.of_tlx = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log record says something else than an error that orbax raises as well."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not any(words in str(error) for words in ("tensorstore_spec", "os_error_code", "RESOURCE_"))

@@ -7,6 +7,7 @@ storage (no space, a quota, a read-only file system, a failing device) end in on
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,89 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+DIGESTS = "files.sha256"
+LARGEST_DIGESTS = 2**26
+
+
+def _entries(folder: Path) -> dict[str, os.stat_result]:
+    """Return the status of everything below `folder` by its path with forward slashes; links are not followed."""
+    found = {}
+    for root, directories, names in os.walk(folder):
+        for name in [*directories, *names]:
+            path = Path(root) / name
+            found[path.relative_to(folder).as_posix()] = path.lstat()
+    return found
+
+
+def stamp_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return names, sizes, times and inodes of everything below `folder`: equal as long as nothing was written."""
+    entries = sorted(_entries(folder).items())
+    return tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in entries)
+
+
+def write_digests(folder: Path) -> None:
+    """Record the sha256 of every file below `folder` in its `files.sha256`, which `sha256sum --check` reads too.
+
+    The last line, a comment, is the sha256 of the lines before it.
+    """
+    names = sorted(name for name, status in _entries(folder).items() if stat.S_ISREG(status.st_mode))
+    lines = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names).encode()
+    write_whole(folder / DIGESTS, [lines, f"# {hashlib.sha256(lines).hexdigest()}\n".encode()])
+
+
+def check_digests(folder: Path) -> None:
+    """Compare everything below `folder` with its `files.sha256`.
+
+    Raises:
+      ValueError: a file is changed, missing or not listed; the message begins with its path.
+      OSError: a file cannot be read.
+    """
+    record = folder / DIGESTS
+    entries = _entries(folder)
+    if DIGESTS not in entries:
+        raise ValueError(f"{record} is missing")
+    own = entries.pop(DIGESTS)
+    if not stat.S_ISREG(own.st_mode) or own.st_size > LARGEST_DIGESTS:
+        raise ValueError(f"{record} is not a record of checksums")
+    content = record.read_bytes()
+    lines = content[: content[:-1].rfind(b"\n") + 1]
+    if content != lines + f"# {hashlib.sha256(lines).hexdigest()}\n".encode():
+        raise ValueError(f"{record} is changed: its checksum does not match")
+    recorded = {name: digest for digest, name in (line.split("  ", 1) for line in lines.decode().splitlines())}
+    directories = {parent.as_posix() for name in recorded for parent in Path(name).parents}
+    for name, status in entries.items():
+        if name in recorded and not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{folder / name} is not a regular file")
+        if name not in recorded and not (stat.S_ISDIR(status.st_mode) and name in directories):
+            raise ValueError(f"{folder / name} does not belong there: {DIGESTS} does not list it")
+    for name, digest in recorded.items():
+        if name not in entries:
+            raise ValueError(f"{folder / name} is missing")
+        if sha256_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is changed: its checksum does not match")
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Check that a file of `size` bytes fits into `folder` now, without leaving one.
+
+    Raises:
+      OSError: the disk is full, or a quota or a limit on the size of files is below `size`.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / ".room.partial"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # Some file systems cannot reserve space.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV):
+            raise
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 _CHECKED: dict[str, tuple[tuple[int, ...], str]] = {}

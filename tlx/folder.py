@@ -37,6 +37,7 @@ PACKAGES = (
     "jaxlib",
     "flax",
     "optax",
+    "orbax-checkpoint",
     "grain",
     "tensorflow-datasets",
     "transformers",
