@@ -434,6 +434,7 @@ def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
 def test_a_run_of_an_earlier_version_is_reopened_without_its_sources(code, monkeypatch):
     monkeypatch.chdir(code)
     assert call("run", "small.py", "--out", "run", "--quiet").exit_code == 0
+    (code / "run" / "files.json").unlink()
     for name in ("recipe.json", "result.json"):
         document = json.loads((code / "run" / name).read_text())
         document.pop("sources", None)

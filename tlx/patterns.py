@@ -70,7 +70,7 @@ class Unsupported(Exception):
 def choices(tree: Iterable[Any]) -> int:
     """Count the places where `re` may have to try several ways; a large number where they multiply.
 
-    >>> [choices(parser.parse(pattern)) for pattern in ("a", ".*/bias", "(a|b)c?")]
+    >>> [choices(parser.parse(pattern)) for pattern in ("a", ".*/bias", "(a|bc)d?")]
     [0, 1, 2]
     """
     count = 0

@@ -84,7 +84,9 @@ def _chain(place: str) -> list[str]:
 
 
 def check_same_run(folder: Path) -> None:
-    """Raise ValueError where `recipe.json` and `result.json` are of different recipes."""
+    """Raise ValueError where `recipe.json` or `result.json` was changed, or both are of different recipes."""
+    for name in (RECIPE, RESULT):
+        digests.verify(folder, name)
     recipe, result = (_fingerprint(folder / name) for name in (RECIPE, RESULT))
     if recipe and result and recipe != result:
         raise ValueError(

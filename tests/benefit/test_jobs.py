@@ -36,6 +36,8 @@ def test_a_worker_is_told_how_many_share_the_study(room, monkeypatch, command):
 
     monkeypatch.setattr(f"tlx.{command[0].partition('-')[0]}.measure", look)
     monkeypatch.setattr("tlx.study.work.work", look)
+    # An exception that is nobody's mistake is a line on the terminal, unless it is asked for.
+    monkeypatch.setenv("TLX_TRACEBACK", "1")
     [how] = CliRunner().invoke(main, [*command, "--seeds", "2", "--jobs", "3"]).exception.args
     assert how["jobs"] == 3
     # As `tlx.study.work.employ` starts it.
@@ -118,6 +120,7 @@ def test_the_command_hands_them_on_and_refuses_others(room, monkeypatch):
         raise Seen(how)
 
     monkeypatch.setattr("tlx.benefit.measure", look)
+    monkeypatch.setenv("TLX_TRACEBACK", "1")
     words = ["benefit", "tiny.py", "--shots", "1", "--pue", "1.2", "--pounds-per-kwh", "0.1"]
     [how] = CliRunner().invoke(main, words).exception.args
     assert (how["pue"], how["pounds_per_kwh"]) == (1.2, 0.1)

@@ -127,7 +127,7 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
     times = {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in done}
     document = json.loads((out / "negative.json").read_text(encoding="utf-8"))
     assert document["command"] == (
-        f"tlx negative-transfer {config} --seeds 2 --labels 0,2 --eps 0 --out {out}"
+        f"tlx negative-transfer {config} --seeds 2 --labels 0,2 --eps 0.0 --out {out}"
     )  # fmt: skip
     assert CliRunner().invoke(main, [*asked, "--quiet"]).exit_code == 0
     assert {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in done} == times

@@ -78,6 +78,7 @@ def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monke
         raise Seen(how)
 
     monkeypatch.setattr("tlx.tune.search", look)
+    monkeypatch.setenv("TLX_TRACEBACK", "1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(CONFIG)
     (tmp_path / "space.py").write_text("def space():\n    return {}\n")

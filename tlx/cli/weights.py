@@ -17,18 +17,17 @@ def export(source: str, directory: str) -> None:
     The directory is opened again and compared with RUN before it is put in its place. A model that transformers would
     open and answer otherwise with is refused.
     """
-    from tlx.locks import vacant, writing
     from tlx.processors.vocabulary import notes
     from tlx.weights import check_trained, load_pretrained
     from tlx.weights.export import export_pretrained, note
     from tlx.weights.pretrained import ADVICE
 
-    with writing(directory, keep=False):
-        if not vacant(Path(directory)):
-            raise FileExistsError(f"{directory} is not empty; choose another directory")
-        pretrained = load_pretrained(source)
-        check_trained(pretrained, ADVICE)
-        written = export_pretrained(pretrained, directory)
+    if Path(directory).is_dir() and any(Path(directory).iterdir()):
+        raise FileExistsError(f"{directory} is not empty; choose another directory")
+    pretrained = load_pretrained(source)
+    check_trained(pretrained, ADVICE)
+    # It is written aside and moved here when it is whole, so it needs no lock.
+    written = export_pretrained(pretrained, directory)
     lines = [note(pretrained), *notes(pretrained.processor)]
     if unused := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused"):
         names = ", ".join(unused[:4]) + (f", ... and {len(unused) - 4} more" if len(unused) > 4 else "")

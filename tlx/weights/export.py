@@ -4,6 +4,7 @@ Torch is not needed. What a class of `transformers` reads is known (`tlx.weights
 exactly that leaves nothing for `transformers` to draw at random.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -50,9 +51,14 @@ def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str])
         save_pretrained(pretrained, partial)
         check_export(pretrained, partial)
         partial.chmod(0o777 & ~umask())
-        if directory.is_dir():
-            directory.rmdir()
-        os.replace(partial, directory)
+        try:
+            if directory.is_dir():
+                directory.rmdir()
+            os.replace(partial, directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise FileExistsError(f"{directory} was written meanwhile; choose another directory") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
