@@ -91,11 +91,28 @@ def test_the_newest_two_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
 
 def test_who_went_back_leaves_nothing_newer_behind(tmp_path):
     kept(tmp_path, 10, 20)
-    for name in (".30.partial", ".12.partial", ".12.replaced.partial"):
+    for name in (".30.partial", ".20.partial", ".12.partial", ".12.replaced.partial"):
         shutil.copytree(tmp_path / "20", tmp_path / name)
     (tmp_path / ".20.room.partial").write_bytes(b"half")
     kept(tmp_path, 12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["10", "12"]
+
+
+def test_a_checkpoint_that_is_deleted_while_another_process_reads_is_not_damaged(tmp_path, monkeypatch, recwarn):
+    _, newest = kept(tmp_path, 1, 2)
+    for missing in ("stamp_of", "check_digests"):
+        true = getattr(checkpoint, missing)
+
+        def gone(path, true=true):
+            if path == newest:
+                path.rename(tmp_path / ".2.partial")
+            return true(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, missing, gone)
+            assert Checkpoints(tmp_path).latest() == 1
+        (tmp_path / ".2.partial").rename(newest)
+    assert Checkpoints(tmp_path).latest() == 2 and not recwarn.list
 
 
 def test_a_step_that_is_written_again_takes_the_place_of_the_other(tmp_path):

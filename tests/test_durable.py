@@ -8,10 +8,14 @@ import pytest
 from tlx.durable import (
     DiskFull,
     StorageError,
+    check_digests,
+    check_room,
     common_folder,
     guarded,
     sha256_once,
+    stamp_of,
     sync_tree,
+    write_digests,
     write_whole,
 )
 
@@ -45,6 +49,30 @@ def test_a_storage_that_refuses_a_file_of_the_run_is_one_error_too(tmp_path, num
         "--resume"
     )
     assert not isinstance(told.value, DiskFull)
+
+
+def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a b").write_bytes(b"abc")
+    write_digests(tmp_path)
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    line, own = (tmp_path / "files.sha256").read_text().splitlines()
+    assert line == f"{digest}  below/a b"
+    assert own == f"# {hashlib.sha256(f'{line}'.encode() + bytes([10])).hexdigest()}"
+    check_digests(tmp_path)
+    stamp = stamp_of(tmp_path)
+    (tmp_path / "below" / "a b").write_bytes(b"abd")
+    assert stamp_of(tmp_path) != stamp
+    with pytest.raises(ValueError, match="a b is changed: its checksum does not match"):
+        check_digests(tmp_path)
+
+
+def test_room_that_is_not_there_is_noticed_before_anything_is_written(tmp_path):
+    check_room(tmp_path, 10_000)
+    with pytest.raises(OSError) as error:
+        check_room(tmp_path, 2**60)
+    assert error.value.errno in (errno.ENOSPC, errno.EFBIG)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_device_may_name_no_file(tmp_path):

@@ -131,10 +131,10 @@ class Checkpoints:
         """Read every byte of a checkpoint once, as long as its files stay the same."""
         if _is_old(path):
             return
-        stamp = stamp_of(path)
-        if self.verified.get(step) == stamp:
-            return
         try:
+            stamp = stamp_of(path)
+            if self.verified.get(step) == stamp:
+                return
             check_digests(path)
             named = _notes(path)["step"]
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -196,7 +196,7 @@ class Checkpoints:
         target = self.folder / str(step)
         # Only a damaged one, or one of a run that went back to an older step, is there already.
         if target.exists():
-            os.replace(target, self.folder / f".{step}.replaced.partial")
+            _move(target, self.folder / f".{step}.replaced.partial")
         os.replace(partial, target)
         sync_path(self.folder)
 
@@ -206,7 +206,7 @@ class Checkpoints:
         older = [own for own in folders if own <= step][: -self.keep]
         for own in [*older, *(own for own in folders if own > step)]:
             # Whoever reads meanwhile sees a whole checkpoint or none.
-            os.replace(folders[own], self.folder / f".{own}.partial")
+            _move(folders[own], self.folder / f".{own}.partial")
         for partial in self.folder.glob(".*.partial"):
             _delete(partial)
 
@@ -299,6 +299,12 @@ def _shown(form: tuple[str, tuple[int, ...]] | None) -> str:
 def _place(array: np.ndarray, like: Any) -> Any:
     """Return the array where the leaf `like` lies: on its devices, or on the host."""
     return jax.device_put(array, like.sharding) if isinstance(like, jax.Array) else array
+
+
+def _move(path: Path, aside: Path) -> None:
+    """Take a checkpoint's name away at once; a killed run may have left something under the other name."""
+    _delete(aside)
+    os.replace(path, aside)
 
 
 def _delete(path: Path) -> None:

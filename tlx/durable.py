@@ -159,8 +159,12 @@ LARGEST_DIGESTS = 2**26
 
 def _entries(folder: Path) -> dict[str, os.stat_result]:
     """Return the status of everything below `folder` by its path with forward slashes; links are not followed."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
     found = {}
-    for root, directories, names in os.walk(folder):
+    for root, directories, names in os.walk(folder, onerror=stop):
         for name in [*directories, *names]:
             path = Path(root) / name
             found[path.relative_to(folder).as_posix()] = path.lstat()
