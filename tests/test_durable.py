@@ -1,6 +1,7 @@
 """Files that are whole or as they were, and one error for every way in which a storage refuses."""
 
 import errno
+import hashlib
 import os
 
 import pytest
