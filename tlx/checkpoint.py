@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import threading
 import warnings
@@ -29,6 +28,7 @@ from tlx.durable import (
     StorageError,
     check_digests,
     check_room,
+    delete,
     guarded,
     stamp_of,
     sync_path,
@@ -177,7 +177,7 @@ class Checkpoints:
         partial = self.folder / f".{step}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _delete(partial)
+            delete(partial)
             partial.mkdir()
             table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _named(arrays).items()}
             _store(partial / ARRAYS, arrays)
@@ -188,8 +188,9 @@ class Checkpoints:
             self._name(partial, step)
             self._prune(step)
         except BaseException as error:
-            _delete(partial)
             self.failure = error
+            # After an error of orbax, threads of tensorstore may write on for a moment.
+            delete(partial, seconds=2.0)
 
     def _name(self, partial: Path, step: int) -> None:
         """Give a whole, synced checkpoint its name."""
@@ -208,7 +209,7 @@ class Checkpoints:
             # Whoever reads meanwhile sees a whole checkpoint or none.
             _move(folders[own], self.folder / f".{own}.partial")
         for partial in self.folder.glob(".*.partial"):
-            _delete(partial)
+            delete(partial)
 
     def restore(
         self, state: Any, best: Any, step: int | None = None, check: Callable[[Any], None] = lambda notes: None
@@ -303,15 +304,8 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 def _move(path: Path, aside: Path) -> None:
     """Take a checkpoint's name away at once; a killed run may have left something under the other name."""
-    _delete(aside)
+    delete(aside)
     os.replace(path, aside)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _is_old(path: Path) -> bool:

@@ -7,9 +7,11 @@ storage (no space, a quota, a read-only file system, a failing device) end in on
 import errno
 import hashlib
 import os
+import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -118,6 +120,27 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview], *, sync: bool 
         raise
     if sync:
         sync_path(path.parent)
+
+
+def delete(path: Path, seconds: float = 0.0) -> None:
+    """Delete a file or a directory as far as that is possible.
+
+    Args:
+      path: it need not exist.
+      seconds: how long to try again while another thread still writes there.
+    """
+    end, quiet = time.monotonic() + seconds, 0
+    while True:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        quiet = 0 if path.exists() else quiet + 1
+        # Twice, since a writer may make the directory again.
+        if quiet == 2 or time.monotonic() >= end:
+            return
+        time.sleep(0.05)
 
 
 def sync_path(path: Path) -> None:
