@@ -73,6 +73,19 @@ def test_no_axis_has_ticks_with_a_positive_exponent(html):
     assert "'~s'" in NUMBERS and NUMBERS.index("10000") < NUMBERS.index("~s")
 
 
+def test_notes_of_the_runs_are_on_the_page_once(written):
+    from tlx.report import study
+
+    right = np.arange(20) < 12
+    for seed in range(2):
+        shared = ["labelled has 3 examples"]
+        written.add(right, method="a", seed=seed, notes=shared)
+        written.add(right, method="b", seed=seed, notes=[*shared, *(["a <b>copy</b>"] if seed else [])])
+    html = study.draw(written.compare())
+    assert "2 notes of the runs" in html and html.count("Labelled has 3 examples.") == 1
+    assert "A &lt;b&gt;copy&lt;/b&gt; (1 of 4 runs)." in html
+
+
 def test_every_seed_is_drawn_and_linked(drawings, small_study):
     raw = accuracies(small_study)
     rows = [row for shots in (4, 16) for row in drawings[f"seeds-shots-{shots}"]["table"]]

@@ -75,6 +75,7 @@ def draw(table: Table) -> str:
         label=columns.arm,
         plan=[decision(item, study.cells, columns) for item in study.plan()],
         stored=stored(study.cells),
+        notes=notes(study.cells),
         grouped=grouped(study.cells),
         unit=unit,
         p=p_text,
@@ -143,6 +144,15 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, 
         "told": "–" if score is None else unit.value(score.value),
         "href": href(cell),
     }
+
+
+def notes(held: tuple[Cell, ...]) -> list[str]:
+    """Return the notes of the runs, each once, with the number of runs that have it where it is not all of them."""
+    results = [cell.result for cell in held if cell.result]
+    found = Counter(note for result in results for note in dict.fromkeys(result.get("notes") or ()))
+    return [
+        note if count == len(results) else f"{note} ({count} of {len(results)} runs)" for note, count in found.items()
+    ]
 
 
 def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> dict[str, Any]:
