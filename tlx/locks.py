@@ -48,7 +48,9 @@ def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
         try:
             yield
         finally:
-            _held[place][1] -= 1
+            # The one that took it first may have ended before this one.
+            if place in _held:
+                _held[place][1] -= 1
         return
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

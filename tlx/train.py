@@ -143,8 +143,8 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
     the step in which it came, with a checkpoint. An arm that is `finished` trains for the others: its folder stays as
     it is.
     """
-    first, group = arms[0], Group(arms)
-    recipe, steps, begin = first.recipe, first.steps, first.begin
+    first = arms[0]
+    recipe, steps = first.recipe, first.steps
     before: Before | None = None
     state: Any = None
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
@@ -153,7 +153,9 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
         stack.enter_context(guarded(common_folder([arm.path for arm in arms])))
         for arm in arms:
             stack.enter_context(closing(arm))
-        stack.enter_context(closing(group))
+        # Reads the checkpoints, which may be damaged: the arms are closed all the same.
+        group = stack.enter_context(closing(Group(arms)))
+        begin = first.begin
         meter = stack.enter_context(Metered())
         progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(arms), how.quiet))
         if not how.quiet:

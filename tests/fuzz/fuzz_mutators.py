@@ -92,8 +92,9 @@ def zeroed(rng, content):
 
 
 def noise(rng, content):
+    # Never UTF-8: a few random letters are a valid text.
     size = rng.choice([3, 40, 4000])
-    return rng.randbytes(size), f"replaced by {size} random bytes"
+    return b"\xff" + rng.randbytes(size - 1), f"replaced by {size} random bytes"
 
 
 def marked(rng, content):

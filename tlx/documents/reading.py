@@ -93,6 +93,8 @@ def read_lines(path: Path, form: Form, *, remedy: str = FETCH, skip_damaged: boo
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
+            if number < len(lines) and not skip_damaged:
+                raise DocumentError(f"{path} line {number} is empty; expected a JSON object on each line; {remedy}")
             continue
         try:
             found.append(parse_json(line.encode(), f"{path} line {number}", form, remedy=remedy, finite=False))
