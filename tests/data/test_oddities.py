@@ -110,7 +110,7 @@ def test_texts_that_are_cut(monkeypatch):
     long = (["film " * 9, "film " * 8, *texts(18)], [0, 1] * 10)
     # [CLS] film number N [SEP] are five.
     assert said(monkeypatch, processor=tokenizer, train=long) == [
-        "10% of the texts of train is cut at 6 tokens (data.tokens)"
+        "10% of the texts of train are cut at 6 tokens (data.tokens)"
     ]
     short = replace(tokenizer, tokens=4)
     found = said(monkeypatch, processor=short)

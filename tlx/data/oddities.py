@@ -123,9 +123,9 @@ def of_lengths(read: Mapping[str, Examples], processor: TextProcessor) -> list[s
     for name, examples in read.items():
         if (share := cut_share(examples, processor)) >= FEW:
             looked = min(len(examples), MEASURED)
-            which = "every text" if share == 1 else f"{share:.0%} of the texts"
+            which, verb = ("every text", "is") if share == 1 else (f"{share:.0%} of the texts", "are")
             sampled = f" (of {looked:,} looked at)" if looked < len(examples) else ""
-            found.append(f"{which} of {name} is cut at {processor.tokens} tokens (data.tokens){sampled}")
+            found.append(f"{which} of {name} {verb} cut at {processor.tokens} tokens (data.tokens){sampled}")
     return found
 
 
