@@ -30,7 +30,7 @@ for name in names:
 assert len(names) > 150, len(names)
 from tlx import many, results
 assert results.peak_of_process() == 0
-assert many.free_memory() > 2**30
+assert many.memory_bytes() > 2**30
 """
 
 

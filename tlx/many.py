@@ -341,7 +341,9 @@ def room_bytes() -> int:
 
 def memory_bytes() -> int:
     """The bytes of memory of this machine, or of the container that this process may use."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Windows has no such call; a machine there is taken to have 8 GiB.
+    size = getattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**13}.__getitem__)
+    total = int(size("SC_PHYS_PAGES") * size("SC_PAGE_SIZE"))
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
     except OSError:
