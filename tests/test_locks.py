@@ -137,7 +137,6 @@ def finished(config, tmp_path_factory):
         ("run", "CONFIG", "--out", "OUT", "--resume"),
         ("run", "CONFIG", "--out", "OUT", "--overwrite"),
         ("lr-find", "CONFIG", "--out", "OUT"),
-        ("export", "RUN", "OUT"),
         ("soup", "RUN", "RUN", "--out", "OUT"),
         ("wise", "RUN", "--out", "OUT"),
     ],
