@@ -21,7 +21,8 @@ def wheel() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as bundle:
         for name, content in CONTENT.items():
-            bundle.writestr(name, content)
+            # With a fixed date: the archive has the same bytes at any time.
+            bundle.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
 
 
