@@ -69,7 +69,7 @@ def work(name: str, size: int, steps: int, rate: float, out: Path) -> None:
 
 
 def trained(name: str, size: int, steps: int, rate: float, out: Path) -> float:
-    """Seconds of `work` in a process of its own."""
+    """Return the seconds that `work` takes in a new process."""
     words = [name, str(size), str(steps), str(rate), str(out)]
     done = subprocess.run([sys.executable, __file__, "--work", *words], capture_output=True, text=True, check=False)
     if done.returncode:

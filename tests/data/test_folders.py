@@ -1,4 +1,4 @@
-"""A folder of a data set runs no code, and what is wrong with it is told in one line that names the file."""
+"""A data set's folder runs no code. Every fault in it is one line that names the file."""
 
 import json
 import shutil
