@@ -7,6 +7,7 @@ import pytest
 from tlx import Data, Optim, Recipe, Train, many, models, tasks
 from tlx.arm import opened
 from tlx.many import run_many
+from tlx.prepare import prepare
 from tlx.train import How
 
 LEAN = How(quiet=True, leave="learned")
@@ -107,3 +108,18 @@ def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch
     recipes = [varied(RECIPE, seed=seed) for seed in range(5)]
     run_many(recipes, [tmp_path / str(n) for n in range(5)], how=LEAN)
     assert packs == [2, 2, 1]
+
+
+def test_runs_one_by_one_take_what_the_run_before_has_made_ready(tmp_path, monkeypatch):
+    before = []
+
+    def noted(recipe, splits, like):
+        before.append(like)
+        return prepare(recipe, splits, like)
+
+    monkeypatch.setattr("tlx.arm.prepare", noted)
+    recipes = [varied(RECIPE, seed=seed) for seed in range(3)]
+    found = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN, most=1)
+    assert [one.result["pack"]["arms"] for one in found] == [1, 1, 1]
+    assert before[0] is None
+    assert [like.recipe for like in before[1:]] == recipes[:2]

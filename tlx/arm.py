@@ -18,7 +18,7 @@ import numpy as np
 from tlx import config, folder, selection
 from tlx.checkpoint import Checkpoints, Saved
 from tlx.classes import shown
-from tlx.data import Examples, Splits, evaluation_batches, inputs_of
+from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
 from tlx.durable import guarded
 from tlx.evaluate import Outcome
 from tlx.objectives import several
@@ -234,11 +234,13 @@ def opened(
 ) -> Arm:
     """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
 
-    The arm holds the folder's lock until it is closed. `like` is another arm that may have brought the same weights
-    already; `records` is as in `Arm`; without `test` that split is sealed; `finished` is as in `Arm`, and then nothing
-    is written into the folder. Raises whatever does not fit together before the folder is touched.
+    The arm holds the folder's lock until it is closed. `like` is another arm, which may be closed, that may have the
+    same weights and data; `records` is as in `Arm`; without `test` that split is sealed; `finished` is as in `Arm`, and
+    then nothing is written into the folder. Raises whatever does not fit together before the folder is touched.
     """
     splits = open_data(recipe, test)
+    if like is not None:
+        oddities.take_over(splits, like.splits)
     ready = prepare(recipe, splits, None if like is None else like.ready)
     phase_spans(ready, total_steps(recipe, len(splits.train)))
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""

@@ -88,6 +88,8 @@ def run_many(
     """
     how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
     results: dict[int, Run | Exception] = {}
+    # The arm opened last: the next group takes its weights and what is known of its data, where they are the same.
+    like: Arm | None = None
 
     def settle(position: int, outcome: Run | Exception) -> None:
         if position not in results:
@@ -98,7 +100,8 @@ def run_many(
     for members in together or chunks(recipes, most):
         clock = Clock()
         with clock("setup"):
-            ready = open_all(recipes, folders, members, how, settle, exactly=together is not None)
+            ready = open_all(recipes, folders, members, how, settle, exactly=together is not None, like=like)
+            like = next(iter(ready.values()), like)
             try:
                 if together is not None:
                     plans = [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
@@ -138,10 +141,11 @@ def open_all(
     how: How,
     settle: Callable[[int, Run | Exception], None],
     exactly: bool,
+    like: Arm | None,
 ) -> dict[int, Arm]:
     """The arms of the members by position, the finished ones too, unless all are finished: then none. A member that
     cannot be opened is left out; where the group is to be `exactly` the members, or it was finished, all the others
-    fail too, for without it their numbers would be different."""
+    fail too, for without it their numbers would be different. `like` is as in `opened`."""
     complete: set[int] = set()
     wrong: dict[int, Exception] = {}
     for position in members:
@@ -159,7 +163,8 @@ def open_all(
         if position in wrong and position not in complete:
             continue
         try:
-            like, path = next(iter(ready.values()), None), Path(folders[position])
+            path = Path(folders[position])
+            like = next(iter(ready.values()), like)
             ready[position] = opened(
                 recipes[position], path, like=like, records=how.records, test=how.test, finished=position in complete
             )

@@ -143,3 +143,15 @@ def test_digests_are_kept_on_disk(tmp_path, monkeypatch):
     again.source = ()
     np.testing.assert_array_equal(oddities.digests(again), found)
     assert file.name.startswith("known-test-") and len(set(found.tolist())) == 6
+
+
+def test_runs_on_the_same_examples_share_what_is_measured_and_no_others(monkeypatch):
+    data = replace(made_up(monkeypatch, **CLEAN), shots=4)
+    first, again, other = load(data, 0), load(data, 0), load(data, 1)
+    for splits in (again, other):
+        oddities.take_over(splits, first)
+    notes(data, again, 8)
+    measured = [splits.streams["labelled"].measured for splits in (first, again, other)]
+    assert measured[0].keys() == {"digests"}
+    assert measured[0] is measured[1]
+    assert measured[2] == {}

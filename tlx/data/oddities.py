@@ -50,6 +50,16 @@ def read_of(splits: Splits) -> dict[str, Examples]:
     return streams | {name: own for name, own in held.items() if not isinstance(own, Sealed)}
 
 
+def take_over(splits: Splits, known: Splits) -> None:
+    """Share with `known` what `notes` measures of the same examples, so that it is measured once."""
+    if splits.fingerprint != known.fingerprint:
+        return
+    for name, examples in splits.named.items():
+        other = known.named.get(name)
+        if other is not None and (examples.split, examples.identity) == (other.split, other.identity):
+            examples.measured = other.measured
+
+
 def of_the_test(data: Data, splits: Splits) -> list[str]:
     """What is measured as the test, where that is not the test split of the data set."""
     if splits.untested:
@@ -139,12 +149,13 @@ def sample(examples: Examples, most: int) -> np.ndarray:
 
 def cut_share(examples: Examples, processor: TextProcessor) -> float:
     """The share of texts, of at most `MEASURED`, that are longer than the processor reads."""
-    key = ("cut", processor)
-    if key not in examples.memory:
+    # A processor with other settings beside these may hold the same tokenizer.
+    key = ("cut", processor.tokenizer, processor.tokens)
+    if key not in examples.measured:
         looked = (examples[int(position)] for position in sample(examples, MEASURED))
         cut = [bool(processor.tokenizer.encode(own["text"], own.get("text_pair")).overflowing) for own in looked]
-        examples.memory[key] = float(np.mean(cut))
-    return float(examples.memory[key])
+        examples.measured[key] = float(np.mean(cut))
+    return float(examples.measured[key])
 
 
 def digest(parts: Sequence[bytes]) -> int:
@@ -157,8 +168,8 @@ def digest(parts: Sequence[bytes]) -> int:
 
 def digests(examples: Examples) -> np.ndarray:
     """uint64[N]: the digest of the inputs of each example, of at most `COMPARED`. Kept on disk, as labels are."""
-    if "digests" in examples.memory:
-        return np.asarray(examples.memory["digests"])
+    if "digests" in examples.measured:
+        return np.asarray(examples.measured["digests"])
     rows = examples.rows[sample(examples, COMPARED)]
     told = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
     file = cache_dir() / "digests" / f"{examples.key}-{examples.split}-{told}.npy"
@@ -168,7 +179,7 @@ def digests(examples: Examples) -> np.ndarray:
         found = np.array([digest(raw(record, examples)) for record in records(examples, rows)], np.uint64)
         if examples.key:
             save_whole(file, found)
-    examples.memory["digests"] = found
+    examples.measured["digests"] = found
     return np.asarray(found)
 
 
