@@ -77,6 +77,12 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np
     if not isinstance(processor, ImageProcessor):
         raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
     heard = isinstance(processor, SoundProcessor)
+    shape = models.image_shape(pretrained.model.config)
+    if not heard and shape is not None and processor.shape != shape:
+        raise ValueError(
+            f"{pretrained.manifest.source}: preprocessor_config.json makes images of shape {processor.shape} and the "
+            f"model reads {shape} (height, width, channels); correct its size, or take the file of this model"
+        )
     if strangers := [name for name in given if not Path(name).is_file()]:
         told = "sounds" if heard else "images"
         raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tlx.documents import DocumentError, check, parse_json, read_arrays, read_json, read_lines
+from tlx.documents import DocumentError, check, parse_json, read_arrays, read_json, read_lines, records
 from tlx.documents import models as model_forms
 from tlx.documents.checks import Either, Flag, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe, shown
 
@@ -136,3 +136,11 @@ def test_every_field_of_a_config_has_a_type(kind):
     for name, field in (form.required | form.optional).items():
         wrong = 7 if kind == "tlx" and name == "model" else [{"a": None}] if name != "architectures" else {"a": 1}
         assert list(field.faults(wrong, name)), name
+
+
+def test_a_point_between_the_weights_before_and_after_has_numbers_alone():
+    point = records.MOVED.required["line"]
+    good = {"share": 0.5, "loss": {"value": 1.0, "low": None}, "accuracy": {"value": float("nan")}}
+    assert list(point.faults([good], "line")) == []
+    for wrong in (0.5, {}, {"value": [[1]]}, {"value": 0.5, "low": "x"}):
+        assert list(point.faults([good | {"accuracy": wrong}], "line")), wrong

@@ -139,6 +139,9 @@ def wrong_type(rng, document, how):
     if how.get("skip") and any(str(key) in how["skip"] for key in place):
         return None
     pool = WRONG[kind_of(at(document, place))]
+    # One number for all channels is as good as a list of them.
+    if place[-1:] in (("image_mean",), ("image_std",)):
+        pool = [value for value in pool if kind_of(value) != "number"]
     if not pool:
         return None
     value = rng.choice(pool)

@@ -2,13 +2,16 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tlx import models
 from tlx.data.examples import Examples
 from tlx.data.features import Features
+from tlx.predict import prepare_inputs
 from tlx.processors import ImageProcessor
 
 RNG = np.random.default_rng(0)
@@ -195,3 +198,14 @@ def test_what_no_image_can_be_prepared_by_is_refused_with_the_file(tmp_path, fie
     with pytest.raises(ValueError, match=r"preprocessor_config\.json") as error:
         loaded(tmp_path, **fields)
     assert message in str(error.value)
+
+
+def test_a_preprocessor_of_another_size_than_the_model_is_named(tmp_path):
+    settings = models.Vit(size=8, patch=2, channels=3, width=8, depth=1, heads=1, mlp=8)
+    processor = ImageProcessor(size=(1, 1), channels=3, mean=(0.5,), std=(0.5,))
+    loaded = SimpleNamespace(
+        processor=processor, model=SimpleNamespace(config=settings), manifest=SimpleNamespace(source=str(tmp_path))
+    )
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json.*\(1, 1, 3\).*\(8, 8, 3\)") as error:
+        prepare_inputs(loaded, ["picture.png"])
+    assert str(tmp_path) in str(error.value)

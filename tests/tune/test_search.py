@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, config, models, tasks, tuning
 from tlx.data import examples
+from tlx.documents import DocumentError
 from tlx.recipe import KINDS
 from tlx.records import read_metrics
-from tlx.tune import attempt, crew, integer, log_uniform, one_of, search, uniform
+from tlx.tune import attempt, crew, integer, log_uniform, one_of, reading, search, uniform
 from tlx.tune.asked import check_asked
 from tlx.tune.journal import JOURNAL, Turn
 
@@ -87,6 +89,16 @@ def test_a_grid_is_tried_once_and_no_more(tmp_path):
         {"tuning": how, "train.batch": batch} for how in (tuning.Full(), tuning.Probe()) for batch in (8, 16)
     ]
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("seconds", "12"), ("seconds", float("nan")), ("value", []), ("error", 1)])
+def test_a_damaged_line_of_the_journal_is_named_with_its_trial(name, value, tmp_path):
+    trial = SimpleNamespace(params={}, system_attrs={}, user_attrs={name: value}, state=SimpleNamespace(name="FAIL"),
+                            number=3, intermediate_values={}, value=None)  # fmt: skip
+    asked = SimpleNamespace(space={"seed": None}, recipe=RECIPE)
+    with pytest.raises(DocumentError) as error:
+        reading.record(tmp_path, asked, trial)
+    assert str(error.value).startswith(f"{tmp_path / 'journal.log'}, trial 3: {name} is ")
 
 
 def test_a_recipe_that_comes_twice_is_run_once(tmp_path):

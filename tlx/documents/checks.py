@@ -262,10 +262,11 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Record:
-    """An object with `required` and `optional` fields; other fields are let through."""
+    """An object with `required` and `optional` fields, and `others` whose names are free."""
 
     required: Mapping[str, Form] = field(default_factory=dict)
     optional: Mapping[str, Form] = field(default_factory=dict)
+    others: Form = Anything()
 
     @property
     def wants(self) -> str:
@@ -285,6 +286,9 @@ class Record:
         for name, form in self.optional.items():
             if name in value:
                 yield from form.faults(value[name], joined(where, name))
+        if not isinstance(self.others, Anything):
+            for name in value.keys() - self.required.keys() - self.optional.keys():
+                yield from self.others.faults(value[name], joined(where, name))
 
 
 def joined(where: str, name: str) -> str:

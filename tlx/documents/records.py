@@ -156,7 +156,7 @@ MOVED = Record(
                 }
             )
         ),
-        "line": Rows(Record({"share": NUMBER})),
+        "line": Rows(Record({"share": NUMBER}, {}, Record({"value": MAYBE}, {"low": MAYBE, "high": MAYBE}))),
         "notes": NAMES,
     }
 )
@@ -193,6 +193,8 @@ SEARCH = Record(
         "seed": COUNT,
     }
 )
+# What a trial says of its run, in Optuna's journal.
+TRIAL = Record({}, {"seconds": maybe(Real(0)), "value": MAYBE, "error": maybe(Text())})
 OPERATIONS = Mapped(Record({"total": NUMBER, "steps": COUNT, "how": Text()}))
 DOMAINS = Record({"of": HASH, "sources": Rows(Anything()), "eps": Rows(NUMBER), "rows": Rows(Record())})
 

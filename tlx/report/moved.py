@@ -124,13 +124,15 @@ def probes(document: dict[str, Any], held: int) -> Figure:
 def lines(document: dict[str, Any], held: int) -> list[Figure]:
     """A drawing a metric on the straight line between the weights."""
     made = []
-    for name in document["line"][0] if document["line"] else ():
+    points = document["line"]
+    names = [name for name in (points[0] if points else ()) if all(name in point for point in points)]
+    for name in names:
         if name == "share":
             continue
         rows = [
             {"share": point["share"], "value": point[name]["value"]}
             | {end: point[name].get(end) for end in ("low", "high")}
-            for point in document["line"]
+            for point in points
         ]
         told = words.metric(name)
         fresh = document["before"]["fresh_stages"]

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlx import config
+from tlx.documents.checks import check
+from tlx.documents.records import TRIAL
 from tlx.recipe import Recipe
 from tlx.sweeps import shown
 from tlx.tune import journal
@@ -88,18 +90,19 @@ def shown_at(recipe: Recipe, path: str) -> Any:
 
 def read(folder: Path, asked: Asked, study: Any) -> Found:
     """What the journal holds."""
-    records = tuple(record(asked, trial) for trial in study.get_trials(deepcopy=False))
+    records = tuple(record(folder, asked, trial) for trial in study.get_trials(deepcopy=False))
     done = [found for found in records if found.state == "done" and found.value is not None]
     sign = 1 if asked.direction == "maximize" else -1
     best = max(done, key=lambda found: (sign * (found.value or 0.0), -found.number)) if done else None
     return Found(folder, asked, records, best, journal.importances(study))
 
 
-def record(asked: Asked, trial: Any) -> Record:
+def record(folder: Path, asked: Asked, trial: Any) -> Record:
     """A trial of Optuna's; its point is empty where a worker died before it was given one."""
     params = trial.params | trial.system_attrs.get("fixed_params", {})
     point = journal.to_point(asked.space, params) if asked.space.keys() <= params.keys() else {}
-    attrs, state = trial.user_attrs, STATES[trial.state.name]
+    state = STATES[trial.state.name]
+    attrs = check(trial.user_attrs, TRIAL, f"{folder / journal.JOURNAL}, trial {trial.number}", journal.RESTORE)
     return Record(
         number=trial.number,
         state=state,
