@@ -42,6 +42,18 @@ def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_p
     assert max(browser.execute_script(ends)) <= inner
 
 
+def test_a_phone_shows_difference_and_verdict_beside_long_names(browser, show, sized, study_page):
+    sized(390)
+    show(study_page)
+    right = browser.execute_script(
+        "const table = document.querySelector('#compared table');"
+        "table.querySelector('thead th').firstChild.textContent = 'a rather long name of a method';"
+        "table.querySelectorAll('tbody tr td:first-child').forEach(c => c.textContent = 'probe of random features');"
+        "return Math.max(...[...table.querySelectorAll('.shown-cell')].map(c => c.getBoundingClientRect().right))"
+    )
+    assert 0 < right <= 390
+
+
 def choose(browser, name, value):
     """Presses a choice of the filters and waits until all is drawn again."""
     browser.execute_async_script(

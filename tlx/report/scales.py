@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import altair as alt
 
-# Plain below 10,000, with a prefix above ("47M"), with an exponent only below a thousandth ("2e-5"): never "4.7e+7".
+# Plain below 10,000, with a prefix above ("47M"), with an exponent only below 0.0001 ("2e-5"): never "4.7e+7".
 NUMBERS = (
     "datum.value === 0 ? '0' : abs(datum.value) >= 10000 ? format(datum.value, '~s') : "
-    "abs(datum.value) < 0.001 ? format(datum.value, '.3~e') : format(datum.value, '~g')"
+    "abs(datum.value) < 0.0001 ? format(datum.value, '.3~e') : format(datum.value, '~g')"
 )
 # The style sheet has this number of colours. Any two of them differ with normal sight, deuteranopia and protanopia, on
 # both themes (tests/report/test_colours.py). The ninth category has the first colour and another dash and shape.
