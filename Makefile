@@ -28,8 +28,8 @@ test-browser: $(VENV)/.tested
 	$(BIN)/python -m pytest -m browser
 
 # Without torch, and without what mostly trains or compiles: what the newest interpreter runs in CI.
-LONG := benefit negative prefix study tune movement test_contract.py test_domains.py test_pack.py test_selection.py \
-	test_source_free.py
+LONG := analysis/benefit analysis/negative analysis/changes study tune training/feature_cache test_contract.py \
+	test_domains.py training/test_vectorize.py functional/test_selection.py test_source_free.py
 test-fast: $(VENV)/.fast
 	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
 

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from tlx import Data, Optim, Recipe, Train, Weights, models, sharding, tasks, terms, tuning
-from tlx.prepare import prepare
-from tlx.step import compile_step, initial_state
+from tlx.training.prepare import prepare
+from tlx.training.step import compile_step, initial_state
 
 BATCH = 32
 SOURCE = terms.Supervised(on="source")

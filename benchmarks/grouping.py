@@ -54,12 +54,12 @@ def recipes(name: str, steps: int, rate: float) -> list[Any]:
 
 def work(name: str, size: int, steps: int, rate: float, out: Path) -> None:
     """Train the eight runs in groups of `size`."""
-    from tlx import many
+    from tlx.training import run_many
 
-    many.GAIN = 1e9 if size > 1 else 0.0
+    run_many.GAIN = 1e9 if size > 1 else 0.0
     given = recipes(name, steps, rate)
     start = time.perf_counter()
-    found = many.run_many(given, [out / str(n) for n in range(len(given))], most=size)
+    found = run_many.run_many(given, [out / str(n) for n in range(len(given))], most=size)
     for outcome in found:
         if isinstance(outcome, Exception):
             raise outcome
@@ -79,7 +79,7 @@ def trained(name: str, size: int, steps: int, rate: float, out: Path) -> float:
 
 def differences(one: Path, other: Path) -> tuple[float, float, float]:
     """The largest difference over the runs of two folders: early training loss, learned parameter, test accuracy."""
-    from tlx.records import read_metrics
+    from tlx.records.log import read_metrics
     from tlx.weights.files import read_file
 
     losses, leaves, accuracies = [0.0], [0.0], [0.0]

@@ -20,8 +20,8 @@ import jax
 
 from tlx import Data, Optim, Recipe, Train, models, run, sharding, tasks
 from tlx.data import train_batches
-from tlx.prepare import open_data, prepare
-from tlx.step import compile_step, initial_state
+from tlx.training.prepare import open_data, prepare
+from tlx.training.step import compile_step, initial_state
 
 
 def recipe(name: str, steps: int) -> Recipe:

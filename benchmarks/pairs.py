@@ -46,7 +46,7 @@ def our_step(source: str, how: Any, dropout: float, optim: Any, steps: int) -> t
     import tlx
     from tlx import models, partition, sharding, tasks
     from tlx.objectives import Supervised
-    from tlx.step import Parts, compile_step, initial_state
+    from tlx.training.step import Parts, compile_step, initial_state
 
     task = tasks.Classification(classes=2)
     brought = tlx.load_pretrained(source, task)

@@ -85,8 +85,8 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
         by_hand(side, options)
         return
     from tlx import run
-    from tlx.many import run_many
-    from tlx.train import How
+    from tlx.training.loop import How
+    from tlx.training.run_many import run_many
 
     if side in ("stored", "plain"):
         asked = recipe(options.sentences, options.epochs, options.depth)
@@ -109,7 +109,7 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
         study_of(options, out)
         return
     if side == "lora packed":
-        from tlx import many
+        from tlx.training import run_many as many
 
         many.GAIN = 1e9
     told: list[Any] = []
@@ -175,9 +175,9 @@ def by_hand(side: str, options: argparse.Namespace) -> None:
 def clear(side: str) -> None:
     """An empty store for the sides that begin with one."""
     if side in ("stored", "study"):
-        from tlx import prefix
+        from tlx.training import feature_cache
 
-        prefix.clear()
+        feature_cache.clear()
 
 
 def timed(side: str, words: list[str], patience: float, show: bool) -> tuple[float, float]:

@@ -17,7 +17,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, stats, tasks, terms
+from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, terms
+from tlx.functional import significance
+from tlx.records import studies
 from tlx.study import run_study
 
 SOURCE = terms.Supervised(on="source")
@@ -61,7 +63,7 @@ def study(seeds: int = 5) -> Study:
 
 def told(out: Path) -> str:
     """A Markdown row a pair and method."""
-    table = cells.compare(cells.read(out))
+    table = studies.compare(studies.read(out))
     lines = ["| pair | method | accuracy [95 %] | to source only [95 %] | p, Holm | shown |"]
     lines.append("| --- | --- | --- | --- | ---: | --- |")
     compared = {id(one.arm): one for one in table.comparisons}
@@ -71,7 +73,7 @@ def told(out: Path) -> str:
         if (found := compared.get(id(one.arm))) is not None:
             gap = found.difference
             row.append(f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]")
-            row += [stats.p_text(found.holm), found.verdict]
+            row += [significance.p_text(found.holm), found.verdict]
         lines.append("| " + " | ".join(row + ["-"] * (6 - len(row))) + " |")
     return "\n".join(lines)
 
@@ -79,7 +81,7 @@ def told(out: Path) -> str:
 def chosen(out: Path) -> str:
     """A Markdown row a rule: how far what it would have chosen is from the best look at the target's validation split,
     in points, over the runs of each pair."""
-    table = cells.read(out)
+    table = studies.read(out)
     pairs = list(PAIRS)
     lines = ["| rule | " + " | ".join(pairs) + " |", "| --- |" + " ---: |" * len(pairs)]
     for rule in ("last", *RULES):

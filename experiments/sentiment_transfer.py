@@ -18,7 +18,9 @@ import argparse
 from itertools import permutations
 from pathlib import Path
 
-from tlx import Data, Optim, Recipe, Study, Train, Weights, cells, choice, param, prod, stats, tasks, terms
+from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, param, prod, tasks, terms
+from tlx.functional import significance
+from tlx.records import studies
 from tlx.study import run_study
 from tlx.tuning import Bottleneck
 
@@ -61,7 +63,7 @@ def study(seeds: int = 5) -> Study:
 
 def told(out: Path) -> str:
     """A Markdown row a pair, and in how many of them the best method is shown to be better, or any worse."""
-    table = cells.compare(cells.read(out))
+    table = studies.compare(studies.read(out))
     means = {(one.arm.names["pair"], one.arm.names["method"]): one.mean for one in table.summaries}
     lines = ["| pair | " + " | ".join(METHODS) + " | best: difference [95 %] | p, Holm | shown |"]
     lines.append("| --- |" + " ---: |" * len(METHODS) + " --- | ---: | --- |")
@@ -72,7 +74,7 @@ def told(out: Path) -> str:
         gap = best.difference
         shares = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
         interval = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-        row = [pair, *shares, f"{best.arm.names['method']}: {interval}", stats.p_text(best.holm), best.verdict]
+        row = [pair, *shares, f"{best.arm.names['method']}: {interval}", significance.p_text(best.holm), best.verdict]
         lines.append("| " + " | ".join(row) + " |")
         better += [pair] if best.verdict == "better" else []
         worse += [f"{one.arm.names['method']} on {pair}" for one in own if one.verdict == "worse"]

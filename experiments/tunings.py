@@ -27,10 +27,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import Data, Optim, Recipe, Run, Train, Weights, describe, run, sharding, stats, tasks, tuning
-from tlx.prepare import Prepared, prepare
-from tlx.step import compile_step, initial_state
-from tlx.train import How
+from tlx import Data, Optim, Recipe, Run, Train, Weights, run, sharding, tasks, tuning
+from tlx.functional import significance
+from tlx.training import describe
+from tlx.training.loop import How
+from tlx.training.prepare import Prepared, prepare
+from tlx.training.step import compile_step, initial_state
 
 BOTH = r".*/attention/(query|value)"
 # Each with the middle one of its three rates.
@@ -148,13 +150,15 @@ def compared(rows: list[dict[str, Any]]) -> None:
     """Puts into each row of one number of labels its paired difference to the first (`Full`), in points, with a p that
     is corrected over the rows (Holm), and what so many seeds could have shown."""
     points = [100 * np.array(row["accuracy"]) for row in rows]
-    found = [stats.paired(own, points[0]) for own in points[1:]]
-    for row, own, p in zip(rows[1:], found, stats.holm([stats.t_test(own) for own in found]), strict=True):
-        shown = stats.verdict(own.low, own.high) if p < 0.05 else stats.verdict(-1, 1)
+    found = [significance.paired(own, points[0]) for own in points[1:]]
+    for row, own, p in zip(
+        rows[1:], found, significance.holm([significance.t_test(own) for own in found]), strict=True
+    ):
+        shown = significance.verdict(own.low, own.high) if p < 0.05 else significance.verdict(-1, 1)
         row["to_full"] = own._asdict() | {"p": p, "verdict": shown}
         # As strict as the correction is where one difference alone is there.
-        level = 1 - (1 - stats.LEVEL) / len(found)
-        row["detectable"] = stats.detectable(own.deviation, own.pairs, level) if own.pairs > 1 else float("nan")
+        level = 1 - (1 - significance.LEVEL) / len(found)
+        row["detectable"] = significance.detectable(own.deviation, own.pairs, level) if own.pairs > 1 else float("nan")
 
 
 def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str:
@@ -168,7 +172,7 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
         rest = "- | - | - | -"
         if "to_full" in row:
             gap = row["to_full"]
-            rest = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}] | {stats.p_text(gap['p'])} "
+            rest = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}] | {significance.p_text(gap['p'])} "
             rest += f"| {gap['verdict']} | {row['detectable']:.1f}"
         lines.append(f"| {row['labels'] or 'all'} | {row['tuning']} | {row['rate']:.1g} | {told} | {rest} |")
     if not costs:

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, terms
-from tlx.negative import measure, negative_study
-from tlx.negative.arms import parse_labels
+from tlx.analysis.negative import measure, negative_study
+from tlx.analysis.negative.arms import parse_labels
 from tlx.tuning import Bottleneck
 
 # Table 1 of the paper, amazon to DSLR: gaps in points by share of labels, at eps 0, 0.3, 0.7, 0.9.

@@ -17,8 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 
 import tlx
-from tlx import Data, Optim, Recipe, Study, Train, cells, choice, models, param, prod, tasks, tuning
-from tlx.records import Progress, read_metrics, write_json
+from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
+from tlx.records import studies as cells
+from tlx.records.log import Progress, read_metrics, write_json
 from tlx.study import run_study
 from tlx.study.base import document, settle
 

@@ -10,30 +10,22 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
 FLOORS = (
-    ("trees", "patterns", "classes", "durable", "indexes", "syntax", "locks"),
-    ("documents", "sources"),
-    ("runfiles",),
-    ("types", "assets", "config", "metrics", "stats", "reweight"),
-    ("layers", "losses", "partition", "sharding", "processors", "blend", "selection"),
-    ("models", "tasks", "optim", "data", "discrepancy"),
+    ("trees",),
+    ("files",),
+    ("types", "assets", "config"),
+    ("functional",),
+    ("layers", "partition", "sharding", "processors"),
+    ("models", "tasks", "optim", "data"),
     ("tuning",),
     ("weights",),
-    ("objectives", "merge"),
+    ("objectives",),
     ("updates",),
-    ("recipe", "state", "sweeps"),
-    ("slope",),
-    ("step",),
-    ("prepare", "records", "checkpoint", "interrupt", "pack", "energy"),
-    ("describe", "folder", "evaluate", "prefix"),
-    ("cells",),
-    ("report", "predict", "arm"),
-    ("results", "feed"),
-    ("group", "phase"),
-    ("train", "grouping"),
-    ("reopen", "find", "many", "cost"),
-    ("movement", "soups", "study", "tune", "classical"),
-    ("benefit",),
-    ("negative",),
+    ("recipe",),
+    ("records",),
+    ("report",),
+    ("training",),
+    ("predict", "study"),
+    ("tune", "analysis"),
     ("cli",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -46,24 +38,24 @@ BORDERS = {
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "array_record": ("data/",),
-    "orbax": ("checkpoint.py",),
+    "orbax": ("training/checkpoint.py",),
     "flax": ("models/bridge.py",),
-    "optax": ("optim/", "step.py"),
-    "tensorboardX": ("records.py",),
+    "optax": ("optim/", "training/step.py"),
+    "tensorboardX": ("records/log.py",),
     "altair": ("report/",),
     "vl_convert": ("report/",),
     "jinja2": ("report/",),
-    "scipy": ("report/", "stats.py", "classical/", "processors/sounds.py"),
+    "scipy": ("report/", "functional/significance.py", "analysis/classical/", "processors/sounds.py"),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
-    "sklearn": ("data/datasets/", "movement/features.py", "negative/domains.py", "selection.py", "classical/"),
-    "ot": ("classical/",),
+    "sklearn": ("data/datasets/", "analysis/", "functional/selection.py"),
+    "ot": ("analysis/classical/",),
     "click": ("cli/",),
-    "rich": ("cli/", "records.py"),
-    "filelock": ("assets.py", "cells/", "data/", "interrupt.py", "locks.py", "prefix/", "study/", "tune/"),
+    "rich": ("cli/", "records/log.py"),
+    "filelock": ("assets.py", "data/", "files/locks.py", "records/studies/", "study/", "training/", "tune/"),
     "pandas": ("study/table.py",),
-    "PIL": ("data/", "processors/", "evaluate.py"),
-    "codecarbon": ("energy.py",),
+    "PIL": ("data/", "processors/", "training/evaluate.py"),
+    "codecarbon": ("training/energy.py",),
     "optuna": ("tune/journal.py",),
     "soundfile": ("processors/sounds.py",),
     "torch": (),
@@ -154,3 +146,14 @@ def test_the_front_door_opens_without_anything_heavy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(done.stdout))
     assert not loaded & {"jax", "numpy", "transformers", "orbax", "grain", "tensorflow_datasets", "altair", "rich"}
+
+
+def test_a_name_that_moved_says_where_it_is_now():
+    from importlib import import_module
+
+    import tlx
+
+    for name, place in tlx.MOVED.items():
+        with pytest.raises(AttributeError, match=f"tlx.{place}$"):
+            getattr(tlx, name)
+        assert import_module(f"tlx.{place}")

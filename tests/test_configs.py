@@ -10,9 +10,9 @@ import pytest
 import tlx
 from tlx import config, sharding
 from tlx.cli import load_recipe
-from tlx.prepare import open_data, prepare, training_batches
 from tlx.recipe import KINDS
-from tlx.step import compile_step, initial_state
+from tlx.training.prepare import open_data, prepare, training_batches
+from tlx.training.step import compile_step, initial_state
 from tlx.trees import flatten
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -12,9 +12,9 @@ from flax import linen
 
 from tlx import Learn, Optim, Pretrained, models, partition, save_pretrained, tasks, terms, tuning
 from tlx import optim as optimisers
-from tlx.checkpoint import Checkpoints, Saved
 from tlx.objectives import inserted
-from tlx.step import Parts, initial_state, memories, train_step
+from tlx.training.checkpoint import Checkpoints, Saved
+from tlx.training.step import Parts, initial_state, memories, train_step
 from tlx.trees import flatten, map_named, nest
 from tlx.tuning.base import parametric
 from tlx.types import Setting, Variables

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
-from tlx.arm import opened
-from tlx.benefit.arms import assigned
+from tlx.analysis.benefit.arms import assigned
 from tlx.data import examples
 from tlx.data.shifts import Blur
-from tlx.many import alike, run_many
-from tlx.records import read_metrics
-from tlx.train import How
+from tlx.records.log import read_metrics
+from tlx.training.active_run import opened
+from tlx.training.loop import How
+from tlx.training.run_many import alike, run_many
 
 SLOW = pytest.mark.slow
 LEAN = How(quiet=True, leave="learned")
@@ -48,7 +48,7 @@ WEIGHED = dataclasses.replace(
 
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("tlx.prefix.store.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
 
 
 def told(found, name):
@@ -80,7 +80,7 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     ],
 )
 def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels, statistics, names):
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = assigned(recipe, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
@@ -96,7 +96,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels
 @pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
 def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
     """The same rows of one source, drawn otherwise by each seed."""
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     changes = {"objective": (SOURCE,)} | {f"data.{name}": eps for name, eps in noise.items()}
     recipes = [assigned(RECIPE, {**changes, "seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
@@ -109,7 +109,7 @@ def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eps_y", "eps_x"])
 def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     recipes = [assigned(RECIPE, {"objective": (SOURCE,), f"data.{name}": eps}) for eps in (0.0, 0.3, 0.7)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
     losses = []
@@ -193,7 +193,7 @@ def test_a_run_over_several_sources_resumes_to_the_bit(halves, goes_on):
 
 @pytest.mark.slow
 def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     names = ("train/loss", "train/mdan/weight_0", "train/m3sda/distance", "train/dann/risk")
     recipes = [assigned(SEVERAL, {"optim.lr": lr}) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)

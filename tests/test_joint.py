@@ -8,7 +8,7 @@ import pytest
 
 from tlx import Optim, models, partition, sharding, tasks, terms, tuning
 from tlx.objectives import inserted
-from tlx.step import Parts, compile_step, initial_state, train_step
+from tlx.training.step import Parts, compile_step, initial_state, train_step
 from tlx.trees import flatten
 
 CNN = models.Cnn(size=4, channels=2, widths=(3, 2), dense=None, dropout=0.0)

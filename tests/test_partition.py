@@ -6,7 +6,7 @@ import pytest
 
 from tlx import Data, Learn, Recipe, models, tasks, tuning
 from tlx.partition import partition, split, still
-from tlx.prepare import prepare
+from tlx.training.prepare import prepare
 from tlx.trees import flatten, map_named, merge
 
 DENSE = {"kernel": 0.0, "bias": 0.0}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, load_pretrained, models, report, run, tasks, terms, tuning
-from tlx.benefit.arms import assigned
-from tlx.many import run_many
-from tlx.prepare import prepare
-from tlx.records import read_metrics
-from tlx.train import How
+from tlx.analysis.benefit.arms import assigned
+from tlx.records.log import read_metrics
+from tlx.training.loop import How
+from tlx.training.prepare import prepare
+from tlx.training.run_many import run_many
 from tlx.trees import flatten
 
 LEAN = How(quiet=True, leave="learned")
@@ -29,7 +29,7 @@ TAUGHT = (
 
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("tlx.prefix.store.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr(report, "available", lambda: False)
 
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(target, goes_on):
 
 @pytest.mark.slow
 def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = target(*TAUGHT, train=Train(steps=8, batch=16, eval_every=8, ema=0.9))
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (3e-3, 6e-3)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)

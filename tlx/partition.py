@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from tlx.patterns import Pattern, compile_pattern
+from tlx.files.patterns import Pattern, compile_pattern
 from tlx.trees import Tree, flatten, near_miss, nest, size
 from tlx.types import Learn, Rule
 

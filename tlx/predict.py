@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from tlx import config, models
-from tlx.folder import RECIPE, read
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.pictures import decode, pixels
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.vocabulary import notes
+from tlx.records.run_directory import RECIPE, read
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.heads import MULTI_LABEL
 from tlx.weights.pretrained import ADVICE

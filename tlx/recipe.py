@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 from tlx import models, objectives, tasks, tuning, updates
 from tlx.config import ADDED, check_seed
 from tlx.data import Data, augment, shifts
+from tlx.functional.selection import CRITERIA, SOURCE
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
-from tlx.selection import CRITERIA, SOURCE
 from tlx.tasks import Task
 from tlx.trees import near_miss
 from tlx.tuning import Full, Tuning
@@ -28,13 +28,13 @@ class Train:
     The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of `batch`
     (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported: the
     "last", or the "best-validation"; the same choice is called "oracle" where the data grant some of the target's
-    labels only, for it looks at others. The other rules look at no label of the target (see `tlx.selection`): the
-    accuracy on held-out examples of the source, "source-validation"; its error weighted as the target has them, "iwv",
-    with a control variate, "dev"; and what is predicted of unlabelled training examples of the target: the density of
-    neighbourhoods "snd", the mutual information "im", the least "entropy". `criteria` names those that are measured and
-    written down beside, whatever chooses. The validation split is measured, and a checkpoint written, every
-    `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` that of
-    activations.
+    labels only, for it looks at others. The other rules look at no label of the target (see
+    `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation"; its error
+    weighted as the target has them, "iwv", with a control variate, "dev"; and what is predicted of unlabelled training
+    examples of the target: the density of neighbourhoods "snd", the mutual information "im", the least "entropy".
+    `criteria` names those that are measured and written down beside, whatever chooses. The validation split is
+    measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh of
+    all devices or "pmap"; `dtype` that of activations.
 
     `accumulate` cuts a batch into so many pieces, one after the other: less memory, and the gradient of the whole batch
     in every term. A term that compares the examples of a batch (`Term.couples`) sees the features and logits of all

@@ -9,7 +9,7 @@ import pytest
 from tlx import Recipe, Train, Weights, models, tasks, terms
 from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
 from tlx.data.examples import Features
-from tlx.prepare import levelled, open_data, prepare, training_batches
+from tlx.training.prepare import levelled, open_data, prepare, training_batches
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 

@@ -119,7 +119,7 @@ class Worker:
 def forget():
     """What this process remembers of earlier files, which a new process would not."""
     from tlx.data import examples
-    from tlx.documents import digests
+    from tlx.files.documents import digests
 
     examples._opened.cache_clear()
     digests._known.cache_clear()

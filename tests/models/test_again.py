@@ -10,7 +10,7 @@ import pytest
 from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.models.again import again, large
 from tlx.objectives import Supervised
-from tlx.step import Parts, compile_step, initial_state
+from tlx.training.step import Parts, compile_step, initial_state
 from tlx.types import Context
 
 # Of the shape of MiniLM, but for its depth and its vocabulary.

@@ -12,8 +12,8 @@ from flax import nnx
 
 from tlx import Data, Learn, Optim, Recipe, tasks, terms, tuning
 from tlx.models import Linen, Nnx, build, forward, initialise
-from tlx.prepare import prepare
-from tlx.step import initial_state, train_step
+from tlx.training.prepare import prepare
+from tlx.training.step import initial_state, train_step
 from tlx.trees import flatten
 
 

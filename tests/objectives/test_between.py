@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import discrepancy, models, tasks, terms
+from tlx import models, tasks, terms
+from tlx.functional import discrepancy
 from tlx.trees import flatten
 from tlx.types import Setting, Tick, View
 

@@ -6,7 +6,7 @@ import pytest
 
 from tlx import Optim, models, partition, sharding, tasks, terms, tuning
 from tlx.objectives import inserted
-from tlx.step import Parts, compile_step, initial_state, memories
+from tlx.training.step import Parts, compile_step, initial_state, memories
 from tlx.trees import flatten
 from tlx.types import Setting
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tlx import Data, Pretrained, Recipe, models, save_pretrained, tasks, terms, tuning
-from tlx.prepare import prepare
+from tlx.training.prepare import prepare
 from tlx.types import Variables
 from tlx.weights import Manifest
 
@@ -142,7 +142,7 @@ def test_a_teacher_of_other_classes_is_refused_before_there_are_data(names, same
         prepare(replace(recipe, objective=(by_answers,)))
         return
     # Nor is anything drawn, which would compile.
-    monkeypatch.setattr("tlx.prepare.jax", SimpleNamespace(**{**vars(jax), "jit": None}))
+    monkeypatch.setattr("tlx.training.prepare.jax", SimpleNamespace(**{**vars(jax), "jit": None}))
     with pytest.raises(ValueError) as error:
         prepare(replace(recipe, objective=(by_answers,)))
     monkeypatch.undo()

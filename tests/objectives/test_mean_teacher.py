@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, partition, tasks, terms, tuning
-from tlx.state import Parts, initial_state
-from tlx.step import train_step
+from tlx.training.state import Parts, initial_state
+from tlx.training.step import train_step
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 

@@ -11,10 +11,10 @@ import pytest
 from tlx import Data, Optim, Recipe, Train, models, partition, sharding, tasks, terms, tuning
 from tlx import optim as optimisers
 from tlx.objectives import TERMS, Term, inserted
-from tlx.prepare import open_data, prepare
-from tlx.results import odd
-from tlx.state import Parts, initial_state, memories
-from tlx.step import compile_step, train_step
+from tlx.training.prepare import open_data, prepare
+from tlx.training.results import odd
+from tlx.training.state import Parts, initial_state, memories
+from tlx.training.step import compile_step, train_step
 from tlx.trees import flatten
 from tlx.types import Setting
 from tlx.updates import Alternating, Sam, Sum, in_turns

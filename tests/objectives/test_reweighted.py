@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from tlx import Data, Optim, Recipe, Train, models, reweight, run, tasks, terms
-from tlx.arm import setting
+from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms
+from tlx.functional import reweight
 from tlx.objectives import check_streams
-from tlx.prepare import open_data, prepare
-from tlx.records import read_metrics
-from tlx.train import How
+from tlx.records.log import read_metrics
+from tlx.training.active_run import setting
+from tlx.training.loop import How
+from tlx.training.prepare import open_data, prepare
 
 FIND = {terms.Kmm: reweight.mean_matching, terms.Kliep: reweight.likelihood_ratio}
 DATA = Data(source="mnist5k", target="digits", labels=0, size=8, shots=20)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, Weights, load_pretrained, models, report, run, tasks, terms, tuning
-from tlx.prepare import prepare
+from tlx.training.prepare import prepare
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=4),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tlx.documents import DocumentError
+from tlx.files.documents import DocumentError
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import check_tokenizer, open_tokenizer, read_preprocessor
 

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tlx import metrics, report, tasks
+from tlx import report, tasks
+from tlx.functional import metrics
 from tlx.report import figures, intervals, page, reading, run, words
 
 

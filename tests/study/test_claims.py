@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tlx.records import write_json
+from tlx.records.log import write_json
 from tlx.study.base import document, settle
 from tlx.study.claims import claim, settled
 

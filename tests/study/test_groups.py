@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tlx import Study, choice, many, param, prod
-from tlx.cells import GROUPS
+from tlx import Study, choice, param, prod
 from tlx.cli.studies import load_study
+from tlx.records.studies import GROUPS
 from tlx.study import groups, run_study
 from tlx.study.base import document, settle
 from tlx.study.claims import claim_group, locked
 from tlx.study.groups import Recorded, Together
+from tlx.training import run_many
 from tlx.tuning import Probe
 from tlx.weights.files import read_file
 
@@ -151,7 +152,7 @@ def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begu
     names = list(four.by_fingerprint)
     record()
     (group,) = groups.read(directory).groups
-    monkeypatch.setattr(many, "GAIN", 0.0)
+    monkeypatch.setattr(run_many, "GAIN", 0.0)
     assert work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
     assert written(directory) == [([name], True) for name in names]
     done = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
@@ -164,7 +165,7 @@ def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(fo
     """As after a kill between two results, or where a user has deleted a cell."""
     import shutil
 
-    monkeypatch.setattr(many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
     out = tmp_path / "study"
     run_study(four, out, quiet=True)
     before = learned(out, four)
@@ -183,11 +184,11 @@ def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(fo
 
 
 def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and_says_so(four, tmp_path, monkeypatch):
-    monkeypatch.setattr(many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
     out, names = tmp_path / "study", list(four.by_fingerprint)
     settle(out, document(four, "x"))
     groups.write(out, Recorded(64, (Together(tuple(names), True, "x"),)))
-    opened = many.opened
+    opened = run_many.opened
 
     def gone(recipe, path, **how):
         if recipe.seed == 2:
@@ -195,7 +196,7 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(many, "opened", gone)
+        patch.setattr(run_many, "opened", gone)
         found = run_study(four, out, quiet=True)
     errors = [cell.failed["error"] for cell in found.cells]
     assert errors[2] == "FileNotFoundError: no such model"
@@ -207,9 +208,9 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
 @pytest.mark.slow
 def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, tmp_path, monkeypatch):
     """It is in no group; when it can be opened it makes one of its own."""
-    monkeypatch.setattr(many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
     study = Study(base=base, cells=param("seed", range(3)), question="?")
-    out, names, opened = tmp_path / "study", list(study.by_fingerprint), many.opened
+    out, names, opened = tmp_path / "study", list(study.by_fingerprint), run_many.opened
 
     def gone(recipe, path, **how):
         if recipe.seed == 1:
@@ -217,7 +218,7 @@ def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, 
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(many, "opened", gone)
+        patch.setattr(run_many, "opened", gone)
         assert run_study(study, out, quiet=True).counts == {"done": 2, "running": 0, "failed": 1, "waiting": 0}
     assert [cells for cells, decided in written(out) if decided] == [[names[0], names[2]]]
     found = run_study(study, out, quiet=True)
@@ -242,7 +243,7 @@ def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
     """One worker or three, in whatever order they come: the same groups, the same bits."""
     from tlx.study import work
 
-    monkeypatch.setattr(many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
     one, three = tmp_path / "one", tmp_path / "three"
     run_study(four, one, most=2, quiet=True)
     settle(three, document(four, "x"))

@@ -12,10 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from tlx import Study, Weights, cells, choice, param, prod, run
-from tlx.checkpoint import Checkpoints
+from tlx import Study, Weights, choice, param, prod, run
+from tlx.records import studies as cells
 from tlx.study import results, run_study
 from tlx.study.work import EXECUTIONS
+from tlx.training.checkpoint import Checkpoints
 
 FILE = '''"""Small cells.   tlx study small.py"""
 from tlx import Data, Recipe, Study, Train, models, param, prod, tasks
@@ -120,12 +121,12 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
 
 
 def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
-    from tlx.checkpoint import DiskFull
+    from tlx.training.checkpoint import DiskFull
 
     def full(*given, **how):
         raise DiskFull("the disk is full")
 
-    monkeypatch.setattr("tlx.many.train", full)
+    monkeypatch.setattr("tlx.training.run_many.train", full)
     with pytest.raises(DiskFull):
         run_study(small, tmp_path / "study", quiet=True)
     assert not list(tmp_path.glob("study/cells/*/failed.json"))

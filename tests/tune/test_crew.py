@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tlx import Data, Optim, Recipe, Train, many, models, tasks
-from tlx import train as loop
+from tlx import Data, Optim, Recipe, Train, models, tasks
 from tlx.cli import main
+from tlx.training import loop, run_many
 from tlx.tune import attempt, crew, log_uniform, one_of, search, uniform
 from tlx.tune.space import cell
 from tlx.weights.files import read_file
@@ -91,7 +91,7 @@ def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monke
 
 def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatch):
     # However little a pack gains, it is chosen.
-    monkeypatch.setattr(many, "GAIN", float("inf"))
+    monkeypatch.setattr(run_many, "GAIN", float("inf"))
     found = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", quiet=True)
     results = [
         json.loads((found.folder / "cells" / one.fingerprint / "result.json").read_text()) for one in found.trials
@@ -103,7 +103,7 @@ def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
     """The next worker trains the whole group again, and reports only the trials that were left."""
-    monkeypatch.setattr(many, "GAIN", float("inf"))
+    monkeypatch.setattr(run_many, "GAIN", float("inf"))
     whole = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
     tell, write_all = crew.Crew.tell, loop.write_all
 

@@ -16,9 +16,9 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, config, models, tasks, tuning
 from tlx.data import examples
-from tlx.documents import DocumentError
+from tlx.files.documents import DocumentError
 from tlx.recipe import KINDS
-from tlx.records import read_metrics
+from tlx.records.log import read_metrics
 from tlx.tune import attempt, crew, integer, log_uniform, one_of, reading, search, uniform
 from tlx.tune.asked import check_asked
 from tlx.tune.journal import JOURNAL, Turn
@@ -178,12 +178,12 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, capsys)
 
 
 def test_a_full_disk_is_no_trials_failure(tmp_path, monkeypatch):
-    from tlx.checkpoint import DiskFull
+    from tlx.training.checkpoint import DiskFull
 
     def full(*given, **how):
         raise DiskFull("the disk is full")
 
-    monkeypatch.setattr("tlx.many.train", full)
+    monkeypatch.setattr("tlx.training.run_many.train", full)
     with pytest.raises(DiskFull):
         search(RECIPE, SPACE, tmp_path / "out", trials=2, quiet=True)
     monkeypatch.undo()

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Data, Optim, Recipe, Train, describe, models, tasks, tuning
-from tlx.prepare import prepare
-from tlx.step import initial_state, next_state, train_step
+from tlx import Data, Optim, Recipe, Train, models, tasks, tuning
+from tlx.training import describe
+from tlx.training.prepare import prepare
+from tlx.training.step import initial_state, next_state, train_step
 from tlx.trees import flatten
 
 CLASSES, BATCH, STEPS = 3, 4, 8

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, sharding, tasks, tuning
-from tlx.prepare import prepare
-from tlx.step import compile_step, initial_state
+from tlx.training.prepare import prepare
+from tlx.training.step import compile_step, initial_state
 from tlx.trees import flatten
 
 CLASSES, BATCH, STEPS = 10, 8, 2

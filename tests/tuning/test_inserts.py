@@ -11,7 +11,7 @@ from flax import linen
 from tlx import Data, Recipe, models, tasks, tuning
 from tlx.layers import attention, bottleneck, dense, gelu_exact, layer_norm
 from tlx.partition import partition
-from tlx.prepare import prepare
+from tlx.training.prepare import prepare
 from tlx.trees import flatten, nest, subtree
 from tlx.types import Context, Variables
 

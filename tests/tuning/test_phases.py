@@ -7,7 +7,7 @@ from tlx import Data, Learn, Recipe, Train, models, run, tasks, tuning
 from tlx.config import dump, fingerprint, load
 from tlx.partition import partition
 from tlx.recipe import KINDS
-from tlx.records import read_metrics
+from tlx.records.log import read_metrics
 from tlx.trees import flatten
 from tlx.tuning.base import parametric
 from tlx.tuning.gradual import shared_embeddings

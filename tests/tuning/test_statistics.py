@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tlx import Optim, models, partition, tasks, terms, tuning
-from tlx.step import Parts, eval_step, initial_state, train_step
+from tlx.training.step import Parts, eval_step, initial_state, train_step
 from tlx.trees import flatten
 
 SMALL = models.Cnn(size=4, channels=1, widths=(3,), dense=None, dropout=0.0)

@@ -12,7 +12,7 @@ import pytest
 from tlx import Optim, models, partition, sharding, tasks, terms, tuning
 from tlx import optim as optimisers
 from tlx.objectives import inserted
-from tlx.step import Parts, compile_step, initial_state, memories, train_step
+from tlx.training.step import Parts, compile_step, initial_state, memories, train_step
 from tlx.trees import flatten
 from tlx.types import Setting
 from tlx.updates import Alternating, Sum, in_turns

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, Weights, config, models, run, tasks, terms, tuning
-from tlx.benefit.arms import assigned
-from tlx.many import run_many
-from tlx.prepare import prepare
+from tlx.analysis.benefit.arms import assigned
 from tlx.recipe import KINDS
-from tlx.records import read_metrics
-from tlx.train import How
+from tlx.records.log import read_metrics
+from tlx.training.loop import How
+from tlx.training.prepare import prepare
+from tlx.training.run_many import run_many
 from tlx.types import Turn
 from tlx.updates import Alternating, Sam, Sum
 
@@ -58,7 +58,7 @@ def told(found, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcd", "adda"])
 def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
-    monkeypatch.setattr("tlx.many.GAIN", 1e9)
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = RECIPE if name == "mcd" else adda(brought)
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)

@@ -9,7 +9,7 @@ import pytest
 
 from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.objectives import Supervised
-from tlx.step import Parts, compile_step, initial_state
+from tlx.training.step import Parts, compile_step, initial_state
 from tlx.trees import flatten
 from tlx.updates import UPDATES, Sam, Slope, Sum, Update
 

@@ -10,10 +10,10 @@ import pytest
 from flax import linen as nn
 
 import tlx
-from tlx import merge, models, tasks, tuning
+from tlx import models, tasks, tuning
 from tlx.trees import flatten, nest
 from tlx.types import Variables
-from tlx.weights import Manifest, Pretrained, load_pretrained, reorder, save_pretrained
+from tlx.weights import Manifest, Pretrained, load_pretrained, merge, reorder, save_pretrained
 
 TINY = {"width": 4, "depth": 1, "heads": 2, "mlp": 5}
 CONFIGS = {

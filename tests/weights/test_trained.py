@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import tlx
-from tlx import merge, models, tasks, tuning
+from tlx import models, tasks, tuning
 from tlx.cli import main
 from tlx.predict import predict
 from tlx.trees import flatten, nest
 from tlx.types import Variables
-from tlx.weights import Manifest, Pretrained, load_pretrained, save_pretrained, untrained
+from tlx.weights import Manifest, Pretrained, load_pretrained, merge, save_pretrained, untrained
 
 TINY = {"width": 4, "depth": 1, "heads": 2, "mlp": 5}
 CONFIGS = {

@@ -86,7 +86,7 @@ def assets_fetch(names: tuple[str, ...]) -> None:
 @click.option("--clear", "clearing", is_flag=True, help="Delete them all.")
 def prefixes(clearing: bool) -> None:
     """Say what the stored outputs of frozen prefixes take on disk (TLX_CACHE/prefixes); they are made again at need."""
-    from tlx.prefix import clear, stored
+    from tlx.training.feature_cache import clear, stored
 
     if clearing:
         click.echo(f"{clear() / 1e6:.1f} MB freed")

@@ -16,7 +16,7 @@ from tlx.cli.group import (
     tell_files,
     tell_table,
 )
-from tlx.energy import POUNDS_2018, PUE_2018
+from tlx.training.energy import POUNDS_2018, PUE_2018
 
 
 class Counts(click.ParamType):
@@ -66,7 +66,7 @@ def benefit(
 
     The same command again goes on where this one was stopped; a run that is done is not run again.
     """
-    from tlx.benefit import benefit_study, measure, words
+    from tlx.analysis.benefit import benefit_study, measure, words
 
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/benefit-{Path(config).stem}"

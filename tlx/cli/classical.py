@@ -25,7 +25,7 @@ def classical(
 
     Each is compared with logistic regression on the source, pair by pair, on the target's test split.
     """
-    from tlx.classical import DOCUMENT, compare
+    from tlx.analysis.classical import DOCUMENT, compare
 
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/classical-{Path(config).stem}"
@@ -50,7 +50,7 @@ HEADS = (
 
 def tell(document: dict[str, Any]) -> None:
     """The document on a terminal."""
-    from tlx.stats import p_text
+    from tlx.functional.significance import p_text
 
     sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())
     title = f"{document['source']} to {document['target']}: {sizes}; {len(document['seeds'])} seeds"

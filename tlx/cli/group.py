@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from tlx.durable import DamagedWarning
+from tlx.files.durable import DamagedWarning
 
 USER_ERRORS = (
     ValueError,

@@ -66,8 +66,8 @@ def negative_transfer(
     on where this one was stopped; a run that is done is not run again.
     """
     from tlx import config as configs
-    from tlx.negative import measure, negative_study, words
-    from tlx.negative.arms import parse_labels
+    from tlx.analysis.negative import measure, negative_study, words
+    from tlx.analysis.negative.arms import parse_labels
 
     _, recipe = load_recipe(config, changes)
     if target:

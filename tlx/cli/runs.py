@@ -37,8 +37,8 @@ def run(
 ) -> None:
     """Train as CONFIG (a Python file with a function recipe()) says, measure, and draw the run's page."""
     from tlx import config as records
-    from tlx.train import How
-    from tlx.train import run as train
+    from tlx.training.loop import How
+    from tlx.training.loop import run as train
 
     base, recipe = load_recipe(config, changes)
     if not quiet:
@@ -65,8 +65,8 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tlx import describe
-    from tlx.prepare import open_data, prepare
+    from tlx.training import describe
+    from tlx.training.prepare import open_data, prepare
 
     _, recipe = load_recipe(config, changes)
     ready = prepare(recipe, open_data(recipe) if recipe.task.outputs is None else None)
@@ -108,7 +108,7 @@ def lr_find(
     from rich.console import Console
     from rich.table import Table
 
-    from tlx.find import LINES, PAGE, find
+    from tlx.training.lr_find import LINES, PAGE, find
 
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/lr-find-{Path(config).stem}"
@@ -166,8 +166,8 @@ def moved(source: str, examples: int, config: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tlx.movement import moved as measure
-    from tlx.movement.table import tables
+    from tlx.analysis.changes import moved as measure
+    from tlx.analysis.changes.table import tables
 
     document = measure(source, examples=examples, recipe=given_recipe(config), say=told_part())
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)

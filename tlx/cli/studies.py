@@ -97,7 +97,7 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
         if (page := found.folder / "report.html").is_file():
             click.echo(page)
     if failed := [cell for cell in found.cells if cell.state == "failed"]:
-        from tlx.sweeps import told
+        from tlx.study.sweeps import told
 
         click.echo(
             f"tlx: {len(failed)} of {len(found.cells)} cells failed, the first {told(failed[0].names)}: "
@@ -113,13 +113,13 @@ def tell_status(given: Any, out: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tlx import cells
+    from tlx.records import studies
     from tlx.study.table import spent
 
-    if not cells.is_study(out):
+    if not studies.is_study(out):
         click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} is not begun")
         return
-    found = cells.read(out)
+    found = studies.read(out)
     click.echo(f"{found.name}: {found.question}")
     click.echo(f"{len(found.cells)} cells in {out}: " + ", ".join(f"{n} {state}" for state, n in found.counts.items()))
     table = Table("state", *found.columns, "seconds", found.metric)

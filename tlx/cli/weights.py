@@ -42,8 +42,8 @@ def export(source: str, directory: str) -> None:
 @config_option
 def rebuild(source: str, config: str | None) -> None:
     """Write the model and the page of a study's CELL, which kept only what it learned."""
-    from tlx.reopen import rebuild as again
-    from tlx.results import write_page
+    from tlx.training.reopen import rebuild as again
+    from tlx.training.results import write_page
 
     path = again(source, given_recipe(config))
     click.echo(write_page(path) or path)
@@ -56,7 +56,7 @@ def rebuild(source: str, config: str | None) -> None:
 @config_option
 def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -> None:
     """Average the final weights of RUNs of one model (Wortsman et al., 2022)."""
-    from tlx.soups import soup as cook
+    from tlx.analysis.soups import soup as cook
 
     found = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
     name = found["primary"]
@@ -73,7 +73,7 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
 @config_option
 def wise(source: str, share: float, out: str, config: str | None) -> None:
     """Take the point between what RUN was brought and what it found (WiSE-FT, Wortsman et al., 2022)."""
-    from tlx.soups import wise as interpolate
+    from tlx.analysis.soups import wise as interpolate
 
     found = interpolate(source, share, out, recipe=given_recipe(config))
     for end, measured in found["ends"].items():

@@ -24,7 +24,7 @@ from tlx.data import DATASETS
 from tlx.data.features import Features, found_in
 from tlx.data.folders import Records, check_shards, open_builder
 from tlx.data.perturbation import Perturbation
-from tlx.durable import guarded
+from tlx.files.durable import guarded
 from tlx.processors.pictures import decode
 from tlx.processors.pictures import pixels as decoded_pixels
 from tlx.processors.sounds import decoded, rate_of

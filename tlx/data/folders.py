@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tlx.data.messages import check_message
-from tlx.documents import check, read_json, shown
-from tlx.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
+from tlx.files.documents import check, read_json, shown
+from tlx.files.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
 from tlx.trees import near_miss
 
 INFO, FEATURES = "dataset_info.json", "features.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.documents import shown
+from tlx.files.documents import shown
 from tlx.trees import near_miss
 
 # Types of a field, by their numbers in a description.

@@ -17,8 +17,8 @@ from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
 from tlx.data.shifts import USUAL, Kind, check_kind
 from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
+from tlx.functional.selection import SOURCE, TARGET
 from tlx.processors import ImageProcessor, Processor, TextProcessor
-from tlx.selection import SOURCE, TARGET
 
 if TYPE_CHECKING:
     from tlx.data.examples import Dataset, Examples, Features
@@ -30,9 +30,9 @@ LOOKED_AT = 2000
 @dataclass(frozen=True)
 class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
-    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.selection`), `looked` are
-    streams that terms look at once, before the first step. Where there is nothing to test on, `untested` says why and
-    `test` is empty."""
+    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.functional.selection`),
+    `looked` are streams that terms look at once, before the first step. Where there is nothing to test on, `untested`
+    says why and `test` is empty."""
 
     streams: Mapping[str, Examples]
     validation: Examples

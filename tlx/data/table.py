@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.durable import sha256_of, sha256_once, sync_path, sync_tree
+from tlx.files.durable import sha256_of, sha256_once, sync_path, sync_tree
 
 CHECKSUMS = "checksums.json"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
-from tlx.discrepancy import norm
+from tlx.functional.discrepancy import norm
 from tlx.models import features
 from tlx.objectives.apart import Between
 from tlx.objectives.base import mean_over, weighed

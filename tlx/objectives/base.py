@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from tlx.losses import weighted_mean
+from tlx.functional.losses import weighted_mean
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest, subtree

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from tlx.classes import match, shown
 from tlx.models import beside, example_inputs, forward
+from tlx.tasks.classes import match, shown
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
 from tlx.weights import Pretrained, load_pretrained, reorder, untrained

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.losses import largest_squares
+from tlx.functional.losses import largest_squares
 from tlx.objectives.apart import Between, check_singular, rows
 from tlx.objectives.base import weighed
 from tlx.objectives.ramp import Weight

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.losses import smallest_squares
+from tlx.functional.losses import smallest_squares
 from tlx.objectives.apart import check_singular, rows
 from tlx.objectives.base import Term, check_weight, weighed
 from tlx.objectives.ramp import Weight

@@ -7,8 +7,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.discrepancy import reversed_gradient
-from tlx.losses import entropy
+from tlx.functional.discrepancy import reversed_gradient
+from tlx.functional.losses import entropy
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, weighed

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from tlx.discrepancy import central_moments
+from tlx.functional.discrepancy import central_moments
 from tlx.objectives.apart import Between, rows
 from tlx.objectives.base import weighed
 from tlx.types import Array, View

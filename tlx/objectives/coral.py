@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tlx.discrepancy import coral, mean_coral
+from tlx.functional.discrepancy import coral, mean_coral
 from tlx.objectives.apart import Between, rows
 from tlx.objectives.base import weighed
 from tlx.types import Array, View

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from tlx.data import inputs_of
-from tlx.losses import soft_cross_entropy
+from tlx.functional.losses import soft_cross_entropy
 from tlx.models import initialise, tap_shapes
 from tlx.objectives.base import Term, check_classes, declared, head_of, mean_over, weighed
 from tlx.objectives.brought import apply_head, bring, check_inputs, compiled, structure, with_head

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlx.discrepancy import reversed_gradient
+from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, read_features
 from tlx.objectives.base import weighed

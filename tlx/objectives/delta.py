@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.data import inputs_of
-from tlx.losses import feature_distance
+from tlx.functional.losses import feature_distance
 from tlx.models import features, forward, tap_shapes
 from tlx.objectives.base import Term, check_weight, head_of, hidden_stages, mean_over, stage_names, weighed
 from tlx.objectives.brought import compiled, remember, remembered

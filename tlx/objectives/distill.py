@@ -7,8 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from tlx.functional.losses import attention_divergence, distillation, feature_distance
 from tlx.layers import dense
-from tlx.losses import attention_divergence, distillation, feature_distance
 from tlx.models import attention_scores, attention_stages, example_inputs, forward, tap_shapes
 from tlx.objectives.base import (
     Term,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlx.losses import entropy
+from tlx.functional.losses import entropy
 from tlx.objectives.base import Term, check_classes, mean_over, weighed
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree

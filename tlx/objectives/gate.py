@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.discrepancy import reversed_gradient
+from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
 from tlx.objectives.base import check_classes, mean_over, weighed

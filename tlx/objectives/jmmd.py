@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.discrepancy import SCALES, joint_mmd, linear_joint_mmd
+from tlx.functional.discrepancy import SCALES, joint_mmd, linear_joint_mmd
 from tlx.objectives.apart import Between, check_scales, gathered, rows
 from tlx.objectives.base import check_classes, weighed
 from tlx.trees import Tree

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlx.functional.reweight import CENTRES, SCALES, check_mixture, likelihood_ratio
 from tlx.objectives.reweighted import Reweighted
-from tlx.reweight import CENTRES, SCALES, check_mixture, likelihood_ratio
 
 
 @dataclass(frozen=True, kw_only=True)

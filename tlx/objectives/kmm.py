@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlx.functional.reweight import LANDMARKS, check_bounds, mean_matching
 from tlx.objectives.reweighted import Reweighted
-from tlx.reweight import LANDMARKS, check_bounds, mean_matching
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from tlx.losses import squared_distance
+from tlx.functional.losses import squared_distance
 from tlx.objectives.base import Term, below, check_weight, stage_names, weighed
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, flatten, nest

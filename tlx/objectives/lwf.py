@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
-from tlx.losses import soft_cross_entropy
+from tlx.functional.losses import soft_cross_entropy
 from tlx.models import forward
 from tlx.objectives.base import Term, check_classes, check_weight, declared, drawn_head, head_of, mean_over, weighed
 from tlx.objectives.brought import apply_head, bring, check_inputs, remember, remembered, structure, with_head

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.discrepancy import moment_distance
+from tlx.functional.discrepancy import moment_distance
 from tlx.objectives.apart import check_sources, read_features, rows
 from tlx.objectives.base import Term, several, weighed
 from tlx.objectives.ramp import Weight

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.discrepancy import confusion
+from tlx.functional.discrepancy import confusion
 from tlx.objectives.apart import gathered
 from tlx.objectives.base import Term, check_classes, check_weight, weighed
 from tlx.objectives.ramp import Weight

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlx.losses import disagreement
+from tlx.functional.losses import disagreement
 from tlx.models import initialise
 from tlx.objectives.apart import Between
 from tlx.objectives.base import below, check_classes, check_weight, head_of, mean_over, stage_names, weighed

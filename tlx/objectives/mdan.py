@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.discrepancy import reversed_gradient
+from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import check_sources, over_devices, read_features
 from tlx.objectives.base import Term, check_weight, mean_over, weighed

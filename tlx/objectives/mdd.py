@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax
 
-from tlx.discrepancy import reversed_gradient
-from tlx.losses import log_odds
+from tlx.functional.discrepancy import reversed_gradient
+from tlx.functional.losses import log_odds
 from tlx.models import features
 from tlx.objectives.apart import Between, read_features
 from tlx.objectives.base import check_classes, mean_over, weighed

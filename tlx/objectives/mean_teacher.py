@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from tlx.losses import squared_error
+from tlx.functional.losses import squared_error
 from tlx.models import forward
 from tlx.objectives.base import Term, check_classes, mean_over, weighed
 from tlx.objectives.ramp import Ramp, Weight

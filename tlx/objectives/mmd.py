@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.discrepancy import SCALES, linear_mmd, mmd
+from tlx.functional.discrepancy import SCALES, linear_mmd, mmd
 from tlx.objectives.apart import Between, check_scales, rows
 from tlx.objectives.base import weighed
 from tlx.types import Array, View

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.discrepancy import squared_distances, transport
+from tlx.functional.discrepancy import squared_distances, transport
 from tlx.objectives.apart import Between, gathered, rows
 from tlx.objectives.base import weighed
 from tlx.objectives.ramp import Weight
@@ -22,9 +22,9 @@ class Ot(Between):
     label i beside it (DeepJDOT; Damodaran et al., 2018: alpha there is `weight`, lambda is `weight` times `label_cost`,
     and their numbers are 0.001 and 0.1). As there the plan has no gradient.
 
-    The plan is the entropic one of `tlx.discrepancy.transport`, for `epsilon` as a share of the mean cost: more even
-    than the one of least cost, and that one as `epsilon` goes to 0. `missed` is logged, the share of the mass that the
-    `iterations` left in the wrong place.
+    The plan is the entropic one of `tlx.functional.discrepancy.transport`, for `epsilon` as a share of the mean cost:
+    more even than the one of least cost, and that one as `epsilon` goes to 0. `missed` is logged, the share of the
+    mass that the `iterations` left in the wrong place.
     """
 
     label_cost: float | None = None

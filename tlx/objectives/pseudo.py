@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from tlx.losses import cross_entropy
+from tlx.functional.losses import cross_entropy
 from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree

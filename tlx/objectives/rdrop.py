@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.losses import divergence
+from tlx.functional.losses import divergence
 from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
 from tlx.objectives.ramp import Weight, current
 from tlx.trees import Tree

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.data import inputs_of
+from tlx.functional.reweight import effective
 from tlx.models import features
 from tlx.objectives.apart import read_features
 from tlx.objectives.base import Term, mean_over, weighed
 from tlx.objectives.brought import compiled
 from tlx.objectives.ramp import Weight
-from tlx.reweight import effective
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, Setting, View
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.losses import cross_entropy, entropy
+from tlx.functional.losses import cross_entropy, entropy
 from tlx.objectives.apart import gathered, read_features, rows
 from tlx.objectives.base import Term, check_classes, check_weight, drawn_head, head_of, weighed
 from tlx.objectives.ramp import Weight, current

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tlx.documents import DocumentError, parse_json, read_json, read_text
-from tlx.documents import processors as forms
-from tlx.documents.checks import Form
-from tlx.documents.reading import FETCH, read_bytes
+from tlx.files.documents import DocumentError, parse_json, read_json, read_text
+from tlx.files.documents import processors as forms
+from tlx.files.documents.checks import Form
+from tlx.files.documents.reading import FETCH, read_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

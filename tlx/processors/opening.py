@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tlx import documents
+from tlx.files import documents
 from tlx.processors.files import MOST_BYTES, refused
 
 if TYPE_CHECKING:

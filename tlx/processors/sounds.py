@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tlx.documents.processors import SOUNDS
+from tlx.files.documents.processors import SOUNDS
 from tlx.processors import ImageProcessor, Inputs
 from tlx.processors.files import read_preprocessor
 

@@ -32,13 +32,13 @@ def write(folder: str | Path, metric: str | None = None) -> Path:
 
 def holds_study(path: Path) -> bool:
     """Whether the folder is a study's, not a run's; FileNotFoundError where it is neither."""
-    from tlx import cells
-    from tlx import folder as runs
+    from tlx.records import run_directory as runs
+    from tlx.records import studies
 
-    if cells.is_study(path):
+    if studies.is_study(path):
         return True
     if not any((path / name).is_file() for name in (runs.RECIPE, runs.RESULT)):
-        raise FileNotFoundError(f"{path} holds neither a run nor a study: no {runs.RESULT} and no {cells.STUDY}")
+        raise FileNotFoundError(f"{path} holds neither a run nor a study: no {runs.RESULT} and no {studies.STUDY}")
     return False
 
 
@@ -48,7 +48,7 @@ def write_run(folder: str | Path) -> Path:
     Raises FileNotFoundError for a folder without a finished run, ImportError where the extra is missing.
     """
     needs()
-    from tlx.locks import writing
+    from tlx.files.locks import writing
     from tlx.report import run
 
     path = Path(folder)
@@ -74,10 +74,10 @@ def table(folder: str | Path, form: str, metric: str | None = None) -> str:
     needs()
     if not holds_study(Path(folder)):
         raise ValueError(f"{folder} holds a run; a table compares the arms of a study")
-    from tlx import cells
+    from tlx.records import studies
     from tlx.report.study import tables
 
-    return tables.FORMS[form](cells.compare(cells.read(folder), metric))
+    return tables.FORMS[form](studies.compare(studies.read(folder), metric))
 
 
 def needs() -> None:

@@ -17,7 +17,7 @@ BOUNDS = {"": "", "at least": "≥ ", "at most": "≤ "}
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the card (see `tlx.benefit`) into one file."""
+    """Draws the card (see `tlx.analysis.benefit`) into one file."""
     return page.write(path, draw(document))
 
 

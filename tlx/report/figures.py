@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.metrics import ClassificationCounts
+from tlx.functional.metrics import ClassificationCounts
 from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson

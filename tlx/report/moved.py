@@ -1,4 +1,4 @@
-"""The section "What moved" of a run's page, made of its `moved.json` (see `tlx.movement` for what that holds)."""
+"""The section "What moved" of a run's page, made of its `moved.json`, which `tlx.analysis.changes` writes."""
 
 from typing import Any
 

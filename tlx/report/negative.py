@@ -16,7 +16,7 @@ INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the report (see `tlx.negative`) into one file."""
+    """Draws the report (see `tlx.analysis.negative`) into one file."""
     return page.write(path, draw(document))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.assets import cache_dir
-from tlx.durable import write_whole
+from tlx.files.durable import write_whole
 from tlx.report import words
 
 

@@ -12,7 +12,7 @@ from tlx.report.scales import numbers
 
 
 def write(path: Path, curves: Sequence[Any], recipe: Mapping[str, Any], rules: Mapping[str, str]) -> Path:
-    """Draw the curves (see `tlx.find.Curve`) into one file. `rules` explains each suggestion."""
+    """Draw the curves (see `tlx.training.lr_find.Curve`) into one file. `rules` explains each suggestion."""
     return page.write(path, draw(curves, recipe, rules))
 
 

@@ -8,19 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import config, folder
-from tlx.documents import check, shown
-from tlx.documents.records import DRAWN, RERUN
-from tlx.folder import Predictions
+from tlx import config
+from tlx.files.documents import check, shown
+from tlx.files.documents.records import DRAWN, RERUN
 from tlx.recipe import Recipe
-from tlx.records import METRICS, read_metrics
+from tlx.records import run_directory as folder
+from tlx.records.log import METRICS, read_metrics
+from tlx.records.run_directory import Predictions
 
 
 class Records(NamedTuple):
     """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
 
     `weights` is the manifest (`source` and `entries`) where weights were brought, `moved` what moved where that was
-    measured (see `tlx.movement`), else None.
+    measured (see `tlx.analysis.changes`), else None.
     """
 
     folder: Path

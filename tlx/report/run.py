@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlx.metrics import ClassificationCounts
+from tlx.functional.metrics import ClassificationCounts
+from tlx.functional.selection import BY_VALIDATION
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import Records
-from tlx.selection import BY_VALIDATION
 
 NAME = "report.html"
 PICTURE = "data:image/png;base64,"
@@ -90,7 +90,8 @@ def measured(records: Records) -> list[dict[str, Any]]:
 
 
 def rules(records: Records) -> list[dict[str, Any]]:
-    """What each rule would have chosen (see `tlx.selection.gaps`), in words, and whether it is the run's own."""
+    """What each rule would have chosen (see `tlx.functional.selection.gaps`), in words, and whether it is the run's
+    own."""
     # Where all labels are granted, the best by them has another name.
     renamed = {"oracle": "best-validation"} if records.recipe["data"]["labels"] is None else {}
     rows = []

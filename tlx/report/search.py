@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from tlx.cells import CELLS
+from tlx.records.studies import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers

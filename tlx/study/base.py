@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from tlx import config
-from tlx.cells import CELLS, CLAIMS, GROUPS, STUDY, is_study
 from tlx.data import DATASETS, Data, has_test
 from tlx.recipe import Recipe
-from tlx.records import write_json
-from tlx.sweeps import Cell, Given, shown, sweep
+from tlx.records.log import write_json
+from tlx.records.studies import CELLS, CLAIMS, GROUPS, STUDY, is_study
+from tlx.study.sweeps import Cell, Given, shown, sweep
 from tlx.trees import near_miss
 
 # The columns of `tlx.study.results` that are not the user's.

@@ -3,15 +3,15 @@
 import time
 from pathlib import Path
 
-from tlx import cells, folder
-from tlx.cells import CELLS, State
-from tlx.folder import RESULT
-from tlx.records import Bar
+from tlx.records import run_directory, studies
+from tlx.records.log import Bar
+from tlx.records.run_directory import RESULT
+from tlx.records.studies import CELLS, State
 from tlx.report.words import duration
 from tlx.study.base import Study
 from tlx.study.claims import failure, settled
+from tlx.study.sweeps import told
 from tlx.study.table import spent
-from tlx.sweeps import told
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
@@ -29,7 +29,7 @@ class Board(Bar):
 
     def begin(self) -> None:
         """The question, and how far its answer is."""
-        found = cells.read(self.directory)
+        found = studies.read(self.directory)
         counts = ", ".join(f"{found.counts[state]} {state}" for state in STATES if found.counts[state])
         again = "; those that failed are tried again" if found.counts["failed"] else ""
         self.say(f"{found.name}: {found.question}\n{self.total} cells in {self.directory}: {counts}{again}")
@@ -56,7 +56,7 @@ class Board(Bar):
         path = self.directory / CELLS / fingerprint
         if not (path / RESULT).is_file():
             return f"failed, {(failure(path) or {'error': 'and tried again'})['error']}"
-        result = folder.read(path)
+        result = run_directory.read(path)
         seconds = said(spent(result))
         value = result["metrics"].get(self.study.metric)
         return f"{self.study.metric} {value:.4f}, {seconds}" if value is not None else seconds

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from tlx.cells import CELLS, CLAIMS, FAILED
-from tlx.documents import read_json, records
-from tlx.folder import RESULT
-from tlx.sweeps import Cell
+from tlx.files.documents import read_json, records
+from tlx.records.run_directory import RESULT
+from tlx.records.studies import CELLS, CLAIMS, FAILED
+from tlx.study.sweeps import Cell
 
 
 class Claim(NamedTuple):

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tlx import grouping
-from tlx.cells import CELLS, GROUPS
-from tlx.folder import RESULT
-from tlx.records import write_json
+from tlx.records.log import write_json
+from tlx.records.run_directory import RESULT
+from tlx.records.studies import CELLS, GROUPS
 from tlx.study.base import alone
-from tlx.sweeps import Cell
+from tlx.study.sweeps import Cell
+from tlx.training import grouping
 
 
 class Together(NamedTuple):
@@ -63,7 +63,7 @@ def write(directory: Path, recorded: Recorded) -> None:
 
 
 def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
-    """Record a group for every cell of the study that is in none, by the rule of `tlx.grouping.chunks`.
+    """Record a group for every cell of the study that is in none, by the rule of `tlx.training.grouping.chunks`.
 
     Groups that are recorded stay as they are, whatever `most` is now. Only where the study has lost a cell of a group
     that is not finished, the unfinished cells of that group get a new one and train from their first step: without the

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tlx import cells
-from tlx.cells import Cell
+from tlx.records import studies
+from tlx.records.studies import Cell
 from tlx.study.base import OWN, alone
 
 NEEDED = ("pandas", "pyarrow")
@@ -32,7 +32,7 @@ def results(directory: str | Path) -> Any:
         raise ImportError(f"a table of results needs {missing}: pip install 'tlx[study]'")
     import pandas
 
-    found = cells.read(directory)
+    found = studies.read(directory)
     columns = list(dict.fromkeys((*found.columns, "seed")))
     first, *rest = OWN
     frame = pandas.DataFrame(
@@ -64,7 +64,7 @@ def rows(cell: Cell) -> list[dict[str, Any]]:
 
 def spent(result: Mapping[str, Any]) -> float:
     """The seconds of a run: its share, where several trained together, of what they took."""
-    return cells.costs(result)["seconds"]
+    return studies.costs(result)["seconds"]
 
 
 def write_results(directory: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def write_results(directory: Path) -> list[Path]:
 
 def markdown(directory: str | Path) -> str:
     """The finished cells of a study, a line a cell: its columns, what was measured on the test split, what it took."""
-    found = cells.read(directory)
+    found = studies.read(directory)
     metrics = [name for name in found.metrics if name.startswith("test/")]
     if found.metric in metrics:
         metrics = [found.metric, *(name for name in metrics if name != found.metric)]

@@ -10,21 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlx import cells as records
-from tlx import many, report, runfiles
-from tlx.cells import CELLS, FAILED, PLAN, StudyRecords
-from tlx.durable import StorageError, guarded
-from tlx.folder import RECIPE
-from tlx.many import MOST_ARMS
-from tlx.records import write_json
+from tlx import report
+from tlx.files import run_files
+from tlx.files.durable import StorageError, guarded
+from tlx.records import studies as records
+from tlx.records.log import write_json
+from tlx.records.run_directory import RECIPE
+from tlx.records.studies import CELLS, FAILED, PLAN, StudyRecords
 from tlx.study import groups
 from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
 from tlx.study.groups import Together
+from tlx.study.sweeps import Cell
 from tlx.study.table import write_results
-from tlx.sweeps import Cell
-from tlx.train import Run
+from tlx.training import run_many
+from tlx.training.loop import Run
+from tlx.training.run_many import MOST_ARMS
 
 # A line for every cell that was run to its end: when, which, how it ended, by whom.
 EXECUTIONS = "executions.jsonl"
@@ -196,13 +198,13 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
         append(directory / PLAN, choice)
         decided.extend(Together(tuple(part), True, choice["why"]) for part in choice["groups"])
 
-    def admit(parts: many.Groups) -> many.Groups:
+    def admit(parts: run_many.Groups) -> run_many.Groups:
         if group.decided:
             return parts
         groups.decide(directory, group, decided)
         return parts[: groups.share_of(parts, share)]
 
-    def freed(parts: many.Groups) -> None:
+    def freed(parts: run_many.Groups) -> None:
         for position in (position for part in parts for position in part):
             claims[position].lock.release()
 
@@ -223,7 +225,7 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
     for one in claims:
         if not one.done:
             make_way(one.folder)
-    many.run_many(
+    run_many.run_many(
         [one.cell.recipe for one in claims],
         [one.folder for one in claims],
         most=len(claims),
@@ -238,7 +240,7 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
 def make_way(folder: Path) -> None:
     """Takes away the note of an earlier failure, and what a try has left that died before the folder was its own."""
     if not (folder / RECIPE).is_file():
-        runfiles.delete(folder)
+        run_files.delete(folder)
     (folder / FAILED).unlink(missing_ok=True)
 
 

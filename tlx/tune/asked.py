@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import numpy as np
 
 from tlx import config
-from tlx.arm import total_steps
-from tlx.cells import CELLS, CLAIMS, is_study
-from tlx.documents import read_json, records
-from tlx.metrics import LOWER_IS_BETTER
-from tlx.prepare import open_data
+from tlx.files.documents import read_json, records
+from tlx.functional.metrics import LOWER_IS_BETTER
 from tlx.recipe import Recipe
-from tlx.records import write_json
+from tlx.records.log import write_json
+from tlx.records.studies import CELLS, CLAIMS, is_study
+from tlx.training.active_run import total_steps
+from tlx.training.prepare import open_data
 from tlx.trees import near_miss
 from tlx.tune import journal
 from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler

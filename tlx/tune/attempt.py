@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tlx import runfiles
-from tlx.durable import StorageError
-from tlx.folder import RECIPE
-from tlx.many import run_many
+from tlx.files import run_files
+from tlx.files.durable import StorageError
 from tlx.recipe import Recipe
-from tlx.train import How, Run, run
+from tlx.records.run_directory import RECIPE
+from tlx.training.loop import How, Run, run
+from tlx.training.run_many import run_many
 from tlx.tune.space import Point
 
 State = Literal["done", "stopped", "failed"]
@@ -43,9 +43,9 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
     """Runs the trials, none of which looks at the test split, and tells of each as it ends.
 
     They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train together,
-    unless somebody judges them (see `tlx.many`); the groups follow from the trials that are given. An interrupted run
-    continues; one that fails is reported and stops no other. A full or failing storage is no failure of a trial:
-    `durable.StorageError` is raised.
+    unless somebody judges them (see `tlx.training.run_many`); the groups follow from the trials that are given. An
+    interrupted run continues; one that fails is reported and stops no other. A full or failing storage is no failure
+    of a trial: `durable.StorageError` is raised.
     """
 
     def ended(trial: Trial, outcome: Run | Exception) -> None:
@@ -59,12 +59,12 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
             short = outcome.result["steps"] < outcome.result["asked_steps"]
             tell(Ended(trial, "stopped" if short else "done", outcome.result))
         # Nobody goes on with it.
-        runfiles.delete(trial.folder, checkpoints_only=True)
+        run_files.delete(trial.folder, checkpoints_only=True)
 
     for trial in trials:
         # A worker that died before the folder was a run's may have left something in it.
         if not (trial.folder / RECIPE).is_file():
-            runfiles.delete(trial.folder)
+            run_files.delete(trial.folder)
     how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tlx import config
-from tlx.cells import CELLS, CLAIMS
+from tlx.records.studies import CELLS, CLAIMS
 from tlx.tune import journal
 from tlx.tune.asked import Asked, alone
 from tlx.tune.attempt import Ended, Judge, Trial, execute

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tlx import config
-from tlx.documents import read_lines
-from tlx.documents.checks import Record, Whole
+from tlx.files.documents import read_lines
+from tlx.files.documents.checks import Record, Whole
 from tlx.tune.space import Integers, OneOf, Point, Range, Space, drawn, grid
 
 # The attribute of a trial that holds the numbers of its group.

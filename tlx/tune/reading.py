@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlx import config
-from tlx.documents.checks import check
-from tlx.documents.records import TRIAL
+from tlx.files.documents.checks import check
+from tlx.files.documents.records import TRIAL
 from tlx.recipe import Recipe
-from tlx.sweeps import shown
+from tlx.study.sweeps import shown
 from tlx.tune import journal
 from tlx.tune.asked import Asked
 from tlx.tune.space import OneOf, Point, Range, Spec, cell

@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlx.durable import guarded
+from tlx.files.durable import guarded
 from tlx.recipe import Recipe
-from tlx.records import write_json
+from tlx.records.log import write_json
 from tlx.tune.asked import Direction, alone, check_asked, pruner_of, settle
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler

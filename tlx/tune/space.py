@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
-from tlx.sweeps import Cell, sweep
+from tlx.study.sweeps import Cell, sweep
 
 
 class Range(NamedTuple):

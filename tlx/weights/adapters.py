@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.classes import match, placeholder, shown
-from tlx.documents import digests
+from tlx.files.documents import digests
 from tlx.tasks import Classification
+from tlx.tasks.classes import match, placeholder, shown
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tlx.documents import check, read_json
-from tlx.documents.checks import Mapped, Record, Text
-from tlx.documents.models import ANY, form
-from tlx.documents.reading import FETCH
+from tlx.files.documents import check, read_json
+from tlx.files.documents.checks import Mapped, Record, Text
+from tlx.files.documents.models import ANY, form
+from tlx.files.documents.reading import FETCH
 from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
 
 WEIGHTS = "model.safetensors"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.documents import parse_json
+from tlx.files.documents import parse_json
 
 METADATA = "__metadata__"
 # The format's own limit.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.classes import match, shown
 from tlx.tasks import Classification, Task
+from tlx.tasks.classes import match, shown
 from tlx.trees import flatten, nest
 from tlx.types import Model
 from tlx.weights.form import Pretrained, head_paths

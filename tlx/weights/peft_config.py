@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tlx.documents import check, read_json, shown
-from tlx.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
-from tlx.patterns import compile_pattern
+from tlx.files.documents import check, read_json, shown
+from tlx.files.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
+from tlx.files.patterns import compile_pattern
 from tlx.trees import near_miss
 
 TLX = "TLX"

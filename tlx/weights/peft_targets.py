@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tlx.documents import shown
-from tlx.patterns import compile_pattern
+from tlx.files.documents import shown
+from tlx.files.patterns import compile_pattern
 from tlx.weights.peft import Layout, Spelling
 
 ALL = "all-linear"

@@ -12,11 +12,11 @@ import numpy as np
 
 from tlx import config as records
 from tlx import models
-from tlx.classes import shown
-from tlx.documents import digests
+from tlx.files.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Classification, Regression, Task
+from tlx.tasks.classes import shown
 from tlx.trees import flatten, nest
 from tlx.types import Model, Variables
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
@@ -285,8 +285,8 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     """Write a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
     there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Return it.
 
-    What a tuning inserted lies beside the base in `adapter/`, for `load_pretrained` to insert again; `tlx.merge` makes
-    plain weights of it where that can be done.
+    What a tuning inserted lies beside the base in `adapter/`, for `load_pretrained` to insert again;
+    `tlx.weights.merge` makes plain weights of it where that can be done.
 
     Raises ValueError if the head or the pooler is still as it was drawn at random, unless `untrained` is set; OSError,
     naming the directory, if the disk does not take it; nothing that was there is lost.

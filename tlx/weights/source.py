@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from tlx import assets, runfiles
+from tlx import assets
+from tlx.files import run_files
 from tlx.trees import near_miss
 
 MODEL_IN_RUN = "model"
@@ -16,7 +17,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_IN_RUN / "config.json").is_file():
-        runfiles.check_file(path, MODEL_IN_RUN)
+        run_files.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
     name = str(source)
     if name in MODEL_ASSETS:

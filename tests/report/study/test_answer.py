@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tlx import stats
+from tlx.functional import significance
 from tlx.report.study import names
 from tlx.report.study.answer import answer
 
@@ -49,8 +49,8 @@ def test_the_lead_names_what_is_better_and_worse(written, arms, lead):
 def test_nothing_shown_comes_with_what_could_have_been_seen(written):
     table = add(add(written, "a", BASE), "b", SAME).compare()
     gap = np.subtract(SAME, BASE) / 10
-    seen = stats.detectable(float(np.std(gap, ddof=1)), 5)
-    low, high = stats.over_seeds(gap)[1:]
+    seen = significance.detectable(float(np.std(gap, ddof=1)), 5)
+    low, high = significance.over_seeds(gap)[1:]
     expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; "
     told = f"{expected}minimum detectable difference {seen:.1f} points."
     assert said(table)["lead"] == told.replace("-", "−")

@@ -1,6 +1,6 @@
 """What arms can be chosen by, from recipes written by hand: all that differs between arms, and nothing twice."""
 
-from tlx.records import write_json
+from tlx.records.log import write_json
 from tlx.report.study import filters, names
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tlx import report
-from tlx.records import write_json
+from tlx.records.log import write_json
 from tlx.report import page
 
 

@@ -8,8 +8,9 @@ from html import unescape
 import numpy as np
 import pytest
 
-from tlx import cells, config, report
-from tlx.records import read_metrics
+from tlx import config, report
+from tlx.records import studies
+from tlx.records.log import read_metrics
 from tlx.report import page
 
 
@@ -99,7 +100,7 @@ def test_every_seed_is_drawn_and_linked(drawings, small_study):
 
 
 def test_curves_are_means_and_bands_over_the_seeds(drawings, small_study):
-    runs = [cell for cell in cells.read(small_study).cells if cell.arm == {"method": "full", "shots": 16}]
+    runs = [cell for cell in studies.read(small_study).cells if cell.arm == {"method": "full", "shots": 16}]
     lines = [read_metrics(cell.folder) for cell in runs if cell.state == "done"]
     rows = [row for row in drawings["validation-accuracy-shots-16"]["table"] if row["label"] == "full"]
     assert [row["step"] for row in rows] == [8, 16, 24, 32, 40]
@@ -114,7 +115,7 @@ def test_curves_are_means_and_bands_over_the_seeds(drawings, small_study):
 
 
 def test_cost_stands_beside_quality(drawings, small_study):
-    results = [cell.result for cell in cells.read(small_study).cells if cell.arm == {"method": "probe", "shots": 4}]
+    results = [cell.result for cell in studies.read(small_study).cells if cell.arm == {"method": "probe", "shots": 4}]
     [row] = [row for row in drawings["cost-parameters-trainable"]["table"] if row["arm"] == "probe · shots 4"]
     assert row["cost"] == results[0]["parameters"]["trainable"]
     [row] = [row for row in drawings["cost-seconds"]["table"] if row["arm"] == "probe · shots 4"]
@@ -124,7 +125,7 @@ def test_cost_stands_beside_quality(drawings, small_study):
 def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
-    for n, cell in enumerate(cells.read(out).cells):
+    for n, cell in enumerate(studies.read(out).cells):
         if cell.result:
             energy = {"kwh": 1e-3 * (n + 1), "co2e_kg": 4e-4 * (n + 1), "how": "watts x time"}
             (cell.folder / "result.json").write_text(json.dumps(cell.result | {"flops": 5e9 + n, "energy": energy}))
@@ -137,15 +138,15 @@ def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
 def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
     told = text(html)
     assert "12 of 14 cells are done (1 failed, 1 waiting), so this may still change." in told
-    [failed] = [cell for cell in cells.read(small_study).cells if cell.failed]
+    [failed] = [cell for cell in studies.read(small_study).cells if cell.failed]
     assert failed.failed["error"] in told
     assert "Traceback (most recent call last)" in told
     assert "full · shots 16 , seed 3" in told.replace("16, seed", "16 , seed")
-    planned = [item["why"] for item in cells.read(small_study).plan()]
+    planned = [item["why"] for item in studies.read(small_study).plan()]
     assert planned
     for words in (*planned, "(selection: last)", "tlx study experiments/shots.py"):
         assert words in told
-    held = [cell.result for cell in cells.read(small_study).cells if cell.result]
+    held = [cell.result for cell in studies.read(small_study).cells if cell.result]
     assert sum(result["pack"]["arms"] == 1 for result in held) == 0 or "trained alone" in told
     assert "recorded in groups.json" in told
     read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in held)
@@ -187,7 +188,7 @@ def test_another_metric_may_be_asked(small_study, tmp_path):
 def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
-    cell = cells.read(out).cells[0]
+    cell = studies.read(out).cells[0]
     cell.result["metrics"]["test/accuracy"] += 0.05
     (cell.folder / "result.json").write_text(json.dumps(cell.result))
     html = report.write_study(out).read_text(encoding="utf-8")
@@ -218,6 +219,6 @@ def test_the_fingerprints_are_those_of_the_recipes(small_study):
     """The fixture is laid out as a study's directory is."""
     from tlx.recipe import KINDS
 
-    for cell in cells.read(small_study).cells:
+    for cell in studies.read(small_study).cells:
         recipe = cell.recipe()
         assert recipe is None or config.fingerprint(config.load(recipe, KINDS)) == cell.fingerprint

@@ -8,15 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tlx import cells
-from tlx.cells import Cell, Comparison, Summary, Table
+from tlx.functional.significance import p_text
+from tlx.records import studies
+from tlx.records.studies import Cell, Comparison, Summary, Table
 from tlx.report import page
 from tlx.report.study import axes, curves, filters, names, seeds, spending
 from tlx.report.study.answer import answer, selections
 from tlx.report.study.filters import named
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
-from tlx.stats import p_text
 
 NAME = "report.html"
 # Letters beyond which names take so much of a narrow panel that panels are made wider.
@@ -25,7 +25,7 @@ ROOM = 14
 
 def write(folder: Path, metric: str | None = None) -> Path:
     """Draws the page of the study in `folder`. Raises what `cells.read` and `cells.compare` raise."""
-    return page.write(folder / NAME, draw(cells.compare(cells.read(folder), metric)))
+    return page.write(folder / NAME, draw(studies.compare(studies.read(folder), metric)))
 
 
 def draw(table: Table) -> str:
@@ -105,7 +105,7 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[st
     given = summary.arm.names
     one = next((one for one in table.comparisons if one.arm is summary.arm), None)
     why = next((why for arm, why in table.alone if arm is summary.arm), "")
-    baseline = bool(table.study.baseline) and cells.is_baseline(given, table.study.baseline)
+    baseline = bool(table.study.baseline) and studies.is_baseline(given, table.study.baseline)
     return {
         "arm": columns.arm(given),
         "names": named(given, columns),

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tlx.cells import Comparison, Table
+from tlx.functional.significance import FEW, LEVEL, p_text
+from tlx.records.studies import Comparison, Table
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric
 from tlx.report.words import RULES
-from tlx.stats import FEW, LEVEL, p_text
 
 VERDICTS = ("better", "worse", "no difference shown", "not compared")
 SHOWN = 8

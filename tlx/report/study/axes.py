@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from tlx.cells import Table
+from tlx.records.studies import Table
 from tlx.report.scales import NUMBERS
 from tlx.report.study.names import Columns, Unit
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from tlx.cells import Arm, Table
+from tlx.records.studies import Arm, Table
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tlx.cells import Arm, Table
+from tlx.records.studies import Arm, Table
 from tlx.report import words
 from tlx.report.study import names
 from tlx.report.study.names import Columns

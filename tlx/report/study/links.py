@@ -2,8 +2,8 @@
 
 from urllib.parse import quote
 
-from tlx.cells import CELLS, FAILED, Cell, Table
-from tlx.folder import RECIPE, RESULT
+from tlx.records.run_directory import RECIPE, RESULT
+from tlx.records.studies import CELLS, FAILED, Cell, Table
 from tlx.report.study.names import Columns
 
 PAGES = ("report.html", RESULT, FAILED, RECIPE)

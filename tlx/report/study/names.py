@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tlx.cells import Table
+from tlx.records.studies import Table
 from tlx.report import words
 
 POINTS = frozenset({"accuracy", "f1"})

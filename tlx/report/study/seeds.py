@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from tlx.cells import Summary, Table
+from tlx.records.studies import Summary, Table
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from tlx.cells import Summary, Table, costs
+from tlx.records.studies import Summary, Table, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
 from tlx.report.scales import categories, legend_height, numbers

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from tlx.cells import Table, is_baseline
+from tlx.functional.significance import p_text
+from tlx.records.studies import Table, is_baseline
 from tlx.report.study import names
 from tlx.report.study.answer import how
-from tlx.stats import p_text
 
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

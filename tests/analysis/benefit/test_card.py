@@ -1,0 +1,253 @@
+"""The card: what is compared, that every number is of the records, nothing run twice, mistakes named."""
+
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tlx import Data, Weights, config, tuning
+from tlx.analysis.benefit import benefit_study, measure, words
+from tlx.analysis.benefit.card import card, seconds_a_step
+from tlx.analysis.benefit.measuring import counted_once
+from tlx.cli import main
+from tlx.functional import significance
+from tlx.objectives import L2SP, LabelSmoothing, Supervised
+from tlx.records import studies
+from tlx.records.log import read_metrics
+from tlx.training.active_run import total_steps
+from tlx.training.flops import operations
+
+
+@pytest.fixture(scope="session")
+def measured(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("benefit") / "out"
+    study = benefit_study(recipe, seeds=3, shots=[1, 4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        return study, out, measure(study, out, quiet=True, command="tlx benefit x.py")
+
+
+def row(document, name):
+    return next(one for one in document["measures"] if one["name"] == name)
+
+
+def test_the_arms_differ_in_what_is_brought_alone(recipe):
+    study = benefit_study(recipe, seeds=2, shots=[1, 4])
+    assert study.question == "What did transfer buy here?" and study.baseline == {"arm": "scratch"}
+    names = [(cell.names["arm"], cell.names["labels"], cell.names["seed"]) for cell in study.cells]
+    assert names == [(arm, n, seed) for n in (10, 40, 80) for arm in ("pretrained", "scratch") for seed in (0, 1)]
+    by_name = {tuple(cell.names.values()): cell.recipe for cell in study.cells}
+    for labels in (10, 40, 80):
+        ours, theirs = by_name["pretrained", labels, 1], by_name["scratch", labels, 1]
+        assert [path for path, _, _ in config.diff(ours, theirs)] == ["weights.reset", "tuning.decay"]
+        assert theirs.weights == Weights(recipe.weights.source, reset=(r".*",)) and theirs.tuning == tuning.Full()
+        # Twelve looks at the validation split where runs are timed, else one at the end.
+        assert ours.train == theirs.train == dataclasses.replace(recipe.train, eval_every=2 if labels == 80 else 20)
+    assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=ours.train)
+    chosen = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, select="best-validation"))
+    assert {cell.recipe.train.eval_every for cell in benefit_study(chosen, seeds=1, shots=[1]).cells} == {2}
+
+
+def test_fewer_labels_take_as_many_steps(recipe):
+    passes = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None, epochs=3.0))
+    found = {cell.names["labels"]: cell.recipe for cell in benefit_study(passes, seeds=1, shots=[1, 4]).cells}
+    assert {labels: own.train.steps for labels, own in found.items()} == {10: 15, 40: 15, 80: None}
+    assert {total_steps(own, labels) for labels, own in found.items()} == {15}
+    longer = benefit_study(passes, seeds=1, shots=[1], scratch=["train.epochs=6.0"])
+    steps = {
+        (cell.names["arm"], cell.names["labels"]): total_steps(cell.recipe, cell.names["labels"])
+        for cell in longer.cells
+    }
+    assert steps == {("pretrained", 10): 15, ("scratch", 10): 30, ("pretrained", 80): 15, ("scratch", 80): 30}
+
+
+def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):
+    held = dataclasses.replace(recipe, objective=(LabelSmoothing(smoothing=0.1), L2SP(weight=0.1)))
+    frozen = dataclasses.replace(held, tuning=tuning.Probe(), train=dataclasses.replace(recipe.train, eval_every=5))
+    study = benefit_study(frozen, seeds=1, shots=[1], scratch=["optim.lr=0.5"])
+    theirs = study.cells[1].recipe
+    assert theirs.objective == (LabelSmoothing(smoothing=0.1),) and theirs.tuning == tuning.Full()
+    assert theirs.optim.lr == 0.5 and study.cells[0].recipe.optim.lr == recipe.optim.lr
+    assert theirs.train.eval_every == 5
+    alone = dataclasses.replace(recipe, objective=(L2SP(weight=0.1),))
+    assert benefit_study(alone, seeds=1, shots=[1]).cells[1].recipe.objective == (Supervised(),)
+
+
+def test_shots_that_the_data_lack_are_left_out_by_default(recipe):
+    study = benefit_study(dataclasses.replace(recipe, data=Data(target="digits", shots=20)), seeds=1)
+    assert sorted({cell.names["labels"] for cell in study.cells}) == [80, 160, 200]
+    study = benefit_study(dataclasses.replace(recipe, data=Data(target="digits", fraction=0.1)), seeds=1, shots=[2])
+    assert sorted({cell.names["labels"] for cell in study.cells}) == [20, 126]
+
+
+def test_every_number_is_of_the_records(measured, recipe):
+    study, out, document = measured
+    assert json.loads((out / "benefit.json").read_text()) == document
+    found = studies.read(out)
+    most = {
+        arm: [cell for cell in found.cells if cell.names["arm"] == arm and cell.names["labels"] == 80]
+        for arm in ("pretrained", "scratch")
+    }
+    finals = {arm: [cell.metrics["test/accuracy"] for cell in own] for arm, own in most.items()}
+    final, difference = row(document, "final"), significance.paired(finals["pretrained"], finals["scratch"])
+    assert (final["gain"]["value"], final["gain"]["low"], final["gain"]["high"]) == difference[:3]
+    assert final["gain"]["verdict"] == significance.verdict(difference.low, difference.high)
+    assert final["pretrained"]["mean"] == np.mean(finals["pretrained"])
+    # Steps: of every seed the first look at which validation is as good as scratch's last.
+    first = {arm: [] for arm in most}
+    for own, other in zip(most["pretrained"], most["scratch"], strict=True):
+        threshold = other.metrics["validation/accuracy"]
+        for arm, cell in (("pretrained", own), ("scratch", other)):
+            looks = [line for line in read_metrics(cell.folder) if line["name"] == "validation/accuracy"]
+            first[arm].append(next(line["step"] for line in looks if line["value"] >= threshold))
+    steps = row(document, "steps")
+    assert steps["pretrained"]["mean"] == np.mean(first["pretrained"])
+    assert steps["gain"]["value"] == pytest.approx(sum(first["scratch"]) / sum(first["pretrained"]))
+    assert steps["gain"]["low"] <= steps["gain"]["value"] <= steps["gain"]["high"]
+    # Operations: the compiler's count of a step times those.
+    counted = operations(study.by_fingerprint[most["pretrained"][0].fingerprint].recipe)
+    assert row(document, "operations")["pretrained"]["mean"] == pytest.approx(
+        counted.a_step * np.mean(first["pretrained"])
+    )
+    assert row(document, "operations in all")["scratch"]["mean"] == pytest.approx(counted.total)
+    assert document["counted"] == counted.how
+    # Energy: the run's mean power times the time of its steps.
+    expected = []
+    for cell in most["scratch"]:
+        spent, arms = cell.result["seconds"], cell.result["pack"]["arms"]
+        seconds = 20 * 16 / cell.result["examples_per_second"]
+        assert seconds_a_step(cell) == pytest.approx(seconds / 20 / arms)
+        expected.append(cell.result["energy"]["kwh"] * seconds / (spent["compile"] + spent["train"] + spent["eval"]))
+    assert row(document, "energy in all")["scratch"]["mean"] == pytest.approx(np.mean(expected))
+    assert row(document, "co2e in all")["scratch"]["mean"] == pytest.approx(
+        row(document, "energy in all")["scratch"]["mean"] * 0.475
+    )
+    for one in document["measures"]:
+        assert one["folders"] and all((out / folder / "result.json").is_file() for folder in one["folders"])
+    assert [(point["arm"], point["labels"]) for point in document["learning"]] == [
+        (arm, labels) for labels in (10, 40, 80) for arm in ("pretrained", "scratch")
+    ]
+
+
+def test_transfer_pays_where_the_source_is_the_target(measured):
+    _, _, document = measured
+    assert row(document, "final")["gain"]["value"] > 0
+    assert row(document, "steps")["gain"]["value"] > 1
+    labels = row(document, "labels")
+    assert labels["gain"]["value"] > 1
+    assert labels["pretrained"]["mean"] == pytest.approx(80 / labels["gain"]["value"])
+    assert document["changes"] == [
+        ["weights.reset", "()", "('.*',)"], ["tuning", "Full(decay=0.9)", "Full()"],
+    ]  # fmt: skip
+    old = document["strubell"]
+    assert old["how"].endswith("PUE 1.58, 0.954 lb CO2e a kWh (Strubell et al., 2019)")
+    # What trained as one shared its energy evenly, so the ends may meet.
+    assert old["kwh"]["low"] <= old["kwh"]["mean"] <= old["kwh"]["high"]
+    assert old["co2e_kg"]["mean"] == pytest.approx(old["kwh"]["mean"] * 0.954 * 0.45359237)
+    assert not [note for note in document["notes"] if "processes worked at once" in note]
+
+
+def test_nothing_is_run_or_counted_twice(measured, monkeypatch):
+    study, out, document = measured
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    monkeypatch.setattr("tlx.analysis.benefit.measuring.operations", lambda recipe: pytest.fail("counted again"))
+    again = measure(study, out, quiet=True, command="tlx benefit x.py")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == before
+    assert again == document
+
+
+def test_the_card_is_told_on_a_terminal(measured):
+    _, _, document = measured
+    told = {one[0]: one for one in words.rows(document)}
+    assert told["test/accuracy at the end"][1].startswith("+0.")
+    assert told["steps to what scratch ends with"][1].endswith("]")
+    assert any("looked at every 2 steps" in note for note in words.notes(document))
+
+
+def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
+    # No shots are fewer than the one that the recipe has.
+    small = dataclasses.replace(recipe, data=Data(target="digits", shots=2))
+    study = benefit_study(small, seeds=1)
+    document = measure(study, tmp_path / "out", quiet=True)
+    assert document["labels"] == [20]
+    assert any(note.startswith("there is one seed") and "compared" in note for note in document["notes"])
+    assert document["measures"][0]["gain"]["verdict"] == "not compared"
+    assert any(note.startswith("labels needed for equal accuracy were not measured") for note in document["notes"])
+    assert {one["gain"]["low"] for one in document["measures"]} == {None}
+    assert not [one for one in document["measures"] if one["name"] == "labels"]
+
+
+def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
+    study, out, _ = measured
+    found = studies.read(out)
+    # As if the arms were each other.
+    other = {"pretrained": "scratch", "scratch": "pretrained"}
+    turned = found._replace(
+        cells=tuple(one._replace(names=one.names | {"arm": other[one.names["arm"]]}) for one in found.cells)
+    )
+    counted = {arm: counted_once(out, study, arm) for arm in ("pretrained", "scratch")}
+    document = card(turned, counted)
+    steps = row(document, "steps")
+    assert steps["gain"]["bound"] == "at most" and steps["gain"]["value"] < 1 and steps["gain"]["low"] is None
+    assert steps["pretrained"]["bound"] == "at least"
+    assert row(document, "labels")["gain"]["bound"] == "at most"
+    assert any("never reached what scratch ended with" in note for note in document["notes"])
+    assert words.bought(steps["gain"]).startswith("<= 0.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        (
+            {"weights": None},
+            {},
+            "the recipe brings nothing: it has a model= and no weights=, so there is no transfer to measure; give "
+            "weights=Weights(...)",
+        ),
+        ({}, {"seeds": 0}, "seeds is 0; the card needs 1 or more, and 2 for intervals"),
+        ({}, {"shots": [0]}, "shots of 0: give numbers of examples of a class, 1 or more"),
+        ({}, {"shots": [8]}, "8 shots are 80 labels, no fewer than the recipe's own 80; leave 8 out"),
+        ({}, {"shots": [4000]}, "class '0' has 125 training examples, fewer than shots=4000"),
+        ({}, {"scratch": ["optim.lr"]}, "--scratch 'optim.lr' is not of the form path=value"),
+        (
+            {},
+            {"scratch": ["optim.rate=1"]},
+            "no field 'optim.rate' in the recipe; close: 'optim.name', 'optim.lr', 'optim.slant_peak'",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes, given, message, recipe):
+    with pytest.raises(ValueError) as error:
+        benefit_study(dataclasses.replace(recipe, **changes), **given)
+    assert str(error.value) == message
+
+
+def test_a_recipe_that_resets_all_brings_nothing(recipe):
+    weights = dataclasses.replace(recipe.weights, reset=(r".*",))
+    with pytest.raises(ValueError) as error:
+        benefit_study(dataclasses.replace(recipe, weights=weights))
+    assert str(error.value) == (
+        f"the recipe brings nothing: weights.reset is ('.*',), which draws every number of {weights.source!r} afresh; "
+        "leave it out"
+    )
+
+
+def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(tiny)
+    command = ["benefit", "tiny.py", "--seeds", "2", "--shots", "1", "--scratch", "optim.lr=0.01", "--quiet"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "What did transfer buy here?" in done.output and "two seeds say little" in done.output
+    assert done.output.splitlines()[-1] == "runs/benefit-tiny/benefit.json"
+    document = json.loads((tmp_path / "runs/benefit-tiny/benefit.json").read_text())
+    assert document["command"] == shlex.join(["tlx", "benefit", "tiny.py", *command[6:8], "--seeds", "2", *command[4:6],
+                                              "--out", "runs/benefit-tiny"])  # fmt: skip
+    assert len(document["seeds"]) == 2
+    refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--set", "weights=None", "--quiet"])
+    assert refused.exit_code == 2 and refused.output.startswith("tlx: the recipe brings nothing: it has a model=")
+    refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--shots", "few"])
+    assert refused.exit_code == 2 and "'few' is not a list of whole numbers such as 8,16,32" in refused.output

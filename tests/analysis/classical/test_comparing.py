@@ -1,0 +1,183 @@
+"""Classical methods on a recipe's own data and model."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tlx import Data, Pretrained, Recipe, Train, Weights, models, save_pretrained, tasks, terms
+from tlx.analysis import classical
+from tlx.analysis.benefit.arms import assigned
+from tlx.analysis.classical import METHODS
+from tlx.analysis.classical.comparing import Reader, check, same
+from tlx.analysis.classical.methods import logistic, standard
+from tlx.cli import main
+from tlx.data import evaluation_batches, load
+from tlx.functional import significance
+from tlx.weights import Manifest
+
+MODEL = models.Mlp(inputs=(8, 8, 1), widths=(24, 16))
+QUICK = ("target", "coral", "kliep")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A model that was brought, without a head."""
+    folder = tmp_path_factory.mktemp("saved")
+    built = models.build(MODEL, None)
+    variables = models.initialise(built, jax.random.key(5))
+    save_pretrained(Pretrained(built, variables, None, Manifest("", {}, ()), None), folder)
+    return Recipe(
+        data=Data(source="mnist5k", target="digits", labels=3, size=8),
+        task=tasks.Classification(),
+        weights=Weights(source=str(folder)),
+        objective=(terms.Supervised(on="source"), terms.Supervised()),
+        train=Train(eval_batch=512),
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(recipe, tmp_path_factory):
+    """The document of three seeds, its folder, and what was said."""
+    folder, said = tmp_path_factory.mktemp("out") / "new", []
+    document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=said.append)
+    return document, folder, said
+
+
+def test_nothing_is_lost(compared, recipe):
+    document, folder, _ = compared
+    assert json.loads((folder / "classical.json").read_text()) == document
+    found = document["predictions"]
+    labels, splits = np.array(found["labels"]), load(recipe.data, 0)
+    np.testing.assert_array_equal(labels, splits.test.labels())
+    assert found["indices"] == splits.test.rows.tolist()
+    rows = {row["name"]: row for row in document["methods"]}
+    assert list(rows) == ["source", *QUICK] == list(found["by_method"])
+    correct = {name: np.array(said) == labels for name, said in found["by_method"].items()}
+    for name, row in rows.items():
+        assert row["accuracies"] == correct[name].mean(1).tolist()
+        if name == "source":
+            assert "difference" not in row
+            continue
+        gain = significance.paired(correct[name].mean(1), correct["source"].mean(1))
+        assert row["difference"]["mean"] == gain.mean and row["difference"]["low"] == gain.low
+        _, low, high = significance.over_seeds_and_examples(correct[name], correct["source"])
+        assert (row["difference"]["examples_low"], row["difference"]["examples_high"]) == (low, high)
+    compared_to_source = [row["difference"] for name, row in rows.items() if name != "source"]
+    fixed = [name for name in QUICK if rows[name]["difference"]["by"] == "examples"]
+    assert all((correct[name] == correct[name][0]).all() for name in fixed)
+    for name in fixed:
+        assert rows[name]["difference"]["p"] == significance.mcnemar(correct[name][0], correct["source"][0])
+    assert [one["holm"] for one in compared_to_source] == significance.holm([one["p"] for one in compared_to_source])
+    assert rows["target"]["difference"]["low"] < rows["target"]["difference"]["high"]
+
+
+def test_seeds_draw_the_labels_that_a_run_of_the_seed_is_granted(compared, recipe):
+    document, *_ = compared
+    assert [row["seed"] for row in document["seeds"]] == [0, 1, 2]
+    for row in document["seeds"]:
+        splits = load(recipe.data, row["seed"])
+        assert row["granted"] == splits.streams["labelled"].rows.tolist() and row["data"] == splits.fingerprint
+    assert len({tuple(row["granted"]) for row in document["seeds"]}) == 3
+    assert document["examples"]["granted"] == 30
+
+
+def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
+    read = Reader()
+    splits = load(recipe.data, 0)
+    ready = read.ready(recipe, splits)
+    given = read.given(splits)
+    (batch, *_) = evaluation_batches(splits.test, ready.processor, batch=7)
+    x = np.asarray(batch["image"], np.float64).reshape(7, -1)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.brought.params)
+    for stage in (p["stem"], p["blocks"]["00"]):
+        x = np.maximum(x @ stage["kernel"] + stage["bias"], 0)
+    np.testing.assert_allclose(given.test[:7], x, rtol=1e-4, atol=1e-5)
+    # Rows and labels are of the same examples: those of others are hardly fitted.
+    scaled, others = standard(given).source, np.random.default_rng(0).permutation(given.labels)
+    own, random = (logistic(scaled, labels).score(scaled, labels) for labels in (given.labels, others))
+    assert own > 2 * random
+    # The granted examples are among the target's, with their own labels.
+    np.testing.assert_array_equal(given.granted_labels, splits.streams["labelled"].labels())
+    places = np.flatnonzero(np.isin(splits.streams["unlabelled"].rows, splits.streams["labelled"].rows))
+    np.testing.assert_array_equal(given.granted, given.target[places])
+    other = load(recipe.data, 1)
+    read.ready(assigned(recipe, {"seed": 1}), other)
+    assert same(given, read.given(other))
+    # Of a model that each seed draws anew the features are other ones.
+    drawn = dataclasses.replace(recipe, weights=None, model=MODEL)
+    read = Reader()
+    read.ready(drawn, splits)
+    before = read.given(splits)
+    read.ready(assigned(drawn, {"seed": 1}), other)
+    assert not same(before, read.given(other))
+    assert not np.allclose(before.test, read.given(other).test)
+
+
+def test_what_no_seed_changes_is_not_done_again(compared):
+    document, _, said = compared
+    assert sum("principal" in one or "source's" in one for one in said) == 0
+    assert [sum(METHODS[name].about in one for one in said) for name in ("source", *QUICK)] == [1, 3, 1, 1]
+    for name in ("source", "coral", "kliep"):
+        first, *others = document["predictions"]["by_method"][name]
+        assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("changes", "methods", "message"),
+    [
+        ({"data": Data(target="digits", size=8), "objective": (terms.Supervised(),)}, None,
+         "the recipe has no source, which these methods transfer from; give Data(source=...)"),
+        ({"task": tasks.Regression()}, None, "classical methods are for tasks.Classification, not tasks.Regression"),
+        ({}, ("koral",), "no method 'koral'; close: 'coral', 'kliep'"),
+        ({"data.labels": 0, "objective": (terms.Supervised(on="source"),)}, ("tradaboost",),
+         "the method 'tradaboost' needs labels of the target; data.labels is 0, which grants none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, message):
+    for path, value in changes.items():
+        recipe = assigned(recipe, {path: value})
+    with pytest.raises(ValueError) as error:
+        classical.compare(recipe, tmp_path / "out", methods=methods)
+    assert str(error.value) == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_without_labels_leaves_out_what_needs_them(recipe):
+    bare = assigned(recipe, {"data.labels": 0, "objective": (terms.Supervised(on="source"),)})
+    assert check(bare, None, 1) == [name for name in METHODS if name not in ("target", "tradaboost")]
+    assert check(recipe, None, 1) == list(METHODS)
+
+
+def test_transport_is_left_out_by_itself_where_its_library_is_not_there(recipe, monkeypatch):
+    monkeypatch.setattr("tlx.analysis.classical.comparing.find_spec", lambda name: None)
+    assert check(recipe, None, 1) == [name for name in METHODS if name != "ot"]
+
+
+def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatch):
+    file = tmp_path / "digits.py"
+    file.write_text(
+        "from tlx import Data, Recipe, models, tasks, terms\n\n\n"
+        "def recipe():\n"
+        "    return Recipe(data=Data(source='mnist5k', target='digits', labels=2, size=8),\n"
+        "                  task=tasks.Classification(), model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),\n"
+        "                  objective=(terms.Supervised(on='source'),))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "target,subspace", "--seeds", "2", "--quiet"])
+    assert done.exit_code == 0, done.output
+    for told in (
+        "mnist5k to digits: 3,500 source",
+        "20 granted",
+        "subspace",
+        "over seeds and examples",
+        "initial draw",
+    ):
+        assert told in done.output
+    document = json.loads((tmp_path / "runs" / "classical-digits" / "classical.json").read_text())
+    assert [row["name"] for row in document["methods"]] == ["source", "target", "subspace"]
+    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
+    assert done.exit_code == 2 and "tlx: no method 'pca'; close: " in done.output

@@ -1,0 +1,115 @@
+"""The command that is printed when a command is stopped: pasted into a shell, it goes on with the same work."""
+
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from tlx import config as records
+from tlx.cli import main
+from tlx.study import Study
+
+CONFIG = '''"""A tiny run.   tlx run tiny.py"""
+from tlx import Data, Recipe, Study, Train, models, param, tasks, terms
+from tlx.tune import uniform
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits", source="mnist5k", labels=0, size=16),
+        task=tasks.Classification(classes=10),
+        model=models.Cnn(size=16, channels=1, widths=(8,), dense=8),
+        objective=(terms.Supervised(on="source"), terms.Dann()),
+        train=Train(steps=3, batch=8, eval_batch=64),
+    )
+
+def study():
+    return Study(base=recipe(), cells=param("seed", 0, 1), question="Does a seed matter?")
+
+def space():
+    return {"optim.lr": uniform(1e-4, 1e-2)}
+'''
+PLAIN = CONFIG.replace('source="mnist5k", labels=0, size=16', "size=16").replace(
+    '(terms.Supervised(on="source"), terms.Dann())', "(terms.Supervised(),)"
+)
+SET = ("--set", "tuning=Freeze(through='stem')", "--set", "optim.lr=0.003")
+WEIGHTS = ("--set", "weights=Weights('no where')")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A directory whose name, and whose files' names, a shell reads as several words, and an option as its own."""
+    folder = tmp_path / "it's $HOME; a *"
+    folder.mkdir()
+    (folder / "ti ny.py").write_text(CONFIG)
+    (folder / "-plain.py").write_text(PLAIN)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-prefix")),
+        ("tlx.training.loop.run", ("run", "ti ny.py", *SET)),
+        ("tlx.training.loop.run", ("run", "--quiet", "--overwrite", "--", "-plain.py")),
+        (
+            "tlx.training.lr_find.find",
+            ("lr-find", "ti ny.py", *SET, "--steps", "7", "--start", "1.23456789e-6", "--per-group"),
+        ),
+        ("tlx.study.run_study", ("study", "ti ny.py", *SET, "--jobs", "3", "--most", "2", "--out", "o u t")),
+        ("tlx.study.run_study", ("study", "--quiet", "--", "-plain.py")),
+        (
+            "tlx.tune.search",
+            ("tune", "ti ny.py", *SET, "--space", "ti ny.py", "--trials", "3", "--sampler", "grid", "--jobs", "2",
+             "--together", "3", "--seed", "5", "--metric", "validation/loss", "--direction", "minimize", "--out", "o"),
+        ),
+        ("tlx.analysis.benefit.measure", ("benefit", *WEIGHTS, "--scratch", "optim.lr=1e-3", "--seeds", "2",
+                                 "--shots", "2,4", "--pue", "1.2345678", "--jobs", "2", "--", "-plain.py")),
+        ("tlx.analysis.negative.measure", ("negative-transfer", "ti ny.py", *SET[2:], "--seeds", "2", "--labels",
+                                  "0,0.125", "--eps", "0,0.123456789", "--smallest", "0.0123", "--out", "o u t")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)  # fmt: skip
+def test_the_printed_command_goes_on_with_the_same_work(function, words, place, monkeypatch):
+    calls = []
+
+    def stopped(*positional, **named):
+        calls.append(told([*positional, *sorted(named.items())]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, stopped)
+    # It opens the weights and the data.
+    monkeypatch.setattr(
+        "tlx.analysis.benefit.benefit_study", lambda recipe, **named: (recipe, sorted(named.items()), "study")
+    )
+    done = CliRunner().invoke(main, list(words))
+    assert done.exit_code == 130, done.output
+    printed = done.output.rstrip("\n").splitlines()[-1].partition(": ")[2]
+    again = shlex.split(printed)
+    assert again[0] == "tlx"
+    done = CliRunner().invoke(main, again[1:])
+    assert done.exit_code == 130, done.output
+    first, second = calls
+    if words[0] == "run":
+        assert ("resume", True) in second
+        for name in ("resume", "overwrite"):
+            first, second = ([item for item in call if item[0] != name] for call in (first, second))
+    assert second == first
+    # What it prints in turn is the same.
+    assert done.output.rstrip("\n").splitlines()[-1].partition(": ")[2] == printed
+
+
+def told(items):
+    """Arguments as values that can be compared; how workers are started and what is recorded are other tests'."""
+    found = []
+    for item in items:
+        name, value = item if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) else ("", item)
+        if name in ("worker", "command", "file"):
+            # `./-plain.py` is `-plain.py`.
+            value = [word.removeprefix("./") for word in value] if name == "worker" else None
+        if isinstance(value, Study):
+            value = list(value.by_fingerprint)
+        elif records.is_record(value) and type(value).__name__ == "Recipe":
+            value = records.fingerprint(value)
+        found.append((name, value if not callable(value) else None))
+    return found

@@ -1,0 +1,228 @@
+"""What is measured, against scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as independent
+
+from tlx import tasks
+from tlx.functional import metrics
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(size=(200, 5)).astype(np.float32) * 2
+# Class 4 never occurs; it is predicted.
+LABELS = RANDOM.integers(0, 4, 200)
+
+
+def test_classification_agrees_with_scikit_learn():
+    told = metrics.summarise_classification(metrics.count_classification(LOGITS, LABELS))
+    guess = LOGITS.argmax(-1)
+    assert told["accuracy"] == pytest.approx(independent.accuracy_score(LABELS, guess), abs=1e-12)
+    assert told["f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"), abs=1e-12)
+    p = metrics.softmax(LOGITS)
+    assert told["loss"] == pytest.approx(independent.log_loss(LABELS, p, labels=range(5)), rel=1e-9)
+    counts = metrics.count_classification(LOGITS, LABELS)
+    np.testing.assert_array_equal(counts.confusion, independent.confusion_matrix(LABELS, guess, labels=range(5)))
+
+
+def test_a_class_that_neither_occurs_nor_is_predicted_has_no_part_in_f1():
+    logits = np.array([[2.0, 1.0, -9.0], [1.0, 2.0, -9.0]])
+    assert metrics.summarise_classification(metrics.count_classification(logits, np.array([0, 1])))["f1"] == 1.0
+
+
+def test_calibration_error_by_hand():
+    # Confidences 0.9 and 0.9 (one right), 0.6 (right): |1.8 - 1| / 3 + |0.6 - 1| / 3.
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    told = metrics.summarise_classification(metrics.count_classification(logits, np.array([0, 1, 1])))
+    assert told["ece"] == pytest.approx((0.8 + 0.4) / 3, abs=1e-12)
+
+
+def test_full_confidence_lies_in_the_last_bin():
+    counts = metrics.count_classification(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))
+    assert counts.bins[-1].tolist() == [2, 2, 1]
+    assert np.isfinite(counts.loss)
+    assert metrics.summarise_classification(counts)["ece"] == 0.5
+
+
+@pytest.mark.parametrize("cut", [1, 64, 199])
+def test_counts_merge_to_those_of_the_union(cut):
+    parts = [metrics.count_classification(LOGITS[s], LABELS[s]) for s in (slice(cut), slice(cut, None))]
+    merged, whole = metrics.merge(*parts), metrics.count_classification(LOGITS, LABELS)
+    for ours, theirs in zip(merged, whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    p, t = LOGITS[:, 0], LABELS.astype(np.float32)
+    merged = metrics.merge(metrics.sum_regression(p[:cut], t[:cut]), metrics.sum_regression(p[cut:], t[cut:]))
+    for ours, theirs in zip(merged, metrics.sum_regression(p, t), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_regression_agrees_with_scikit_learn_and_scipy():
+    targets = RANDOM.normal(size=60) + 3
+    predictions = targets + RANDOM.normal(size=60) * 0.5
+    told = metrics.summarise_regression(metrics.sum_regression(predictions[:, None], targets))
+    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert told["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    assert told["r2"] == pytest.approx(independent.r2_score(targets, predictions))
+    assert told["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
+
+
+def test_outputs_of_several_means_are_not_thereby_explained():
+    targets = RANDOM.normal(size=(60, 3)) + np.array([0.0, 10.0, -5.0])
+    predictions = targets + RANDOM.normal(size=(60, 3))
+    told = metrics.summarise_regression(metrics.sum_regression(predictions, targets))
+    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert told["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    expected = independent.r2_score(targets, predictions, multioutput="variance_weighted")
+    assert told["r2"] == pytest.approx(expected)
+    assert told["pearson"] < 0.9
+    means = np.broadcast_to(targets.mean(0), targets.shape)
+    assert metrics.summarise_regression(metrics.sum_regression(means, targets))["r2"] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_is_undefined_is_zero():
+    told = metrics.summarise_regression(metrics.sum_regression(np.ones(4), np.full(4, 2.0)))
+    assert told == {"mse": 1.0, "mae": 1.0, "r2": 0.0, "pearson": 0.0}
+    # A constant whose sums are not exact.
+    told = metrics.summarise_regression(metrics.sum_regression(np.arange(49.0), np.full(49, 0.1)))
+    assert (told["r2"], told["pearson"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e6, 1e8, -1e10])
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_correlation_does_not_depend_on_where_the_targets_lie(mean, parts, kind):
+    """However large the mean is beside the spread, and however the examples are shared out over batches."""
+    random = np.random.default_rng(3)
+    targets = mean + random.normal(size=200)
+    predictions = (targets + random.normal(size=200) * 0.5).astype(kind)
+    sums = [metrics.sum_regression(p, t) for p, t in
+            zip(np.array_split(predictions, parts), np.array_split(targets, parts), strict=True)]  # fmt: skip
+    whole = sums[0]
+    for part in sums[1:]:
+        whole = metrics.merge(whole, part)
+    told, wide = metrics.summarise_regression(whole), predictions.astype(np.float64)
+    assert told["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
+    if np.ptp(wide):
+        assert told["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
+    else:
+        assert told["pearson"] == 0.0
+    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e8 + 0.3, 0.0])
+def test_a_constant_has_no_correlation_in_one_batch_or_many(value):
+    predictions, targets = np.arange(49.0), np.full(49, value)
+    sums = [metrics.sum_regression(predictions[n : n + 7], targets[n : n + 7]) for n in range(0, 49, 7)]
+    whole = sums[0]
+    for part in sums[1:]:
+        whole = metrics.merge(whole, part)
+    for found in (whole, metrics.sum_regression(predictions, targets), metrics.sum_regression(targets, predictions)):
+        told = metrics.summarise_regression(found)
+        assert told["pearson"] == 0.0
+        assert np.isfinite(list(told.values())).all()
+    assert metrics.summarise_regression(whole)["r2"] == 0.0
+    one = metrics.summarise_regression(metrics.sum_regression(np.ones(1), np.full(1, 3.0)))
+    assert one == {"mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0}
+
+
+def test_the_loss_has_no_floor():
+    """However unlikely the label is: the logits' difference, not log of the smallest float."""
+    logits = np.array([[5000.0, 0.0], [0.0, -1e6], [3.0, 3.0]], np.float32)
+    labels = np.array([1, 1, 0])
+    np.testing.assert_allclose(metrics.negative_log_likelihood(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
+    told = metrics.summarise_classification(metrics.count_classification(logits, labels))
+    assert told["loss"] == pytest.approx((1005000.0 + np.log(2)) / 3, rel=1e-12)
+    task = tasks.Classification(classes=2, names=("a", "b"))
+    np.testing.assert_allclose(task.losses(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
+
+
+def test_logits_that_hardly_differ_have_a_largest_one():
+    logits = np.array([[1e-30, 2e-30], [-1e-30, 0.0]], np.float32)
+    assert metrics.summarise_classification(metrics.count_classification(logits, np.array([1, 1])))["accuracy"] == 1.0
+    answers = tasks.Classification(classes=2, names=("a", "b")).decode(logits)
+    assert [next(iter(answer)) for answer in answers] == ["b", "b"]
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_outside_the_classes_is_no_class(label):
+    with pytest.raises(ValueError, match=rf"label {label} of example 2 is outside the 5 classes 0\.\.4"):
+        metrics.count_classification(LOGITS[:4], np.array([0, 1, label, 3]))
+
+
+def test_softmax_is_float64_and_stable():
+    p = metrics.softmax(np.array([[1e4, 0.0, -1e4]], np.float32))
+    assert p.dtype == np.float64
+    assert p.tolist() == [[1.0, 0.0, 0.0]]
+
+
+FEATURES = RANDOM.normal(size=(64, 6))
+OTHERS = FEATURES[:, :4] @ RANDOM.normal(size=(4, 5)) + RANDOM.normal(size=(64, 5))
+
+
+def similarity(x, y):
+    return metrics.summarise_similarity(metrics.sum_similarity(x, y))["cka"]
+
+
+def test_plain_cka_by_its_definition():
+    """HSIC of the centred kernels (Kornblith et al., 2019, equation 3): the same as of the centred features."""
+    centre = np.eye(64) - 1 / 64
+    k, m = (centre @ x @ x.T @ centre for x in (FEATURES, OTHERS))
+    told = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+    assert metrics.linear_cka(FEATURES, OTHERS) == pytest.approx(told, abs=1e-12)
+
+
+def test_the_unbiased_hsic_is_the_mean_over_four_different_examples():
+    """Song et al. (2012), theorem 3: the U-statistic over all ordered quadruples without repetition."""
+    import itertools
+
+    x, y = FEATURES[:7], OTHERS[:7]
+    k, m = x @ x.T, y @ y.T
+    terms = [k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in itertools.permutations(range(7), 4)]
+    assert metrics.hsic(k, m) == pytest.approx(np.mean(terms), rel=1e-9)
+
+
+@pytest.mark.parametrize("form", [similarity, metrics.linear_cka])
+def test_cka_does_not_see_rotation_scale_or_place(form):
+    turn, _ = np.linalg.qr(RANDOM.normal(size=(6, 6)))
+    told = form(FEATURES, OTHERS)
+    assert form(3 * FEATURES @ turn + 7, OTHERS) == pytest.approx(told, abs=1e-9)
+    assert form(OTHERS, FEATURES) == pytest.approx(told, abs=1e-12)
+    assert form(FEATURES, FEATURES) == pytest.approx(1, abs=1e-12)
+    assert np.isnan(form(FEATURES, np.ones((64, 3))))
+
+
+def test_cka_by_batches_is_unbiased_where_the_plain_form_is_not():
+    """Of independent wide features it is about zero; and of many narrow ones both forms agree."""
+    wide = [RANDOM.normal(size=(512, 200)) for _ in range(2)]
+    parts = [metrics.sum_similarity(*(x[n : n + 64] for x in wide)) for n in range(0, 512, 64)]
+    sums = parts[0]
+    for part in parts[1:]:
+        sums = metrics.merge(sums, part)
+    assert sums.batches == 8
+    assert abs(metrics.summarise_similarity(sums)["cka"]) < 0.05
+    assert metrics.linear_cka(wide[0][:64], wide[1][:64]) > 0.5
+    x = RANDOM.normal(size=(2000, 3))
+    y = x @ RANDOM.normal(size=(3, 2)) + RANDOM.normal(size=(2000, 2))
+    parts = [metrics.sum_similarity(x[n : n + 100], y[n : n + 100]) for n in range(0, 2000, 100)]
+    sums = parts[0]
+    for part in parts[1:]:
+        sums = metrics.merge(sums, part)
+    assert metrics.summarise_similarity(sums)["cka"] == pytest.approx(metrics.linear_cka(x, y), abs=0.02)
+
+
+def test_cka_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="features of 64 and of 63 examples"):
+        metrics.sum_similarity(FEATURES, OTHERS[:63])
+    with pytest.raises(ValueError, match="3 examples; the unbiased HSIC needs 4"):
+        metrics.sum_similarity(FEATURES[:3], OTHERS[:3])
+
+
+def test_effective_rank_by_hand():
+    assert metrics.effective_rank(np.array([2.0, 2.0, 2.0])) == pytest.approx(3)
+    assert metrics.effective_rank(np.array([5.0, 0.0, 0.0])) == pytest.approx(1)
+    assert metrics.effective_rank(np.zeros(3)) == 0
+    # Shares 3/4 and 1/4: exp(3/4 ln 4/3 + 1/4 ln 4).
+    assert metrics.effective_rank(np.array([3.0, 1.0])) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
+    values = RANDOM.uniform(size=9)
+    assert metrics.effective_rank(7 * values) == pytest.approx(metrics.effective_rank(values))
+    assert metrics.effective_rank(values) < 9

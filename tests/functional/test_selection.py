@@ -1,0 +1,399 @@
+"""Criteria without a label of the target: by hand, by another library, by what must hold; and runs that they choose."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms, tuning
+from tlx.analysis.benefit.arms import assigned
+from tlx.data import Crop, examples, load, streams
+from tlx.functional.selection import (
+    CRITERIA,
+    SOURCE,
+    TARGET,
+    Rows,
+    Seen,
+    controlled_risk,
+    density_ratio,
+    gaps,
+    information,
+    mean_entropy,
+    measure,
+    neighbourhood_density,
+    weighted_risk,
+)
+from tlx.records.log import read_metrics
+from tlx.training.loop import How
+from tlx.training.prepare import open_data, prepare
+from tlx.training.run_many import groups, run_many
+from tlx.training.step import eval_step, initial_state
+from tlx.weights import load_pretrained
+
+ALL = tuple(CRITERIA)
+
+
+def drawn(rows=37, classes=5, scale=2.0, seed=0):
+    return (scale * np.random.default_rng(seed).normal(size=(rows, classes))).astype(np.float32)
+
+
+def test_the_entropy_of_predictions_by_hand():
+    logits = np.log([[0.5, 0.5], [0.25, 0.75]])
+    expected = (math.log(2) + 0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
+    assert mean_entropy(logits) == pytest.approx(expected, rel=1e-12)
+    given = drawn()
+    p = softmax(given.astype(np.float64), axis=1)
+    assert mean_entropy(given) == pytest.approx(entropy(p, axis=1).mean(), rel=1e-12)
+    assert information(given) == pytest.approx(entropy(p.mean(0)) - entropy(p, axis=1).mean(), rel=1e-12)
+
+
+def test_certain_predictions_have_no_entropy_and_say_most_where_no_class_is_left_out():
+    sure = 1e4 * np.eye(4)
+    assert mean_entropy(sure) == 0.0
+    assert information(sure) == pytest.approx(math.log(4), rel=1e-12)
+    # All of one class, or no class at all, says nothing.
+    assert information(sure[[1, 1, 1]]) == information(np.zeros((3, 4))) == pytest.approx(0.0, abs=1e-12)
+    assert mean_entropy(np.zeros((3, 4))) == pytest.approx(math.log(4), rel=1e-12)
+
+
+def test_the_density_of_neighbourhoods_row_by_row():
+    given, temperature = drawn(11), 0.3
+    p = softmax(given.astype(np.float64), axis=1)
+    found = []
+    for i, j in itertools.product(range(11), repeat=2):
+        if i == j:
+            found.append(0.0)
+            continue
+        found.append(math.exp(p[i] @ p[j] / math.sqrt((p[i] @ p[i]) * (p[j] @ p[j])) / temperature))
+    expected = entropy(np.reshape(found, (11, 11)), axis=1).mean()
+    assert neighbourhood_density(given, temperature) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_density_of_neighbourhoods_counts_who_predicts_alike():
+    """Of k alike among certain predictions each has k - 1 neighbours, and others are exp(-20) as near."""
+    clusters = 1e4 * np.repeat(np.eye(3), 5, axis=0)
+    near, far = 4, 10 * math.exp(-20)
+    shares = np.array([1.0] * near + [math.exp(-20)] * 10) / (near + far)
+    assert neighbourhood_density(clusters) == pytest.approx(entropy(shares), rel=1e-9)
+    assert neighbourhood_density(np.zeros((9, 3))) == pytest.approx(math.log(8), rel=1e-12)
+    # Which examples come first is all one.
+    given = drawn()
+    assert neighbourhood_density(given[::-1]) == pytest.approx(neighbourhood_density(given), rel=1e-12)
+    with pytest.raises(ValueError, match=r"^there is 1 row; the density of neighbourhoods needs two or more$"):
+        neighbourhood_density(given[:1])
+
+
+def test_the_ratio_of_densities_is_that_of_a_penalised_logistic_regression():
+    random = np.random.default_rng(1)
+    source, target = random.normal(size=(61, 3)), random.normal(0.7, 1.5, size=(43, 3))
+    rows = np.concatenate([source, target])
+    x, y = (rows - rows.mean(0)) / rows.std(0), np.repeat([0.0, 1.0], [61, 43])
+
+    def risk(found):
+        score = x @ found[1:] + found[0]
+        return (np.logaddexp(0.0, score) - y * score).sum() + 0.5 * found[1:] @ found[1:]
+
+    found = minimize(risk, np.zeros(4), method="BFGS", options={"gtol": 1e-9}).x
+    expected = 61 / 43 * np.exp(x[:61] @ found[1:] + found[0])
+    np.testing.assert_allclose(density_ratio(source, target), expected, rtol=1e-5)
+
+
+def test_the_ratio_is_one_where_nothing_tells_the_sets_apart_and_grows_towards_the_target():
+    same = np.random.default_rng(0).normal(size=(50, 4))
+    np.testing.assert_allclose(density_ratio(same, np.concatenate([same, same])), np.ones(50), rtol=1e-6)
+    np.testing.assert_allclose(density_ratio(np.ones((5, 2)), np.ones((9, 2))), np.ones(5), rtol=1e-6)
+    line = np.linspace(0.0, 1.0, 40)[:, None]
+    assert (np.diff(density_ratio(line, line + 0.3)) > 0).all()
+
+
+def test_the_risks_by_hand():
+    errors, weights = np.array([1.0, 0.0, 0.0, 1.0]), np.array([2.0, 1.0, 0.5, 0.5])
+    assert weighted_risk(errors, weights) == pytest.approx(2.5 / 4, rel=1e-12)
+    # The means of w, w e, w^2 and w w e are 1, 5/8, 11/8 and 17/16; as w has its mean nothing is corrected.
+    assert controlled_risk(errors, weights) == pytest.approx(5 / 8, rel=1e-12)
+    # Twice the weights: eta = -(17/4 - 2 * 5/4) / (11/2 - 4) = -7/6 of the same risk, twice.
+    assert controlled_risk(errors, 2 * weights) == pytest.approx(5 / 4 - 7 / 6, rel=1e-12)
+
+
+def test_the_control_variate_gives_a_constant_risk_whatever_the_weights():
+    weights = np.random.default_rng(0).exponential(size=33)
+    for risk in (0.0, 0.3, 1.0):
+        assert controlled_risk(np.full(33, risk), weights) == pytest.approx(risk, abs=1e-12)
+        assert controlled_risk(np.full(33, risk), np.full(33, 0.1)) == pytest.approx(0.1 * risk, rel=1e-12)
+    errors = (np.arange(33) % 3 == 0).astype(float)
+    mean_one = weights / weights.mean()
+    assert controlled_risk(errors, mean_one) == pytest.approx(weighted_risk(errors, mean_one), rel=1e-12)
+
+
+def test_every_criterion_is_of_what_it_says_it_reads():
+    """A part that a criterion does not read may be anything."""
+    random = np.random.default_rng(2)
+    rows = {
+        SOURCE: Rows(drawn(31), random.normal(size=(31, 4)), np.arange(31) % 5),
+        TARGET: Rows(drawn(23, seed=1), random.normal(size=(23, 4))),
+    }
+    every = measure(ALL, Seen(rows))
+    right = (rows[SOURCE].logits.argmax(-1) == rows[SOURCE].labels).mean()
+    assert every["source-validation"] == pytest.approx(right, rel=1e-12)
+    for name, criterion in CRITERIA.items():
+        own = {
+            read: rows[read] if criterion.features else rows[read]._replace(features=None) for read in criterion.reads
+        }
+        assert measure([name], Seen(own)) == {name: every[name]}
+
+
+def test_what_is_not_finite_is_noticed_wherever_it_is():
+    fine = {SOURCE: Rows(drawn(3), drawn(3, 2), np.arange(3)), TARGET: Rows(drawn(2))}
+    assert Seen().finite and Seen(fine).finite
+    for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), Rows(np.full((3, 5), np.nan))):
+        assert not Seen(fine | {SOURCE: spoilt}).finite
+
+
+def lines(**series):
+    return [
+        {"step": step, "name": name.replace("_", "/"), "value": value}
+        for name, values in series.items()
+        for step, value in values.items()
+    ]
+
+
+def test_gaps_are_to_the_best_step_and_the_first_of_equals_is_taken():
+    told = lines(
+        validation_accuracy={2: 0.5, 4: 0.8, 6: 0.75},
+        validation_loss={2: 1.0, 4: 0.6, 6: 0.5},
+        criterion_snd={2: 3.0, 4: 1.0, 6: 3.0},
+        criterion_entropy={2: 0.9, 4: 0.2, 6: 0.3},
+    )
+    assert gaps(told, "accuracy", True) == {
+        "last": {"step": 6, "value": 0.75, "gap": pytest.approx(0.05)},
+        "oracle": {"step": 4, "value": 0.8, "gap": 0.0},
+        "snd": {"step": 2, "value": 0.5, "gap": pytest.approx(0.3)},
+        "entropy": {"step": 4, "value": 0.8, "gap": 0.0},
+    }
+    # Of a metric of which less is better a gap is a loss, too.
+    assert gaps(told, "loss", False)["snd"] == {"step": 2, "value": 1.0, "gap": 0.5}
+    # What a run that went on wrote again counts.
+    again = told + lines(criterion_snd={4: 9.0})
+    assert gaps(again, "accuracy", True)["snd"]["step"] == 4
+    assert gaps(lines(validation_accuracy={2: 0.5}), "accuracy", True) == {}
+
+
+LEAN = How(quiet=True, leave="learned")
+RECIPE = Recipe(
+    data=Data(source="mnist5k", target="digits", labels=0, size=8),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.1),
+    objective=(terms.Supervised(on="source"), terms.Coral()),
+    optim=Optim(lr=0.01),
+    train=Train(steps=12, batch=16, eval_every=3, eval_batch=128, criteria=ALL),
+)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    monkeypatch.setattr(streams, "LOOKED_AT", 150)
+
+
+def told(found):
+    """The criteria of every step."""
+    return {
+        (line["step"], line["name"]): line["value"]
+        for line in read_metrics(found.folder)
+        if line["name"].startswith("criterion/")
+    }
+
+
+@pytest.mark.parametrize("rule", ["dev", "entropy"])
+def test_a_run_takes_the_step_that_its_rule_takes(rule, tmp_path):
+    found = run(assigned(RECIPE, {"train.select": rule, "train.criteria": ("snd",)}), tmp_path / "run", quiet=True)
+    own = found.result["rules"][rule]
+    assert found.result["selection"] == rule
+    assert set(found.result["rules"]) == {"last", "oracle", "snd", rule}
+    assert found.result["selected_step"] == own["step"]
+    assert found.metrics["validation/accuracy"] == own["value"]
+    values = {step: value for (step, name), value in told(found).items() if name == f"criterion/{rule}"}
+    assert list(values) == [3, 6, 9, 12]
+    assert own["step"] == min(values, key=values.get)
+
+
+def test_what_is_written_down_is_of_the_held_out_source_and_the_unlabelled_target(tmp_path):
+    """Computed again from the model that the run left."""
+    found = run(RECIPE, tmp_path / "run", quiet=True)
+    pretrained = load_pretrained(found.folder)
+    splits = open_data(RECIPE)
+    given = {}
+    for name, own in splits.aside.items():
+        image = np.stack([pretrained.processor(example)["image"] for example in own])
+        taps, _ = models.forward(pretrained.model, pretrained.variables, {"image": image})
+        given[name] = np.asarray(taps["logits"]), np.asarray(taps["hidden"])
+    held = examples.open_dataset("mnist5k").splits["validation"]
+    truth = held.labels()[splits.aside[SOURCE].rows]
+    errors = (given[SOURCE][0].argmax(-1) != truth).astype(float)
+    weights = density_ratio(given[SOURCE][1], given[TARGET][1])
+    values = {name.partition("/")[2]: value for (step, name), value in told(found).items() if step == 12}
+    assert values.pop("source-validation") == pytest.approx(1 - errors.mean())
+    assert values == pytest.approx(
+        {
+            "iwv": (weights * errors).mean(),
+            "dev": controlled_risk(errors, weights),
+            "snd": neighbourhood_density(given[TARGET][0]),
+            "im": information(given[TARGET][0]),
+            "entropy": mean_entropy(given[TARGET][0]),
+        },
+        rel=1e-4,
+    )
+    assert found.result["examples"][SOURCE] == found.result["examples"][TARGET] == 150
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
+    goes_on(assigned(RECIPE, {"train.select": "dev"}), (8,))
+
+
+def test_criteria_change_nothing_but_what_is_written_down(tmp_path):
+    plain = run(assigned(RECIPE, {"train.criteria": ()}), tmp_path / "plain", quiet=True)
+    found = run(RECIPE, tmp_path / "run", quiet=True)
+    bits = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (plain, found)]
+    assert bits[0] == bits[1]
+    assert not told(plain) and plain.result["rules"] == {} and SOURCE not in plain.result["examples"]
+    assert plain.metrics == pytest.approx(found.metrics, rel=1e-5)
+    assert plain.result["data"] == found.result["data"]
+
+
+@pytest.mark.slow
+def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
+    base = assigned(RECIPE, {"train.select": "snd"})
+    recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
+    packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
+    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
+        assert ours.result["pack"]["arms"] == 4
+        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        assert told(ours) == pytest.approx(told(theirs), rel=1e-3, abs=1e-4)
+        assert ours.result["selected_step"] == theirs.result["selected_step"]
+    assert len({tuple(told(ours).values()) for ours in packed}) == 4
+
+
+def test_arms_that_look_at_other_examples_do_not_share_a_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
+    recipes = [assigned(RECIPE, {"data.shots": 20, "data.subset_seed": seed, "train.steps": 2}) for seed in (0, 1)]
+    assert groups(recipes) == [[0, 1]]
+    found = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
+    assert [one.result["pack"]["arms"] for one in found] == [1, 1]
+
+
+@pytest.mark.slow
+def test_pmap_measures_what_jit_does(tmp_path):
+    found = [
+        run(assigned(RECIPE, {"train.compile": how, "model.dropout": 0.0}), tmp_path / how, how=LEAN)
+        for how in ("jit", "pmap")
+    ]
+    assert told(found[1]) == pytest.approx(told(found[0]), rel=1e-3, abs=1e-4)
+    assert told(found[0])
+
+
+@pytest.mark.slow
+def test_a_stored_prefix_gives_what_the_head_reads_of_images_as_they_are(tmp_path):
+    changes = {
+        "data.augment": (Crop(padding=1),),
+        "data.views": 2,
+        "tuning": tuning.Freeze(through="stem"),
+        "model.dropout": 0.0,
+        "train": Train(steps=80, batch=64, eval_every=40, eval_batch=128, criteria=ALL, select="iwv"),
+    }
+    recipe = assigned(RECIPE, changes)
+    stored, plain = (
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, leave="learned", prefix=prefix))
+        for prefix in (True, False)
+    )
+    assert stored.result["prefix"][0]["cut"] == "blocks/00"
+    assert told(stored) == pytest.approx(told(plain), rel=1e-3, abs=1e-4)
+    assert told(stored)
+
+
+def test_features_are_what_the_head_reads_of_the_last_hidden_state():
+    ready = prepare(RECIPE)
+    assert ready.parts(0).features and not prepare(assigned(RECIPE, {"train.criteria": ("snd",)})).parts(0).features
+    parts = ready.parts(0)
+    state = initial_state(parts, ready.variables, 1, jax.random.key(0))
+    found = eval_step(parts, state, {"image": np.zeros((3, 8, 8, 1), np.float32)})
+    assert found["features"].shape == (3, 12) and found["logits"].shape == (3, 10)
+    assert eval_step(parts._replace(features=False), state, {"image": np.zeros((3, 8, 8, 1), np.float32)}).keys() == {
+        "logits"
+    }
+
+
+def test_a_source_without_a_validation_split_holds_some_out_only_where_a_rule_asks(monkeypatch):
+    opened = examples.open_dataset
+
+    def without(name):
+        found = opened(name)
+        kept = {split: own for split, own in found.splits.items() if split != "validation" or name != "mnist5k"}
+        return dataclasses.replace(found, splits=kept)
+
+    whole = load(RECIPE.data, 0, aside=(SOURCE, TARGET))
+    held = opened("mnist5k").splits["validation"]
+    assert whole.aside[SOURCE].split == "validation" and set(whole.aside[SOURCE].rows) < set(held.rows)
+    monkeypatch.setattr(examples, "open_dataset", without)
+    plain, asked = load(RECIPE.data, 0), load(RECIPE.data, 0, aside=(SOURCE,))
+    assert not plain.aside and plain.fingerprint == load(RECIPE.data, 0, aside=(TARGET,)).fingerprint
+    assert len(plain.streams["source"]) == 3500 and len(asked.streams["source"]) == 3150
+    assert asked.fingerprint != plain.fingerprint
+    assert not set(asked.streams["source"].rows) & set(asked.aside[SOURCE].rows)
+    assert len(asked.aside[SOURCE]) == 150 and asked.aside[SOURCE].labelled
+    # Both as the target's classes.
+    positions = dataclasses.replace(RECIPE.data, match="position")
+    assert load(positions, 0, aside=(SOURCE,)).aside[SOURCE].labels().max() == 9
+
+
+def test_no_label_of_the_target_is_in_reach_and_no_seed_changes_what_is_looked_at():
+    hidden = load(RECIPE.data, 0, aside=(TARGET,)).aside[TARGET]
+    assert hidden[0].keys() == {"image", "index"} and len(hidden) == 150
+    with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
+        hidden.labels()
+    assert load(RECIPE.data, 7, aside=(TARGET,)).aside[TARGET].rows.tolist() == hidden.rows.tolist()
+    train = load(RECIPE.data, 0).streams["unlabelled"]
+    assert set(hidden.rows) < set(train.rows)
+
+
+ALONE = {"data": Data(target="digits"), "objective": (terms.Supervised(),)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"criteria": ("sdn",)}}, "criteria names 'sdn', which is none; close: 'snd'"),
+        ({"train": {"criteria": ("oracle",)}},
+         "criteria names 'oracle', which is none; close: 'dev', 'entropy', 'im', 'iwv', 'snd', 'source-validation'"),
+        ({"train": {"criteria": ("im", "snd", "im")}}, "criteria are ('im', 'snd', 'im'); name each once"),
+        ({"train": {"select": "svm"}},
+         "select is 'svm'; it is one of 'last', 'best-validation', 'oracle', 'source-validation', 'iwv', 'dev', 'snd', "
+         "'im', 'entropy'"),
+        ({**ALONE, "train": {"select": "dev"}},
+         "train.select is 'dev', which looks at held-out examples of a source, and there is none: give data.source, or "
+         "take one that looks at the target alone ('snd', 'im', 'entropy')"),
+        ({**ALONE, "train": {"criteria": ("im", "iwv")}},
+         "train.criteria names 'iwv', which looks at held-out examples of a source, and there is none: give "
+         "data.source, or take one that looks at the target alone ('snd', 'im', 'entropy')"),
+        ({"task": tasks.Regression(), "train": {"select": "entropy"}},
+         "train.select is 'entropy', which judges classes, and the task is a regression: leave it out"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(changes, message):
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(RECIPE, **{**changes, "train": Train(**changes["train"])})
+    assert str(error.value) == message
+
+
+def test_the_target_alone_suffices_for_what_it_needs():
+    recipe = dataclasses.replace(RECIPE, **ALONE, train=Train(steps=2, batch=8, select="im", criteria=("snd", "im")))
+    assert recipe.train.measured == ("snd", "im")
+    assert list(open_data(recipe).aside) == [TARGET]

@@ -1,0 +1,94 @@
+"""Whose a folder is."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tlx import Data, Recipe, config, models, tasks
+from tlx.recipe import KINDS
+from tlx.records import run_directory
+
+RECIPE = Recipe(data=Data(target="digits"), task=tasks.Classification(), model=models.Mlp())
+OTHER = dataclasses.replace(RECIPE, seed=1)
+NEITHER = {"resume": False, "overwrite": False}
+
+
+def test_a_free_folder_is_claimed_with_the_recipe_in_it(tmp_path):
+    for path in (tmp_path / "new" / "run", tmp_path):
+        assert run_directory.finished(path, OTHER, **NEITHER) is False
+    path = tmp_path / "new" / "run"
+    run_directory.claim(path, OTHER, overwrite=False, base=RECIPE, command="tlx run x")
+    written = run_directory.read(path, run_directory.RECIPE)
+    assert config.load(written["recipe"], KINDS) == OTHER
+    assert written["fingerprint"] == config.fingerprint(OTHER)
+    assert written["changes"] == [["seed", "0", "1"]]
+    assert written["command"] == "tlx run x"
+
+
+def refused(path, recipe, **how):
+    with pytest.raises(FileExistsError) as error:
+        run_directory.finished(path, recipe, **(NEITHER | how))
+    return str(error.value)
+
+
+def test_another_recipes_run_is_left_alone(tmp_path):
+    path = tmp_path / "run"
+    run_directory.claim(path, RECIPE, overwrite=False)
+    for resume in (False, True):
+        assert refused(path, OTHER, resume=resume) == (
+            f"{path} holds another recipe's run (fingerprint {config.fingerprint(RECIPE)}, this one's is "
+            f"{config.fingerprint(OTHER)}); choose another folder with --out, or --overwrite it"
+        )
+
+
+def test_this_recipes_run_needs_a_word_whether_to_go_on(tmp_path):
+    path = tmp_path / "run"
+    run_directory.claim(path, RECIPE, overwrite=False)
+    told = "; go on with --resume, or --overwrite it"
+    assert refused(path, RECIPE) == f"{path} holds this recipe's run, unfinished{told}"
+    assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is False
+    (path / run_directory.RESULT).write_text("{}")
+    assert refused(path, RECIPE) == f"{path} holds this recipe's run, finished{told}"
+    assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is True
+    assert run_directory.finished(path, OTHER, resume=False, overwrite=True) is False
+
+
+def test_what_is_no_run_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("three years")
+    for how in ({"overwrite": True}, {"resume": True}, {}):
+        assert refused(tmp_path, RECIPE, **how) == (
+            f"{tmp_path} is not empty and holds no run; choose another folder with --out"
+        )
+        assert refused(tmp_path / "thesis.tex", RECIPE, **how) == (
+            f"{tmp_path / 'thesis.tex'} is a file; choose another folder with --out"
+        )
+
+
+def test_overwriting_starts_from_nothing_and_resuming_keeps_everything(tmp_path):
+    path = tmp_path / "run"
+    run_directory.claim(path, RECIPE, overwrite=False, command="first")
+    (path / run_directory.RESULT).write_text("{}")
+    run_directory.claim(path, RECIPE, overwrite=False, command="second")
+    assert (path / run_directory.RESULT).exists()
+    assert run_directory.read(path, run_directory.RECIPE)["command"] == "first"
+    run_directory.claim(path, OTHER, overwrite=True, command="third")
+    assert [file.name for file in path.iterdir()] == [run_directory.RECIPE]
+    assert run_directory.read(path, run_directory.RECIPE)["fingerprint"] == config.fingerprint(OTHER)
+
+
+def test_reading_what_is_not_there_says_what_is(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        run_directory.read(tmp_path)
+    assert str(error.value) == f"{tmp_path} holds no run: there is no result.json"
+    run_directory.claim(tmp_path / "run", RECIPE, overwrite=False)
+    with pytest.raises(FileNotFoundError) as error:
+        run_directory.read(tmp_path / "run")
+    assert str(error.value) == f"{tmp_path / 'run'} holds an unfinished run: there is no result.json"
+
+
+def test_the_environment_is_written_in_json():
+    told = run_directory.environment()
+    assert json.loads(json.dumps(told)) == told
+    assert len(told["devices"]) == 8
+    assert told["packages"]["jax"] != "not installed as a package"

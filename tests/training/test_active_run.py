@@ -1,0 +1,307 @@
+"""What is a run's own: its phases and averages, which state is chosen, who may stop it."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Data, Learn, Optim, Recipe, Train, models, run, tasks, tuning
+from tlx.data import Crop, examples
+from tlx.objectives import Supervised
+from tlx.optim import rate
+from tlx.records.log import read_metrics
+from tlx.training.active_run import Best, moved_part, phase_spans, total_steps
+from tlx.training.describe import rows, totals
+from tlx.training.loop import How
+from tlx.training.prepare import open_data, prepare
+from tlx.training.results import odd, told_at_start
+from tlx.trees import flatten, nest
+from tlx.types import Phase, Variables
+from tlx.updates import Sam
+from tlx.weights import load_pretrained
+
+STEPS = 6
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4, augment=(Crop(padding=1),)),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16,), dropout=0.3),
+    optim=Optim(lr=0.01, weight_decay=0.1, warmup=0.3, clip=1.0),
+    train=Train(steps=STEPS, batch=16, eval_every=2, eval_batch=128),
+)
+SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, select="best-validation"))
+EVERY_STEP = dataclasses.replace(RECIPE.train, eval_every=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waves(tuning.Tuning):
+    """The head alone for the first half, then everything at `lr`."""
+
+    lr: float = 1.0
+
+    def phases(self, model):
+        return Phase(0.5, (("head/.*", Learn()), (".*", None))), Phase(0.5, ((".*", Learn(lr=self.lr)),))
+
+
+# At step 3, where a checkpoint ends the first phase.
+WAVES = dataclasses.replace(RECIPE, tuning=Waves(), train=dataclasses.replace(RECIPE.train, eval_every=3))
+AVERAGED = dataclasses.replace(
+    WAVES, train=dataclasses.replace(EVERY_STEP, ema=0.5, accumulate=2, select="best-validation"), update=Sam()
+)
+TURNS = dataclasses.replace(
+    RECIPE,
+    train=EVERY_STEP,
+    tuning=tuning.InTurn(
+        (0.5, tuning.Rules(("stem/bias", None), (".*", Learn()))), (0.5, tuning.LinearThenFull(share=0.4))
+    ),
+    optim=Optim("schedule-free-adamw", lr=0.01, schedule="constant"),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_page():
+    """The page has tests of its own, and takes longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(RECIPE, tmp_path_factory.mktemp("plain") / "run", quiet=True)
+
+
+def told(folder):
+    """Every number recorded, without the time it was."""
+    return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stops"),
+    [
+        (WAVES, (4,)),
+        (WAVES, (2,)),
+        (WAVES, (3,)),
+        pytest.param(AVERAGED, (2, 4, 6), marks=pytest.mark.slow),
+        pytest.param(TURNS, (5,), marks=pytest.mark.slow),
+    ],
+    ids=["after a phase", "before a checkpoint", "at the switch", "averaged, three times", "in turn, schedule-free"],
+)
+def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):
+    goes_on(recipe, stops)
+
+
+def test_what_is_saved_and_measured_is_the_average(plain, tmp_path):
+    """With an average that keeps nothing of the past the run is the plain one, with a slow one it is not."""
+    found = {}
+    for ema in (1e-6, 0.9):
+        recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, ema=ema))
+        done = run(recipe, tmp_path / str(ema), quiet=True)
+        found[ema] = flatten(load_pretrained(done.folder).variables.params)
+        kept = np.load(done.folder / "predictions" / "test.npz")
+        image = examples.open_dataset("digits").splits["test"][int(kept["indices"][5])]
+        pretrained = load_pretrained(done.folder)
+        inputs = {"image": pretrained.processor(image)["image"][None]}
+        logits = models.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
+        np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+        losses = [value for _, name, value in told(done.folder) if name == "train/loss"]
+        np.testing.assert_allclose(
+            losses, [value for _, name, value in told(plain.folder) if name == "train/loss"], rtol=1e-5
+        )
+    last = flatten(load_pretrained(plain.folder).variables.params)
+    np.testing.assert_allclose(found[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
+
+
+def test_a_phase_is_traced_once_to_run_and_once_to_be_counted(tmp_path):
+    traces = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Traced(Supervised):
+        def loss(self, view):
+            traces.append(self.weight)
+            return super().loss(view)
+
+    run(dataclasses.replace(WAVES, objective=(Traced(),)), tmp_path / "run", quiet=True)
+    assert len(traces) == 2 + 2
+
+
+def test_the_schedule_of_a_restarted_phase_is_on_record(tmp_path):
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
+    done = run(recipe, tmp_path / "run", quiet=True)
+    # All leaves follow the one-cycle: 3 of 3 steps up, then up and down from a fifth.
+    rates = [value for _, name, value in told(done.folder) if name == "train/rate"]
+    one = Optim(lr=0.02, schedule="one-cycle", cycle_peak=0.99)
+    two = dataclasses.replace(one, cycle_peak=0.3, cycle_start=5.0)
+    expected = [float(rate(optim, step, 3)) for optim in (one, two) for step in range(3)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
+
+
+def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
+    # A rate that climbs to the absurd: what follows the first steps only spoils them.
+    optim = Optim("sgd", lr=300.0, warmup=0.99, schedule="constant")
+    recipe = dataclasses.replace(SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1))
+    result = run(recipe, tmp_path / "run", quiet=True).result
+    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/accuracy"}
+    best = max(measured.values())
+    assert measured[STEPS] < best
+    assert result["selection"] == "best-validation"
+    assert result["selected_step"] == min(step for step, value in measured.items() if value == best)
+    assert result["metrics"]["validation/accuracy"] == best
+    kept = np.load(tmp_path / "run" / "predictions" / "validation.npz")
+    assert (kept["logits"].argmax(-1) == kept["labels"]).mean() == best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoilt(tuning.Tuning):
+    """All goes well for the first half; then the rate is absurd."""
+
+    def phases(self, model):
+        whole = Phase(0.5, ((".*", Learn()),))
+        return whole, whole._replace(optim=(("lr", 300.0),))
+
+
+def test_the_best_of_an_average_is_the_average(tmp_path):
+    train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
+    recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
+    result = run(recipe, tmp_path / "run", quiet=True).result
+    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/loss"}
+    # Of one step the average is that step.
+    assert result["selected_step"] in (2, 3)
+    assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
+
+
+def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, interrupted):
+    recipe = dataclasses.replace(
+        WAVES, tuning=Waves(lr=1e6), train=dataclasses.replace(SELECTED.train, eval_every=1), optim=Optim(lr=0.03)
+    )
+    interrupted(recipe, tmp_path / "run", 5)
+    result = run(recipe, tmp_path / "run", resume=True, quiet=True).result
+    assert result["selected_step"] <= 3
+    before = flatten(prepare(recipe).variables.params)
+    after = flatten(load_pretrained(tmp_path / "run").variables.params)
+    np.testing.assert_array_equal(before["stem/kernel"], after["stem/kernel"])
+    assert not np.array_equal(before["head/kernel"], after["head/kernel"])
+
+
+def test_the_best_is_the_first_of_equals_and_heeds_which_way_is_better():
+    found = Variables({"x": np.ones(2, np.float32)}, {})
+    first = Best().better(1, 0.5, True, found)
+    assert first.better(2, 0.5, True, found) is first
+    assert first.better(2, 0.4, True, found) is first
+    assert first.better(2, 0.6, True, found).step == 2
+    assert first.better(2, 0.4, False, found).step == 2
+    assert first.variables.params["x"] is not found.params["x"]
+
+
+def test_the_length_of_a_run():
+    train = dataclasses.replace(RECIPE.train, steps=None, epochs=2.5, batch=32)
+    recipe = dataclasses.replace(RECIPE, train=train)
+    assert total_steps(recipe, 64) == 5
+    assert total_steps(recipe, 65) == 6
+    assert total_steps(recipe, 1) == 1
+    assert total_steps(RECIPE, 10**6) == STEPS
+
+
+def test_phases_cover_the_run_without_gap_or_overlap():
+    ready = prepare(RECIPE)
+    for shares in ((1.0,), (0.5, 0.5), (1 / 3, 1 / 3, 1 / 3), (0.1, 0.2, 0.7), (0.01, 0.99)):
+        for steps in (1, 2, 7, 100):
+            spans = phase_spans(ready._replace(phases=tuple(Phase(share, ()) for share in shares)), steps)
+            assert [step for first, last in spans for step in range(first, last)] == list(range(steps))
+    for shares, message in (
+        ((0.5, 0.4), "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+        ((0.5, math.nan), "a phase has a positive share of the run: [0.5, nan]"),
+        ((math.inf, 0.5), "the shares of the phases sum to inf, not to 1: [inf, 0.5]"),
+        ((1.5, -0.5), "a phase has a positive share of the run: [1.5, -0.5]"),
+    ):
+        with pytest.raises(ValueError) as error:
+            phase_spans(ready._replace(phases=tuple(Phase(share, ()) for share in shares)), 10)
+        assert str(error.value) == message
+    with pytest.raises(ValueError, match="the shares of InTurn sum to nan, not to 1, or are not positive"):
+        tuning.InTurn((0.5, tuning.Full()), (math.nan, tuning.Full()))
+
+
+def test_a_phase_without_a_step_is_told():
+    turns = tuning.InTurn((0.5, tuning.Probe()), (0.01, tuning.Lora(rank=1, on="stem")), (0.49, tuning.Full()))
+    recipe = dataclasses.replace(RECIPE, tuning=turns)
+    splits = open_data(recipe)
+    ready = prepare(recipe, splits)
+    assert not odd(ready, splits, 100)
+    note = "phase 2 of 3 takes no step: its share, 0.01 of 10 steps, rounds to none"
+    assert odd(ready, splits, 10) == [note]
+    assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
+
+
+def test_moved_part_leaves_out_what_no_phase_moves():
+    ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
+    part = moved_part(ready.variables, ready.moving)
+    assert flatten(part.params).keys() == {"head/kernel", "head/bias"}
+    assert nest(flatten(part.params)) == part.params
+    assert (
+        flatten(moved_part(prepare(WAVES).variables, prepare(WAVES).moving).params).keys()
+        == flatten(ready.variables.params).keys()
+    )
+
+
+def test_two_averages_at_once_are_refused():
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(TURNS, train=dataclasses.replace(RECIPE.train, ema=0.9))
+    assert str(error.value) == "schedule-free-adamw has an average of its own; leave train.ema out"
+    with pytest.raises(ValueError, match=r"^ema is 1.0; it keeps a share in \(0, 1\), None is off$"):
+        Train(ema=1.0)
+    with pytest.raises(ValueError, match=r"^accumulate is 3; it is 1 or more and divides the batch, 16$"):
+        Train(batch=16, accumulate=3)
+
+
+def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
+    recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(), train=dataclasses.replace(RECIPE.train, ema=0.9))
+    ready = prepare(recipe)
+    found = [{row.path: row.rate for row in rows(ready, phase)} for phase in range(2)]
+    assert found[0]["stem/kernel"] == 0 and found[0]["head/kernel"] == 0.01
+    assert found[1]["stem/kernel"] == pytest.approx(0.01 / 200) and found[1]["head/kernel"] == 0.005
+    first, second = totals(ready, 0), totals(ready, 1)
+    assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
+    # Two waves, two counts.
+    assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, SELECTED, WAVES], ids=["plain", "selected", "waves"])
+def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
+    asked = []
+
+    def judge(step, measured):
+        asked.append((step, measured["accuracy"]))
+        return step < first
+
+    whole = run(recipe, tmp_path / "whole", quiet=True)
+    first = recipe.train.eval_every
+    short = run(recipe, tmp_path / "short", how=How(quiet=True, judge=judge))
+    assert asked == [(first, {s: v for s, n, v in told(whole.folder) if n == "validation/accuracy"}[first])]
+    assert short.result["steps"] == short.result["selected_step"] == first
+    assert short.result["asked_steps"] == whole.result["steps"] == whole.result["asked_steps"] == STEPS
+    # Until then nothing was different.
+    kept = [line for line in told(short.folder) if not line[1].startswith("test/")]
+    assert kept == [line for line in told(whole.folder) if line[0] <= first]
+    assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
+    with pytest.raises(FileExistsError) as error:
+        run(recipe, tmp_path / "short", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'short'} holds this recipe's run stopped at step {first} of {STEPS}; --overwrite it for the whole"
+    )
+
+
+def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):
+    asked = []
+
+    def judge(step, measured):
+        asked.append(step)
+        return True
+
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, judge=judge))
+    assert asked == [2, 4]
+    assert told(tmp_path / "run") == told(plain.folder)
+    final = [load_pretrained(folder).variables for folder in (tmp_path / "run", plain.folder)]
+    jax.tree.map(np.testing.assert_array_equal, *final)

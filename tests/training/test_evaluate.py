@@ -1,0 +1,62 @@
+"""A model on a split: every example once, in the order of the split."""
+
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from tlx import Data, Recipe, models, tasks
+from tlx.training import evaluate
+from tlx.training.evaluate import Outcome
+
+RECIPE = Recipe(data=Data(target="digits"), task=tasks.Classification(), model=models.Mlp())
+TASK = tasks.Classification(classes=2, names=("no", "yes"))
+
+
+def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_batch(monkeypatch):
+    # As text comes: by length, the last batch filled with copies that weigh nothing.
+    position = np.array([[3, 0], [4, 1], [2, 2]])
+    batches = [
+        {"x": p[:, None] * 10.0, "label": p % 2, "index": p + 100, "position": p, "weight": np.ones(2)}
+        for p in position
+    ]
+    batches[-1]["weight"] = np.array([1.0, 0.0])
+    monkeypatch.setattr(evaluate, "evaluation_batches", lambda *_, **__: iter(batches))
+    seen = []
+    engine = SimpleNamespace(
+        arms=2,
+        put_whole=lambda given: seen.append(sorted(given)) or given,
+        evaluate=lambda _, given: {"logits": np.stack([given["x"], -given["x"]])},
+    )
+    outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
+    np.testing.assert_array_equal(other.logits, -outcome.logits)
+    assert outcome.logits[:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert outcome.labels.tolist() == [0, 1, 0, 1, 0]
+    assert outcome.indices.tolist() == [100, 101, 102, 103, 104]
+    # The model sees inputs alone, never a label.
+    assert seen == [["x"]] * 3
+
+
+def test_mistakes_are_the_wrong_ones_alone_worst_first():
+    logits = np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.99, 0.01]])
+    outcome = Outcome(logits, np.array([0, 0, 0, 1]), np.arange(4))
+    shown = [{"label": int(label), "index": n, "text": f"text {n}"} for n, label in enumerate(outcome.labels)]
+    found = evaluate.mistakes(outcome, shown, TASK)
+    assert [one["text"] for one in found] == ["text 3", "text 2", "text 1"]
+    assert found[0]["label"] == "yes"
+    assert list(found[0]["answer"]) == ["no", "yes"]
+    assert [one["loss"] for one in found] == sorted((one["loss"] for one in found), reverse=True)
+    assert len(evaluate.mistakes(outcome, shown, TASK, count=1)) == 1
+    right = Outcome(logits[:1], np.array([0]), np.arange(1))
+    assert evaluate.mistakes(right, shown, TASK) == []
+
+
+def test_an_image_is_shown_as_it_is():
+    for channels in (1, 3):
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 5, channels)).astype(np.uint8)
+        head, _, body = evaluate.png(pixels).partition(",")
+        assert head == "data:image/png;base64"
+        back = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+        np.testing.assert_array_equal(back.reshape(pixels.shape), pixels)

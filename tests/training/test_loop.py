@@ -1,0 +1,339 @@
+"""A run from recipe to result: stopping, going on, choosing, and what goes wrong."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, tasks, tuning
+from tlx.data import Crop, examples
+from tlx.records.log import read_metrics
+from tlx.training.active_run import Diverged
+from tlx.training.loop import How
+from tlx.trees import flatten
+from tlx.types import Phase
+from tlx.weights import load_pretrained
+
+STEPS, EVERY, BATCH = 6, 2, 16
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4, augment=(Crop(padding=1),)),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16,), dropout=0.3),
+    optim=Optim(lr=0.01, weight_decay=0.1, warmup=0.3, clip=1.0),
+    train=Train(steps=STEPS, batch=BATCH, eval_every=EVERY, eval_batch=128),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shares(tuning.Tuning):
+    """Everything, for these shares of the run."""
+
+    shares: tuple[float, ...]
+    optim: tuple[tuple[str, float], ...] = ()
+
+    def phases(self, model):
+        return tuple(Phase(share, ((".*", Learn()),), optim=self.optim) for share in self.shares)
+
+
+BATCH_NORM = dataclasses.replace(RECIPE, model=models.Cnn(size=8, widths=(2,), dense=None))
+SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, select="best-validation"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_page():
+    """The page has tests of its own, and takes longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(RECIPE, tmp_path_factory.mktemp("plain") / "run", quiet=True)
+
+
+def bits(folder):
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def told(folder):
+    """Every number recorded, without the time it was."""
+    return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
+
+
+def test_the_result_holds_what_was_promised(plain):
+    result = json.loads((plain.folder / "result.json").read_text())
+    assert result == plain.result
+    assert {"fingerprint", "seed", "selection", "steps", "examples_per_second", "peak_memory_bytes"} < result.keys()
+    assert {"test/accuracy", "test/f1", "test/loss", "test/ece", "validation/accuracy"} < result["metrics"].keys()
+    assert plain.metrics is plain.result["metrics"]
+    assert result["parameters"] == {"total": 64 * 16 + 16 + 16 * 10 + 10, "trainable": 64 * 16 + 16 + 16 * 10 + 10}
+    assert result["seconds"].keys() == {"setup", "compile", "train", "eval"}
+    assert (result["steps"], result["selected_step"], result["selection"], result["seed"]) == (STEPS, STEPS, "last", 0)
+    assert result["examples"]["train"] == 40
+    assert result["examples_per_second"] > 0
+    assert result["peak_memory_bytes"] > 10**7
+    assert result["energy"].keys() == {"kwh", "co2e_kg", "how"} and result["energy"]["kwh"] > 0
+
+
+def test_every_number_of_a_run_is_on_record(plain):
+    names = {}
+    for step, name, value in told(plain.folder):
+        names.setdefault(name, {})[step] = value
+    assert list(names["train/loss"]) == list(names["train/gradient_norm"]) == list(range(1, STEPS + 1))
+    assert list(names["validation/accuracy"]) == [2, 4, 6]
+    assert list(names["test/accuracy"]) == [6]
+    assert names["test/accuracy"][6] == plain.metrics["test/accuracy"]
+    assert names["validation/accuracy"][6] == plain.metrics["validation/accuracy"]
+    assert names["train/rate"][6] < names["train/rate"][3] <= 0.01
+
+
+def test_what_is_measured_is_what_was_saved(plain):
+    kept = np.load(plain.folder / "predictions" / "test.npz")
+    assert plain.metrics["test/accuracy"] == (kept["logits"].argmax(-1) == kept["labels"]).mean()
+    pretrained = load_pretrained(plain.folder)
+    source = examples.open_dataset("digits").splits["test"]
+    image = pretrained.processor(source[int(kept["indices"][5])])["image"]
+    logits = models.forward(pretrained.model, pretrained.variables, {"image": image[None]})[0]["logits"]
+    np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stops"),
+    [(RECIPE, (5,)), (SELECTED, (3, 6)), pytest.param(BATCH_NORM, (4,), marks=pytest.mark.slow)],
+    ids=["plain", "best-validation, twice", "batch norm"],
+)
+def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):
+    goes_on(recipe, stops)
+
+
+def test_what_became_of_every_tensor_is_on_record(plain, tmp_path):
+    assert not (plain.folder / "weights.json").exists()
+    brought = Weights(str(plain.folder), reset=("head/.*",))
+    second = run(dataclasses.replace(RECIPE, weights=brought), tmp_path / "run", quiet=True)
+    held = json.loads((second.folder / "weights.json").read_text())
+    assert held["source"] == str(plain.folder)
+    assert {entry["path"]: entry["action"] for entry in held["entries"]} == {
+        "head/bias": "reset", "head/kernel": "reset", "stem/bias": "loaded", "stem/kernel": "loaded",
+    }  # fmt: skip
+
+
+def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_path):
+    run(RECIPE, tmp_path / "again", quiet=True)
+    assert bits(tmp_path / "again") == bits(plain.folder)
+    assert told(tmp_path / "again") == told(plain.folder)
+    run(dataclasses.replace(RECIPE, seed=1), tmp_path / "other", quiet=True)
+    assert bits(tmp_path / "other") != bits(plain.folder)
+
+
+def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, interrupted):
+    recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, compile="pmap"))
+    interrupted(recipe, tmp_path / "run", 5)
+    resumed = run(recipe, tmp_path / "run", resume=True, quiet=True)
+    ours, theirs = (flatten(load_pretrained(found.folder).variables.params) for found in (resumed, plain))
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_finished_run_is_returned_as_it_is(plain):
+    before = (plain.folder / "result.json").stat().st_mtime_ns
+    again = run(RECIPE, plain.folder, resume=True, quiet=True)
+    assert again.result == plain.result
+    assert (plain.folder / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError) as error:
+        run(RECIPE, plain.folder, quiet=True)
+    assert str(error.value) == (
+        f"{plain.folder} holds this recipe's run, finished; go on with --resume, or --overwrite it"
+    )
+
+
+def test_the_folder_of_another_recipe_is_left_alone(plain):
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="holds another recipe's run"):
+            run(dataclasses.replace(RECIPE, seed=1), plain.folder, resume=resume, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"task": tasks.Classification(classes=5)}, ValueError,
+         "labels outside the class range: the data have 10 classes, the task 5"),
+        ({"task": tasks.Regression()}, ValueError,
+         "the data set has classes (0, 1, 2, ...); it fits tasks.Classification"),
+        ({"model": models.Mlp()}, ValueError,
+         "images of (8, 8, 1) do not fit the model's (28, 28, 1); leave Data(size=, channels=) out, "
+         "or resize the model's position embeddings: Weights(resize=...)"),
+        ({"tuning": tuning.Rules(("stemm/.*", None), (".*", Learn()))}, ValueError,
+         "rule 'stemm/.*' claims no parameter; close: 'stem', 'stem/bias'"),
+        ({"train": Train(steps=2, batch=12)}, ValueError,
+         "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16"),
+        ({"seed": "0"}, TypeError, "seed wants int, got '0'"),
+        ({"train": Train(steps=2, batch=16, accumulate=4)}, ValueError,
+         "train.accumulate is 4: micro-batches of 4, which 8 devices cannot share evenly; take a batch that is a "
+         "multiple of 32, or fewer pieces"),
+        ({"tuning": tuning.Rules((".*", Learn(schedule="cosin")))}, ValueError,
+         "no schedule 'cosin'; close: 'cosine', 'constant'"),
+        ({"tuning": Shares(shares=(0.5, 0.4))}, ValueError,
+         "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+        ({"tuning": Shares(shares=(1.0,), optim=(("warmupp", 0.5),))}, ValueError,
+         "a phase changes optim.warmupp, which is no number of it; close: 'warmup'"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(changes, kind, message, tmp_path):
+    recipe = dataclasses.replace(RECIPE, **({"data": Data(target="digits", size=8)} | changes))
+    with pytest.raises(kind) as error:
+        run(recipe, tmp_path / "run", quiet=True)
+    assert str(error.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_split_is_named(split, tmp_path, monkeypatch):
+    dataset = examples.open_dataset("digits")
+    empty = dataset.splits | {split: dataset.splits[split].view([])}
+    monkeypatch.setattr(examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=empty))
+    with pytest.raises(ValueError) as error:
+        run(dataclasses.replace(RECIPE, data=Data(target="digits")), tmp_path / "run", quiet=True)
+    assert str(error.value) == f"data set 'digits' has no examples in its '{split}' split"
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_examples_and_parameter(tmp_path):
+    recipe = dataclasses.replace(RECIPE, optim=Optim("sgd", lr=float("inf")))
+    with pytest.raises(Diverged) as error:
+        run(recipe, tmp_path / "run", quiet=True)
+    found = re.fullmatch(
+        r"the loss is nan at step 2, its gradient's norm nan; the batch held examples \[(.*)\]; "
+        r"the largest gradient is that of 'head/bias' \(norm nan\)",
+        str(error.value),
+    )
+    assert found
+    assert len(found[1].split(", ")) == BATCH
+    assert [step for step, name, _ in told(tmp_path / "run") if name == "train/loss"] == [1]
+
+
+def test_parameters_that_are_spoilt_are_neither_measured_nor_kept(tmp_path):
+    recipe = dataclasses.replace(
+        RECIPE, optim=Optim("sgd", lr=float("inf")), train=dataclasses.replace(RECIPE.train, eval_every=1)
+    )
+    with pytest.raises(Diverged) as error:
+        run(recipe, tmp_path / "run", quiet=True)
+    assert str(error.value) == (
+        "the model's outputs are not finite after step 1, whose loss still was; its rate was inf: lower optim.lr, or "
+        "bound the gradient with optim.clip"
+    )
+    assert not list((tmp_path / "run").glob("checkpoints/[0-9]*"))
+
+
+FULL_DISK = """
+import resource, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import conftest
+import importlib.util
+spec = importlib.util.spec_from_file_location("test_train", {file!r})
+test_train = importlib.util.module_from_spec(spec)
+sys.modules["test_train"] = test_train
+spec.loader.exec_module(test_train)
+import tlx.report, tlx.training.checkpoint, tlx.records.log
+tlx.report.available = lambda: False
+say = tlx.records.log.Progress.say
+def full(self, text):
+    # From here on no file may grow: the checkpoint of step 4 and all after it fail, as on a full disk.
+    if text.startswith("step 4/"):
+        while not (Path(sys.argv[1]) / "checkpoints" / "2").is_dir():
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+tlx.records.log.Progress.say = full
+try:
+    test_train.run(test_train.RECIPE, sys.argv[1], quiet=True)
+except tlx.training.checkpoint.DiskFull as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
+    program = FULL_DISK.format(tests=str(Path(__file__).parents[1]), file=__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == (
+        f"the disk is full: {tmp_path / 'run'} could not be written. Everything saved before is intact; "
+        "free some space and continue with --resume\n"
+    ), done.stderr
+    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    assert not (tmp_path / "run" / "result.json").exists()
+    run(RECIPE, tmp_path / "run", resume=True, quiet=True)
+    assert bits(tmp_path / "run") == bits(plain.folder)
+    assert told(tmp_path / "run") == told(plain.folder)
+
+
+def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_path):
+    from tlx.training.loop import remember_compilations
+
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+        jax.config.update("jax_compilation_cache_dir", "/elsewhere")
+        remember_compilations()
+        assert jax.config.jax_compilation_cache_dir == "/elsewhere"
+        jax.config.update("jax_compilation_cache_dir", None)
+        remember_compilations()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+def test_environment_of_the_room():
+    assert os.environ["XLA_FLAGS"].count("device_count=8") >= 1
+    assert len(jax.devices()) == 8
+
+
+class Unreadable(tuple):
+    """A source of records that nobody may read."""
+
+    def __getitem__(self, row):
+        raise AssertionError(f"record {row} of the test split was read")
+
+
+def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monkeypatch):
+    dataset = examples.open_dataset("digits")
+    held = dataset.splits["test"]
+    hidden = examples.Examples(
+        held.name, held.split, Unreadable(range(len(held))), held.features, held.classes, rows=held.rows
+    )
+    monkeypatch.setattr(
+        examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
+    )
+    blind = run(RECIPE, tmp_path / "blind", how=How(quiet=True, test=False))
+    assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
+    assert not (blind.folder / "mistakes.json").exists()
+    assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
+    assert blind.metrics == {name: value for name, value in plain.metrics.items() if name.startswith("validation/")}
+    # The rows are known without their labels.
+    assert blind.result["data"] == plain.result["data"]
+    with pytest.raises(AssertionError, match="was read"):
+        run(RECIPE, tmp_path / "open", quiet=True)
+    # Where a frozen prefix is computed beforehand, it is not computed of them.
+    probe = dataclasses.replace(RECIPE, data=Data(target="digits", shots=4), tuning=tuning.Probe())
+    probed = run(probe, tmp_path / "probe", how=How(quiet=True, test=False))
+    assert [phase["cut"] for phase in probed.result["prefix"]] == ["head"]
+
+
+def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
+    run(RECIPE, tmp_path / "run", how=How(quiet=True, test=False))
+    again = run(RECIPE, tmp_path / "run", resume=True, how=How(quiet=True, test=False))
+    assert "test/accuracy" not in again.metrics
+    with pytest.raises(FileExistsError) as error:
+        run(RECIPE, tmp_path / "run", quiet=True, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} holds this recipe's run without its test split; --overwrite it for the whole"
+    )

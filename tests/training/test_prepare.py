@@ -1,0 +1,56 @@
+"""What does not fit together is refused before a number is drawn, and so before a program is compiled."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tlx import Data, Learn, Recipe, models, tasks, tuning
+from tlx.training.prepare import prepare
+from tlx.types import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(tuning.Tuning):
+    """Two phases that share less than a run."""
+
+    def phases(self, model):
+        return Phase(0.5, ((".*", Learn()),)), Phase(0.4, ((".*", Learn()),))
+
+
+VIT = models.Vit(size=8, patch=4, channels=1, width=8, depth=1, heads=2, mlp=8)
+WRONG = {
+    "nothing": (
+        tuning.Lora(rank=1, on=r"block/\d+/mlp/up"),
+        "Lora(on='block/\\\\d+/mlp/up') matches no layer; close: 'blocks/00/mlp/up', 'blocks/00/mlp'",
+    ),
+    "no matrix": (
+        tuning.Lora(rank=1, on="stem/patch"),
+        "Lora(on='stem/patch') matches 'stem/patch', which is no dense layer: its kernel is (4, 4, 1, 8)",
+    ),
+    "rank": (
+        tuning.Dora(rank=9),
+        "rank 9 is larger than the matrix 'blocks/00/attention/query/kernel', 8x8; take at most 8",
+    ),
+    "rule": (
+        tuning.Rules((r"block/.*", None), (".*", Learn())),
+        "rule 'block/.*' claims no parameter; close: 'blocks/00', 'blocks/00/mlp'",
+    ),
+    "shares": (Halves(), "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
+    "turns": (
+        tuning.InTurn((0.5, tuning.Lora(rank=9)), (0.5, tuning.Full())),
+        "rank 9 is larger than the matrix 'blocks/00/attention/query/kernel', 8x8; take at most 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_tuning_that_does_not_fit_is_refused_before_a_number_is_drawn(what, monkeypatch):
+    def drawn(model, key):
+        raise AssertionError("numbers were drawn")
+
+    how, message = WRONG[what]
+    monkeypatch.setattr("tlx.training.prepare.models.initialise", drawn)
+    recipe = Recipe(data=Data(target="digits"), task=tasks.Classification(classes=10), model=VIT, tuning=how)
+    with pytest.raises(ValueError) as error:
+        prepare(recipe)
+    assert str(error.value) == message

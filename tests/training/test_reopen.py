@@ -1,0 +1,135 @@
+"""A finished run opened again gives exactly what it began with, or says why it cannot."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Data, Optim, Recipe, Train, Weights, config, models, run, tasks, tuning
+from tlx.training.evaluate import passes
+from tlx.training.prepare import open_data, prepare
+from tlx.training.reopen import Meter, aligned, batches_of, recipe_of, reopen
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4),
+    task=tasks.Classification(),
+    model=models.Cnn(size=8, widths=(4, 4), dense=6),
+    optim=Optim(lr=0.05),
+    train=Train(steps=3, batch=16, eval_batch=64),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """From scratch, and from there with a fresh head and a still stem."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        first = run(RECIPE, folder / "first", quiet=True)
+        weights = Weights(str(first.folder), reset=("head/.*",))
+        recipe = dataclasses.replace(RECIPE, weights=weights, tuning=tuning.Probe(), seed=3)
+        second = run(recipe, folder / "second", quiet=True)
+    return first, second
+
+
+def same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_what_was_brought_is_rebuilt(runs):
+    first, second = map(reopen, (one.folder for one in runs))
+    assert first.ready.recipe == runs[0].recipe
+    same(first.before, prepare(RECIPE, open_data(RECIPE)).variables)
+    assert set(first.fresh) == set(flatten(first.before.params))
+    assert second.fresh == ("head/bias", "head/kernel")
+    same(second.before.params["stem"], first.after.params["stem"])
+    same(second.before.params["stem"], second.after.params["stem"])
+    assert not np.array_equal(second.before.params["head"]["kernel"], first.after.params["head"]["kernel"])
+    assert not np.array_equal(second.before.params["head"]["kernel"], second.after.params["head"]["kernel"])
+
+
+def test_the_meter_measures_what_the_run_did(runs):
+    opened = reopen(runs[1].folder)
+    for split in ("validation", "test"):
+        found = Meter(opened)(opened.after, split)
+        for name, value in found.metrics(opened.ready.task).items():
+            assert value == pytest.approx(runs[1].metrics[f"{split}/{name}"], rel=1e-5)
+        np.testing.assert_array_equal(
+            found.indices, np.load(runs[1].folder / "predictions" / f"{split}.npz")["indices"]
+        )
+
+
+def test_passes_give_every_example_once_in_order(runs):
+    opened = reopen(runs[0].folder)
+    found = passes(batches_of(opened, opened.splits.train), lambda inputs: {"mean": inputs["image"].mean((1, 2, 3))})
+    np.testing.assert_array_equal(found["index"], opened.splits.train.rows)
+    np.testing.assert_array_equal(found["label"], opened.splits.train.labels())
+    assert len(found["mean"]) == len(opened.splits.train)
+
+
+def copied(runs, tmp_path, **changes):
+    """The second run's folder, with other values in its recipe, whose fingerprint is theirs."""
+    shutil.copytree(runs[1].folder, tmp_path / "run")
+    # With its digests, no file of the run could have changed.
+    (tmp_path / "run" / "files.json").unlink()
+    recipe = dataclasses.replace(runs[1].recipe, **changes)
+    document = {"recipe": config.dump(recipe), "fingerprint": config.fingerprint(recipe)}
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(document))
+    result = json.loads((tmp_path / "run" / "result.json").read_text()) | {"fingerprint": document["fingerprint"]}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    return tmp_path / "run"
+
+
+def test_other_weights_than_those_of_the_run_are_noticed(runs, tmp_path):
+    folder = copied(runs, tmp_path, weights=None)
+    with pytest.raises(
+        ValueError, match=r"'the initial draw' is not what .* began with: 'blocks/00/kernel', which was"
+    ):
+        reopen(folder)
+
+
+def test_other_data_than_those_of_the_run_are_noticed(runs, tmp_path):
+    folder = copied(runs, tmp_path, data=Data(target="digits", shots=5))
+    with pytest.raises(ValueError, match="prepare the data set as it was"):
+        reopen(folder)
+
+
+def test_a_folder_without_a_finished_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        reopen(tmp_path)
+
+
+def test_a_recipe_that_its_file_cannot_name(tmp_path):
+    from flax import linen
+
+    made = dataclasses.replace(RECIPE, model=models.Linen(module=linen.Dense(10), shape=(64,)))
+    document = {"recipe": config.dump(made), "fingerprint": config.fingerprint(made)}
+    (tmp_path / "recipe.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"the recipe's model is not among the classes of tlx .* \(--config FILE\)"):
+        recipe_of(tmp_path)
+    assert recipe_of(tmp_path, made) == made
+    with pytest.raises(ValueError, match="the config is not that of"):
+        recipe_of(tmp_path, RECIPE)
+
+
+def test_what_a_merge_took_away_is_left_out_and_what_stayed_is_kept(tmp_path):
+    """LoRA's kernels have moved though they were frozen; of leaves that stay, what they began with stays too."""
+    recipe = dataclasses.replace(
+        RECIPE, model=models.Mlp(inputs=(8, 8, 1), widths=(4, 4)), tuning=tuning.Lora(rank=1, on="stem")
+    )
+    ready = prepare(recipe, open_data(recipe))
+    brought = flatten(ready.variables.params)
+    plain = {path: leaf for path, leaf in brought.items() if "lora" not in path}
+    merged = Variables(nest(plain | {"stem/kernel": plain["stem/kernel"] + 1}), {})
+    assert flatten(aligned(ready, merged, tmp_path).params).keys() == plain.keys()
+    assert flatten(aligned(ready, ready.variables, tmp_path).params).keys() == brought.keys()
+    other = Variables(nest(plain | {"blocks/00/kernel": plain["blocks/00/kernel"] + 1}), {})
+    with pytest.raises(ValueError, match="'blocks/00/kernel', which was frozen, is another now"):
+        aligned(ready, other, tmp_path)
+    with pytest.raises(ValueError, match="ended with 'strange', and"):
+        aligned(ready, Variables(merged.params | {"strange": np.zeros(1)}, {}), tmp_path)

@@ -1,0 +1,342 @@
+"""An arm in a pack is the arm alone: numbers, bits of what stays, phases, choices, and what one arm's end does."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, sharding, tasks, terms, tuning
+from tlx.data import Crop
+from tlx.records.log import read_metrics
+from tlx.training import run_many as many
+from tlx.training import vectorize
+from tlx.training.active_run import opened
+from tlx.training.batches import Stream, batches_of
+from tlx.training.loop import Diverged, How
+from tlx.training.phases import engine_of, fresh_states
+from tlx.training.reopen import rebuild
+from tlx.training.run_many import form_of, groups, run_many
+from tlx.trees import flatten
+from tlx.updates import Sam
+from tlx.weights import load_pretrained
+from tlx.weights.files import read_file
+
+LEAN = How(quiet=True, leave="learned")
+RECIPE = Recipe(
+    data=Data(target="digits", shots=4),
+    task=tasks.Classification(classes=10),
+    model=models.Mlp(inputs=(8, 8, 1), widths=(16, 12), dropout=0.2),
+    optim=Optim(lr=0.01, weight_decay=0.1, warmup=0.3, clip=1.0),
+    train=Train(steps=8, batch=16, eval_every=4, eval_batch=128),
+)
+VIT = models.Vit(size=8, patch=4, channels=1, width=16, depth=2, heads=2, mlp=24, dropout=0.1)
+
+LORA = tuning.Lora(rank=2)
+
+
+def varied(recipe, **fields):
+    made = {
+        name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    return dataclasses.replace(recipe, **made)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def packs(monkeypatch):
+    """Packs whatever the clock says, and tells how many arms each pack had."""
+    seen = []
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
+    train = many.train
+    monkeypatch.setattr(many, "train", lambda arms, *rest: seen.append(len(arms)) or train(arms, *rest))
+    return seen
+
+
+def compared(recipes, tmp_path, packs, size=None):
+    """Runs them packed and alone; every number that each leaves agrees."""
+    folders = [tmp_path / "packed" / str(n) for n in range(len(recipes))]
+    together = run_many(recipes, folders, how=LEAN)
+    for outcome in together:
+        if isinstance(outcome, Exception):
+            raise outcome
+    assert packs == [size or len(recipes)]
+    assert size or {run.result["pack"]["place"] for run in together} == set(range(len(recipes)))
+    for n, (recipe, ours) in enumerate(zip(recipes, together, strict=True)):
+        theirs = run(recipe, tmp_path / "alone" / str(n), how=LEAN)
+        for name, value in theirs.metrics.items():
+            assert ours.metrics[name] == pytest.approx(value, abs=5e-5), (n, name)
+        told, expected = (
+            {(line["step"], line["name"]): line["value"] for line in read_metrics(own.folder)} for own in (ours, theirs)
+        )
+        assert told.keys() == expected.keys()
+        for at, value in expected.items():
+            assert told[at] == pytest.approx(value, rel=2e-4, abs=2e-5), (n, at)
+        mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
+        assert mine.keys() == other.keys()
+        for path, leaf in other.items():
+            np.testing.assert_allclose(mine[path], leaf, rtol=2e-4, atol=2e-5, err_msg=f"{n} {path}")
+    return together
+
+
+NUMBERS = [
+    varied(RECIPE, seed=seed, optim={"lr": lr, "weight_decay": decay})
+    for seed, lr, decay in ((0, 0.01, 0.1), (0, 0.03, 0.0), (1, 0.01, 0.3))
+]
+CASES = {
+    "numbers and seeds": NUMBERS,
+    "one order": [varied(RECIPE, optim={"lr": lr}) for lr in (0.003, 0.01, 0.03)],
+    "two orders": [varied(RECIPE, seed=seed, optim={"lr": lr}) for lr in (0.003, 0.03) for seed in (0, 1)],
+    "two orders, streamed": [
+        # Not all of it learns: a key's bias has no gradient, and Adam divides what is left of rounding by its own size.
+        varied(RECIPE, model=VIT, tuning=LORA, seed=seed, data={"augment": (Crop(padding=1),)}, optim={"lr": lr})
+        for lr in (0.003, 0.03)
+        for seed in (0, 1)
+    ],
+    "two orders, statistics": [
+        varied(RECIPE, model=models.Cnn(size=8, widths=(3,), dense=None), seed=seed, optim={"lr": lr})
+        for lr in (0.003, 0.03)
+        for seed in (0, 1)
+    ],
+    "a stored prefix": [varied(one, tuning=tuning.Freeze(through="stem")) for one in NUMBERS],
+    "term weights": [varied(RECIPE, objective=(terms.Supervised(), terms.L2SP(weight=w))) for w in (0.0, 0.1, 3.0)],
+    "rates a stage": [varied(RECIPE, tuning=tuning.Full(decay=decay)) for decay in (0.5, 0.9)],
+    "ranks and alphas": [
+        varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=rank, alpha=alpha), seed=seed)
+        for rank, alpha, seed in ((1, 4.0, 0), (3, 8.0, 0), (2, 16.0, 1))
+    ],
+    "magnitudes": [varied(RECIPE, model=VIT, tuning=tuning.Dora(rank=rank)) for rank in (1, 2)],
+    "batch norm": [varied(RECIPE, model=models.Cnn(size=8, widths=(3,), dense=None), seed=seed) for seed in (0, 1)],
+    "phases": [varied(RECIPE, tuning=tuning.Gradual(factor=factor)) for factor in (1.0, 2.6)],
+    "the best": [varied(RECIPE, train={"select": "best-validation", "eval_every": 2}, seed=seed) for seed in (0, 1)],
+    "an average": [varied(RECIPE, train={"ema": keep}) for keep in (0.5, 0.9)],
+    "schedule-free": [
+        varied(RECIPE, optim=Optim("schedule-free-adamw", lr=lr, schedule="constant")) for lr in (0.01, 0.03)
+    ],
+    "two passes": [varied(RECIPE, update=Sam(rho=rho)) for rho in (0.01, 0.1)],
+    "micro-batches": [varied(RECIPE, train={"accumulate": 2}, seed=seed) for seed in (0, 1)],
+    "augmented": [varied(RECIPE, data={"augment": (Crop(padding=1),)}, seed=seed) for seed in (0, 1)],
+    "shots": [varied(RECIPE, data={"shots": shots}) for shots in (2, 4, 8)],
+    "smoothing": [varied(RECIPE, task={"smoothing": smoothing}) for smoothing in (0.0, 0.1)],
+    "masks": [
+        varied(RECIPE, tuning=tuning.Rules(*rules))
+        for rules in (
+            ((r"stem/.*", None), (r".*/bias", None), (r".*", Learn())),
+            ((r"stem/.*", None), (r".*", Learn(lr=0.5))),
+            ((r"stem/.*", None), (r".*/kernel", None), (r".*", Learn(weight_decay=0.2))),
+        )
+    ],
+    "learned rates": [
+        varied(RECIPE, tuning=tuning.Rules((r"stem/.*", Learn(lr=lr, weight_decay=decay)), (r".*", Learn())))
+        for lr, decay in ((0.1, 0.0), (1.0, 0.5))
+    ],
+}
+
+
+# Each mostly compiles: what a pack is by itself, and the others by the slow tests.
+NEAR = {"numbers and seeds", "a stored prefix", "masks"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in NEAR else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
+    compared(CASES[name], tmp_path, packs)
+
+
+def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
+    recipes = [varied(RECIPE, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.1, 0.2)]
+    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
+    readers = [{"labelled": arm.ready.processor} for arm in arms]
+    assert batches_of(arms, readers) == 2
+    assert batches_of(arms[:2], readers[:2]) == 1
+    assert batches_of(arms[:3], readers[:3]) == 3, "unequally many"
+    assert batches_of([arms[0], arms[2], arms[1]], readers[:3]) == 3, "apart"
+    for arm in arms:
+        arm.close()
+
+
+@pytest.mark.slow
+def test_what_an_arm_shares_is_held_once(tmp_path, packs):
+    held = []
+    placed = vectorize.packed
+
+    def seen(parts, mesh, states, **shared):
+        held.append(vectorize.axes_of(states))
+        return placed(parts, mesh, states, **shared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectorize, "packed", seen)
+        first = run(RECIPE, tmp_path / "first", how=How(quiet=True))
+        probes = [
+            varied(RECIPE, model=None, weights=Weights(str(first.folder)), tuning=tuning.Probe(), seed=seed)
+            for seed in (0, 1)
+        ]
+        compared(probes, tmp_path, packs)
+    assert all(axes.count(None) == 5 for axes in held), "the step and four frozen leaves"
+
+
+def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
+    """Weight decay, moments and the bound of the gradient know nothing of it."""
+    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
+    parts = [arm.ready.parts(0) for arm in arms]
+    readers = [{"labelled": arm.ready.processor} for arm in arms]
+    held = [arm.ready.processor for arm in arms]
+    states = fresh_states(arms, parts, 0, None)
+    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers, held)
+    assert (
+        learning
+        == vectorize.joined(parts).learning
+        == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
+    )
+    state, given = engine.place(states), Stream(engine, arms, readers, 0)
+    for step in range(3):
+        state = given.take(state, step, 8).state
+    for n, arm in enumerate(arms):
+        found = engine.fetch(state, n)
+        assert jax.tree.structure(found) == jax.tree.structure(form_of(arm).phases[0][1])
+        before, after = flatten(arm.ready.variables.params), flatten(found.variables.params)
+        for path, leaf in after.items():
+            assert np.array_equal(leaf, before[path]) == (arm.ready.partitions[0][path] is None), (n, path)
+        arm.close()
+
+
+def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
+    recipes = [varied(RECIPE, optim={"lr": lr, "clip": None}) for lr in (0.01, 1e20, 0.02)]
+    fine, gone, also = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
+    assert packs == [3]
+    assert isinstance(gone, Diverged)
+    assert "loss" in str(gone) or "outputs" in str(gone)
+    assert not (tmp_path / "1" / "result.json").exists()
+    alone = run(recipes[0], tmp_path / "alone", how=LEAN)
+    assert fine.metrics["test/loss"] == pytest.approx(alone.metrics["test/loss"], abs=5e-5)
+    assert np.isfinite(also.metrics["test/loss"])
+
+
+def test_a_recipe_that_does_not_fit_together_stops_no_other(tmp_path, packs):
+    wrong = varied(RECIPE, tuning=tuning.Freeze(through="nothing"))
+    outcomes = run_many([RECIPE, wrong, varied(RECIPE, seed=1)], [tmp_path / str(n) for n in range(3)], how=LEAN)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Run", "ValueError", "Run"]
+    assert packs == [2]
+
+
+def kept(folder):
+    """The bytes of all files of a run but its checkpoints."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts]
+    return {path: path.read_bytes() for path in files}
+
+
+# Their checkpoint at step 4 is at the end of the first.
+PHASES = {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}
+
+
+@pytest.mark.parametrize("fields", [{}, pytest.param(PHASES, marks=pytest.mark.slow)], ids=["one phase", "two phases"])
+def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatch):
+    from tlx.training import loop
+
+    recipes = [varied(RECIPE, seed=seed, **fields) for seed in (0, 1)]
+    whole = run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
+    folders = [tmp_path / "parts" / str(n) for n in range(2)]
+    validate = loop.validate
+
+    def stop(arms, engine, state, reader, step, *rest):
+        if step == 8:
+            raise KeyboardInterrupt
+        return validate(arms, engine, state, reader, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_many(recipes, folders, how=LEAN)
+    # One checkpoint for both.
+    assert [len(list(folder.glob("checkpoints/group-2-*/4"))) for folder in folders] == [1, 0]
+    again = run_many(recipes, folders, how=LEAN)
+    assert packs == [2, 2, 2]
+    for ours, theirs in zip(again, whole, strict=True):
+        assert ours.result["flops"] == theirs.result["flops"]
+        mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
+        for path, leaf in other.items():
+            np.testing.assert_array_equal(mine[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["a stored prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ranks and alphas", "batch norm"))],
+)
+def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    recipe = CASES[case][0]
+    (cell,) = run_many([recipe], [tmp_path / "cell"], how=LEAN)
+    with pytest.raises(FileNotFoundError, match="is a study's cell, which kept what it learned; `tlx rebuild`"):
+        load_pretrained(cell.folder)
+    rebuild(cell.folder)
+    whole = run(recipe, tmp_path / "whole", how=How(quiet=True))
+    ours, theirs = (load_pretrained(own.folder).variables for own in (cell, whole))
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert (cell.folder / "mistakes.json").read_text() == (whole.folder / "mistakes.json").read_text()
+    (cell.folder / "learned.safetensors").unlink()
+    assert rebuild(cell.folder) == cell.folder
+    shutil.rmtree(cell.folder / "model")
+    with pytest.raises(FileNotFoundError, match="kept neither its model nor what it learned"):
+        rebuild(cell.folder)
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, packs):
+    recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
+    folders = [tmp_path / str(n) for n in range(2)]
+    first = run_many(recipes[:1], folders[:1], how=LEAN)
+    before = kept(folders[0])
+    found = run_many(recipes, folders, how=LEAN)
+    assert kept(folders[0]) == before
+    assert found[0].result == first[0].result
+    # The second run's group is that of both recipes, whatever is finished.
+    assert packs == [1, 2]
+    assert run_many(recipes, folders, how=LEAN)[1].result == found[1].result
+    assert packs == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        varied(RECIPE, train={"batch": 8}),
+        varied(RECIPE, train={"steps": 9}),
+        varied(RECIPE, model=VIT),
+        varied(RECIPE, optim={"clip": None}),
+        varied(RECIPE, optim={"schedule": "linear"}),
+        varied(RECIPE, optim=Optim("sgd", lr=0.01)),
+        varied(RECIPE, data={"augment": (Crop(padding=1),)}),
+        varied(RECIPE, task=tasks.Classification(classes=11)),
+    ],
+)
+def test_what_is_no_number_is_another_group(other):
+    assert groups([RECIPE, other, varied(RECIPE, seed=3)]) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        varied(RECIPE, tuning=tuning.Rules((r"(stem|blocks)/.*", None), (r".*", Learn()))),
+        varied(RECIPE, tuning=tuning.Rules((r"stem/bias", None), (r".*", Learn()))),
+        varied(RECIPE, tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())), update=Sam()),
+        varied(
+            RECIPE,
+            tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
+            objective=(terms.Supervised(), terms.L2SP()),
+        ),
+        pytest.param(varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)), marks=pytest.mark.slow),
+    ],
+)
+def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):
+    base = varied(RECIPE, tuning=tuning.Rules((r"stem/.*", None), (r".*", Learn())))
+    base = varied(base, update=other.update, objective=other.objective)
+    if other.model is VIT:
+        base = varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2))
+    run_many([base, other], [tmp_path / "a", tmp_path / "b"], how=LEAN)
+    assert packs == [1, 1]

@@ -1,0 +1,114 @@
+"""The measurement: the study's runs, the card's document, and the page.
+
+DIR/study.json, cells/, ...   the study of both arms (see `tlx.records.studies`)
+DIR/operations.json           FLOPs of a run of either arm
+DIR/benefit.json, benefit.html   the card
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tlx import config
+from tlx.analysis.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH, SEED
+from tlx.analysis.benefit.card import card
+from tlx.files.documents import read_json, read_lines, records
+from tlx.records.log import write_json
+from tlx.records.run_directory import environment
+from tlx.records.studies import StudyRecords
+from tlx.study import Study, run_study
+from tlx.study.work import EXECUTIONS
+from tlx.training.energy import POUNDS_2018, PUE_2018, checked
+from tlx.training.flops import Operations, operations
+
+OPERATIONS, CARD, PAGE = "operations.json", "benefit.json", "benefit.html"
+
+
+def measure(
+    study: Study,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    quiet: bool = False,
+    command: str = "",
+    file: str = "",
+    worker: Sequence[str] = (),
+    pue: float = PUE_2018,
+    pounds_per_kwh: float = POUNDS_2018,
+) -> dict[str, Any]:
+    """Runs what is not done of a `benefit_study` in the directory `out`, and writes the card there: `benefit.json`,
+    which is also returned, and `benefit.html` where the extra that draws it is installed.
+
+    `pue` (watts drawn by the building a watt of the machine) and `pounds_per_kwh` of CO2e are of 2018 by default, and
+    are for the formula of Strubell et al. (2019) alone. The rest is as in `tlx.study.run_study`. Raises ValueError
+    for a negative one of these, and where no seed has finished in both arms.
+    """
+    for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
+        checked(value, name)
+    found = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker)
+    directory = Path(out)
+    counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
+    base = study.base
+    document = {
+        "fingerprint": config.fingerprint(base),
+        "recipe": config.dump(base),
+        "changes": [[path, told(before), told(after)] for path, before, after in differences(study)],
+        "command": command,
+        **card(found, counted, at_once=at_once(directory, found), pue=pue, pounds_per_kwh=pounds_per_kwh),
+        "environment": environment(),
+    }
+    write_json(directory / CARD, document)
+    from tlx import report
+
+    if report.available():
+        from tlx.report import benefit as page
+
+        page.write(directory / PAGE, document)
+    return document
+
+
+def at_once(directory: Path, found: StudyRecords) -> int:
+    """How many processes ran cells of the study side by side on one machine, at most: each worked from the beginning of
+    its first run to the end of its last."""
+    took = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in found.cells if cell.result}
+    spans: dict[tuple[str, int], list[float]] = {}
+    # A killed worker may have left half a line.
+    for line in read_lines(directory / EXECUTIONS, records.EXECUTION, skip_damaged=True):
+        if line["cell"] in took:
+            begin, end = line["time"] - took[line["cell"]], line["time"]
+            span = spans.setdefault((line["host"], line["process"]), [begin, end])
+            span[:] = min(span[0], begin), max(span[1], end)
+    return max(
+        (
+            sum(host == other and first <= begin < last for (other, _), (first, last) in spans.items())
+            for (host, _), (begin, _) in spans.items()
+        ),
+        default=1,
+    )
+
+
+def largest(study: Study, arm: str) -> Any:
+    """The arm's cell with the most labels, of the first seed."""
+    cells = [cell for cell in study.by_fingerprint.values() if cell.names[ARM] == arm]
+    return max(cells, key=lambda cell: (cell.names[LABELS], -cell.names[SEED]))
+
+
+def differences(study: Study) -> list[tuple[str, Any, Any]]:
+    """In what the arms differ, as the recipe's records."""
+    ours, theirs = (largest(study, arm) for arm in (PRETRAINED, SCRATCH))
+    paths = [path for path in theirs.changes if path not in ours.changes]
+    return [(path, config.at(ours.recipe, path), config.at(theirs.recipe, path)) for path in paths]
+
+
+def told(value: Any) -> str:
+    return value if isinstance(value, str) else config.source(value)
+
+
+def counted_once(directory: Path, study: Study, arm: str) -> Operations:
+    """The operations of a run of the arm, remembered by the fingerprint of its recipe."""
+    path, cell = directory / OPERATIONS, largest(study, arm)
+    known = read_json(path, records.OPERATIONS, remedy=f"delete {path}: it is counted again") if path.is_file() else {}
+    if cell.fingerprint not in known:
+        known[cell.fingerprint] = operations(cell.recipe)._asdict()
+        write_json(path, known)
+    return Operations(**known[cell.fingerprint])

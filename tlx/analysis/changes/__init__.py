@@ -1,0 +1,161 @@
+"""What moved: a finished run's weights and features before against after, stage by stage.
+
+`weights` is how far each leaf went and the spectra of kernels, `features` the similarity of features and linear probes,
+`line` the loss between the two. The document that comes of it, `moved.json`, holds
+
+* `version` 1, `fingerprint` and `data` as in `result.json`;
+* `before`: `source`, `scratch` (nothing was brought), `fresh` (paths whose first values were drawn), `fresh_stages`;
+  `after`: `selection` and `step` of the checkpoint;
+* `examples`: how many, by split, and their `indices` in it; the test split is never opened;
+* `leaves`: a row a leaf with `path`, `stage`, `kind`, `count`, norms `before`, `after`, `change`, and `relative`;
+* `stages`: a row a stage with `name`; `weights` by kind (`all`, `kernels`, `biases`, `norms`, `embeddings`, `added`,
+  `others`), each with `count`, the norms and `relative`; `similarity` (`cka`, `plain`, `batches`); `probe` (`before`
+  and `after`, each `measure`, `value`, `low`, `high`, `method`, `converged`, of an accuracy `right` and `examples`);
+* `kernels`: a row a kernel with `path`, `stage`, `shape`, `matrix`, and `before`, `after`, `change`, each with
+  `effective_rank` and `singular_values` (the eight largest);
+* `line`: a row a point with `share` and, by metric, `value`, `low`, `high`;
+* `notes`: sentences that a reader of the numbers needs.
+
+A number that is not defined is null.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlx import report
+from tlx.analysis.changes import features, line, weights
+from tlx.data import Examples, subset
+from tlx.functional.selection import BY_VALIDATION
+from tlx.recipe import Recipe
+from tlx.records.log import write_json
+from tlx.records.run_directory import MOVED, writing
+from tlx.training.reopen import Batches, Reopened, batches_of, reopen
+from tlx.trees import flatten
+
+EXAMPLES = 512
+Say = Callable[[str, int, int], None]
+
+
+def moved(
+    run: str | Path | Any, *, examples: int = EXAMPLES, recipe: Recipe | None = None, say: Say | None = None
+) -> dict[str, Any]:
+    """Measures what moved in a finished run; writes `moved.json` into its folder, draws its page again, and returns the
+    document (see `tlx.analysis.changes`).
+
+    `run` is the folder, or what `tlx.run` returned. At most so many `examples` of the training split (for the probes)
+    and of the validation split (for everything) are looked at; the test split never is. `recipe` is that of the run's
+    config file, where the model is a module of your own. `say(part, done, total)` is called as the work goes on.
+
+    Raises FileNotFoundError where there is no finished run, ValueError where what it began with cannot be rebuilt, or
+    `examples` is too small.
+    """
+    if examples < 8:
+        raise ValueError(f"examples is {examples}; give 8 or more (the unbiased similarity needs 4 in each batch)")
+    path = Path(getattr(run, "folder", run))
+    tell = say or (lambda part, done, total: None)
+    with writing(path) if path.is_dir() else nullcontext():
+        opened = reopen(path, recipe)
+        splits = opened.splits
+        chosen = {"train": some(splits.labelled, examples), "validation": some(splits.validation, examples)}
+        document = measured(opened, chosen, tell)
+        write_json(path / MOVED, document)
+        if report.available():
+            tell("page", 0, 1)
+            report.write_run(path)
+            tell("page", 1, 1)
+    return document
+
+
+def some(examples: Examples, count: int) -> Examples:
+    """At most `count` of the examples, drawn in equal shares of every class: the same ones each time."""
+    if len(examples) <= count:
+        return examples
+    strata = examples.labels() if examples.features.target == "class" else np.zeros(len(examples), np.int32)
+    drawn = subset(strata, fraction=count / len(examples), seed=0)
+    # Shares are rounded, so a class or two may have pushed the draw past what was asked for.
+    return examples.view(np.sort(np.random.default_rng(0).permutation(drawn)[:count]))
+
+
+def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[str, Any]:
+    """The document of `moved.json`."""
+    ready, result = opened.ready, opened.result
+    names = [stage.name for stage in ready.model.stages]
+    declared = flatten(ready.model.params)
+    before, after = opened.before.params, opened.after.params
+    leaves = weights.changes(before, after, names, declared.keys())
+    owners = [*names, *sorted({row["stage"] for row in leaves} - set(names))]
+    leaves.sort(key=lambda row: owners.index(row["stage"]))
+    kernels = weights.spectra(before, after, leaves, lambda done, total: tell("spectra of kernels", done, total))
+    batches = {name: batches_of(opened, examples) for name, examples in chosen.items()}
+    found = stages(opened, batches, tell)
+    rows = []
+    for name in owners:
+        own = [row for row in leaves if row["stage"] == name]
+        rows.append({"name": name, "weights": weights.by_kind(own) if own else {}} | found.get(name, {}))
+    fresh = list(opened.fresh)
+    return {
+        "version": 1,
+        "fingerprint": result["fingerprint"],
+        "data": result["data"],
+        "before": {
+            "source": ready.manifest.source,
+            "scratch": not ready.manifest.entries,
+            "fresh": fresh,
+            "fresh_stages": sorted({weights.stage_of(path, names) for path in fresh}, key=owners.index),
+        },
+        "after": {"selection": result["selection"], "step": result["selected_step"]},
+        "examples": {
+            name: {"count": len(examples), "of": len(getattr(opened.splits, name)), "indices": examples.rows.tolist()}
+            for name, examples in chosen.items()
+        },
+        "leaves": leaves,
+        "stages": rows,
+        "kernels": kernels,
+        "line": line.path(opened, batches["validation"], told=lambda done, total: tell("the line", done, total)),
+        "notes": notes(opened, fresh),
+    }
+
+
+def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str, dict[str, Any]]:
+    """`similarity` and `probe` of every stage, by its name."""
+    read, rows = features.reader(opened), {}
+    sides = (opened.before, opened.after)
+    passed: dict[str, list[features.Features]] = {"train": [], "validation": []}
+    for split, kept in passed.items():
+        for variables in sides:
+            tell("features", sum(map(len, passed.values())), 4)
+            kept.append(read(variables, batches[split]))
+    tell("features", 4, 4)
+    classes, names = bool(opened.ready.task.names), [stage.name for stage in opened.ready.model.stages]
+    for number, name in enumerate(names, 1):
+        old, new = (side[name] for side in passed["validation"])
+        probes = {}
+        for when, train, held in zip(("before", "after"), passed["train"], passed["validation"], strict=True):
+            pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, held)]
+            probes[when] = features.probe(pairs[0], pairs[1], classes)
+        rows[name] = {"similarity": features.similarity(old, new), "probe": probes}
+        tell("probes", number, len(names))
+    return rows
+
+
+def notes(opened: Reopened, fresh: list[str]) -> list[str]:
+    """What a reader of the numbers must know."""
+    told, scratch = [], not opened.ready.manifest.entries
+    if scratch:
+        told.append("Nothing was brought: 'before' is the initial draw of the recipe's seed.")
+    elif fresh:
+        told.append(
+            f"{len(fresh)} leaves were drawn from the recipe's seed and not brought ({', '.join(fresh[:3])}"
+            f"{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
+        )
+    if opened.result["selection"] in BY_VALIDATION:
+        told.append("The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'.")
+    told.append("A probe after training reads features that have been fitted to its training examples' labels.")
+    return told
+
+
+__all__ = ["EXAMPLES", "moved"]

@@ -1,0 +1,91 @@
+"""How far the features moved: their similarity and what a linear probe reads in them, stage by stage.
+
+Shapes: N examples, W width of a stage's summary.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlx import models
+from tlx.functional.metrics import linear_cka, merge, sum_similarity, summarise_similarity
+from tlx.report.intervals import measure, wilson
+from tlx.tasks import Regression
+from tlx.training.evaluate import Outcome, passes
+from tlx.training.reopen import Batches, Reopened
+from tlx.types import Variables
+
+BATCH = 64
+Features = dict[str, np.ndarray]
+
+
+def reader(opened: Reopened) -> Callable[[Variables, Batches], Features]:
+    """A function that gives one row an example of each stage's tap, by stage, with `label` and `logits`; compiled once
+    a shape of batch."""
+    model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
+    names = [stage.name for stage in model.stages]
+
+    @jax.jit
+    def read(variables: Variables, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        taps, _ = models.forward(model, variables, inputs, dtype=dtype)
+        mask = taps["carry"].get("mask")
+        return {name: models.summary(taps[name], mask) for name in names}
+
+    def rows(variables: Variables, batches: Batches) -> Features:
+        placed = jax.device_put(variables)
+        return passes(batches, lambda inputs: read(placed, inputs))
+
+    return rows
+
+
+def similarity(x: np.ndarray, y: np.ndarray, size: int = BATCH) -> dict[str, Any]:
+    """Linear CKA of features [N, W] before and after: `cka` by batches of about `size` with the unbiased HSIC, and
+    `plain` over all at once; None where it is not defined.
+
+    Batches are drawn at random (seeded): in the data's own order they may hold one class, or one length of text.
+    """
+    order = np.random.default_rng(0).permutation(len(x))
+    plain = linear_cka(x, y)
+    if len(x) < 4:
+        return {"cka": None, "plain": finite(plain), "batches": 0}
+    parts = np.array_split(order, max(1, len(x) // size))
+    sums = sum_similarity(x[parts[0]], y[parts[0]])
+    for part in parts[1:]:
+        sums = merge(sums, sum_similarity(x[part], y[part]))  # type: ignore[assignment]
+    return {"cka": finite(summarise_similarity(sums)["cka"]), "plain": finite(plain), "batches": len(parts)}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray], classes: bool) -> dict[str, Any]:
+    """A linear probe on features [N, W] and labels, fitted on `train`: `value` on `held` with its 95 % interval.
+
+    Logistic regression and its accuracy where the labels are `classes`, else ridge regression and its R2, on features
+    standardised by the training examples (Alain and Bengio, 2017, put such probes on every layer).
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    (x, labels), (held_x, held_labels) = train, held
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000) if classes else Ridge())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(x.astype(np.float64), labels)
+    settled = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    said = model.predict(held_x.astype(np.float64))
+    if not classes:
+        outcome, task = Outcome(said, held_labels, np.arange(len(said))), Regression()
+        interval = measure("r2", outcome, task)
+        told = interval._asdict() if interval else {}
+        return {"measure": "r2", "value": outcome.metrics(task)["r2"], **told, "converged": settled}
+    right = int((said == held_labels).sum())
+    found = {"measure": "accuracy", "value": right / len(said), **wilson(right, len(said))._asdict()}
+    return found | {"right": right, "examples": len(said), "converged": settled}

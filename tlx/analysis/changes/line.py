@@ -1,0 +1,56 @@
+"""What the loss does on the straight line from the weights that were brought to those that were found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx import models
+from tlx.analysis.changes.weights import Told
+from tlx.report.intervals import measure
+from tlx.training.evaluate import Outcome, passes
+from tlx.training.reopen import Batches, Reopened
+from tlx.types import Variables
+from tlx.weights import blend
+
+POINTS = 11
+
+
+def path(
+    opened: Reopened, batches: Batches, points: int = POINTS, told: Told = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """A row a point: `share` (0 brought, 1 found), `loss` and what else the task measures, each with `low` and `high`
+    of its 95 % interval where it has one. Statistics of batch norm are interpolated too.
+
+    One program a shape of batch serves all points, for the share is an array.
+    """
+    model, task, dtype = opened.ready.model, opened.ready.task, opened.ready.recipe.train.dtype
+
+    @jax.jit
+    def logits(before: Variables, after: Variables, share: Any, inputs: Mapping[str, Any]) -> Any:
+        return models.forward(model, blend.interpolate(before, after, share), inputs, dtype=dtype)[0]["logits"]
+
+    before, after = jax.device_put((opened.before, opened.after))
+    rows = []
+    for number in range(points):
+        share = number / (points - 1)
+
+        def compute(inputs: Mapping[str, Any], at: Any = jnp.float32(share)) -> dict[str, Any]:
+            return {"logits": logits(before, after, at, inputs)}
+
+        found = passes(batches, compute)
+        outcome = Outcome(found["logits"], found["label"], found["index"])
+        row: dict[str, Any] = {"share": share}
+        for name in names(task):
+            interval = measure(name, outcome, task)
+            row[name] = {"value": outcome.metrics(task)[name]}
+            row[name] |= {"low": interval.low, "high": interval.high} if interval else {}
+        rows.append(row)
+        told(number + 1, points)
+    return rows
+
+
+def names(task: Any) -> tuple[str, ...]:
+    """The loss of a task and, of a classification, its accuracy."""
+    return ("loss", "accuracy") if task.names else ("mse",)

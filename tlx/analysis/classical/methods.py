@@ -1,0 +1,245 @@
+"""Classical methods on features: from what a setting grants to the classes of its test examples.
+
+Shapes: N rows of the source, M of the target, L of them with labels, T test rows, W width, D dimensions kept.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx.functional.reweight import effective, gaussian, likelihood_ratio, mean_matching, mean_square
+
+# The dimensions of a subspace, and the most rows of each set whose kernels, or whose transport, are held whole.
+DIMENSIONS, COMPONENT_ROWS, TRANSPORT_ROWS = 32, 1000, 2000
+ROUNDS = 20
+# Of an optimiser of logistic regression.
+STEPS = 2000
+
+
+class Given(NamedTuple):
+    """What a method may look at: features and labels of the source, features of the target, those of its examples
+    whose labels are granted with these (L may be 0), and the features of the test examples."""
+
+    source: np.ndarray
+    labels: np.ndarray
+    target: np.ndarray
+    granted: np.ndarray
+    granted_labels: np.ndarray
+    test: np.ndarray
+
+
+class Answer(NamedTuple):
+    """The `classes` [T] that a method says, and numbers about how it came to them."""
+
+    classes: np.ndarray
+    told: dict[str, float]
+
+
+class Method(NamedTuple):
+    """`needs` are what a setting has to grant beyond the source and the target's features: "labels" or nothing."""
+
+    answer: Callable[[Given], Answer]
+    about: str
+    needs: str = ""
+
+
+def logistic(x: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Any:
+    """Logistic regression, as every method here uses it (a penalty of half the squared norm); weights count by their
+    ratio to their mean."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        # Told by `answer`.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        shares = None if weights is None else weights / weights.mean()
+        return LogisticRegression(max_iter=STEPS).fit(x, labels, shares)
+
+
+def answer(fitted: Any, test: np.ndarray, **told: float) -> Answer:
+    """What a classifier says of the test rows; `converged` is 0 where its fit ran out of steps."""
+    return Answer(fitted.predict(test), {"converged": converged(fitted), **told})
+
+
+def converged(fitted: Any) -> float:
+    return float(fitted.n_iter_.max() < STEPS)
+
+
+def standard(given: Given) -> Given:
+    """The features by the mean and the spread of source and target together: one scale for every method. By the
+    source's alone a feature that it hardly has would be huge in the target."""
+    every = np.concatenate([given.source, given.target])
+    centre, spread = every.mean(0), every.std(0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    return given._replace(**{
+        name: (getattr(given, name) - centre) / spread for name in ("source", "target", "granted", "test")
+    })  # fmt: skip
+
+
+def source_only(given: Given) -> Answer:
+    return answer(logistic(given.source, given.labels), given.test)
+
+
+def target_only(given: Given) -> Answer:
+    return answer(logistic(given.granted, given.granted_labels), given.test)
+
+
+def coral(given: Given) -> Answer:
+    """CORAL (Sun et al., 2016, algorithm 1): the source is whitened and coloured as the target, by the covariances plus
+    the identity; its mean, which the paper takes off beforehand, becomes the target's too."""
+    whiten, colour = power(covariance(given.source), -0.5), power(covariance(given.target), 0.5)
+    moved = (given.source - given.source.mean(0)) @ whiten @ colour + given.target.mean(0)
+    return answer(logistic(moved, given.labels), given.test)
+
+
+def covariance(rows: np.ndarray) -> np.ndarray:
+    """[N, W] -> [W, W], plus the identity."""
+    return np.cov(rows, rowvar=False).reshape(rows.shape[1], -1) + np.eye(rows.shape[1])
+
+
+def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """A symmetric positive matrix to a power."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * values**exponent) @ vectors.T
+
+
+def subspace(given: Given) -> Answer:
+    """Subspace alignment (Fernando et al., 2013): the first D principal directions of the source, turned into those of
+    the target; each set about its own mean."""
+    kept = min(DIMENSIONS, given.source.shape[1], len(given.source) - 1, len(given.target) - 1)
+    bases = [principal(rows, kept) for rows in (given.source, given.target)]
+    aligned = (given.source - given.source.mean(0)) @ bases[0] @ (bases[0].T @ bases[1])
+    fitted = logistic(aligned, given.labels)
+    return answer(fitted, (given.test - given.target.mean(0)) @ bases[1], dimensions=kept)
+
+
+def principal(rows: np.ndarray, kept: int) -> np.ndarray:
+    """The directions of the greatest spread, [W, D]."""
+    return np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:kept].T
+
+
+def components(given: Given, mu: float = 1.0) -> Answer:
+    """Transfer component analysis (Pan et al., 2011, section III.B): the first D solutions W of
+
+        max tr(W' K H K W)  with  W' (K L K + mu I) W = I
+
+    with a Gaussian kernel K over both sets, whose squared width is the mean squared distance, the centring H, and L
+    such that tr(K L) is the squared distance of the sets' means. Components are scaled to a spread of 1. At most
+    `COMPONENT_ROWS` of each set, drawn once, are the kernel's rows; of the source they are what is learned from.
+    """
+    own, other = some(len(given.source), COMPONENT_ROWS), some(len(given.target), COMPONENT_ROWS)
+    every = np.concatenate([given.source[own], given.target[other]])
+    directions = transfer_directions(every, len(own), min(DIMENSIONS, len(every) - 1), mu)
+    width = mean_square(given.source[own], given.target[other])
+    fitted = logistic(gaussian(given.source[own], every, width) @ directions, given.labels[own])
+    test = gaussian(given.test, every, width) @ directions
+    return answer(fitted, test, dimensions=directions.shape[1], source=len(own), target=len(other))
+
+
+def transfer_directions(every: np.ndarray, first: int, kept: int, mu: float) -> np.ndarray:
+    """The W [N + M, D] of `components`, for rows of which the `first` are the source's."""
+    from scipy.linalg import eigh
+
+    count = len(every)
+    kernel = gaussian(every, every, mean_square(every[:first], every[first:]))
+    toward = kernel @ np.where(np.arange(count) < first, 1 / first, -1 / (count - first))
+    centred = kernel - kernel.mean(0)
+    spread = centred.T @ centred
+    held = np.outer(toward, toward) + mu * np.eye(count)
+    values, vectors = eigh(spread, held, subset_by_index=[count - kept, count - 1])
+    kept_ones = values > 1e-10 * values[-1]
+    return (vectors[:, kept_ones] * np.sqrt(count / values[kept_ones]))[:, ::-1]
+
+
+def transport(given: Given) -> Answer:
+    """Optimal transport (Courty et al., 2017): each example of the source where the exact plan, by squared distance,
+    takes it on average. At most `TRANSPORT_ROWS` of each set, drawn once, are moved and learned from. Raises
+    ImportError without the extra `tlx[classical]`."""
+    own, other = some(len(given.source), TRANSPORT_ROWS), some(len(given.target), TRANSPORT_ROWS)
+    moved, cost = transported(given.source[own], given.target[other])
+    fitted = logistic(moved, given.labels[own])
+    return answer(fitted, given.test, cost=cost, source=len(own), target=len(other))
+
+
+def transported(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """The source [N, W] moved, and the mean squared way."""
+    ot = optimal_transport()
+    squares = ot.dist(source, target)
+    plan = ot.emd(np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target)), squares, 1_000_000)
+    return plan @ target * len(source), float((plan * squares).sum())
+
+
+def optimal_transport() -> Any:
+    """The library POT; ImportError, which names the extra, where it is missing."""
+    # It would import every array library that it finds.
+    for name in ("PYTORCH", "TENSORFLOW", "CUPY"):
+        os.environ.setdefault(f"POT_BACKEND_DISABLE_{name}", "1")
+    try:
+        import ot
+    except ModuleNotFoundError:
+        raise ImportError("the method 'ot' needs POT: pip install 'tlx[classical]'") from None
+    return ot
+
+
+def matched(given: Given) -> Answer:
+    """Logistic regression on the source under the weights of kernel mean matching (`tlx.functional.reweight`)."""
+    return weighed(given, mean_matching(given.source, given.target))
+
+
+def likely(given: Given) -> Answer:
+    """The same under those of KLIEP."""
+    return weighed(given, likelihood_ratio(given.source, given.target))
+
+
+def weighed(given: Given, weights: np.ndarray) -> Answer:
+    return answer(logistic(given.source, given.labels, weights), given.test, effective=effective(weights))
+
+
+def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
+    """TrAdaBoost (Dai et al., 2007, algorithm 1) over logistic regressions: a round that errs on an example makes one
+    of the target count more, and one of the source less. The later half of the rounds votes, by log(1 / beta); for more
+    than two classes the class of most votes, which for two is the paper's rule. An error of 1/2 and more, which the
+    paper forbids, counts as just below.
+    """
+    count, settled = len(given.source), 1.0
+    x, labels = np.concatenate([given.source, given.granted]), np.concatenate([given.labels, given.granted_labels])
+    of_source = np.arange(len(x)) < count
+    classes = np.unique(labels)
+    votes, weights = np.zeros((len(given.test), len(classes))), np.ones(len(x))
+    less = 1 / (1 + np.sqrt(2 * np.log(count) / rounds))
+    for number in range(1, rounds + 1):
+        fitted = logistic(x, labels, weights)
+        settled = min(settled, converged(fitted))
+        wrong = fitted.predict(x) != labels
+        error = weights[~of_source & wrong].sum() / weights[~of_source].sum()
+        beta = float(np.clip(error / (1 - min(error, 0.5)), 1e-6, 0.999))
+        if number >= np.ceil(rounds / 2):
+            votes += np.log(1 / beta) * (fitted.predict(given.test)[:, None] == classes)
+        weights = weights * np.where(wrong, np.where(of_source, less, 1 / beta), 1.0)
+        weights /= weights.sum()
+    told = {"converged": settled, "source_share": float(weights[of_source].sum())}
+    return Answer(classes[votes.argmax(1)], told)
+
+
+def some(count: int, most: int) -> np.ndarray:
+    """At most so many places of `count`, ascending: the same ones each time."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+
+
+BASE = "source"
+METHODS: dict[str, Method] = {
+    BASE: Method(source_only, "logistic regression on the source"),
+    "target": Method(target_only, "logistic regression on the target's granted labels", "labels"),
+    "coral": Method(coral, "the source with the target's covariance (Sun et al., 2016)"),
+    "subspace": Method(subspace, "the source's principal directions turned (Fernando et al., 2013)"),
+    "tca": Method(components, "transfer components of a kernel (Pan et al., 2011)"),
+    "ot": Method(transport, "the source moved by optimal transport (Courty et al., 2017)"),
+    "kmm": Method(matched, "the source weighed by kernel mean matching (Huang et al., 2007)"),
+    "kliep": Method(likely, "the source weighed by KLIEP (Sugiyama et al., 2008)"),
+    "tradaboost": Method(boosted, "boosting on source and granted labels (Dai et al., 2007)", "labels"),
+}

@@ -1,0 +1,95 @@
+"""How the report is written on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.functional.significance import p_text
+from tlx.report.words import granting
+
+# The columns that decide come first: a narrow terminal or screen shows them without scrolling.
+HEADS = (
+    "source", "labels", "eps", "against", "gap [95 %] (above 0: hurts)", "the source", "p, Holm", "detectable",
+    "A(S,T)", "without",
+)  # fmt: skip
+
+
+def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Write every gap as text, in the order of `HEADS`; shares in points."""
+    share = is_share(document["metric"])
+    return [
+        (
+            gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"], interval(gap, share), gap["verdict"],
+            "-" if gap["holm"] is None else p_text(gap["holm"]),
+            "-" if gap["detectable"] is None else size(gap["detectable"], share),
+            size(gap["transfer"], share), size(gap["without"], share),
+        )
+        for gap in document["gaps"]
+    ]  # fmt: skip
+
+
+def is_share(metric: str) -> bool:
+    return metric.rpartition("/")[2] in ("accuracy", "f1", "ece")
+
+
+def size(value: float, share: bool) -> str:
+    return f"{100 * value:.1f}" if share else f"{value:.4g}"
+
+
+def signed(value: float, share: bool) -> str:
+    return f"{100 * value:+.1f}" if share else f"{value:+.4g}"
+
+
+def interval(gap: Mapping[str, Any], share: bool) -> str:
+    """
+    >>> interval({"gap": -0.012, "low": -0.02, "high": -0.004}, True)
+    '-1.2 [-2.0, -0.4]'
+    """
+    if gap["low"] is None:
+        return signed(gap["gap"], share)
+    return f"{signed(gap['gap'], share)} [{signed(gap['low'], share)}, {signed(gap['high'], share)}]"
+
+
+def advice(document: Mapping[str, Any]) -> list[str]:
+    """A line a number of labels: which source to use, or none, and on what grounds."""
+    found = []
+    for one in document["advice"]:
+        at = granting(one["labels"])
+        told = ", ".join(f"{source} {verdict}" for source, verdict in one["verdicts"].items())
+        against = "chance" if one["baseline"] == "chance" else one["baseline"]
+        if one["use"] is None:
+            found.append(f"{at}: use no source; none is shown to help against {against} ({told})")
+            continue
+        equal = f"; not shown to be better than {', '.join(one['equal'])}" if one["equal"] else ""
+        found.append(f"{at}: use {one['use']}{equal} (against {against}: {told})")
+    return found
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the numbers."""
+    metric, seeds = document["metric"], len(document["seeds"])
+    return [
+        sign_of_gap(document) + f"; {metric} in {'points' if is_share(metric) else 'its own units'}",
+        f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
+        "over the settings of each baseline",
+        *(f"{name}: {about}" for name, about in document["baselines"].items()),
+        *(flip(one) for one in document["flips"]),
+        *document["notes"],
+    ]
+
+
+def sign_of_gap(document: Mapping[str, Any]) -> str:
+    """Explain the sign of a gap."""
+    less = "without the source minus with it" if document["higher"] else "with the source minus without it"
+    return f"gap = metric {less}: above 0 the source hurts (negative transfer), below 0 it helps"
+
+
+def flip(one: Mapping[str, Any]) -> str:
+    """
+    >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
+    ...       "after": 0.7, "from": "helps", "to": "hurts"})
+    'a against A(0,T), at labels 5: helps up to eps 0.3, hurts from 0.7'
+    """
+    return (
+        f"{one['source']} against {one['baseline']}, at {one['fixed']} {one['at']:g}: {one['from']} up to "
+        f"{one['along']} {one['before']:g}, {one['to']} from {one['after']:g}"
+    )

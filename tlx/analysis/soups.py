@@ -1,0 +1,189 @@
+"""Runs blended into one model: a soup of several, WiSE-FT of one; written with what it scores and how it was chosen."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlx.files.locks import vacant, writing
+from tlx.recipe import Recipe
+from tlx.records.log import write_json
+from tlx.tasks.classes import match, shown
+from tlx.training.reopen import Meter, Reopened, reopen
+from tlx.trees import flatten
+from tlx.types import Variables
+from tlx.weights import blend, reorder, save_pretrained
+
+NAME = "blend.json"
+
+
+def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, recipe: Recipe | None = None) -> Any:
+    """Averages the final weights of `runs`, writes the model to the new directory `out`, and returns what is in its
+    `blend.json`: `metrics` on the validation and the test split of the first run's recipe, the `selection` rule, and
+    the `ingredients` with their validation score, each `chosen` or not.
+
+    A `greedy` soup chooses by the validation split, never by the test split. `recipe` is that of the runs' config file,
+    where their model is a module of your own. Raises ValueError for fewer than two runs, runs of different models or
+    tasks, a run that trained on the examples that are to choose or to test; FileExistsError where `out` is not empty.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"a soup wants two runs or more, got {len(runs)}; tlx wise blends one with its beginning")
+    with empty(out) as target:
+        return _soup(target, runs, greedy, recipe)
+
+
+def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe | None) -> Any:
+    """Do the work of `soup` in a directory that is locked."""
+    opened = [reopen(run, recipe) for run in runs]
+    for other in opened:
+        check_plain(other)
+    for other in opened[1:]:
+        check_fit(opened[0], other)
+    opened = [opened[0], *(in_order_of(opened[0], other) for other in opened[1:])]
+    meter = Meter(opened[0])
+    candidates = [run.after for run in opened]
+
+    task = meter.task
+    sign = 1 if task.higher_is_better else -1
+
+    def score(variables: Variables) -> float:
+        return sign * meter(variables, "validation").metrics(task)[task.primary]
+
+    if greedy:
+        variables, chosen, scores, _ = blend.greedy_soup(candidates, score)
+        rule = "greedy, on the validation split of the first run"
+        if opened[0].ready.recipe.data.labels is not None:
+            rule += " (oracle: the setting does not grant its labels)"
+    else:
+        variables, chosen, scores = blend.soup(candidates), tuple(range(len(runs))), tuple(map(score, candidates))
+        rule = "uniform: nothing was chosen"
+    ingredients = [
+        {"run": str(run), "validation": sign * found, "chosen": number in chosen}
+        for number, (run, found) in enumerate(zip(runs, scores, strict=True))
+    ]
+    told = {"kind": "soup", "selection": rule, "ingredients": ingredients, "order": list(chosen)}
+    return write(target, opened[0], variables, meter, told | {"notes": renamed(opened) + notes(opened)})
+
+
+def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | None = None) -> Any:
+    """The point at `share` of the straight line from what a run was brought (0) to what it found (1), written to the
+    new directory `out`, with its `metrics` as in `soup`: WiSE-FT (Wortsman et al., 2022a).
+
+    Raises ValueError for a share outside [0, 1], FileExistsError where `out` is not empty.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; 0 is what the run was brought, 1 what it found")
+    with empty(out) as target:
+        return _wise(target, run, share, recipe)
+
+
+def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) -> Any:
+    """Do the work of `wise` in a directory that is locked."""
+    opened = reopen(run, recipe)
+    check_plain(opened)
+    meter, rule = Meter(opened), f"none: share {share:g} was given"
+    ends = {
+        name: meter(variables, "validation").metrics(meter.task)[meter.task.primary]
+        for name, variables in (("before", opened.before), ("after", opened.after))
+    }
+    told = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}
+    fresh = [path for path in opened.fresh if opened.ready.manifest.entries]
+    warned = [f"{len(fresh)} leaves were drawn and not brought ({fresh[0]}, ...)"] if fresh else []
+    warned += [] if opened.ready.manifest.entries else ["nothing was brought: share 0 is the initial draw"]
+    return write(target, opened, blend.interpolate(opened.before, opened.after, share), meter, told | {"notes": warned})
+
+
+@contextmanager
+def empty(out: str | Path) -> Iterator[Path]:
+    """Hold the lock of a directory in which nothing is yet; FileExistsError where something is."""
+    target = Path(out)
+    with writing(target, keep=False):
+        if not vacant(target):
+            raise FileExistsError(f"{target} is not empty; choose another directory")
+        yield target
+
+
+def check_plain(opened: Reopened) -> None:
+    """ValueError for a model that keeps what a tuning added: a blend is written as plain weights."""
+    declared = flatten(opened.ready.model.params)
+    if added := [path for path in flatten(opened.after.params) if path not in declared]:
+        raise ValueError(
+            f"{opened.folder} keeps {len(added)} leaves that its tuning added ({added[0]!r}, ...), which cannot be "
+            "merged into plain weights; blend the variables themselves with tlx.weights.blend"
+        )
+
+
+def check_fit(first: Reopened, other: Reopened) -> None:
+    """ValueError, before anything compiles, for runs of different models or answers, and for one that trained on what
+    the first one's recipe holds out."""
+    try:
+        blend.check_alike([first.after, other.after])
+    except ValueError as error:
+        raise ValueError(f"{first.folder} and {other.folder} are of different models: {error}") from None
+    for what, left, right in (
+        ("models", first.ready.model.config, other.ready.model.config),
+        ("answers", first.ready.task.names, other.ready.task.names),
+    ):
+        if left != right and not (what == "answers" and match(right, left).take):
+            raise ValueError(f"{first.folder} and {other.folder} are of different {what}: {left} and {right}")
+    held_out = (first.splits.validation, first.splits.test)
+    for held, trained in product(held_out, other.splits.streams.values()):
+        if (held.name, held.split) != (trained.name, trained.split):
+            continue
+        if shared := len(np.intersect1d(held.rows, trained.rows)):
+            raise ValueError(
+                f"{other.folder} trained on {shared} of the {len(held)} examples that {first.folder} holds out; "
+                "nothing measured on them would hold"
+            )
+
+
+def in_order_of(first: Reopened, other: Reopened) -> Reopened:
+    """The other run with its classes in the order of the first run's; ValueError if tlx cannot reorder them."""
+    names = first.ready.task.names
+    return other._replace(pretrained=reorder(other.pretrained, names)) if names else other
+
+
+def renamed(opened: Sequence[Reopened]) -> list[str]:
+    """A note for each run whose class names are not those of the first run in the same order."""
+    found, ours = [], opened[0].ready.task.names
+    for other in opened[1:]:
+        theirs = other.ready.task.names
+        how = match(theirs, ours)
+        if how.moves:
+            found.append(f"the head of {other.folder} was reordered by class name: {shown(theirs)} to {shown(ours)}")
+        elif how.by_position:
+            found.append(
+                f"the head of {other.folder} was kept by position: its classes {shown(theirs)} cannot be compared with "
+                f"{shown(ours)}"
+            )
+    return found
+
+
+def notes(opened: Sequence[Reopened]) -> list[str]:
+    """What stands against taking the average: ingredients that did not begin in one place."""
+    starts = {str(run.ready.recipe.weights) for run in opened}
+    seeds = {run.ready.recipe.seed for run in opened}
+    if len(starts) > 1:
+        return ["the runs were brought different weights; a soup is of fine-tunings of one model"]
+    if not opened[0].ready.manifest.entries and len(seeds) > 1:
+        return ["the runs began from scratch with different seeds; a soup is of fine-tunings of one model"]
+    if opened[0].fresh and len(seeds) > 1:
+        return [f"the runs drew {len(opened[0].fresh)} leaves afresh, each by its own seed ({opened[0].fresh[0]}, ...)"]
+    return []
+
+
+def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, told: dict[str, Any]) -> dict[str, Any]:
+    """The model and its `blend.json`; what that holds."""
+    metrics = {
+        f"{split}/{name}": value
+        for split in ("validation", "test")
+        if split == "validation" or not opened.splits.untested
+        for name, value in meter(variables, split).metrics(meter.task).items()
+    }
+    save_pretrained(opened.pretrained._replace(variables=variables), target)
+    document = {"primary": opened.ready.task.primary, "metrics": metrics} | told
+    write_json(target / NAME, document)
+    return document

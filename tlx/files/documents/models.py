@@ -1,0 +1,86 @@
+"""The form of config.json: what every model's holds, and what each Hugging Face `model_type` adds."""
+
+from tlx.files.documents.checks import (
+    Either,
+    Flag,
+    Form,
+    Mapped,
+    OneOf,
+    Real,
+    Record,
+    Rows,
+    Text,
+    Whole,
+    maybe,
+)
+
+SHARE = Real(0, 1)
+EPSILON = Real(0, 1, above=True)
+SIZE = Whole(1)
+SIDES = Either((Whole(1, 65536), Rows(Whole(1, 65536), 2, 2)))
+NAME = Text(r"[\w-]+(\.[\w-]+)*", "a name")
+
+COMMON: dict[str, Form] = {
+    "architectures": maybe(Rows(Text())),
+    "id2label": maybe(Mapped(Text(), Text(r"\d{1,9}", "a whole number in quotes"))),
+    "num_labels": maybe(Whole(1, 10**5)),
+    "problem_type": maybe(
+        OneOf(("regression", "single_label_classification", "multi_label_classification")),
+    ),
+    "pad_token_id": maybe(Whole()),
+}
+TRANSFORMER: dict[str, Form] = {
+    "initializer_range": maybe(Real(0)),
+    "layer_norm_eps": maybe(EPSILON),
+    "hidden_act": maybe(NAME),
+    "hidden_size": maybe(SIZE),
+    "num_hidden_layers": maybe(SIZE),
+    "num_attention_heads": maybe(SIZE),
+    "intermediate_size": maybe(SIZE),
+    "hidden_dropout_prob": maybe(SHARE),
+    "attention_probs_dropout_prob": maybe(SHARE),
+}
+WORDS: dict[str, Form] = {
+    "vocab_size": maybe(SIZE),
+    "max_position_embeddings": maybe(SIZE),
+    "is_decoder": maybe(Flag()),
+    "position_embedding_type": maybe(NAME),
+    "tlx_pooling": OneOf(("first", "mean")),
+}
+BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
+VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
+VIT |= {"qkv_bias": maybe(Flag())}
+FIELDS: dict[str, dict[str, Form]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
+    "electra": BERT | {"embedding_size": maybe(SIZE)},
+    "distilbert": WORDS
+    | {
+        "initializer_range": maybe(Real(0)),
+        "dim": maybe(SIZE),
+        "n_layers": maybe(SIZE),
+        "n_heads": maybe(SIZE),
+        "hidden_dim": maybe(SIZE),
+        "activation": maybe(NAME),
+        "dropout": maybe(SHARE),
+        "attention_dropout": maybe(SHARE),
+        "seq_classif_dropout": maybe(SHARE),
+    },
+    **dict.fromkeys(("vit", "deit"), VIT | {"pooler_act": maybe(NAME), "pooler_output_size": maybe(SIZE)}),
+    "dinov2": VIT
+    | {
+        "mlp_ratio": Real(0, 1024, above=True),
+        "use_swiglu_ffn": Flag(),
+        "layerscale_value": Real(),
+        "drop_path_rate": SHARE,
+    },
+    # Our own form: the architecture's record.
+    "tlx": {"outputs": maybe(Whole(1))},
+}
+OWN: dict[str, Form] = {"model": Either((Record({"kind": Text()}), Record({"repr": Text()})))}
+ANY = Record({"model_type": Text(r"[\w.-]+", "the name of an architecture")}, COMMON)
+
+
+def form(kind: str) -> Record:
+    """Return the form of the config.json of `model_type` `kind`; the common one where it is not known."""
+    required = dict(ANY.required) | (OWN if kind == "tlx" else {})
+    return Record(required, COMMON | FIELDS.get(kind, {}))

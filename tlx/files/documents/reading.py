@@ -1,0 +1,236 @@
+"""Read JSON, JSON lines, text and npz files with limits; every fault is one line that names the file."""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlx.files.documents.checks import Anything, DocumentError, Form, Record, check, shown
+
+# Of anything but tokenizers, whose vocabularies are long.
+MOST_BYTES = 64 * 2**20
+DEEPEST = 64
+FETCH = "copy the file from its source again"
+
+
+def read_json(
+    path: Path,
+    form: Form | None = None,
+    *,
+    remedy: str = FETCH,
+    finite: bool = True,
+    most_bytes: int = MOST_BYTES,
+    deepest: int = DEEPEST,
+) -> Any:
+    """Read a JSON file and check its form, by default that it is an object.
+
+    Args:
+        path: The file.
+        form: What the document should be.
+        remedy: What the user can do about a fault, for the end of the error.
+        finite: Whether NaN and infinite numbers are refused.
+        most_bytes: The largest size of the file.
+        deepest: The deepest nesting.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a directory.
+        DocumentError: The file is too large or too deep, no UTF-8 text, no JSON, has a key twice, or another form.
+    """
+    content = read_bytes(path, most_bytes, remedy)
+    return parse_json(content, path, form, remedy=remedy, finite=finite, deepest=deepest)
+
+
+def parse_json(
+    content: bytes,
+    name: object,
+    form: Form | None = None,
+    *,
+    remedy: str = FETCH,
+    finite: bool = True,
+    deepest: int = DEEPEST,
+) -> Any:
+    """Parse the bytes of a JSON document that errors call `name`; raise as `read_json` does."""
+    text = decode(content, name, remedy)
+    if not text.strip():
+        raise DocumentError(f"{name} is empty; expected JSON; {remedy}")
+    try:
+        hooks = {"parse_constant": constant, "parse_float": real} if finite else {}
+        document = json.loads(text, object_pairs_hook=once, **hooks)  # type: ignore[arg-type]
+    except json.JSONDecodeError as error:
+        raise DocumentError(
+            f"{name} is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}; "
+            f"expected a JSON document; {remedy}"
+        ) from None
+    except RecursionError:
+        raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}") from None
+    except ValueError as error:
+        # The parser's own limit on the digits of a number, a key that is there twice, a number that is none.
+        raise DocumentError(f"{name}: {str(error).split(';')[0]}; {remedy}") from None
+    if isinstance(document, dict | list):
+        check_depth(document, name, remedy, deepest)
+    if "\\u" in text:
+        check_characters(document, name, remedy)
+    return check(document, Record() if form is None else form, name, remedy)
+
+
+def read_lines(path: Path, form: Form, *, remedy: str = FETCH, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; nothing where there is no file.
+
+    A last line without its end, which a killed process leaves, is left out. With `skip_damaged` so is every line that
+    cannot be read: several processes append to the file, and one of them may have been killed while it wrote.
+
+    Raises:
+        DocumentError: Names the file and the line.
+    """
+    if not path.exists():
+        return []
+    lines = decode(read_bytes(path, 8 * MOST_BYTES, remedy), path, remedy).split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            if number < len(lines) and not skip_damaged:
+                raise DocumentError(f"{path} line {number} is empty; expected a JSON object on each line; {remedy}")
+            continue
+        try:
+            found.append(parse_json(line.encode(), f"{path} line {number}", form, remedy=remedy, finite=False))
+        except DocumentError:
+            torn = number == len(lines) and not line.rstrip().endswith("}")
+            if not (torn or skip_damaged):
+                raise
+    return found
+
+
+def read_text(path: Path, *, remedy: str = FETCH, most_bytes: int = MOST_BYTES) -> str:
+    """Read a UTF-8 text file; raise as `read_json` does."""
+    return decode(read_bytes(path, most_bytes, remedy), path, remedy)
+
+
+def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
+    """Read a file; DocumentError where it is larger than `most_bytes`."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; {remedy}")
+    if (size := path.stat().st_size) > most_bytes:
+        raise DocumentError(f"{path} has {size:,} bytes; expected at most {most_bytes:,}; {remedy}")
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise DocumentError(f"{path} may not be read by this user; change its permissions") from None
+
+
+def decode(content: bytes, name: object, remedy: str) -> str:
+    """Decode UTF-8 without a byte order mark; DocumentError for anything else."""
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise DocumentError(f"{name} begins with a byte order mark; expected UTF-8 without one; save it again so")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise DocumentError(f"{name} is not UTF-8 text ({where}); expected UTF-8; {remedy}") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its pairs; ValueError for a key that stands there twice with different values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in seen and repr(seen[name]) != repr(value):
+                raise ValueError(
+                    f"the key {shown(name)} stands twice, with {shown(seen[name])} and {shown(value)}: expected it once"
+                )
+            seen[name] = value
+    return found
+
+
+def constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is not JSON: expected a finite number")
+
+
+def real(text: str) -> float:
+    """A number with a point or an exponent; ValueError where it is too large for a float."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text[:40]}, a number that is not finite: expected a smaller one")
+    return number
+
+
+def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
+    """DocumentError for a document that is nested too deeply for what reads it later."""
+    level = [document]
+    for _ in range(deepest):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}")
+
+
+def check_characters(document: Any, name: object, remedy: str) -> None:
+    """DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DocumentError(
+                f"{name} holds half a character (a lone surrogate) in {shown(value)}; expected whole ones; {remedy}"
+            )
+
+
+def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file by name.
+
+    Args:
+        path: The file.
+        dims: How many dimensions each array has, by name. All arrays have the same first one.
+        remedy: What the user can do about a fault.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DocumentError: The file is damaged, lacks an array, or one has another shape or type or a value that is NaN.
+    """
+    read_bytes(path, 2**34, remedy)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in dims if name in file}
+            known = list(file)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise DocumentError(f"{path} is damaged ({reason}); expected an npz file; {remedy}") from None
+    except Exception as error:  # zlib, struct and tokenize raise their own kinds for a damaged header or stream
+        raise DocumentError(f"{path} is damaged ({type(error).__name__}); expected an npz file; {remedy}") from None
+    count = None
+    for name, ndim in dims.items():
+        if name not in held:
+            raise DocumentError(
+                f"{path} holds {', '.join(known[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
+            )
+        array = held[name]
+        numeric = array.dtype.kind in "iuf"
+        if not numeric or array.ndim != ndim:
+            raise DocumentError(
+                f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {ndim} dimensions; {remedy}"
+            )
+        if count is not None and len(array) != count:
+            raise DocumentError(f"{path}: {name} has {len(array)} rows and the others {count}; {remedy}")
+        count = len(array)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DocumentError(f"{path}: {name} holds numbers that are not finite; {remedy}")
+    return held
+
+
+__all__ = ["Anything", "parse_json", "read_arrays", "read_json", "read_lines", "read_text", "shown"]

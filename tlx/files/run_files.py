@@ -1,0 +1,134 @@
+"""The files of a run's directory: their names, which of them belong to one run, how to delete those and no others."""
+
+import json
+import re
+import shutil
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from tlx.files.documents import digests
+
+RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
+LEARNED, FAILED, METRICS, PAGE = "learned.safetensors", "failed.json", "metrics.jsonl", "report.html"
+TABLES = ("mistakes.json", "parameters.json", "environment.json", WEIGHTS)
+
+_MODEL = (
+    r"config\.json|generation_config\.json|(adapter_)?model(-\d+-of-\d+)?\.safetensors|(adapter_)?model\.safetensors\."
+    r"index\.json|adapter_config\.json|(preprocessor|processor|tokenizer|sentence_bert)_config\.json|tokenizer\.json|"
+    r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|[\w-]+\.model"
+)
+# Every file that tlx writes into a run's directory: names at the top, and names inside its directories.
+FILES = frozenset({RECIPE, RESULT, digests.FILES, MOVED, LEARNED, FAILED, METRICS, PAGE, *TABLES})
+DIRECTORIES = {
+    "tensorboard": r"events\.out\.tfevents\..*",
+    "predictions": r"(validation|test)\.npz",
+    "model": _MODEL,
+    "model/adapter": _MODEL,
+    "adapter": _MODEL,
+}
+# Checkpoints are named by their step, whole or half written; those of a group lie in a directory of the group.
+CHECKPOINTS, STEP = "checkpoints", r"\.?\d+([._-].*)?|group-\d+-[0-9a-f]{16}"
+_PARTIAL = r"\.(.+)\.partial"
+
+
+def written(folder: Path) -> Iterator[Path]:
+    """Yield the files of a run that lie in its directory, checkpoints left out, each with its path from `folder`."""
+    for place, names in {"": "|".join(map(re.escape, FILES)), **DIRECTORIES}.items():
+        directory = folder / place
+        if not directory.is_dir() or any((folder / part).is_symlink() for part in _chain(place)):
+            continue
+        for path in sorted(directory.iterdir()):
+            name = partial[1] if (partial := re.fullmatch(_PARTIAL, path.name)) else path.name
+            if re.fullmatch(names, name) and (path.is_symlink() or path.is_file()):
+                yield path.relative_to(folder)
+
+
+def delete(folder: Path, *, keep: Container[str] = (), checkpoints_only: bool = False) -> None:
+    """Delete what runs wrote into `folder`, and nothing else: other files stay, and so does what a link leads to.
+
+    A link in the place of one of a run's own files or directories is removed, never followed. Files whose path is in
+    `keep` stay too.
+    """
+    for path in () if checkpoints_only else list(written(folder)):
+        if path.as_posix() not in keep:
+            (folder / path).unlink(missing_ok=True)
+    places = [CHECKPOINTS] if checkpoints_only else [CHECKPOINTS, *reversed(DIRECTORIES)]
+    for place in places:
+        directory = folder / place
+        if any((folder / part).is_symlink() for part in _chain(place)[:-1]):
+            continue
+        if directory.is_symlink():
+            directory.unlink()
+        elif directory.is_dir():
+            if place == CHECKPOINTS:
+                _delete_steps(directory)
+            if not any(directory.iterdir()):
+                directory.rmdir()
+
+
+def _delete_steps(directory: Path) -> None:
+    for path in directory.iterdir():
+        if not re.fullmatch(STEP, path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _chain(place: str) -> list[str]:
+    """Return a path and its parents: `a/b` gives `a` and `a/b`."""
+    parts = place.split("/") if place else []
+    return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def check_same_run(folder: Path) -> None:
+    """Raise ValueError where `recipe.json` or `result.json` was changed, or both are of different recipes."""
+    for name in (RECIPE, RESULT):
+        digests.verify(folder, name)
+    recipe, result = (_fingerprint(folder / name) for name in (RECIPE, RESULT))
+    if recipe and result and recipe != result:
+        raise ValueError(
+            f"{folder} holds the files of two runs: {RECIPE} has the fingerprint {recipe}, {RESULT} has {result}; run "
+            "the recipe again with --overwrite"
+        )
+
+
+def check_file(folder: Path, name: str) -> None:
+    """Raise ValueError where a file is not the one that the finished run in `folder` wrote.
+
+    Args:
+        folder: The run's directory. Runs of earlier versions list no digests, and pass.
+        name: The file's path from there, `model` for all that lies below that directory.
+    """
+    check_same_run(folder)
+    if (folder / name).is_dir():
+        digests.verify_below(folder / name)
+    else:
+        digests.verify(folder, name)
+
+
+def check_fingerprint(folder: Path, document: Any, what: str) -> None:
+    """Raise ValueError where a document says that it is of another recipe than the run in `folder`."""
+    given = document.get("fingerprint") if isinstance(document, dict) else None
+    own = _fingerprint(folder / RECIPE)
+    if given and own and given != own:
+        raise ValueError(
+            f"{folder / what} is of another run: its fingerprint is {given}, that of {RECIPE} is {own}; run the recipe "
+            "again with --overwrite"
+        )
+
+
+def _fingerprint(path: Path) -> str:
+    found = _document(path).get("fingerprint")
+    return found if isinstance(found, str) else ""
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is none, which whoever reads the file itself will say."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

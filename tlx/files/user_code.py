@@ -1,0 +1,386 @@
+"""The source code that a recipe depends on: the user's classes and functions in it, hashed, so that an edit is noticed.
+
+A class or function of the user's stands for its file and for every file of the user's that this one imports, directly
+or not; installed packages, the standard library and tlx itself are left out. Of the file that gives the recipe (a
+config, a study, a script, a notebook's cells) only the statements count that the class or function needs, so that an
+edit of the rest changes nothing. A file counts as its syntax tree without docstrings: comments and layout do not
+matter. Names that are built at run time (`globals()["Net"]`, `importlib.import_module`) are not followed.
+
+A file is read once for as long as its module stays loaded, because what runs is what was imported, not what was edited
+since.
+"""
+
+import ast
+import functools
+import hashlib
+import linecache
+import re
+import sys
+import types
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tlx.files import syntax
+
+# Files that `tlx` runs for the value of a function in them (see `cli.group.function_of`), and scripts.
+ENTRY = re.compile(r"__(mp_)?main__|tlx_(config|study|space)_.*")
+# Between a file and the name in it that matters.
+MARK = "::"
+# Before a number that tells apart several of one name.
+NUMBER = "#"
+PACKAGE = Path(__file__).resolve().parents[1]
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+class File(NamedTuple):
+    """A file as it was imported: the `spec` of its module then, and its syntax tree (None where it is no Python)."""
+
+    spec: Any
+    tree: ast.Module | None
+    digest: str
+
+
+_files: dict[str, File] = {}
+
+
+def of(values: Iterable[Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the sources that these values depend on, and what else tells the user's functions among them apart.
+
+    Returns:
+        The SHA-256 of each source, by its absolute path, `path::name` where only that name's statements count, or
+        `module::name` where there is no file; and texts for default arguments, closures and attributes.
+    """
+    sources: dict[str, str] = {}
+    state: list[str] = []
+    for item in _reached(values):
+        for key, digest in _sources(item).items():
+            # Several lambdas of one function have one name.
+            named, number = key, 1
+            while sources.get(named, digest) != digest:
+                number += 1
+                named = f"{key}{NUMBER}{number}"
+            sources[named] = digest
+        if text := _state(item):
+            state.append(text)
+    return sources, state
+
+
+def changed(sources: Mapping[str, str], folder: Path) -> list[str]:
+    """Return the names of the sources that are not what they were, given their paths from `folder`.
+
+    A file that is no longer there is left out: a run may be read on another machine.
+    """
+    found = []
+    for key, wanted in sources.items():
+        name, _, part = key.partition(MARK)
+        part, path = part.partition(NUMBER)[0], folder / name
+        if not path.is_file():
+            continue
+        stat = path.stat()
+        if wanted not in _now(str(path), part, (stat.st_mtime_ns, stat.st_size)):
+            found.append(_shown(path))
+    return list(dict.fromkeys(found))
+
+
+@functools.lru_cache(maxsize=1024)
+def _now(path: str, part: str, stamp: tuple[int, int]) -> frozenset[str]:
+    """Return the digests that a source may have as it is on disk now; a name may stand in several places of a file."""
+    tree, digest = _read(Path(path))
+    texts = syntax.candidates(tree, part) if part and tree is not None else []
+    return frozenset(map(_digest, texts)) if texts else frozenset((digest,))
+
+
+def _shown(path: Path) -> str:
+    """Return a path as the user would write it."""
+    path = path.resolve()
+    here = Path.cwd()
+    inside = path.is_relative_to(here) and here != Path(here.anchor)
+    return str(path.relative_to(here) if inside else path)
+
+
+def _reached(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the user's classes, functions and plain objects in some values, each once."""
+    waiting, seen = list(values), dict[int, Any]()
+    while waiting:
+        value = waiting.pop(0)
+        if isinstance(value, PLAIN) or id(value) in seen:
+            continue
+        # Kept, because an object that goes away leaves its address to another.
+        seen[id(value)] = value
+        if isinstance(value, type):
+            if _users(value):
+                yield value
+                waiting += value.__mro__[1:]
+                waiting += [inner for function in _functions(value) for inner in _closed(function)]
+        elif isinstance(value, types.FunctionType):
+            if _users(value):
+                yield value
+                waiting += [*_closed(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+            waiting.append(getattr(value, "__wrapped__", None))
+        elif isinstance(value, types.MethodType):
+            waiting += [value.__func__, value.__self__]
+        elif isinstance(value, functools.partial):
+            waiting += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, tuple | list | set | frozenset):
+            waiting += [type(value), *value]
+        else:
+            waiting.append(type(value))
+            if is_dataclass(value):
+                waiting += [getattr(value, field.name, None) for field in fields(value)]
+            elif _users(type(value)) and hasattr(value, "__dict__"):
+                yield value
+                waiting += vars(value).values()
+            if callable(value):
+                waiting.append(getattr(value, "__wrapped__", None))
+
+
+def _functions(item: Any) -> list[types.FunctionType]:
+    """Return a function, or those that a class defines, without what wraps them."""
+    if isinstance(item, types.FunctionType):
+        return [item]
+    found: list[types.FunctionType] = []
+    for held in vars(item).values():
+        # The function in a property, a class method, a cached property, and in what wraps it.
+        value: Any = next((own for name in ("fget", "__func__", "func") if (own := getattr(held, name, None))), held)
+        while hasattr(value, "__wrapped__"):
+            value = value.__wrapped__
+        # What `dataclass` generates is a function of the fields.
+        if isinstance(value, types.FunctionType) and not value.__code__.co_qualname.startswith("__create_fn__"):
+            found.append(value)
+    return found
+
+
+def _closed(function: types.FunctionType) -> list[Any]:
+    """Return the variables that a function takes from around it, the class that `super` needs left out."""
+    found = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+        if name != "__class__" and content is not function:
+            found.append(content)
+    return found
+
+
+def _users(item: Any) -> bool:
+    """Return whether a class or a function is neither tlx's nor of an installed package."""
+    module = _module(item)
+    if module.partition(".")[0] in ("tlx", "builtins"):
+        return False
+    path = _path(item)
+    if path is not None and Path(path).is_file():
+        return is_users(path)
+    known = module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"
+    return not known and bool(_functions(item))
+
+
+@functools.cache
+def is_users(path: str) -> bool:
+    """Return whether a file belongs to the user: not to tlx, the standard library or an installed package."""
+    whole = Path(path).resolve()
+    if whole.is_relative_to(PACKAGE) or {"site-packages", "dist-packages"} & {*whole.parts}:
+        return False
+    return not whole.is_relative_to(Path(ast.__file__).resolve().parent)
+
+
+def _module(item: Any) -> str:
+    """Return the name of the module whose code a class or a function is."""
+    name = item.__globals__.get("__name__") if isinstance(item, types.FunctionType) else item.__module__
+    return name if isinstance(name, str) else ""
+
+
+def _path(item: Any) -> str | None:
+    """Return the file that a class or a function was defined in, None where there is none."""
+    if isinstance(item, types.FunctionType):
+        return item.__code__.co_filename
+    module = sys.modules.get(_module(item))
+    held: Any = module
+    for part in item.__qualname__.split("."):
+        held = getattr(held, part, None)
+    if held is item and getattr(module, "__file__", None):
+        return str(module.__file__)  # type: ignore[union-attr]
+    # Another module of that name was loaded since, or the class is local to a function: its methods know better.
+    for function in _functions(item):
+        if _module(function) == _module(item) and not function.__code__.co_filename.startswith("<string"):
+            return function.__code__.co_filename
+    return getattr(module, "__file__", None)
+
+
+def _sources(item: Any) -> dict[str, str]:
+    """Return the sources of one class, function or object of the user's."""
+    item = item if isinstance(item, type | types.FunctionType) else type(item)
+    code = item.__code__ if isinstance(item, types.FunctionType) else None
+    module, path = _module(item), _path(item)
+    name, line = (code.co_qualname, code.co_firstlineno) if code else (item.__qualname__, None)
+    if path is not None and Path(path).is_file():
+        path = str(Path(path).resolve())
+        tree = _file(path, module).tree
+        if tree is None or not ENTRY.fullmatch(module):
+            return _with_imports(path, module)
+        return _slice(tree, name, (line, _column(code)), path, Path(path).parent)
+    if lines := linecache.getlines(path) if path is not None else []:
+        # A cell of a notebook.
+        try:
+            tree = ast.parse("".join(lines))
+            return _slice(tree, name, (line, _column(code)), module, Path.cwd(), sys.modules.get(module))
+        except SyntaxError:
+            pass
+    spelled = "\n".join(_code(function.__code__) for function in _functions(item))
+    return {f"{module}{MARK}{name}": _digest(spelled)}
+
+
+def _column(code: types.CodeType | None) -> int | None:
+    """Return where the body of a lambda begins in its line, where Python was not told to forget it."""
+    if code is None or code.co_name != "<lambda>":
+        return None
+    places = [(line, column) for line, _, column, end in code.co_positions() if line and end and column is not None]
+    return min(places)[1] if places else None
+
+
+def _slice(
+    tree: ast.Module, name: str, at: tuple[int | None, int | None], key: str, directory: Path, module: Any = None
+) -> dict[str, str]:
+    """Return the source of what the name needs in its file or cell, and the files that this imports."""
+    part = syntax.part(tree, name, *at)
+    found = {f"{key}{MARK}{name}": _digest(part.spelled)}
+    for path, imported in _imports(part.nodes, directory, ""):
+        found |= {other: digest for other, digest in _with_imports(path, imported).items() if other not in found}
+    # Names of other cells.
+    for other in sorted(part.missing) if module is not None else ():
+        value = vars(module).get(other)
+        if isinstance(value, type | types.FunctionType) and value.__module__ == module.__name__ and _users(value):
+            if f"{key}{MARK}{value.__qualname__}" not in found and value.__qualname__ != name:
+                found |= _sources(value)
+        elif isinstance(value, PLAIN):
+            found[f"{key}{MARK}{other}"] = _digest(repr(value))
+    return found
+
+
+def _with_imports(path: str, module: str) -> dict[str, str]:
+    """Return the digest of a file and of every file of the user's that it imports, directly or not."""
+    found: dict[str, str] = {}
+    waiting = [(path, module)]
+    while waiting:
+        path, module = waiting.pop()
+        if path in found:
+            continue
+        file = _file(path, module)
+        found[path] = file.digest
+        if file.tree is not None:
+            package = module if Path(path).name == "__init__.py" else module.rpartition(".")[0]
+            waiting += _imports([file.tree], Path(path).parent, package)
+    return found
+
+
+def _imports(nodes: Iterable[ast.AST], directory: Path, package: str) -> list[tuple[str, str]]:
+    """Return the files of the user's that are imported somewhere in these nodes, with the names of their modules.
+
+    `directory` is that of the file that imports, `package` the name of its package.
+    """
+    found: list[tuple[str, str]] = []
+    above = package.split(".") if package else []
+    for name, level in syntax.imports(nodes):
+        parts = name.split(".") if name else []
+        outer = above[: len(above) - level + 1] if level else []
+        # An absolute name is looked for beside the file and at the root of its package.
+        places = [Path(directory, *[".."] * (level - 1))] if level else [directory, *directory.parents[: len(above)]]
+        for end in range(0 if level else 1, len(parts) + 1):
+            full = ".".join([*outer, *parts[:end]])
+            path = _module_file(full, parts[:end], places)
+            if path is not None and is_users(str(path)):
+                found.append((str(path.resolve()), full))
+    return found
+
+
+def _module_file(full: str, parts: list[str], places: Iterable[Path]) -> Path | None:
+    """Return the file of a module: the one that is loaded, else one beside the file that imports it."""
+    if loaded := getattr(sys.modules.get(full), "__file__", None):
+        return Path(loaded) if Path(loaded).is_file() else None
+    for place in places:
+        stem = place.joinpath(*parts)
+        for path in (*([stem.with_name(f"{stem.name}.py")] if parts else []), stem / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _file(path: str, module: str) -> File:
+    """Return a file as it was when its module was loaded; the same module loaded again is read again."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    held = _files.get(path)
+    if held is None or held.spec is not spec:
+        tree, digest = _read(Path(path))
+        held = _files[path] = File(spec, tree, digest)
+    return held
+
+
+def _read(path: Path) -> tuple[ast.Module | None, str]:
+    """Return the syntax tree and the digest of a file; what is no Python is hashed as it is."""
+    content = path.read_bytes()
+    if path.suffix in (".py", ""):
+        try:
+            tree = ast.parse(content)
+            return tree, _digest(syntax.spelled(tree))
+        except (SyntaxError, ValueError, RecursionError):
+            pass
+    return None, hashlib.sha256(content).hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _code(code: types.CodeType) -> str:
+    """Return what a function does, where no source is left: its byte code and constants, without places and lines."""
+    held = [_code(item) if isinstance(item, types.CodeType) else _spelled(item) for item in code.co_consts]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, held))
+
+
+def _state(item: Any) -> str:
+    """Return what else a function, class or object depends on: its closure, default arguments, attributes.
+
+    It is what they were when the item was seen first, so that a recipe keeps its fingerprint while it runs.
+    """
+    known = _states.get(id(item))
+    if known is not None and known[0]() is item:
+        return known[1]
+    if isinstance(item, type | types.FunctionType):
+        held = [[_closed(own), own.__defaults__, own.__kwdefaults__] for own in _functions(item)]
+        text = "".join(_spelled(value) for own in held for part in own if part for value in _values(part))
+    else:
+        text = _spelled(tuple(vars(item).items()))
+    with suppress(TypeError):
+        _states[id(item)] = weakref.ref(item), text
+    return text
+
+
+_states: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def _values(part: Any) -> list[Any]:
+    return [*part.items()] if isinstance(part, dict) else [*part]
+
+
+def _spelled(value: Any) -> str:
+    """Return a text that is the same for equal values in every process; what may change in place is left out."""
+    if isinstance(value, list | dict | set | bytearray):
+        return type(value).__name__
+    if isinstance(value, frozenset):
+        return f"frozenset{sorted(map(_spelled, value))}"
+    if isinstance(value, tuple):
+        return f"{type(value).__name__}{list(map(_spelled, value))}"
+    if hasattr(value, "__array__") and hasattr(value, "dtype"):
+        import numpy as np
+
+        with suppress(Exception):  # an array of a traced program has no numbers
+            array = np.asarray(value)
+            return f"array {array.shape} {array.dtype} {hashlib.sha256(array.tobytes()).hexdigest()}"
+        return type(value).__name__
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -1,0 +1,1 @@
+"""Records on disk: the directory of a run, its log, and the records of studies, read back and compared."""

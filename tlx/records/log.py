@@ -1,0 +1,200 @@
+"""The records of a run while it trains: one JSON line for each metric, TensorBoard events, a progress bar."""
+
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tlx.files.documents import digests, read_lines
+from tlx.files.documents.records import METRIC, RERUN
+from tlx.files.durable import write_all_of, write_whole
+
+METRICS = "metrics.jsonl"
+# Lines that are kept in memory before they are written.
+LINES = 256
+
+
+def json_text(document: Any) -> str:
+    """The text of a JSON file, as `write_json` writes it."""
+    return json.dumps(document, indent=2) + "\n"
+
+
+def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
+    """Write a JSON file whole or not at all; with `sync` it is on the disk when this returns."""
+    write_whole(path, [json_text(document).encode()], sync=sync)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a line that a killed run left half written is left out."""
+    digests.verify(folder, METRICS)
+    return read_lines(folder / METRICS, METRIC, remedy=RERUN)
+
+
+class Records:
+    """Write the records of a run in `folder` from `step` on. Lines beyond `step` are removed: the run takes those steps
+    again. Without `events` nothing is written for TensorBoard.
+
+    Everything is written by the calling thread, so a full disk is an error here and no queue can block.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, events: bool = True):
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        self.path = folder / METRICS
+        write_whole(self.path, [(json.dumps(line) + "\n").encode() for line in kept])
+        self.lines: list[str] = []
+        self.stream = self.path.open("ab", buffering=0)
+        self.events = Events(folder / "tensorboard", step) if events else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Note one line for each metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch).
+
+        Raises:
+          OSError: the disk does not take the lines.
+        """
+        now = round(time.time(), 3)
+        for name, value in values.items():
+            self.lines.append(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
+            if self.events is not None:
+                self.events.add(name, value, step)
+        if len(self.lines) >= LINES:
+            self.flush()
+
+    def flush(self, sync: bool = False) -> None:
+        """Write what was noted to the files; with `sync` the lines are on the disk when this returns."""
+        lines, self.lines = self.lines, []
+        write_all_of(self.stream.fileno(), "".join(lines).encode())
+        if sync:
+            os.fsync(self.stream.fileno())
+        if self.events is not None:
+            self.events.flush()
+
+    def close(self) -> None:
+        """Write what was noted, and close the files even where the disk is full."""
+        if self.stream.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self.stream.close()
+            if self.events is not None:
+                self.events.close()
+
+
+class Events:
+    """Write scalars for TensorBoard. tensorboardX's own `SummaryWriter` has a thread that dies on a full disk, and a
+    queue that then blocks for ever; this encodes with tensorboardX and writes in the calling thread."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        taken = sum(path.name.startswith(name) for path in folder.iterdir())
+        self.waiting: list[bytes] = []
+        self.stream = (folder / (f"{name}.{taken}" if taken else name)).open("xb", buffering=0)
+        self._note(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        # TensorBoard drops the events of an earlier attempt beyond the step from which this one continues.
+        start = SessionLog(status=SessionLog.START)
+        self._note(Event(wall_time=time.time(), session_log=start, step=step + 1))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Note one scalar."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._note(Event(wall_time=time.time(), summary=scalar(name, value), step=step))
+
+    def _note(self, event: Any) -> None:
+        """Encode an event as a TFRecord: length, masked checksum of the length, content, masked checksum of it."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        checksums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
+        self.waiting += [length, checksums[0], content, checksums[1]]
+
+    def flush(self) -> None:
+        """Write what was noted to the file."""
+        waiting, self.waiting = self.waiting, []
+        write_all_of(self.stream.fileno(), b"".join(waiting))
+
+    def close(self) -> None:
+        """Close the file; call `flush` before."""
+        self.stream.close()
+
+
+class NoRecords:
+    """The records of a run that must not be written to: each method does nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def flush(self, *, sync: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bar:
+    """A bar on a terminal, told lines alone elsewhere: `word` is what it counts, `remaining` shows rich's own guess."""
+
+    def __init__(self, word: str, total: int, done: int, quiet: bool, remaining: bool = False):
+        self.quiet, self.bar = quiet, None
+        if quiet or not sys.stderr.isatty():
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(
+            progress.TextColumn(word + " {task.completed}/{task.total}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[told]}"),
+            *((progress.TimeRemainingColumn(),) if remaining else ()),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task(word, total=total, completed=done, told="")
+        self.bar.start()
+
+    def move(self, done: int, told: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, told=told)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            if kind is None:
+                self.bar.update(self.task, completed=self.bar.tasks[0].total)
+            self.bar.stop()
+
+
+class Progress(Bar):
+    """The steps of a run, with loss, rate, examples a second and time left; off a terminal a line an evaluation."""
+
+    def __init__(self, total: int, done: int, batch: int, quiet: bool):
+        super().__init__("step", total, done, quiet, remaining=True)
+        self.batch = batch
+        self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        now = time.perf_counter()
+        if self.bar is None or now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
+        self.move(step, f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")

@@ -1,0 +1,178 @@
+"""The folder of one run: whose it is, and what lies where in it.
+
+`recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
+`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
+`report.html`, and `files.json`, the sha256 of what is read again (see `tlx.files.documents.digests`); where the tuning
+inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
+`learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
+
+`.lock` is held while something is written there (see `tlx.files.locks`); `tlx.files.run_files` knows every name in it,
+which files belong to one run, and deletes those and no others.
+"""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx import config
+from tlx.files import run_files
+from tlx.files import user_code as code
+from tlx.files.documents import read_arrays, read_json, records
+from tlx.files.documents.records import OWNED, RERUN
+from tlx.files.locks import InUse, vacant, writing
+from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
+from tlx.records.log import write_json
+
+__all__ = [
+    "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
+    "read", "read_predictions", "stale", "writing",
+]  # fmt: skip
+PACKAGES = (
+    "tlx",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "transformers",
+    "numpy",
+)
+
+
+def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the recipe's run in `folder` has finished already and is to be kept. Changes nothing.
+
+    Raises FileExistsError where the folder cannot be the recipe's own: it holds another recipe's run, or this one's
+    and neither `resume` nor `overwrite` was asked for, or files that are no run's.
+    """
+    fingerprint = config.fingerprint(recipe)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another folder with --out")
+    if (folder / RECIPE).is_file():
+        document = read_json(folder / RECIPE, OWNED, remedy=RERUN)
+        if document["fingerprint"] != fingerprint and not overwrite:
+            raise FileExistsError(f"{folder} {_other(folder, document, recipe, fingerprint)}")
+        if not overwrite:
+            run_files.check_same_run(folder)
+        if not overwrite and not resume:
+            state = "finished" if (folder / RESULT).is_file() else "unfinished"
+            raise FileExistsError(f"{folder} holds this recipe's run, {state}; go on with --resume, or --overwrite it")
+        return not overwrite and (folder / RESULT).is_file()
+    if not vacant(folder):
+        raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder with --out")
+    return False
+
+
+def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
+    """Return why the run of `recipe.json` is not that of the recipe: another recipe, or the same with other code."""
+    held, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
+    bare = config.fingerprint(recipe, with_sources=False)
+    if config.sources(recipe) and bare in (held, document.get("without_sources")):
+        if "sources" not in document:
+            return f"holds this recipe's run by an earlier version of tlx, which did not record its source code; {end}"
+        changed = stale(folder) or sorted(Path(path.partition(code.MARK)[0]).name for path in config.sources(recipe))
+        return f"holds this recipe's run, which is stale: {', '.join(dict.fromkeys(changed))} changed since; {end}"
+    return f"holds another recipe's run (fingerprint {held}, this one's is {fingerprint}); {end}"
+
+
+def stale(folder: Path) -> list[str]:
+    """Return the source files that changed since the run in `folder` began: its numbers are of other code.
+
+    Files that are no longer there are left out, so that a run can be read where its code is not.
+    """
+    try:
+        document = read_json(folder / RECIPE, remedy=RERUN)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    sources = document.get("sources") if isinstance(document, dict) else None
+    return code.changed(sources, folder) if isinstance(sources, dict) else []
+
+
+def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
+    """Makes `folder` the recipe's own, where `finished` has let it pass; `overwrite` deletes an earlier run there,
+    never anything else."""
+    if (folder / RECIPE).is_file():
+        if not overwrite:
+            return
+        # The recipe is replaced last: a process killed in between leaves an unfinished run, not a folder of nobody's.
+        run_files.delete(folder, keep=(RECIPE,))
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
+    written = {"fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)}
+    if sources := config.sources(recipe):
+        written["without_sources"] = config.fingerprint(recipe, with_sources=False)
+        written["sources"] = {_from(path, folder): digest for path, digest in sources.items()}
+    write_json(folder / RECIPE, written | {"changes": changes, "command": command})
+
+
+def _from(source: str, folder: Path) -> str:
+    """Return a source's path from the run's folder, so that both may be moved together."""
+    path, mark, name = source.partition(code.MARK)
+    if not os.path.isabs(path):
+        return source
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix() + mark + name
+    except ValueError:  # another drive
+        return source
+
+
+def read(folder: Path, name: str = RESULT) -> Any:
+    """Return a JSON file of a run.
+
+    Raises:
+        FileNotFoundError: The folder holds no such file.
+        ValueError: The file is of another run than the folder's other files.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
+        raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
+    run_files.check_file(Path(folder), name)
+    document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
+    if name == MOVED:
+        run_files.check_fingerprint(Path(folder), document, name)
+    return document
+
+
+class Predictions(NamedTuple):
+    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+def read_predictions(folder: Path, split: str) -> Predictions | None:
+    """What a run answered on every example of a split; None where nothing was kept."""
+    path = Path(folder) / "predictions" / f"{split}.npz"
+    if not path.is_file():
+        return None
+    run_files.check_file(Path(folder), f"predictions/{split}.npz")
+    return Predictions(**read_arrays(path, {"logits": 2, "labels": 1, "indices": 1}, remedy=RERUN))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and machine, for the page and for whoever repeats the run."""
+    import jax
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "devices": [str(device) for device in jax.devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "packages": versions,
+    }

@@ -1,0 +1,38 @@
+"""A study's directory, read back: its cells and their states, arms and their pairs, what is shown of them.
+
+`reading` is the records, `comparing` what the arms show of one another.
+"""
+
+from tlx.records.studies.comparing import (
+    Comparison,
+    Score,
+    Summary,
+    Table,
+    against,
+    compare,
+    is_baseline,
+    judged,
+    summarise,
+)
+from tlx.records.studies.reading import (
+    CELLS,
+    CLAIMS,
+    FAILED,
+    GROUPS,
+    PLAN,
+    SEED,
+    STUDY,
+    Arm,
+    Cell,
+    State,
+    StudyRecords,
+    costs,
+    is_study,
+    read,
+)
+
+__all__ = [
+    "CELLS", "CLAIMS", "FAILED", "GROUPS", "PLAN", "SEED", "STUDY", "Arm", "Cell", "Comparison", "Score", "State",
+    "StudyRecords", "Summary", "Table", "against", "compare", "costs", "is_baseline", "is_study", "judged", "read",
+    "summarise",
+]  # fmt: skip

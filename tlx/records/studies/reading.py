@@ -1,0 +1,258 @@
+"""The records of a study: `study.json`, a run's folder a cell, claims, what the planner wrote down.
+
+    DIR/study.json                    the question, the baseline, the metric, the cells and what each changes
+    DIR/cells/FINGERPRINT/            a run's folder (see `tlx.records.run_directory`), `failed.json`
+                                      where the last try failed
+    DIR/claims/FINGERPRINT.lock       held by the worker that runs the cell
+    DIR/groups.json                   which cells train together (see `tlx.study.groups`)
+    DIR/plan.jsonl                    a line a decision of the planner
+
+Nothing here imports JAX or pandas, and nothing is written.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tlx.files.documents import digests, read_json, read_lines, records
+from tlx.files.documents.checks import Form
+from tlx.records.log import read_metrics
+from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
+from tlx.trees import near_miss
+
+STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
+GROUPS = "groups.json"
+SEED = "seed"
+REMEDY = "restore the file, or run the study's command again, which writes it"
+State = Literal["done", "running", "failed", "waiting", "stale"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
+
+
+class Cell(NamedTuple):
+    """One run of a study. `names` are its columns (`{"method": "LoRA", "labels": 16, "seed": 3}`), `changes` the
+    `[path, before, after]` from the study's base, `result` that of `result.json` where the cell is done, `failed` that
+    of `failed.json` (`error`, `traceback`, `time`) where its last try failed. A stale cell is done, and `changed` are
+    the source files that changed since: its result is of other code, and is left out."""
+
+    fingerprint: str
+    names: dict[str, Any]
+    changes: tuple[tuple[str, str, str], ...]
+    folder: Path
+    state: State
+    result: dict[str, Any] | None = None
+    failed: dict[str, Any] | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def stands(self) -> str:
+        """The state in words: `stale: net.py changed since`."""
+        return f"stale: {', '.join(self.changed)} changed since" if self.changed else self.state
+
+    @property
+    def seed(self) -> Any:
+        """The value that pairs; None where the study has no such column."""
+        return self.names.get(SEED)
+
+    @property
+    def arm(self) -> dict[str, Any]:
+        return {name: value for name, value in self.names.items() if name != SEED}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.result["metrics"] if self.result else {}
+
+    def predictions(self, split: str = "test") -> Predictions | None:
+        """What the run answered on every example of a split; None where nothing was kept."""
+        return read_predictions(self.folder, split)
+
+    def recipe(self) -> dict[str, Any] | None:
+        """The dumped recipe, once the cell has begun."""
+        path = self.folder / RECIPE
+        if not path.is_file():
+            return None
+        digests.verify(self.folder, RECIPE)
+        return read_json(path, records.BRIEF, remedy=records.RERUN, finite=False)["recipe"]
+
+    def curves(self) -> dict[str, dict[int, float]]:
+        """Every metric that the run wrote as it went, by name and step."""
+        found: dict[str, dict[int, float]] = {}
+        for line in read_metrics(self.folder):
+            found.setdefault(line["name"], {})[line["step"]] = line["value"]
+        return found
+
+
+class Arm(NamedTuple):
+    """The cells that differ in their seeds alone; `names` are the columns that they share."""
+
+    names: dict[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def done(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.state == "done")
+
+    def values(self, metric: str) -> dict[Any, float]:
+        """The metric of every finished cell by its seed, as `result.json` holds it."""
+        return {cell.seed: cell.metrics[metric] for cell in self.done if metric in cell.metrics}
+
+
+class StudyRecords(NamedTuple):
+    """A study as its directory holds it. `baseline` are the columns' values that make an arm a baseline, `smallest` the
+    difference below which nothing is of interest, in the units of `metric`."""
+
+    folder: Path
+    name: str
+    question: str
+    baseline: dict[str, Any]
+    metric: str
+    smallest: float
+    command: str
+    file: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that name cells, in the order in which they first occur."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.names))
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many cells are in each state; "stale" is there only where one is."""
+        found = {state: sum(cell.state == state for cell in self.cells) for state in STATES}
+        return {state: count for state, count in found.items() if count or state != "stale"}
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The source files that changed since stale cells ran."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.changed))
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms in the order of the study, whatever the state of their cells."""
+        held: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            held.setdefault(_key(cell.arm), []).append(cell)
+        return tuple(Arm(cells[0].arm, tuple(cells)) for cells in held.values())
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that some finished cell has."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.metrics))
+
+    def plan(self) -> list[dict[str, Any]]:
+        """The planner's decisions; a line that a killed worker left half written is left out."""
+        return read_lines(self.folder / PLAN, records.PLAN, skip_damaged=True)
+
+    def check_metric(self, metric: str) -> str:
+        """The metric; ValueError, with the near miss, where no finished cell has it."""
+        if self.metrics and metric not in self.metrics:
+            raise ValueError(f"no cell of {self.folder} has the metric {metric!r}{near_miss(metric, self.metrics)}")
+        return metric
+
+
+def is_study(directory: str | Path) -> bool:
+    return (Path(directory) / STUDY).is_file()
+
+
+def read(directory: str | Path) -> StudyRecords:
+    """The study in `directory`, each cell with its state: running where its claim is held, else as its files say; stale
+    where it is done and source code that it used has changed since.
+
+    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells or two of them have the
+    same names.
+    """
+    folder = Path(directory)
+    if not is_study(folder):
+        raise FileNotFoundError(f"{folder} holds no study: there is no {STUDY}")
+    document = read_json(folder / STUDY, records.STUDY, remedy=REMEDY, finite=False)
+    cells = tuple(_cell(folder, item) for item in document["cells"])
+    _check(folder, cells)
+    texts = {name: document.get(name) or "" for name in ("name", "question", "metric", "command", "file")}
+    baseline, smallest = document.get("baseline") or {}, float(document.get("smallest") or 0.0)
+    return StudyRecords(folder=folder, baseline=baseline, smallest=smallest, cells=cells, **texts)
+
+
+def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
+    fingerprint = item["fingerprint"]
+    path = folder / CELLS / fingerprint
+    result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
+    state: State = "done" if result else "failed" if failed else "waiting"
+    if not result and held(folder / CLAIMS / f"{fingerprint}.lock"):
+        state = "running"
+        # It may have been on its last line when the files were looked at.
+        if result := _document(path / RESULT, records.RESULT):
+            state = "done"
+    if result and result.get("fingerprint", fingerprint) != fingerprint:
+        raise ValueError(
+            f"{path} holds the result of another recipe (fingerprint {result['fingerprint']}); remove that directory "
+            "and run the study again"
+        )
+    edited = tuple(stale(path)) if result else ()
+    if edited:
+        state, result = "stale", None
+    changes = tuple((path, str(before), str(after)) for path, before, after in item.get("changes", ()))
+    failed = failed if state == "failed" else None
+    return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed, edited)
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the lock. It is tried for an instant, so whoever wants it tries more than once."""
+    if not path.is_file():
+        return False
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except PermissionError:
+        # Another user's study; who may not write a lock cannot ask for it.
+        return False
+
+
+def _check(folder: Path, cells: Iterable[Cell]) -> None:
+    known: dict[str, str] = {}
+    for cell in cells:
+        other = known.setdefault(_key(cell.names), cell.fingerprint)
+        if other != cell.fingerprint:
+            raise ValueError(
+                f"{folder}: cells {other} and {cell.fingerprint} have the same names {cell.names}; label what differs"
+            )
+
+
+def _document(path: Path, form: Form) -> dict[str, Any] | None:
+    # A worker that tries again may take a file away at any moment.
+    try:
+        document = read_json(path, form, remedy=records.RERUN, finite=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    digests.verify(path.parent, path.name)
+    return document
+
+
+def _key(names: Mapping[str, Any]) -> str:
+    return json.dumps(names, sort_keys=True)
+
+
+def costs(result: Mapping[str, Any]) -> dict[str, float]:
+    """What a run took, of what its `result.json` says of that: `seconds` and their parts `seconds/train`, ...,
+    `peak_memory_bytes`, `flops`, `parameters/trainable`, ... Of runs that trained side by side, time is a run's share.
+
+    >>> costs({"seconds": {"train": 2.0, "eval": 1.0}, "steps": 10, "energy": None, "pack": {"arms": 2, "place": 0}})
+    {'steps': 10, 'seconds/train': 1.0, 'seconds/eval': 0.5, 'seconds': 1.5}
+    """
+    arms = (result.get("pack") or {}).get("arms", 1)
+    found: dict[str, float] = {}
+    for name in ("steps", "examples_per_second", "peak_memory_bytes", "flops", "parameters", "energy", "seconds"):
+        given = result.get(name)
+        parts = {f"{name}/{part}": value for part, value in given.items()} if isinstance(given, Mapping) else {}
+        for part, value in (parts or {name: given}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[part] = value / arms if name == "seconds" and arms > 1 else value
+        if name == "seconds" and parts:
+            found[name] = sum(found[part] for part in parts)
+    if arms > 1 and "examples_per_second" in found:
+        found["examples_per_second"] *= arms
+    return found

@@ -1,0 +1,4 @@
+"""From a recipe to a result: preparing, the compiled step, phases, the loop, evaluation, checkpoints, results.
+
+`loop` shows the order of a run; `run_many` trains several recipes, those that can share a program in one.
+"""

@@ -1,0 +1,317 @@
+"""One run while it trains, alone or beside others in one program: what is its own, and what it leaves."""
+
+import itertools
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx import config
+from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
+from tlx.files.durable import guarded
+from tlx.functional import selection
+from tlx.functional.selection import Seen
+from tlx.objectives import several
+from tlx.recipe import Recipe
+from tlx.records import run_directory
+from tlx.records.log import NoRecords, Records
+from tlx.tasks.classes import shown
+from tlx.training.checkpoint import Checkpoints, Saved
+from tlx.training.evaluate import Outcome
+from tlx.training.prepare import Prepared, check_shares, open_data, prepare
+from tlx.training.state import TrainState, memories
+from tlx.trees import flatten, nest
+from tlx.types import Setting, Variables
+
+# The folder of checkpoints within that of a run.
+CHECKPOINTS = "checkpoints"
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+class Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
+
+    @contextmanager
+    def __call__(self, name: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+class Best(NamedTuple):
+    """The best measurement so far by the recipe's rule, and what moves of the variables that gave it (see
+    `moved_part`)."""
+
+    step: int = 0
+    value: float = math.nan
+    variables: Variables | None = None
+
+    def better(self, step: int, value: float, higher_is_better: bool, found: Variables) -> "Best":
+        """This, or the new one where it is strictly better; the first of equals stays."""
+        wins = value > self.value if higher_is_better else value < self.value
+        if self.variables is not None and not wins:
+            return self
+        return Best(step, value, jax.tree.map(jnp.copy, found))
+
+
+class Arm:
+    """A recipe made ready in its folder. `begin` is the step from which it trains, which its group sets (see
+    `tlx.training.group`); a `finished` arm trains for the other arms of its group and writes nothing; `failed` is what
+    ended it early, in which case nothing more is measured of it; `flops` what its steps took, None where nobody can
+    say; `prefixes` what each phase had of a stored prefix, `cuts` where each begins, once that was looked for."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        path: Path,
+        ready: Prepared,
+        splits: Splits,
+        memory: Any,
+        records: int | None = None,
+        finished: bool = False,
+    ):
+        """The folder is the run's already. `records` bounds how many training steps are written down, and leaves the
+        events of TensorBoard out; None is every step."""
+        self.recipe, self.path, self.ready, self.splits, self.memory = recipe, path, ready, splits, memory
+        self.steps = total_steps(recipe, len(splits.train))
+        self.spans = phase_spans(ready, self.steps)
+        self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
+        self.checkpoints = Checkpoints(path / CHECKPOINTS)
+        self.begin, self.finished = 0, finished
+        self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
+        self.events = records is None
+        self.best = Best()
+        self.outcomes: dict[str, Outcome] = {}
+        self.criteria: dict[str, float] = {}
+        self.failed: Exception | None = None
+        self.flops: float | None = 0.0
+        self.prefixes: dict[int, dict[str, Any]] = {}
+        self.cuts: dict[int, Any] = {}
+        self.fingerprint = config.fingerprint(recipe)
+        # The lock of the folder, until the arm is closed.
+        self.lock = ExitStack()
+
+    def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of a batch of what the model reads."""
+        recipe = self.recipe
+        batches = evaluation_batches(
+            self.splits.validation.view(np.arange(1)), self.ready.processor, batch=2, buckets=recipe.data.lengths
+        )
+        given = inputs_of(next(iter(batches)))
+        return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
+
+    @cached_property
+    def records(self) -> Records | NoRecords:
+        """The records from the step `begin` on; opened when they are first written."""
+        return NoRecords() if self.finished else Records(self.path, self.begin, events=self.events)
+
+    def close(self) -> None:
+        with self.lock:
+            try:
+                if "records" in self.__dict__:
+                    self.records.close()
+            finally:
+                self.checkpoints.close()
+
+    def saved(self, state: TrainState) -> Saved:
+        """Return what a checkpoint holds: all that moves. The rest follows from the recipe: the frozen parameters, what
+        the terms remember, and the order of the data, which is a function of the step."""
+        best = self.best
+        notes = {
+            "best": best.variables is not None,
+            "best_step": best.step,
+            "best_value": best.value,
+            "flops": self.flops,
+            "classes": list(self.ready.task.names),
+            "fingerprint": self.fingerprint,
+            "failed": None if self.failed is None else str(self.failed),
+        }
+        return Saved(self.held(state), best.variables._asdict() if best.variables is not None else {}, notes)
+
+    def held(self, state: TrainState) -> dict[str, Any]:
+        """What of a state a checkpoint holds."""
+        frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.moving}
+        key = jax.random.key_data(state.key)
+        return state._replace(key=key, frozen=nest(frozen), memory={})._asdict()
+
+    def restored(self, saved: Saved, fresh: TrainState) -> TrainState:
+        """Return the state `fresh` with what moves taken from a checkpoint; restores also the best state until then,
+        and the error of an arm that had diverged."""
+        notes = saved.notes
+        if notes.get("failed"):
+            self.failed = Diverged(notes["failed"])
+        # Older checkpoints do not say.
+        if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
+            raise ValueError(
+                f"{self.path} was trained on the classes {shown(classes)}, and the data now have {shown(names)}: its "
+                "checkpoint's head would answer for other classes. Prepare the data set as it was, or pass --overwrite"
+            )
+        self.flops = notes.get("flops")
+        found = Variables(**saved.best) if notes["best"] else None
+        self.best = Best(notes["best_step"], notes["best_value"], found)
+        state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
+        frozen = nest(flatten(fresh.frozen) | flatten(state.frozen))
+        return state._replace(frozen=frozen, memory=fresh.memory)
+
+    def settle(
+        self, step: int, learning: Sequence[str], told: Mapping[str, np.ndarray], examples: Callable[[int], np.ndarray]
+    ) -> None:
+        """Writes down the metrics [K, ...] of the steps after `step`; `learning` are the parameters that they are of,
+        `examples(k)` those of the k-th batch.
+
+        Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss
+        or its gradient is not finite.
+        """
+        losses, norms = told["loss"], told["gradient_norm"]
+        wrong = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
+        for k in range(int(wrong[0]) if len(wrong) else len(losses)):
+            number = step + k + 1
+            if number % self.every == 0 or number == self.steps:
+                own = {f"train/{name}": float(values[k]) for name, values in told.items() if name != "leaf_norms"}
+                self.records.write(number, own)
+        if not len(wrong):
+            return
+        k = int(wrong[0])
+        leaves = told["leaf_norms"][k]
+        largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
+        self.records.flush()
+        raise Diverged(
+            f"the loss is {losses[k]} at step {step + k + 1}, its gradient's norm {norms[k]}; the batch held examples "
+            f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
+        )
+
+    def measured(self, step: int, outcome: Outcome, seen: Seen, rate: float) -> dict[str, float]:
+        """Writes down what the validation split gives, and the recipe's criteria of what they look at, and keeps both.
+
+        Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
+        """
+        if not (np.isfinite(outcome.logits).all() and seen.finite):
+            raise Diverged(
+                f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
+                "lower optim.lr, or bound the gradient with optim.clip"
+            )
+        self.outcomes["validation"] = outcome
+        found = outcome.metrics(self.ready.task)
+        self.criteria = selection.measure(self.recipe.train.measured, seen)
+        self.records.write(step, {f"validation/{name}": value for name, value in found.items()})
+        self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
+        self.records.flush()
+        return found
+
+    def judged(self) -> tuple[float, bool]:
+        """What the rule of the recipe makes of what was measured last, and whether more of that is better."""
+        rule, task = self.recipe.train.select, self.ready.task
+        if rule in self.criteria:
+            return self.criteria[rule], selection.CRITERIA[rule].higher_is_better
+        return self.outcomes["validation"].metrics(task)[task.primary], task.higher_is_better
+
+
+def opened(
+    recipe: Recipe,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    base: Recipe | None = None,
+    like: Arm | None = None,
+    records: int | None = None,
+    test: bool = True,
+    finished: bool = False,
+) -> Arm:
+    """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
+
+    The arm holds the folder's lock until it is closed. `like` is another arm, which may be closed, that may have the
+    same weights and data; `records` is as in `Arm`; without `test` that split is sealed; `finished` is as in `Arm`, and
+    then nothing is written into the folder. Raises whatever does not fit together before the folder is touched.
+    """
+    splits = open_data(recipe, test)
+    if like is not None:
+        oddities.take_over(splits, like.splits)
+    ready = prepare(recipe, splits, None if like is None else like.ready)
+    phase_spans(ready, total_steps(recipe, len(splits.train)))
+    command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
+    memory = memories(recipe.objective, setting(ready, splits))
+    if finished:
+        return Arm(recipe, path, ready, splits, memory, records, finished)
+    with guarded(path), ExitStack() as lock:
+        lock.enter_context(run_directory.writing(path))
+        if run_directory.finished(path, recipe, resume=True, overwrite=overwrite):
+            raise FileExistsError(f"{path}: another process has finished this recipe's run; read it with --resume")
+        run_directory.claim(path, recipe, overwrite=overwrite, base=base, command=command)
+        arm = Arm(recipe, path, ready, splits, memory, records)
+        arm.lock = lock.pop_all()
+    return arm
+
+
+def program() -> str:
+    """Return the first word of the command that runs: `tlx`, however it was started, or the user's script."""
+    path = Path(sys.argv[0])
+    return "tlx" if path.stem == "tlx" or path.parts[-2:] == ("cli", "__main__.py") else sys.argv[0]
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """How many updates: as asked, or enough for `epochs` passes over the examples."""
+    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+
+
+def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
+    """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
+    shares = [phase.share for phase in ready.phases]
+    check_shares(ready.phases)
+    ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def setting(ready: Prepared, splits: Splits) -> Setting:
+    """What the terms may look at before the first step."""
+    recipe, every = ready.recipe, {**splits.looked, **splits.streams}
+
+    def named(stream: str) -> list[Examples]:
+        found = several(stream, every)
+        if missing := [name for name in found if name not in every]:
+            there = ", ".join(every)
+            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {there}")
+        return [every[name] for name in found]
+
+    def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
+        return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+
+    def batches(stream: str) -> Iterator[Mapping[str, Any]]:
+        found = named(stream)
+        if not all(examples.labelled for examples in found):
+            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+        return itertools.chain.from_iterable(map(read, found))
+
+    def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
+        found = named(stream)
+        if len(found) > 1:
+            raise ValueError(
+                f"a term looks at each example of {stream!r} by its index, and there are {len(found)} of them: name "
+                f"one, such as '{stream}/0'"
+            )
+        for batch in read(found[0]):
+            yield {name: array for name, array in batch.items() if name != "label"}
+
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving, inputs)
+
+
+def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:
+    """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
+    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in moving}
+    return Variables(nest(params), variables.stats)

@@ -1,0 +1,63 @@
+"""The table of what will learn before it learns: path, shape, group, rate, decay, trainable; totals and bytes."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from tlx import optim as optimisers
+from tlx.training.prepare import Prepared
+from tlx.trees import flatten, nest, size
+
+
+class Row(NamedTuple):
+    """One parameter. `rate` is the peak rate of its schedule, 0 where it is frozen."""
+
+    path: str
+    shape: tuple[int, ...]
+    group: str
+    rate: float
+    decay: float
+    trainable: bool
+
+
+def rows(prepared: Prepared, phase: int = 0) -> list[Row]:
+    """A row a parameter, in the order of the model's stages."""
+    optim, partition = prepared.optim(phase), prepared.partitions[phase]
+    params = flatten(prepared.variables.params)
+    rates = optimisers.leaf_rates(optim, prepared.variables.params, partition)
+    order = {stage.name: n for n, stage in enumerate(prepared.model.stages)}
+    found = []
+    for path, leaf in params.items():
+        group = next((name for name in order if path.startswith(f"{name}/")), path.split("/")[0])
+        own = rates.get(path)
+        rate, decay = (optim.lr * own["lr"], own["weight_decay"]) if own else (0.0, 0.0)
+        found.append(Row(path, tuple(leaf.shape), group, rate, decay, own is not None))
+    return sorted(found, key=lambda row: (order.get(row.group, len(order)), row.path))
+
+
+def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
+    """`total`, `trainable` (numbers); `bytes`, `gradient_bytes`, `optimiser_bytes`, `average_bytes`,
+    `statistics`."""
+    params = flatten(prepared.variables.params)
+    moving = {path: leaf for path, leaf in params.items() if prepared.partitions[phase][path] is not None}
+    trainable = sum(map(size, moving.values()))
+    shapes = nest({path: jax.ShapeDtypeStruct(leaf.shape, "float32") for path, leaf in moving.items()})
+    return {
+        "total": sum(map(size, params.values())),
+        "trainable": trainable,
+        "bytes": 4 * sum(map(size, params.values())),
+        "gradient_bytes": 4 * trainable,
+        "optimiser_bytes": optimisers.state_bytes(prepared.optim(phase), shapes, prepared.parts(phase).layout),
+        "average_bytes": 4 * trainable if prepared.recipe.train.ema is not None else 0,
+        "statistics": sum(map(size, flatten(prepared.variables.stats).values())),
+    }
+
+
+def document(prepared: Prepared) -> dict[str, Any]:
+    """Table and totals of every phase, as JSON values."""
+    return {
+        "phases": [
+            {"share": phase.share, "rows": [row._asdict() for row in rows(prepared, n)], "totals": totals(prepared, n)}
+            for n, phase in enumerate(prepared.phases)
+        ]
+    }

@@ -1,0 +1,170 @@
+"""Where a phase may begin its pass: below that stage, nothing moves and nothing is random.
+
+Shapes: B batch, T tokens.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+from tlx import partition
+from tlx.data import Leaf
+from tlx.models import forward
+from tlx.processors import TextProcessor
+from tlx.training.prepare import Prepared
+from tlx.training.state import Parts, initial_state
+from tlx.training.step import eval_step, train_step
+from tlx.trees import Tree, subtree
+from tlx.types import Variables
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Reads = tuple[tuple[tuple[str, ...], jax.ShapeDtypeStruct], ...]
+
+
+class Cut(NamedTuple):
+    """The `stage` that a phase begins with, None where it begins with the inputs, and `why`. `reads` are the entries
+    of the carry that what comes after it reads, as paths of keys with their shapes and types; `leaves` are what a table
+    holds of them."""
+
+    stage: str | None
+    why: str
+    reads: Reads = ()
+    leaves: tuple[Leaf, ...] = ()
+
+
+def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None) -> Cut:
+    """The cut of one phase, for batches of `inputs` (shapes [B, ...] of what the model reads), where the terms of the
+    objective remember `memory`.
+
+    All is read off the programs themselves: a prefix that uses a key is random, one that gives other statistics than
+    it got trains them, and an objective that cannot be traced from the cut on reads something below it.
+    """
+    stages = [stage.name for stage in ready.model.stages]
+    moved = {path for parts in ready.partitions[: phase + 1] for path, learn in parts.items() if learn is not None}
+    stage = partition.first_moving(stages, moved)
+    if stage is None:
+        return Cut(None, f"{stages[0]!r}, the first stage, learns")
+    recipe = ready.recipe
+    if recipe.data.augment and recipe.data.views is None:
+        return Cut(None, "the images are augmented afresh at every step; Data(views=k) takes k fixed ways")
+    if jax.process_count() > 1:
+        return Cut(None, f"{jax.process_count()} processes share a batch")
+    now = partition.first_moving(stages, ready.partitions[phase])
+    below = [name for name in stages[: stages.index(stage)] if subtree(ready.variables.params, name)]
+    if not below:
+        return Cut(None, f"no parameter lies below {stage!r}, the first stage that learns")
+    parts = ready.parts(phase)
+    if told := moving_below(ready, parts, stage, inputs):
+        return Cut(None, told)
+    below_cut = partial(carried, ready, stage, parts.dtype)
+    carry = jax.eval_shape(below_cut, jax.eval_shape(lambda: ready.variables), inputs)
+    reads, told = what_is_read(ready, parts._replace(start=stage), carry, memory)
+    if told:
+        return Cut(None, told)
+    why = f"everything below {stage!r} is frozen"
+    if now != stage:
+        why += f"; all below {now!r} is by now, but an earlier phase has moved it"
+    return Cut(stage, why, reads, tuple(leaves_of(ready, stage, reads)))
+
+
+def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Mapping[str, Any]) -> Any:
+    """The carry at the cut."""
+    return forward(ready.model, variables, inputs, stop=stage, dtype=dtype)[0]["carry"]
+
+
+def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> str:
+    """What is not the same at every step below `stage`; empty where nothing is."""
+    still = partition.still([stage.name for stage in ready.model.stages], parts.partition)
+
+    def prefix(key: Any, variables: Variables, given: Any) -> Any:
+        taps, after = forward(ready.model, variables, given, key=key, train=True, stop=stage, still=still)
+        return taps["carry"], after
+
+    key, variables = jax.eval_shape(lambda: (jax.random.key(0), ready.variables))
+    traced = jax.make_jaxpr(prefix)(key, variables, dict(inputs)).jaxpr
+    if traced.invars[0] in used(traced):
+        return f"there is dropout or other noise below {stage!r}"
+    count, first = len(jax.tree.leaves(variables.stats)), 1 + len(jax.tree.leaves(variables.params))
+    if count and list(traced.outvars[-count:]) != list(traced.invars[first : first + count]):
+        return f"running statistics move below {stage!r}"
+    return ""
+
+
+def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None) -> tuple[Any, str]:
+    """The entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or what keeps the
+    objective from beginning there."""
+    rows = jax.tree.leaves(carry)[0].shape[0]
+    label = np.zeros(rows, np.int32 if ready.task.names else np.float32)
+
+    def step(given: Any, variables: Variables) -> Any:
+        state = initial_state(parts, variables, 1, jax.random.key(0), memory)
+        batch = {**given, "index": np.arange(rows, dtype=np.int32)}
+        known = {**batch, "label": label}
+        streams = {name: batch if name == "unlabelled" else known for name in ready.streams}
+        return train_step(parts, state, streams), eval_step(parts, state, given)
+
+    try:
+        traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr
+    except (KeyError, ValueError, TypeError) as error:
+        return (), f"the objective reads what lies below {parts.start!r} ({type(error).__name__}: {error})"
+    found = used(traced)
+    paths = [tuple(entry.key for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(carry)[0]]
+    shapes = jax.tree.leaves(carry)
+    kept = zip(paths, shapes, traced.invars[: len(shapes)], strict=True)
+    return tuple((path, shape) for path, shape, variable in kept if variable in found), ""
+
+
+def used(traced: Any) -> set[Any]:
+    """The variables of a program on which its results depend, walking back from them. What a part of the program is
+    given counts as used by it."""
+    found = {variable for variable in traced.outvars if not isinstance(variable, Literal)}
+    for equation in reversed(traced.eqns):
+        if equation.effects or any(out in found for out in equation.outvars):
+            found |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
+    return found
+
+
+def leaves_of(ready: Prepared, stage: str, reads: Reads) -> list[Leaf]:
+    """What a table holds of every example."""
+    extras = token_axes(ready, stage, reads)
+    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True)]
+
+
+def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
+    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
+
+    Raises ValueError where tokens lie along another axis.
+    """
+    if not isinstance(ready.processor, TextProcessor):
+        return [None] * len(reads)
+    variables = jax.eval_shape(lambda: ready.variables)
+    both = []
+    most = ready.processor.tokens
+    for length in (most - 1, most):
+        ids = jax.ShapeDtypeStruct((2, length), "int32")
+        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        taken = jax.eval_shape(partial(prefix, ready, stage, reads), variables, given)
+        both.append([leaf.shape for leaf in taken])
+    found: list[int | None] = []
+    for short, long in zip(*both, strict=True):
+        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+        if axes not in ([], [1]):
+            raise ValueError(f"what {stage!r} reads has tokens along the axes {axes}; expected 1")
+        found.append(short[1] - most + 1 if axes else None)
+    return found
+
+
+def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    """What is read of the carry at the cut, in the order of `reads`."""
+    carry = carried(ready, stage, ready.recipe.train.dtype, variables, inputs)
+    found = []
+    for path, _ in reads:
+        node = carry
+        for entry in path:
+            node = node[entry]
+        found.append(node)
+    return found

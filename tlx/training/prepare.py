@@ -1,0 +1,284 @@
+"""From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config, models, objectives, optim, partition, processors, updates, weights
+from tlx.data import Splits, load, processor_for, train_batches
+from tlx.functional.selection import CRITERIA, read_by
+from tlx.optim import Optim
+from tlx.partition import Partition
+from tlx.recipe import Recipe
+from tlx.tasks import Task
+from tlx.training.step import Parts
+from tlx.trees import flatten, map_named, near_miss, nest
+from tlx.tuning import Tuning
+from tlx.types import Model, Phase, Turn, Variables
+from tlx.weights import Manifest
+
+
+class Prepared(NamedTuple):
+    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `brought` are the
+    numbers before a tuning or a term added any."""
+
+    recipe: Recipe
+    task: Task
+    model: Model
+    variables: Variables
+    processor: Any
+    manifest: Manifest
+    phases: tuple[Phase, ...]
+    partitions: tuple[Partition, ...]
+    brought: Variables
+
+    @property
+    def moving(self) -> frozenset[str]:
+        """The paths of the parameters that learn in some phase."""
+        return frozenset(path for parts in self.partitions for path, learn in parts.items() if learn is not None)
+
+    @property
+    def fresh(self) -> frozenset[str]:
+        """The paths of the model's own parameters that no checkpoint brought."""
+        if self.recipe.weights is None:
+            return frozenset(flatten(self.model.params))
+        return frozenset(entry.path for entry in self.manifest.entries if entry.action == "reset")
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
+        kept although the class names cannot be compared; and those of the terms."""
+        terms = [note for term in self.recipe.objective for note in term.notes(self.task)]
+        return weights.sentences(self.model, self.manifest.entries, self.moving) + terms
+
+    @property
+    def streams(self) -> list[str]:
+        """What a step gets a batch of: the streams of the data that some term reads."""
+        return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The moves of one step, where it has several."""
+        return tuple(turn for term in self.recipe.objective for turn in term.turns(self.model))
+
+    def parts(self, phase: int) -> Parts:
+        """The static half of the step of one phase."""
+        recipe = self.recipe
+        return Parts(
+            self.model,
+            self.task,
+            recipe.objective,
+            self.optim(phase),
+            self.partitions[phase],
+            recipe.train.dtype,
+            update=recipe.update,
+            layout=optim.layout(self.model, self.partitions, phase, self.turns),
+            accumulate=recipe.train.accumulate,
+            ema=recipe.train.ema,
+            remat=recipe.train.remat,
+            features=any(CRITERIA[name].features for name in recipe.train.measured),
+            joint=recipe.train.statistics == "joint",
+        )
+
+    def optim(self, phase: int) -> Optim:
+        """The recipe's optimiser with the numbers of one phase."""
+        return changed(self.recipe.optim, self.phases[phase])
+
+
+def open_data(recipe: Recipe, test: bool = True) -> Splits:
+    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
+    Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term looks at once
+    are `looked`."""
+    splits = load(recipe.data, recipe.seed, test, read_by(recipe.train.measured))
+    read = objectives.wanted(recipe.objective, tuple(splits.streams))
+    looked = objectives.looked_at(recipe.objective) & splits.streams.keys() - set(read)
+    return dataclasses.replace(
+        splits,
+        streams={name: splits.streams[name] for name in read},
+        looked={name: splits.streams[name] for name in sorted(looked)},
+    )
+
+
+def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:
+    """Everything but the data; `splits`, where given, name the classes and settle the processor. `like` is another
+    recipe made ready, whose weights are taken, the very arrays, where this one brings the same.
+
+    Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
+    """
+    config.check(recipe)
+    objectives.check_streams(recipe.objective, recipe.data.streams)
+    task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
+    if task.outputs is None:
+        raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+    if recipe.weights is None:
+        model = models.build(recipe.model, task.outputs)
+        check_tuning(recipe.tuning, model)
+        objectives.check_terms(recipe.objective, model, task)
+        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
+        processor, manifest = None, Manifest("from scratch", {}, ())
+    elif like is not None and same_weights(recipe, task, like):
+        model, processor, manifest, variables = like.model, like.processor, like.manifest, redrawn(like, recipe.seed)
+    else:
+        model, variables, processor, manifest, _ = bring(recipe, task)
+    if recipe.weights is not None:
+        objectives.check_terms(recipe.objective, model, task)
+    brought = variables
+    if splits is not None:
+        processor = fitted(recipe, splits, model, processor)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
+    params = recipe.tuning.insert(model, variables.params, key)
+    params, learn = objectives.inserted(recipe.objective, model, params, key)
+    models.check_tokens(model, params, max(recipe.data.lengths))
+    phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
+    check_shares(phases)
+    claimed = [partition.partition(params, phase.rules) for phase in phases]
+    partitions = updates.in_turns(recipe.update, recipe.objective, model, claimed)
+    moving = {path for parts in partitions for path, own in parts.items() if own is not None}
+    objectives.check_head(recipe.objective, model, moving)
+    for number, phase in enumerate(phases):
+        changed(recipe.optim, phase)
+        optim.layout(model, partitions, number)
+    variables = Variables(params, variables.stats)
+    return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, brought)
+
+
+def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
+    """Whether a recipe brings what another has brought, but for what is drawn from its seed."""
+    own, other = recipe, like.recipe
+    return (own.weights, own.model, task) == (other.weights, other.model, like.task)
+
+
+def redrawn(like: Prepared, seed: int) -> Variables:
+    """What `like` has brought, with what no checkpoint held drawn from another seed."""
+    fresh = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
+    named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
+    params = {path: leaf for path, leaf in named.items() if path in fresh and not path.startswith("stats:")}
+    stats = {path.removeprefix("stats:"): named[path] for path in fresh & named.keys() if path.startswith("stats:")}
+    drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
+    before = like.brought
+    return Variables(
+        nest(flatten(before.params) | flatten(drawn.params)), nest(flatten(before.stats) | flatten(drawn.stats))
+    )
+
+
+def check_tuning(tuning: Tuning, model: Model) -> None:
+    """Raises what a tuning and its rules raise on this model: of shapes alone, before a number is drawn or a program
+    compiled."""
+    shapes = map_named(lambda _, param: jax.ShapeDtypeStruct(param.shape, "float32"), model.params)
+    grown = jax.eval_shape(lambda params: tuning.insert(model, params, jax.random.key(0)), shapes)
+    phases = tuning.phases(model)
+    check_shares(phases)
+    for phase in phases:
+        partition.claims(grown, phase.rules)
+
+
+def check_shares(phases: Sequence[Phase]) -> None:
+    """ValueError where the shares of the phases are not positive or do not sum to one."""
+    shares = [phase.share for phase in phases]
+    # As they are asked, neither question is passed by NaN.
+    if not all(share > 0 for share in shares):
+        raise ValueError(f"a phase has a positive share of the run: {shares}")
+    if not abs(sum(shares) - 1) <= 1e-6:
+        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
+
+
+def changed(whole: Optim, phase: Phase) -> Optim:
+    """The optimiser with the numbers of one phase; ValueError for a number that it does not have."""
+    known = config.numbers(whole)
+    if strange := [name for name, _ in phase.optim if name not in known]:
+        raise ValueError(f"a phase changes optim.{strange[0]}, which is no number of it{near_miss(strange[0], known)}")
+    return config.replace(whole, **dict(phase.optim))
+
+
+def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
+    """The pretrained model of the recipe, with a fresh head drawn from its seed where the checkpoint has none."""
+    asked = recipe.weights
+    assert asked is not None
+    pretrained = weights.load_pretrained(
+        asked.source,
+        task,
+        reset=asked.reset,
+        resize=asked.resize,
+        pooling=asked.pooling,
+        model=recipe.model,
+        seed=recipe.seed,
+    )
+    if recipe.model is not None and pretrained.model.config != recipe.model:
+        raise ValueError(
+            f"the weights {asked.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
+        )
+    return pretrained
+
+
+def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
+    """The processor of the data, at the size that the model declares where the recipe names none."""
+    shape = models.image_shape(model.config)
+    if processor is None and shape is not None:
+        height, width, channels = shape
+        if channels not in (1, 3):
+            raise ValueError(
+                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
+            )
+        processor = processors.ImageProcessor(
+            size=(height, width), channels=1 if channels == 1 else 3, mean=(0.5,) * channels, std=(0.5,) * channels
+        )
+    fit = processor_for(recipe.data, splits, processor)
+    if isinstance(fit, processors.ImageProcessor) and shape is not None and fit.shape != shape:
+        raise ValueError(
+            f"images of {fit.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
+            "or resize the model's position embeddings: Weights(resize=...)"
+        )
+    return fit
+
+
+def training_batches(
+    ready: Prepared, splits: Splits, readers: Mapping[str, Any] | None = None, first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """The endless iterator of the recipe's training batches from the step `first` on, by stream, this process's share
+    of each (see `tlx.data`). `readers` read the streams, by default the recipe's own processor."""
+    recipe, each = ready.recipe, {}
+    for name, examples in splits.streams.items():
+        each[name] = train_batches(
+            examples,
+            readers[name] if readers else ready.processor,
+            batch=recipe.train.batch,
+            seed=stream_seed(recipe, name),
+            buckets=recipe.data.lengths,
+            group=recipe.data.group,
+            augment=recipe.data.augment,
+            views=recipe.data.views,
+            first=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    fill = ready.processor.pad_id if isinstance(ready.processor, processors.TextProcessor) else 0
+    return (levelled({name: next(batches) for name, batches in each.items()}, fill) for _ in itertools.count())
+
+
+def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:
+    """Batches of texts at one length, lest every combination of the streams' lengths be a program: those that are
+    shorter with padding behind, `fill` for tokens."""
+    if len(batches) == 1:
+        return batches
+    longest: dict[Any, int] = {}
+    for path, array in (item for batch in batches.values() for item in jax.tree.leaves_with_path(batch)):
+        if array.ndim > 1:
+            longest[path] = max(longest.get(path, 0), array.shape[1])
+
+    def padded(path: Any, array: np.ndarray) -> np.ndarray:
+        short = longest[path] - array.shape[1] if array.ndim > 1 else 0
+        wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
+        tokens = jax.tree_util.keystr(path) == "['input_ids']"
+        return np.pad(array, wide, constant_values=fill if tokens else 0) if short else array
+
+    return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
+
+
+def stream_seed(recipe: Recipe, name: str) -> int:
+    """What orders a stream: the recipe's seed, with others for all but `labelled`, so that no two go in step."""
+    return recipe.seed if name == "labelled" else recipe.seed + (zlib.crc32(name.encode()) << 32)

@@ -1,0 +1,237 @@
+"""A finished run opened again: the weights that it was brought, those that it ended with, its data."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx import config, models
+from tlx.data import Examples, Splits, evaluation_batches
+from tlx.files import run_files
+from tlx.files.documents import digests
+from tlx.recipe import KINDS, Recipe
+from tlx.records import run_directory as folder
+from tlx.tasks.classes import shown
+from tlx.training.evaluate import Outcome, passes
+from tlx.training.prepare import Prepared, open_data, prepare
+from tlx.training.results import save_model, write_tables
+from tlx.trees import flatten, near_miss, nest
+from tlx.types import Variables
+from tlx.weights import Pretrained, check_trained, load_pretrained
+from tlx.weights.files import read_file
+from tlx.weights.form import STATS
+
+Batches = list[Mapping[str, Any]]
+
+
+class Reopened(NamedTuple):
+    """A finished run: `before` are the variables that were brought, in the paths of those that it ended with, which
+    are `pretrained.variables`; `ready` is its recipe made ready, `splits` its data, `result` what it measured."""
+
+    folder: Path
+    ready: Prepared
+    splits: Splits
+    before: Variables
+    pretrained: Pretrained
+    result: dict[str, Any]
+
+    @property
+    def after(self) -> Variables:
+        return self.pretrained.variables
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The paths, among those compared, whose first values were drawn and not brought."""
+        manifest = self.ready.manifest
+        paths = flatten(self.before.params)
+        if not manifest.entries:
+            return tuple(paths)
+        reset = {entry.path for entry in manifest.entries if entry.action == "reset"}
+        declared = flatten(self.ready.model.params)
+        return tuple(path for path in paths if path in reset or path not in declared)
+
+
+def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
+    """Opens the run in the folder `source`.
+
+    `given` is the recipe of its config file, needed where `recipe.json` cannot name everything in it (a module of your
+    own). Raises FileNotFoundError where there is no finished run, ValueError where what the run began with cannot be
+    had again: another recipe, data or weights than those it used.
+    """
+    path = Path(source)
+    result = folder.read(path)
+    recipe = recipe_of(path, given)
+    splits = data_of(path, recipe, result)
+    ready = prepare(recipe, splits)
+    pretrained = load_pretrained(path, ready.task, model=recipe.model)
+    check_trained(pretrained, "The model in the run's folder is damaged; run it again: tlx run CONFIG --overwrite")
+    return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
+
+
+def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
+    """Writes the model and the page's tables of a study's cell, which kept only what it learned: recipe and seed give
+    the rest again. Gives the folder; a run that has its model already is left as it is.
+
+    `given` is as in `reopen`. Raises FileNotFoundError where nothing was kept, ValueError where what the cell began
+    with cannot be had again.
+    """
+    path = Path(source)
+    folder.read(path)
+    listed = digests.known(path)
+    # A model that is not listed is that of a rebuild which was interrupted.
+    if (path / "model").is_dir() and (not listed or "model/config.json" in listed):
+        return path
+    with folder.writing(path):
+        ready, splits, found = learned(path, given)
+        answers = folder.read_predictions(path, splits.shown)
+        outcome = None if answers is None else Outcome(*answers)
+        write_tables(path, ready, splits, outcome)
+        save_model(path, ready, found)
+        # The list of the run's files is written when all of them are there.
+        digests.write(path)
+    return path
+
+
+def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, Variables]:
+    """The recipe of a study's cell made ready, its data, and the variables that it ended with, those that a tuning or a
+    term added among them. Raises as `rebuild`."""
+    result = folder.read(path)
+    if not (path / folder.LEARNED).is_file():
+        raise FileNotFoundError(
+            f"{path} kept neither its model nor what it learned, which was too much for a study's cell; run it again: "
+            "tlx.run(recipe, out)"
+        )
+    recipe = recipe_of(path, given)
+    splits = data_of(path, recipe, result)
+    ready = prepare(recipe, splits)
+    run_files.check_file(path, folder.LEARNED)
+    kept = read_file(path / folder.LEARNED)
+    stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
+    params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
+    if params.keys() != ready.moving:
+        raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
+    brought = ready.variables
+    return ready, splits, Variables(nest(flatten(brought.params) | params), nest(flatten(brought.stats) | stats))
+
+
+def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
+    """The data of the run; ValueError where they are not those that it used, or their classes have another order."""
+    splits = open_data(recipe)
+    if (classes := tuple(result.get("classes", splits.classes))) != splits.classes:
+        raise ValueError(
+            f"{path} ran on the classes {shown(classes)}, and {recipe.data.target!r} now has {shown(splits.classes)}; "
+            "prepare the data set as it was"
+        )
+    if splits.fingerprint != result["data"]:
+        raise ValueError(
+            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "
+            "prepare the data set as it was"
+        )
+    return splits
+
+
+def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
+    """The recipe of the run in `path`, with what its file could not name taken from `given`.
+
+    Raises ValueError where that is needed and not given, or is not what the run used.
+    """
+    document = folder.read(path, folder.RECIPE)
+    made: dict[str, Any] = {}
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for name, value in document["recipe"].items():
+        if name == "kind":
+            continue
+        if name not in known:
+            raise ValueError(f"{path / folder.RECIPE}: a Recipe has no field {name!r}{near_miss(name, known)}")
+        try:
+            made[name] = config.load(value, KINDS)
+        except (ValueError, TypeError) as error:
+            if given is None:
+                raise ValueError(
+                    f"{path}: the recipe's {name} is not among the classes of tlx ({error}); give the run's own config "
+                    "file (--config FILE)"
+                ) from None
+            made[name] = getattr(given, name)
+    recipe = Recipe(**made)
+    # Runs of earlier versions do not say which source code they used.
+    recorded = "sources" in document or not config.sources(recipe)
+    if (own := config.fingerprint(recipe, with_sources=recorded)) != document["fingerprint"]:
+        if recorded and config.fingerprint(recipe, with_sources=False) == document.get("without_sources"):
+            changed = folder.stale(path) or ["source code that it depends on"]
+            raise ValueError(
+                f"{path} is stale: {', '.join(changed)} changed since it ran; restore the code that it ran with, or "
+                "run it again"
+            )
+        raise ValueError(
+            f"the config is not that of {path}: the fingerprint is {own}, the run's is {document['fingerprint']}; "
+            "give the file that it ran with"
+        )
+    return recipe
+
+
+def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
+    """What was brought, in the paths of `after`: what a tuning added and a merge took away again is left out.
+
+    Raises ValueError where `after` has leaves that were not there, and where a leaf that nothing moved is not the same
+    now: the weights that the recipe names are then not those that the run began with.
+    """
+    brought, ended = flatten(ready.variables.params), flatten(after.params)
+    if strange := sorted(ended.keys() - brought.keys()):
+        raise ValueError(f"{path} ended with {strange[0]!r}, and {len(strange) - 1} more, that it did not begin with")
+    # A merge has moved frozen leaves beside which something was added.
+    inserted = brought.keys() - flatten(ready.model.params).keys()
+    beside = {parent for leaf in inserted for parent in parents(leaf)}
+    still = [leaf for leaf in ended if leaf not in ready.moving and leaf.rpartition("/")[0] not in beside]
+    if other := [leaf for leaf in still if not np.array_equal(brought[leaf], ended[leaf])]:
+        source = ready.recipe.weights.source if ready.recipe.weights else "the initial draw"
+        raise ValueError(
+            f"{source!r} is not what {path} began with: {other[0]!r}, which was frozen, is another now "
+            f"({len(other)} of {len(still)} frozen leaves)"
+        )
+    params = nest({leaf: brought[leaf] for leaf in ended})
+    return Variables(params, ready.variables.stats)
+
+
+def parents(path: str) -> list[str]:
+    """Every path above this one.
+
+    >>> parents("a/b/c")
+    ['a', 'a/b']
+    """
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def batches_of(opened: Reopened, examples: Examples) -> Batches:
+    """Every example once, in batches of host arrays as the run evaluates them."""
+    recipe = opened.ready.recipe
+    found = evaluation_batches(
+        examples, opened.ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+    )
+    return list(found)
+
+
+class Meter:
+    """Logits of any variables of one model, by one compiled program a shape of batch."""
+
+    def __init__(self, opened: Reopened):
+        model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
+        self.task, self.splits, self.opened = opened.ready.task, opened.splits, opened
+        self.batches: dict[str, Batches] = {}
+
+        @jax.jit
+        def logits(variables: Variables, inputs: Mapping[str, Any]) -> Any:
+            return models.forward(model, variables, inputs, dtype=dtype)[0]["logits"]
+
+        self.logits = logits
+
+    def __call__(self, variables: Variables, split: str) -> Outcome:
+        """The outcome on the split of that name."""
+        if split not in self.batches:
+            self.batches[split] = batches_of(self.opened, getattr(self.splits, split))
+        placed = jax.device_put(variables)
+        found = passes(self.batches[split], lambda inputs: {"logits": self.logits(placed, inputs)})
+        return Outcome(found["logits"], found["label"], found["index"])

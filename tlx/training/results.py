@@ -1,0 +1,270 @@
+"""What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
+
+import io
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlx import config
+from tlx.data import Examples, Splits, notes
+from tlx.files.documents import digests
+from tlx.files.durable import guarded, sync_tree, write_whole
+from tlx.functional.selection import gaps
+from tlx.objectives import TERMS, without_inserted
+from tlx.partition import still
+from tlx.processors import vocabulary
+from tlx.records import run_directory
+from tlx.records.log import json_text, read_metrics, write_json
+from tlx.tasks import Task
+from tlx.training import describe
+from tlx.training.active_run import Arm, phase_spans
+from tlx.training.evaluate import Outcome, mistakes
+from tlx.training.prepare import Prepared
+from tlx.training.step import TrainState
+from tlx.trees import flatten
+from tlx.types import Variables
+from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
+from tlx.weights.files import write_file
+from tlx.weights.form import STATS
+from tlx.weights.merge import apart, merge
+
+PAGE = "report.html"
+# Learned parameters that are no more than this are kept of a study's cell.
+FEW_BYTES = 8 * 2**20
+
+
+def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str = "all") -> dict[str, Any]:
+    """The model, the predictions, the mistakes, the tables (`leave` "all"), or the predictions and, if they are few,
+    the parameters that moved ("learned"); `result.json` last, for it says that the run is whole."""
+    path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
+    seconds = {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
+    totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    metrics = {
+        f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
+    }
+    result = {
+        "fingerprint": config.fingerprint(recipe),
+        "seed": recipe.seed,
+        "selection": recipe.train.select,
+        "selected_step": finish["selected"],
+        "rules": gaps(read_metrics(path), ready.task.primary, ready.task.higher_is_better),
+        "metrics": metrics,
+        "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
+        "steps": finish["steps"],
+        "asked_steps": arm.steps,
+        "seconds": seconds,
+        "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
+        "flops": arm.flops,
+        "peak_memory_bytes": peak_memory(),
+        "examples": {
+            **{name: len(own) for name, own in trained_on(splits).items()},
+            **{name: len(o.labels) for name, o in outcomes.items()},
+            **{name: len(own) for name, own in splits.aside.items()},
+        },
+        "classes": list(splits.classes),
+        "data": splits.fingerprint,
+        "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
+        "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
+        "energy": finish["energy"],
+        "pack": finish["pack"],
+        "prefix": list(arm.prefixes.values()),
+    }
+    (path / "predictions").mkdir(exist_ok=True)
+    for name, outcome in outcomes.items():
+        save_arrays(path / "predictions" / f"{name}.npz", outcome._asdict())
+    if leave == "all":
+        save_model(path, ready, state.variables)
+        write_tables(path, ready, splits, outcomes.get(splits.shown))
+    else:
+        save_learned(path, ready, state)
+    arm.records.flush()
+    digests.write(path, {run_directory.RESULT: json_text(result)})
+    # The result says that the run is finished, so everything else is on the disk before it.
+    sync_tree(path)
+    write_json(path / run_directory.RESULT, result, sync=True)
+    return result
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz file whole. It is made in memory, for numpy leaves an open archive behind on a full disk."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    write_whole(path, [stream.getbuffer()])
+
+
+def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Outcome | None) -> None:
+    """What the page shows beside the result: the worst mistakes on the split that it is about (`Splits.shown`), all
+    parameters, the manifest, the environment."""
+    if outcome is not None:
+        write_json(path / "mistakes.json", mistakes(outcome, splits.named[splits.shown], ready.task))
+    write_json(path / "parameters.json", describe.document(ready))
+    if ready.recipe.weights is not None:
+        write_json(path / run_directory.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
+    write_json(path / "environment.json", run_directory.environment())
+
+
+def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
+    """`learned.safetensors`: what moved, by path, if it is no more than `FEW_BYTES`; recipe and seed give the rest."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.moving}
+    leaves |= {f"{STATS}{path}": np.asarray(leaf) for path, leaf in flatten(state.stats).items()}
+    if sum(leaf.nbytes for leaf in leaves.values()) <= FEW_BYTES:
+        write_file(path / run_directory.LEARNED, leaves)
+
+
+def save_model(path: Path, ready: Prepared, found: Variables) -> None:
+    """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves.
+
+    The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
+    adapter. What terms of the objective inserted is no part of the model.
+    """
+    variables = found._replace(params=without_inserted(ready.model, found.params))
+    trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
+    if inserted(trained):
+        moved = ready.moving & flatten(ready.model.params).keys()
+        save_adapter(trained, path / "adapter", moved=moved, untrained=True)
+        if not apart(variables):
+            trained = trained._replace(variables=merge(variables))
+    # The run's notes say which part of the model nobody trained; its own record is written all the same.
+    save_pretrained(trained, path / "model", untrained=True)
+
+
+def peak_memory() -> int:
+    """Bytes: of the fullest device where it keeps count, else of this process."""
+    counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return max(counted) or peak_of_process()
+
+
+def peak_of_process() -> int:
+    """Return the most bytes that this process has had in memory; 0 where the system does not say."""
+    with suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Windows has no such module.
+    with suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer, of which the first is meant.
+        counters = (ctypes.c_size_t * 9)()
+        size = ctypes.sizeof(counters)
+        system: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+        process = ctypes.c_void_p(system.GetCurrentProcess())
+        if system.K32GetProcessMemoryInfo(process, ctypes.byref(counters), size):
+            return int(counters[1])
+    return 0
+
+
+def write_page(path: Path) -> Path | None:
+    """Draw the page of a finished run; None where the extra that draws it is not installed.
+
+    Raises:
+      DiskFull, StorageError: the run is finished and only the page could not be written.
+    """
+    from tlx import report
+
+    if not report.available():
+        return None
+    with guarded(path, "draw the page with --resume; the run itself is finished"):
+        return report.write_run(path)
+
+
+def trained_on(splits: Splits) -> dict[str, Examples]:
+    """The examples of training by stream, which is "train" where the target's labelled ones are all."""
+    alone = list(splits.streams) == ["labelled"]
+    return {"train": splits.train} if alone else dict(splits.streams)
+
+
+def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
+    """Return what is odd about a run and yet no mistake: its head, its data, its phases, the pieces of its batches."""
+    spans = phase_spans(ready, steps)
+    idle = [
+        f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
+        for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
+        if first == last
+    ]
+    recipe = ready.recipe
+    found = notes(recipe.data, splits, recipe.train.batch, ready.processor)
+    classes = len(splits.classes)
+    if classes and (ready.task.outputs or 0) > classes:
+        told = f"the task has {ready.task.outputs} classes and the data {classes}"
+        found.append(f"{told}: no example is of the others")
+    return ready.notes + found + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+
+
+def in_pieces(ready: Prepared) -> list[str]:
+    """What sees the pieces of a batch one by one where `train.accumulate` cuts it, and would see more of it whole."""
+    train, found = ready.recipe.train, []
+    if train.accumulate == 1:
+        return []
+    size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
+    stages = [stage.name for stage in ready.model.stages]
+    # A stage that is frozen runs by its running statistics, and so by no batch's.
+    frozen = [tuple(f"{stage}/" for stage in still(stages, parts)) for parts in ready.partitions]
+    if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
+        found.append(f"batch norm takes its moments of {size}, not of the whole batch")
+    for term in ready.recipe.objective:
+        if not term.couples and type(term) not in TERMS.values():
+            found.append(
+                f"{type(term).__name__} is asked of {size} by itself; a term that compares examples says couples = True"
+            )
+    return found
+
+
+def constant(task: Task, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Where a model gives the same answer to every example of a split, and the labels are not all the same."""
+    found = []
+    for split, outcome in outcomes.items():
+        logits, labels = outcome.logits, outcome.labels
+        if len(labels) < 2 or (labels == labels[0]).all():
+            continue
+        if task.names:
+            answers = logits.argmax(-1)
+            if (answers == answers[0]).all():
+                told = f"{task.names[int(answers[0])]!r}"
+                found.append(f"the model answers {told} to all {len(labels):,} {split} examples")
+        elif (logits == logits[0]).all():
+            found.append(f"the model gives the same numbers for all {len(labels):,} {split} examples")
+    return found
+
+
+def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
+    found = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    learning, total = sorted({totals["trainable"] for totals in found}), found[0]["total"]
+    count = " to ".join(f"{number:,}" for number in learning[:: max(1, len(learning) - 1)])
+    share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
+    phases = f" in {len(found)} phases" if len(found) > 1 else ""
+    data = ready.recipe.data
+    named = {**trained_on(splits), "validation": splits.validation}
+    named |= {} if splits.untested else {"test": splits.test}
+    sizes = (f"{len(own)} {name}" for name, own in named.items())
+    told = [
+        f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
+        f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
+        f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
+    ]
+    told += [f"note: {note}" for note in odd(ready, splits, steps)]
+    return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
+
+
+def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping[str, float]) -> str:
+    told = [f"validation {name} {value:.4f}" for name, value in measured.items()]
+    told += [f"criterion {name} {value:.4f}" for name, value in criteria.items()]
+    return "  ".join([f"step {step}/{steps}", *told])
+
+
+def told_at_end(
+    result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Outcome]
+) -> str:
+    split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
+    name = f"{split}/{ready.task.primary}"
+    told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    told += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
+    if result["test_split"] == "not looked at":
+        return f"{told}\n{path} (the test split was not looked at)"
+    return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"

@@ -1,0 +1,356 @@
+"""Many recipes: those that share a program train together, in groups that follow from the recipes alone."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from tlx import config
+from tlx.recipe import Recipe
+from tlx.training.active_run import Arm, Clock, opened
+from tlx.training.batches import order_key
+from tlx.training.grouping import Form, alike, chunks, form_of, groups, joinable, same, signature
+from tlx.training.loop import How, Run, finished, train, whole
+from tlx.training.phases import Begun, begin_phase
+from tlx.trees import size
+
+__all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
+
+# The largest group: more arms than this are several.
+MOST_ARMS = 64
+# A group must take this share of the time of its arms one by one, or less, to be worth its memory.
+GAIN = 0.9
+# The share of the memory that a group may take: of a device's own, and of the machine's, which other processes use too.
+DEVICE_ROOM, ROOM = 0.6, 0.25
+# The expected time of a step is STEP[0] + operations / STEP[1] seconds, on processors and on accelerators. Fixed
+# figures of an ordinary machine, not measurements: the same recipes make the same groups under any load.
+STEP = {"cpu": (1e-4, 5e9), "other": (2e-3, 1e13)}
+# Seconds that a run needs before its first step.
+BEGIN = 1.0
+# On processors XLA has no quick convolution with a kernel of its own for every arm; such steps take longer by this.
+GROUPED = 2.0
+CONVOLUTION_GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
+
+Groups = Sequence[Sequence[int]]
+
+
+class Choice(NamedTuple):
+    """The decision for some arms: how many train at a time (1: one by one), and why. `seconds_per_step` are expected
+    times, `memory_bytes` the size of the compiled step of a group."""
+
+    arms: int
+    why: str
+    seconds_per_step: Mapping[str, float] = {}
+    memory_bytes: int = 0
+
+
+class Apart(Exception):
+    """A run cannot train, because another run of its group cannot be opened."""
+
+
+def run_many(
+    recipes: Sequence[Recipe],
+    folders: Sequence[str | Path],
+    *,
+    how: How | None = None,
+    most: int = MOST_ARMS,
+    together: Groups | None = None,
+    note: Callable[[dict[str, Any]], None] | None = None,
+    admit: Callable[[Groups], Groups] | None = None,
+    freed: Callable[[Groups], None] | None = None,
+    done: Callable[[int, Run | Exception], None] | None = None,
+) -> list[Run | Exception]:
+    """Run every recipe in its folder: finished runs are read, interrupted runs continue from their checkpoint.
+
+    Recipes that differ in numbers alone train together, in one program. Which ones follows from `recipes`, `most`, the
+    kind of device and the size of the memory alone: not from time, from free memory, or from what is finished
+    already. If a group has finished and unfinished runs, all of it trains again from its last checkpoint, and only the
+    unfinished runs write results.
+
+    Args:
+        recipes: the recipes; their order is part of the grouping.
+        folders: a folder for each recipe.
+        how: see `tlx.training.loop.How`.
+        most: the largest number of recipes that train together; 1 is one by one.
+        together: groups of positions that train together exactly so, in place of groups by the rule above.
+        note: is called with every decision of the rule, before any run of it trains.
+        admit: is called with the groups of positions that share a decision; returns those to train now. The others
+            get no outcome.
+        freed: is called with those others when their folders are open to other processes again.
+        done: is called with the position and the outcome of each run as it comes.
+
+    Returns:
+        A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
+    """
+    how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
+    results: dict[int, Run | Exception] = {}
+    # The arm opened last: the next group takes its weights and what is known of its data, where they are the same.
+    like: Arm | None = None
+
+    def settle(position: int, outcome: Run | Exception) -> None:
+        if position not in results:
+            results[position] = outcome
+            if done is not None:
+                done(position, outcome)
+
+    for members in together or chunks(recipes, most):
+        clock = Clock()
+        with clock("setup"):
+            ready = open_all(recipes, folders, members, how, settle, exactly=together is not None, like=like)
+            like = next(iter(ready.values()), like)
+            try:
+                if together is not None:
+                    plans = [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
+                    if len(alike(ready)) > 1:
+                        raise Apart("their programs differ now; the data or the installed packages have changed")
+                else:
+                    plans = planned(ready, how, most, note)
+            except Apart as error:
+                fail(ready, error, settle)
+                continue
+        asked = [plan.members for plan in plans]
+        admitted = {tuple(group) for group in (admit(asked) if admit is not None else asked)}
+        left = [plan.members for plan in plans if tuple(plan.members) not in admitted]
+        for position in (position for group in left for position in group):
+            ready[position].close()
+        if left and freed is not None:
+            freed(left)
+        for plan in plans:
+            arms = [ready[position] for position in plan.members]
+            if tuple(plan.members) not in admitted:
+                continue
+            if all(arm.finished for arm in arms):
+                for arm in arms:
+                    arm.close()
+                continue
+            outcomes = attempted(arms, how, clock, plan.begun.pop() if plan.begun else None)
+            for position, outcome in zip(plan.members, outcomes, strict=True):
+                settle(position, outcome)
+            clock = Clock()
+    return [results[position] for position in sorted(results)]
+
+
+def open_all(
+    recipes: Sequence[Recipe],
+    folders: Sequence[str | Path],
+    members: Sequence[int],
+    how: How,
+    settle: Callable[[int, Run | Exception], None],
+    exactly: bool,
+    like: Arm | None,
+) -> dict[int, Arm]:
+    """The arms of the members by position, the finished ones too, unless all are finished: then none. A member that
+    cannot be opened is left out; where the group is to be `exactly` the members, or it was finished, all the others
+    fail too, for without it their numbers would be different. `like` is as in `opened`."""
+    complete: set[int] = set()
+    wrong: dict[int, Exception] = {}
+    for position in members:
+        try:
+            if found := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+                complete.add(position)
+                settle(position, whole(found, how))
+        except Exception as error:
+            wrong[position] = error
+            settle(position, error)
+    ready: dict[int, Arm] = {}
+    if len(complete | wrong.keys()) == len(members):
+        return ready
+    for position in members:
+        if position in wrong and position not in complete:
+            continue
+        try:
+            path = Path(folders[position])
+            like = next(iter(ready.values()), like)
+            ready[position] = opened(
+                recipes[position], path, like=like, records=how.records, test=how.test, finished=position in complete
+            )
+        except Exception as error:
+            wrong[position] = error
+            settle(position, error)
+    bad = [position for position in wrong if position not in ready and (exactly or position in complete)]
+    if bad:
+        cause = wrong[bad[0]]
+        fail(
+            ready,
+            Apart(f"the run in {folders[bad[0]]} cannot be opened: {type(cause).__name__}: {cause}"),
+            settle,
+        )
+        return {}
+    return ready
+
+
+def fail(ready: Mapping[int, Arm], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
+    """Close the arms, and settle those that are not finished with an error that says why."""
+    told = (
+        f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
+        f"{error}. Repair that, or delete the folders of the group and run again"
+    )
+    for position, arm in ready.items():
+        arm.close()
+        if not arm.finished:
+            settle(position, ValueError(told))
+
+
+class Plan(NamedTuple):
+    """The positions of `members` that train together, and why; `begun` holds the beginning of their phase, if it was
+    made already."""
+
+    members: list[int]
+    choice: Choice
+    begun: list[Begun]
+
+
+def planned(
+    ready: Mapping[int, Arm], how: How, most: int, note: Callable[[dict[str, Any]], None] | None = None
+) -> list[Plan]:
+    """The groups of these arms, in the order in which they train."""
+    plans: list[Plan] = []
+    for twins in alike(ready):
+        # Side by side where they take the same batches.
+        twins.sort(key=lambda position: order_key(ready[position]))
+        choice, begun = tried([ready[position] for position in twins], how, most)
+        parts = [twins[start : start + choice.arms] for start in range(0, len(twins), choice.arms)]
+        held = [begun] if begun is not None and not plans else []
+        plans += [Plan(part, choice, held if n == 0 else []) for n, part in enumerate(parts)]
+        if note is not None:
+            prints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
+            named = "packed" if choice.arms > 1 else "one by one"
+            cells = [name for part in prints for name in part]
+            line = {"time": round(time.time(), 3), "cells": cells, "groups": prints, "how": named}
+            note(line | choice._asdict())
+    return plans
+
+
+def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
+    """The outcomes of arms that train together; an error of the whole is that of each."""
+    try:
+        return train(arms, how, clock, begun)
+    except Exception as error:
+        return [error] * len(arms)
+
+
+def tried(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
+    """As `chosen`; one by one where the group cannot be compiled: then each arm says for itself what is wrong."""
+    try:
+        return chosen(arms, how, most)
+    except Exception as error:
+        return Choice(1, f"a step could not be compiled ({type(error).__name__}: {error})"), None
+
+
+def chosen(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
+    """How many of these arms train at a time: as many as `most` and the memory allow, if their group is expected to
+    take less time than the arms one by one. With it the beginning of the first group, if that was made.
+
+    The expectation counts operations of the compiled programs; nothing is measured.
+    """
+    count = min(len(arms), most)
+    if count == 1:
+        return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for"), None
+    recipe = arms[0].recipe
+    if recipe.train.compile == "pmap" or jax.process_count() > 1:
+        return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
+    room, phase = room_bytes(), heaviest(arms[0])
+    count = min(count, max(1, room // max(1, own_bytes(arms[0], phase))))
+    while count > 1:
+        begun, needed, load = weighed(arms[:count], phase, how)
+        if needed <= room:
+            break
+        count //= 2
+    if count <= 1:
+        return Choice(1, f"two arms would take more than {room / 1e9:.1f} GB, their share of the memory"), None
+    choice = expected(load, count, arms[0].steps, needed)
+    return choice, begun if choice.arms > 1 and phase == 0 else None
+
+
+class Load(NamedTuple):
+    """The operations of a step of one arm and of a group, None where the compiler does not count them, and whether a
+    convolution of the group has a kernel for each arm."""
+
+    alone: float | None
+    group: float | None
+    grouped: bool
+
+
+def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
+    """The decision between a group of `count` arms of this load, and the arms one by one."""
+    if load.alone is None or load.group is None:
+        return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
+    cpu = jax.default_backend() == "cpu"
+    dispatch, rate = STEP["cpu" if cpu else "other"]
+    one = dispatch + load.alone / rate
+    pack = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
+    whole, single = BEGIN + steps * pack, count * (BEGIN + steps * one)
+    seconds = {"one": one, "pack": pack, "pack_per_arm": pack / count}
+    why = (
+        f"expected for all {steps:,} steps: {whole:.2g} s together, {single:.2g} s one by one "
+        f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
+        f"{', with a convolution kernel for each arm' if load.grouped else ''})"
+    )
+    return Choice(count if whole < GAIN * single else 1, why, seconds, needed)
+
+
+def weighed(arms: Sequence[Arm], phase: int, how: How) -> tuple[Begun, int, Load]:
+    """The beginning of a phase of these arms, as it is before its first step, the bytes that its compiled step needs,
+    and its operations."""
+    begun = begin_phase(arms, phase, how.prefix, lambda told: None)
+    fresh = begun.states
+    state = begun.placed()
+    needed = begun.feed.bytes_needed(state)
+    one, batch = begun.feed.shapes()
+    lowered: Any = begun.engine.train.lower(state, batch)  # type: ignore[attr-defined]
+    begun.states, begun.feed = fresh, begun.feed.rewound(begun.step)
+    alone, told = begun.step_flops(0, one), lowered.cost_analysis()
+    group = float(told["flops"]) if told and "flops" in told else None
+    if arms[0].recipe.train.accumulate > 1 and alone is not None:
+        # The compiler counts one round of the loop over the pieces of a batch.
+        group = alone * len(arms)
+    grouped = False
+    if jax.default_backend() == "cpu" and "convolution" in (text := lowered.as_text()):
+        single = begun.program(begun.parts[0], begun.forms[0], one).as_text()
+        grouped = most_groups(text) > most_groups(single)
+    return begun, needed, Load(alone, group, grouped)
+
+
+def most_groups(text: str) -> int:
+    """The largest number of groups of a convolution of a program.
+
+    >>> most_groups("stablehlo.convolution ... {batch_group_count = 1 : i64, feature_group_count = 4 : i64}")
+    4
+    """
+    return max(map(int, CONVOLUTION_GROUPS.findall(text)), default=1)
+
+
+def heaviest(arm: Arm) -> int:
+    """The phase in which most numbers learn, the first of equals: the one that decides about memory."""
+    counts = [sum(map(size, jax.tree.leaves(state.trainable))) for _, state in form_of(arm).phases]
+    return counts.index(max(counts))
+
+
+def own_bytes(arm: Arm, phase: int) -> int:
+    """The bytes of what moves in an arm's state, which a group holds for every arm."""
+    state = form_of(arm).phases[phase][1]
+    return sum(4 * size(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimiser, state.average)))
+
+
+def room_bytes() -> int:
+    """The bytes that a group may take: a share of all the memory, for the free memory differs with the load."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in told:
+        return int(DEVICE_ROOM * told["bytes_limit"])
+    return int(ROOM * memory_bytes())
+
+
+def memory_bytes() -> int:
+    """The bytes of memory of this machine, or of the container that this process may use."""
+    # Windows has no such call; a machine there is taken to have 8 GiB.
+    size = getattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**13}.__getitem__)
+    total = int(size("SC_PHYS_PAGES") * size("SC_PAGE_SIZE"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

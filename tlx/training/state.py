@@ -1,0 +1,163 @@
+"""The state of a run, and how it begins: the first phase from the variables, a later one from the phase before."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx import optim as optimisers
+from tlx import partition
+from tlx.config import numbers
+from tlx.objectives import Term
+from tlx.optim import Layout, Optim
+from tlx.partition import Partition
+from tlx.tasks import Task
+from tlx.trees import Tree, flatten, merge, nest
+from tlx.types import Array, Key, Model, Setting, Variables
+from tlx.updates import Sum, Update
+
+
+class TrainState(NamedTuple):
+    """The whole of a run, one pytree: what a checkpoint holds.
+
+    `optimiser` and `average` are by wave (see `tlx.optim`); `average` is empty unless one is asked for. `numbers` are
+    the recipe's floats as arrays, so that none is a constant of the compiled program.
+    """
+
+    step: Array
+    trainable: Tree
+    frozen: Tree
+    stats: Tree
+    optimiser: Any
+    average: Tree
+    memory: Tree
+    numbers: Tree
+    key: Key
+
+    @property
+    def variables(self) -> Variables:
+        return Variables(merge(self.trainable, self.frozen), self.stats)
+
+
+class Parts(NamedTuple):
+    """The static half of a step: everything but numbers. `accumulate` is M, the number of pieces; with `twice` the
+    whole batch is taken as M pieces are, for a count of its operations; `ema` None keeps no average; `remat` is
+    as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
+    goes on where what lies below it was computed before (see `tlx.training.feature_cache`): its batches then hold a
+    carry in the place of inputs. With `features` an evaluation gives what the head reads, too."""
+
+    model: Model
+    task: Task
+    terms: tuple[Term, ...]
+    optim: Optim
+    partition: Partition
+    dtype: str = "float32"
+    update: Update = Sum()
+    layout: Layout = Layout()
+    accumulate: int = 1
+    twice: bool = False
+    ema: float | None = None
+    remat: str = "auto"
+    joint: bool = False
+    start: str | None = None
+    features: bool = False
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether a step takes its batch piece by piece."""
+        return self.accumulate > 1 or self.twice
+
+    @property
+    def uncut(self) -> "Parts":
+        """The same step in one piece, with as many operations: of a loop over pieces XLA counts one round."""
+        again = self.accumulate > 1 and any(term.couples for term in self.terms)
+        return self._replace(accumulate=1, twice=self.twice or again)
+
+    @property
+    def learning(self) -> list[str]:
+        """The paths of the parameters that learn."""
+        return [path for path, learn in self.partition.items() if learn is not None]
+
+
+def memories(terms: Sequence[Term], setting: Setting) -> Tree:
+    """What each term remembers of the weights that were brought, and of the data: the same in every phase."""
+    return {str(n): term.memory(setting) for n, term in enumerate(terms)}
+
+
+def initial_state(
+    parts: Parts,
+    variables: Variables,
+    steps: int,
+    key: Key,
+    memory: Tree | None = None,
+    clock: tuple[int, int] | None = None,
+) -> TrainState:
+    """The state before the first of `steps` steps, of the very arrays of `variables` (a step gives its buffers away;
+    what places a state on devices copies it).
+
+    `memory` is what `memories` gave, by default what the terms remember of `variables` without any data. `clock` is
+    the stretch of steps `(first, last)` that the schedules run over, by default all of them.
+    """
+    trainable, frozen = partition.split(variables.params, parts.partition)
+    first, last = clock or (0, steps)
+    held: Tree = {
+        "steps": float(steps),
+        "clock": {"first": float(first), "steps": float(last - first)},
+        "optim": numbers(parts.optim),
+        "task": numbers(parts.task),
+        "terms": {str(n): numbers(term) for n, term in enumerate(parts.terms)},
+        "update": numbers(parts.update),
+        "rates": optimisers.leaf_rates(parts.optim, variables.params, parts.partition),
+    }
+    average: Tree = {}
+    if parts.ema is not None:
+        held["ema"] = parts.ema
+        found = optimisers.by_wave(trainable, parts.layout)
+        average = {name: {"weight": jnp.zeros(()), "mean": tree} for name, tree in found.items()}
+    if memory is None:
+        memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda stream: ()))
+    zero = jnp.zeros((), jnp.int32)
+    optimiser = optimisers.initial(parts.optim, trainable, parts.layout)
+    # Of numpy, which makes so many small arrays, and stacks them for a pack, in a tenth of the time.
+    held = jax.tree.map(lambda number: np.asarray(number, np.float32), held)
+    return TrainState(zero, trainable, frozen, variables.stats, optimiser, average, memory, held, key)
+
+
+def next_state(
+    parts: Parts, state: TrainState, after: Parts, steps: int, clock: tuple[int, int] | None = None
+) -> TrainState:
+    """The state with which the phase `after` begins where the phase `parts` has ended in `state`.
+
+    A wave that goes on learning keeps its parameters, its optimiser's state and its average bit for bit; every other
+    begins afresh. Leaves that stop learning stay at what they answered with under a schedule-free optimiser, and at
+    what they had learned otherwise.
+    """
+    goes_on = state.optimiser.keys() & {after.layout.wave(path) for path in after.partition if after.partition[path]}
+    answered = optimisers.averaged(parts.optim, state.optimiser, state.trainable, parts.layout)
+    kept = {
+        path: leaf
+        for path, leaf in flatten(state.trainable).items()
+        if parts.layout.wave(path) in goes_on and after.partition[path] is not None
+    }
+    leaves = flatten(merge(answered, state.frozen)) | kept
+    variables = Variables(nest(leaves), state.stats)
+    fresh = initial_state(after, variables, steps, state.key, state.memory, clock)
+
+    def carried(own: Tree) -> Tree:
+        return {name: own[name] for name in sorted(goes_on & own.keys())}
+
+    return fresh._replace(
+        step=state.step,
+        optimiser=fresh.optimiser | carried(state.optimiser),
+        average=fresh.average | carried(state.average),
+    )
+
+
+def answering(parts: Parts, trainable: Tree, optimiser: Any, average: Tree) -> Tree:
+    """The trainable leaves that are evaluated, selected and saved: the exponential moving average where one is kept,
+    the optimiser's own average where it has one, else those that learn."""
+    if parts.ema is not None:
+        return optimisers.together({name: found["mean"] for name, found in average.items()})
+    return optimisers.averaged(parts.optim, optimiser, trainable, parts.layout)

@@ -1,0 +1,173 @@
+"""Model + task + terms + update + optimiser -> one compiled step, by `jit` on a mesh or by `pmap`.
+
+Shapes: B batch, C outputs of the head, L trainable leaves.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from tlx import optim as optimisers
+from tlx import sharding
+from tlx.config import with_numbers
+from tlx.models import features, forward
+from tlx.objectives import passes
+from tlx.optim import Layout
+from tlx.training.gradients import Batch, slope_of
+from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
+from tlx.trees import Tree, flatten, nest
+from tlx.types import Array, Tick
+from tlx.updates import Point
+
+__all__ = [
+    "Batch", "Compiled", "Parts", "TrainState", "answering", "compile_step", "eval_step", "initial_state", "memories",
+    "next_state", "train_step",
+]  # fmt: skip
+
+
+def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
+    """One step of the trainable leaves: `(state, metrics)`.
+
+    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that all leaves
+    share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the
+    gradient norm of every trainable leaf in sorted order of paths.
+    Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
+    """
+    held = state.numbers
+    terms = [with_numbers(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
+    optim = with_numbers(parts.optim, held["optim"])
+    update = with_numbers(parts.update, held["update"])
+    tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
+
+    given = sorted(batch)
+    for term in terms:
+        batch = term.streams(batch, tick)
+
+    clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
+    transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
+
+    def descend(point: Point, gradients: Tree) -> Point:
+        leaves = flatten(point.trainable)
+        own = nest({path: leaves[path] for path in flatten(gradients)})
+        updates, after = transform.update(gradients, point.optimiser, own)
+        return Point(nest(leaves | flatten(optax.apply_updates(own, updates))), point.optimiser | after)
+
+    slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
+    start = Point(state.trainable, state.optimiser)
+    (trainable, optimiser), gradients, (stats, metrics) = update.step(slope, descend, start, tick)
+    squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
+    metrics |= {
+        "rate": optimisers.rate(optim, *clock, parts.layout.schedule(held["rates"])),
+        "gradient_norm": jnp.sqrt(squares.sum()),
+        "leaf_norms": jnp.sqrt(squares),
+    }
+    average = state.average
+    if parts.ema is not None:
+        average = moved_average(parts.layout, average, trainable, held["ema"])
+    return state._replace(
+        step=state.step + 1, trainable=trainable, stats=stats, optimiser=optimiser, average=average
+    ), metrics
+
+
+def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -> Tree:
+    """The exponential moving average of every wave, corrected for its start (Kingma and Ba, 2015, section 3).
+
+    mean += (1 - keep) / weight (value - mean), with weight = 1 - keep ** steps: the corrected mean itself, which needs
+    no division by what is nearly zero.
+    """
+    moved = {}
+    for name, values in optimisers.by_wave(trainable, layout).items():
+        weight = keep * average[name]["weight"] + (1.0 - keep)
+        share = (1.0 - keep) / weight
+        mean = jax.tree.map(lambda old, new, share=share: old + share * (new - old), average[name]["mean"], values)
+        moved[name] = {"weight": weight, "mean": mean}
+    return moved
+
+
+def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """`logits` [B, C] of one stream's inputs, nothing random, running statistics; and, where `parts` ask for them, the
+    `features` [B, W] that the head reads, in float32."""
+    taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
+    found = {"logits": taps["logits"]}
+    return found | {"features": features(taps).astype(jnp.float32)} if parts.features else found
+
+
+class Compiled(NamedTuple):
+    """A step on devices. `place` puts a copy of a fresh state there and `fetch` gives the one state back; `put` places
+    a batch.
+
+    `train(state, batch)` gives the buffers of `state` away. Each compiles once a shape of batch. `answer(state)` is the
+    state whose variables are to be evaluated, selected and saved: `state` itself where nothing is averaged.
+    """
+
+    train: Callable[[Any, Any], tuple[Any, Any]]
+    evaluate: Callable[[Any, Any], Any]
+    place: Callable[[TrainState], Any]
+    fetch: Callable[[Any], TrainState]
+    put: Callable[[Any], Any]
+    answer: Callable[[Any], Any]
+
+
+def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
+    """The step of `parts` on every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program a device)."""
+    if how == "pmap":
+        return mapped(parts, mesh)
+    whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
+    train = jax.jit(
+        partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
+    )
+    evaluate = jax.jit(partial(eval_step, parts), in_shardings=(whole, rows), out_shardings=whole)
+    return Compiled(
+        train,
+        evaluate,
+        place=lambda state: jax.device_put(jax.tree.map(partial(jnp.array, copy=True), state), whole),
+        fetch=lambda state: state,
+        put=partial(sharding.place_batch, mesh),
+        answer=answerer(parts, partial(jax.jit, out_shardings=whole)),
+    )
+
+
+def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`Compiled.answer` by `jit` or `pmap`: only what is averaged is computed, the rest of the state is shared."""
+    if parts.ema is None and not parts.optim.averages:
+        return lambda state: state
+    found = compiler(partial(answering, parts))
+    return lambda state: state._replace(trainable=found(state.trainable, state.optimiser, state.average))
+
+
+def mapped(parts: Parts, mesh: Mesh) -> Compiled:
+    """The same step by `jax.pmap`: states carry a leading axis of devices, batches are split along their first."""
+    devices = list(mesh.devices.flat)
+    count = len(devices)
+    train = jax.pmap(partial(train_step, parts, axis=sharding.DATA), sharding.DATA, devices=devices, donate_argnums=0)
+    evaluate = jax.pmap(partial(eval_step, parts), sharding.DATA, devices=devices)
+
+    # Compiled, for one program does what would else be an operation a leaf.
+    @partial(jax.jit, out_shardings=sharding.by_example(mesh))
+    def spread(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
+
+    @jax.jit
+    def first(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[0], tree)
+
+    def put(batch: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+
+    def joined(state: Any, batch: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), evaluate(state, batch))
+
+    def stepped(state: Any, batch: Any) -> tuple[Any, Any]:
+        state, metrics = train(state, batch)
+        return state, first(metrics)
+
+    def place(state: TrainState) -> Any:
+        return spread(jax.device_put(state, sharding.replicated(mesh)))
+
+    answer = answerer(parts, partial(jax.pmap, axis_name=sharding.DATA, devices=devices))
+    return Compiled(stepped, joined, place, first, put, answer)

@@ -1,0 +1,333 @@
+"""Many arms in one compiled program: their states stacked, what they share held once, one `vmap`ped step.
+
+An arm is one recipe's run. Arms that differ in numbers alone share a program; what moves in them, their numbers and
+their keys get a leading axis, and what is the same array in all (the frozen part) does not. LoRA's factors of unequal
+rank are padded with zeros, which stay zero: their gradients are products with the other factor's zeros.
+
+Shapes: A arms, O different batches of a step, B batch, C outputs of the head, K steps.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tlx import optim as optimisers
+from tlx import partition, sharding
+from tlx.partition import Partition
+from tlx.training.state import Parts, TrainState
+from tlx.training.step import answerer, compile_step, eval_step, train_step
+from tlx.trees import flatten, size
+from tlx.updates import Sum
+
+# How many steps of a resident table one call may take; fewer where fewer remain.
+MOST = 256
+PADDED = ("/lora/a", "/lora/b")
+# So many numbers, of all arms, make a leaf that is stacked and parted on the host.
+SMALL = 2**22
+# Optimisers whose step of one number depends on that number's own history alone, so that zeros change nothing.
+ELEMENTWISE = ("adamw", "adam", "sgd", "lion")
+
+
+class Engine(NamedTuple):
+    """A step over one arm or several, whose passes begin at the stage `start` (None: the inputs).
+
+    `place` puts fresh states there, `fetch(state, n)` gives arm n's back; `put` places a batch of training, stacked
+    [O, B, ...] where there are several, `put_whole` one that is for all of them, `put_rows` rows of a table.
+    `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
+    arms where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
+    `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
+    `evaluate(state, inputs)` gives what `step.eval_step` does, by arm: logits [A, B, C]. `answer` is as in
+    `step.Compiled`.
+    """
+
+    arms: int
+    start: str | None
+    train: Callable[[Any, Any], tuple[Any, Any]]
+    sweep: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None
+    evaluate: Callable[[Any, Any], Any]
+    place: Callable[[Sequence[TrainState]], Any]
+    fetch: Callable[[Any, int], TrainState]
+    put: Callable[[Any], Any]
+    put_whole: Callable[[Any], Any]
+    put_rows: Callable[[np.ndarray], Any]
+    answer: Callable[[Any], Any]
+
+
+def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
+    """The engine of one arm."""
+    compiled = compile_step(parts, mesh, how)
+    whole, rows = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    sweep = None
+    if how == "jit":
+        sweep = jax.jit(
+            partial(swept, partial(train_step, parts)),
+            in_shardings=(whole, whole, rows, None),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
+    return Engine(
+        arms=1,
+        start=parts.start,
+        train=compiled.train,
+        sweep=sweep,
+        evaluate=lambda state, inputs: jax.tree.map(lambda leaf: leaf[None], compiled.evaluate(state, inputs)),
+        place=lambda states: compiled.place(states[0]),
+        fetch=lambda state, n: compiled.fetch(state),
+        put=compiled.put,
+        put_whole=compiled.put,
+        put_rows=lambda positions: jax.device_put(positions, rows),
+        answer=compiled.answer,
+    )
+
+
+def packed(
+    parts: Parts,
+    mesh: Mesh,
+    states: Sequence[TrainState],
+    batches: int,
+    shared_inputs: bool = True,
+    forms: Sequence[Any] = (),
+) -> Engine:
+    """The engine of several arms, whose fresh `states` say what they share. A step takes so many `batches`, O, each for
+    A / O arms that stand side by side: what is frozen below what moves is computed once a batch. With `shared_inputs`
+    they are evaluated on the same inputs, else each on its own, stacked.
+
+    `parts` are those of any of them; their numbers are in the states. `forms` are the states that the arms have alone,
+    as shapes, where they were `joined` for the pack.
+    """
+    count, held = len(states), axes_of(states)
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
+    axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), held)
+    whole = sharding.replicated(mesh)
+    rows = sharding.by_example(mesh) if batches == 1 else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
+    step = stepped(parts, axes, held, batches, count // batches)
+    read = None if shared_inputs else 0
+    looked = sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
+    train = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
+    sweep = jax.jit(
+        partial(swept, step), in_shardings=(whole, whole, many, None), out_shardings=(whole, whole), donate_argnums=0
+    )
+    averaged = (axes.trainable, axes.optimiser, axes.average)
+    answer = answerer(parts, lambda function: jax.jit(jax.vmap(function, in_axes=averaged), out_shardings=whole))
+    return Engine(
+        arms=count,
+        start=parts.start,
+        train=train,
+        sweep=sweep,
+        evaluate=jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
+        place=lambda fresh: jax.device_put(stacked(fresh, held), whole),
+        fetch=lambda state, n: parted(unstacked(state, held, shapes[n], n), forms[n] if forms else None),
+        put=lambda batch: jax.device_put(batch, rows),
+        put_whole=lambda inputs: jax.device_put(inputs, looked),
+        put_rows=lambda positions: jax.device_put(positions, many),
+        answer=answer,
+    )
+
+
+def stepped(
+    parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int
+) -> Callable[[Any, Any], Any]:
+    """The step of so many `batches`, each of which so many arms `share`: over the arms of a batch within it, so that a
+    product with the same inputs is one of larger matrices, and over the batches outside. Arms that share their batches
+    are of one seed, so they draw the same noise, once."""
+    step: Callable[[Any, Any], Any] = partial(train_step, parts)
+    if share == 1:
+        return jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
+    inner = TrainState(**{**axes._asdict(), "key": None})
+    step = jax.vmap(step, in_axes=(inner, None), out_axes=(inner, 0), axis_size=share)
+    if batches > 1:
+        step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
+
+    def shaped(state: TrainState, taken: int, *sizes: int) -> TrainState:
+        """Of what the arms have their own of, the first `taken` axes as axes of such sizes."""
+        leaves, tree = jax.tree.flatten(state)
+        pairs = zip(held, leaves, strict=True)
+        return jax.tree.unflatten(
+            tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[taken:]) for axis, leaf in pairs]
+        )
+
+    def both(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        if batches == 1:
+            after, metrics = step(state._replace(key=state.key[0]), batch)
+            return after._replace(key=state.key), metrics
+        apart = shaped(state, 1, batches, share)
+        after, metrics = step(apart._replace(key=apart.key[:, 0]), batch)
+        metrics = jax.tree.map(lambda leaf: leaf.reshape(batches * share, *leaf.shape[2:]), metrics)
+        return shaped(after._replace(key=apart.key), 2, batches * share), metrics
+
+    return both
+
+
+def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: Any, count: Any) -> tuple[Any, Any]:
+    """`count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
+
+    def batch(k: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[positions[k]], table)
+
+    def body(k: Any, held: Any) -> Any:
+        state, told = held
+        state, metrics = step(state, batch(k))
+        return state, jax.tree.map(lambda kept, now: kept.at[k].set(now), told, metrics)
+
+    shapes = jax.eval_shape(lambda state: step(state, batch(0))[1], state)
+    told = jax.tree.map(lambda leaf: jnp.zeros((len(positions), *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, told))
+
+
+# What every arm has for itself, even where it is equal at first.
+OWN = ("trainable", "stats", "optimiser", "average", "numbers", "key")
+
+
+def axes_of(states: Sequence[TrainState]) -> list[int | None]:
+    """For every leaf of a state 0 where the arms have their own and None where they share it: the number of the step,
+    and frozen leaves and memories that are one array in all of them."""
+    found: list[int | None] = []
+    for name in TrainState._fields:
+        columns = zip(*(jax.tree.leaves(getattr(state, name)) for state in states), strict=True)
+        for leaves in columns:
+            apart = name in OWN or (name != "step" and any(leaf is not leaves[0] for leaf in leaves))
+            found.append(0 if apart else None)
+    return found
+
+
+def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainState:
+    """The states as one; every array is a copy."""
+
+    def join(axis: int | None, leaves: Sequence[Any]) -> Any:
+        if axis is None:
+            return jnp.array(leaves[0], copy=True)
+        # On a device each array would be an operation of its own.
+        return stack(np if is_small(leaves) else jnp, leaves)
+
+    columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    joined = [join(axis, leaves) for axis, leaves in zip(axes, columns, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(states[0]), joined)
+
+
+def stack(xp: Any, leaves: Sequence[Any]) -> Any:
+    """[A, ...] of A arrays, those that are smaller with zeros behind them; `xp` is numpy, or jax.numpy."""
+    most = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
+    return xp.stack(
+        [
+            leaf
+            if np.shape(leaf) == most
+            else xp.pad(leaf, [(0, m - n) for m, n in zip(most, np.shape(leaf), strict=True)])
+            for leaf in leaves
+        ]
+    )
+
+
+def on_host(state: Any) -> Any:
+    """The state with its small leaves on the host, from which `Engine.fetch` takes every arm's in no time."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
+
+
+def is_small(leaves: Sequence[Any]) -> bool:
+    """Whether arrays of the arms hold few numbers in all; keys, which numpy does not know, are never small."""
+    return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
+
+
+def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
+    """Arm n's state, its padding taken off."""
+    leaves, tree = jax.tree.flatten(state)
+    own = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]
+    cut = [leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
+           for leaf, shape in zip(own, shapes, strict=True)]  # fmt: skip
+    return jax.tree.unflatten(tree, cut)
+
+
+def joined(parts: Sequence[Parts]) -> Parts:
+    """The static half of a step in which every leaf learns that does in some arm; what each arm does not learn is
+    masked in its state (see `masked`). The optimiser treats every number by itself, so a leaf whose gradient, rate and
+    decay are zero stays as it is."""
+    first = parts[0]
+    union: Partition = {}
+    for path in first.partition:
+        claims = (own.partition[path] for own in parts)
+        union[path] = next((learn for learn in claims if learn is not None), None)
+    return first._replace(partition=union, layout=optimisers.layout(first.model, [union]))
+
+
+def masked(state: TrainState, own: Parts) -> TrainState:
+    """The fresh state of a `joined` step for an arm that is `own` alone: a zero for every leaf that it does not learn,
+    in the place of its rate, its decay, and before its gradient."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    params = flatten(state.trainable)
+    mine = optimisers.leaf_rates(own.optim, state.variables.params, own.partition)
+    rates = jax.tree.map(jnp.float32, {path: mine.get(path, {"lr": 0.0, "weight_decay": 0.0}) for path in params})
+    mask = {path: one if path in mine else zero for path in params}
+    return state._replace(numbers=state.numbers | {"rates": rates, "mask": mask})
+
+
+def parted(state: TrainState, form: Any) -> TrainState:
+    """What a joined state is without the other arms' leaves: of the structure of `form`, leaf by leaf of one name; the
+    state itself where that is None."""
+    if form is None:
+        return state
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    paths, tree = jax.tree_util.tree_flatten_with_path(form)
+    named = [jax.tree_util.keystr(path) for path, _ in paths]
+    learned = [name.replace(".frozen", ".trainable", 1) for name in named]
+    return jax.tree.unflatten(tree, [found[a] if a in found else found[b] for a, b in zip(named, learned, strict=True)])
+
+
+def grafted(state: TrainState, own: TrainState) -> TrainState:
+    """Return the `masked` state with every leaf that the arm's `own` state has: the inverse of `parted`. The numbers of
+    the recipe (rates, masks) stay those of the masked state."""
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
+    paths, tree = jax.tree_util.tree_flatten_with_path(state)
+    leaves = []
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path)
+        leaves.append(found.get(name, found.get(name.replace(".trainable", ".frozen", 1), leaf)))
+    return jax.tree.unflatten(tree, leaves)._replace(numbers=state.numbers)
+
+
+def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
+    """Whether arms that learn other leaves may still share a program: what begins to learn, and the stages in which
+    nothing does, are the same; nothing is remembered; and the update and the optimiser treat every number by itself."""
+    stages = [stage.name for stage in parts[0].model.stages]
+    firsts = {partition.first_moving(stages, own.partition) for own in parts}
+    stills = {partition.still(stages, own.partition) for own in parts}
+    plain = all(
+        type(own.update) is Sum and own.ema is None and own.optim.name in ELEMENTWISE and not own.layout.schedules
+        for own in parts
+    )
+    leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
+    same = {frozenset(own.partition) for own in parts}
+    return (
+        plain
+        and len(leaves) > 1
+        and len(firsts) == len(stills) == len(same) == 1
+        and not any(jax.tree.leaves(state.memory) for state in states)
+    )
+
+
+def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
+    """Whether these arms' steps differ in numbers alone: trees of the same structure, shapes and types, but for LoRA's
+    factors, whose rank may differ where the optimiser treats every number by itself."""
+    first = parts[0]
+    elementwise = first.optim.name in ELEMENTWISE
+
+    def alike(path: Any, *leaves: Any) -> bool:
+        shapes = {jnp.shape(leaf) for leaf in leaves}
+        name = "/".join(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
+        ranks = elementwise and name.endswith(PADDED)
+        return len({leaf.dtype for leaf in leaves}) == 1 and (len(shapes) == 1 or ranks)
+
+    kinds = {
+        (own.dtype, own.accumulate, own.ema is None, own.remat, own.joint, own.start, own.optim.name) for own in parts
+    }
+    layouts = all(own.layout == first.layout for own in parts)
+    moving = {tuple(own.learning) for own in parts}
+    trees = {jax.tree.structure(state) for state in states}
+    if len(kinds) > 1 or len(moving) > 1 or len(trees) > 1 or not layouts:
+        return False
+    return all(jax.tree.leaves(jax.tree_util.tree_map_with_path(alike, *states)))
