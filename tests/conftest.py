@@ -24,7 +24,7 @@ from tlx.study import run_study
 from tlx.study.base import document, settle
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# The newest interpreter runs the suite without torch and peft, and so without these files, which import both.
+# The newest interpreter has neither torch nor peft, so the files that import both are not collected there.
 collect_ignore_glob = [] if find_spec("torch") else ["models/test_parity*.py"]
 
 

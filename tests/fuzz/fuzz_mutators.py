@@ -139,7 +139,7 @@ def wrong_type(rng, document, how):
     if how.get("skip") and any(str(key) in how["skip"] for key in place):
         return None
     pool = WRONG[kind_of(at(document, place))]
-    # One number for all channels is as good as a list of them.
+    # A single number for all channels is valid too.
     if place[-1:] in (("image_mean",), ("image_std",)):
         pool = [value for value in pool if kind_of(value) != "number"]
     if not pool:

@@ -63,7 +63,7 @@ class Examples(Sequence[dict[str, Any]]):
         self.key = key
         # What the pipeline has made of these examples, by processor; a view has its own.
         self.memory: dict[Any, Any] = {}
-        # What the notes on odd data have measured of them.
+        # Measurements for the notes on odd data; runs on the same examples share them.
         self.measured: dict[Any, Any] = {}
         self._labels: np.ndarray | None = None
 

@@ -51,7 +51,12 @@ def read_of(splits: Splits) -> dict[str, Examples]:
 
 
 def take_over(splits: Splits, known: Splits) -> None:
-    """Share with `known` what `notes` measures of the same examples, so that it is measured once."""
+    """Let runs on the same examples share the measurements that `notes` makes, so that each is made once.
+
+    Args:
+        splits: The splits of the new run; its examples get the measurements of `known`.
+        known: The splits of an earlier run. Examples with other rows or another perturbation share nothing.
+    """
     if splits.fingerprint != known.fingerprint:
         return
     for name, examples in splits.named.items():
@@ -149,7 +154,7 @@ def sample(examples: Examples, most: int) -> np.ndarray:
 
 def cut_share(examples: Examples, processor: TextProcessor) -> float:
     """The share of texts, of at most `MEASURED`, that are longer than the processor reads."""
-    # A processor with other settings beside these may hold the same tokenizer.
+    # Processors that differ in other settings can share a tokenizer.
     key = ("cut", processor.tokenizer, processor.tokens)
     if key not in examples.measured:
         looked = (examples[int(position)] for position in sample(examples, MEASURED))

@@ -88,7 +88,7 @@ def run_many(
     """
     how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
     results: dict[int, Run | Exception] = {}
-    # The arm opened last: the next group takes its weights and what is known of its data, where they are the same.
+    # The next group reuses the weights of this arm, and the measurements of its data, where they are the same.
     like: Arm | None = None
 
     def settle(position: int, outcome: Run | Exception) -> None:

@@ -262,7 +262,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Record:
-    """An object with `required` and `optional` fields, and `others` whose names are free."""
+    """An object with `required` and `optional` fields; `others` is the form of every other field."""
 
     required: Mapping[str, Form] = field(default_factory=dict)
     optional: Mapping[str, Form] = field(default_factory=dict)

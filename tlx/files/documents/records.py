@@ -193,7 +193,7 @@ SEARCH = Record(
         "seed": COUNT,
     }
 )
-# What a trial says of its run, in Optuna's journal.
+# The attributes of a trial that a worker writes to Optuna's journal.
 TRIAL = Record({}, {"seconds": maybe(Real(0)), "value": MAYBE, "error": maybe(Text())})
 OPERATIONS = Mapped(Record({"total": NUMBER, "steps": COUNT, "how": Text()}))
 DOMAINS = Record({"of": HASH, "sources": Rows(Anything()), "eps": Rows(NUMBER), "rows": Rows(Record())})
