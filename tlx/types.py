@@ -24,6 +24,29 @@ class Param(NamedTuple):
     init: Callable[[Key, tuple[int, ...]], Array]
 
 
+class Field(NamedTuple):
+    """One array of an example, as a processor or a task makes it for a batch.
+
+    `shape` is without the batch; None is a ragged axis, which a batch pads with `pad` to a common length.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    pad: float = 0
+
+
+class Column(NamedTuple):
+    """One column of a data set, as its source describes it.
+
+    `kind` says what a cell holds: a "text", an "image", the samples of a sound ("audio"), a "number" or several
+    ("numbers"), one of the `classes` ("class"), any number of them ("classes"), or one of them for each word of a list
+    of words ("tags", "words").
+    """
+
+    kind: Literal["text", "words", "image", "audio", "number", "numbers", "class", "classes", "tags"]
+    classes: tuple[str, ...] = ()
+
+
 class Variables(NamedTuple):
     """The numbers of a model: `params` learn by gradient, `stats` are running statistics (batch norm)."""
 

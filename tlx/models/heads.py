@@ -1,0 +1,27 @@
+"""The heads that a task may ask a model to end in. An architecture lists those that it can build."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a model: `outputs` numbers for each example, or for each part of an example that a subclass names.
+
+    A head of your own is a subclass that an architecture of your own lists in its `heads`.
+    """
+
+    outputs: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.outputs, bool) or not isinstance(self.outputs, int) or self.outputs < 1:
+            raise ValueError(f"{type(self).__name__} has outputs={self.outputs!r}; expected a whole number above 0")
+
+
+@dataclass(frozen=True)
+class Pooled(Head):
+    """Logits of the whole example, [B, outputs]: classification, regression, several labels for each example."""
+
+
+@dataclass(frozen=True)
+class PerToken(Head):
+    """Logits of every token, [B, T, outputs]: one label for each token."""
