@@ -26,7 +26,7 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 BATCH = 64
 
 
-def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list[dict[str, float]]:
+def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list[Any]:
     """Probabilities by class name, most probable first, one dict a text (or image file) in `given`.
 
     `model` is the architecture's dataclass where the run cannot name it (a bridged module). Raises ValueError where
@@ -44,11 +44,16 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
         )
     for note in filter(None, [cut_note(pretrained.processor, given), *notes(pretrained.processor)]):
         log.warning("note: %s", note)
-    forward = jax.jit(lambda variables, inputs: models.forward(pretrained.model, variables, inputs)[0]["logits"])
-    answers: list[dict[str, float]] = []
+
+    def taps(variables: Any, inputs: Any) -> Any:
+        outputs = models.forward(pretrained.model, variables, inputs)[0]
+        return {name: array for name, array in outputs.items() if name in ("logits", "hidden", "pooled")}
+
+    forward, answers = jax.jit(taps), []
     for start in range(0, len(given), BATCH):
         inputs = prepare_inputs(pretrained, given[start : start + BATCH])
-        answers += pretrained.task.decode(np.asarray(forward(pretrained.variables, inputs)))
+        outputs = jax.device_get(forward(pretrained.variables, inputs))
+        answers += pretrained.task.answers(outputs, inputs)
     return answers
 
 

@@ -141,8 +141,11 @@ class Recipe:
                     f"{asked}, which looks at held-out examples of a source, and there is none: give data.source, or "
                     f"take one that looks at the target alone ({free})"
                 )
-            if isinstance(self.task, tasks.Regression):
-                raise ValueError(f"{asked}, which judges classes, and the task is a regression: leave it out")
+            if not self.task.exclusive:
+                raise ValueError(
+                    f"{asked}, which judges classes, and with {type(self.task).__name__} an example does not have "
+                    "exactly one: leave it out"
+                )
         if self.train.ema is None and (reading := [term for term in self.objective if term.averages]):
             who = type(reading[0]).__name__
             raise ValueError(f"{who} reads the moving average of the parameters; keep one: train.ema=0.99")
@@ -158,7 +161,10 @@ KINDS: dict[str, type] = {
     "Optim": Optim,
     "Train": Train,
     "Learn": Learn,
-    **{kind.__name__: kind for kind in (tasks.Classification, tasks.Regression)},
+    **{
+        kind.__name__: kind
+        for kind in (tasks.Classification, tasks.Regression, tasks.MultiLabel, tasks.TokenClassification)
+    },
     **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
     **shifts.SHIFTS,

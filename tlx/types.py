@@ -165,7 +165,8 @@ class View(NamedTuple):
     `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
     over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `turn` is the place of the
     move in its step, 0 where there is one. `average` are the parameters with their moving averages in the place of
-    those that learn, None where `train.ema` keeps none."""
+    those that learn, None where `train.ema` keeps none. `whole` is the batch of which `batch` is a piece, None where
+    it is not cut."""
 
     model: Model
     params: Tree
@@ -179,3 +180,4 @@ class View(NamedTuple):
     axis: str | None = None
     turn: int = 0
     average: Tree | None = None
+    whole: Mapping[str, Mapping[str, Array]] | None = None

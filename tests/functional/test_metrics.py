@@ -1,5 +1,8 @@
 """What is measured, against scikit-learn and by hand."""
 
+import json
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,115 +17,118 @@ LOGITS = RANDOM.normal(size=(200, 5)).astype(np.float32) * 2
 LABELS = RANDOM.integers(0, 4, 200)
 
 
+def summarise(logits, labels, kind=tasks.Classification):
+    """The metrics of a task, from the scores of logits on the device."""
+    task = kind(classes=logits.shape[-1]) if kind is tasks.Classification else kind(outputs=logits.shape[-1])
+    scores = task.score({"logits": jnp.asarray(logits)}, {"label": jnp.asarray(labels)})
+    return task.summarise({name: np.asarray(array) for name, array in scores.items()})
+
+
+def regression(predictions, targets):
+    """The metrics of a regression from float64 scores."""
+    columns = np.asarray(predictions).reshape(len(predictions), -1)
+    return tasks.Regression().summarise(metrics.scores_of(columns, np.asarray(targets, float)))
+
+
 def test_classification_agrees_with_scikit_learn():
-    told = metrics.summarise_classification(metrics.count_classification(LOGITS, LABELS))
+    found = summarise(LOGITS, LABELS)
     guess = LOGITS.argmax(-1)
-    assert told["accuracy"] == pytest.approx(independent.accuracy_score(LABELS, guess), abs=1e-12)
-    assert told["f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"), abs=1e-12)
+    assert found["accuracy"] == pytest.approx(independent.accuracy_score(LABELS, guess), abs=1e-12)
+    assert found["f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"), abs=1e-12)
     p = metrics.softmax(LOGITS)
-    assert told["loss"] == pytest.approx(independent.log_loss(LABELS, p, labels=range(5)), rel=1e-9)
-    counts = metrics.count_classification(LOGITS, LABELS)
-    np.testing.assert_array_equal(counts.confusion, independent.confusion_matrix(LABELS, guess, labels=range(5)))
+    assert found["loss"] == pytest.approx(independent.log_loss(LABELS, p, labels=range(5)), rel=1e-6)
+    counts = metrics.confusion_matrix(LABELS, guess, 5)
+    np.testing.assert_array_equal(counts, independent.confusion_matrix(LABELS, guess, labels=range(5)))
+
+
+def test_scores_of_the_device_and_those_of_the_host_agree():
+    """Scores are made in float32; old predictions are read back in float64."""
+    task = tasks.Classification(classes=5)
+    ours = task.score({"logits": jnp.asarray(LOGITS)}, {"label": jnp.asarray(LABELS)})
+    for name, array in metrics.scores_of(LOGITS, LABELS).items():
+        np.testing.assert_allclose(ours[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_class_that_neither_occurs_nor_is_predicted_has_no_part_in_f1():
     logits = np.array([[2.0, 1.0, -9.0], [1.0, 2.0, -9.0]])
-    assert metrics.summarise_classification(metrics.count_classification(logits, np.array([0, 1])))["f1"] == 1.0
+    assert summarise(logits, np.array([0, 1]))["f1"] == 1.0
 
 
 def test_calibration_error_by_hand():
     # Confidences 0.9 and 0.9 (one right), 0.6 (right): |1.8 - 1| / 3 + |0.6 - 1| / 3.
     logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
-    told = metrics.summarise_classification(metrics.count_classification(logits, np.array([0, 1, 1])))
-    assert told["ece"] == pytest.approx((0.8 + 0.4) / 3, abs=1e-12)
+    assert summarise(logits, np.array([0, 1, 1]))["ece"] == pytest.approx((0.8 + 0.4) / 3, abs=1e-6)
 
 
 def test_full_confidence_lies_in_the_last_bin():
-    counts = metrics.count_classification(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))
-    assert counts.bins[-1].tolist() == [2, 2, 1]
-    assert np.isfinite(counts.loss)
-    assert metrics.summarise_classification(counts)["ece"] == 0.5
+    scores = metrics.scores_of(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))
+    assert metrics.calibration_bins(scores)[-1].tolist() == [2, 2, 1]
+    assert np.isfinite(scores["loss"]).all()
+    assert metrics.calibration_error(scores) == 0.5
 
 
-@pytest.mark.parametrize("cut", [1, 64, 199])
-def test_counts_merge_to_those_of_the_union(cut):
-    parts = [metrics.count_classification(LOGITS[s], LABELS[s]) for s in (slice(cut), slice(cut, None))]
-    merged, whole = metrics.merge(*parts), metrics.count_classification(LOGITS, LABELS)
-    for ours, theirs in zip(merged, whole, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-    p, t = LOGITS[:, 0], LABELS.astype(np.float32)
-    merged = metrics.merge(metrics.sum_regression(p[:cut], t[:cut]), metrics.sum_regression(p[cut:], t[cut:]))
-    for ours, theirs in zip(merged, metrics.sum_regression(p, t), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+def test_metrics_declare_how_they_are_computed_and_survive_a_file():
+    for name, metric in metrics.STANDARD.items():
+        assert metrics.from_document(json.loads(json.dumps(metrics.document(metric)))) == metric, name
+    assert metrics.known("test/mine", {"mine": metrics.document(metrics.Metric("min", 0.0))}).bounds == (0.0, np.inf)
+    with pytest.raises(ValueError, match="mean_of"):
+        metrics.of_scores(metrics.Metric("max"), {})
 
 
 def test_regression_agrees_with_scikit_learn_and_scipy():
     targets = RANDOM.normal(size=60) + 3
     predictions = targets + RANDOM.normal(size=60) * 0.5
-    told = metrics.summarise_regression(metrics.sum_regression(predictions[:, None], targets))
-    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
-    assert told["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
-    assert told["r2"] == pytest.approx(independent.r2_score(targets, predictions))
-    assert told["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
+    found = regression(predictions, targets)
+    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert found["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    assert found["r2"] == pytest.approx(independent.r2_score(targets, predictions))
+    assert found["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
 
 
 def test_outputs_of_several_means_are_not_thereby_explained():
     targets = RANDOM.normal(size=(60, 3)) + np.array([0.0, 10.0, -5.0])
     predictions = targets + RANDOM.normal(size=(60, 3))
-    told = metrics.summarise_regression(metrics.sum_regression(predictions, targets))
-    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
-    assert told["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    found = regression(predictions, targets)
+    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert found["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
     expected = independent.r2_score(targets, predictions, multioutput="variance_weighted")
-    assert told["r2"] == pytest.approx(expected)
-    assert told["pearson"] < 0.9
+    assert found["r2"] == pytest.approx(expected)
+    assert found["pearson"] < 0.9
     means = np.broadcast_to(targets.mean(0), targets.shape)
-    assert metrics.summarise_regression(metrics.sum_regression(means, targets))["r2"] == pytest.approx(0, abs=1e-9)
+    assert regression(means, targets)["r2"] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_is_undefined_is_zero():
-    told = metrics.summarise_regression(metrics.sum_regression(np.ones(4), np.full(4, 2.0)))
-    assert told == {"mse": 1.0, "mae": 1.0, "r2": 0.0, "pearson": 0.0}
+    assert regression(np.ones(4), np.full(4, 2.0)) == {"mse": 1.0, "mae": 1.0, "r2": 0.0, "pearson": 0.0}
     # A constant whose sums are not exact.
-    told = metrics.summarise_regression(metrics.sum_regression(np.arange(49.0), np.full(49, 0.1)))
-    assert (told["r2"], told["pearson"]) == (0.0, 0.0)
+    found = regression(np.arange(49.0), np.full(49, 0.1))
+    assert (found["r2"], found["pearson"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e6, 1e8, -1e10])
-@pytest.mark.parametrize("parts", [1, 7])
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
-def test_correlation_does_not_depend_on_where_the_targets_lie(mean, parts, kind):
-    """However large the mean is beside the spread, and however the examples are shared out over batches."""
+def test_correlation_does_not_depend_on_where_the_targets_lie(mean, kind):
+    """However large the mean is beside the spread."""
     random = np.random.default_rng(3)
     targets = mean + random.normal(size=200)
     predictions = (targets + random.normal(size=200) * 0.5).astype(kind)
-    sums = [metrics.sum_regression(p, t) for p, t in
-            zip(np.array_split(predictions, parts), np.array_split(targets, parts), strict=True)]  # fmt: skip
-    whole = sums[0]
-    for part in sums[1:]:
-        whole = metrics.merge(whole, part)
-    told, wide = metrics.summarise_regression(whole), predictions.astype(np.float64)
-    assert told["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
+    found, wide = regression(predictions, targets), predictions.astype(np.float64)
+    assert found["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
     if np.ptp(wide):
-        assert told["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
+        assert found["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
     else:
-        assert told["pearson"] == 0.0
-    assert told["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
+        assert found["pearson"] == 0.0
+    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
 
 
 @pytest.mark.parametrize("value", [0.1, 1e8 + 0.3, 0.0])
-def test_a_constant_has_no_correlation_in_one_batch_or_many(value):
+def test_a_constant_has_no_correlation(value):
     predictions, targets = np.arange(49.0), np.full(49, value)
-    sums = [metrics.sum_regression(predictions[n : n + 7], targets[n : n + 7]) for n in range(0, 49, 7)]
-    whole = sums[0]
-    for part in sums[1:]:
-        whole = metrics.merge(whole, part)
-    for found in (whole, metrics.sum_regression(predictions, targets), metrics.sum_regression(targets, predictions)):
-        told = metrics.summarise_regression(found)
-        assert told["pearson"] == 0.0
-        assert np.isfinite(list(told.values())).all()
-    assert metrics.summarise_regression(whole)["r2"] == 0.0
-    one = metrics.summarise_regression(metrics.sum_regression(np.ones(1), np.full(1, 3.0)))
-    assert one == {"mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0}
+    for found in (regression(predictions, targets), regression(targets, predictions)):
+        assert found["pearson"] == 0.0
+        assert np.isfinite(list(found.values())).all()
+    assert regression(predictions, targets)["r2"] == 0.0
+    assert regression(np.ones(1), np.full(1, 3.0)) == {"mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0}
 
 
 def test_the_loss_has_no_floor():
@@ -130,23 +136,20 @@ def test_the_loss_has_no_floor():
     logits = np.array([[5000.0, 0.0], [0.0, -1e6], [3.0, 3.0]], np.float32)
     labels = np.array([1, 1, 0])
     np.testing.assert_allclose(metrics.negative_log_likelihood(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
-    told = metrics.summarise_classification(metrics.count_classification(logits, labels))
-    assert told["loss"] == pytest.approx((1005000.0 + np.log(2)) / 3, rel=1e-12)
-    task = tasks.Classification(classes=2, names=("a", "b"))
-    np.testing.assert_allclose(task.losses(logits, labels), [5000.0, 1e6, np.log(2)], rtol=1e-12)
+    assert summarise(logits, labels)["loss"] == pytest.approx((1005000.0 + np.log(2)) / 3, rel=1e-6)
 
 
 def test_logits_that_hardly_differ_have_a_largest_one():
     logits = np.array([[1e-30, 2e-30], [-1e-30, 0.0]], np.float32)
-    assert metrics.summarise_classification(metrics.count_classification(logits, np.array([1, 1])))["accuracy"] == 1.0
-    answers = tasks.Classification(classes=2, names=("a", "b")).decode(logits)
+    assert summarise(logits, np.array([1, 1]))["accuracy"] == 1.0
+    answers = tasks.Classification(classes=2, names=("a", "b")).answers({"logits": logits}, {})
     assert [next(iter(answer)) for answer in answers] == ["b", "b"]
 
 
 @pytest.mark.parametrize("label", [-1, 5])
 def test_a_label_outside_the_classes_is_no_class(label):
     with pytest.raises(ValueError, match=rf"label {label} of example 2 is outside the 5 classes 0\.\.4"):
-        metrics.count_classification(LOGITS[:4], np.array([0, 1, label, 3]))
+        summarise(LOGITS[:4], np.array([0, 1, label, 3]))
 
 
 def test_softmax_is_float64_and_stable():

@@ -208,8 +208,9 @@ def test_intervals():
     half = 1.96 * values.std() / math.sqrt(4000)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
     assert intervals.bootstrap(values) == intervals.bootstrap(values)
-    one = reading.Predictions(np.zeros((1, 1)), np.zeros(1), np.zeros(1))
+    one = reading.Predictions(metrics.scores_of(np.zeros((1, 1)), np.zeros(1)), np.zeros(1))
     assert intervals.measure("mse", one, tasks.Regression()) is None
+    one = reading.Predictions(metrics.scores_of(np.zeros((1, 2)), np.zeros(1, int)), np.zeros(1))
     assert intervals.measure("f1", one, tasks.Classification()) is None
 
 
@@ -247,7 +248,7 @@ def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
 
 def test_many_classes_need_no_numbers_in_the_cells():
     rng = np.random.default_rng(0)
-    counts = metrics.count_classification(rng.normal(size=(500, 120)), rng.integers(0, 120, 500))
+    counts = metrics.confusion_matrix(rng.integers(0, 120, 500), rng.integers(0, 120, 500), 120)
     drawing = figures.confusion(counts, [f"class {n}" for n in range(120)])
     assert len(drawing.rows) <= 500
     assert sum(row["count"] for row in drawing.rows) == 500
@@ -266,14 +267,15 @@ def test_what_is_no_mean_over_examples_is_resampled_too():
     labels, logits = random.integers(0, 4, 300), random.normal(size=(300, 5))
     logits[np.arange(300), labels] += 1
     measured = tasks.Classification(classes=5)
-    whole = measured.summarise(measured.measure(logits, labels))
-    assert intervals.macro_f1(labels, logits.argmax(-1)) == pytest.approx(whole["f1"])
-    low, high, _ = intervals.measure("f1", reading.Predictions(logits, labels, labels), measured)
+    predictions = reading.Predictions(metrics.scores_of(logits, labels), labels)
+    whole = predictions.metrics(measured)
+    low, high, _ = intervals.measure("f1", predictions, measured)
     assert low < whole["f1"] < high < low + 0.15
-    assert intervals.measure("ece", reading.Predictions(logits, labels, labels), measured) is None
+    assert intervals.measure("ece", predictions, measured) is None
     target = random.normal(size=(200, 1))
-    given = reading.Predictions(target + 0.5 * random.normal(size=(200, 1)), target[:, 0], labels)
-    whole = tasks.Regression().summarise(tasks.Regression().measure(given.logits, given.labels))
+    scores = metrics.scores_of(target + 0.5 * random.normal(size=(200, 1)), target[:, 0])
+    given = reading.Predictions(scores, np.arange(200))
+    whole = given.metrics(tasks.Regression())
     for name in ("r2", "pearson"):
         low, high, _ = intervals.measure(name, given, tasks.Regression())
         assert low < whole[name] < high < low + 0.2

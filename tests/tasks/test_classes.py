@@ -4,6 +4,7 @@ import pytest
 
 from tlx import tasks
 from tlx.tasks.classes import Match, contradictions, match, placeholder, shown
+from tlx.types import Column
 
 SAME, SWAPPED = Match((0, 1)), Match((1, 0))
 
@@ -78,10 +79,10 @@ def test_a_task_may_rename_classes_and_may_not_exchange_them(data, given, strang
     assert contradictions(data, given) == strange
     task = tasks.Classification(classes=len(given), names=given)
     if not strange:
-        assert task.resolve(data).names == given
+        assert task.resolve({"label": Column("class", data)}).names == given
         return
     with pytest.raises(ValueError) as error:
-        task.resolve(data)
+        task.resolve({"label": Column("class", data)})
     for part in (shown(data), shown(given), repr(strange[0])):
         assert part in str(error.value)
 

@@ -151,7 +151,7 @@ def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
     assert result["selected_step"] == min(step for step, value in measured.items() if value == best)
     assert result["metrics"]["validation/accuracy"] == best
     kept = np.load(tmp_path / "run" / "predictions" / "validation.npz")
-    assert (kept["logits"].argmax(-1) == kept["labels"]).mean() == best
+    assert (kept["logits"].argmax(-1) == kept["label"]).mean() == best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

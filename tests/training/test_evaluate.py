@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from tlx import Data, Recipe, models, tasks
+from tlx.functional.metrics import scores_of
+from tlx.records.run_directory import Predictions
 from tlx.training import evaluate
-from tlx.training.evaluate import Outcome
 
 RECIPE = Recipe(data=Data(target="digits"), task=tasks.Classification(), model=models.Mlp())
 TASK = tasks.Classification(classes=2, names=("no", "yes"))
@@ -28,28 +29,31 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
     engine = SimpleNamespace(
         arms=2,
         put_whole=lambda given: seen.append(sorted(given)) or given,
-        evaluate=lambda _, given: {"logits": np.stack([given["x"], -given["x"]])},
+        evaluate=lambda _, given: {
+            "logits": np.stack([given["x"], -given["x"]]),
+            "label": np.stack([given["label"]] * 2),
+        },
     )
     outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
-    np.testing.assert_array_equal(other.logits, -outcome.logits)
-    assert outcome.logits[:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
-    assert outcome.labels.tolist() == [0, 1, 0, 1, 0]
+    np.testing.assert_array_equal(other.scores["logits"], -outcome.scores["logits"])
+    assert outcome.scores["logits"][:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert outcome.scores["label"].tolist() == [0, 1, 0, 1, 0]
     assert outcome.indices.tolist() == [100, 101, 102, 103, 104]
-    # The model sees inputs alone, never a label.
-    assert seen == [["x"]] * 3
+    # The engine gets inputs and labels, and nothing that only the host reads.
+    assert seen == [["label", "x"]] * 3
 
 
 def test_mistakes_are_the_wrong_ones_alone_worst_first():
     logits = np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.99, 0.01]])
-    outcome = Outcome(logits, np.array([0, 0, 0, 1]), np.arange(4))
-    shown = [{"label": int(label), "index": n, "text": f"text {n}"} for n, label in enumerate(outcome.labels)]
+    outcome = Predictions(scores_of(logits, np.array([0, 0, 0, 1])), np.arange(4))
+    shown = [{"label": int(label), "index": n, "text": f"text {n}"} for n, label in enumerate(outcome.scores["label"])]
     found = evaluate.mistakes(outcome, shown, TASK)
     assert [one["text"] for one in found] == ["text 3", "text 2", "text 1"]
     assert found[0]["label"] == "yes"
     assert list(found[0]["answer"]) == ["no", "yes"]
     assert [one["loss"] for one in found] == sorted((one["loss"] for one in found), reverse=True)
     assert len(evaluate.mistakes(outcome, shown, TASK, count=1)) == 1
-    right = Outcome(logits[:1], np.array([0]), np.arange(1))
+    right = Predictions(scores_of(logits[:1], np.array([0])), np.arange(1))
     assert evaluate.mistakes(right, shown, TASK) == []
 
 

@@ -97,7 +97,7 @@ def test_every_number_of_a_run_is_on_record(plain):
 
 def test_what_is_measured_is_what_was_saved(plain):
     kept = np.load(plain.folder / "predictions" / "test.npz")
-    assert plain.metrics["test/accuracy"] == (kept["logits"].argmax(-1) == kept["labels"]).mean()
+    assert plain.metrics["test/accuracy"] == (kept["logits"].argmax(-1) == kept["label"]).mean()
     pretrained = load_pretrained(plain.folder)
     source = examples.open_dataset("digits").splits["test"]
     image = pretrained.processor(source[int(kept["indices"][5])])["image"]

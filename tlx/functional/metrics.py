@@ -1,58 +1,91 @@
-"""Sums and counts that merge by addition, and the numbers made of them. NumPy, on the host, in float64.
+"""Metrics of per-example scores, and similarities of features. NumPy, on the host, in float64.
 
-Shapes: B batch, C classes, K outputs, V and W widths of features.
+Shapes: N examples, C classes, K outputs, V and W widths of features.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 BINS = 15
-# Of these less is better; of every other metric more.
-LOWER_IS_BETTER = frozenset({"loss", "ece", "mse", "mae"})
-# The lowest and the highest value that each metric can have; a metric that is not listed has no bounds.
-BOUNDS = {
-    **dict.fromkeys(("accuracy", "f1", "ece"), (0.0, 1.0)),
-    **dict.fromkeys(("loss", "mse", "mae"), (0.0, np.inf)),
-    "r2": (-np.inf, 1.0),
-    "pearson": (-1.0, 1.0),
-}
+Scores = Mapping[str, np.ndarray]
 
 
-def bounds(name: str) -> tuple[float, float]:
-    """Return the lowest and the highest possible value of a metric, whose name may begin with that of its split.
+class Metric(NamedTuple):
+    """One metric that a task declares: what reports, comparisons and searches need to know about it.
 
-    >>> bounds("test/accuracy"), bounds("mse")
-    ((0.0, 1.0), (0.0, inf))
-    """
-    return BOUNDS.get(name.rpartition("/")[2], (-np.inf, np.inf))
-
-
-class ClassificationCounts(NamedTuple):
-    """`confusion` [C, C] (row: true class), `bins` [15, 3] of count, confidence, correct; summed `loss`; `total`
-    examples."""
-
-    confusion: np.ndarray
-    bins: np.ndarray
-    loss: float
-    total: int
-
-
-class RegressionSums(NamedTuple):
-    """Errors and moments of a set of examples, by output [K] (t target, p prediction); `total` examples.
-
-    `squared` and `absolute` are summed errors, `t` and `p` means, `tt`, `pp` and `tp` sums of products of deviations
-    from those means: plain squares would lose the variance where the mean is large beside it.
+    `better` says which direction is better; `low` and `high` bound its values. `mean_of` names the score whose mean
+    over the examples is the metric, and `value` computes any other metric from the scores; a task that computes its
+    metrics in `summarise` needs neither. Where `interval` is False, resampling gives no valid interval. `points` marks
+    a share that pages show in percent. `words` is its name on a page.
     """
 
-    total: int
-    squared: np.ndarray
-    absolute: np.ndarray
-    t: np.ndarray
-    p: np.ndarray
-    tt: np.ndarray
-    pp: np.ndarray
-    tp: np.ndarray
+    better: Literal["max", "min"]
+    low: float = -math.inf
+    high: float = math.inf
+    mean_of: str = ""
+    value: Callable[[Scores], float] | None = None
+    interval: bool = True
+    points: bool = False
+    words: str = ""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.better == "max"
+
+
+def of_scores(metric: Metric, scores: Scores) -> float:
+    """Compute a metric from scores [N, ...] of examples. Raises ValueError for a metric that declares no way."""
+    if metric.mean_of:
+        return float(np.asarray(scores[metric.mean_of], np.float64).mean())
+    if metric.value is None:
+        raise ValueError("the metric declares neither mean_of nor value; the task computes it in summarise")
+    return float(metric.value(scores))
+
+
+def document(metric: Metric) -> dict[str, Any]:
+    """Return a metric as JSON values, for `result.json`; `value` by the name of one of the functions of this file."""
+    names = {function: name for name, function in VALUES.items()}
+    ends = [None if math.isinf(end) else end for end in metric.bounds]
+    return {
+        "better": metric.better, "low": ends[0], "high": ends[1], "mean_of": metric.mean_of,
+        "value": None if metric.value is None else names.get(metric.value), "interval": metric.interval,
+        "points": metric.points, "words": metric.words,
+    }  # fmt: skip
+
+
+def from_document(values: Mapping[str, Any]) -> Metric:
+    """Return the metric that `document` has written."""
+    low, high = values["low"], values["high"]
+    return Metric(
+        "max" if values["better"] == "max" else "min",
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+        values["mean_of"],
+        VALUES.get(values["value"] or ""),
+        values["interval"],
+        values["points"],
+        values["words"],
+    )
+
+
+def known(name: str, measures: Mapping[str, Any] | None = None) -> Metric:
+    """Return what is known of a metric: as a run's `measures` declare it, else as tlx does, else nothing but that more
+    is better. The name may begin with that of its split.
+
+    >>> known("test/accuracy").bounds, known("mse").better, known("words").bounds
+    ((0.0, 1.0), 'min', (-inf, inf))
+    """
+    bare = name.rpartition("/")[2]
+    if measures and bare in measures:
+        return from_document(measures[bare])
+    return STANDARD.get(bare, Metric("max"))
 
 
 class SimilaritySums(NamedTuple):
@@ -64,27 +97,9 @@ class SimilaritySums(NamedTuple):
     batches: int
 
 
-Counts = ClassificationCounts | RegressionSums | SimilaritySums
-
-
-def merge(a: Counts, b: Counts) -> Counts:
-    """Counts of two disjoint sets of examples as the counts of their union."""
-    if type(a) is not type(b):
-        raise TypeError(f"{type(a).__name__} and {type(b).__name__} do not merge")
-    if isinstance(a, RegressionSums) and isinstance(b, RegressionSums):
-        return merge_regression(a, b)
-    return type(a)(*(x + y for x, y in zip(a, b, strict=True)))  # type: ignore[operator]
-
-
-def merge_regression(a: RegressionSums, b: RegressionSums) -> RegressionSums:
-    """The moments of the union, by the differences of the two means (Chan et al., 1983, equation 2.1)."""
-    total = a.total + b.total
-    t, p = b.t - a.t, b.p - a.p
-    share, both = b.total / total, a.total * b.total / total
-    return RegressionSums(
-        total, a.squared + b.squared, a.absolute + b.absolute, a.t + share * t, a.p + share * p,
-        a.tt + b.tt + both * t * t, a.pp + b.pp + both * p * p, a.tp + b.tp + both * t * p,
-    )  # fmt: skip
+def merge(a: SimilaritySums, b: SimilaritySums) -> SimilaritySums:
+    """Sums over two disjoint sets of batches as the sums over their union."""
+    return SimilaritySums(a.cross + b.cross, a.left + b.left, a.right + b.right, a.batches + b.batches)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -110,35 +125,85 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
         )
 
 
-def count_classification(logits: np.ndarray, labels: np.ndarray) -> ClassificationCounts:
-    """Counts over a batch: logits [B, C], labels [B]. Raises ValueError for a label outside the classes."""
-    classes = logits.shape[-1]
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Count the examples by true class (row) and predicted class (column): [N], [N] -> int64[C, C].
+
+    Raises ValueError for a label outside the classes.
+    """
     check_labels(labels, classes)
-    # Of the logits themselves, for two that differ by less than rounding have equal probabilities.
-    guess, confidence = logits.argmax(-1), softmax(logits).max(-1)
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, guess), 1)
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+def macro_f1(scores: Scores) -> float:
+    """Compute the mean of F1 over the classes that occur or are predicted, from `label` [N] and `prediction` [N]."""
+    labels, predictions = (np.asarray(scores[name], np.int64) for name in ("label", "prediction"))
+    classes = int(max(labels.max(), predictions.max())) + 1
+    hits = np.bincount(labels[labels == predictions], minlength=classes)
+    return mean_f1(hits, np.bincount(predictions, minlength=classes), np.bincount(labels, minlength=classes))
+
+
+def mean_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> float:
+    """Compute the mean of 2 hits / (predicted + true) over the classes [C] that occur or are predicted; 0 for none."""
+    support = predicted + true
+    present = support > 0
+    return float((2 * hits[present] / support[present]).mean()) if present.any() else 0.0
+
+
+def micro_f1(scores: Scores) -> float:
+    """Compute F1 of all counts together, from `tp`, `fp` and `fn` ([N] or [N, C]); 0 where there is nothing to find."""
+    tp, fp, fn = (float(np.asarray(scores[name], np.float64).sum()) for name in ("tp", "fp", "fn"))
+    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0
+
+
+def class_f1(scores: Scores) -> float:
+    """Compute the mean of F1 over the classes that occur or are predicted, from `tp`, `fp` and `fn` [N, C]."""
+    tp, fp, fn = (np.asarray(scores[name], np.float64).sum(0) for name in ("tp", "fp", "fn"))
+    return mean_f1(tp, tp + fp, tp + fn)
+
+
+def token_accuracy(scores: Scores) -> float:
+    """Compute the share of tokens that are right, from the counts `right` [N] and `tokens` [N]."""
+    tokens = np.asarray(scores["tokens"], np.float64).sum()
+    return float(np.asarray(scores["right"], np.float64).sum() / tokens) if tokens else 0.0
+
+
+def token_loss(scores: Scores) -> float:
+    """Compute the mean loss of a token, from the sums `loss` [N] and the counts `tokens` [N]."""
+    tokens = np.asarray(scores["tokens"], np.float64).sum()
+    return float(np.asarray(scores["loss"], np.float64).sum() / tokens) if tokens else 0.0
+
+
+def calibration_bins(scores: Scores) -> np.ndarray:
+    """Sum examples, `confidence` [N] and `correct` [N] in bins of equal width of the confidence: [15, 3]."""
+    confidence, correct = (np.asarray(scores[name], np.float64) for name in ("confidence", "correct"))
     bins = np.zeros((BINS, 3))
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    np.add.at(bins, place, np.stack([np.ones_like(confidence), confidence, guess == labels], -1))
-    return ClassificationCounts(confusion, bins, float(negative_log_likelihood(logits, labels).sum()), len(labels))
+    np.add.at(bins, place, np.stack([np.ones_like(confidence), confidence, correct], -1))
+    return bins
 
 
-def summarise_classification(counts: ClassificationCounts) -> dict[str, float]:
-    """`accuracy`; `f1` (macro: mean over classes that occur or are predicted); `loss` (mean cross-entropy); `ece`.
+def calibration_error(scores: Scores) -> float:
+    """Compute the expected calibration error in fifteen bins of equal width (Guo et al., 2017)."""
+    bins = calibration_bins(scores)
+    return float(np.abs(bins[:, 1] - bins[:, 2]).sum() / bins[:, 0].sum())
 
-    The expected calibration error has fifteen bins of equal width (Guo et al., 2017).
-    """
-    hits = np.diag(counts.confusion)
-    support = counts.confusion.sum(1) + counts.confusion.sum(0)
-    present = support > 0
-    filled = counts.bins[counts.bins[:, 0] > 0]
+
+def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of logits [N, C] and labels [N] as runs of earlier versions stored them: of a classification
+    where the labels are whole numbers, else of a regression."""
+    if labels.dtype.kind in "iu":
+        prediction = logits.argmax(-1)
+        return {
+            "label": labels, "prediction": prediction, "correct": prediction == labels,
+            "confidence": softmax(logits).max(-1), "loss": negative_log_likelihood(logits, labels), "logits": logits,
+        }  # fmt: skip
+    label = labels.reshape(logits.shape)
+    error = logits.astype(np.float64) - label
     return {
-        "accuracy": float(hits.sum() / counts.total),
-        "f1": float((2 * hits[present] / support[present]).mean()),
-        "loss": counts.loss / counts.total,
-        "ece": float(np.abs(filled[:, 1] - filled[:, 2]).sum() / counts.total),
-    }
+        "label": label, "prediction": logits, "loss": (error**2).mean(-1), "absolute_error": np.abs(error).mean(-1)
+    }  # fmt: skip
 
 
 def deviations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,29 +213,55 @@ def deviations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[0] + mean, shifted - mean
 
 
-def sum_regression(predictions: np.ndarray, targets: np.ndarray) -> RegressionSums:
-    """Sums over a batch of one or more examples: [B, K] or [B] both."""
-    p, t = (array.astype(np.float64).reshape(len(array), -1) for array in (predictions, targets))
-    e = p - t
-    (t_mean, t), (p_mean, p) = deviations(t), deviations(p)
-    sums = (x.sum(0) for x in (t * t, p * p, t * p))
-    return RegressionSums(len(e), (e * e).sum(0), np.abs(e).sum(0), t_mean, p_mean, *sums)
+def both_deviations(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """The deviations [N, K] of `label` and of `prediction` from their means."""
+    labels, predictions = (
+        np.asarray(scores[name], np.float64).reshape(len(scores[name]), -1) for name in ("label", "prediction")
+    )
+    return deviations(labels)[1], deviations(predictions)[1]
 
 
-def summarise_regression(sums: RegressionSums) -> dict[str, float]:
-    """`mse`, `mae`; `r2`, 1 - residual over total variance; `pearson`. The last two are 0 where a variance that they
-    divide by is exactly 0: of one example, of constant targets, and for `pearson` of constant predictions.
+def r_squared(scores: Scores) -> float:
+    """Compute 1 - residual / total variance of `label` and `prediction` [N, K]; 0 where the labels do not vary.
 
-    Of several outputs errors are means, and variances (each about its output's own mean) are summed before they are
-    divided: that outputs differ in their means is no variance that could be explained.
+    The variances of several outputs, each about the mean of its output, are summed before the division: outputs with
+    different means are no variance that could be explained.
     """
-    n, total, spread = sums.total, sums.tt.sum(), np.sqrt(sums.tt.sum()) * np.sqrt(sums.pp.sum())
-    return {
-        "mse": float(sums.squared.mean() / n),
-        "mae": float(sums.absolute.mean() / n),
-        "r2": float(1 - sums.squared.sum() / total) if total else 0.0,
-        "pearson": float(np.clip(sums.tp.sum() / spread, -1, 1)) if spread else 0.0,
-    }
+    labels, predictions = (
+        np.asarray(scores[name], np.float64).reshape(len(scores[name]), -1) for name in ("label", "prediction")
+    )
+    total = float((deviations(labels)[1] ** 2).sum())
+    return float(1 - ((predictions - labels) ** 2).sum() / total) if total else 0.0
+
+
+def pearson(scores: Scores) -> float:
+    """Compute the correlation of `label` and `prediction` [N, K]; 0 where either does not vary."""
+    labels, predictions = both_deviations(scores)
+    spread = np.sqrt((labels**2).sum()) * np.sqrt((predictions**2).sum())
+    return float(np.clip((labels * predictions).sum() / spread, -1, 1)) if spread else 0.0
+
+
+VALUES: dict[str, Callable[[Scores], float]] = {
+    function.__name__: function
+    for function in (
+        macro_f1, micro_f1, class_f1, token_accuracy, token_loss, calibration_error, r_squared, pearson,
+    )
+}  # fmt: skip
+# The metrics of the tasks of tlx, which runs of earlier versions do not declare.
+STANDARD: dict[str, Metric] = {
+    "accuracy": Metric("max", 0.0, 1.0, "correct", points=True, words="accuracy"),
+    "f1": Metric("max", 0.0, 1.0, value=macro_f1, points=True, words="macro F1"),
+    "loss": Metric("min", 0.0, mean_of="loss", words="cross-entropy"),
+    "micro_f1": Metric("max", 0.0, 1.0, value=micro_f1, points=True, words="micro F1"),
+    "macro_f1": Metric("max", 0.0, 1.0, value=class_f1, points=True, words="macro F1"),
+    "exact_match": Metric("max", 0.0, 1.0, "correct", points=True, words="exact match"),
+    # Resampling inflates it.
+    "ece": Metric("min", 0.0, 1.0, value=calibration_error, interval=False, words="calibration error (ECE)"),
+    "mse": Metric("min", 0.0, mean_of="loss", words="mean squared error"),
+    "mae": Metric("min", 0.0, mean_of="absolute_error", words="mean absolute error"),
+    "r2": Metric("max", high=1.0, value=r_squared, words="R²"),
+    "pearson": Metric("max", -1.0, 1.0, value=pearson, words="correlation"),
+}
 
 
 def hsic(left: np.ndarray, right: np.ndarray) -> float:

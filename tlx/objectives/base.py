@@ -2,14 +2,14 @@
 
 import re
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tlx.functional.losses import weighted_mean
 from tlx.objectives.ramp import Ramp, Weight, current
-from tlx.tasks import Classification
 from tlx.trees import Tree, flatten, nest, subtree
 from tlx.types import Array, Key, Learn, Model, Rule, Setting, Stage, Tick, Turn, View
 
@@ -241,9 +241,43 @@ def mean_over(view: View, stream: str, values: Array) -> Array:
     return weighted_mean(values, view.batch[stream].get("weight"))
 
 
+def task_losses(
+    view: View,
+    stream: str,
+    outputs: Any = None,
+    relabel: Callable[[Mapping[str, Array]], Mapping[str, Array]] = lambda batch: batch,
+) -> Array:
+    """The task's loss of each example of a stream [B], scaled so that its mean over the examples is the sum of losses
+    over the sum of weights of the whole global batch (see `tasks.Task.loss`).
+
+    `outputs` are the taps of the stream, unless others are given; `relabel` puts other labels into a batch. The weights
+    are those of the whole batch also where it is cut into pieces or shared by devices: dividing each piece by its own
+    weights would give other numbers.
+    """
+    outputs = view.taps[stream] if outputs is None else outputs
+    batch = relabel(view.batch[stream])
+    sums, weights = view.task.loss(outputs, batch)
+    if view.whole is not None and stream in view.whole:
+        whole = relabel(view.whole[stream])
+        rows = len(whole["index"])
+        blank = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), dict(outputs))
+        weights = view.task.loss(blank, whole)[1]
+        return sums / mean_weight(view, weights, whole)
+    return sums / mean_weight(view, weights, batch)
+
+
+def mean_weight(view: View, weights: Array, batch: Mapping[str, Array]) -> Array:
+    """The mean weight of an example over all devices; 1 where no example counts."""
+    counts = batch["weight"] if "weight" in batch else jnp.ones_like(weights)
+    total, count = (weights * counts).sum(), counts.sum()
+    if view.axis is not None:
+        total, count = jax.lax.psum((total, count), view.axis)
+    return jnp.where(total > 0, total / jnp.where(count > 0, count, 1.0), 1.0)
+
+
 def check_classes(task: Any, who: str) -> None:
     """ValueError for a task that is no classification."""
-    if not isinstance(task, Classification):
+    if not task.exclusive:
         raise ValueError(f"{who} is for tasks.Classification, not tasks.{type(task).__name__}")
 
 

@@ -15,7 +15,6 @@ from tlx.models import features, forward, tap_shapes
 from tlx.objectives.base import Term, check_weight, head_of, hidden_stages, mean_over, stage_names, weighed
 from tlx.objectives.brought import compiled, remember, remembered
 from tlx.objectives.ramp import Weight
-from tlx.tasks import Classification
 from tlx.trees import Tree, near_miss, nest, subtree
 from tlx.types import Array, Carry, Key, Model, Setting, Variables, View
 
@@ -86,7 +85,7 @@ def attended(increase: np.ndarray) -> Array:
 
 def targets_of(setting: Setting, label: np.ndarray) -> np.ndarray:
     """What a least-squares head is to give: one-hot labels, or the numbers themselves."""
-    if isinstance(setting.task, Classification):
+    if setting.task.exclusive:
         return np.eye(setting.task.outputs or 0, dtype=np.float32)[label]
     return np.asarray(label, np.float32).reshape(len(label), -1)
 

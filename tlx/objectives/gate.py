@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.base import check_classes, mean_over, task_losses, weighed
 from tlx.objectives.discriminator import (
     check_width,
     discriminate,
@@ -96,14 +96,14 @@ class Gate(Between):
         if self.knows(view.batch):
             logits = {stream: logit(stream, True) for stream in (self.labelled, self.source)}
             told += told_apart(view, self.labelled, self.source, logits)[0]
-            own = view.task.loss(view.taps[self.labelled]["logits"], view.batch[self.labelled])
+            own = task_losses(view, self.labelled)
             risk = mean_over(view, self.labelled, own)
         weight = self.weights(jax.lax.stop_gradient(logits[self.source]))
         every = gathered(view, weight)
         effective = effective_share(every)
         if self.normalised:
             weight = relative_to_mean(weight, every)
-        each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
+        each = task_losses(view, self.source)
         gated = mean_over(view, self.source, weight * each)
         return weighed(
             self.weight, risk + self.share * gated + told, view,

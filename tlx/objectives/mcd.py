@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from tlx.functional.losses import disagreement
 from tlx.models import initialise
 from tlx.objectives.apart import Between
-from tlx.objectives.base import below, check_classes, check_weight, head_of, mean_over, stage_names, weighed
+from tlx.objectives.base import (
+    below,
+    check_classes,
+    check_weight,
+    head_of,
+    mean_over,
+    stage_names,
+    task_losses,
+    weighed,
+)
 from tlx.objectives.brought import apply_head
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added, flatten, subtree
@@ -58,8 +67,7 @@ class Mcd(Between):
         def answers(params: Tree, stream: str) -> Array:
             return apply_head(head, params, view.taps[stream]["carry"], view.dtype)
 
-        batch = view.batch[self.source]
-        risk = mean_over(view, self.source, view.task.loss(answers(second, self.source), batch))
+        risk = mean_over(view, self.source, task_losses(view, self.source, {"logits": answers(second, self.source)}))
         each = disagreement(answers(first, self.target), answers(second, self.target))
         discrepancy = mean_over(view, self.target, each)
         now = current(self.trade_off, view.tick)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import check_sources, over_devices, read_features
-from tlx.objectives.base import Term, check_weight, mean_over, weighed
+from tlx.objectives.base import Term, check_weight, mean_over, task_losses, weighed
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -69,7 +69,7 @@ class Mdan(Term):
                 for stream in (source, self.target)
             }
             apart.append(told_apart(view, source, self.target, logits)[0])
-            loss = view.task.loss(view.taps[source]["logits"], view.batch[source])
+            loss = task_losses(view, source)
             risks.append(mean_over(view, source, loss))
         # Of the whole batch, for the sum of exponentials is no mean over examples.
         values = over_devices(view, jnp.stack(risks) - self.share * jnp.stack(apart))

@@ -5,7 +5,7 @@ order, so neighbours are random pairs; and how many devices share the batch chan
 even number of examples.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models import example_inputs
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
+from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, task_losses, weighed, with_stream
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
 from tlx.types import Array, Key, Model, Setting, Tick, View
@@ -30,6 +30,11 @@ def symmetric_beta(key: Key, alpha: float | Array) -> Array:
     power, cosine = u ** (1.0 / alpha), jnp.cos(2.0 * jnp.pi * v)
     square = (1.0 - power) * cosine * cosine
     return 0.5 * (1.0 + jnp.sign(cosine) * jnp.sqrt(square / jnp.maximum(power + square, 1e-30)))
+
+
+def partnered(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch with the labels of the partners."""
+    return {**batch, "label": batch["partner"]}
 
 
 def neighbours(x: Array) -> Array:
@@ -82,9 +87,9 @@ class Mixing(Term):
         return with_stream(batch, self.adds[0], {**stream, **more}, who)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        batch, logits = view.batch[self.adds[0]], view.taps[self.adds[0]]["logits"]
-        own = view.task.loss(logits, batch)
-        other = view.task.loss(logits, {**batch, "label": batch["partner"]})
+        batch = view.batch[self.adds[0]]
+        own = task_losses(view, self.adds[0])
+        other = task_losses(view, self.adds[0], relabel=partnered)
         risk = mean_over(view, self.adds[0], batch["share"] * own + (1.0 - batch["share"]) * other)
         return weighed(self.weight, risk, view, risk=risk, share=batch["share"].mean())
 

@@ -53,7 +53,9 @@ class Ot(Between):
 
             def risks(label: Array) -> Array:
                 """Of every prediction of the target against one label of the source."""
-                return view.task.loss(logits, {"label": jnp.broadcast_to(label, (len(logits), *label.shape))})
+                return view.task.loss(
+                    {"logits": logits}, {"label": jnp.broadcast_to(label, (len(logits), *label.shape))}
+                )[0]
 
             cost += self.label_cost * jax.vmap(risks)(labels)
         plan = transport(cost, self.epsilon, self.iterations)

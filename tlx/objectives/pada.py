@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
 from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.base import check_classes, mean_over, task_losses, weighed
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -52,7 +52,7 @@ class Pada(Between):
             self.source: (classes / classes.max())[view.batch[self.source]["label"]],
             self.target: jnp.ones(len(logits)),
         }
-        each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
+        each = task_losses(view, self.source)
         risk = mean_over(view, self.source, counts[self.source] * each)
         told = {
             stream: discriminate(view.params["pada"], reversed_gradient(features(view.taps[stream]), scale))

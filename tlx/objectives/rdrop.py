@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tlx.functional.losses import divergence
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
+from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, task_losses, weighed, with_stream
 from tlx.objectives.ramp import Weight, current
 from tlx.trees import Tree
 from tlx.types import Array, Setting, Tick, View
@@ -43,7 +43,7 @@ class RDrop(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         first, second = (view.taps[stream]["logits"] for stream in (self.on, *self.adds))
-        risk = mean_over(view, self.on, view.task.loss(second, view.batch[self.on]))
+        risk = mean_over(view, self.on, task_losses(view, self.on, {"logits": second}))
         apart = mean_over(view, self.on, 0.5 * (divergence(first, second) + divergence(second, first)))
         total = risk + current(self.alpha, view.tick) * apart
         return weighed(self.weight, total, view, risk=risk, divergence=apart)

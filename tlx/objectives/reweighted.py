@@ -13,7 +13,7 @@ from tlx.data import inputs_of
 from tlx.functional.reweight import effective
 from tlx.models import features
 from tlx.objectives.apart import read_features
-from tlx.objectives.base import Term, mean_over, weighed
+from tlx.objectives.base import Term, mean_over, task_losses, weighed
 from tlx.objectives.brought import compiled
 from tlx.objectives.ramp import Weight
 from tlx.trees import Tree
@@ -63,7 +63,7 @@ class Reweighted(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
-        each = view.task.loss(view.taps[self.on]["logits"], view.batch[self.on])
+        each = task_losses(view, self.on)
         risk = mean_over(view, self.on, counts * each)
         return weighed(self.weight, risk, view, risk=risk, effective=view.memory["effective"])
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.objectives.base import Term, mean_over, weighed
+from tlx.objectives.base import Term, mean_over, task_losses, weighed
 from tlx.objectives.ramp import Weight
 from tlx.types import Array, View
 
@@ -22,5 +22,5 @@ class Supervised(Term):
         if batch is None or "label" not in batch:
             have = ", ".join(name for name, stream in view.batch.items() if "label" in stream)
             raise ValueError(f"Supervised(on={self.on!r}): no labelled stream of that name; there are: {have}")
-        risk = mean_over(view, self.on, view.task.loss(view.taps[self.on]["logits"], batch))
+        risk = mean_over(view, self.on, task_losses(view, self.on))
         return weighed(self.weight, risk, view, risk=risk)

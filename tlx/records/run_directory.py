@@ -10,6 +10,7 @@ inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell
 which files belong to one run, and deletes those and no others.
 """
 
+import io
 import os
 import platform
 import sys
@@ -24,13 +25,15 @@ from tlx.files import run_files
 from tlx.files import user_code as code
 from tlx.files.documents import read_arrays, read_json, records
 from tlx.files.documents.records import OWNED, RERUN
+from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
+from tlx.functional import metrics
 from tlx.records.log import write_json
 
 __all__ = [
     "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
-    "read", "read_predictions", "stale", "writing",
+    "read", "read_predictions", "stale", "write_predictions", "writing",
 ]  # fmt: skip
 PACKAGES = (
     "tlx",
@@ -142,20 +145,43 @@ def read(folder: Path, name: str = RESULT) -> Any:
 
 
 class Predictions(NamedTuple):
-    """One split: `logits` [N, C], `labels` [N], `indices` [N]."""
+    """The scores of every example of one split: arrays [N, ...] by name as the task's `score` names them, and `indices`
+    [N], the places of the examples in the split."""
 
-    logits: np.ndarray
-    labels: np.ndarray
+    scores: dict[str, np.ndarray]
     indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def metrics(self, task: Any) -> dict[str, float]:
+        """Compute the metrics of a task from the scores."""
+        return task.summarise(self.scores)
+
+    def rows(self, places: np.ndarray) -> "Predictions":
+        """Return the examples at these places."""
+        return Predictions({name: array[places] for name, array in self.scores.items()}, self.indices[places])
+
+
+def write_predictions(folder: Path, split: str, predictions: Predictions) -> None:
+    """Write the scores of a split as an npz file. It is made in memory: numpy leaves an open archive on a full disk."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, indices=predictions.indices, **predictions.scores)
+    (folder / "predictions").mkdir(exist_ok=True)
+    write_whole(folder / "predictions" / f"{split}.npz", [stream.getbuffer()])
 
 
 def read_predictions(folder: Path, split: str) -> Predictions | None:
-    """What a run answered on every example of a split; None where nothing was kept."""
+    """Read the scores of every example of a split; None where none were kept."""
     path = Path(folder) / "predictions" / f"{split}.npz"
     if not path.is_file():
         return None
     run_files.check_file(Path(folder), f"predictions/{split}.npz")
-    return Predictions(**read_arrays(path, {"logits": 2, "labels": 1, "indices": 1}, remedy=RERUN))
+    arrays = read_arrays(path, {"indices": 1}, others=True, remedy=RERUN)
+    indices = arrays.pop("indices")
+    if arrays.keys() == {"logits", "labels"}:
+        arrays = metrics.scores_of(**read_arrays(path, {"logits": 2, "labels": 1}, remedy=RERUN))
+    return Predictions(arrays, indices)
 
 
 def environment() -> dict[str, Any]:

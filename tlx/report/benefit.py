@@ -6,12 +6,12 @@ from typing import Any
 
 import altair as alt
 
+from tlx.functional.metrics import known
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
 
 ARMS = ("pretrained", "scratch")
-SHARES = ("accuracy", "f1")
 LEGEND = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0, symbolOpacity=1)
 BOUNDS = {"": "", "at least": "≥ ", "at most": "≤ "}
 
@@ -23,22 +23,22 @@ def write(path: Path, document: Mapping[str, Any]) -> Path:
 
 def draw(document: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    metric = document["metric"].rpartition("/")[2]
+    share = known(document["metric"], document.get("declared")).points
     final = document["measures"][0]
     return page.render(
         "benefit.html",
         title=words.headline(document["recipe"]),
         card=document,
         metric=words.metric(document["metric"]),
-        share=metric in SHARES,
+        share=share,
         final=final,
-        headline=headline(final, metric in SHARES),
-        rows=[row(one, metric in SHARES and one["name"] == "final") for one in document["measures"]],
+        headline=headline(final, share),
+        rows=[row(one, share and one["name"] == "final") for one in document["measures"]],
         older=[
             (unit, side(document["strubell"][name], False, 1000))
             for name, unit in (("kwh", "Wh"), ("co2e_kg", "g CO2e"))
         ],
-        drawings=drawings(document, metric in SHARES),
+        drawings=drawings(document, share),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.functional.metrics import ClassificationCounts
+from tlx.functional.metrics import calibration_bins, confusion_matrix
 from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson
@@ -103,37 +103,61 @@ def chosen_step(records: Records) -> Rows:
     return [{"step": step, "what": f"chosen: step {step}"}]
 
 
-def outcomes(records: Records, counts: Any) -> list[Figure]:
-    """What the model did with the split that is shown: the confusion matrix and the calibration, or predicted against
-    true."""
-    if not isinstance(counts, ClassificationCounts):
-        return [regression(records.predictions[records.split], records.split)]
-    return [confusion(counts, records.task.names, records.split), reliability(counts, records.split)]
+def outcomes(records: Records) -> list[Figure]:
+    """What the model did with the split that is shown, as its scores allow: the confusion matrix and the calibration of
+    classes, predicted against true numbers, nothing for other tasks."""
+    predictions, scores = records.predictions[records.split], records.predictions[records.split].scores
+    if (counts := confusion_counts(records)) is not None:
+        figures = [confusion(counts, records.task.names, records.split)]
+        if {"confidence", "correct"} <= scores.keys():
+            figures.append(reliability(calibration_bins(scores), records.split, len(counts)))
+        return figures
+    numbers = {"label", "prediction"} <= scores.keys() and not records.task.names
+    return [regression(predictions, records.split)] if numbers else []
 
 
-def confusion(counts: ClassificationCounts, names: Sequence[str], split: str = "test") -> Figure:
-    """Counts, and shares of the examples of each true class."""
-    totals = counts.confusion.sum(1)
+def confusion_counts(records: Records) -> np.ndarray | None:
+    """Count the examples of the split that is shown by true and predicted class, [C, C]; None where an example has not
+    one class."""
+    scores, names = records.predictions[records.split].scores, records.task.names
+    if not names or not {"label", "prediction"} <= scores.keys() or scores["label"].ndim > 1:
+        return None
+    return confusion_matrix(scores["label"], scores["prediction"], len(names))
+
+
+def class_counts(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return hits, true and predicted occurrences of each class, [C] each, from the scores `tp`, `fp` and `fn` [N, C];
+    None where they are not by class."""
+    scores, names = records.predictions[records.split].scores, records.task.names
+    if not {"tp", "fp", "fn"} <= scores.keys() or scores["tp"].shape[1:] != (len(names),):
+        return None
+    tp, fp, fn = (scores[name].astype(np.int64).sum(0) for name in ("tp", "fp", "fn"))
+    return tp, tp + fn, tp + fp
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> Figure:
+    """Counts [C, C], and shares of the examples of each true class."""
+    totals = counts.sum(1)
     every = len(names) <= 50
     rows = [
         {
             "true": names[t],
             "predicted": names[p],
-            "count": int(counts.confusion[t, p]),
-            "share": float(counts.confusion[t, p] / max(1, totals[t])),
+            "count": int(counts[t, p]),
+            "share": float(counts[t, p] / max(1, totals[t])),
         }
         for t in range(len(names))
         for p in range(len(names))
-        if every or counts.confusion[t, p]
+        if every or counts[t, p]
     ]
-    caption = f"{counts.total:,} {split} examples; a share is of the examples of the true class, along a row."
+    caption = f"{totals.sum():,} {split} examples; a share is of the examples of the true class, along a row."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
 
 
-def reliability(counts: ClassificationCounts, split: str = "test") -> Figure:
+def reliability(bins: np.ndarray, split: str = "test", classes: int = 2) -> Figure:
     """Mean confidence against the share that is right, in bins of confidence (Guo et al., 2017)."""
     rows = []
-    for number, confidence, right in counts.bins[counts.bins[:, 0] > 0].tolist():
+    for number, confidence, right in bins[bins[:, 0] > 0].tolist():
         low, high, _ = wilson(round(right), round(number))
         rows.append(
             {
@@ -145,15 +169,15 @@ def reliability(counts: ClassificationCounts, split: str = "test") -> Figure:
             }
         )
     caption = (
-        f"{split.capitalize()} predictions in {len(counts.bins)} bins of confidence; a larger dot holds more of them, "
+        f"{split.capitalize()} predictions in {len(bins)} bins of confidence; a larger dot holds more of them, "
         "a line is a 95 % Wilson interval. Below the diagonal the model claims more than it knows."
     )
-    return charts.reliability("reliability", "Calibration", caption, rows, height=charts.side(len(counts.confusion)))
+    return charts.reliability("reliability", "Calibration", caption, rows, height=charts.side(classes))
 
 
 def regression(predictions: Predictions, split: str = "test") -> Figure:
     """Every example, or a seeded draw of `LIMIT` of them."""
-    labels: np.ndarray = predictions.labels.reshape(predictions.logits.shape)
+    labels, guesses = (predictions.scores[name].reshape(len(predictions), -1) for name in ("label", "prediction"))
     chosen, told = np.arange(len(labels)), f"{len(labels):,} {split} examples"
     if len(labels) * labels.shape[-1] > LIMIT:
         keep = max(1, LIMIT // labels.shape[-1])
@@ -165,7 +189,7 @@ def regression(predictions: Predictions, split: str = "test") -> Figure:
             "index": int(predictions.indices[n]),
             "output": output,
             "true": finite(float(labels[n, k])),
-            "predicted": finite(float(predictions.logits[n, k])),
+            "predicted": finite(float(guesses[n, k])),
         }
         for n in chosen
         for k, output in enumerate(outputs)

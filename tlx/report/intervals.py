@@ -44,30 +44,23 @@ def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vecto
     return Interval(float(found.low), float(found.high), f"bootstrap, {resamples:,} resamples")
 
 
-def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
-    """The mean of F1 over the classes that occur or are guessed, as in `metrics.summarise_classification`."""
-    classes = max(labels.max(), guesses.max()) + 1
-    hits = np.bincount(labels[labels == guesses], minlength=classes)
-    support = np.bincount(labels, minlength=classes) + np.bincount(guesses, minlength=classes)
-    present = support > 0
-    return float((2 * hits[present] / support[present]).mean())
-
-
 def measure(name: str, predictions: Any, task: Any) -> Interval | None:
-    """The interval of the metric `name` over the examples of a split; None where there is none to give: of one example,
-    and of the calibration error, which resampling inflates."""
-    logits, labels, _ = predictions
-    if name == "accuracy":
-        return wilson(int((logits.argmax(-1) == labels).sum()), len(labels))
-    if len(labels) < 2:
+    """The interval of a metric of a task over the examples of a split; None where there is none: of one example, of a
+    metric that resampling biases, and of one that cannot be computed from the scores that were kept."""
+    metric, scores = task.metric(name), predictions.scores
+    values = scores.get(metric.mean_of)
+    if values is not None and values.dtype.kind == "b":
+        return wilson(int(values.sum()), len(values))
+    if len(predictions) < 2 or not metric.interval:
         return None
-    if name in ("loss", "mse"):
-        return bootstrap(task.losses(logits, labels))
-    if name == "mae":
-        return bootstrap(np.abs(logits.astype(np.float64) - labels.reshape(logits.shape)).mean(-1))
-    if name == "f1":
-        return resampled(macro_f1, labels.astype(np.int64), logits.argmax(-1))
-    if name in ("r2", "pearson"):
-        rows = np.arange(len(labels))
-        return resampled(lambda drawn: task.summarise(task.measure(logits[drawn], labels[drawn]))[name], rows)
-    return None
+    if values is not None:
+        return bootstrap(values.astype(np.float64))
+    places = np.arange(len(predictions))
+    if metric.value is not None:
+        kept = {key: array for key, array in scores.items() if key != "logits"}
+        return resampled(lambda rows: metric.value({key: array[rows] for key, array in kept.items()}), places)
+    try:
+        return resampled(lambda rows: predictions.rows(rows).metrics(task)[name], places)
+    except ValueError:
+        # The task of a run that was read from its files alone.
+        return None

@@ -6,11 +6,11 @@ from typing import Any
 
 import altair as alt
 
+from tlx.functional.metrics import known
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
 
-SHARES = ("accuracy", "f1")
 SHOWN = {"hurts": "shown-worse", "helps": "shown-better", "not shown": "shown-none", "not compared": "shown-none"}
 INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252a"}
 
@@ -22,7 +22,7 @@ def write(path: Path, document: Mapping[str, Any]) -> Path:
 
 def draw(document: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    share = document["metric"].rpartition("/")[2] in SHARES
+    share = known(document["metric"], document.get("measures")).points
     tables = [
         {"name": name, "about": document["baselines"].get(name, "a guess, every class as often"), "rows": rows}
         for name in dict.fromkeys(gap["baseline"] for gap in document["gaps"])

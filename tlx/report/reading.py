@@ -11,10 +11,13 @@ import numpy as np
 from tlx import config
 from tlx.files.documents import check, shown
 from tlx.files.documents.records import DRAWN, RERUN
+from tlx.functional.metrics import from_document
 from tlx.recipe import Recipe
 from tlx.records import run_directory as folder
 from tlx.records.log import METRICS, read_metrics
 from tlx.records.run_directory import Predictions
+from tlx.tasks import Task
+from tlx.types import Column
 
 
 class Records(NamedTuple):
@@ -68,7 +71,7 @@ def read(path: Path) -> Records:
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = found
-    task = read_task(document["recipe"]["task"], result["classes"])
+    task = read_task(document["recipe"]["task"], result)
     metrics, mistakes = read_metrics(path), folder.read(path, "mistakes.json")
     if not metrics:
         raise ValueError(f"{path / METRICS} is empty; expected the metrics of a finished run; {RERUN}")
@@ -112,11 +115,26 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:
-    """The task of a recipe, with the class names that the data gave it."""
+class RecordedTask(Task):
+    """The task of a run as its files describe it, where they alone cannot name its class: the `names` of its classes
+    and the metrics that it declares."""
+
+    def __init__(self, names: Sequence[str], measures: Mapping[str, Any]):
+        self.names = tuple(names)
+        self.metrics = {name: from_document(values) for name, values in measures.items()}  # type: ignore[misc]
+
+
+def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
+    """The task of a recipe, with the class names that the data gave it. Nothing that a file names is imported: a task
+    of the user's own is what the run's result declares of it."""
     from tlx.recipe import KINDS
 
-    return config.load(document, KINDS).resolve(tuple(classes))
+    classes, measures = tuple(result["classes"]), result.get("measures")
+    if document["kind"] not in KINDS and measures:
+        return RecordedTask(classes, measures)
+    task = config.load(document, KINDS)
+    kind = result.get("label", "class" if classes else "number")
+    return task.resolve({"label": Column(kind, classes)})
 
 
 def thin(values: Sequence[float], limit: int = 2000) -> list[int]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlx.functional.metrics import ClassificationCounts
+import numpy as np
+
 from tlx.functional.selection import BY_VALIDATION
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import Records
@@ -22,8 +23,6 @@ def write(folder: Path) -> Path:
 
 def draw(records: Records) -> str:
     """The page as HTML."""
-    shown = records.predictions[records.split]
-    counts = records.task.measure(shown.logits, shown.labels)
     result = records.result
     return page.render(
         "run.html",
@@ -32,14 +31,14 @@ def draw(records: Records) -> str:
         split=records.split,
         recipe=records.recipe,
         document=records.document,
-        answer=answer(records, counts),
+        answer=answer(records),
         measured=measured(records),
         flattering=result["selection"] in BY_VALIDATION,
         rules=rules(records),
         training=figures.training(records),
         validation=figures.validation(records),
-        outcomes=figures.outcomes(records, counts),
-        classes=by_class(records, counts),
+        outcomes=figures.outcomes(records),
+        classes=by_class(records),
         mistakes=[card(mistake) for mistake in records.mistakes],
         phases=[phase(records, n) for n in range(len(records.parameters["phases"]))],
         weights=weights(records),
@@ -49,7 +48,7 @@ def draw(records: Records) -> str:
     )
 
 
-def answer(records: Records, counts: Any) -> dict[str, Any]:
+def answer(records: Records) -> dict[str, Any]:
     """The primary metric of the split that is shown, what is uncertain about it, and, for classes, what always saying
     the same would give."""
     task, result = records.task, records.result
@@ -58,12 +57,12 @@ def answer(records: Records, counts: Any) -> dict[str, Any]:
         "name": task.primary,
         "value": result["metrics"][f"{records.split}/{task.primary}"],
         "interval": intervals.measure(task.primary, records.predictions[records.split], task),
-        "share": task.primary == "accuracy",
+        "share": task.metric(task.primary).points,
         "tuning": words.source(records.recipe["tuning"]),
     }
-    if isinstance(counts, ClassificationCounts):
-        totals = counts.confusion.sum(1)
-        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / counts.total)}
+    if (counts := figures.confusion_counts(records)) is not None:
+        totals = counts.sum(1)
+        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / totals.sum())}
     return found
 
 
@@ -101,32 +100,33 @@ def rules(records: Records) -> list[dict[str, Any]]:
     return rows
 
 
-def by_class(records: Records, counts: Any) -> list[dict[str, Any]]:
+def by_class(records: Records) -> list[dict[str, Any]]:
     """Precision, recall and F1 of each class on the split that is shown; None where there is nothing to divide by."""
-    if not isinstance(counts, ClassificationCounts):
+    if (counts := figures.confusion_counts(records)) is not None:
+        hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    elif (by_class := figures.class_counts(records)) is not None:
+        hits, true, predicted = by_class
+    else:
         return []
-    rows = []
-    for n, name in enumerate(records.task.names):
-        hits = int(counts.confusion[n, n])
-        true, said = int(counts.confusion[n].sum()), int(counts.confusion[:, n].sum())
-        rows.append(
-            {
-                "name": name,
-                "examples": true,
-                "predicted": said,
-                "precision": hits / said if said else None,
-                "recall": hits / true if true else None,
-                "f1": 2 * hits / (true + said) if true + said else None,
-            }
-        )
-    return rows
+    return [
+        {
+            "name": name,
+            "examples": int(n_true),
+            "predicted": int(n_predicted),
+            "precision": float(n_hits / n_predicted) if n_predicted else None,
+            "recall": float(n_hits / n_true) if n_true else None,
+            "f1": float(2 * n_hits / (n_true + n_predicted)) if n_true + n_predicted else None,
+        }
+        for name, n_hits, n_true, n_predicted in zip(records.task.names, hits, true, predicted, strict=True)
+    ]
 
 
 def card(mistake: dict[str, Any]) -> dict[str, Any]:
     """One example: its texts and picture, and, of many probabilities, the three largest and that of the true label."""
     label = mistake["label"]
     classes = isinstance(label, str)
-    said = list(mistake["answer"].items())
+    words = mistake["answer"]
+    said = [(words, None)] if isinstance(words, str) else list(words.items())
     shown = said[:3] + [item for item in said[3:] if item[0] == label]
     picture = mistake.get("image")
     return {

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from tlx.functional.metrics import known
 from tlx.records.studies import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
@@ -32,7 +33,7 @@ def draw(document: Mapping[str, Any], folder: Path) -> str:
         search=document,
         sampler=SAMPLERS[document["sampler"]],
         metric=words.metric(document["metric"]),
-        share=document["metric"].endswith(("accuracy", "f1")),
+        share=known(document["metric"], document.get("measures")).points,
         best=best,
         paths=paths,
         hrefs={trial["number"]: href(trial, folder) for trial in trials},

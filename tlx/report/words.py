@@ -5,17 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tlx.functional.metrics import known
+
 WIDTH = 88
-METRICS = {
-    "accuracy": "accuracy",
-    "f1": "macro F1",
-    "loss": "cross-entropy",
-    "ece": "calibration error (ECE)",
-    "mse": "mean squared error",
-    "mae": "mean absolute error",
-    "r2": "R²",
-    "pearson": "correlation",
-}
 # Which step each rule takes.
 RULES = {
     "last": "the last step",
@@ -36,8 +28,7 @@ def metric(name: str) -> str:
     >>> metric("test/f1")
     'macro F1'
     """
-    bare = name.rpartition("/")[2]
-    return METRICS[bare] if bare in METRICS else bare.replace("_", " ")
+    return known(name).words or name.rpartition("/")[2].replace("_", " ")
 
 
 def number(value: float | None, digits: int = 4, pad: bool = False) -> str:

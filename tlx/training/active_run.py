@@ -24,9 +24,9 @@ from tlx.objectives import several
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import NoRecords, Records
+from tlx.records.run_directory import Predictions
 from tlx.tasks.classes import shown
 from tlx.training.checkpoint import Checkpoints, Saved
-from tlx.training.evaluate import Outcome
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
 from tlx.trees import flatten, nest
@@ -98,7 +98,7 @@ class Arm:
         self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
         self.events = records is None
         self.best = Best()
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, Predictions] = {}
         self.criteria: dict[str, float] = {}
         self.failed: Exception | None = None
         self.flops: float | None = 0.0
@@ -197,12 +197,12 @@ class Arm:
             f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    def measured(self, step: int, outcome: Outcome, seen: Seen, rate: float) -> dict[str, float]:
+    def measured(self, step: int, outcome: Predictions, seen: Seen, rate: float) -> dict[str, float]:
         """Writes down what the validation split gives, and the recipe's criteria of what they look at, and keeps both.
 
         Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
         """
-        if not (np.isfinite(outcome.logits).all() and seen.finite):
+        if not (finite(outcome) and seen.finite):
             raise Diverged(
                 f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
                 "lower optim.lr, or bound the gradient with optim.clip"
@@ -257,6 +257,12 @@ def opened(
         arm = Arm(recipe, path, ready, splits, memory, records)
         arm.lock = lock.pop_all()
     return arm
+
+
+def finite(predictions: Predictions) -> bool:
+    """Whether every score is a finite number."""
+    floats = [array for array in predictions.scores.values() if array.dtype.kind == "f"]
+    return all(bool(np.isfinite(array).all()) for array in floats)
 
 
 def program() -> str:

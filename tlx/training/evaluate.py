@@ -1,7 +1,7 @@
-"""A model on a split: what it gives of every example, and what is measured on that."""
+"""A model on a split: the scores of every example, the features that its head reads, and its worst mistakes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,25 @@ from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import Rows, Seen
 from tlx.processors.sounds import drawn
 from tlx.recipe import Recipe
+from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
 from tlx.training.vectorize import Engine
 from tlx.types import Variables
 
-
-class Outcome(NamedTuple):
-    """`logits` [N, C], `labels` [N] and `indices` [N] (places in the whole split), in the order of the split."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
-
-    def metrics(self, task: Task) -> dict[str, float]:
-        return task.summarise(task.measure(self.logits, self.labels))
+Read = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def evaluate(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> list[Outcome]:
-    """Every example of a split once, under the variables of each arm in `state`. `readers` is one for all, a processor
-    or the table of a prefix, or a table an arm."""
-    found = given(engine, state, examples, readers, recipe)
-    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+def evaluate(
+    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe
+) -> list[Predictions]:
+    """Score every example of a split once, under the variables of each run in `state`.
+
+    `readers` is one for all runs, a processor or the table of a feature cache, or a table for each run.
+    """
+    scores = measured(engine, state, examples, readers, recipe, scored)
+    indices = scores.pop("index")
+    return [Predictions({name: array[:, n] for name, array in scores.items()}, indices) for n in range(engine.arms)]
 
 
 def look(
@@ -45,48 +42,72 @@ def look(
     recipe: Recipe,
 ) -> list[Seen]:
     """What the criteria of the recipe look at, by name, under the variables of each arm; `readers` as in `evaluate`."""
-    found = {name: given(engine, state, own, readers[name], recipe) for name, own in examples.items()}
+    seen = {name: measured(engine, state, own, readers[name], recipe, inputs_of) for name, own in examples.items()}
 
     def rows(name: str, n: int) -> Rows:
-        own = found[name]
-        return Rows(own["logits"][:, n], own["features"][:, n] if "features" in own else None, own.get("label"))
+        arrays = seen[name]
+        features = arrays["features"][:, n] if "features" in arrays else None
+        return Rows(arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None)
 
-    return [Seen({name: rows(name, n) for name in found}) for n in range(engine.arms)]
+    return [Seen({name: rows(name, n) for name in seen}) for n in range(engine.arms)]
 
 
-def given(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> Any:
-    """What the engine gives of every example, arrays [N, A, ...] by name, with `index` and, where there is one,
-    `label`, in the order of the examples."""
+def measured(
+    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe, read: Read
+) -> dict[str, np.ndarray]:
+    """What the engine returns for every example, arrays [N, A, ...] by name, with `index` [N], in the order of the
+    examples. `read` takes from a batch what the engine gets."""
     reading = [
         evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
         for reader in readers
     ]
-    batches = reading[0] if len(reading) == 1 else map(beside, zip(*reading, strict=True))
+    batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
     def compute(inputs: dict[str, Any]) -> Any:
-        # Arms lie along the second axis, for what is joined are examples.
+        # Runs lie along the second axis, for what is joined are examples.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
-    return passes(batches, compute)
+    return passes(batches, compute, read)
 
 
-def beside(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The same examples as read for several arms: inputs [A, B, ...], and what else a batch holds."""
-    inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *map(inputs_of, batches))
-    return {**batches[0], **inputs}
+def beside(batches: Sequence[Mapping[str, Any]], read: Read) -> dict[str, Any]:
+    """The same examples as read for several runs: what the engine gets as [A, B, ...], and what else a batch holds."""
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(read, batches))
+    return {**batches[0], **stacked}
 
 
-def passes(batches: Iterable[Mapping[str, Any]], compute: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Any:
-    """What `compute` gives of the inputs of each batch, arrays [B, ...] by name, joined in the order of the examples,
-    with their `index` and, where they have one, `label`."""
+def scored(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task scores of a batch: the inputs of the model and the label arrays."""
+    return {name: array for name, array in batch.items() if name not in ("index", "position", "weight")}
+
+
+def passes(
+    batches: Iterable[Mapping[str, Any]],
+    compute: Callable[[dict[str, Any]], Mapping[str, Any]],
+    read: Read = inputs_of,
+) -> dict[str, np.ndarray]:
+    """What `compute` returns for each batch, arrays [B, ...] by name, joined in the order of the examples, with their
+    `index` and, unless `compute` has taken them, their labels. `read` takes from a batch what `compute` gets."""
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
         real = batch["weight"] > 0
-        kept = {name: batch[name] for name in (*TRUTH, "position") if name in batch} | dict(compute(inputs_of(batch)))
-        parts.append({name: np.asarray(array)[real] for name, array in kept.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined.pop("position"))
-    return {name: array[order] for name, array in joined.items()}
+        inputs = read(batch)
+        kept = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
+        parts.append({name: np.asarray(array)[real] for name, array in (kept | dict(compute(inputs))).items()})
+    order = np.argsort(np.concatenate([part.pop("position") for part in parts]))
+    return {name: joined([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of examples one after the other; those of texts of several lengths are padded with zeros."""
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) > 1:
+        longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        arrays = [
+            np.pad(array, [(0, 0), *((0, most - size) for most, size in zip(longest, array.shape[1:], strict=True))])
+            for array in arrays
+        ]
+    return np.concatenate(arrays)
 
 
 def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str, np.ndarray]]:
@@ -117,29 +138,41 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
     return rows
 
 
-def mistakes(outcome: Outcome, examples: Examples, task: Task, count: int = 20) -> list[dict[str, Any]]:
-    """The examples with the largest loss that the model got wrong, worst first: what a page shows of a run."""
-    loss = task.losses(outcome.logits, outcome.labels)
-    wrong = np.ones(len(loss), bool)
-    if task.names:
-        wrong = outcome.logits.argmax(-1) != outcome.labels
-    worst = [int(n) for n in np.argsort(-loss) if wrong[n]][:count]
-    told = task.decode(outcome.logits[worst]) if worst else []
-    return [shown(examples[n], task, answer, float(loss[n])) for n, answer in zip(worst, told, strict=True)]
+def mistakes(
+    predictions: Predictions,
+    examples: Examples,
+    task: Task,
+    answers: Callable[[Sequence[int]], list[Any]] | None = None,
+    count: int = 20,
+) -> list[dict[str, Any]]:
+    """The examples with the largest loss that the model got wrong, worst first: what a page shows of a run.
+
+    `answers(places)` returns what the model answers to the examples at these places; None takes the stored logits.
+    """
+    loss, correct = predictions.scores["loss"], predictions.scores.get("correct")
+    places = [int(n) for n in np.argsort(-loss) if correct is None or not correct[n]][:count]
+    if answers is None:
+        name = "logits" if "logits" in predictions.scores else "prediction"
+        stored = {"logits": predictions.scores[name][places]}
+        told = task.answers(stored, {}) if places else []
+    else:
+        told = answers(places) if places else []
+    return [shown(examples[n], task, answer, float(loss[n])) for n, answer in zip(places, told, strict=True)]
 
 
-def shown(example: dict[str, Any], task: Task, answer: dict[str, float], loss: float) -> dict[str, Any]:
+def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
     """One example as JSON values, an image as a PNG data URI."""
-    label = example["label"]
     told = {
         "index": example["index"],
-        "label": task.names[label] if task.names else label,
-        "answer": answer,
+        "label": task.label_words(example),
+        "answer": answer if isinstance(answer, Mapping) else " ".join(map(str, answer)),
         "loss": loss,
     }
     for name in ("text", "text_pair"):
         if name in example:
             told[name] = example[name]
+    if "words" in example:
+        told["text"] = " ".join(example["words"])
     if "image" in example:
         told["image"] = png(example["image"])
     if "audio" in example:

@@ -53,6 +53,7 @@ def slope_of(
     still = partition.still(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
     first = partition.first_moving(stages, parts.partition)
+    cut_batch = batch if parts.in_pieces else None
     average = None
     if parts.ema is not None:
         average = merge(answering(parts, state.trainable, state.optimiser, state.average), state.frozen)
@@ -89,7 +90,10 @@ def slope_of(
         told: dict[str, Array] = {}
         for number in chosen:
             memory = state.memory[str(number)]
-            view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average)
+            view = View(
+                parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average,
+                whole=cut_batch if batch is not cut_batch else None,
+            )  # fmt: skip
             value, metrics = loss_of(terms[number], view)
             total += value
             weight = 1.0 if weights is None else weights[number]

@@ -19,7 +19,7 @@ from tlx.tasks import Task
 from tlx.training.step import Parts
 from tlx.trees import flatten, map_named, near_miss, nest
 from tlx.tuning import Tuning
-from tlx.types import Model, Phase, Turn, Variables
+from tlx.types import Column, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
 
@@ -90,6 +90,11 @@ class Prepared(NamedTuple):
         return changed(self.recipe.optim, self.phases[phase])
 
 
+def columns_of(splits: Splits) -> dict[str, Column]:
+    """The label column of the data, as a task resolves itself by it."""
+    return {"label": Column("class" if splits.features.target == "class" else "number", splits.classes)}
+
+
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
     """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
     Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term looks at once
@@ -112,9 +117,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     """
     config.check(recipe)
     objectives.check_streams(recipe.objective, recipe.data.streams)
-    task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
-    if task.outputs is None:
-        raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+    task: Task = recipe.task if splits is None else recipe.task.resolve(columns_of(splits))
+    task.head()
     if recipe.weights is None:
         model = models.build(recipe.model, task.outputs)
         check_tuning(recipe.tuning, model)

@@ -14,8 +14,9 @@ from tlx.files import run_files
 from tlx.files.documents import digests
 from tlx.recipe import KINDS, Recipe
 from tlx.records import run_directory as folder
+from tlx.records.run_directory import Predictions
 from tlx.tasks.classes import shown
-from tlx.training.evaluate import Outcome, passes
+from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
 from tlx.trees import flatten, near_miss, nest
@@ -87,8 +88,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     with folder.writing(path):
         ready, splits, found = learned(path, given)
         answers = folder.read_predictions(path, splits.shown)
-        outcome = None if answers is None else Outcome(*answers)
-        write_tables(path, ready, splits, outcome)
+        write_tables(path, ready, splits, answers)
         save_model(path, ready, found)
         # The list of the run's files is written when all of them are there.
         digests.write(path)
@@ -215,23 +215,27 @@ def batches_of(opened: Reopened, examples: Examples) -> Batches:
 
 
 class Meter:
-    """Logits of any variables of one model, by one compiled program a shape of batch."""
+    """Scores of any variables of one model, by one compiled program a shape of batch."""
 
     def __init__(self, opened: Reopened):
         model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
         self.task, self.splits, self.opened = opened.ready.task, opened.splits, opened
         self.batches: dict[str, Batches] = {}
 
+        task = self.task
+
         @jax.jit
-        def logits(variables: Variables, inputs: Mapping[str, Any]) -> Any:
-            return models.forward(model, variables, inputs, dtype=dtype)[0]["logits"]
+        def score(variables: Variables, batch: Mapping[str, Any]) -> Any:
+            labels = {name: batch[name] for name in task.fields()}
+            inputs = {name: array for name, array in batch.items() if name not in labels}
+            return task.score(models.forward(model, variables, inputs, dtype=dtype)[0], labels)
 
-        self.logits = logits
+        self.score = score
 
-    def __call__(self, variables: Variables, split: str) -> Outcome:
+    def __call__(self, variables: Variables, split: str) -> Predictions:
         """The outcome on the split of that name."""
         if split not in self.batches:
             self.batches[split] = batches_of(self.opened, getattr(self.splits, split))
         placed = jax.device_put(variables)
-        found = passes(self.batches[split], lambda inputs: {"logits": self.logits(placed, inputs)})
-        return Outcome(found["logits"], found["label"], found["index"])
+        scores = passes(self.batches[split], lambda batch: self.score(placed, batch), scored)
+        return Predictions(scores, scores.pop("index"))

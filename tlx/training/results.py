@@ -1,6 +1,5 @@
 """What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
 
-import io
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,18 +12,20 @@ import numpy as np
 from tlx import config
 from tlx.data import Examples, Splits, notes
 from tlx.files.documents import digests
-from tlx.files.durable import guarded, sync_tree, write_whole
+from tlx.files.durable import guarded, sync_tree
+from tlx.functional.metrics import document
 from tlx.functional.selection import gaps
 from tlx.objectives import TERMS, without_inserted
 from tlx.partition import still
 from tlx.processors import vocabulary
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
+from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import Arm, phase_spans
-from tlx.training.evaluate import Outcome, mistakes
-from tlx.training.prepare import Prepared
+from tlx.training.evaluate import mistakes
+from tlx.training.prepare import Prepared, columns_of
 from tlx.training.step import TrainState
 from tlx.trees import flatten
 from tlx.types import Variables
@@ -54,6 +55,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "selected_step": finish["selected"],
         "rules": gaps(read_metrics(path), ready.task.primary, ready.task.higher_is_better),
         "metrics": metrics,
+        "measures": {name: document(ready.task.metric(name)) for name in ready.task.metrics},
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
         "asked_steps": arm.steps,
@@ -63,10 +65,11 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "peak_memory_bytes": peak_memory(),
         "examples": {
             **{name: len(own) for name, own in trained_on(splits).items()},
-            **{name: len(o.labels) for name, o in outcomes.items()},
+            **{name: len(predictions) for name, predictions in outcomes.items()},
             **{name: len(own) for name, own in splits.aside.items()},
         },
         "classes": list(splits.classes),
+        "label": columns_of(splits)["label"].kind,
         "data": splits.fingerprint,
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
@@ -74,9 +77,8 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
     }
-    (path / "predictions").mkdir(exist_ok=True)
-    for name, outcome in outcomes.items():
-        save_arrays(path / "predictions" / f"{name}.npz", outcome._asdict())
+    for name, predictions in outcomes.items():
+        run_directory.write_predictions(path, name, predictions)
     if leave == "all":
         save_model(path, ready, state.variables)
         write_tables(path, ready, splits, outcomes.get(splits.shown))
@@ -90,14 +92,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
     return result
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz file whole. It is made in memory, for numpy leaves an open archive behind on a full disk."""
-    stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **arrays)
-    write_whole(path, [stream.getbuffer()])
-
-
-def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Outcome | None) -> None:
+def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None) -> None:
     """What the page shows beside the result: the worst mistakes on the split that it is about (`Splits.shown`), all
     parameters, the manifest, the environment."""
     if outcome is not None:
@@ -216,21 +211,22 @@ def in_pieces(ready: Prepared) -> list[str]:
     return found
 
 
-def constant(task: Task, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Where a model gives the same answer to every example of a split, and the labels are not all the same."""
-    found = []
-    for split, outcome in outcomes.items():
-        logits, labels = outcome.logits, outcome.labels
-        if len(labels) < 2 or (labels == labels[0]).all():
+def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
+    """Return a note for each split where the model gives all examples one answer, and the labels differ."""
+    notes = []
+    for split, predictions in outcomes.items():
+        if not {"label", "prediction"} <= predictions.scores.keys() or len(predictions) < 2:
             continue
-        if task.names:
-            answers = logits.argmax(-1)
-            if (answers == answers[0]).all():
-                told = f"{task.names[int(answers[0])]!r}"
-                found.append(f"the model answers {told} to all {len(labels):,} {split} examples")
-        elif (logits == logits[0]).all():
-            found.append(f"the model gives the same numbers for all {len(labels):,} {split} examples")
-    return found
+        labels, answers = predictions.scores["label"], predictions.scores["prediction"]
+        if (labels == labels[0]).all() or not (answers == answers[0]).all():
+            continue
+        if task.names and answers.ndim == 1:
+            answer = f"{task.names[int(answers[0])]!r}"
+            notes.append(f"the model answers {answer} to all {len(predictions):,} {split} examples")
+        else:
+            what = "the same classes" if task.names else "the same numbers"
+            notes.append(f"the model gives {what} for all {len(predictions):,} {split} examples")
+    return notes
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
@@ -259,7 +255,7 @@ def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping
 
 
 def told_at_end(
-    result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Outcome]
+    result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
 ) -> str:
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
     name = f"{split}/{ready.task.primary}"

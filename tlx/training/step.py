@@ -18,6 +18,7 @@ from tlx.config import with_numbers
 from tlx.models import features, forward
 from tlx.objectives import passes
 from tlx.optim import Layout
+from tlx.tasks import with_labels
 from tlx.training.gradients import Batch, slope_of
 from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, nest
@@ -89,12 +90,17 @@ def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -
     return moved
 
 
-def eval_step(parts: Parts, state: TrainState, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """`logits` [B, C] of one stream's inputs, nothing random, running statistics; and, where `parts` ask for them, the
-    `features` [B, W] that the head reads, in float32."""
+def eval_step(parts: Parts, state: TrainState, batch: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the scores of the task, arrays [B, ...], of a batch with label arrays; nothing is random, and batch norm
+    uses its running statistics. Of a batch without label arrays return the `logits` and, where `parts` ask for them,
+    the `features` [B, W] that the head reads, in float32: criteria without target labels read these."""
+    labels = {name: batch[name] for name in parts.task.fields() if name in batch}
+    inputs = {name: array for name, array in batch.items() if name not in labels}
     taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
-    found = {"logits": taps["logits"]}
-    return found | {"features": features(taps).astype(jnp.float32)} if parts.features else found
+    if with_labels(parts.task, labels):
+        return with_numbers(parts.task, state.numbers["task"]).score(taps, labels)
+    logits = {"logits": taps["logits"]}
+    return logits | {"features": features(taps).astype(jnp.float32)} if parts.features else logits
 
 
 class Compiled(NamedTuple):

@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-import numpy as np
-
 from tlx import config
 from tlx.files.documents import read_json, records
-from tlx.functional.metrics import LOWER_IS_BETTER
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, is_study
@@ -76,7 +73,7 @@ def check_asked(
     check(space, recipe)
     journal.check_sampler(cast(Sampler, sampler), space)
     name = check_metric(metric or recipe.task.primary, recipe.task)
-    better = recipe.task.higher_is_better if name == recipe.task.primary else name not in LOWER_IS_BETTER
+    better = recipe.task.metric(name).higher_is_better
     towards = cast(Direction, direction or ("maximize" if better else "minimize"))
     return Asked(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
 
@@ -91,9 +88,10 @@ def check_metric(metric: str, task: Any) -> str:
     split, _, name = metric.rpartition("/")
     if split not in ("", "validation"):
         raise ValueError(f"metric is {metric!r}; a search sees the validation split alone")
-    known = task.summarise(task.measure(np.zeros((1, task.outputs or 2), np.float32), np.zeros(1, np.int32)))
-    if name not in known:
-        raise ValueError(f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, known)}")
+    if name not in task.metrics:
+        raise ValueError(
+            f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, task.metrics)}"
+        )
     return name
 
 

@@ -23,7 +23,7 @@ def accuracy(study, method, shots):
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
         if (names["method"], names["shots"]) == (method, shots) and file.is_file():
             with np.load(file) as arrays:
-                found.append(float((arrays["logits"].argmax(-1) == arrays["labels"]).mean()))
+                found.append(float((arrays["logits"].argmax(-1) == arrays["label"]).mean()))
     return np.array(found)
 
 

@@ -99,7 +99,7 @@ def test_predictions_and_curves_are_those_of_the_run(study):
     np.savez(cell.folder / "predictions" / "test.npz", logits=np.eye(3), labels=np.arange(3), indices=np.arange(3))
     lines = [{"step": step, "name": "train/loss", "value": value, "time": 0} for step, value in ((1, 3.0), (2, 2.0))]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "na')
-    assert cell.predictions().labels.tolist() == [0, 1, 2]
+    assert cell.predictions().scores["label"].tolist() == [0, 1, 2]
     assert cell.curves() == {"train/loss": {1: 3.0, 2: 2.0}}
 
 

@@ -31,7 +31,7 @@ def accuracies(study):
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
         if file.is_file():
             with np.load(file) as arrays:
-                value = float((arrays["logits"].argmax(-1) == arrays["labels"]).mean())
+                value = float((arrays["logits"].argmax(-1) == arrays["label"]).mean())
             found.setdefault(f"{names['method']} · shots {names['shots']}", {})[names["seed"]] = value
     return found
 

@@ -9,7 +9,7 @@ from tlx.analysis.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH
 from tlx.analysis.benefit.intervals import Ratio, of_sums
 from tlx.analysis.benefit.reach import labels_saved, reached
 from tlx.functional import significance
-from tlx.functional.metrics import LOWER_IS_BETTER, bounds
+from tlx.functional.metrics import Metric, document
 from tlx.records.studies import Arm, Cell, StudyRecords
 from tlx.training.energy import POUNDS_2018, PUE_2018, Used, strubell
 from tlx.training.flops import Operations
@@ -47,7 +47,8 @@ def card(
     Raises ValueError where no seed has finished in both arms with the most labels.
     """
     metric = study.metric
-    higher = metric.rpartition("/")[2] not in LOWER_IS_BETTER
+    declared = study.declared(metric)
+    higher = declared.higher_is_better
     labels = sorted({arm.names[LABELS] for arm in study.arms})
     ours, theirs = pair(study, labels[-1], operations)
     saved, short = saved_labels(study, labels, higher)
@@ -72,8 +73,9 @@ def card(
         "seeds": [cell.seed for cell in ours.cells],
         "selection": result_of(ours.cells[0])["selection"],
         "looked": looked,
-        "measures": [final(ours, theirs, metric, higher), *reach, *([saved] if saved else []), *whole],
-        "learning": [learned(arm, metric) for arm in study.arms if arm.values(metric)],
+        "declared": {metric.rpartition("/")[2]: document(declared)},
+        "measures": [final(ours, theirs, metric, declared), *reach, *([saved] if saved else []), *whole],
+        "learning": [learned(arm, metric, declared) for arm in study.arms if arm.values(metric)],
         "training": [*lines(ours, PRETRAINED, metric), *lines(theirs, SCRATCH, metric)],
         "threshold": float(np.mean([ended_with(cell, metric) for cell in theirs.cells])),
         "counted": ours.operations.how,
@@ -106,16 +108,16 @@ def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations])
     return ours, theirs
 
 
-def final(ours: Side, theirs: Side, metric: str, higher: bool) -> dict[str, Any]:
+def final(ours: Side, theirs: Side, metric: str, declared: Metric) -> dict[str, Any]:
     """The metric on the test split at the end."""
     a, b = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
-    difference = significance.paired(a, b, bounds(metric))
+    difference = significance.paired(a, b, declared.bounds)
     shown = significance.verdict(
-        *((difference.low, difference.high) if higher else (-difference.high, -difference.low))
+        *((difference.low, difference.high) if declared.higher_is_better else (-difference.high, -difference.low))
     )
     low, high = finite(difference.low), finite(difference.high)
     gain = {"kind": "difference", "value": difference.mean, "low": low, "high": high, "bound": "", "verdict": shown}
-    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain, bounds(metric))
+    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain, declared.bounds)
 
 
 def arrivals(
@@ -306,12 +308,12 @@ def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
     }
 
 
-def learned(arm: Arm, metric: str) -> dict[str, Any]:
+def learned(arm: Arm, metric: str, declared: Metric) -> dict[str, Any]:
     """A point of the learning curve."""
     values = arm.values(metric)
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
     seeds = {str(seed): value for seed, value in values.items()}
-    return {**arm.names, **interval(list(values.values()), bounds(metric)), "values": seeds, "folders": folders}
+    return {**arm.names, **interval(list(values.values()), declared.bounds), "values": seeds, "folders": folders}
 
 
 def lines(side: Side, name: str, metric: str) -> list[dict[str, Any]]:

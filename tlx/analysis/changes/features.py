@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.functional.metrics import linear_cka, merge, sum_similarity, summarise_similarity
+from tlx.functional.metrics import linear_cka, merge, scores_of, sum_similarity, summarise_similarity
+from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure, wilson
 from tlx.tasks import Regression
-from tlx.training.evaluate import Outcome, passes
+from tlx.training.evaluate import passes
 from tlx.training.reopen import Batches, Reopened
 from tlx.types import Variables
 
@@ -55,7 +56,7 @@ def similarity(x: np.ndarray, y: np.ndarray, size: int = BATCH) -> dict[str, Any
     parts = np.array_split(order, max(1, len(x) // size))
     sums = sum_similarity(x[parts[0]], y[parts[0]])
     for part in parts[1:]:
-        sums = merge(sums, sum_similarity(x[part], y[part]))  # type: ignore[assignment]
+        sums = merge(sums, sum_similarity(x[part], y[part]))
     return {"cka": finite(summarise_similarity(sums)["cka"]), "plain": finite(plain), "batches": len(parts)}
 
 
@@ -82,7 +83,7 @@ def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarr
     settled = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     said = model.predict(held_x.astype(np.float64))
     if not classes:
-        outcome, task = Outcome(said, held_labels, np.arange(len(said))), Regression()
+        outcome, task = Predictions(scores_of(said, held_labels), np.arange(len(said))), Regression()
         interval = measure("r2", outcome, task)
         told = interval._asdict() if interval else {}
         return {"measure": "r2", "value": outcome.metrics(task)["r2"], **told, "converged": settled}

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from tlx import models
 from tlx.analysis.changes.weights import Told
+from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure
-from tlx.training.evaluate import Outcome, passes
+from tlx.training.evaluate import passes, scored
 from tlx.training.reopen import Batches, Reopened
 from tlx.types import Variables
 from tlx.weights import blend
@@ -28,19 +29,22 @@ def path(
     model, task, dtype = opened.ready.model, opened.ready.task, opened.ready.recipe.train.dtype
 
     @jax.jit
-    def logits(before: Variables, after: Variables, share: Any, inputs: Mapping[str, Any]) -> Any:
-        return models.forward(model, blend.interpolate(before, after, share), inputs, dtype=dtype)[0]["logits"]
+    def score(before: Variables, after: Variables, share: Any, batch: Mapping[str, Any]) -> Any:
+        labels = {name: batch[name] for name in task.fields()}
+        inputs = {name: array for name, array in batch.items() if name not in labels}
+        outputs, _ = models.forward(model, blend.interpolate(before, after, share), inputs, dtype=dtype)
+        return task.score(outputs, labels)
 
     before, after = jax.device_put((opened.before, opened.after))
     rows = []
     for number in range(points):
         share = number / (points - 1)
 
-        def compute(inputs: Mapping[str, Any], at: Any = jnp.float32(share)) -> dict[str, Any]:
-            return {"logits": logits(before, after, at, inputs)}
+        def compute(batch: Mapping[str, Any], at: Any = jnp.float32(share)) -> dict[str, Any]:
+            return score(before, after, at, batch)
 
-        found = passes(batches, compute)
-        outcome = Outcome(found["logits"], found["label"], found["index"])
+        scores = passes(batches, compute, scored)
+        outcome = Predictions(scores, scores.pop("index"))
         row: dict[str, Any] = {"share": share}
         for name in names(task):
             interval = measure(name, outcome, task)
@@ -52,5 +56,6 @@ def path(
 
 
 def names(task: Any) -> tuple[str, ...]:
-    """The loss of a task and, of a classification, its accuracy."""
-    return ("loss", "accuracy") if task.names else ("mse",)
+    """The metric of a task that is the mean of its loss, and its primary metric where that is another."""
+    losses = [name for name in task.metrics if task.metric(name).mean_of == "loss" or name == "loss"]
+    return tuple(dict.fromkeys((*losses[:1], task.primary)))

@@ -17,7 +17,6 @@ from tlx.functional import significance
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import write_json
-from tlx.tasks import Classification
 from tlx.training.evaluate import feature_reader
 from tlx.training.prepare import Prepared, prepare
 from tlx.trees import flatten, near_miss
@@ -86,7 +85,7 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
         raise ValueError("the recipe has no source, which these methods transfer from; give Data(source=...)")
     if len(recipe.data.sources) > 1:
         raise ValueError(f"these methods transfer from one source, and data.source is {recipe.data.source}: name one")
-    if not isinstance(recipe.task, Classification):
+    if not recipe.task.exclusive:
         raise ValueError(f"classical methods are for tasks.Classification, not tasks.{type(recipe.task).__name__}")
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; give 1 or more, and 2 for intervals over seeds")

@@ -15,7 +15,6 @@ from tlx.objectives import Supervised, Term
 from tlx.recipe import KINDS, Recipe
 from tlx.study import Study
 from tlx.study.sweeps import Override
-from tlx.tasks import Classification
 from tlx.training.active_run import total_steps
 from tlx.updates import Alternating, Sum
 
@@ -51,7 +50,7 @@ def negative_study(
     recipe's epochs over the largest source. `smallest` is the difference of no interest. Raises ValueError for what
     makes no comparison.
     """
-    if not isinstance(recipe.task, Classification):
+    if not recipe.task.exclusive:
         raise ValueError(f"negative transfer is measured of tasks.Classification, not {type(recipe.task).__name__}")
     sources = tuple(sources) or tuple(recipe.data.sources.values())
     if not sources:

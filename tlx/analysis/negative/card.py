@@ -23,7 +23,8 @@ from tlx.analysis.negative.arms import (
     TARGET_ONLY,
     TRANSFER,
 )
-from tlx.functional import metrics, significance
+from tlx.functional import significance
+from tlx.functional.metrics import Metric, document
 from tlx.records.studies import Arm, Comparison, StudyRecords, Summary, against, judged, summarise
 
 # What the verdict of A(S,T) against a baseline says of the source.
@@ -44,30 +45,36 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
     """Every number of the report but what looks at the data themselves. Raises ValueError where no run of A(S,T) has
     finished."""
     metric = study.metric
-    higher = metric.rpartition("/")[2] not in metrics.LOWER_IS_BETTER
+    declared = study.declared(metric)
+    higher = declared.higher_is_better
     found = settings(study, metric)
     if not found:
         failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
         raise ValueError(f"no run of {TRANSFER} in {study.folder} has finished: {failed}")
     gaps = [
-        gap for name in (*BASELINES, CHANCE) for gap in gaps_to(name, found, study.smallest, metric, higher, classes)
+        gap for name in (*BASELINES, CHANCE) for gap in gaps_to(name, found, study.smallest, metric, declared, classes)
     ]
     result = found[0].own.arm.done[0].result or {}
     return {
         "question": study.question,
         "target": target,
         "metric": metric,
+        "measures": {metric.rpartition("/")[2]: document(declared)},
         "higher": higher,
         "smallest": study.smallest,
         "seeds": sorted(found[0].own.scores),
         "selection": result.get("selection", "last"),
         "steps": result.get("steps"),
         "baselines": {name: about for name, about in BASELINES.items() if any(gap["baseline"] == name for gap in gaps)},
-        "arms": [told(summary) for arm in study.arms if (summary := summarise(arm, metric)) is not None],
+        "arms": [
+            told(summary)
+            for arm in study.arms
+            if (summary := summarise(arm, metric, study.declared(metric).bounds)) is not None
+        ],
         "gaps": gaps,
         "classes": by_class(found, classes),
         "flips": flips(gaps),
-        "rules": rules(found, metric),
+        "rules": rules(found, declared),
         "advice": advice(found, gaps, higher),
         "notes": notes(study, found, gaps),
     }
@@ -77,7 +84,7 @@ def settings(study: StudyRecords, metric: str) -> list[Setting]:
     """Every setting of which A(S,T) has a finished run, in the order of the study."""
     known: dict[tuple[Any, ...], Summary] = {}
     for arm in study.arms:
-        if (summary := summarise(arm, metric)) is not None:
+        if (summary := summarise(arm, metric, study.declared(metric).bounds)) is not None:
             known[tuple(arm.names[column] for column in (ARM, SOURCE, LABELS, EPS))] = summary
     found = []
     for (arm, source, labels, eps), own in known.items():
@@ -96,19 +103,20 @@ def settings(study: StudyRecords, metric: str) -> list[Setting]:
 
 
 def gaps_to(
-    name: str, found: Sequence[Setting], smallest: float, metric: str, higher: bool, classes: Sequence[str]
+    name: str, found: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The gap of every setting to one baseline, p corrected over them (Holm). Without labels of the target A(0,T) has
     nothing to learn from, and stands at chance: the share of the most frequent class."""
     pairs: list[tuple[Setting, Comparison, float | None]] = []
+    higher, bounds = declared.higher_is_better, declared.bounds
     for one in found:
         if name == CHANCE:
             if one.labels == 0 and metric.endswith("/accuracy"):
                 chance = of_chance(one, metric, classes)
-                pairs.append((one, to_chance(one, chance, smallest, metrics.bounds(metric)), chance))
+                pairs.append((one, to_chance(one, chance, smallest, bounds), chance))
         elif name in one.others and one.own.scores.keys() & one.others[name].scores.keys():
-            pairs.append((one, against(one.own, one.others[name], smallest, metric), None))
-    compared = judged([comparison for _, comparison, _ in pairs], smallest, higher, metrics.bounds(metric))
+            pairs.append((one, against(one.own, one.others[name], smallest, metric, bounds), None))
+    compared = judged([comparison for _, comparison, _ in pairs], smallest, higher, bounds)
     sign = -1.0 if higher else 1.0
     return [
         {
@@ -125,8 +133,8 @@ def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
     """The accuracy of whoever knows the most frequent class of the split and nothing else; of all classes alike where
     the runs have kept no labels of it."""
     for cell in one.own.arm.done:
-        if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions.labels):
-            return float(np.bincount(predictions.labels).max() / len(predictions.labels))
+        if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions):
+            return float(np.bincount(predictions.scores["label"]).max() / len(predictions))
     return 1 / len(classes)
 
 
@@ -215,9 +223,9 @@ def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
         predictions = by_seed[seed].predictions()
         if predictions is None:
             return None
-        right = predictions.logits.argmax(-1) == predictions.labels
-        counts = np.bincount(predictions.labels, minlength=classes)
-        hits = np.bincount(predictions.labels, right, minlength=classes)
+        labels, correct = (predictions.scores[name] for name in ("label", "correct"))
+        counts = np.bincount(labels, minlength=classes)
+        hits = np.bincount(labels, correct, minlength=classes)
         rows.append(np.where(counts > 0, hits / np.maximum(counts, 1), np.nan))
     return np.stack(rows) if rows else None
 
@@ -241,11 +249,11 @@ def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def rules(found: Sequence[Setting], metric: str) -> list[dict[str, Any]]:
+def rules(found: Sequence[Setting], declared: Metric) -> list[dict[str, Any]]:
     """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap to
     the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
     # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
-    bounds = (0.0, significance.difference_bounds(metrics.bounds(metric))[1])
+    bounds = (0.0, significance.difference_bounds(declared.bounds)[1])
     made = []
     for one in found:
         known = [rule for cell in one.own.arm.done if (rule := (cell.result or {}).get("rules"))]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tlx.functional.metrics import known
 from tlx.functional.significance import p_text
 from tlx.report.words import granting
 
@@ -15,7 +16,7 @@ HEADS = (
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Write every gap as text, in the order of `HEADS`; shares in points."""
-    share = is_share(document["metric"])
+    share = is_share(document)
     return [
         (
             gap["source"], str(gap["labels"]), f"{gap['eps']:g}", gap["baseline"], interval(gap, share), gap["verdict"],
@@ -27,8 +28,9 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def is_share(metric: str) -> bool:
-    return metric.rpartition("/")[2] in ("accuracy", "f1", "ece")
+def is_share(document: Mapping[str, Any]) -> bool:
+    """Whether the metric of a report is a share, whose differences are written in points."""
+    return known(document["metric"], document.get("measures")).points
 
 
 def size(value: float, share: bool) -> str:
@@ -68,7 +70,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers."""
     metric, seeds = document["metric"], len(document["seeds"])
     return [
-        sign_of_gap(document) + f"; {metric} in {'points' if is_share(metric) else 'its own units'}",
+        sign_of_gap(document) + f"; {metric} in {'points' if is_share(document) else 'its own units'}",
         f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
         "over the settings of each baseline",
         *(f"{name}: {about}" for name, about in document["baselines"].items()),

@@ -191,12 +191,15 @@ def check_characters(document: Any, name: object, remedy: str) -> None:
             )
 
 
-def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, dims: Mapping[str, int], *, others: bool = False, remedy: str = FETCH
+) -> dict[str, np.ndarray]:
     """Read the arrays of an npz file by name.
 
     Args:
         path: The file.
         dims: How many dimensions each array has, by name. All arrays have the same first one.
+        others: Read the arrays of all other names too, with one dimension or more.
         remedy: What the user can do about a fault.
 
     Raises:
@@ -206,24 +209,24 @@ def read_arrays(path: Path, dims: Mapping[str, int], *, remedy: str = FETCH) -> 
     read_bytes(path, 2**34, remedy)
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in dims if name in file}
             known = list(file)
+            held = {name: file[name] for name in (known if others else dims) if name in known}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
         reason = " ".join(str(error).split())[:80]
         raise DocumentError(f"{path} is damaged ({reason}); expected an npz file; {remedy}") from None
     except Exception as error:  # zlib, struct and tokenize raise their own kinds for a damaged header or stream
         raise DocumentError(f"{path} is damaged ({type(error).__name__}); expected an npz file; {remedy}") from None
     count = None
-    for name, ndim in dims.items():
+    for name in dict.fromkeys((*dims, *held)):
         if name not in held:
             raise DocumentError(
                 f"{path} holds {', '.join(known[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
             )
         array = held[name]
-        numeric = array.dtype.kind in "iuf"
-        if not numeric or array.ndim != ndim:
+        wanted, kinds = dims.get(name, "some"), "iuf" if name in dims else "iufb"
+        if array.dtype.kind not in kinds or (array.ndim != wanted if name in dims else array.ndim < 1):
             raise DocumentError(
-                f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {ndim} dimensions; {remedy}"
+                f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {wanted} dimensions; {remedy}"
             )
         if count is not None and len(array) != count:
             raise DocumentError(f"{path}: {name} has {len(array)} rows and the others {count}; {remedy}")

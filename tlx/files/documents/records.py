@@ -56,6 +56,19 @@ DRAWN = Record(
     }
 )
 
+# What a task declares of a metric (see `tlx.functional.metrics.Metric`).
+MEASURE = Record(
+    {
+        "better": OneOf(("max", "min")),
+        "low": MAYBE,
+        "high": MAYBE,
+        "mean_of": Text(),
+        "value": maybe(Text()),
+        "interval": Flag(),
+        "points": Flag(),
+        "words": Text(),
+    }
+)
 FIELDS: dict[str, Form] = {
     "fingerprint": HASH,
     "seed": COUNT,
@@ -63,6 +76,8 @@ FIELDS: dict[str, Form] = {
     "selected_step": COUNT,
     "rules": Mapped(Record({}, {"step": maybe(COUNT), "value": MAYBE, "gap": MAYBE})),
     "metrics": Mapped(NUMBER),
+    "measures": Mapped(MEASURE),
+    "label": Text(),
     "parameters": Record({}, {"total": COUNT, "trainable": COUNT}),
     "steps": COUNT,
     "asked_steps": COUNT,
@@ -103,7 +118,7 @@ MISTAKES = Rows(
         {
             "index": COUNT,
             "label": Either((Text(), NUMBER)),
-            "answer": Mapped(NUMBER),
+            "answer": Either((Mapped(NUMBER), Text())),
             "loss": NUMBER,
         },
         {"text": Text(), "text_pair": Text(), "image": Text()},

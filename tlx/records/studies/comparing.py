@@ -10,15 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.functional import metrics, significance
-from tlx.records.run_directory import Predictions
 from tlx.records.studies.reading import Arm, Cell, StudyRecords
 from tlx.trees import near_miss
 
 TOLERANCE = 1e-6
-SUMMARIES = {
-    "Classification": lambda p: metrics.summarise_classification(metrics.count_classification(p.logits, p.labels)),
-    "Regression": lambda p: metrics.summarise_regression(metrics.sum_regression(p.logits, p.labels)),
-}
 
 
 class Score(NamedTuple):
@@ -107,9 +102,10 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
     check_baseline(study)
     metric = study.check_metric(metric or study.metric)
     smallest = study.smallest if metric == study.metric else 0.0
-    higher = metric.rpartition("/")[2] not in metrics.LOWER_IS_BETTER
+    declared = study.declared(metric)
+    higher = declared.higher_is_better
     arms = study.arms
-    summaries = tuple(summary for arm in arms if (summary := summarise(arm, metric)) is not None)
+    summaries = tuple(summary for arm in arms if (summary := summarise(arm, metric, declared.bounds)) is not None)
     known = {id(summary.arm): summary for summary in summaries}
     found: list[Comparison] = []
     alone: list[tuple[Arm, str]] = []
@@ -125,8 +121,8 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
         elif not own.scores.keys() & other.scores.keys():
             alone.append((own.arm, "it shares no finished seed with its baseline"))
         else:
-            found.append(against(own, other, smallest, metric))
-    compared = judged(found, smallest, higher, metrics.bounds(metric))
+            found.append(against(own, other, smallest, metric, declared.bounds))
+    compared = judged(found, smallest, higher, declared.bounds)
     return Table(
         study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
     )
@@ -160,52 +156,36 @@ def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping
     return next((arm for arm in bases if {name: arm.names.get(name) for name in known} == wanted), None)
 
 
-def summarise(arm: Arm, metric: str) -> Summary | None:
+def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | None:
     """None where no finished cell of the arm has the metric."""
     scores = {cell.seed: score(cell, metric) for cell in arm.done if metric in cell.metrics}
     if not scores:
         return None
-    return Summary(
-        arm, scores, *significance.over_seeds([one.value for one in scores.values()], metrics.bounds(metric))
-    )
+    return Summary(arm, scores, *significance.over_seeds([one.value for one in scores.values()], bounds))
 
 
 def score(cell: Cell, metric: str) -> Score:
-    """The metric of a finished cell, computed again: from the predictions of its split, else from the line of
+    """The metric of a finished cell, computed again: from the scores of its split, else from the line of
     `metrics.jsonl` at the selected step, else as `result.json` says."""
-    split, _, name = metric.partition("/")
-    said, predictions, recipe = cell.metrics[metric], cell.predictions(split), cell.recipe()
-    kind = recipe["task"]["kind"] if recipe else ""
-    found = SUMMARIES[kind](predictions) if predictions is not None and kind in SUMMARIES else {}
-    if predictions is not None and name in found:
-        order = np.argsort(predictions.indices, kind="stable")
-        given = Predictions(*(array[order] for array in predictions))
-        correct = given.logits.argmax(-1) == given.labels if kind == "Classification" else None
-        return Score(cell, found[name], said, "predictions", given.indices, each(name, given), correct)
+    split = metric.partition("/")[0]
+    said, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
+    if predictions is not None:
+        predictions = predictions.rows(np.argsort(predictions.indices, kind="stable"))
+        scores, correct = predictions.scores, predictions.scores.get("correct")
+        examples = scores[declared.mean_of].astype(np.float64) if declared.mean_of in scores else None
+        if examples is not None or declared.value is not None:
+            value = metrics.of_scores(declared, scores)
+            return Score(cell, value, said, "predictions", predictions.indices, examples, correct)
     line = cell.curves().get(metric, {}).get(cell.result["selected_step"] if cell.result else -1)
     if line is not None:
         return Score(cell, line, said, "metrics.jsonl")
     return Score(cell, said, said, "result.json")
 
 
-def each(name: str, given: Predictions) -> np.ndarray | None:
-    """The values [N] whose mean is the metric; None where it is no mean over examples."""
-    logits, labels = given.logits.astype(np.float64), given.labels
-    if name == "accuracy":
-        return (given.logits.argmax(-1) == labels).astype(np.float64)
-    if name == "loss":
-        return metrics.negative_log_likelihood(logits, labels)
-    if name in ("mse", "mae"):
-        error = np.abs(logits - labels.reshape(logits.shape)) ** (2 if name == "mse" else 1)
-        return error.reshape(len(error), -1).mean(-1)
-    return None
-
-
-def against(own: Summary, other: Summary, smallest: float, metric: str) -> Comparison:
+def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:
     """Without Holm's correction and what follows from it, for which the whole table is needed."""
     seeds = tuple(seed for seed in own.scores if seed in other.scores)
     ours, theirs = ([side.scores[seed] for seed in seeds] for side in (own, other))
-    bounds = metrics.bounds(metric)
     difference = significance.paired([one.value for one in ours], [one.value for one in theirs], bounds)
     several = len(seeds) > 1
     boot, lacking = None, unpaired(ours + theirs, metric)

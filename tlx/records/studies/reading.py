@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from tlx.files.documents import digests, read_json, read_lines, records
 from tlx.files.documents.checks import Form
+from tlx.functional.metrics import Metric, known
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
 from tlx.trees import near_miss
@@ -61,6 +62,10 @@ class Cell(NamedTuple):
     @property
     def metrics(self) -> dict[str, float]:
         return self.result["metrics"] if self.result else {}
+
+    def declared(self, metric: str) -> Metric:
+        """What the run's task declares of a metric, whose name may begin with that of its split."""
+        return known(metric, (self.result or {}).get("measures"))
 
     def predictions(self, split: str = "test") -> Predictions | None:
         """What the run answered on every example of a split; None where nothing was kept."""
@@ -139,6 +144,11 @@ class StudyRecords(NamedTuple):
     def metrics(self) -> tuple[str, ...]:
         """The metrics that some finished cell has."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.metrics))
+
+    def declared(self, metric: str) -> Metric:
+        """What the tasks of the study declare of a metric; of cells that disagree the first finished one counts."""
+        done = (cell for cell in self.cells if metric in cell.metrics)
+        return next((cell.declared(metric) for cell in done), known(metric))
 
     def plan(self) -> list[dict[str, Any]]:
         """The planner's decisions; a line that a killed worker left half written is left out."""

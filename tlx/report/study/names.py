@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from tlx.records.studies import Table
 from tlx.report import words
 
-POINTS = frozenset({"accuracy", "f1"})
 BETWEEN = " · "
 
 
@@ -138,7 +137,7 @@ def unit(table: Table) -> Unit:
     widths = [one.difference.high - one.difference.low for one in table.comparisons]
     widths += [summary.high - summary.low for summary in table.summaries]
     narrow = any(0 < width < 0.002 for width in widths)
-    return Unit(table.metric.rpartition("/")[2] in POINTS, 2 if narrow else 1)
+    return Unit(table.study.declared(table.metric).points, 2 if narrow else 1)
 
 
 def metric(name: str) -> str:

@@ -98,14 +98,14 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
     """The entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or what keeps the
     objective from beginning there."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    label = np.zeros(rows, np.int32 if ready.task.names else np.float32)
+    labels = {name: np.zeros((rows, *field.shape), field.dtype) for name, field in ready.task.fields().items()}
 
     def step(given: Any, variables: Variables) -> Any:
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
         batch = {**given, "index": np.arange(rows, dtype=np.int32)}
-        known = {**batch, "label": label}
+        known = {**batch, **labels}
         streams = {name: batch if name == "unlabelled" else known for name in ready.streams}
-        return train_step(parts, state, streams), eval_step(parts, state, given)
+        return train_step(parts, state, streams), eval_step(parts, state, {**given, **labels})
 
     try:
         traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr

@@ -1,0 +1,114 @@
+"""Classification: every example has exactly one class. Shapes: B batch, C classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.config import ADDED
+from tlx.functional import losses
+from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softmax
+from tlx.models.heads import Pooled
+from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.classes import contradictions, shown
+from tlx.types import Array, Column
+
+# Far above any data set, and few enough that a head of that width can be held in memory.
+MOST_CLASSES = 10_000_000
+# Logits of more classes are not stored.
+STORED_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """One class for each example. `classes` None takes as many as the data set names; `names` None takes its names.
+
+    `smoothing` is label smoothing (Szegedy et al., 2016). `class_weights` weighs the examples of each class: the loss
+    is the sum of weighted losses over the sum of weights of the whole batch, as torch's `CrossEntropyLoss(weight)`.
+    """
+
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+    smoothing: float = 0.0
+    class_weights: tuple[float, ...] = field(default=(), metadata=ADDED)
+
+    metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("accuracy", "f1", "loss", "ece")}
+    exclusive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.classes < 2:
+            raise ValueError(f"classes is {self.classes}; a classification needs two or more")
+        if self.classes is not None and self.classes > MOST_CLASSES:
+            raise ValueError(f"classes is {self.classes}; expected at most {MOST_CLASSES:,}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing is {self.smoothing}; a share in [0, 1)")
+        if self.classes is not None and self.names and len(self.names) != self.classes:
+            raise ValueError(f"{len(self.names)} names for {self.classes} classes")
+        check_names(self.names)
+        if self.class_weights and not all(0 < weight < float("inf") for weight in self.class_weights):
+            raise ValueError(f"class_weights is {self.class_weights}; expected a number above 0 for each class")
+        if self.class_weights and self.classes is not None and len(self.class_weights) != self.classes:
+            raise ValueError(f"{len(self.class_weights)} class_weights for {self.classes} classes")
+
+    def resolve(self, columns: Mapping[str, Column]) -> Self:
+        """Return the task with classes and names filled in from the data.
+
+        The names of the data are in the order of its labels. The task's own names rename the classes. Raises ValueError
+        if the data have more classes than the task, or if the task gives a name of the data to another class.
+        """
+        label = columns["label"]
+        if label.kind != "class":
+            fits = {"number": "Regression", "numbers": "Regression", "classes": "MultiLabel"}
+            other = fits.get(label.kind, "TokenClassification")
+            raise ValueError(f"the data set names no classes; it fits tasks.{other}")
+        names = label.classes
+        classes = self.classes or len(names)
+        if len(names) > classes:
+            raise ValueError(f"labels outside the class range: the data have {len(names)} classes, the task {classes}")
+        if strange := contradictions(names, self.names):
+            raise ValueError(
+                f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {strange[0]!r} is "
+                "another class there. Give the names in the order of the data's labels, or leave names out"
+            )
+        names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
+        return replace(self, classes=classes, names=self.names or names)
+
+    def head(self) -> Pooled:
+        if self.classes is None:
+            raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+        return Pooled(self.classes)
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        values = losses.cross_entropy(outputs["logits"], batch["label"], self.smoothing)
+        if not self.class_weights:
+            return values, jnp.ones_like(values)
+        weights = jnp.stack([jnp.float32(weight) for weight in self.class_weights])[batch["label"]]
+        return weights * values, weights
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        """`label`, `prediction`, `correct`, `confidence`, `loss` (without smoothing), each [B]; `logits` [B, C] of few
+        classes."""
+        logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
+        prediction = logits.argmax(-1).astype(jnp.int32)
+        scores = {
+            "label": label,
+            "prediction": prediction,
+            "correct": prediction == label,
+            "confidence": jax.nn.softmax(logits, -1).max(-1),
+            "loss": losses.cross_entropy(logits, label),
+        }
+        return scores | ({"logits": logits} if logits.shape[-1] <= STORED_CLASSES else {})
+
+    def summarise(self, scores: Scores) -> dict[str, float]:
+        """Compute `accuracy`, `f1` (macro), `loss` and `ece`. Raises ValueError for a label outside the classes."""
+        check_labels(scores["label"], self.classes or int(scores["prediction"].max()) + 1)
+        return super().summarise(scores)
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return probabilities by class name, the most probable first: a dict for each example."""
+        logits = np.asarray(outputs["logits"])
+        rows, order = softmax(logits), np.argsort(-logits, axis=-1, kind="stable")
+        return [{self.names[c]: float(row[c]) for c in places} for row, places in zip(rows, order, strict=True)]

@@ -1,0 +1,92 @@
+"""Multi-label classification: any number of classes for each example. Shapes: B batch, C classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.functional.metrics import STANDARD, Metric
+from tlx.models.heads import Pooled
+from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.classes import shown
+from tlx.types import Array, Column, Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabel(Task):
+    """Any number of classes for each example: one sigmoid and one binary cross-entropy for each class.
+
+    `names` () takes the classes of the data set. A class is predicted where its probability is above `threshold`.
+    """
+
+    names: tuple[str, ...] = ()
+    threshold: float = 0.5
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        name: STANDARD[name] for name in ("micro_f1", "macro_f1", "exact_match", "loss")
+    }
+
+    def __post_init__(self) -> None:
+        check_names(self.names)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; expected a probability between 0 and 1")
+
+    def resolve(self, columns: Mapping[str, Column]) -> Self:
+        """Return the task with the classes of the data. Raises ValueError for data with one label for each example, and
+        for other names."""
+        label = columns["label"]
+        if label.kind not in ("class", "classes") or not label.classes:
+            raise ValueError(f"the label is a {label.kind}; tasks.MultiLabel wants a column of classes")
+        if self.names and self.names != label.classes:
+            raise ValueError(
+                f"the task has the classes {shown(self.names)} and the data {shown(label.classes)}; give the same "
+                "names in the same order, or leave names out"
+            )
+        return replace(self, names=label.classes)
+
+    def head(self) -> Pooled:
+        if not self.names:
+            raise ValueError("the task does not name its classes: tasks.MultiLabel(names=...)")
+        return Pooled(len(self.names))
+
+    def fields(self) -> Mapping[str, Field]:
+        return {"label": Field((len(self.names),), "float32")}
+
+    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+        """Return `label` [C]: 1 for each class of the example, else 0."""
+        label = np.zeros(len(self.names), np.float32)
+        label[np.atleast_1d(np.asarray(example["label"], np.int64))] = 1.0
+        return {"label": label}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """The mean over the classes of the binary cross-entropy."""
+        logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
+        values = (jax.nn.softplus(logits) - label * logits).mean(-1)
+        return values, jnp.ones_like(values)
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        """`label` and `prediction` [B, C], booleans; `tp`, `fp` and `fn` [B, C]; `correct` and `loss` [B]."""
+        label, prediction = batch["label"] > 0.5, jax.nn.sigmoid(outputs["logits"]) > self.threshold
+        return {
+            "label": label,
+            "prediction": prediction,
+            "tp": label & prediction,
+            "fp": ~label & prediction,
+            "fn": label & ~prediction,
+            "correct": (label == prediction).all(-1),
+            "loss": self.loss(outputs, batch)[0],
+        }
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return the probability of each class by name, the most probable first: a dict for each example."""
+        logits = np.asarray(outputs["logits"], np.float64)
+        rows = np.exp(-np.logaddexp(0.0, -logits))
+        order = np.argsort(-logits, axis=-1, kind="stable")
+        return [{self.names[c]: float(row[c]) for c in places} for row, places in zip(rows, order, strict=True)]
+
+    def label_words(self, example: Mapping[str, Any]) -> str:
+        places = np.atleast_1d(np.asarray(example["label"], np.int64))
+        return ", ".join(self.names[n] for n in places) or "none"

@@ -1,0 +1,54 @@
+"""Regression: real numbers for each example. Shapes: B batch, K outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.functional import losses
+from tlx.functional.metrics import STANDARD, Metric
+from tlx.models.heads import Pooled
+from tlx.tasks.base import Batch, Outputs, Task
+from tlx.types import Array, Column, Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(Task):
+    """`outputs` real numbers for each example, with the squared error."""
+
+    outputs: int = 1
+
+    metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("mse", "mae", "r2", "pearson")}
+
+    def resolve(self, columns: Mapping[str, Column]) -> Self:
+        """Raises ValueError for data with classes."""
+        if names := columns["label"].classes:
+            raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); it fits tasks.Classification")
+        return self
+
+    def head(self) -> Pooled:
+        return Pooled(self.outputs)
+
+    def fields(self) -> Mapping[str, Field]:
+        return {"label": Field(() if self.outputs == 1 else (self.outputs,), "float32")}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        values = losses.squared_error(outputs["logits"], batch["label"])
+        return values, jnp.ones_like(values)
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        """`label` and `prediction` [B, K]; `loss` [B], the squared error, and `absolute_error` [B], means over K."""
+        prediction = outputs["logits"].astype(jnp.float32)
+        label = batch["label"].reshape(prediction.shape)
+        return {
+            "label": label,
+            "prediction": prediction,
+            "loss": losses.squared_error(prediction, label),
+            "absolute_error": jnp.abs(prediction - label).mean(-1),
+        }
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return a dict of numbers for each example."""
+        return [{f"output {n}": float(value) for n, value in enumerate(row)} for row in np.asarray(outputs["logits"])]

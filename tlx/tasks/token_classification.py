@@ -1,0 +1,102 @@
+"""Token classification: one class for each word of a text. Shapes: B batch, T tokens, C classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
+from tlx.models.heads import PerToken
+from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.classes import shown
+from tlx.types import Array, Column, Field
+
+# The label of tokens that do not count: padding, special tokens, all pieces of a word but the first.
+IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassification(Task):
+    """One class for each word: part-of-speech tags, named entities.
+
+    `names` () takes the classes of the data set. The label of a word is that of its first token; the other tokens do
+    not count. `outside` names the class that F1 leaves out, "O" in data of named entities.
+    """
+
+    names: tuple[str, ...] = ()
+    outside: str = "O"
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **{name: STANDARD[name] for name in ("micro_f1", "macro_f1")},
+        "accuracy": Metric("max", 0.0, 1.0, value=token_accuracy, points=True, words="accuracy"),
+        "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
+    }
+
+    def __post_init__(self) -> None:
+        check_names(self.names)
+
+    def resolve(self, columns: Mapping[str, Column]) -> Self:
+        """Return the task with the classes of the data. Raises ValueError for data without tags or with other names."""
+        label = columns["label"]
+        if label.kind != "tags":
+            raise ValueError(f"the label is a {label.kind}; tasks.TokenClassification wants a column of tags")
+        if self.names and self.names != label.classes:
+            raise ValueError(
+                f"the task has the classes {shown(self.names)} and the data {shown(label.classes)}; give the same "
+                "names in the same order, or leave names out"
+            )
+        return replace(self, names=label.classes)
+
+    def head(self) -> PerToken:
+        if not self.names:
+            raise ValueError("the task does not name its classes: tasks.TokenClassification(names=...)")
+        return PerToken(len(self.names))
+
+    def fields(self) -> Mapping[str, Field]:
+        return {"label": Field((None,), "int32", IGNORED)}
+
+    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+        """Return `label` [T]: the class of each word at its first token, elsewhere `IGNORED`."""
+        words = np.asarray(processor.word_ids(example))
+        first = (words >= 0) & (np.diff(words, prepend=-1) != 0)
+        tags = np.asarray(example["label"], np.int32)
+        return {"label": np.where(first, tags[np.maximum(words, 0)], IGNORED).astype(np.int32)}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """The sum of the cross-entropies of the words of each example [B], and the number of words [B]."""
+        counted = batch["label"] != IGNORED
+        log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), -1)
+        values = -jnp.take_along_axis(log_p, jnp.where(counted, batch["label"], 0)[..., None], -1)[..., 0]
+        return jnp.where(counted, values, 0.0).sum(-1), counted.sum(-1).astype(jnp.float32)
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        """`loss`, a sum, `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes but
+        `outside`."""
+        label, counted = batch["label"], batch["label"] != IGNORED
+        prediction = outputs["logits"].argmax(-1)
+        classes = jnp.arange(outputs["logits"].shape[-1])
+        # Of the class outside nothing is counted.
+        inside = jnp.asarray([name != self.outside for name in self.names])
+        true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
+        sums, tokens = self.loss(outputs, batch)
+        right = ((label == prediction) & counted).sum(-1)
+        return {
+            "loss": sums,
+            "tokens": tokens.astype(jnp.int32),
+            "right": right,
+            "correct": right == tokens,
+            "tp": (true & guess).sum(1),
+            "fp": (~true & guess).sum(1),
+            "fn": (true & ~guess).sum(1),
+        }
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return the class of every token that is no padding: a list of names for each example."""
+        guesses, mask = np.asarray(outputs["logits"]).argmax(-1), np.asarray(inputs["attention_mask"]) > 0
+        return [[self.names[c] for c in row[kept]] for row, kept in zip(guesses, mask, strict=True)]
+
+    def label_words(self, example: Mapping[str, Any]) -> str:
+        return " ".join(self.names[n] for n in example["label"])
