@@ -81,11 +81,11 @@ class TokenClassification(Task):
         # Of the class outside nothing is counted.
         inside = jnp.asarray([name != self.outside for name in self.names])
         true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
-        sums, tokens = self.loss(outputs, batch)
+        sums, tokens = self.loss(outputs, batch)[0], counted.sum(-1)
         right = ((label == prediction) & counted).sum(-1)
         return {
             "loss": sums,
-            "tokens": tokens.astype(jnp.int32),
+            "tokens": tokens,
             "right": right,
             "correct": right == tokens,
             "tp": (true & guess).sum(1),
