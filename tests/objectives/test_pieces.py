@@ -21,6 +21,7 @@ from tlx.updates import Alternating, Sam, Sum, in_turns
 
 MLP = models.Mlp(inputs=(4, 4, 1), widths=(6, 5), activation="tanh", dropout=0.3)
 CLASSES, ROWS = 3, 16
+TASK = tasks.Classification(classes=CLASSES)
 BETWEEN = {"width": 4, "reversal": 0.5}
 SEVERAL = ("source", "labelled")
 # Every term, and those with other arithmetic in other settings, each large enough to count.
@@ -61,9 +62,9 @@ def streams_of(mlp, config=MLP):
     return found
 
 
-def made(streams, objective, config=MLP, **fields):
+def made(streams, objective, config=MLP, task=TASK, **fields):
     """The static half of a step, and its first state."""
-    model, task = models.build(config, CLASSES), tasks.Classification(classes=CLASSES)
+    model = models.build(config, CLASSES)
     variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables = variables._replace(params=params)
@@ -142,6 +143,53 @@ def test_devices_that_share_the_pieces_change_nothing(how, devices, whole):
     for _ in range(2):
         placed, metrics = compiled.train(placed, {name: compiled.put(own) for name, own in streams.items()})
     same((compiled.fetch(placed), jax.device_get(metrics)), expected, tolerance=1e-4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uneven(tasks.Classification):
+    """A task whose examples weigh differently, some nothing at all, as texts with different numbers of words do."""
+
+    def loss(self, outputs, batch):
+        sums, _ = super().loss(outputs, batch)
+        weights = (batch["index"] * 7 % 5).astype(jnp.float32) ** 2
+        return weights * sums, weights
+
+
+# Every term that reads the task's loss.
+WEIGHED = (
+    terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.RDrop(), terms.Pada(**BETWEEN), terms.Gate(**BETWEEN),
+    terms.Mdan(sources=SEVERAL, **BETWEEN), terms.Kmm(),
+)  # fmt: skip
+WEIGHING = [
+    tasks.Classification(classes=CLASSES, class_weights=(0.05, 1.0, 9.0), smoothing=0.1),
+    Uneven(classes=CLASSES),
+]
+
+
+@pytest.mark.parametrize("task", WEIGHING)
+def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, mlp):
+    """Not a mean of the means of pieces, nor of devices; by hand for the supervised risk."""
+    streams = streams_of(mlp)
+    parts, state = made(streams, WEIGHED, task=task)
+    expected = stepped(parts, state, streams)
+    same(stepped(parts._replace(accumulate=4), state, streams), expected)
+    for how, devices, pieces in (("jit", 8, 1), ("pmap", 4, 1), ("pmap", 2, 2)):
+        compiled = compile_step(parts._replace(accumulate=pieces), sharding.make_mesh(jax.devices()[:devices]), how)
+        placed = compiled.place(state)
+        for _ in range(2):
+            placed, metrics = compiled.train(placed, {name: compiled.put(own) for name, own in streams.items()})
+        same((compiled.fetch(placed), jax.device_get(metrics)), expected, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("task", WEIGHING)
+def test_the_risk_of_a_weighing_task_by_hand(task, mlp):
+    still = dataclasses.replace(MLP, dropout=0.0)
+    streams = {"labelled": mlp.labelled(still, rows=ROWS, seed=1)}
+    parts, state = made(streams, (terms.Supervised(),), config=still, task=task)
+    taps, _ = models.forward(parts.model, state.variables, {"image": streams["labelled"]["image"]})
+    sums, weights = (np.asarray(array, np.float64) for array in task.loss(taps, streams["labelled"]))
+    _, metrics = jax.jit(partial(train_step, parts))(state, streams)
+    assert float(metrics["loss"]) == pytest.approx(sums.sum() / weights.sum(), rel=1e-5)
 
 
 @pytest.mark.slow

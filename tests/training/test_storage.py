@@ -172,12 +172,12 @@ def test_a_missing_page_is_drawn_on_resume_without_training(finished, tmp_path, 
     (copy / "report.html").unlink(missing_ok=True)
     drawn = []
     monkeypatch.setattr("tlx.report.available", lambda: True)
-    monkeypatch.setattr("tlx.report.write_run", lambda path: drawn.append(path) or path / "report.html")
+    monkeypatch.setattr("tlx.report.write_run", lambda path, task: drawn.append(path) or path / "report.html")
     monkeypatch.setattr("tlx.training.loop.opened", None)
     assert tlx.run(recipe_of(), copy, resume=True, quiet=True).result == finished.result
     assert drawn == [copy]
 
-    def full(path):
+    def full(path, task):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tlx.report.write_run", full)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,14 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
         if as_json:
             click.echo(json.dumps({"example": example, "answer": told}))
         else:
-            click.echo("  ".join(f"{name} {p:.4f}" for name, p in list(told.items())[:5]) + f"  | {example}")
+            click.echo(f"{answer_words(told)}  | {example}")
+
+
+def answer_words(answer: Any) -> str:
+    """An answer of `predict` on one line: the five largest numbers by name, or words."""
+    if isinstance(answer, Mapping):
+        return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
+    return " ".join(map(str, answer))
 
 
 @main.command()

@@ -8,6 +8,7 @@ frame (libraries, style, security policy, downloads), `words` how numbers are wr
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 NEEDED = ("altair", "vl_convert", "jinja2", "scipy")
 
@@ -42,8 +43,9 @@ def holds_study(path: Path) -> bool:
     return False
 
 
-def write_run(folder: str | Path) -> Path:
+def write_run(folder: str | Path, task: Any = None) -> Path:
     """Writes `report.html` into the folder of a finished run, from the records there alone, and returns its path.
+    `task` is as in `tlx.report.run.write`.
 
     Raises FileNotFoundError for a folder without a finished run, ImportError where the extra is missing.
     """
@@ -53,7 +55,7 @@ def write_run(folder: str | Path) -> Path:
 
     path = Path(folder)
     with writing(path) if path.is_dir() else nullcontext():
-        return run.write(path)
+        return run.write(path, task)
 
 
 def write_study(folder: str | Path, metric: str | None = None) -> Path:

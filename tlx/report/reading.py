@@ -58,7 +58,7 @@ class Records(NamedTuple):
         return sorted(found), [found[step] for step in sorted(found)]
 
 
-def read(path: Path) -> Records:
+def read(path: Path, task: Task | None = None) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
     result, document = folder.read(path), read_recipe(path)
     if changed := folder.stale(path):
@@ -71,7 +71,7 @@ def read(path: Path) -> Records:
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = found
-    task = read_task(document["recipe"]["task"], result)
+    task = read_task(document["recipe"]["task"], result) if task is None else task
     metrics, mistakes = read_metrics(path), folder.read(path, "mistakes.json")
     if not metrics:
         raise ValueError(f"{path / METRICS} is empty; expected the metrics of a finished run; {RERUN}")

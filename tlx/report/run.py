@@ -16,9 +16,13 @@ PICTURE = "data:image/png;base64,"
 SPENT = {"setup": "set-up", "compile": "compilation", "train": "training", "eval": "evaluation"}
 
 
-def write(folder: Path) -> Path:
-    """Draws the page of the finished run in `folder`. Raises FileNotFoundError where there is none."""
-    return page.write(folder / NAME, draw(reading.read(folder)))
+def write(folder: Path, task: Any = None) -> Path:
+    """Draw the page of the finished run in `folder`.
+
+    `task` is the run's task with its classes, where the files alone cannot name it (a task of the user's own); without
+    it such a page lacks the intervals that need the task. Raises FileNotFoundError where there is no run.
+    """
+    return page.write(folder / NAME, draw(reading.read(folder, task)))
 
 
 def draw(records: Records) -> str:

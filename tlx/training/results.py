@@ -155,8 +155,10 @@ def peak_of_process() -> int:
     return 0
 
 
-def write_page(path: Path) -> Path | None:
+def write_page(path: Path, task: Task | None = None) -> Path | None:
     """Draw the page of a finished run; None where the extra that draws it is not installed.
+
+    `task` is the run's own, with its classes, where its files cannot name it.
 
     Raises:
       DiskFull, StorageError: the run is finished and only the page could not be written.
@@ -166,7 +168,7 @@ def write_page(path: Path) -> Path | None:
     if not report.available():
         return None
     with guarded(path, "draw the page with --resume; the run itself is finished"):
-        return report.write_run(path)
+        return report.write_run(path, task)
 
 
 def trained_on(splits: Splits) -> dict[str, Examples]:
