@@ -34,7 +34,7 @@ def evaluate(engine: Engine, state: Any, examples: Examples, readers: Sequence[A
     """Every example of a split once, under the variables of each arm in `state`. `readers` is one for all, a processor
     or the table of a prefix, or a table an arm."""
     found = given(engine, state, examples, readers, recipe)
-    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.arms)]
+    return [Outcome(found["logits"][:, n], found["label"], found["index"]) for n in range(engine.runs)]
 
 
 def look(
@@ -51,7 +51,7 @@ def look(
         own = found[name]
         return Rows(own["logits"][:, n], own["features"][:, n] if "features" in own else None, own.get("label"))
 
-    return [Seen({name: rows(name, n) for name in found}) for n in range(engine.arms)]
+    return [Seen({name: rows(name, n) for name in found}) for n in range(engine.runs)]
 
 
 def given(engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe) -> Any:
