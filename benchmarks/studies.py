@@ -85,8 +85,8 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
         by_hand(side, options)
         return
     from tlx import run
+    from tlx.training import run_many
     from tlx.training.loop import How
-    from tlx.training.run_many import run_many
 
     if side in ("stored", "plain"):
         asked = recipe(options.sentences, options.epochs, options.depth)
@@ -109,11 +109,9 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
         study_of(options, out)
         return
     if side == "lora packed":
-        from tlx.training import run_many as many
-
-        many.GAIN = 1e9
+        run_many.GAIN = 1e9
     told: list[Any] = []
-    found = run_many(recipes, [out / str(n) for n in range(len(recipes))], most=most, note=told.append)
+    found = run_many.run_many(recipes, [out / str(n) for n in range(len(recipes))], most=most, note=told.append)
     for outcome in found:
         if isinstance(outcome, Exception):
             raise outcome

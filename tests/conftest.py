@@ -18,7 +18,7 @@ import jax
 
 import tlx
 from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
-from tlx.records import studies as cells
+from tlx.records import studies
 from tlx.records.log import Progress, read_metrics, write_json
 from tlx.study import run_study
 from tlx.study.base import document, settle
@@ -57,7 +57,7 @@ class Written:
         return self.folder
 
     def compare(self, **fields):
-        return cells.compare(cells.read(self.write(**fields)))
+        return studies.compare(studies.read(self.write(**fields)))
 
 
 @pytest.fixture

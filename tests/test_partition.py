@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tlx import Data, Learn, Recipe, models, tasks, tuning
-from tlx.partition import partition, split, still
+from tlx.partition import frozen_stages, partition, split
 from tlx.training.prepare import prepare
 from tlx.trees import flatten, map_named, merge
 
@@ -134,11 +134,11 @@ def test_a_stage_is_still_only_where_all_its_parameters_are_frozen():
     tree = {"stem": DENSE, "blocks": {"00": DENSE, "01": DENSE}, "head": DENSE}
     parts = partition(tree, ((r"stem/.*", None), (r"blocks/0./bias", None), (r"blocks/00/.*", None), REST))
     # A stage without parameters (here the pooling) has nothing frozen, so it goes on as in training.
-    assert still(stages, parts) == {"stem", "blocks/00"}
-    assert still(stages, partition(tree, (REST,))) == frozenset()
+    assert frozen_stages(stages, parts) == {"stem", "blocks/00"}
+    assert frozen_stages(stages, partition(tree, (REST,))) == frozenset()
 
 
 def test_a_stage_whose_name_begins_anothers_is_not_taken_for_it():
     tree = map_named(lambda path, leaf: path, {"norm": DENSE, "norm2": DENSE})
     parts = partition(tree, ((r"norm/.*", None), REST))
-    assert still(["norm", "norm2"], parts) == {"norm"}
+    assert frozen_stages(["norm", "norm2"], parts) == {"norm"}

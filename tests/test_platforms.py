@@ -29,9 +29,9 @@ for name in names:
     importlib.import_module(name)
 assert len(names) > 150, len(names)
 from tlx.training import results
-from tlx.training import run_many as many
+from tlx.training import run_many
 assert results.peak_of_process() == 0
-assert many.memory_bytes() > 2**30
+assert run_many.memory_bytes() > 2**30
 """
 
 

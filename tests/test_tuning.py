@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tlx import Learn, models, tuning
-from tlx.partition import partition, still
+from tlx.partition import frozen_stages, partition
 from tlx.trees import flatten
 from tlx.tuning.base import parametric
 
@@ -121,7 +121,7 @@ def test_probe_moves_the_head_alone(name):
     found = rates(name, tuning.Probe())
     assert found.pop("head") == 1.0
     assert set(found.values()) == {None}
-    assert still(found, parts(name, tuning.Probe())) == set(found)
+    assert frozen_stages(found, parts(name, tuning.Probe())) == set(found)
 
 
 @each_model

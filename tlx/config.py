@@ -318,14 +318,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
-def numbers(value: Any) -> dict[str, Any]:
+def hyperparameters(value: Any) -> dict[str, Any]:
     """The float fields of a record (tuples of floats among them), and of the records in its fields, as a tree: what a
     sweep may vary without a new program."""
     hints = typing.get_type_hints(type(value))
     found: dict[str, Any] = {}
     for name, field in fields(value).items():
         if is_record(field):
-            if inner := numbers(field):
+            if inner := hyperparameters(field):
                 found[name] = inner
             continue
         if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
@@ -337,12 +337,12 @@ def numbers(value: Any) -> dict[str, Any]:
     return found
 
 
-def with_numbers(value: Any, values: Mapping[str, Any]) -> Any:
+def with_hyperparameters(value: Any, values: Mapping[str, Any]) -> Any:
     """`value` with traced arrays in the place of its float fields, without checking them again."""
     if not is_record(value):
         return tuple(values[str(n)] for n in range(len(value)))
     changed = {
-        name: with_numbers(getattr(value, name), given) if isinstance(given, Mapping) else given
+        name: with_hyperparameters(getattr(value, name), given) if isinstance(given, Mapping) else given
         for name, given in values.items()
     }
     if hasattr(value, "_fields"):

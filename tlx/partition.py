@@ -105,7 +105,7 @@ def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
     return nest(trainable), nest(frozen)
 
 
-def still(stages: Iterable[str], parts: Partition) -> frozenset[str]:
+def frozen_stages(stages: Iterable[str], parts: Partition) -> frozenset[str]:
     """The stages that run as in evaluation: those with parameters, all of them frozen.
 
     Their dropout is off and their batch statistics do not move, so a frozen prefix is one fixed function.
@@ -118,14 +118,14 @@ def still(stages: Iterable[str], parts: Partition) -> frozenset[str]:
     return frozenset(result)
 
 
-def first_moving(stages: Sequence[str], moving: Mapping[str, Any] | Collection[str]) -> str | None:
-    """The first of the `stages` with a parameter that moves: `moving` holds paths, or what claims them (None: frozen).
-    None where that is the first of all, or where none of them has one.
+def first_trainable(stages: Sequence[str], trainable: Mapping[str, Any] | Collection[str]) -> str | None:
+    """The first of the `stages` with a trainable parameter: `trainable` holds paths, or what claims them (None:
+    frozen). None where that is the first of all, or where none of them has one.
 
-    >>> first_moving(["stem", "head"], {"stem/kernel": None, "head/kernel": Learn()})
+    >>> first_trainable(["stem", "head"], {"stem/kernel": None, "head/kernel": Learn()})
     'head'
     """
-    paths = [path for path in moving if not isinstance(moving, Mapping) or moving[path] is not None]
+    paths = [path for path in trainable if not isinstance(trainable, Mapping) or trainable[path] is not None]
     found = [stage for stage in stages if any(path.startswith(f"{stage}/") for path in paths)]
     return found[0] if found and found[0] != stages[0] else None
 

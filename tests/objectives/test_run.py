@@ -39,8 +39,10 @@ def test_a_run_on_an_earlier_run_with_many_terms(first, tmp_path, monkeypatch):
         tuning=tuning.Probe(),
     )
     ready = prepare(recipe)
-    assert ready.fresh == {"head/bias", "head/kernel"}
-    assert ready.moving == {f"{where}head/{leaf}" for where in ("", "cotuning/", "lwf/") for leaf in ("bias", "kernel")}
+    assert ready.new == {"head/bias", "head/kernel"}
+    assert ready.trainable == {
+        f"{where}head/{leaf}" for where in ("", "cotuning/", "lwf/") for leaf in ("bias", "kernel")
+    }
     done = run(recipe, tmp_path / "second", quiet=True)
     lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
     told = {line["name"]: line["value"] for line in lines if line["name"].startswith("train/")}
@@ -60,4 +62,4 @@ def test_a_stream_that_the_data_do_not_have_is_refused_before_anything_is_built(
 
 
 def test_from_scratch_everything_is_fresh():
-    assert prepare(RECIPE).fresh == {"stem/bias", "stem/kernel", "head/bias", "head/kernel"}
+    assert prepare(RECIPE).new == {"stem/bias", "stem/kernel", "head/bias", "head/kernel"}

@@ -14,7 +14,7 @@ import pytest
 
 from tlx import Learn, Optim
 from tlx import optim as optimisers
-from tlx.config import numbers, with_numbers
+from tlx.config import hyperparameters, with_hyperparameters
 from tlx.partition import partition, split
 from tlx.trees import flatten, nest
 
@@ -180,7 +180,7 @@ def test_what_is_left_between_an_optimiser_and_optax_is_rounding(name, wide):
     optim, theirs = AGAINST[name]
     apart, exact = wide[name]
     assert apart < 2e-7
-    ours = flatten(walk(with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim))))[0])
+    ours = flatten(walk(with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim))))[0])
     for path, leaf in ours.items():
         np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-6)
     plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(theirs())).items())
@@ -282,7 +282,7 @@ def test_without_a_cycle_the_momentum_is_what_it_was(name):
     optim = Optim(name, **(CYCLE | {"cycle_momentum": (0.0, 0.0)}))
     cycled, _ = walk(dataclasses.replace(optim, cycle_momentum=(0.95, 0.85)))
     # Numbers as a run has them: 1 - 0.9 is another number where the 0.9 is not yet a float32.
-    optim = with_numbers(optim, jax.tree.map(jnp.float32, numbers(optim)))
+    optim = with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim)))
     plain, _ = walk(optim)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(optimisers.transform.__globals__, "with_cycled_momentum", lambda optim, *clock: optim)
@@ -329,10 +329,10 @@ def test_every_number_may_be_traced(optim):
 
     @jax.jit
     def once(values, step, steps):
-        transform = optimisers.transform(with_numbers(optim, values), step, steps, rates)
+        transform = optimisers.transform(with_hyperparameters(optim, values), step, steps, rates)
         return transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0]
 
-    traced = once(jax.tree.map(jnp.float32, numbers(optim)), jnp.int32(1), jnp.float32(STEPS))
+    traced = once(jax.tree.map(jnp.float32, hyperparameters(optim)), jnp.int32(1), jnp.float32(STEPS))
     transform = optimisers.transform(optim, jnp.int32(1), jnp.float32(STEPS), rates)
     close(traced, transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0], rtol=1e-5)
 

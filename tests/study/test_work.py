@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tlx import Study, Weights, choice, param, prod, run
-from tlx.records import studies as cells
+from tlx.records import studies
 from tlx.study import results, run_study
 from tlx.study.work import EXECUTIONS
 from tlx.training.checkpoint import Checkpoints
@@ -166,7 +166,7 @@ def test_processes_side_by_side_share_the_cells_and_run_none_twice(tmp_path):
         assert call.returncode == 0, errors
     assert Counter(line["cell"] for line in executions(out)) == Counter(finished(out).keys())
     # Each returned when all was done, not only its own share.
-    assert cells.read(out).counts["done"] == 6
+    assert studies.read(out).counts["done"] == 6
 
 
 def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
@@ -174,17 +174,17 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
     path, out = write_file(tmp_path, 'param("seed", 0)', steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out)
     until(call, lambda: any(path.stat().st_size for path in out.glob("cells/*/metrics.jsonl")))
-    assert cells.read(out).counts["running"] == 1
+    assert studies.read(out).counts["running"] == 1
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]
     assert call.returncode == 130, errors
     assert errors.endswith(f"stopped; go on with: tlx study {path} --out {out}\n")
-    assert cells.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 1}
+    assert studies.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 1}
     call = start(path, out)
-    until(call, lambda: cells.read(out).counts["running"])
+    until(call, lambda: studies.read(out).counts["running"])
     call.kill()
     call.communicate()
-    assert cells.read(out).counts["waiting"] == 1
+    assert studies.read(out).counts["waiting"] == 1
 
 
 def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
@@ -194,7 +194,7 @@ def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_p
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]
     assert call.returncode == 130, errors
-    assert cells.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 2}
+    assert studies.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 2}
     for folder in out.glob("cells/*"):
         assert Checkpoints(folder / "checkpoints").latest() >= 100
 

@@ -237,11 +237,11 @@ def test_a_phase_without_a_step_is_told():
 
 def test_moved_part_leaves_out_what_no_phase_moves():
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
-    part = moved_part(ready.variables, ready.moving)
+    part = moved_part(ready.variables, ready.trainable)
     assert flatten(part.params).keys() == {"head/kernel", "head/bias"}
     assert nest(flatten(part.params)) == part.params
     assert (
-        flatten(moved_part(prepare(WAVES).variables, prepare(WAVES).moving).params).keys()
+        flatten(moved_part(prepare(WAVES).variables, prepare(WAVES).trainable).params).keys()
         == flatten(ready.variables.params).keys()
     )
 

@@ -27,7 +27,7 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
     monkeypatch.setattr(evaluate, "evaluation_batches", lambda *_, **__: iter(batches))
     seen = []
     engine = SimpleNamespace(
-        arms=2,
+        runs=2,
         put_whole=lambda given: seen.append(sorted(given)) or given,
         evaluate=lambda _, given: {
             "logits": np.stack([given["x"], -given["x"]]),

@@ -14,11 +14,9 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, models, tasks, tuning
 from tlx.records.log import read_metrics
-from tlx.training import loop
-from tlx.training import run_many as many
+from tlx.training import loop, run_many
 from tlx.training.group import name_of
 from tlx.training.loop import Diverged, How
-from tlx.training.run_many import run_many
 from tlx.weights.files import read_file
 
 LEAN = How(quiet=True, leave="learned")
@@ -42,13 +40,13 @@ MASKS = [
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """All that can train together does."""
-    monkeypatch.setattr(many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
 
 
 @pytest.fixture
 def sizes(monkeypatch):
-    seen, train = [], many.train
-    monkeypatch.setattr(many, "train", lambda arms, *rest: seen.append(len(arms)) or train(arms, *rest))
+    seen, train = [], run_many.train
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
     return seen
 
 
@@ -60,15 +58,15 @@ def stopped_at(monkeypatch, recipes, folders, step):
     """Runs the recipes until the validation at a step, and is killed there."""
     validate = loop.validate
 
-    def stop(arms, engine, state, reader, now, *rest):
+    def stop(runs, engine, state, reader, now, *rest):
         if now == step:
             raise KeyboardInterrupt
-        return validate(arms, engine, state, reader, now, *rest)
+        return validate(runs, engine, state, reader, now, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_many(recipes, folders, how=LEAN)
+            run_many.run_many(recipes, folders, how=LEAN)
 
 
 def assert_same(ours, theirs):
@@ -95,13 +93,13 @@ def assert_same(ours, theirs):
     ids=["seeds", "one diverges", "masks"],
 )
 def test_a_group_resumes_as_one_to_the_same_bits(recipes, tmp_path, monkeypatch, sizes):
-    whole = run_many(recipes, folders_of(tmp_path / "whole", 3), how=LEAN)
+    whole = run_many.run_many(recipes, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
     for step in (8, 12):
         stopped_at(monkeypatch, recipes, folders, step)
         (kept,) = tmp_path.glob("parts/*/checkpoints/group-3-*")
         assert (kept / str(step - 4)).is_dir()
-    assert_same(run_many(recipes, folders, how=LEAN), whole)
+    assert_same(run_many.run_many(recipes, folders, how=LEAN), whole)
     assert sizes == [3] * 4
     if recipes is DIVERGING:
         assert isinstance(whole[1], Diverged)
@@ -109,22 +107,22 @@ def test_a_group_resumes_as_one_to_the_same_bits(recipes, tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_a_kill_between_two_results_leaves_the_rest_to_the_same_group(tmp_path, monkeypatch, sizes):
-    whole = run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
+    whole = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
     write_all = loop.write_all
 
-    def killed(arm, *rest):
-        if arm.recipe.seed == 1:
+    def killed(active, *rest):
+        if active.recipe.seed == 1:
             raise KeyboardInterrupt
-        return write_all(arm, *rest)
+        return write_all(active, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_many(SEEDS, folders, how=LEAN)
+            run_many.run_many(SEEDS, folders, how=LEAN)
     first = (folders[0] / "result.json").read_bytes()
     assert not (folders[1] / "result.json").exists()
-    assert_same(run_many(SEEDS, folders, how=LEAN), whole)
+    assert_same(run_many.run_many(SEEDS, folders, how=LEAN), whole)
     assert (folders[0] / "result.json").read_bytes() == first
     assert sizes == [3, 3, 3]
 
@@ -134,9 +132,9 @@ def test_another_group_does_not_read_the_checkpoint(tmp_path, monkeypatch, sizes
     """Two of three runs: their numbers are those of a group of two from the first step on."""
     folders = folders_of(tmp_path / "parts", 3)
     stopped_at(monkeypatch, SEEDS, folders, 8)
-    both = run_many(SEEDS[:2], folders[:2], how=LEAN)
+    both = run_many.run_many(SEEDS[:2], folders[:2], how=LEAN)
     assert sizes == [3, 2]
-    assert_same(both, run_many(SEEDS[:2], folders_of(tmp_path / "whole", 2), how=LEAN))
+    assert_same(both, run_many.run_many(SEEDS[:2], folders_of(tmp_path / "whole", 2), how=LEAN))
     assert both[0].result["pack"]["cells"] == [run.result["fingerprint"] for run in both]
 
 
@@ -149,9 +147,9 @@ def test_the_names_of_checkpoints_tell_groups_apart():
 @pytest.mark.slow
 def test_the_group_of_a_recipe_does_not_depend_on_what_is_finished(tmp_path, sizes):
     folders = folders_of(tmp_path / "runs", 3)
-    whole = run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN, most=2)
-    run_many(SEEDS[:2], folders[:2], how=LEAN, most=2)
-    assert_same(run_many(SEEDS, folders, how=LEAN, most=2), whole)
+    whole = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN, most=2)
+    run_many.run_many(SEEDS[:2], folders[:2], how=LEAN, most=2)
+    assert_same(run_many.run_many(SEEDS, folders, how=LEAN, most=2), whole)
     assert sizes == [2, 1, 2, 1]
 
 
@@ -160,8 +158,8 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tlx import Data, Optim, Recipe, Train, models, run_many, tasks
-from tlx.training import run_many as many
+from tlx import Data, Optim, Recipe, Train, models, tasks
+from tlx.training import run_many
 from tlx.training.loop import How
 
 recipe = Recipe(
@@ -171,8 +169,8 @@ recipe = Recipe(
     optim=Optim(lr=1e-2, weight_decay=1e-2, warmup=0.1, clip=1.0),
     train=Train(steps=600, batch=16, eval_every=10, eval_batch=512, select="best-validation"),
 )
-many.GAIN = 1e9
-found = run_many(
+run_many.GAIN = 1e9
+found = run_many.run_many(
     [replace(recipe, seed=seed) for seed in range(4)],
     [Path(sys.argv[1], str(seed)) for seed in range(4)],
     how=How(quiet=True, leave="learned", checkpoint_seconds=float(sys.argv[2])),

@@ -45,8 +45,8 @@ def test_what_was_brought_is_rebuilt(runs):
     first, second = map(reopen, (one.folder for one in runs))
     assert first.ready.recipe == runs[0].recipe
     same(first.before, prepare(RECIPE, open_data(RECIPE)).variables)
-    assert set(first.fresh) == set(flatten(first.before.params))
-    assert second.fresh == ("head/bias", "head/kernel")
+    assert set(first.new) == set(flatten(first.before.params))
+    assert second.new == ("head/bias", "head/kernel")
     same(second.before.params["stem"], first.after.params["stem"])
     same(second.before.params["stem"], second.after.params["stem"])
     assert not np.array_equal(second.before.params["head"]["kernel"], first.after.params["head"]["kernel"])

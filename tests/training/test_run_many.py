@@ -5,11 +5,10 @@ import dataclasses
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
-from tlx.training import run_many as many
+from tlx.training import run_many
 from tlx.training.active_run import opened
 from tlx.training.loop import How
 from tlx.training.prepare import prepare
-from tlx.training.run_many import run_many
 
 LEAN = How(quiet=True, leave="learned")
 RECIPE = Recipe(
@@ -27,20 +26,20 @@ def varied(recipe, **fields):
 
 @pytest.fixture
 def packs(monkeypatch):
-    """Packs whatever is expected, and tells how many arms each pack had."""
-    seen, train = [], many.train
-    monkeypatch.setattr(many, "GAIN", 1e9)
-    monkeypatch.setattr(many, "train", lambda arms, *rest: seen.append(len(arms)) or train(arms, *rest))
+    """Packs whatever is expected, and tells how many runs each pack had."""
+    seen, train = [], run_many.train
+    monkeypatch.setattr(run_many, "GAIN", 1e9)
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
     return seen
 
 
 def test_a_group_that_cannot_be_compiled_runs_one_by_one(tmp_path, packs, monkeypatch):
-    def broken(arms, phase, how):
+    def broken(runs, phase, how):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(many, "weighed", broken)
+    monkeypatch.setattr(run_many, "weighed", broken)
     told = []
-    found = run_many(
+    found = run_many.run_many(
         [varied(RECIPE, seed=n) for n in (0, 1)], [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append
     )
     assert packs == [1, 1]
@@ -52,7 +51,7 @@ def test_a_pack_that_loses_is_not_taken_and_the_choice_is_told(tmp_path, monkeyp
     monkeypatch.setattr("tlx.training.run_many.GAIN", 0.0)
     told = []
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
-    found = run_many(recipes, [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append)
+    found = run_many.run_many(recipes, [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append)
     assert [one.result["pack"] for one in found] == [{"arms": 1, "place": 0}] * 2
     (choice,) = told
     assert (choice["how"], choice["arms"]) == ("one by one", 1)
@@ -66,19 +65,19 @@ def test_a_pack_that_loses_is_not_taken_and_the_choice_is_told(tmp_path, monkeyp
     ("load", "steps", "together"),
     [
         # A probe: what a step does beside its operations decides.
-        (many.Load(1e5, 4e5, False), 10_000, True),
-        # Operations that the arms share are counted once.
-        (many.Load(1e8, 1.2e8, False), 10_000, True),
+        (run_many.Load(1e5, 4e5, False), 10_000, True),
+        # Operations that the runs share are counted once.
+        (run_many.Load(1e8, 1.2e8, False), 10_000, True),
         # Nothing is saved but the start, which counts for short runs.
-        (many.Load(1e8, 4e8, False), 10_000, False),
-        (many.Load(1e8, 4e8, False), 10, True),
-        # Convolutions with a kernel for each arm are slow on processors.
-        (many.Load(1e7, 4e7, True), 10_000, False),
-        (many.Load(None, None, False), 10_000, True),
+        (run_many.Load(1e8, 4e8, False), 10_000, False),
+        (run_many.Load(1e8, 4e8, False), 10, True),
+        # Convolutions with a kernel for each run are slow on processors.
+        (run_many.Load(1e7, 4e7, True), 10_000, False),
+        (run_many.Load(None, None, False), 10_000, True),
     ],
 )
 def test_a_pack_is_taken_by_its_operations_and_not_by_the_clock(load, steps, together):
-    assert many.expected(load, 4, steps, 0).arms == (4 if together else 1)
+    assert run_many.expected(load, 4, steps, 0).runs == (4 if together else 1)
 
 
 def test_the_first_convolution_of_a_pack_has_a_kernel_for_each_arm_and_a_product_has_none(tmp_path):
@@ -87,27 +86,27 @@ def test_the_first_convolution_of_a_pack_has_a_kernel_for_each_arm_and_a_product
         ("mlp", RECIPE.model, False),
     ):
         recipes = [varied(RECIPE, model=model, seed=seed) for seed in (0, 1)]
-        arms = [opened(recipe, tmp_path / f"{name}-{n}") for n, recipe in enumerate(recipes)]
-        begun, needed, load = many.weighed(arms, 0, LEAN)
+        runs = [opened(recipe, tmp_path / f"{name}-{n}") for n, recipe in enumerate(recipes)]
+        setup, needed, load = run_many.weighed(runs, 0, LEAN)
         assert load.grouped == grouped
         assert load.group == pytest.approx(2 * load.alone, rel=0.2)
-        assert needed > 0 and begun.step == 0
-        for arm in arms:
-            arm.close()
+        assert needed > 0 and setup.step == 0
+        for active in runs:
+            active.close()
 
 
 def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch):
-    weighed = many.weighed
+    weighed = run_many.weighed
 
-    def heavy(arms, phase, how):
-        begun, _, load = weighed(arms, phase, how)
-        return begun, 100 * len(arms), load
+    def heavy(runs, phase, how):
+        setup, _, load = weighed(runs, phase, how)
+        return setup, 100 * len(runs), load
 
-    monkeypatch.setattr(many, "weighed", heavy)
-    monkeypatch.setattr(many, "own_bytes", lambda arm, phase: 1)
-    monkeypatch.setattr(many, "room_bytes", lambda: 250)
+    monkeypatch.setattr(run_many, "weighed", heavy)
+    monkeypatch.setattr(run_many, "own_bytes", lambda active, phase: 1)
+    monkeypatch.setattr(run_many, "room_bytes", lambda: 250)
     recipes = [varied(RECIPE, seed=seed) for seed in range(5)]
-    run_many(recipes, [tmp_path / str(n) for n in range(5)], how=LEAN)
+    run_many.run_many(recipes, [tmp_path / str(n) for n in range(5)], how=LEAN)
     assert packs == [2, 2, 1]
 
 
@@ -120,7 +119,7 @@ def test_runs_one_by_one_take_what_the_run_before_has_made_ready(tmp_path, monke
 
     monkeypatch.setattr("tlx.training.active_run.prepare", noted)
     recipes = [varied(RECIPE, seed=seed) for seed in range(3)]
-    found = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN, most=1)
+    found = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN, most=1)
     assert [one.result["pack"]["arms"] for one in found] == [1, 1, 1]
     assert before[0] is None
     assert [like.recipe for like in before[1:]] == recipes[:2]

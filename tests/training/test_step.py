@@ -322,7 +322,7 @@ def test_half_precision_is_of_activations_alone():
 def test_every_recipe_number_is_in_the_state():
     parts = parts_of(terms=(Supervised(weight=0.25), Anchor(weight=0.5)))
     held = initial_state(parts, variables_of(parts), STEPS, jax.random.key(0)).numbers
-    assert held["optim"].keys() == config.numbers(parts.optim).keys()
+    assert held["optim"].keys() == config.hyperparameters(parts.optim).keys()
     assert held["terms"]["1"] == {"weight": 0.5}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(held))
 

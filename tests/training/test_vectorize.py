@@ -1,4 +1,4 @@
-"""An arm in a pack is the arm alone: numbers, bits of what stays, phases, choices, and what one arm's end does."""
+"""A run in a pack is the run alone: numbers, bits of what stays, phases, choices, and what one run's end does."""
 
 import dataclasses
 import shutil
@@ -10,14 +10,13 @@ import pytest
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, models, run, sharding, tasks, terms, tuning
 from tlx.data import Crop
 from tlx.records.log import read_metrics
-from tlx.training import run_many as many
-from tlx.training import vectorize
+from tlx.training import run_many, vectorize
 from tlx.training.active_run import opened
-from tlx.training.batches import Stream, batches_of
+from tlx.training.batches import HostBatches, batches_of
 from tlx.training.loop import Diverged, How
 from tlx.training.phases import engine_of, fresh_states
 from tlx.training.reopen import rebuild
-from tlx.training.run_many import form_of, groups, run_many
+from tlx.training.run_many import form_of, groups
 from tlx.trees import flatten
 from tlx.updates import Sam
 from tlx.weights import load_pretrained
@@ -51,18 +50,18 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def packs(monkeypatch):
-    """Packs whatever the clock says, and tells how many arms each pack had."""
+    """Packs whatever the clock says, and tells how many runs each pack had."""
     seen = []
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
-    train = many.train
-    monkeypatch.setattr(many, "train", lambda arms, *rest: seen.append(len(arms)) or train(arms, *rest))
+    train = run_many.train
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
     return seen
 
 
 def compared(recipes, tmp_path, packs, size=None):
     """Runs them packed and alone; every number that each leaves agrees."""
     folders = [tmp_path / "packed" / str(n) for n in range(len(recipes))]
-    together = run_many(recipes, folders, how=LEAN)
+    together = run_many.run_many(recipes, folders, how=LEAN)
     for outcome in together:
         if isinstance(outcome, Exception):
             raise outcome
@@ -152,14 +151,14 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
 
 def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
     recipes = [varied(RECIPE, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.1, 0.2)]
-    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
-    readers = [{"labelled": arm.ready.processor} for arm in arms]
-    assert batches_of(arms, readers) == 2
-    assert batches_of(arms[:2], readers[:2]) == 1
-    assert batches_of(arms[:3], readers[:3]) == 3, "unequally many"
-    assert batches_of([arms[0], arms[2], arms[1]], readers[:3]) == 3, "apart"
-    for arm in arms:
-        arm.close()
+    runs = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
+    readers = [{"labelled": active.ready.processor} for active in runs]
+    assert batches_of(runs, readers) == 2
+    assert batches_of(runs[:2], readers[:2]) == 1
+    assert batches_of(runs[:3], readers[:3]) == 3, "unequally many"
+    assert batches_of([runs[0], runs[2], runs[1]], readers[:3]) == 3, "apart"
+    for active in runs:
+        active.close()
 
 
 @pytest.mark.slow
@@ -184,32 +183,32 @@ def test_what_an_arm_shares_is_held_once(tmp_path, packs):
 
 def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
     """Weight decay, moments and the bound of the gradient know nothing of it."""
-    arms = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
-    parts = [arm.ready.parts(0) for arm in arms]
-    readers = [{"labelled": arm.ready.processor} for arm in arms]
-    held = [arm.ready.processor for arm in arms]
-    states = fresh_states(arms, parts, 0, None)
-    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, readers, held)
+    runs = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
+    parts = [active.ready.parts(0) for active in runs]
+    readers = [{"labelled": active.ready.processor} for active in runs]
+    held = [active.ready.processor for active in runs]
+    states = fresh_states(runs, parts, 0, None)
+    engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, readers, held)
     assert (
         learning
         == vectorize.joined(parts).learning
         == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
     )
-    state, given = engine.place(states), Stream(engine, arms, readers, 0)
+    state, given = engine.place(states), HostBatches(engine, runs, readers, 0)
     for step in range(3):
         state = given.take(state, step, 8).state
-    for n, arm in enumerate(arms):
+    for n, active in enumerate(runs):
         found = engine.fetch(state, n)
-        assert jax.tree.structure(found) == jax.tree.structure(form_of(arm).phases[0][1])
-        before, after = flatten(arm.ready.variables.params), flatten(found.variables.params)
+        assert jax.tree.structure(found) == jax.tree.structure(form_of(active).phases[0][1])
+        before, after = flatten(active.ready.variables.params), flatten(found.variables.params)
         for path, leaf in after.items():
-            assert np.array_equal(leaf, before[path]) == (arm.ready.partitions[0][path] is None), (n, path)
-        arm.close()
+            assert np.array_equal(leaf, before[path]) == (active.ready.partitions[0][path] is None), (n, path)
+        active.close()
 
 
 def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
     recipes = [varied(RECIPE, optim={"lr": lr, "clip": None}) for lr in (0.01, 1e20, 0.02)]
-    fine, gone, also = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
+    fine, gone, also = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
     assert packs == [3]
     assert isinstance(gone, Diverged)
     assert "loss" in str(gone) or "outputs" in str(gone)
@@ -221,7 +220,9 @@ def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
 
 def test_a_recipe_that_does_not_fit_together_stops_no_other(tmp_path, packs):
     wrong = varied(RECIPE, tuning=tuning.Freeze(through="nothing"))
-    outcomes = run_many([RECIPE, wrong, varied(RECIPE, seed=1)], [tmp_path / str(n) for n in range(3)], how=LEAN)
+    outcomes = run_many.run_many(
+        [RECIPE, wrong, varied(RECIPE, seed=1)], [tmp_path / str(n) for n in range(3)], how=LEAN
+    )
     assert [type(outcome).__name__ for outcome in outcomes] == ["Run", "ValueError", "Run"]
     assert packs == [2]
 
@@ -241,22 +242,22 @@ def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatc
     from tlx.training import loop
 
     recipes = [varied(RECIPE, seed=seed, **fields) for seed in (0, 1)]
-    whole = run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
+    whole = run_many.run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
     folders = [tmp_path / "parts" / str(n) for n in range(2)]
     validate = loop.validate
 
-    def stop(arms, engine, state, reader, step, *rest):
+    def stop(runs, engine, state, reader, step, *rest):
         if step == 8:
             raise KeyboardInterrupt
-        return validate(arms, engine, state, reader, step, *rest)
+        return validate(runs, engine, state, reader, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_many(recipes, folders, how=LEAN)
+            run_many.run_many(recipes, folders, how=LEAN)
     # One checkpoint for both.
     assert [len(list(folder.glob("checkpoints/group-2-*/4"))) for folder in folders] == [1, 0]
-    again = run_many(recipes, folders, how=LEAN)
+    again = run_many.run_many(recipes, folders, how=LEAN)
     assert packs == [2, 2, 2]
     for ours, theirs in zip(again, whole, strict=True):
         assert ours.result["flops"] == theirs.result["flops"]
@@ -272,7 +273,7 @@ def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatc
 def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     recipe = CASES[case][0]
-    (cell,) = run_many([recipe], [tmp_path / "cell"], how=LEAN)
+    (cell,) = run_many.run_many([recipe], [tmp_path / "cell"], how=LEAN)
     with pytest.raises(FileNotFoundError, match="is a study's cell, which kept what it learned; `tlx rebuild`"):
         load_pretrained(cell.folder)
     rebuild(cell.folder)
@@ -291,14 +292,14 @@ def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monk
 def test_what_is_finished_is_not_run_again(tmp_path, packs):
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
     folders = [tmp_path / str(n) for n in range(2)]
-    first = run_many(recipes[:1], folders[:1], how=LEAN)
+    first = run_many.run_many(recipes[:1], folders[:1], how=LEAN)
     before = kept(folders[0])
-    found = run_many(recipes, folders, how=LEAN)
+    found = run_many.run_many(recipes, folders, how=LEAN)
     assert kept(folders[0]) == before
     assert found[0].result == first[0].result
     # The second run's group is that of both recipes, whatever is finished.
     assert packs == [1, 2]
-    assert run_many(recipes, folders, how=LEAN)[1].result == found[1].result
+    assert run_many.run_many(recipes, folders, how=LEAN)[1].result == found[1].result
     assert packs == [1, 2]
 
 
@@ -338,5 +339,5 @@ def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):
     base = varied(base, update=other.update, objective=other.objective)
     if other.model is VIT:
         base = varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2))
-    run_many([base, other], [tmp_path / "a", tmp_path / "b"], how=LEAN)
+    run_many.run_many([base, other], [tmp_path / "a", tmp_path / "b"], how=LEAN)
     assert packs == [1, 1]

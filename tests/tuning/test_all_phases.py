@@ -87,6 +87,6 @@ def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
         # A key's bias has no gradient but for rounding.
         assert moved | {path for path in learning if path.endswith("key/bias")} == learning
         learned |= learning
-    assert learned == ready.moving
+    assert learned == ready.trainable
     still = ready.variables.params
     assert all(np.array_equal(leaf, flatten(still)[path]) for path, leaf in after.items() if path not in learned)

@@ -77,7 +77,7 @@ def test_without_the_head_the_other_norms_move_as_with_it(config):
     )
     for path, learn in whole.items():
         assert held[path] == (None if path.startswith("head/") else learn), path
-    assert "head" in partition.still([stage.name for stage in model.stages], held)
+    assert "head" in partition.frozen_stages([stage.name for stage in model.stages], held)
 
 
 def problem(count, seed, shift=0.0, scale=1.0):

@@ -72,7 +72,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought)
 
 def test_the_head_of_adda_stays_whatever_the_tuning(brought):
     for way in (tuning.Full(), tuning.BitFit()):
-        moving = prepare(adda(brought, tuning=way)).moving
+        moving = prepare(adda(brought, tuning=way)).trainable
         assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
 
 

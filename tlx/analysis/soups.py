@@ -90,7 +90,7 @@ def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) ->
         for name, variables in (("before", opened.before), ("after", opened.after))
     }
     told = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}
-    fresh = [path for path in opened.fresh if opened.ready.manifest.entries]
+    fresh = [path for path in opened.new if opened.ready.manifest.entries]
     warned = [f"{len(fresh)} leaves were drawn and not brought ({fresh[0]}, ...)"] if fresh else []
     warned += [] if opened.ready.manifest.entries else ["nothing was brought: share 0 is the initial draw"]
     return write(target, opened, blend.interpolate(opened.before, opened.after, share), meter, told | {"notes": warned})
@@ -170,8 +170,8 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
         return ["the runs were brought different weights; a soup is of fine-tunings of one model"]
     if not opened[0].ready.manifest.entries and len(seeds) > 1:
         return ["the runs began from scratch with different seeds; a soup is of fine-tunings of one model"]
-    if opened[0].fresh and len(seeds) > 1:
-        return [f"the runs drew {len(opened[0].fresh)} leaves afresh, each by its own seed ({opened[0].fresh[0]}, ...)"]
+    if opened[0].new and len(seeds) > 1:
+        return [f"the runs drew {len(opened[0].new)} leaves afresh, each by its own seed ({opened[0].new[0]}, ...)"]
     return []
 
 

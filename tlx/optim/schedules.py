@@ -3,7 +3,7 @@ static."""
 
 import jax.numpy as jnp
 
-from tlx.config import with_numbers
+from tlx.config import with_hyperparameters
 from tlx.optim.settings import Optim
 from tlx.types import Array
 
@@ -61,7 +61,7 @@ def with_cycled_momentum(optim: Optim, step: Array, steps: Array) -> Optim:
     moved = {"beta1": jnp.where(asked, found, optim.beta1)}
     if optim.momentum is not None:
         moved["momentum"] = jnp.where(asked, found, optim.momentum)
-    return with_numbers(optim, moved)
+    return with_hyperparameters(optim, moved)
 
 
 def cycle(optim: Optim, share: Array, start: Array | float, peak: Array | float, end: Array | float) -> Array:

@@ -13,7 +13,7 @@ from tlx.files.documents import check, shown
 from tlx.files.documents.records import DRAWN, RERUN
 from tlx.functional.metrics import from_document
 from tlx.recipe import Recipe
-from tlx.records import run_directory as folder
+from tlx.records import run_directory
 from tlx.records.log import METRICS, read_metrics
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
@@ -60,19 +60,19 @@ class Records(NamedTuple):
 
 def read(path: Path, task: Task | None = None) -> Records:
     """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
-    result, document = folder.read(path), read_recipe(path)
-    if changed := folder.stale(path):
+    result, document = run_directory.read(path), read_recipe(path)
+    if changed := run_directory.stale(path):
         told = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
         result = result | {"notes": [told, *(result.get("notes") or ())]}
     predictions = {}
     # A data set without a test split has nothing but the validation split.
     for split in ("validation",) if result.get("test_split") == "none" else ("validation", "test"):
-        found = folder.read_predictions(path, split)
+        found = run_directory.read_predictions(path, split)
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = found
     task = read_task(document["recipe"]["task"], result) if task is None else task
-    metrics, mistakes = read_metrics(path), folder.read(path, "mistakes.json")
+    metrics, mistakes = read_metrics(path), run_directory.read(path, "mistakes.json")
     if not metrics:
         raise ValueError(f"{path / METRICS} is empty; expected the metrics of a finished run; {RERUN}")
     for number, mistake in enumerate(mistakes):
@@ -89,10 +89,10 @@ def read(path: Path, task: Task | None = None) -> Records:
         metrics=metrics,
         predictions=predictions,
         mistakes=mistakes,
-        parameters=folder.read(path, "parameters.json"),
-        environment=folder.read(path, "environment.json"),
-        weights=folder.read(path, folder.WEIGHTS) if (path / folder.WEIGHTS).exists() else None,
-        moved=folder.read(path, folder.MOVED) if (path / folder.MOVED).exists() else None,
+        parameters=run_directory.read(path, "parameters.json"),
+        environment=run_directory.read(path, "environment.json"),
+        weights=run_directory.read(path, run_directory.WEIGHTS) if (path / run_directory.WEIGHTS).exists() else None,
+        moved=run_directory.read(path, run_directory.MOVED) if (path / run_directory.MOVED).exists() else None,
     )
 
 
@@ -100,16 +100,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """`recipe.json`, whose recipe is the one that its fingerprint names wherever the file alone tells."""
     from tlx.recipe import KINDS
 
-    document = check(folder.read(path, folder.RECIPE), DRAWN, path / folder.RECIPE, RERUN)
+    document = check(run_directory.read(path, run_directory.RECIPE), DRAWN, path / run_directory.RECIPE, RERUN)
     if '{"repr":' in json.dumps(document):
         return document
     try:
         fingerprint = config.fingerprint(config.load(document["recipe"], KINDS | {"Recipe": Recipe}))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path / folder.RECIPE}: {error}; {RERUN}") from None
+        raise ValueError(f"{path / run_directory.RECIPE}: {error}; {RERUN}") from None
     if fingerprint != document["fingerprint"]:
         raise ValueError(
-            f"{path / folder.RECIPE}: its recipe has the fingerprint {fingerprint}, and the file says "
+            f"{path / run_directory.RECIPE}: its recipe has the fingerprint {fingerprint}, and the file says "
             f"{document['fingerprint']}; {RERUN}"
         )
     return document

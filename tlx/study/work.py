@@ -13,7 +13,7 @@ from typing import Any
 from tlx import report
 from tlx.files import run_files
 from tlx.files.durable import StorageError, guarded
-from tlx.records import studies as records
+from tlx.records import studies
 from tlx.records.log import write_json
 from tlx.records.run_directory import RECIPE
 from tlx.records.studies import CELLS, FAILED, PLAN, StudyRecords
@@ -97,7 +97,7 @@ def directed(
             employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
         board.look()
     write_results(directory)
-    found = records.read(directory)
+    found = studies.read(directory)
     if found.counts["done"] and report.available():
         report.write_study(directory)
     return found

@@ -71,9 +71,9 @@ class Best(NamedTuple):
         return Best(step, value, jax.tree.map(jnp.copy, found))
 
 
-class Arm:
+class ActiveRun:
     """A recipe made ready in its folder. `begin` is the step from which it trains, which its group sets (see
-    `tlx.training.group`); a `finished` arm trains for the other arms of its group and writes nothing; `failed` is what
+    `tlx.training.group`); a `finished` run trains for the other runs of its group and writes nothing; `failed` is what
     ended it early, in which case nothing more is measured of it; `flops` what its steps took, None where nobody can
     say; `prefixes` what each phase had of a stored prefix, `cuts` where each begins, once that was looked for."""
 
@@ -105,7 +105,7 @@ class Arm:
         self.prefixes: dict[int, dict[str, Any]] = {}
         self.cuts: dict[int, Any] = {}
         self.fingerprint = config.fingerprint(recipe)
-        # The lock of the folder, until the arm is closed.
+        # The lock of the folder, until the run is closed.
         self.lock = ExitStack()
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -147,13 +147,13 @@ class Arm:
 
     def held(self, state: TrainState) -> dict[str, Any]:
         """What of a state a checkpoint holds."""
-        frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.moving}
+        frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.trainable}
         key = jax.random.key_data(state.key)
         return state._replace(key=key, frozen=nest(frozen), memory={})._asdict()
 
     def restored(self, saved: Saved, fresh: TrainState) -> TrainState:
         """Return the state `fresh` with what moves taken from a checkpoint; restores also the best state until then,
-        and the error of an arm that had diverged."""
+        and the error of a run that had diverged."""
         notes = saved.notes
         if notes.get("failed"):
             self.failed = Diverged(notes["failed"])
@@ -229,16 +229,16 @@ def opened(
     *,
     overwrite: bool = False,
     base: Recipe | None = None,
-    like: Arm | None = None,
+    like: ActiveRun | None = None,
     records: int | None = None,
     test: bool = True,
     finished: bool = False,
-) -> Arm:
-    """The arm of a recipe in its folder, which becomes its own (see `folder.claim`).
+) -> ActiveRun:
+    """The active run of a recipe in its folder, which becomes its own (see `run_directory.claim`).
 
-    The arm holds the folder's lock until it is closed. `like` is another arm, which may be closed, that may have the
-    same weights and data; `records` is as in `Arm`; without `test` that split is sealed; `finished` is as in `Arm`, and
-    then nothing is written into the folder. Raises whatever does not fit together before the folder is touched.
+    The run holds the folder's lock until it is closed. `like` is another run, which may be closed, that may have the
+    same weights and data; `records` and `finished` are as in `ActiveRun`; without `test` that split is sealed. Nothing
+    is written into the folder of a `finished` run. Raises whatever does not fit together before the folder is touched.
     """
     splits = open_data(recipe, test)
     if like is not None:
@@ -248,15 +248,15 @@ def opened(
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
     if finished:
-        return Arm(recipe, path, ready, splits, memory, records, finished)
+        return ActiveRun(recipe, path, ready, splits, memory, records, finished)
     with guarded(path), ExitStack() as lock:
         lock.enter_context(run_directory.writing(path))
         if run_directory.finished(path, recipe, resume=True, overwrite=overwrite):
             raise FileExistsError(f"{path}: another process has finished this recipe's run; read it with --resume")
         run_directory.claim(path, recipe, overwrite=overwrite, base=base, command=command)
-        arm = Arm(recipe, path, ready, splits, memory, records)
-        arm.lock = lock.pop_all()
-    return arm
+        run = ActiveRun(recipe, path, ready, splits, memory, records)
+        run.lock = lock.pop_all()
+    return run
 
 
 def finite(predictions: Predictions) -> bool:
@@ -314,10 +314,10 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
         for batch in read(found[0]):
             yield {name: array for name, array in batch.items() if name != "label"}
 
-    return Setting(ready.model, ready.variables, ready.task, batches, ready.fresh, ready.moving, inputs)
+    return Setting(ready.model, ready.variables, ready.task, batches, ready.new, ready.trainable, inputs)
 
 
-def moved_part(variables: Variables, moving: frozenset[str]) -> Variables:
+def moved_part(variables: Variables, trainable: frozenset[str]) -> Variables:
     """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
-    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in moving}
+    params = {path: leaf for path, leaf in flatten(variables.params).items() if path in trainable}
     return Variables(nest(params), variables.stats)

@@ -1,6 +1,6 @@
 """What the loop gives to an engine: batch after batch from the host, or many steps at once over rows on the devices.
 
-Shapes: A arms, O different batches of a step (see `batches_of`), B batch, K steps, N rows.
+Shapes: A runs, O different batches of a step (see `batches_of`), B batch, K steps, N rows.
 """
 
 import itertools
@@ -24,9 +24,9 @@ RESIDENT = 256 * 2**20
 SMALL = 2**19
 
 
-class Taken(NamedTuple):
+class DispatchedSteps(NamedTuple):
     """Some steps that were dispatched: the state after them, how many, their metrics as the engine gives them, the
-    examples of arm n in the k-th of them, and whether their program had run before."""
+    examples of run n in the k-th of them, and whether their program had run before."""
 
     state: Any
     steps: int
@@ -34,18 +34,18 @@ class Taken(NamedTuple):
     examples: Callable[[int, int], np.ndarray]
     known: bool
     swept: bool
-    arms: int
+    runs: int
 
     def told(self) -> dict[str, np.ndarray]:
         """The metrics on the host, [K, A, ...]; waits for the device."""
         found = jax.device_get(self.metrics)
         given = {name: values[: self.steps] if self.swept else values[None] for name, values in found.items()}
-        return given if self.arms > 1 else {name: values[:, None] for name, values in given.items()}
+        return given if self.runs > 1 else {name: values[:, None] for name, values in given.items()}
 
 
-class Counted:
-    """How many `steps` were taken with batches of each shape, and what such a batch is (shapes in the place of arrays);
-    the shape is that of one arm's batch."""
+class ShapeCounter:
+    """How many `steps` were dispatched with batches of each shape, and what such a batch is (shapes in the place of
+    arrays); the shape is that of one run's batch."""
 
     def __init__(self) -> None:
         self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
@@ -60,18 +60,18 @@ class Counted:
         return False
 
 
-class Stream(Counted):
+class HostBatches(ShapeCounter):
     """Batches made on the host, a step at a time."""
 
-    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
+    def __init__(self, engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
         super().__init__()
         self.engine = engine
-        kept, self.share = sharing(arms, readers)
-        self.begin = lambda step: [training_batches(arm.ready, arm.splits, how, step) for arm, how in kept]
+        kept, self.share = sharing(runs, readers)
+        self.begin = lambda step: [training_batches(run.ready, run.splits, how, step) for run, how in kept]
         self.batches = self.begin(first)
 
-    def rewound(self, step: int) -> "Stream":
-        """The same at the step `step`, whatever was taken."""
+    def rewound(self, step: int) -> "HostBatches":
+        """The same at the step `step`, whatever was dispatched."""
         self.batches, self.steps = self.begin(step), Counter()
         return self
 
@@ -80,7 +80,7 @@ class Stream(Counted):
         return needed(self.engine.train.lower(state, self.batch()[2]).compile())  # type: ignore[attr-defined]
 
     def shapes(self) -> tuple[Any, Any]:
-        """The shapes of a batch of one arm, and of what a step of the engine takes; a batch is spent on it."""
+        """The shapes of a batch of one run, and of what a step of the engine takes; a batch is spent on it."""
         made, _, given = self.batch()
         return shaped(made[0]), shaped(given)
 
@@ -90,7 +90,7 @@ class Stream(Counted):
         batch = made[0] if len(made) == 1 else together(made)
         return made, batch, self.engine.put(batch)
 
-    def take(self, state: Any, step: int, end: int) -> Taken:
+    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
         made, batch, given = self.batch()
         state, metrics = self.engine.train(state, given)
         if jax.process_count() > 1:
@@ -99,30 +99,30 @@ class Stream(Counted):
         elif len(made) > 1:
             batch = jax.tree.map(lambda leaf: leaf[0], batch)
         known = self.count(batch, 1)
-        return Taken(
-            state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.arms
+        return DispatchedSteps(
+            state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.runs
         )
 
 
-class Resident(Counted):
+class DeviceBatches(ShapeCounter):
     """Rows of the one stream, which lie on the devices, up to `MOST` steps at a time in one program."""
 
-    def __init__(self, engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
+    def __init__(self, engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
         super().__init__()
         self.engine, self.known = engine, False
-        kept, self.share = sharing(arms, readers)
-        self.examples = [arm.splits.train for arm, _ in kept]
-        (name,) = arms[0].splits.streams
-        only = [(arm, how[name]) for arm, how in kept]
-        # Arms of one seed and subset take the same examples, which are then looked up once.
+        kept, self.share = sharing(runs, readers)
+        self.examples = [run.splits.train for run, _ in kept]
+        (name,) = runs[0].splits.streams
+        only = [(run, how[name]) for run, how in kept]
+        # Runs of one seed and subset take the same examples, which are then looked up once.
         orders: dict[Any, Order] = {}
-        self.orders = [orders.setdefault(order_key(arm), order_of(arm, how)) for arm, how in only]
+        self.orders = [orders.setdefault(order_key(run), order_of(run, how)) for run, how in only]
         self.places, table = one_table(only)
         self.table = {name: jax.device_put(table)}
         self.program: Any = engine.sweep
 
-    def rewound(self, step: int) -> "Resident":
-        """The same at the step `step`, whatever was taken."""
+    def rewound(self, step: int) -> "DeviceBatches":
+        """The same at the step `step`, whatever was dispatched."""
         self.steps = Counter()
         return self
 
@@ -138,7 +138,7 @@ class Resident(Counted):
         return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
 
     def shapes(self) -> tuple[Any, Any]:
-        """The shapes of a batch of one arm, and of what a step of the engine takes."""
+        """The shapes of a batch of one run, and of what a step of the engine takes."""
         rows = self.rows_shape()
 
         def of(shape: tuple[int, ...]) -> Any:
@@ -146,7 +146,7 @@ class Resident(Counted):
 
         return of(rows[-1:]), of(rows)
 
-    def take(self, state: Any, step: int, end: int) -> Taken:
+    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
         count = min(MOST, end - step)
         drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
         positions = np.stack([drawn[id(order)] for order in self.orders], 1)
@@ -164,7 +164,7 @@ class Resident(Counted):
             own = n // self.share
             return self.examples[own].rows[positions[k, own]]
 
-        return Taken(state, count, metrics, examples, known, True, self.engine.arms)
+        return DispatchedSteps(state, count, metrics, examples, known, True, self.engine.runs)
 
 
 def shaped(batch: Any) -> Any:
@@ -178,47 +178,49 @@ def needed(compiled: Any) -> int:
     return int(told.argument_size_in_bytes + told.temp_size_in_bytes)
 
 
-def order_key(arm: Any) -> Any:
-    """What arms that share a program have in common where they take the same examples in the same order."""
-    return arm.recipe.seed, *(examples.identity for examples in arm.splits.streams.values())
+def order_key(run: Any) -> Any:
+    """What runs that share a program have in common where they take the same examples in the same order."""
+    return run.recipe.seed, *(examples.identity for examples in run.splits.streams.values())
 
 
-def order_of(arm: Any, how: Any) -> Order:
-    """Which training examples each of the arm's steps takes."""
-    recipe, (name,) = arm.recipe, arm.splits.streams
+def order_of(run: Any, how: Any) -> Order:
+    """Which training examples each of the run's steps takes."""
+    recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
-    return Order(arm.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group)
+    return Order(run.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group)
 
 
-def feed(engine: Engine, arms: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int) -> Stream | Resident:
+def batches_for(
+    engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int
+) -> HostBatches | DeviceBatches:
     """What suits: rows on the devices where there is one stream, all of one shape and few enough, and nothing changes
-    them; else batch after batch. `readers` are each arm's tables or processors, by stream."""
-    if engine.sweep is None or jax.process_count() > 1 or len(arms[0].splits.streams) > 1:
-        return Stream(engine, arms, readers, first)
-    fits = small(arms[0], engine) and all(fixed(arm, first_of(how)) for arm, how in zip(arms, readers, strict=True))
-    return (Resident if fits else Stream)(engine, arms, readers, first)
+    them; else batch after batch. `readers` are each run's tables or processors, by stream."""
+    if engine.sweep is None or jax.process_count() > 1 or len(runs[0].splits.streams) > 1:
+        return HostBatches(engine, runs, readers, first)
+    fits = small(runs[0], engine) and all(fixed(run, first_of(how)) for run, how in zip(runs, readers, strict=True))
+    return (DeviceBatches if fits else HostBatches)(engine, runs, readers, first)
 
 
-def small(arm: Any, engine: Engine) -> bool:
+def small(run: Any, engine: Engine) -> bool:
     """Whether the loop itself is what a step costs. On processors XLA runs a convolution inside of a loop several times
     slower than by itself, and a large product no quicker."""
     if jax.default_backend() != "cpu":
         return True
-    names = [stage.name for stage in arm.ready.model.stages]
+    names = [stage.name for stage in run.ready.model.stages]
     above = tuple(f"{name}/" for name in names[names.index(engine.start) if engine.start else 0 :])
-    leaves = [leaf for path, leaf in flatten(arm.ready.variables.params).items() if path.startswith(above)]
+    leaves = [leaf for path, leaf in flatten(run.ready.variables.params).items() if path.startswith(above)]
     return all(len(leaf.shape) < 3 for leaf in leaves) and sum(map(size, leaves)) <= SMALL
 
 
-def fixed(arm: Any, how: Any) -> bool:
-    """Whether the arm's training examples are rows of one shape that may lie on the devices."""
-    examples: Examples = arm.splits.train
+def fixed(run: Any, how: Any) -> bool:
+    """Whether the run's training examples are rows of one shape that may lie on the devices."""
+    examples: Examples = run.splits.train
     if isinstance(how, Table):
         if how.ragged or how.views > 1:
             return False
         sizes = [array[0].nbytes for array in how.shards[0].arrays]
         return sum(sizes) * len(examples) <= RESIDENT
-    if not isinstance(how, ImageProcessor) or arm.recipe.data.augment:
+    if not isinstance(how, ImageProcessor) or run.recipe.data.augment:
         return False
     height, width, channels = how.shape
     return 4 * height * width * channels * len(examples) <= RESIDENT
@@ -229,51 +231,51 @@ def first_of(streams: Mapping[str, Any]) -> Any:
     return next(iter(streams.values()))
 
 
-def batches_of(arms: Sequence[Any], readers: Sequence[Mapping[str, Any]]) -> int:
-    """How many different batches a step of these arms takes, O: one for all that stand side by side, take the same
-    examples in the same order and read the same of them, where those are equally many each time; else one an arm."""
+def batches_of(runs: Sequence[Any], readers: Sequence[Mapping[str, Any]]) -> int:
+    """How many different batches a step of these runs takes, O: one for all that stand side by side, take the same
+    examples in the same order and read the same of them, where those are equally many each time; else one a run."""
     keys = [
-        (order_key(arm), arm.recipe.data, [id(own) for own in how.values() if isinstance(own, Table)])
-        for arm, how in zip(arms, readers, strict=True)
+        (order_key(run), run.recipe.data, [id(own) for own in how.values() if isinstance(own, Table)])
+        for run, how in zip(runs, readers, strict=True)
     ]
     together = [len(list(own)) for _, own in itertools.groupby(keys)]
-    return len(together) if len(set(together)) == 1 else len(arms)
+    return len(together) if len(set(together)) == 1 else len(runs)
 
 
 def sharing(
-    arms: Sequence[Any], readers: Sequence[Mapping[str, Any]]
+    runs: Sequence[Any], readers: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[Any, Mapping[str, Any]]], int]:
-    """The first arm, and its readers, of each batch of a step, and how many arms share one."""
-    share = len(arms) // batches_of(arms, readers)
-    return list(zip(arms, readers, strict=True))[::share], share
+    """The first run, and its readers, of each batch of a step, and how many runs share one."""
+    share = len(runs) // batches_of(runs, readers)
+    return list(zip(runs, readers, strict=True))[::share], share
 
 
 def one_of(readers: Sequence[Any]) -> list[Any]:
-    """The one reader that serves all arms, or all of them: prefixes of other numbers are other tables, and the
-    processors of arms that share a program are alike."""
+    """The one reader that serves all runs, or all of them: prefixes of other numbers are other tables, and the
+    processors of runs that share a program are alike."""
     tables = {id(reader) for reader in readers if isinstance(reader, Table)}
     return list(readers[:1]) if len(tables) <= 1 else list(readers)
 
 
 def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mapping[str, Any]]:
-    """`(places, table)`: the rows of all arms' training examples once, and where each batch's positions lie in it."""
+    """`(places, table)`: the rows of all runs' training examples once, and where each batch's positions lie in it."""
     pieces, places, begin = [], [], 0
     known: dict[Any, np.ndarray] = {}
-    for arm, how in kept:
-        count = len(arm.splits.train)
-        key = (arm.splits.train.identity, id(how) if isinstance(how, Table) else None)
+    for run, how in kept:
+        count = len(run.splits.train)
+        key = (run.splits.train.identity, id(how) if isinstance(how, Table) else None)
         if (mine := known.get(key)) is None:
-            pieces.append(rows_of(arm, how))
+            pieces.append(rows_of(run, how))
             mine = known[key] = np.arange(begin, begin + count, dtype=np.int32)
             begin += count
         places.append(mine)
     return places, jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
-def rows_of(arm: Any, how: Any) -> dict[str, Any]:
+def rows_of(run: Any, how: Any) -> dict[str, Any]:
     """All training examples as one batch, [N, ...]."""
-    examples = arm.splits.train
-    return reader(examples, how).batch(np.arange(len(examples)), slice(None), arm.recipe.data.lengths)
+    examples = run.splits.train
+    return reader(examples, how).batch(np.arange(len(examples)), slice(None), run.recipe.data.lengths)
 
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

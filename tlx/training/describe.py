@@ -39,9 +39,9 @@ def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
     """`total`, `trainable` (numbers); `bytes`, `gradient_bytes`, `optimiser_bytes`, `average_bytes`,
     `statistics`."""
     params = flatten(prepared.variables.params)
-    moving = {path: leaf for path, leaf in params.items() if prepared.partitions[phase][path] is not None}
-    trainable = sum(map(size, moving.values()))
-    shapes = nest({path: jax.ShapeDtypeStruct(leaf.shape, "float32") for path, leaf in moving.items()})
+    learning = {path: leaf for path, leaf in params.items() if prepared.partitions[phase][path] is not None}
+    trainable = sum(map(size, learning.values()))
+    shapes = nest({path: jax.ShapeDtypeStruct(leaf.shape, "float32") for path, leaf in learning.items()})
     return {
         "total": sum(map(size, params.values())),
         "trainable": trainable,

@@ -31,7 +31,7 @@ def evaluate(
     """
     scores = measured(engine, state, examples, readers, recipe, scored)
     indices = scores.pop("index")
-    return [Predictions({name: array[:, n] for name, array in scores.items()}, indices) for n in range(engine.arms)]
+    return [Predictions({name: array[:, n] for name, array in scores.items()}, indices) for n in range(engine.runs)]
 
 
 def look(
@@ -49,7 +49,7 @@ def look(
         features = arrays["features"][:, n] if "features" in arrays else None
         return Rows(arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None)
 
-    return [Seen({name: rows(name, n) for name in seen}) for n in range(engine.arms)]
+    return [Seen({name: rows(name, n) for name in seen}) for n in range(engine.runs)]
 
 
 def measured(

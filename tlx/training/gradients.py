@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx import partition
-from tlx.config import with_numbers
+from tlx.config import with_hyperparameters
 from tlx.models import features, forward
 from tlx.objectives import Pass, Term, loss_of
 from tlx.training.state import Parts, TrainState, answering
@@ -47,12 +47,12 @@ def slope_of(
     and logits of all pieces together, from a first pass without gradient, and the derivative by these enters the
     second pass of each piece (Gao et al., 2021, section 3.2). Only the moments of batch norm are those of the pieces.
     """
-    task = with_numbers(parts.task, state.numbers["task"])
+    task = with_hyperparameters(parts.task, state.numbers["task"])
     names = term_names(terms)
     stages = [stage.name for stage in parts.model.stages]
-    still = partition.still(stages, parts.partition)
+    frozen = partition.frozen_stages(stages, parts.partition)
     remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
-    first = partition.first_moving(stages, parts.partition)
+    first = partition.first_trainable(stages, parts.partition)
     cut_batch = batch if parts.in_pieces else None
     average = None
     if parts.ema is not None:
@@ -71,7 +71,7 @@ def slope_of(
                 train=True,
                 start=parts.start,
                 barrier=first,
-                still=still,
+                still=frozen,
                 remat=remat,
                 dtype=parts.dtype,
                 offset=joint_places([(places[own], rows_of(batch[own])) for own in streams]),
@@ -173,7 +173,7 @@ def slope_of(
         if axis is not None:
             gradients, told = jax.lax.pmean((gradients, told), axis)
         if "mask" in state.numbers:
-            # A leaf that another arm of a pack learns and this one does not (see `tlx.training.vectorize.joined`).
+            # A leaf that another run of a pack learns and this one does not (see `tlx.training.vectorize.joined`).
             gradients = nest({path: leaf * state.numbers["mask"][path] for path, leaf in flatten(gradients).items()})
         return gradients, (stats, told)
 

@@ -11,39 +11,39 @@ from typing import Any
 
 from tlx import config
 from tlx.files import run_files
-from tlx.training.active_run import CHECKPOINTS, Arm, moved_part
+from tlx.training.active_run import CHECKPOINTS, ActiveRun, moved_part
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.step import TrainState
 from tlx.training.vectorize import Engine
 
 
 class Group:
-    """Arms that train in one program, in their order. Sets the step `begin` of each: that of the newest checkpoint of
-    exactly these arms, or 0.
+    """Runs that train in one program, in their order. Sets the step `begin` of each: that of the newest checkpoint of
+    exactly these runs, or 0.
 
-    The checkpoint of a single arm lies in its own folder, that of several in the folder of the first, under a name
+    The checkpoint of a single run lies in its own folder, that of several in the folder of the first, under a name
     that follows from the recipes of all.
     """
 
-    def __init__(self, arms: Sequence[Arm]):
-        self.arms = list(arms)
-        self.cells = [config.fingerprint(arm.recipe) for arm in arms]
-        first = self.arms[0]
-        if len(self.arms) == 1:
+    def __init__(self, runs: Sequence[ActiveRun]):
+        self.runs = list(runs)
+        self.cells = [config.fingerprint(run.recipe) for run in runs]
+        first = self.runs[0]
+        if len(self.runs) == 1:
             self.checkpoints = first.checkpoints
         else:
             self.checkpoints = Checkpoints(first.path / CHECKPOINTS / name_of(self.cells))
         self.begin = self.checkpoints.latest() or 0
-        for arm in self.arms:
-            arm.begin = self.begin
+        for run in self.runs:
+            run.begin = self.begin
 
     def keep(self, engine: Engine, state: Any) -> None:
-        """Start to write one checkpoint of all arms, also of those that have failed."""
+        """Start to write one checkpoint of all runs, also of those that have failed."""
         # A run that resumes here does not take the steps before it again.
-        for arm in self.arms:
-            arm.records.flush(sync=True)
-        states = [engine.fetch(state, n) for n in range(len(self.arms))]
-        saved = [arm.saved(own) for arm, own in zip(self.arms, states, strict=True)]
+        for run in self.runs:
+            run.records.flush(sync=True)
+        states = [engine.fetch(state, n) for n in range(len(self.runs))]
+        saved = [run.saved(own) for run, own in zip(self.runs, states, strict=True)]
         step = int(states[0].step)
         if len(saved) == 1:
             self.checkpoints.save(step, saved[0])
@@ -53,40 +53,40 @@ class Group:
             step,
             Saved(
                 state=by_place([own.state for own in saved]),
-                # An arm that failed before its first measurement has no best state; its own stands in for it.
+                # A run that failed before its first measurement has no best state; its own stands in for it.
                 best=by_place([own.best or self.best_of(n, states[n]) for n, own in enumerate(saved)]) if best else {},
                 notes={"best": best, "arms": by_place([own.notes for own in saved])},
             ),
         )
 
     def restore(self, fresh: Sequence[TrainState]) -> list[TrainState]:
-        """Return the states of all arms at the checkpoint at which the group stands."""
-        arms = self.arms
-        held = [arm.held(state) for arm, state in zip(arms, fresh, strict=True)]
+        """Return the states of all runs at the checkpoint at which the group stands."""
+        runs = self.runs
+        held = [run.held(state) for run, state in zip(runs, fresh, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(fresh)]
-        if len(arms) == 1:
-            return [arms[0].restored(self.checkpoints.restore(held[0], best[0], check=self.check), fresh[0])]
+        if len(runs) == 1:
+            return [runs[0].restored(self.checkpoints.restore(held[0], best[0], check=self.check), fresh[0])]
         found = self.checkpoints.restore(by_place(held), by_place(best), check=self.check)
         states = []
-        for n, (arm, state) in enumerate(zip(arms, fresh, strict=True)):
+        for n, (run, state) in enumerate(zip(runs, fresh, strict=True)):
             place = f"{n:03d}"
             own = Saved(found.state[place], found.best.get(place, {}), found.notes["arms"][place])
-            states.append(arm.restored(own, state))
+            states.append(run.restored(own, state))
         return states
 
     def check(self, notes: Any) -> None:
         """Raise ValueError where the notes of a checkpoint are those of other recipes."""
         own = notes["arms"].values() if "arms" in notes else [notes]
-        for arm, note in zip(self.arms, own, strict=True):
-            run_files.check_fingerprint(arm.path, note, CHECKPOINTS)
+        for run, note in zip(self.runs, own, strict=True):
+            run_files.check_fingerprint(run.path, note, CHECKPOINTS)
 
     def best_of(self, n: int, state: TrainState) -> Any:
-        """What a checkpoint holds as the best state of arm n, with the numbers of `state`."""
-        return moved_part(state.variables, self.arms[n].ready.moving)._asdict()
+        """What a checkpoint holds as the best state of run n, with the numbers of `state`."""
+        return moved_part(state.variables, self.runs[n].ready.trainable)._asdict()
 
     def close(self) -> None:
         """Wait until all is on disk, and close the checkpoints."""
-        if len(self.arms) > 1:
+        if len(self.runs) > 1:
             self.checkpoints.close()
 
 
@@ -100,5 +100,5 @@ def name_of(cells: Sequence[str]) -> str:
 
 
 def by_place(values: Sequence[Any]) -> dict[str, Any]:
-    """The values by the place of their arm in the group."""
+    """The values by the place of their run in the group."""
     return {f"{n:03d}": value for n, value in enumerate(values)}

@@ -10,7 +10,7 @@ import jax
 from tlx import config
 from tlx.recipe import Recipe
 from tlx.training import vectorize
-from tlx.training.active_run import Arm
+from tlx.training.active_run import ActiveRun
 from tlx.training.phases import fresh_states
 from tlx.training.step import Parts, TrainState
 from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
@@ -33,7 +33,7 @@ def signature(recipe: Recipe) -> str:
     for name in VARIED:
         value = getattr(recipe, name)
         several = value if isinstance(value, tuple) else (value,)
-        document[name] = [blank(config.dump(item), config.numbers(item)) for item in several]
+        document[name] = [blank(config.dump(item), config.hyperparameters(item)) for item in several]
     if recipe.train.ema is not None:
         document["train"]["ema"] = "#"
     if recipe.optim.name in vectorize.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
@@ -77,11 +77,11 @@ def chunks(recipes: Sequence[Recipe], most: int) -> list[list[int]]:
     return [members[n : n + most] for members in groups(recipes) for n in range(0, len(members), most)]
 
 
-def alike(ready: Mapping[int, Arm]) -> list[list[int]]:
-    """Return the positions of arms that differ in numbers alone, group by group."""
+def alike(ready: Mapping[int, ActiveRun]) -> list[list[int]]:
+    """Return the positions of runs that differ in numbers alone, group by group."""
     found: list[tuple[Form, list[int]]] = []
-    for position, arm in ready.items():
-        form = form_of(arm)
+    for position, run in ready.items():
+        form = form_of(run)
         for known, twins in found:
             if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
                 twins.append(position)
@@ -97,7 +97,7 @@ def same(one: tuple[Parts, TrainState], other: tuple[Parts, TrainState]) -> bool
 
 
 def joinable(one: "Form", other: "Form") -> bool:
-    """Whether two arms that learn other leaves can be joined, from their start to their end."""
+    """Whether two runs that learn other leaves can be joined, from their start to their end."""
     if len(one.phases) > 1 or one.stands[0] != "last":
         return False
     (parts, state), (others, another) = one.phases[0], other.phases[0]
@@ -105,20 +105,20 @@ def joinable(one: "Form", other: "Form") -> bool:
 
 
 class Form(NamedTuple):
-    """What must agree for two arms to train together: their schedule, task and data (`stands`), and for every phase
+    """What must agree for two runs to train together: their schedule, task and data (`stands`), and for every phase
     the static half of the step and the shapes of its state. Nothing of it depends on what was saved."""
 
     stands: tuple[Any, ...]
     phases: list[tuple[Parts, TrainState]]
 
 
-def form_of(arm: Arm) -> Form:
-    ready, splits = arm.ready, arm.splits
+def form_of(run: ActiveRun) -> Form:
+    ready, splits = run.ready, run.splits
     measured = [own.identity for own in (splits.validation, splits.test, *splits.aside.values())]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
-    stands = (arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
+    stands = (run.recipe.train.select, run.steps, run.spans, run.eval_every, *head, *measured)
     phases = []
-    for phase in range(len(arm.spans)):
+    for phase in range(len(run.spans)):
         parts = ready.parts(phase)
-        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([arm], [own], n, None)[0])))
+        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([run], [own], n, None)[0])))
     return Form(stands, phases)

@@ -1,4 +1,4 @@
-"""Training, read from top to bottom: one arm, or several that share a program."""
+"""Training, read from top to bottom: one run, or several that share a program."""
 
 import sys
 import time
@@ -15,16 +15,16 @@ from tlx import config, partition, sharding
 from tlx.assets import cache_dir
 from tlx.files.durable import common_folder, guarded
 from tlx.recipe import Recipe
-from tlx.records import run_directory as folder
+from tlx.records import run_directory
 from tlx.records.log import Progress
 from tlx.training import vectorize
-from tlx.training.active_run import Arm, Clock, Diverged, moved_part, opened
-from tlx.training.batches import Taken, one_of
+from tlx.training.active_run import ActiveRun, Clock, Diverged, moved_part, opened
+from tlx.training.batches import DispatchedSteps, one_of
 from tlx.training.energy import Metered
 from tlx.training.evaluate import evaluate, look
 from tlx.training.group import Group
 from tlx.training.interrupt import noted
-from tlx.training.phases import Before, Begun, begin_phase
+from tlx.training.phases import Before, PhaseSetup, set_up_phase
 from tlx.training.results import PAGE, line, told_at_end, told_at_start, write_all, write_page
 from tlx.training.step import Parts, TrainState
 from tlx.training.vectorize import Engine
@@ -93,12 +93,12 @@ def run(
     how = how or How(quiet=quiet)
     clock = Clock()
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
-    with folder.writing(path):
+    with run_directory.writing(path):
         with clock("setup"):
             if found := finished(recipe, path, resume=resume, overwrite=overwrite):
                 return with_page(whole(found, how), how)
-            arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
-        result = train([arm], how, clock)[0]
+            active = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
+        result = train([active], how, clock)[0]
     if isinstance(result, Exception):
         raise result
     return result
@@ -108,8 +108,8 @@ def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Ru
     """The recipe's run, where it is finished and to be kept, after the checks that need no data."""
     config.check(recipe)
     check_devices(recipe)
-    if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
-        return Run(path, recipe, folder.read(path))
+    if run_directory.finished(path, recipe, resume=resume, overwrite=overwrite):
+        return Run(path, recipe, run_directory.read(path))
     remember_compilations()
     return None
 
@@ -136,30 +136,30 @@ def with_page(found: Run, how: How) -> Run:
     return found
 
 
-def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
-    """Takes the arms from where they stand to their end: a run each, or what ended it. `begun` is the beginning of
+def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None) -> list[Run | Exception]:
+    """Takes the runs from where they stand to their end: a run each, or what ended it. `setup` is the beginning of
     their phase, where it was made already.
 
-    Several arms share a program, so they have the same number of steps and phases (see `tlx.training.grouping`), and
-    one checkpoint (see `tlx.training.group`). An arm that diverges stops no other; a full disk ends all, and so does
-    Ctrl-C, after the step in which it came, with a checkpoint. An arm that is `finished` trains for the others: its
+    Several runs share a program, so they have the same number of steps and phases (see `tlx.training.grouping`), and
+    one checkpoint (see `tlx.training.group`). A run that diverges stops no other; a full disk ends all, and so does
+    Ctrl-C, after the step in which it came, with a checkpoint. A run that is `finished` trains for the others: its
     folder stays as it is.
     """
-    first = arms[0]
+    first = runs[0]
     recipe, steps = first.recipe, first.steps
     before: Before | None = None
     state: Any = None
     timed, ended, saved, judged = 0, steps, time.monotonic(), True
     with ExitStack() as stack:
         stop = stack.enter_context(noted())
-        stack.enter_context(guarded(common_folder([arm.path for arm in arms])))
-        for arm in arms:
-            stack.enter_context(closing(arm))
-        # Reads the checkpoints, which may be damaged: the arms are closed all the same.
-        group = stack.enter_context(closing(Group(arms)))
+        stack.enter_context(guarded(common_folder([run.path for run in runs])))
+        for run in runs:
+            stack.enter_context(closing(run))
+        # Reads the checkpoints, which may be damaged: the runs are closed all the same.
+        group = stack.enter_context(closing(Group(runs)))
         begin = first.begin
         meter = stack.enter_context(Metered())
-        progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(arms), how.quiet))
+        progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(runs), how.quiet))
         if not how.quiet:
             progress.say(told_at_start(first.ready, first.splits, steps, begin, first.path))
         for phase, (start, last) in enumerate(first.spans):
@@ -167,167 +167,169 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             if begin > last:
                 continue
             with clock("setup"):
-                if begun is None or (begun.phase, begun.step) != (phase, max(begin, start)):
-                    begun = begin_phase(arms, phase, how.prefix, progress.say, before, group.restore)
-                now, state, before, begun = begun, begun.placed(), None, None
-                parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.feed
+                if setup is None or (setup.phase, setup.step) != (phase, max(begin, start)):
+                    setup = set_up_phase(runs, phase, how.prefix, progress.say, before, group.restore)
+                now, state, before, setup = setup, setup.placed(), None, None
+                parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.batches
             step, pending = max(begin, start), None
             while step < last:
                 every = first.eval_every
                 end = min(last, step - step % every + every)
                 moment = time.perf_counter()
-                taken = given.take(state, step, end)
-                state = taken.state
-                settle(arms, learning, pending, progress)
-                clock.seconds["train" if taken.known else "compile"] += time.perf_counter() - moment
-                timed += taken.steps * taken.known
-                pending, step = (step, taken), step + taken.steps
+                dispatched = given.take(state, step, end)
+                state = dispatched.state
+                settle(runs, learning, pending, progress)
+                clock.seconds["train" if dispatched.known else "compile"] += time.perf_counter() - moment
+                timed += dispatched.steps * dispatched.known
+                pending, step = (step, dispatched), step + dispatched.steps
                 looked, asked = step % every == 0 or step == steps, stop.asked
                 if looked or asked:
                     with clock("train"):
-                        settle(arms, learning, pending, progress)
+                        settle(runs, learning, pending, progress)
                         pending = None
                 if looked:
                     with clock("eval"):
                         shown = engine.answer(state)
-                        judged = validate(arms, engine, shown, readers, step, taken, progress, how)
+                        judged = validate(runs, engine, shown, readers, step, dispatched, progress, how)
                         if recipe.train.select != "last":
-                            note_best(arms, engine, shown, step)
-                    if not judged or all(arm.failed for arm in arms):
+                            note_best(runs, engine, shown, step)
+                    if not judged or all(run.failed for run in runs):
                         ended = step
                         break
                 due = looked and time.monotonic() - saved >= how.checkpoint_seconds
                 if step < steps and (due or asked):
                     saved = time.monotonic()
                     with clock("compile"):
-                        note_flops(arms, now.flops())
+                        note_flops(runs, now.flops())
                     group.keep(engine, state)
                     if asked:
                         raise KeyboardInterrupt
             with clock("train"):
-                settle(arms, learning, pending, progress)
+                settle(runs, learning, pending, progress)
             with clock("compile"):
-                note_flops(arms, now.flops())
+                note_flops(runs, now.flops())
             if ended < steps:
                 break
             if last < steps:
-                before = (parts, [engine.fetch(state, n) for n in range(len(arms))])
+                before = (parts, [engine.fetch(state, n) for n in range(len(runs))])
         if state is None:
             raise ValueError(f"{first.path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
         with clock("eval"):
             shown = engine.answer(state)
             host = vectorize.on_host(shown)
-            states = [engine.fetch(host, n) for n in range(len(arms))]
-            chosen = [best_state(*own, ended) for own in zip(arms, states, parts, strict=True)]
+            states = [engine.fetch(host, n) for n in range(len(runs))]
+            chosen = [best_state(*own, ended) for own in zip(runs, states, parts, strict=True)]
             if any(selected != ended for _, selected in chosen):
                 shown = engine.place([own for own, _ in chosen])
                 again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
-                for arm, outcome in zip(arms, again, strict=True):
-                    arm.outcomes["validation"] = outcome
+                for run, outcome in zip(runs, again, strict=True):
+                    run.outcomes["validation"] = outcome
             tested_on = how.test and not first.splits.untested
             if tested_on:
                 tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
-                for arm, outcome in zip(arms, tested, strict=True):
-                    arm.outcomes["test"] = outcome
+                for run, outcome in zip(runs, tested, strict=True):
+                    run.outcomes["test"] = outcome
         # Until the last result is written the checkpoint may be needed.
         group.checkpoints.wait()
-        used = meter.stop().shared(len(arms))
+        used = meter.stop().shared(len(runs))
         results: list[Run | Exception] = []
-        for n, (arm, (own, selected)) in enumerate(zip(arms, chosen, strict=True)):
-            if arm.finished:
-                results.append(Run(arm.path, arm.recipe, folder.read(arm.path)))
+        for n, (run, (own, selected)) in enumerate(zip(runs, chosen, strict=True)):
+            if run.finished:
+                results.append(Run(run.path, run.recipe, run_directory.read(run.path)))
                 continue
-            if arm.failed is not None:
-                results.append(arm.failed)
+            if run.failed is not None:
+                results.append(run.failed)
                 continue
             if tested_on:
-                measured = arm.outcomes["test"].metrics(arm.ready.task)
-                arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
-            arm.records.flush()
+                measured = run.outcomes["test"].metrics(run.ready.task)
+                run.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
+            run.records.flush()
             told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected}
-            told["pack"] = {"arms": len(arms), "place": n} | ({"cells": group.cells} if len(arms) > 1 else {})
+            told["pack"] = {"arms": len(runs), "place": n} | ({"cells": group.cells} if len(runs) > 1 else {})
             told["energy"] = used._asdict()
-            result = write_all(arm, own, told, how.leave)
+            result = write_all(run, own, told, how.leave)
             if how.leave == "all":
-                page = write_page(arm.path) if how.test else None
-                progress.say(told_at_end(result, arm.ready, arm.path, page, arm.outcomes))
-            results.append(Run(arm.path, arm.recipe, result))
+                page = write_page(run.path) if how.test else None
+                progress.say(told_at_end(result, run.ready, run.path, page, run.outcomes))
+            results.append(Run(run.path, run.recipe, result))
     return results
 
 
-def settle(arms: Sequence[Arm], learning: Sequence[str], pending: tuple[int, Taken] | None, progress: Progress) -> None:
+def settle(
+    runs: Sequence[ActiveRun], learning: Sequence[str], pending: tuple[int, DispatchedSteps] | None, progress: Progress
+) -> None:
     """Reads and writes down the metrics of steps that the device has finished, or is about to. Where there are several
-    arms, one that diverges ends by itself."""
+    runs, one that diverges ends by itself."""
     if pending is None:
         return
-    step, taken = pending
-    told = taken.told()
-    for n, arm in enumerate(arms):
-        if arm.failed is None:
-            with ended_alone(arm, arms):
+    step, dispatched = pending
+    told = dispatched.told()
+    for n, run in enumerate(runs):
+        if run.failed is None:
+            with ended_alone(run, runs):
                 own = {name: values[:, n] for name, values in told.items()}
-                arm.settle(step, learning, own, partial(taken.examples, n))
-    for k in range(taken.steps):
+                run.settle(step, learning, own, partial(dispatched.examples, n))
+    for k in range(dispatched.steps):
         progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
 
 
-def note_flops(arms: Sequence[Arm], flops: Sequence[float] | None) -> None:
-    """Adds to what each arm's steps took, where that is known."""
-    for n, arm in enumerate(arms):
-        arm.flops = None if flops is None or arm.flops is None else arm.flops + flops[n]
+def note_flops(runs: Sequence[ActiveRun], flops: Sequence[float] | None) -> None:
+    """Adds to what each run's steps took, where that is known."""
+    for n, run in enumerate(runs):
+        run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
 
 
 @contextmanager
-def ended_alone(arm: Arm, arms: Sequence[Arm]) -> Iterator[None]:
-    """Where there are several arms, one that diverges is marked, and the others go on."""
+def ended_alone(run: ActiveRun, runs: Sequence[ActiveRun]) -> Iterator[None]:
+    """Where there are several runs, one that diverges is marked, and the others go on."""
     try:
         yield
     except Diverged as error:
-        if len(arms) == 1:
+        if len(runs) == 1:
             raise
-        arm.failed = error
+        run.failed = error
 
 
 def validate(
-    arms: Sequence[Arm],
+    runs: Sequence[ActiveRun],
     engine: Engine,
     state: Any,
     readers: Mapping[str, Sequence[Any]],
     step: int,
-    taken: Taken,
+    dispatched: DispatchedSteps,
     progress: Progress,
     how: How,
 ) -> bool:
-    """Measures the validation split, and what criteria look at, under every arm; whether the run goes on, as
+    """Measures the validation split, and what criteria look at, under every run; whether the run goes on, as
     `how.judge` says of a single one."""
-    first, rates = arms[0], taken.told()["rate"][-1]
+    first, rates = runs[0], dispatched.told()["rate"][-1]
     goes_on, reading = True, {name: one_of(own) for name, own in readers.items()}
     outcomes = evaluate(engine, state, first.splits.validation, reading["validation"], first.recipe)
     seen = look(engine, state, first.splits.aside, reading, first.recipe)
     for n, (outcome, own) in enumerate(zip(outcomes, seen, strict=True)):
-        arm = arms[n]
-        if arm.failed is not None:
+        run = runs[n]
+        if run.failed is not None:
             continue
-        with ended_alone(arm, arms):
-            measured = arm.measured(step, outcome, own, float(rates[n]))
+        with ended_alone(run, runs):
+            measured = run.measured(step, outcome, own, float(rates[n]))
             if n == 0:
-                progress.say(line(step, first.steps, measured, arm.criteria))
+                progress.say(line(step, first.steps, measured, run.criteria))
             if how.judge is not None and step < first.steps:
                 goes_on = how.judge(step, measured)
     return goes_on
 
 
-def note_best(arms: Sequence[Arm], engine: Engine, state: Any, step: int) -> None:
-    """Keeps what moves of every arm whose measurement is the best so far by the recipe's rule."""
-    for n, arm in enumerate(arms):
-        if arm.failed is None:
-            found = moved_part(engine.fetch(state, n).variables, arm.ready.moving)
-            arm.best = arm.best.better(step, *arm.judged(), found)
+def note_best(runs: Sequence[ActiveRun], engine: Engine, state: Any, step: int) -> None:
+    """Keeps what moves of every run whose measurement is the best so far by the recipe's rule."""
+    for n, run in enumerate(runs):
+        if run.failed is None:
+            found = moved_part(engine.fetch(state, n).variables, run.ready.trainable)
+            run.best = run.best.better(step, *run.judged(), found)
 
 
-def best_state(arm: Arm, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
+def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
     """The state whose numbers are reported, and the step that it is of."""
-    best = arm.best
+    best = run.best
     if best.variables is None or best.step == ended:
         return state, ended
     params = nest(flatten(state.variables.params) | flatten(best.variables.params))

@@ -1,4 +1,4 @@
-"""How a phase of some arms begins: what its batches are read by, the states, and the program that they share."""
+"""How a phase of some runs begins: what its batches are read by, the states, and the program that they share."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ import numpy as np
 
 from tlx import sharding
 from tlx.training import feature_cache, vectorize
-from tlx.training.active_run import Arm
-from tlx.training.batches import Resident, Stream, batches_of, feed, one_of
+from tlx.training.active_run import ActiveRun
+from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
 from tlx.training.vectorize import Engine
 
@@ -20,10 +20,10 @@ Before = tuple[list[Parts], list[TrainState]]
 
 
 @dataclass
-class Begun:
+class PhaseSetup:
     """The `phase` about to take the step after `step`, its first or the one after a checkpoint. `parts`, `states` and
-    the `readers` of each stream and split are by arm, and `forms`, the shapes of the states that they have alone;
-    `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
+    the `readers` of each stream and split are by run, and `forms`, the shapes of the states that they have alone;
+    `learning` are the paths of all that learns in the engine; `batches` makes the batches."""
 
     phase: int
     parts: list[Parts]
@@ -32,7 +32,7 @@ class Begun:
     readers: Mapping[str, list[Any]]
     engine: Engine
     learning: list[str]
-    feed: Stream | Resident
+    batches: HostBatches | DeviceBatches
     step: int
     known: dict[Any, float | None] = field(default_factory=dict)
 
@@ -43,21 +43,21 @@ class Begun:
         return placed
 
     def flops(self) -> list[float] | None:
-        """What the steps since the last call take in an arm alone, as XLA counts the operations of its program for each
+        """What the steps since the last call take in a run alone, as XLA counts the operations of its program for each
         shape of batch; None where it does not say, as on some devices, or where processes share a batch by `pmap`."""
         if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
             return None
-        steps, self.feed.steps = self.feed.steps, Counter()
+        steps, self.batches.steps = self.batches.steps, Counter()
         found = []
         for n in range(len(self.parts)):
-            counts = {shape: self.step_flops(n, self.feed.batch_of[shape]) for shape in steps}
+            counts = {shape: self.step_flops(n, self.batches.batch_of[shape]) for shape in steps}
             if any(count is None for count in counts.values()):
                 return None
             found.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
         return found
 
     def step_flops(self, n: int, batch: Any) -> float | None:
-        """The operations of one step of arm n alone on a batch of these shapes; None where XLA does not count them."""
+        """The operations of one step of run n alone on a batch of these shapes; None where XLA does not count them."""
         parts, form = self.parts[n], self.forms[n]
         shapes = (*(leaf.shape for leaf in jax.tree.leaves(form)), *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
         like = (*parts.learning, *shapes)
@@ -67,98 +67,100 @@ class Begun:
         return self.known[like]
 
     def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
-        """One arm's step on arrays of these shapes, before the compiler's own passes: where it is what runs, that,
+        """One run's step on arrays of these shapes, before the compiler's own passes: where it is what runs, that,
         which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
         step: Any = self.engine.train
-        if self.engine.arms > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
+        if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, sharding.make_mesh()).train
         return step.lower(form, batch)
 
 
-def begin_phase(
-    arms: Sequence[Arm],
+def set_up_phase(
+    runs: Sequence[ActiveRun],
     phase: int,
     prefixes: bool,
     say: Callable[[str], None],
     before: Before | None = None,
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
-) -> Begun:
-    """The start of a phase, from the states `before`, or from the step at which the arms stand, whose states `restore`
+) -> PhaseSetup:
+    """The start of a phase, from the states `before`, or from the step at which the runs stand, whose states `restore`
     returns; `prefixes` is whether a stored prefix may be read."""
-    first = arms[0]
+    first = runs[0]
     start, last = first.spans[phase]
     step = max(first.begin, start)
-    found = read_by(arms, phase, (last - step) * first.recipe.train.batch, prefixes, say)
+    found = read_by(runs, phase, (last - step) * first.recipe.train.batch, prefixes, say)
     readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
-    parts = [arm.ready.parts(phase)._replace(start=source.start) for arm, source in zip(arms, found, strict=True)]
-    states = fresh_states(arms, parts, phase, before)
+    parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, found, strict=True)]
+    states = fresh_states(runs, parts, phase, before)
     if restore is not None and first.begin > start:
         states = restore(states)
     forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
-    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, streams, readers["validation"])
-    batches = feed(engine, arms, streams, step)
-    return Begun(phase, parts, states, forms, readers, engine, learning, batches, step)
+    engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, streams, readers["validation"])
+    batches = batches_for(engine, runs, streams, step)
+    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step)
 
 
 def read_by(
-    arms: Sequence[Arm], phase: int, reads: int, prefixes: bool, say: Callable[[str], None]
+    runs: Sequence[ActiveRun], phase: int, reads: int, prefixes: bool, say: Callable[[str], None]
 ) -> list[feature_cache.Sources]:
-    """What the batches of a phase are read by, arm for arm; all begin at a stored prefix, or none does."""
-    first = arms[0]
+    """What the batches of a phase are read by, run for run; all begin at a stored prefix, or none does."""
+    first = runs[0]
     if not prefixes or first.recipe.train.compile == "pmap":
         why = "pmap reads inputs" if prefixes else "it was not asked for"
-        found = [feature_cache.nothing(arm.ready, why) for arm in arms]
+        found = [feature_cache.nothing(run.ready, why) for run in runs]
     else:
         if phase not in first.cuts:
             first.cuts[phase] = feature_cache.find(first.ready, phase, first.inputs(), first.memory)
         cut = first.cuts[phase]
-        found = feature_cache.sources([(arm.ready, arm.splits) for arm in arms], cut, reads, say)
+        found = feature_cache.sources([(run.ready, run.splits) for run in runs], cut, reads, say)
         say(found[0].told)
-    for arm, own in zip(arms, found, strict=True):
-        arm.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
+    for run, own in zip(runs, found, strict=True):
+        run.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
     return found
 
 
 def engine_of(
-    arms: Sequence[Arm],
+    runs: Sequence[ActiveRun],
     parts: Sequence[Parts],
     mesh: Any,
     states: list[TrainState],
     streams: Sequence[Mapping[str, Any]],
     validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
-    """The engine of these arms, their fresh states as it wants them, and the paths of all that learns in it; `streams`
-    are each arm's readers of those of training, `validation` of that split."""
-    if len(arms) == 1:
-        return vectorize.single(parts[0], mesh, arms[0].recipe.train.compile), states, parts[0].learning
+    """The engine of these runs, their fresh states as it wants them, and the paths of all that learns in it; `streams`
+    are each run's readers of those of training, `validation` of that split."""
+    if len(runs) == 1:
+        return vectorize.single(parts[0], mesh, runs[0].recipe.train.compile), states, parts[0].learning
     union, forms = parts[0], []
     if len({tuple(own.learning) for own in parts}) > 1:
         union, forms = vectorize.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
-        fresh = fresh_states(arms, [union] * len(arms), 0, None)
+        fresh = fresh_states(runs, [union] * len(runs), 0, None)
         masked = [vectorize.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
         states = [vectorize.grafted(whole, own) for whole, own in zip(masked, states, strict=True)]
     engine = vectorize.packed(
         union,
         mesh,
         states,
-        batches=batches_of(arms, streams),
+        batches=batches_of(runs, streams),
         shared_inputs=len(one_of(validation)) == 1,
         forms=forms,
     )
     return engine, states, union.learning
 
 
-def fresh_states(arms: Sequence[Arm], parts: Sequence[Parts], phase: int, before: Before | None) -> list[TrainState]:
-    """The state of each arm at the start of a phase."""
+def fresh_states(
+    runs: Sequence[ActiveRun], parts: Sequence[Parts], phase: int, before: Before | None
+) -> list[TrainState]:
+    """The state of each run at the start of a phase."""
     made = []
-    for n, (arm, own) in enumerate(zip(arms, parts, strict=True)):
-        stretch = arm.spans[phase] if arm.ready.phases[phase].restart else None
+    for n, (run, own) in enumerate(zip(runs, parts, strict=True)):
+        stretch = run.spans[phase] if run.ready.phases[phase].restart else None
         if before is None:
-            key = jax.random.fold_in(jax.random.key(arm.recipe.seed), 2)
-            state = initial_state(own, arm.ready.variables, arm.steps, key, arm.memory, stretch)
-            state = state._replace(step=jnp.int32(arm.spans[phase][0]))
+            key = jax.random.fold_in(jax.random.key(run.recipe.seed), 2)
+            state = initial_state(own, run.ready.variables, run.steps, key, run.memory, stretch)
+            state = state._replace(step=jnp.int32(run.spans[phase][0]))
         else:
-            state = next_state(before[0][n], before[1][n], own, arm.steps, stretch)
+            state = next_state(before[0][n], before[1][n], own, run.steps, stretch)
         made.append(state)
     return made

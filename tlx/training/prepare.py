@@ -24,7 +24,7 @@ from tlx.weights import Manifest
 
 
 class Prepared(NamedTuple):
-    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `brought` are the
+    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `pretrained` are the
     numbers before a tuning or a term added any."""
 
     recipe: Recipe
@@ -35,15 +35,15 @@ class Prepared(NamedTuple):
     manifest: Manifest
     phases: tuple[Phase, ...]
     partitions: tuple[Partition, ...]
-    brought: Variables
+    pretrained: Variables
 
     @property
-    def moving(self) -> frozenset[str]:
+    def trainable(self) -> frozenset[str]:
         """The paths of the parameters that learn in some phase."""
         return frozenset(path for parts in self.partitions for path, learn in parts.items() if learn is not None)
 
     @property
-    def fresh(self) -> frozenset[str]:
+    def new(self) -> frozenset[str]:
         """The paths of the model's own parameters that no checkpoint brought."""
         if self.recipe.weights is None:
             return frozenset(flatten(self.model.params))
@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
         """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
         kept although the class names cannot be compared; and those of the terms."""
         terms = [note for term in self.recipe.objective for note in term.notes(self.task)]
-        return weights.sentences(self.model, self.manifest.entries, self.moving) + terms
+        return weights.sentences(self.model, self.manifest.entries, self.trainable) + terms
 
     @property
     def streams(self) -> list[str]:
@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         model, variables, processor, manifest, _ = bring(recipe, task)
     if recipe.weights is not None:
         objectives.check_terms(recipe.objective, model, task)
-    brought = variables
+    pretrained = variables
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
@@ -142,13 +142,13 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     check_shares(phases)
     claimed = [partition.partition(params, phase.rules) for phase in phases]
     partitions = updates.in_turns(recipe.update, recipe.objective, model, claimed)
-    moving = {path for parts in partitions for path, own in parts.items() if own is not None}
-    objectives.check_head(recipe.objective, model, moving)
+    trainable = {path for parts in partitions for path, own in parts.items() if own is not None}
+    objectives.check_head(recipe.objective, model, trainable)
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)
     variables = Variables(params, variables.stats)
-    return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, brought)
+    return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, pretrained)
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
@@ -159,12 +159,12 @@ def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
 
 def redrawn(like: Prepared, seed: int) -> Variables:
     """What `like` has brought, with what no checkpoint held drawn from another seed."""
-    fresh = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
+    new = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
     named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
-    params = {path: leaf for path, leaf in named.items() if path in fresh and not path.startswith("stats:")}
-    stats = {path.removeprefix("stats:"): named[path] for path in fresh & named.keys() if path.startswith("stats:")}
+    params = {path: leaf for path, leaf in named.items() if path in new and not path.startswith("stats:")}
+    stats = {path.removeprefix("stats:"): named[path] for path in new & named.keys() if path.startswith("stats:")}
     drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
-    before = like.brought
+    before = like.pretrained
     return Variables(
         nest(flatten(before.params) | flatten(drawn.params)), nest(flatten(before.stats) | flatten(drawn.stats))
     )
@@ -193,7 +193,7 @@ def check_shares(phases: Sequence[Phase]) -> None:
 
 def changed(whole: Optim, phase: Phase) -> Optim:
     """The optimiser with the numbers of one phase; ValueError for a number that it does not have."""
-    known = config.numbers(whole)
+    known = config.hyperparameters(whole)
     if strange := [name for name, _ in phase.optim if name not in known]:
         raise ValueError(f"a phase changes optim.{strange[0]}, which is no number of it{near_miss(strange[0], known)}")
     return config.replace(whole, **dict(phase.optim))

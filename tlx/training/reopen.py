@@ -13,7 +13,7 @@ from tlx.data import Examples, Splits, evaluation_batches
 from tlx.files import run_files
 from tlx.files.documents import digests
 from tlx.recipe import KINDS, Recipe
-from tlx.records import run_directory as folder
+from tlx.records import run_directory
 from tlx.records.run_directory import Predictions
 from tlx.tasks.classes import shown
 from tlx.training.evaluate import passes, scored
@@ -44,7 +44,7 @@ class Reopened(NamedTuple):
         return self.pretrained.variables
 
     @property
-    def fresh(self) -> tuple[str, ...]:
+    def new(self) -> tuple[str, ...]:
         """The paths, among those compared, whose first values were drawn and not brought."""
         manifest = self.ready.manifest
         paths = flatten(self.before.params)
@@ -63,7 +63,7 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     had again: another recipe, data or weights than those it used.
     """
     path = Path(source)
-    result = folder.read(path)
+    result = run_directory.read(path)
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
@@ -80,14 +80,14 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     with cannot be had again.
     """
     path = Path(source)
-    folder.read(path)
+    run_directory.read(path)
     listed = digests.known(path)
     # A model that is not listed is that of a rebuild which was interrupted.
     if (path / "model").is_dir() and (not listed or "model/config.json" in listed):
         return path
-    with folder.writing(path):
+    with run_directory.writing(path):
         ready, splits, found = learned(path, given)
-        answers = folder.read_predictions(path, splits.shown)
+        answers = run_directory.read_predictions(path, splits.shown)
         write_tables(path, ready, splits, answers)
         save_model(path, ready, found)
         # The list of the run's files is written when all of them are there.
@@ -98,8 +98,8 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
 def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, Variables]:
     """The recipe of a study's cell made ready, its data, and the variables that it ended with, those that a tuning or a
     term added among them. Raises as `rebuild`."""
-    result = folder.read(path)
-    if not (path / folder.LEARNED).is_file():
+    result = run_directory.read(path)
+    if not (path / run_directory.LEARNED).is_file():
         raise FileNotFoundError(
             f"{path} kept neither its model nor what it learned, which was too much for a study's cell; run it again: "
             "tlx.run(recipe, out)"
@@ -107,14 +107,14 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
-    run_files.check_file(path, folder.LEARNED)
-    kept = read_file(path / folder.LEARNED)
+    run_files.check_file(path, run_directory.LEARNED)
+    kept = read_file(path / run_directory.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
-    if params.keys() != ready.moving:
+    if params.keys() != ready.trainable:
         raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
-    brought = ready.variables
-    return ready, splits, Variables(nest(flatten(brought.params) | params), nest(flatten(brought.stats) | stats))
+    pretrained = ready.variables
+    return ready, splits, Variables(nest(flatten(pretrained.params) | params), nest(flatten(pretrained.stats) | stats))
 
 
 def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
@@ -138,14 +138,14 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
 
     Raises ValueError where that is needed and not given, or is not what the run used.
     """
-    document = folder.read(path, folder.RECIPE)
+    document = run_directory.read(path, run_directory.RECIPE)
     made: dict[str, Any] = {}
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name, value in document["recipe"].items():
         if name == "kind":
             continue
         if name not in known:
-            raise ValueError(f"{path / folder.RECIPE}: a Recipe has no field {name!r}{near_miss(name, known)}")
+            raise ValueError(f"{path / run_directory.RECIPE}: a Recipe has no field {name!r}{near_miss(name, known)}")
         try:
             made[name] = config.load(value, KINDS)
         except (ValueError, TypeError) as error:
@@ -160,7 +160,7 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
     recorded = "sources" in document or not config.sources(recipe)
     if (own := config.fingerprint(recipe, with_sources=recorded)) != document["fingerprint"]:
         if recorded and config.fingerprint(recipe, with_sources=False) == document.get("without_sources"):
-            changed = folder.stale(path) or ["source code that it depends on"]
+            changed = run_directory.stale(path) or ["source code that it depends on"]
             raise ValueError(
                 f"{path} is stale: {', '.join(changed)} changed since it ran; restore the code that it ran with, or "
                 "run it again"
@@ -178,20 +178,20 @@ def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
     Raises ValueError where `after` has leaves that were not there, and where a leaf that nothing moved is not the same
     now: the weights that the recipe names are then not those that the run began with.
     """
-    brought, ended = flatten(ready.variables.params), flatten(after.params)
-    if strange := sorted(ended.keys() - brought.keys()):
+    pretrained, ended = flatten(ready.variables.params), flatten(after.params)
+    if strange := sorted(ended.keys() - pretrained.keys()):
         raise ValueError(f"{path} ended with {strange[0]!r}, and {len(strange) - 1} more, that it did not begin with")
     # A merge has moved frozen leaves beside which something was added.
-    inserted = brought.keys() - flatten(ready.model.params).keys()
+    inserted = pretrained.keys() - flatten(ready.model.params).keys()
     beside = {parent for leaf in inserted for parent in parents(leaf)}
-    still = [leaf for leaf in ended if leaf not in ready.moving and leaf.rpartition("/")[0] not in beside]
-    if other := [leaf for leaf in still if not np.array_equal(brought[leaf], ended[leaf])]:
+    frozen = [leaf for leaf in ended if leaf not in ready.trainable and leaf.rpartition("/")[0] not in beside]
+    if other := [leaf for leaf in frozen if not np.array_equal(pretrained[leaf], ended[leaf])]:
         source = ready.recipe.weights.source if ready.recipe.weights else "the initial draw"
         raise ValueError(
             f"{source!r} is not what {path} began with: {other[0]!r}, which was frozen, is another now "
-            f"({len(other)} of {len(still)} frozen leaves)"
+            f"({len(other)} of {len(frozen)} frozen leaves)"
         )
-    params = nest({leaf: brought[leaf] for leaf in ended})
+    params = nest({leaf: pretrained[leaf] for leaf in ended})
     return Variables(params, ready.variables.stats)
 
 

@@ -16,14 +16,14 @@ from tlx.files.durable import guarded, sync_tree
 from tlx.functional.metrics import document
 from tlx.functional.selection import gaps
 from tlx.objectives import TERMS, without_inserted
-from tlx.partition import still
+from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training import describe
-from tlx.training.active_run import Arm, phase_spans
+from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import mistakes
 from tlx.training.prepare import Prepared, columns_of
 from tlx.training.step import TrainState
@@ -39,7 +39,7 @@ PAGE = "report.html"
 FEW_BYTES = 8 * 2**20
 
 
-def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str = "all") -> dict[str, Any]:
+def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leave: str = "all") -> dict[str, Any]:
     """The model, the predictions, the mistakes, the tables (`leave` "all"), or the predictions and, if they are few,
     the parameters that moved ("learned"); `result.json` last, for it says that the run is whole."""
     path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
@@ -105,7 +105,9 @@ def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Predictio
 
 def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
     """`learned.safetensors`: what moved, by path, if it is no more than `FEW_BYTES`; recipe and seed give the rest."""
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.moving}
+    leaves = {
+        path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.trainable
+    }
     leaves |= {f"{STATS}{path}": np.asarray(leaf) for path, leaf in flatten(state.stats).items()}
     if sum(leaf.nbytes for leaf in leaves.values()) <= FEW_BYTES:
         write_file(path / run_directory.LEARNED, leaves)
@@ -120,7 +122,7 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
     variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
-        moved = ready.moving & flatten(ready.model.params).keys()
+        moved = ready.trainable & flatten(ready.model.params).keys()
         save_adapter(trained, path / "adapter", moved=moved, untrained=True)
         if not apart(variables):
             trained = trained._replace(variables=merge(variables))
@@ -202,7 +204,7 @@ def in_pieces(ready: Prepared) -> list[str]:
     size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
     stages = [stage.name for stage in ready.model.stages]
     # A stage that is frozen runs by its running statistics, and so by no batch's.
-    frozen = [tuple(f"{stage}/" for stage in still(stages, parts)) for parts in ready.partitions]
+    frozen = [tuple(f"{stage}/" for stage in frozen_stages(stages, parts)) for parts in ready.partitions]
     if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
         found.append(f"batch norm takes its moments of {size}, not of the whole batch")
     for term in ready.recipe.objective:

@@ -11,18 +11,18 @@ import jax
 
 from tlx import config
 from tlx.recipe import Recipe
-from tlx.training.active_run import Arm, Clock, opened
+from tlx.training.active_run import ActiveRun, Clock, opened
 from tlx.training.batches import order_key
 from tlx.training.grouping import Form, alike, chunks, form_of, groups, joinable, same, signature
 from tlx.training.loop import How, Run, finished, train, whole
-from tlx.training.phases import Begun, begin_phase
+from tlx.training.phases import PhaseSetup, set_up_phase
 from tlx.trees import size
 
 __all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
 
-# The largest group: more arms than this are several.
+# The largest group: more runs than this are several.
 MOST_ARMS = 64
-# A group must take this share of the time of its arms one by one, or less, to be worth its memory.
+# A group must take this share of the time of its runs one by one, or less, to be worth its memory.
 GAIN = 0.9
 # The share of the memory that a group may take: of a device's own, and of the machine's, which other processes use too.
 DEVICE_ROOM, ROOM = 0.6, 0.25
@@ -31,7 +31,7 @@ DEVICE_ROOM, ROOM = 0.6, 0.25
 STEP = {"cpu": (1e-4, 5e9), "other": (2e-3, 1e13)}
 # Seconds that a run needs before its first step.
 BEGIN = 1.0
-# On processors XLA has no quick convolution with a kernel of its own for every arm; such steps take longer by this.
+# On processors XLA has no quick convolution with a kernel of its own for every run; such steps take longer by this.
 GROUPED = 2.0
 CONVOLUTION_GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
 
@@ -39,10 +39,10 @@ Groups = Sequence[Sequence[int]]
 
 
 class Choice(NamedTuple):
-    """The decision for some arms: how many train at a time (1: one by one), and why. `seconds_per_step` are expected
+    """The decision for some runs: how many train at a time (1: one by one), and why. `seconds_per_step` are expected
     times, `memory_bytes` the size of the compiled step of a group."""
 
-    arms: int
+    runs: int
     why: str
     seconds_per_step: Mapping[str, float] = {}
     memory_bytes: int = 0
@@ -88,8 +88,8 @@ def run_many(
     """
     how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
     results: dict[int, Run | Exception] = {}
-    # The next group reuses the weights of this arm, and the measurements of its data, where they are the same.
-    like: Arm | None = None
+    # The next group reuses the weights of this run, and the measurements of its data, where they are the same.
+    like: ActiveRun | None = None
 
     def settle(position: int, outcome: Run | Exception) -> None:
         if position not in results:
@@ -120,14 +120,14 @@ def run_many(
         if left and freed is not None:
             freed(left)
         for plan in plans:
-            arms = [ready[position] for position in plan.members]
+            runs = [ready[position] for position in plan.members]
             if tuple(plan.members) not in admitted:
                 continue
-            if all(arm.finished for arm in arms):
-                for arm in arms:
-                    arm.close()
+            if all(run.finished for run in runs):
+                for run in runs:
+                    run.close()
                 continue
-            outcomes = attempted(arms, how, clock, plan.begun.pop() if plan.begun else None)
+            outcomes = attempted(runs, how, clock, plan.setup.pop() if plan.setup else None)
             for position, outcome in zip(plan.members, outcomes, strict=True):
                 settle(position, outcome)
             clock = Clock()
@@ -141,9 +141,9 @@ def open_all(
     how: How,
     settle: Callable[[int, Run | Exception], None],
     exactly: bool,
-    like: Arm | None,
-) -> dict[int, Arm]:
-    """The arms of the members by position, the finished ones too, unless all are finished: then none. A member that
+    like: ActiveRun | None,
+) -> dict[int, ActiveRun]:
+    """The runs of the members by position, the finished ones too, unless all are finished: then none. A member that
     cannot be opened is left out; where the group is to be `exactly` the members, or it was finished, all the others
     fail too, for without it their numbers would be different. `like` is as in `opened`."""
     complete: set[int] = set()
@@ -156,7 +156,7 @@ def open_all(
         except Exception as error:
             wrong[position] = error
             settle(position, error)
-    ready: dict[int, Arm] = {}
+    ready: dict[int, ActiveRun] = {}
     if len(complete | wrong.keys()) == len(members):
         return ready
     for position in members:
@@ -183,92 +183,98 @@ def open_all(
     return ready
 
 
-def fail(ready: Mapping[int, Arm], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
-    """Close the arms, and settle those that are not finished with an error that says why."""
+def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
+    """Close the runs, and settle those that are not finished with an error that says why."""
     told = (
         f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
         f"{error}. Repair that, or delete the folders of the group and run again"
     )
-    for position, arm in ready.items():
-        arm.close()
-        if not arm.finished:
+    for position, run in ready.items():
+        run.close()
+        if not run.finished:
             settle(position, ValueError(told))
 
 
 class Plan(NamedTuple):
-    """The positions of `members` that train together, and why; `begun` holds the beginning of their phase, if it was
+    """The positions of `members` that train together, and why; `setup` holds the beginning of their phase, if it was
     made already."""
 
     members: list[int]
     choice: Choice
-    begun: list[Begun]
+    setup: list[PhaseSetup]
 
 
 def planned(
-    ready: Mapping[int, Arm], how: How, most: int, note: Callable[[dict[str, Any]], None] | None = None
+    ready: Mapping[int, ActiveRun], how: How, most: int, note: Callable[[dict[str, Any]], None] | None = None
 ) -> list[Plan]:
-    """The groups of these arms, in the order in which they train."""
+    """The groups of these runs, in the order in which they train."""
     plans: list[Plan] = []
     for twins in alike(ready):
         # Side by side where they take the same batches.
         twins.sort(key=lambda position: order_key(ready[position]))
-        choice, begun = tried([ready[position] for position in twins], how, most)
-        parts = [twins[start : start + choice.arms] for start in range(0, len(twins), choice.arms)]
-        held = [begun] if begun is not None and not plans else []
+        choice, setup = tried([ready[position] for position in twins], how, most)
+        parts = [twins[start : start + choice.runs] for start in range(0, len(twins), choice.runs)]
+        held = [setup] if setup is not None and not plans else []
         plans += [Plan(part, choice, held if n == 0 else []) for n, part in enumerate(parts)]
         if note is not None:
             prints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
-            named = "packed" if choice.arms > 1 else "one by one"
+            named = "packed" if choice.runs > 1 else "one by one"
             cells = [name for part in prints for name in part]
             line = {"time": round(time.time(), 3), "cells": cells, "groups": prints, "how": named}
-            note(line | choice._asdict())
+            note(
+                line
+                | {"arms": choice.runs}
+                | {"why": choice.why, "seconds_per_step": choice.seconds_per_step, "memory_bytes": choice.memory_bytes}
+            )
     return plans
 
 
-def attempted(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = None) -> list[Run | Exception]:
-    """The outcomes of arms that train together; an error of the whole is that of each."""
+def attempted(
+    runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None
+) -> list[Run | Exception]:
+    """The outcomes of runs that train together; an error of the whole is that of each."""
     try:
-        return train(arms, how, clock, begun)
+        return train(runs, how, clock, setup)
     except Exception as error:
-        return [error] * len(arms)
+        return [error] * len(runs)
 
 
-def tried(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
-    """As `chosen`; one by one where the group cannot be compiled: then each arm says for itself what is wrong."""
+def tried(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
+    """As `chosen`; one by one where the group cannot be compiled: then each run says for itself what is wrong."""
     try:
-        return chosen(arms, how, most)
+        return chosen(runs, how, most)
     except Exception as error:
         return Choice(1, f"a step could not be compiled ({type(error).__name__}: {error})"), None
 
 
-def chosen(arms: Sequence[Arm], how: How, most: int) -> tuple[Choice, Begun | None]:
-    """How many of these arms train at a time: as many as `most` and the memory allow, if their group is expected to
-    take less time than the arms one by one. With it the beginning of the first group, if that was made.
+def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
+    """How many of these runs train at a time: as many as `most` and the memory allow, if their group is expected to
+    take less time than the runs one by one. With it the beginning of the first group, if that was made.
 
     The expectation counts operations of the compiled programs; nothing is measured.
     """
-    count = min(len(arms), most)
+    count = min(len(runs), most)
     if count == 1:
-        return Choice(1, "there is one arm" if len(arms) == 1 else "one by one was asked for"), None
-    recipe = arms[0].recipe
+        return Choice(1, "there is one run" if len(runs) == 1 else "one by one was asked for"), None
+    recipe = runs[0].recipe
     if recipe.train.compile == "pmap" or jax.process_count() > 1:
         return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
-    room, phase = room_bytes(), heaviest(arms[0])
-    count = min(count, max(1, room // max(1, own_bytes(arms[0], phase))))
+    room, phase = room_bytes(), heaviest(runs[0])
+    count = min(count, max(1, room // max(1, own_bytes(runs[0], phase))))
     while count > 1:
-        begun, needed, load = weighed(arms[:count], phase, how)
+        setup, needed, load = weighed(runs[:count], phase, how)
         if needed <= room:
             break
         count //= 2
     if count <= 1:
-        return Choice(1, f"two arms would take more than {room / 1e9:.1f} GB, their share of the memory"), None
-    choice = expected(load, count, arms[0].steps, needed)
-    return choice, begun if choice.arms > 1 and phase == 0 else None
+        return Choice(1, f"two runs would take more than {room / 1e9:.1f} GB, their share of the memory"), None
+    choice = expected(load, count, runs[0].steps, needed)
+    return choice, setup if choice.runs > 1 and phase == 0 else None
 
 
 class Load(NamedTuple):
-    """The operations of a step of one arm and of a group, None where the compiler does not count them, and whether a
-    convolution of the group has a kernel for each arm."""
+    """The operations of a step of one run and of a group, None where the compiler does not count them, and whether a
+    convolution of the group has a kernel for each run."""
 
     alone: float | None
     group: float | None
@@ -276,7 +282,7 @@ class Load(NamedTuple):
 
 
 def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
-    """The decision between a group of `count` arms of this load, and the arms one by one."""
+    """The decision between a group of `count` runs of this load, and the runs one by one."""
     if load.alone is None or load.group is None:
         return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
     cpu = jax.default_backend() == "cpu"
@@ -288,31 +294,31 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
     why = (
         f"expected for all {steps:,} steps: {whole:.2g} s together, {single:.2g} s one by one "
         f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
-        f"{', with a convolution kernel for each arm' if load.grouped else ''})"
+        f"{', with a convolution kernel for each run' if load.grouped else ''})"
     )
     return Choice(count if whole < GAIN * single else 1, why, seconds, needed)
 
 
-def weighed(arms: Sequence[Arm], phase: int, how: How) -> tuple[Begun, int, Load]:
-    """The beginning of a phase of these arms, as it is before its first step, the bytes that its compiled step needs,
+def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
+    """The beginning of a phase of these runs, as it is before its first step, the bytes that its compiled step needs,
     and its operations."""
-    begun = begin_phase(arms, phase, how.prefix, lambda told: None)
-    fresh = begun.states
-    state = begun.placed()
-    needed = begun.feed.bytes_needed(state)
-    one, batch = begun.feed.shapes()
-    lowered: Any = begun.engine.train.lower(state, batch)  # type: ignore[attr-defined]
-    begun.states, begun.feed = fresh, begun.feed.rewound(begun.step)
-    alone, told = begun.step_flops(0, one), lowered.cost_analysis()
+    setup = set_up_phase(runs, phase, how.prefix, lambda told: None)
+    fresh = setup.states
+    state = setup.placed()
+    needed = setup.batches.bytes_needed(state)
+    one, batch = setup.batches.shapes()
+    lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
+    setup.states, setup.batches = fresh, setup.batches.rewound(setup.step)
+    alone, told = setup.step_flops(0, one), lowered.cost_analysis()
     group = float(told["flops"]) if told and "flops" in told else None
-    if arms[0].recipe.train.accumulate > 1 and alone is not None:
+    if runs[0].recipe.train.accumulate > 1 and alone is not None:
         # The compiler counts one round of the loop over the pieces of a batch.
-        group = alone * len(arms)
+        group = alone * len(runs)
     grouped = False
     if jax.default_backend() == "cpu" and "convolution" in (text := lowered.as_text()):
-        single = begun.program(begun.parts[0], begun.forms[0], one).as_text()
+        single = setup.program(setup.parts[0], setup.forms[0], one).as_text()
         grouped = most_groups(text) > most_groups(single)
-    return begun, needed, Load(alone, group, grouped)
+    return setup, needed, Load(alone, group, grouped)
 
 
 def most_groups(text: str) -> int:
@@ -324,15 +330,15 @@ def most_groups(text: str) -> int:
     return max(map(int, CONVOLUTION_GROUPS.findall(text)), default=1)
 
 
-def heaviest(arm: Arm) -> int:
+def heaviest(run: ActiveRun) -> int:
     """The phase in which most numbers learn, the first of equals: the one that decides about memory."""
-    counts = [sum(map(size, jax.tree.leaves(state.trainable))) for _, state in form_of(arm).phases]
+    counts = [sum(map(size, jax.tree.leaves(state.trainable))) for _, state in form_of(run).phases]
     return counts.index(max(counts))
 
 
-def own_bytes(arm: Arm, phase: int) -> int:
-    """The bytes of what moves in an arm's state, which a group holds for every arm."""
-    state = form_of(arm).phases[phase][1]
+def own_bytes(run: ActiveRun, phase: int) -> int:
+    """The bytes of what moves in a run's state, which a group holds for every run."""
+    state = form_of(run).phases[phase][1]
     return sum(4 * size(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimiser, state.average)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx import optim as optimisers
 from tlx import partition
-from tlx.config import numbers
+from tlx.config import hyperparameters
 from tlx.objectives import Term
 from tlx.optim import Layout, Optim
 from tlx.partition import Partition
@@ -105,10 +105,10 @@ def initial_state(
     held: Tree = {
         "steps": float(steps),
         "clock": {"first": float(first), "steps": float(last - first)},
-        "optim": numbers(parts.optim),
-        "task": numbers(parts.task),
-        "terms": {str(n): numbers(term) for n, term in enumerate(parts.terms)},
-        "update": numbers(parts.update),
+        "optim": hyperparameters(parts.optim),
+        "task": hyperparameters(parts.task),
+        "terms": {str(n): hyperparameters(term) for n, term in enumerate(parts.terms)},
+        "update": hyperparameters(parts.update),
         "rates": optimisers.leaf_rates(parts.optim, variables.params, parts.partition),
     }
     average: Tree = {}

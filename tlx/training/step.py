@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from tlx import optim as optimisers
 from tlx import sharding
-from tlx.config import with_numbers
+from tlx.config import with_hyperparameters
 from tlx.models import features, forward
 from tlx.objectives import passes
 from tlx.optim import Layout
@@ -40,9 +40,9 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
     """
     held = state.numbers
-    terms = [with_numbers(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
-    optim = with_numbers(parts.optim, held["optim"])
-    update = with_numbers(parts.update, held["update"])
+    terms = [with_hyperparameters(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
+    optim = with_hyperparameters(parts.optim, held["optim"])
+    update = with_hyperparameters(parts.update, held["update"])
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
 
     given = sorted(batch)

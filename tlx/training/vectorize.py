@@ -1,10 +1,10 @@
-"""Many arms in one compiled program: their states stacked, what they share held once, one `vmap`ped step.
+"""Many runs in one compiled program: their states stacked, what they share held once, one `vmap`ped step.
 
-An arm is one recipe's run. Arms that differ in numbers alone share a program; what moves in them, their numbers and
+Runs that differ in numbers alone share a program; what moves in them, their numbers and
 their keys get a leading axis, and what is the same array in all (the frozen part) does not. LoRA's factors of unequal
 rank are padded with zeros, which stay zero: their gradients are products with the other factor's zeros.
 
-Shapes: A arms, O different batches of a step, B batch, C outputs of the head, K steps.
+Shapes: A runs, O different batches of a step, B batch, C outputs of the head, K steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,25 +27,25 @@ from tlx.updates import Sum
 # How many steps of a resident table one call may take; fewer where fewer remain.
 MOST = 256
 PADDED = ("/lora/a", "/lora/b")
-# So many numbers, of all arms, make a leaf that is stacked and parted on the host.
+# So many numbers, of all runs, make a leaf that is stacked and parted on the host.
 SMALL = 2**22
 # Optimisers whose step of one number depends on that number's own history alone, so that zeros change nothing.
 ELEMENTWISE = ("adamw", "adam", "sgd", "lion")
 
 
 class Engine(NamedTuple):
-    """A step over one arm or several, whose passes begin at the stage `start` (None: the inputs).
+    """A step over one run or several, whose passes begin at the stage `start` (None: the inputs).
 
-    `place` puts fresh states there, `fetch(state, n)` gives arm n's back; `put` places a batch of training, stacked
+    `place` puts fresh states there, `fetch(state, n)` gives run n's back; `put` places a batch of training, stacked
     [O, B, ...] where there are several, `put_whole` one that is for all of them, `put_rows` rows of a table.
     `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
-    arms where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
+    runs where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
     `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
-    `evaluate(state, inputs)` gives what `step.eval_step` does, by arm: logits [A, B, C]. `answer` is as in
+    `evaluate(state, inputs)` gives what `step.eval_step` does, by run: logits [A, B, C]. `answer` is as in
     `step.Compiled`.
     """
 
-    arms: int
+    runs: int
     start: str | None
     train: Callable[[Any, Any], tuple[Any, Any]]
     sweep: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None
@@ -59,7 +59,7 @@ class Engine(NamedTuple):
 
 
 def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
-    """The engine of one arm."""
+    """The engine of one run."""
     compiled = compile_step(parts, mesh, how)
     whole, rows = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     sweep = None
@@ -71,7 +71,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
             donate_argnums=0,
         )
     return Engine(
-        arms=1,
+        runs=1,
         start=parts.start,
         train=compiled.train,
         sweep=sweep,
@@ -93,11 +93,11 @@ def packed(
     shared_inputs: bool = True,
     forms: Sequence[Any] = (),
 ) -> Engine:
-    """The engine of several arms, whose fresh `states` say what they share. A step takes so many `batches`, O, each for
-    A / O arms that stand side by side: what is frozen below what moves is computed once a batch. With `shared_inputs`
+    """The engine of several runs, whose fresh `states` say what they share. A step takes so many `batches`, O, each for
+    A / O runs that stand side by side: what is frozen below what moves is computed once a batch. With `shared_inputs`
     they are evaluated on the same inputs, else each on its own, stacked.
 
-    `parts` are those of any of them; their numbers are in the states. `forms` are the states that the arms have alone,
+    `parts` are those of any of them; their numbers are in the states. `forms` are the states that the runs have alone,
     as shapes, where they were `joined` for the pack.
     """
     count, held = len(states), axes_of(states)
@@ -117,7 +117,7 @@ def packed(
     averaged = (axes.trainable, axes.optimiser, axes.average)
     answer = answerer(parts, lambda function: jax.jit(jax.vmap(function, in_axes=averaged), out_shardings=whole))
     return Engine(
-        arms=count,
+        runs=count,
         start=parts.start,
         train=train,
         sweep=sweep,
@@ -134,8 +134,8 @@ def packed(
 def stepped(
     parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int
 ) -> Callable[[Any, Any], Any]:
-    """The step of so many `batches`, each of which so many arms `share`: over the arms of a batch within it, so that a
-    product with the same inputs is one of larger matrices, and over the batches outside. Arms that share their batches
+    """The step of so many `batches`, each of which so many runs `share`: over the runs of a batch within it, so that a
+    product with the same inputs is one of larger matrices, and over the batches outside. Runs that share their batches
     are of one seed, so they draw the same noise, once."""
     step: Callable[[Any, Any], Any] = partial(train_step, parts)
     if share == 1:
@@ -146,7 +146,7 @@ def stepped(
         step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
 
     def shaped(state: TrainState, taken: int, *sizes: int) -> TrainState:
-        """Of what the arms have their own of, the first `taken` axes as axes of such sizes."""
+        """Of what the runs have their own of, the first `taken` axes as axes of such sizes."""
         leaves, tree = jax.tree.flatten(state)
         pairs = zip(held, leaves, strict=True)
         return jax.tree.unflatten(
@@ -181,12 +181,12 @@ def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: An
     return jax.lax.fori_loop(0, count, body, (state, told))
 
 
-# What every arm has for itself, even where it is equal at first.
+# What every run has for itself, even where it is equal at first.
 OWN = ("trainable", "stats", "optimiser", "average", "numbers", "key")
 
 
 def axes_of(states: Sequence[TrainState]) -> list[int | None]:
-    """For every leaf of a state 0 where the arms have their own and None where they share it: the number of the step,
+    """For every leaf of a state 0 where the runs have their own and None where they share it: the number of the step,
     and frozen leaves and memories that are one array in all of them."""
     found: list[int | None] = []
     for name in TrainState._fields:
@@ -225,17 +225,17 @@ def stack(xp: Any, leaves: Sequence[Any]) -> Any:
 
 
 def on_host(state: Any) -> Any:
-    """The state with its small leaves on the host, from which `Engine.fetch` takes every arm's in no time."""
+    """The state with its small leaves on the host, from which `Engine.fetch` takes every run's in no time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
 
 
 def is_small(leaves: Sequence[Any]) -> bool:
-    """Whether arrays of the arms hold few numbers in all; keys, which numpy does not know, are never small."""
+    """Whether arrays of the runs hold few numbers in all; keys, which numpy does not know, are never small."""
     return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 
 def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
-    """Arm n's state, its padding taken off."""
+    """ActiveRun n's state, its padding taken off."""
     leaves, tree = jax.tree.flatten(state)
     own = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]
     cut = [leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
@@ -244,7 +244,7 @@ def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int
 
 
 def joined(parts: Sequence[Parts]) -> Parts:
-    """The static half of a step in which every leaf learns that does in some arm; what each arm does not learn is
+    """The static half of a step in which every leaf learns that does in some run; what each run does not learn is
     masked in its state (see `masked`). The optimiser treats every number by itself, so a leaf whose gradient, rate and
     decay are zero stays as it is."""
     first = parts[0]
@@ -256,7 +256,7 @@ def joined(parts: Sequence[Parts]) -> Parts:
 
 
 def masked(state: TrainState, own: Parts) -> TrainState:
-    """The fresh state of a `joined` step for an arm that is `own` alone: a zero for every leaf that it does not learn,
+    """The fresh state of a `joined` step for a run that is `own` alone: a zero for every leaf that it does not learn,
     in the place of its rate, its decay, and before its gradient."""
     zero, one = jnp.zeros(()), jnp.ones(())
     params = flatten(state.trainable)
@@ -267,7 +267,7 @@ def masked(state: TrainState, own: Parts) -> TrainState:
 
 
 def parted(state: TrainState, form: Any) -> TrainState:
-    """What a joined state is without the other arms' leaves: of the structure of `form`, leaf by leaf of one name; the
+    """What a joined state is without the other runs' leaves: of the structure of `form`, leaf by leaf of one name; the
     state itself where that is None."""
     if form is None:
         return state
@@ -279,7 +279,7 @@ def parted(state: TrainState, form: Any) -> TrainState:
 
 
 def grafted(state: TrainState, own: TrainState) -> TrainState:
-    """Return the `masked` state with every leaf that the arm's `own` state has: the inverse of `parted`. The numbers of
+    """Return the `masked` state with every leaf that the run's `own` state has: the inverse of `parted`. The numbers of
     the recipe (rates, masks) stay those of the masked state."""
     found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
@@ -291,11 +291,11 @@ def grafted(state: TrainState, own: TrainState) -> TrainState:
 
 
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
-    """Whether arms that learn other leaves may still share a program: what begins to learn, and the stages in which
+    """Whether runs that learn other leaves may still share a program: what begins to learn, and the stages in which
     nothing does, are the same; nothing is remembered; and the update and the optimiser treat every number by itself."""
     stages = [stage.name for stage in parts[0].model.stages]
-    firsts = {partition.first_moving(stages, own.partition) for own in parts}
-    stills = {partition.still(stages, own.partition) for own in parts}
+    firsts = {partition.first_trainable(stages, own.partition) for own in parts}
+    frozen = {partition.frozen_stages(stages, own.partition) for own in parts}
     plain = all(
         type(own.update) is Sum and own.ema is None and own.optim.name in ELEMENTWISE and not own.layout.schedules
         for own in parts
@@ -305,13 +305,13 @@ def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     return (
         plain
         and len(leaves) > 1
-        and len(firsts) == len(stills) == len(same) == 1
+        and len(firsts) == len(frozen) == len(same) == 1
         and not any(jax.tree.leaves(state.memory) for state in states)
     )
 
 
 def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
-    """Whether these arms' steps differ in numbers alone: trees of the same structure, shapes and types, but for LoRA's
+    """Whether these runs' steps differ in numbers alone: trees of the same structure, shapes and types, but for LoRA's
     factors, whose rank may differ where the optimiser treats every number by itself."""
     first = parts[0]
     elementwise = first.optim.name in ELEMENTWISE

@@ -92,7 +92,7 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
     given = read.given(splits)
     (batch, *_) = evaluation_batches(splits.test, ready.processor, batch=7)
     x = np.asarray(batch["image"], np.float64).reshape(7, -1)
-    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.brought.params)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.pretrained.params)
     for stage in (p["stem"], p["blocks"]["00"]):
         x = np.maximum(x @ stage["kernel"] + stage["bias"], 0)
     np.testing.assert_allclose(given.test[:7], x, rtol=1e-4, atol=1e-5)

@@ -63,7 +63,7 @@ def check_brought(recipe: Recipe) -> None:
             "weights=Weights(...)"
         )
     ready = prepare(recipe, open_data(recipe, test=False))
-    if flatten(ready.model.params).keys() <= ready.fresh:
+    if flatten(ready.model.params).keys() <= ready.new:
         raise ValueError(
             f"the recipe brings nothing: weights.reset is {recipe.weights.reset!r}, which draws every number of "
             f"{recipe.weights.source!r} afresh; leave it out"

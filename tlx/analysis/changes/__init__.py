@@ -96,7 +96,7 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[s
     for name in owners:
         own = [row for row in leaves if row["stage"] == name]
         rows.append({"name": name, "weights": weights.by_kind(own) if own else {}} | found.get(name, {}))
-    fresh = list(opened.fresh)
+    fresh = list(opened.new)
     return {
         "version": 1,
         "fingerprint": result["fingerprint"],

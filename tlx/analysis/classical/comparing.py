@@ -123,7 +123,7 @@ class Reader:
         ready = prepare(recipe, splits, self.last)
         if self.last is None or not alike(self.last, ready):
             self.known.clear()
-            self.read = partial(feature_reader(ready), ready.brought)
+            self.read = partial(feature_reader(ready), ready.pretrained)
         self.last = ready
         return ready
 
@@ -148,7 +148,10 @@ def alike(one: Prepared, other: Prepared) -> bool:
     """Whether both read the same features: their numbers differ in the head at most."""
     head = f"{other.model.stages[-1].name}/"
     sides = [
-        {**flatten(own.brought.params), **{f"stats:{path}": leaf for path, leaf in flatten(own.brought.stats).items()}}
+        {
+            **flatten(own.pretrained.params),
+            **{f"stats:{path}": leaf for path, leaf in flatten(own.pretrained.stats).items()},
+        }
         for own in (one, other)
     ]
     below = [path for path in sides[1] if not path.startswith(head)]

@@ -45,7 +45,7 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     """
     stages = [stage.name for stage in ready.model.stages]
     moved = {path for parts in ready.partitions[: phase + 1] for path, learn in parts.items() if learn is not None}
-    stage = partition.first_moving(stages, moved)
+    stage = partition.first_trainable(stages, moved)
     if stage is None:
         return Cut(None, f"{stages[0]!r}, the first stage, learns")
     recipe = ready.recipe
@@ -53,7 +53,7 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
         return Cut(None, "the images are augmented afresh at every step; Data(views=k) takes k fixed ways")
     if jax.process_count() > 1:
         return Cut(None, f"{jax.process_count()} processes share a batch")
-    now = partition.first_moving(stages, ready.partitions[phase])
+    now = partition.first_trainable(stages, ready.partitions[phase])
     below = [name for name in stages[: stages.index(stage)] if subtree(ready.variables.params, name)]
     if not below:
         return Cut(None, f"no parameter lies below {stage!r}, the first stage that learns")
@@ -78,10 +78,10 @@ def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, input
 
 def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> str:
     """What is not the same at every step below `stage`; empty where nothing is."""
-    still = partition.still([stage.name for stage in ready.model.stages], parts.partition)
+    frozen = partition.frozen_stages([stage.name for stage in ready.model.stages], parts.partition)
 
     def prefix(key: Any, variables: Variables, given: Any) -> Any:
-        taps, after = forward(ready.model, variables, given, key=key, train=True, stop=stage, still=still)
+        taps, after = forward(ready.model, variables, given, key=key, train=True, stop=stage, still=frozen)
         return taps["carry"], after
 
     key, variables = jax.eval_shape(lambda: (jax.random.key(0), ready.variables))

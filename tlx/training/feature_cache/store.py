@@ -143,7 +143,7 @@ def processing(processor: Any) -> Any:
 
 @lru_cache(maxsize=8)
 def spelled(tokenizer: Any) -> str:
-    """A hash of all that a tokenizer does; of the last few, for arms share theirs."""
+    """A hash of all that a tokenizer does; of the last few, for runs share theirs."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
