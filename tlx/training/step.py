@@ -98,7 +98,7 @@ def eval_step(parts: Parts, state: TrainState, batch: Mapping[str, Any]) -> dict
     inputs = {name: array for name, array in batch.items() if name not in labels}
     taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
     if with_labels(parts.task, labels):
-        return with_numbers(parts.task, state.numbers["task"]).score(taps, labels)
+        return with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
     logits = {"logits": taps["logits"]}
     return logits | {"features": features(taps).astype(jnp.float32)} if parts.features else logits
 
