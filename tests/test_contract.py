@@ -247,7 +247,7 @@ def test_the_tables_are_all_tried():
     assert MAKE.keys() == terms.TERMS.keys()
     assert set(TURNS) == {name for name, kind in terms.TERMS.items() if kind.turns is not terms.Term.turns}
     # Nnx is one stage over the bridge of Linen, and refused what that is: its steps are taken in models/test_bridge.py.
-    assert {type(settings) for settings in MODELS.values()} == models.ARCHITECTURES.keys() - {models.Nnx}
+    assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx}
 
 
 # What looks at parameters, or adds some, without a pass of its own: each of these steps is quick to compile.

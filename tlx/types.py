@@ -60,7 +60,8 @@ class Context(NamedTuple):
     `key` is the stage's own key, None when nothing is random; `train` is False in a still (all frozen) stage too.
     `dtype` is that of activations; parameters, reductions and losses stay float32. `offset` is the position of this
     device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
-    `prefix` is how many learned keys stand before the tokens in the attention of the blocks.
+    `prefix` is how many learned keys stand before the tokens in the attention of the blocks, `prompt` how many learned
+    tokens stand before those of the text.
     """
 
     key: Key | None = None
@@ -69,6 +70,7 @@ class Context(NamedTuple):
     offset: Any = 0
     axis: str | None = None
     prefix: int = 0
+    prompt: int = 0
 
 
 Apply = Callable[[Tree, Tree, Carry, Context], tuple[Carry, Tree]]
@@ -77,7 +79,9 @@ Apply = Callable[[Tree, Tree, Carry, Context], tuple[Carry, Tree]]
 class Stage(NamedTuple):
     """One link of a model's chain: `apply(params, stats, carry, context) -> (carry, stats)`, a pure function.
 
-    `name` is also the path prefix of its parameters. `output` names the entry of the carry that is the stage's tap.
+    `name` is also the path prefix of its parameters. `output` names the entry of the carry that is the stage's tap, and
+    `others` the further entries that it writes; each is a tap as well. `depth` is how deep the stage lies where stages
+    are frozen, slowed or unfrozen by depth (None: its position in the chain); stages of several branches may share one.
     `joins` says that the stage is no layer by itself where learning rates fall layer by layer: it counts with the stage
     "before" it (a ViT's last norm) or "after" it (BERT's pooler, a part of the head in its relatives).
     """
@@ -86,13 +90,15 @@ class Stage(NamedTuple):
     apply: Apply
     output: str = "hidden"
     joins: Literal["before", "after"] | None = None
+    others: tuple[str, ...] = ()
+    depth: int | None = None
 
 
 class Model(NamedTuple):
     """A chain of named stages with the parameters and statistics they declare (trees of `Param`).
 
-    `config` is the architecture's own frozen dataclass and `outputs` the width of its head (None without a head):
-    the two from which the same model is built again. `inserts` says whether its layers read leaves that a tuning adds
+    `config` is the architecture and `head` what the model ends in (None: the bare backbone): from the two the same
+    model is built again. `inserts` says whether its layers read leaves that a tuning adds
     to their sub-dicts; those of a bridged module do not.
     """
 
@@ -100,8 +106,18 @@ class Model(NamedTuple):
     params: Tree
     stats: Tree
     config: Any = None
-    outputs: int | None = None
+    head: Any = None
     inserts: bool = True
+
+    @property
+    def outputs(self) -> int | None:
+        """The width of the head, None without a head."""
+        return None if self.head is None else self.head.outputs
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """The depth of every stage, by its name (see `Stage`)."""
+        return {stage.name: n if stage.depth is None else stage.depth for n, stage in enumerate(self.stages)}
 
 
 class Learn(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from tlx.models import ARCHITECTURES, Bert, Cnn, Linen, Mlp, Nnx, Vit, build, forward, initialise
+from tlx.models import Bert, Cnn, Linen, Mlp, Nnx, Vit, architectures, build, forward, initialise
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Model, Param, Variables
 
@@ -107,7 +107,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def test_the_table_holds_every_architecture():
-    assert {type(config) for config in CONFIGS.values()} == set(ARCHITECTURES)
+    assert {type(config) for config in CONFIGS.values()} == set(architectures())
 
 
 def test_importing_the_models_leaves_flax_alone():
@@ -136,7 +136,9 @@ def test_every_stage_has_a_tap(name):
     model, variables, inputs = made(name)
     taps, _ = forward(model, variables, inputs)
     stages = {stage.name for stage in model.stages}
-    assert stages <= taps.keys() <= stages | {"hidden", "pooled", "logits", "carry"}
+    named = {f"{stage.name}/{name}" for stage in model.stages for name in (stage.output, *stage.others)}
+    assert stages | named <= taps.keys() <= stages | named | {"hidden", "pooled", "logits", "mask", "carry"}
+    assert all(equal(taps[stage.name], taps[f"{stage.name}/{stage.output}"]) for stage in model.stages)
     assert taps["logits"].shape == (BATCH, CLASSES)
     assert taps["logits"].dtype == jnp.float32
     assert equal(taps[model.stages[-1].name], taps["logits"])

@@ -18,10 +18,12 @@ import safetensors.numpy
 import torch
 import transformers
 
-from tlx.models import bert, foreign, forward, vit
+from tlx.models import Bert, Head, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
+from tlx.weights.formats import foreign, foreign_kinds
+from tlx.weights.formats.vit import VitFormat
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
@@ -65,6 +67,10 @@ CASES = {
     "distilbert-head": Case("DistilBertForSequenceClassification", DISTIL | {"activation": "relu"}),
     "electra": Case("ElectraModel", TEXT | {"embedding_size": 15, "hidden_act": "gelu_new"}),
     "electra-head": Case("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "bert-tokens": Case("BertForTokenClassification", TEXT),
+    "roberta-tokens": Case("RobertaForTokenClassification", TEXT | {"hidden_act": "relu"}),
+    "distilbert-tokens": Case("DistilBertForTokenClassification", DISTIL),
+    "electra-tokens": Case("ElectraForTokenClassification", TEXT | {"embedding_size": 9}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -74,6 +80,13 @@ CASES = {
     "dinov2-head": Case("Dinov2ForImageClassification", PLAIN | {"layerscale_value": 0.1, "hidden_act": "relu"}),
     "dinov2-gated": Case("Dinov2ForImageClassification", PLAIN | {"use_swiglu_ffn": True, "mlp_ratio": 3}),
 }
+
+
+def head_of(case: Case, outputs: int = CLASSES) -> Head | None:
+    """What our model of a class of `transformers` ends in."""
+    if case.model.endswith("ForTokenClassification"):
+        return PerToken(outputs)
+    return None if case.model.endswith("Model") else Pooled(outputs)
 
 
 def reference(case: Case) -> Any:
@@ -116,21 +129,23 @@ def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarr
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def ours(module: Any, config: Any, outputs: int | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def ours(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our leaves by path from tensors by foreign name; what stays unread must be allowed to."""
-    prefix = module.prefix(config) if outputs is not None else ""
-    named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, outputs)}
+    prefix = module.prefix(config) if head is not None else ""
+    named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, head)}
     for unread in tensors.keys() - named.keys():
-        assert any(re.fullmatch(pattern, unread) for pattern in module.UNUSED), unread
+        assert any(re.fullmatch(pattern, unread) for pattern in module.unused), unread
     return {name.ours: inward(name, tensors[key]) for key, name in named.items()}
 
 
 def cross_entropy(scores: jax.Array) -> jax.Array:
+    scores = scores.reshape(-1, scores.shape[-1])
     labels = jnp.arange(len(scores)) % scores.shape[-1]
     return -jnp.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=-1).mean()
 
 
 def torch_cross_entropy(scores: Any) -> Any:
+    scores = scores.reshape(-1, scores.shape[-1])
     return torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)) % scores.shape[-1])
 
 
@@ -156,14 +171,14 @@ def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np
 def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
     """The differences of both implementations on one model: values by tap, and `gradients` at its worst leaf."""
     headed = torch_model.base_model is not torch_model
-    outputs = CLASSES if headed else None
+    head = head_of(Case(type(torch_model).__name__, {}))
     parameters = dict(torch_model.named_parameters())
     tensors = stored(torch_model, {name: p.detach() for name, p in parameters.items()}, folder / "values")
     document = json.loads((folder / "values" / "config.json").read_text())
     module = foreign(document["model_type"])
     config = module.read(document)
-    model = module.build(config, outputs)
-    leaves = ours(module, config, outputs, tensors)
+    model = build(config, head)
+    leaves = ours(module, config, head, tensors)
     assert {path: leaf.shape for path, leaf in leaves.items()} == {
         path: param.shape for path, param in flatten(model.params).items()
     }
@@ -173,7 +188,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         wanted = {"hidden": result.last_hidden_state, "pooled": result.get("pooler_output")}
     else:
         # The last of these is the final hidden state of BERT, but stands before the final norm of a ViT.
-        last = {"hidden": result.hidden_states[-1]} if module is bert else {}
+        last = {"hidden": result.hidden_states[-1]} if isinstance(config, Bert) else {}
         wanted = last | {"logits": result.logits}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     scores = wanted.get("logits", wanted.get("pooled"))
@@ -192,7 +207,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
         found[name] = float((difference[real > 0] if name == "hidden" else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
-    theirs = ours(module, config, outputs, stored(torch_model, grads, folder / "gradients"))
+    theirs = ours(module, config, head, stored(torch_model, grads, folder / "gradients"))
     differences = gradient_differences(without_padding(config, flatten(gradient)), theirs)
     return found | {"gradients": max(differences.values())}
 
@@ -221,7 +236,7 @@ def test_minilm_agrees(tmp_path):
 @pytest.mark.parametrize("size", [(9, 9), (27, 27), (17, 26)])
 def test_positions_resize_as_in_transformers(name, size):
     model = reference(CASES[name])
-    config = vit.read(model.config.to_dict())
+    config = VitFormat().read(model.config.to_dict())
     positions = model.embeddings.position_embeddings
     tokens = torch.zeros(1, vit.extra(config) + (size[0] // 4) * (size[1] // 4), 15)
     wanted = model.embeddings.interpolate_pos_encoding(tokens, *size)[0].detach().numpy()
@@ -236,8 +251,8 @@ def test_a_config_reads_as_it_was_written(name):
     document = config_class(**case.fields).to_dict() | {"architectures": [case.model]}
     module = foreign(document["model_type"])
     config = module.read(document)
-    outputs = CLASSES if "-" in name else None
-    written = module.write(config, outputs, {})
+    assert module.head_in(document) == (None if head_of(case) is None else type(head_of(case)))
+    written = module.write(config, head_of(case), {})
     assert module.read(written) == config
     assert written["architectures"] == [case.model]
     # Every number that we write is one that transformers has, by the same name, and takes.
@@ -245,7 +260,7 @@ def test_a_config_reads_as_it_was_written(name):
     assert all(theirs[key] == value for key, value in written.items() if key != "classifier_dropout" or key in theirs)
 
 
-@pytest.mark.parametrize("kind", [*bert.FAMILIES, *vit.FAMILIES])
+@pytest.mark.parametrize("kind", foreign_kinds())
 def test_fields_left_out_mean_what_transformers_takes_them_for(kind):
     config_class = transformers.AutoConfig.for_model(kind).__class__
     assert foreign(kind).read({"model_type": kind}) == foreign(kind).read(config_class().to_dict())

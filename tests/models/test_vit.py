@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.models import Vit, forward, initialise, vit
+from tlx.models import Pooled, Vit, build, forward, initialise, vit
 from tlx.types import Context, Variables
+from tlx.weights.formats.vit import VitFormat
 
 IMAGE: dict[str, Any] = {"size": (9, 13), "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
 
@@ -19,7 +20,7 @@ def draw(*shape: int) -> np.ndarray:
 
 def made(config: Vit) -> tuple[Any, Variables, dict[str, np.ndarray]]:
     """A model with a head, its variables of a deviation at which every part counts, and a batch for it."""
-    model = vit.build(config, 3)
+    model = build(config, 3)
     return model, initialise(model, jax.random.key(0)), {"image": draw(8, 9, 13, 2)}
 
 
@@ -75,13 +76,22 @@ def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
         (lambda: Vit(size=8), "an image of size 8 holds no patch of side 16"),
         (lambda: Vit(distilled=True), "distilled belongs to the family 'deit', not 'vit'"),
         (
-            lambda: vit.write(Vit(layer_scale=0.1), 2, {}),
+            lambda: VitFormat().write(Vit(layer_scale=0.1), Pooled(2), {}),
             "a vit with layer_scale=0.1, gated=False has no Hugging Face form",
         ),
-        (lambda: vit.write(Vit(family="dinov2", layer_scale=1.0, mlp=5), 2, {}), "mlp 5 is no whole multiple of width"),
-        (lambda: vit.read({"model_type": "vit", "patch_size": [4, 8]}), "patches of 4x8; tlx knows square ones"),
-        (lambda: vit.read({"model_type": "vit", "pooler_act": "relu"}), "'relu' in the pooler; tlx knows 'tanh'"),
-        (lambda: vit.read({"model_type": "vit", "pooler_output_size": 4}), "4 outputs of the pooler"),
+        (
+            lambda: VitFormat().write(Vit(family="dinov2", layer_scale=1.0, mlp=5), Pooled(2), {}),
+            "mlp 5 is no whole multiple of width",
+        ),
+        (
+            lambda: VitFormat().read({"model_type": "vit", "patch_size": [4, 8]}),
+            "patches of 4x8; tlx knows square ones",
+        ),
+        (
+            lambda: VitFormat().read({"model_type": "vit", "pooler_act": "relu"}),
+            "'relu' in the pooler; tlx knows 'tanh'",
+        ),
+        (lambda: VitFormat().read({"model_type": "vit", "pooler_output_size": 4}), "4 outputs of the pooler"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(make, message):

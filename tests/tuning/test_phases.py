@@ -143,13 +143,13 @@ def test_embeddings_that_the_output_reads_learn_from_the_first():
     kernel = Param((4, 4), ("width", "width"), None)
     params = {"stem": {"words": {"embedding": words}}, "block": {"kernel": kernel}, "head": {"kernel": kernel}}
     stages = tuple(Stage(name, identity) for name in params)
-    tied = Model(stages, params, {}, outputs=11)
+    tied = Model(stages, params, {}, head=models.Pooled(11))
     assert shared_embeddings(tied) == ["stem/words/embedding"]
     first, last = tuning.Episodes(episodes=2).phases(tied)
     claimed = partition(params, first.rules)
     assert claimed == {"block/kernel": Learn(), "head/kernel": Learn(), "stem/words/embedding": Learn()}
     partition(params, last.rules)
-    assert shared_embeddings(tied._replace(outputs=3)) == shared_embeddings(tied._replace(outputs=None)) == []
+    assert shared_embeddings(tied._replace(head=models.Pooled(3))) == shared_embeddings(tied._replace(head=None)) == []
     untied = params | {"head": {"kernel": Param((4, 11), ("width", None), None)}}
     assert shared_embeddings(tied._replace(params=untied)) == []
     assert shared_embeddings(MODELS["bert"]) == []

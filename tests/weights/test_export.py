@@ -17,6 +17,8 @@ from tlx.weights import Manifest, Pretrained, export_pretrained, load_pretrained
 from tlx.weights.expected import expected
 from tlx.weights.export import check_export, note
 from tlx.weights.fitting import within
+from tlx.weights.formats import foreign_kinds
+from tlx.weights.formats.bert import BertFormat
 
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
@@ -86,7 +88,7 @@ def drawn(name, task, processor=None, seed=0) -> Pretrained:
     rng = np.random.default_rng(seed)
     tree = models.initialise(model, jax.random.key(0)).params
     params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), tree)
-    document = {"model_type": kind} if kind in models.FOREIGN else {}
+    document = {"model_type": kind} if kind in foreign_kinds() else {}
     return within(Pretrained(model, Variables(params, {}), processor, Manifest("random", document, ()), task))
 
 
@@ -260,14 +262,14 @@ def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(t
     """It named the bare backbone beside the tensors of the head."""
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
     model = models.build(config, 3)
-    document = models.bert.write(config, 3, {}) | {
+    document = BertFormat().write(config, models.Pooled(3), {}) | {
         "id2label": {"0": "low", "1": "middle", "2": "high"},
         "problem_type": "single_label_classification",
     }
     (tmp_path / "config.json").write_text(json.dumps(document))
     variables = models.initialise(model, jax.random.key(0))
     leaves = tlx.trees.flatten(variables.params)
-    names = models.bert.names(config, 3)
+    names = BertFormat().names(config, models.Pooled(3))
     save_file(
         {name.foreign: models.names.outward(name, np.asarray(leaves[name.ours])) for name in names},
         tmp_path / "model.safetensors",

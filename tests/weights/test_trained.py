@@ -136,7 +136,7 @@ def test_a_head_for_several_labels_answers_nothing(tmp_path):
 
 def test_what_an_export_leaves_out_is_said(tmp_path):
     save_pretrained(drawn("bert"), tmp_path / "model")
-    edit(tmp_path / "model", architectures=["BertForTokenClassification"])
+    edit(tmp_path / "model", architectures=["BertForMultipleChoice"])
     done = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "note: 2 tensors" in done.output and "classifier.bias, classifier.weight" in done.output

@@ -14,12 +14,13 @@ def models() -> None:
     from rich.table import Table
 
     from tlx.assets import ASSETS
-    from tlx.models import ARCHITECTURES
+    from tlx.models import architectures
+    from tlx.weights.formats import formats_of
     from tlx.weights.source import MODEL_ASSETS
 
     table = Table("architecture", "reads model_type", "about")
-    for kind, module in ARCHITECTURES.items():
-        reads = ", ".join(getattr(module, "FAMILIES", ())) or "-"
+    for kind in architectures():
+        reads = ", ".join(name for form in formats_of(kind) for name in form.families) or "-"
         table.add_row(kind.__name__, reads, (kind.__doc__ or "").split(". ")[0].split(".\n")[0].replace("\n", " "))
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(table)

@@ -1,88 +1,71 @@
-"""Architectures: one file each, a frozen dataclass of its numbers and a chain of stages.
+"""Architectures: one file each, a frozen dataclass of its numbers that builds a chain of stages.
 
-An architecture's file holds its dataclass and `build(config, outputs) -> Model`. One that has a foreign (Hugging Face)
-form also holds `read(document) -> config`, `write(config, outputs, document) -> document`, `prefix(config)`,
-`names(config, outputs)` and `UNUSED`: the patterns of foreign tensors that may stay unread.
+An architecture derives from `Architecture` (see there for one of your own). How other libraries name and store its
+parameters is in `tlx.weights.formats`.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import jax
 
 from tlx.models import bert, bridge, cnn, mlp, sizes, vit
+from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
-from tlx.models.chain import beside, features, forward, initialise, prefix_length, summary
+from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
+from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.vit import Vit
-from tlx.trees import Tree, near_miss, subtree
+from tlx.trees import Tree
 from tlx.types import Model
 
-ARCHITECTURES: dict[type, ModuleType] = {Bert: bert, Vit: vit, Cnn: cnn, Mlp: mlp, Linen: bridge, Nnx: bridge}
-FOREIGN: dict[str, ModuleType] = {kind: module for module in (bert, vit) for kind in module.FAMILIES}
-
 __all__ = [
-    "ARCHITECTURES", "FOREIGN", "Bert", "Cnn", "Linen", "Mlp", "Nnx", "Vit",
-    "architecture", "attention_scores", "attention_stages", "beside", "build", "check_tokens", "count",
-    "example_inputs", "features", "foreign", "forward", "image_shape", "initialise", "summary", "tap_shapes",
+    "Architecture",
+    "Bert",
+    "Cnn",
+    "Head",
+    "Linen",
+    "Mlp",
+    "Nnx",
+    "PerToken",
+    "Pooled",
+    "Vit",
+    "architectures",
+    "as_head",
+    "attention_scores",
+    "attention_stages",
+    "bert",
+    "beside",
+    "bridge",
+    "build",
+    "check_tokens",
+    "cnn",
+    "count",
+    "example_inputs",
+    "features",
+    "forward",
+    "image_shape",
+    "initialise",
+    "mlp",
+    "sizes",
+    "summary",
+    "tap_shapes",
     "text_room",
+    "vit",
 ]  # fmt: skip
 
 
-def architecture(config: Any) -> ModuleType:
-    """The file of the architecture that `config` belongs to; TypeError where it is none of ours."""
-    if type(config) not in ARCHITECTURES:
-        known = ", ".join(kind.__name__ for kind in ARCHITECTURES)
-        raise TypeError(f"{type(config).__name__} is not an architecture; known: {known}")
-    return ARCHITECTURES[type(config)]
-
-
-def build(config: Any, outputs: int | None = None) -> Model:
-    """The model of `config`; with `outputs`, its head of that width."""
-    return architecture(config).build(config, outputs)
-
-
-def foreign(kind: str) -> ModuleType:
-    """The file that reads checkpoints of the Hugging Face `model_type` `kind`; ValueError names the near misses."""
-    if kind not in FOREIGN:
-        raise ValueError(f"no architecture for model_type {kind!r}{near_miss(kind, FOREIGN)}")
-    return FOREIGN[kind]
-
-
-def count(config: Any, outputs: int | None = None) -> int:
-    """Count the parameters that the model of `config` has, without building it."""
-    file = architecture(config)
-    declare = getattr(file, "declare", None) or (lambda c, n: file.build(c, n).params)
-    return sizes.count(declare, config, outputs)
-
-
-def image_shape(config: Any) -> tuple[int, int, int] | None:
-    """(height, width, channels) of the images that a model reads; None where it reads something else."""
-    if isinstance(config, Vit):
-        return (*vit.sides(config), config.channels)
-    if isinstance(config, Cnn):
-        return config.size, config.size, config.channels
-    shape = config.inputs if isinstance(config, Mlp) else getattr(config, "shape", ())
-    if len(shape) != 3 or config.input != "image":
-        return None
-    height, width, channels = shape
-    return height, width, channels
-
-
-def example_inputs(config: Any, batch: int = 2, tokens: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of inputs that the model of `config` reads: what it is traced with where there are no data. A text has so
-    many `tokens`, or as many as there are positions for."""
-    if isinstance(config, Bert):
-        return {"input_ids": jax.ShapeDtypeStruct((batch, min(tokens, config.positions - 2)), "int32")}
-    if isinstance(config, Vit | Cnn):
-        return {"image": jax.ShapeDtypeStruct((batch, *(image_shape(config) or ())), "float32")}
-    shape = config.inputs if isinstance(config, Mlp) else config.shape
-    return {config.input: jax.ShapeDtypeStruct((batch, *shape), getattr(config, "dtype", "float32"))}
+def architectures() -> tuple[type[Architecture], ...]:
+    """Return the architectures that come with tlx: the classes that this package exports."""
+    named = (globals()[name] for name in __all__)
+    return tuple(
+        kind for kind in named if isinstance(kind, type) and issubclass(kind, Architecture) and kind is not Architecture
+    )
 
 
 def tap_shapes(model: Model, params: Tree | None = None, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -97,13 +80,13 @@ def tap_shapes(model: Model, params: Tree | None = None, inputs: Mapping[str, An
 def text_room(model: Model, params: Tree) -> int | None:
     """How many tokens of a text the model has positions for, beside those that a tuning puts before them; None where
     it reads no text."""
-    if not isinstance(model.config, Bert):
+    if (room := model.config.longest_text()) is None:
         return None
-    prompt = subtree(params, "stem/prompt").get("tokens", ())
-    return bert.room(model.config) - len(prompt) - prefix_length(model, params)
+    return int(room) - prompt_length(model, params) - prefix_length(model, params)
 
 
 def check_tokens(model: Model, params: Tree, tokens: int) -> None:
     """ValueError where a text of so many `tokens`, with what a tuning put before them, is too long for the model."""
     if (room := text_room(model, params)) is not None:
-        bert.check_length(model.config, tokens + bert.room(model.config) - room)
+        longest = model.config.longest_text()
+        check_length(longest, tokens + longest - room)

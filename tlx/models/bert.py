@@ -3,11 +3,13 @@
 Stages: `stem`, `blocks/00` ..., `pool` (where the family has one), `head`. Shapes: B batch, T tokens, W width.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tlx.layers import (
     ACTIVATIONS,
@@ -24,22 +26,26 @@ from tlx.layers import (
     layer_norm,
     normal,
 )
-from tlx.models.inputs import beside_ids, check_rows, placed, refuse_unread, token_ids
-from tlx.models.names import Name, dense_names, norm_names
-from tlx.models.sizes import check_ranges
+from tlx.models.base import Architecture
+from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.inputs import beside_ids, check_length, check_rows, placed, refuse_unread, token_ids
+from tlx.models.sizes import check_ranges, counted
 from tlx.trees import Tree, near_miss
-from tlx.types import Array, Carry, Context, Model, Stage
+from tlx.types import Array, Carry, Context, Field, Model, Stage
 
 POSITIVE = ("vocabulary", "width", "depth", "heads", "mlp", "positions", "embedding", "epsilon")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bert:
-    """A member of the family. `family` decides the names, the head and how positions are counted.
+class Bert(Architecture):
+    """A member of the BERT family. `family` decides the names, the head and how positions are counted.
 
     `pooling` "mean" puts a linear head on the mean over the tokens that are not padding, as sentence encoders are
     trained; "first" is the family's own head on the first token, which `transformers` opens.
     """
+
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.bert:BertFormat",)
 
     family: str = "bert"
     vocabulary: int = 30522
@@ -68,41 +74,49 @@ class Bert:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
+    def build(self, head: Head | None) -> Model:
+        """Return the chain of stages.
 
-FAMILIES = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-    "camembert": "roberta",
-    "distilbert": "distilbert",
-    "electra": "electra",
-}
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
-POOLING = "tlx_pooling"
+        Raises:
+            ValueError: A head of every token is asked for with pooling="mean", which is for a head of the whole text.
+        """
+        return chain(self, head)
+
+    def input_fields(self) -> Mapping[str, Field]:
+        return {"input_ids": Field((None,), "int32", self.pad)}
+
+    def count(self, head: Head | None) -> int:
+        return counted(declare, self, head)
+
+    def longest_text(self) -> int:
+        """Return how many tokens there are positions for: RoBERTa keeps the first rows for padding."""
+        return self.positions - unread(self)
+
+    def embedding_rows(self) -> Mapping[str, int]:
+        return {"input_ids": self.vocabulary, "token_type_ids": self.types}
+
+    def resized(self, size: int) -> Self:
+        return replace(self, positions=size)
+
+    def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
+        """Return the rows that tokens read resized linearly; None for other leaves than the positions."""
+        return resize_rows(array, size, unread(self)) if path.startswith("stem/positions") else None
+
+
 READS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, PROJECT, POOL, INNER, OUTER = 14, 15, 14, 14, 16, 18
-UNUSED = (
-    r".*position_ids",
-    r".*\.token_type_ids",
-    r"cls\..*",
-    r"lm_head\..*",
-    r"vocab_(transform|layer_norm|projector)\..*",
-    r"(generator|discriminator)_(predictions|lm_head)\..*",
-    r"qa_outputs\..*",
-    r"pooler\..*",
-    r"(pre_)?classifier\..*",
-)
 
 
-def pooled(config: Bert, outputs: int | None) -> bool:
-    """Whether the chain has a dense `pool` stage: BERT always, RoBERTa only without a head (as in `transformers`)."""
-    if config.pooling == "mean":
+def pooled(config: Bert, head: Head | None) -> bool:
+    """Whether the chain has a dense `pool` stage: as in `transformers`, BERT for the whole text, RoBERTa only without a
+    head."""
+    if config.pooling == "mean" or isinstance(head, PerToken):
         return False
-    return config.family == "bert" or (config.family == "roberta" and outputs is None)
+    return config.family == "bert" or (config.family == "roberta" and head is None)
 
 
-def declare(config: Bert, outputs: int | None) -> Tree:
+def declare(config: Bert, head: Head | None) -> Tree:
     """The tree of declared parameters."""
     init = normal(config.deviation)
     rows = config.embedding or config.width
@@ -124,17 +138,20 @@ def declare(config: Bert, outputs: int | None) -> Tree:
         },
     }
     params: Tree = {"stem": stem, "blocks": {f"{n:02d}": block for n in range(config.depth)}}
-    if pooled(config, outputs):
+    if pooled(config, head):
         params["pool"] = declare_dense(config.width, config.width, ("width", None), init)
-    if outputs is not None:
-        params["head"] = {"output": declare_dense(config.width, outputs, ("width", None), init)}
-        if config.family != "bert" and config.pooling == "first":
+    if head is not None:
+        params["head"] = {"output": declare_dense(config.width, head.outputs, ("width", None), init)}
+        if config.family != "bert" and config.pooling == "first" and not isinstance(head, PerToken):
             params["head"]["dense"] = declare_dense(config.width, config.width, ("width", None), init)
     return params
 
 
-def build(config: Bert, outputs: int | None = None) -> Model:
-    """The chain of stages; with `outputs` the head of a sequence classifier of that width."""
+def chain(config: Bert, head: Head | None) -> Model:
+    """The chain of stages, with the family's own sequence classifier or one linear layer over every token."""
+    every = isinstance(head, PerToken)
+    if every and config.pooling == "mean":
+        raise ValueError(f"pooling='mean' is for a head of the whole text, not for {head}: take pooling='first'")
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, READS)
@@ -149,7 +166,7 @@ def build(config: Bert, outputs: int | None = None) -> Model:
             raise ValueError("position_ids cannot be given to a model with a learned prompt or prefix; leave them out")
         if "prompt" in params:
             hidden, ids, mask, types = prompted(config, params["prompt"]["tokens"], hidden, ids, mask, types)
-        check_length(config, ids.shape[1] + context.prefix)
+        check_length(config.longest_text(), ids.shape[1] + context.prefix)
         places = positions(config, ids, context.prefix, "prompt" in params) if places is None else placed(places, ids)
         check_rows("position_ids", places, config.positions, "position embeddings")
         hidden += embed(params["positions"], places)
@@ -170,15 +187,16 @@ def build(config: Bert, outputs: int | None = None) -> Model:
             return carry | {"pooled": token_mean(carry["hidden"], carry["mask"])}, stats
         return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0], context, POOL))}, stats
 
-    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"logits": classify(config, params, carry, context).astype(jnp.float32)}, stats
+    def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        logits = label_tokens if every else classify
+        return carry | {"logits": logits(config, params, carry, context).astype(jnp.float32)}, stats
 
-    stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
-    if pooled(config, outputs) or config.pooling == "mean":
+    stages = [Stage("stem", stem, others=("mask",)), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
+    if pooled(config, head) or config.pooling == "mean":
         stages.append(Stage("pool", pool, "pooled", joins="after"))
-    if outputs is not None:
-        stages.append(Stage("head", head, "logits"))
-    return Model(tuple(stages), declare(config, outputs), {}, config, outputs)
+    if head is not None:
+        stages.append(Stage("head", classifier, "logits"))
+    return Model(tuple(stages), declare(config, head), {}, config, head)
 
 
 def positions(config: Bert, ids: Array, prefix: int = 0, prompt: bool = False) -> Array:
@@ -232,17 +250,6 @@ def prompted(
     return hidden, ids, mask, types
 
 
-def room(config: Bert) -> int:
-    """How many tokens there are positions for: RoBERTa keeps the first rows for padding."""
-    return config.positions - unread(config)
-
-
-def check_length(config: Bert, tokens: int) -> None:
-    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
-    if tokens > room(config):
-        raise ValueError(f"{tokens} tokens, and the model has positions for {room(config)}: lower Data(tokens=...)")
-
-
 def unread(config: Bert) -> int:
     """Return how many of the first position embeddings no token reads: RoBERTa counts from pad + 1."""
     return config.pad + 1 if config.family == "roberta" else 0
@@ -268,132 +275,19 @@ def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Arra
     return dense(params["output"], dropout(inner, config.head_dropout, context, 1), context, DOWN)
 
 
-FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp": "intermediate_size",
-    "positions": "max_position_embeddings",
-    "types": "type_vocab_size",
-    "activation": "hidden_act",
-    "epsilon": "layer_norm_eps",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "pad": "pad_token_id",
-    "deviation": "initializer_range",
-}
-DISTILBERT_FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "dim",
-    "depth": "n_layers",
-    "heads": "n_heads",
-    "mlp": "hidden_dim",
-    "positions": "max_position_embeddings",
-    "activation": "activation",
-    "dropout": "dropout",
-    "attention_dropout": "attention_dropout",
-    "head_dropout": "seq_classif_dropout",
-    "pad": "pad_token_id",
-    "deviation": "initializer_range",
-}
-# What `transformers` takes a field for that config.json leaves out, where that is not our own default.
-ASSUMED: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "roberta": {"vocabulary": 50265, "pad": 1},
-    "xlm-roberta": {"pad": 1},
-    "camembert": {"pad": 1},
-    "distilbert": {"depth": 6, "types": 0, "head_dropout": 0.2},
-    "electra": {"width": 256, "heads": 4, "mlp": 1024},
-}
+def label_tokens(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
+    """One linear layer over every token of the text, as in `BertForTokenClassification`: [B, T, outputs]."""
+    # DistilBERT has no rate of its own for this head.
+    rate = config.dropout if config.family == "distilbert" else config.head_dropout
+    return dense(params["output"], dropout(carry["hidden"][:, context.prompt :], rate, context, 0), context, DOWN)
 
 
-def read(document: dict[str, Any]) -> Bert:
-    """A `Bert` from a Hugging Face `config.json`; ValueError for what this form does not cover."""
-    kind = document["model_type"]
-    family = FAMILIES[kind]
-    if (how := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
-        raise ValueError(f"config.json asks for {how!r} position embeddings; tlx knows 'absolute' ones")
-    if document.get("is_decoder"):
-        raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
-    fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
-    given = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
-    values = ASSUMED[kind] | given
-    if family != "distilbert":
-        head = document.get("classifier_dropout")
-        values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
-    if family == "electra":
-        values["embedding"] = document.get("embedding_size", 128)
-    return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
-
-
-def write(config: Bert, outputs: int | None, document: dict[str, Any]) -> dict[str, Any]:
-    """A Hugging Face `config.json` for `config`, over what an earlier `document` says.
-
-    A head on the mean has no class there: the backbone is named, for `AutoModel` to open, and `tlx_pooling` beside it.
-    """
-    fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
-    values = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
-    kind = document.get("model_type", config.family)
-    stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
-    bare = outputs is None or config.pooling == "mean"
-    architecture = f"{stem}Model" if bare else f"{stem}ForSequenceClassification"
-    if config.family == "electra":
-        values["embedding_size"] = config.embedding or config.width
-    if config.family != "distilbert":
-        values["classifier_dropout"] = config.head_dropout
-    if config.pooling == "mean":
-        values[POOLING] = config.pooling
-    return document | values | {"model_type": kind, "architectures": [architecture]}
-
-
-def prefix(config: Bert) -> str:
-    """What the backbone's tensors are prefixed with in a checkpoint that has a head."""
-    return f"{config.family}."
-
-
-def names(config: Bert, outputs: int | None) -> Iterator[Name]:
-    """Every parameter's foreign name."""
-    yield Name("stem/words/embedding", "embeddings.word_embeddings.weight")
-    yield Name("stem/positions/embedding", "embeddings.position_embeddings.weight")
-    if config.types:
-        yield Name("stem/types/embedding", "embeddings.token_type_embeddings.weight")
-    yield from norm_names("stem/norm", "embeddings.LayerNorm")
-    if (config.embedding or config.width) != config.width:
-        yield from dense_names("stem/project", "embeddings_project")
-    for n in range(config.depth):
-        yield from block_names(config, f"blocks/{n:02d}", n)
-    if pooled(config, outputs):
-        yield from dense_names("pool", "pooler.dense")
-    if outputs is None:
-        return
-    inner, output = {
-        "bert": ("", "classifier"),
-        "distilbert": ("pre_classifier", "classifier"),
-        "roberta": ("classifier.dense", "classifier.out_proj"),
-        "electra": ("classifier.dense", "classifier.out_proj"),
-    }[config.family]
-    if inner and config.pooling == "first":
-        yield from dense_names("head/dense", inner, head=True)
-    yield from dense_names("head/output", output, head=True)
-
-
-def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
-    if config.family == "distilbert":
-        foreign = f"transformer.layer.{n}"
-        own = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
-        rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
-    else:
-        foreign = f"encoder.layer.{n}"
-        own = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
-        rest = (
-            "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
-            "output.LayerNorm",
-        )  # fmt: skip
-    for name, theirs in own.items():
-        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
-    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
-    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
-    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
-    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{rest[3]}")
-    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{rest[4]}")
+def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
+    """Resize the rows of `array` [P, W] to `size` of them, linearly: [`size`, W]. The first `unread` ones stay as they
+    are. Raises ValueError where `size` leaves no row that is read."""
+    if size <= unread:
+        raise ValueError(
+            f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
+        )
+    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
+    return np.concatenate([array[:unread], np.asarray(rest)])

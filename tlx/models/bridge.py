@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from tlx.layers import example
+from tlx.models.base import Architecture
+from tlx.models.heads import Head
 from tlx.trees import Tree, flatten, map_named, nest
-from tlx.types import Array, Carry, Context, Key, Model, Param, Stage
+from tlx.types import Array, Carry, Context, Field, Key, Model, Param, Stage
 
 Leaves = dict[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linen:
+class Linen(Architecture):
     """A `flax.linen.Module`; `shape` is that of one example's `input`, without the batch."""
 
     module: Any
@@ -31,9 +33,17 @@ class Linen:
     input: str = "image"
     dtype: str = "float32"
 
+    def build(self, head: Head | None) -> Model:
+        """Return the one-stage model; ValueError where the module's last axis is not that of the head, or it keeps
+        other state than parameters and batch statistics."""
+        return bridged(self, head, *from_linen(self))
+
+    def input_fields(self) -> Mapping[str, Field]:
+        return {self.input: Field(self.shape, self.dtype)}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Nnx:
+class Nnx(Architecture):
     """A function of `nnx.Rngs` that makes an `nnx.Module`; `shape` is that of one example's `input`."""
 
     make: Callable[[Any], Any]
@@ -41,10 +51,16 @@ class Nnx:
     input: str = "image"
     dtype: str = "float32"
 
+    def build(self, head: Head | None) -> Model:
+        """As `Linen.build`."""
+        return bridged(self, head, *from_nnx(self))
 
-def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
-    """The one-stage model; ValueError where the module's last axis is not `outputs`, or it keeps other state."""
-    fresh, run = from_linen(config) if isinstance(config, Linen) else from_nnx(config)
+    def input_fields(self) -> Mapping[str, Field]:
+        return {self.input: Field(self.shape, self.dtype)}
+
+
+def bridged(config: Linen | Nnx, head: Head | None, fresh: Callable[..., Any], run: Callable[..., Any]) -> Model:
+    """The one-stage model of a module, from two functions as `from_linen` returns them."""
     dummy = jax.ShapeDtypeStruct((2, *config.shape), config.dtype)
     params, stats = jax.eval_shape(fresh, jax.random.key(0))
 
@@ -58,10 +74,13 @@ def build(config: Linen | Nnx, outputs: int | None = None) -> Model:
     still = Context()
     given, _ = jax.eval_shape(lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, still), params, stats, dummy)
     shape = given["logits"].shape
-    if outputs is not None and shape != (2, outputs):
-        raise ValueError(f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {outputs})")
+    if head is not None and shape != (2, head.outputs):
+        raise ValueError(
+            f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {head.outputs})"
+        )
+    others = tuple(sorted(given.keys() - {"logits", config.input}))
     declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
-    return Model((Stage("module", apply, "logits"),), *declared, config, outputs, inserts=False)
+    return Model((Stage("module", apply, "logits", others=others),), *declared, config, head, inserts=False)
 
 
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:

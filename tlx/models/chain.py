@@ -13,6 +13,9 @@ from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Array, Context, Key, Model, Variables
 
+# The outputs that every stage may write without saying so.
+CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
+
 
 def initialise(model: Model, key: Key) -> Variables:
     """Fresh variables. A leaf's value depends on `key` and its own path alone: adding a leaf changes no other."""
@@ -52,8 +55,9 @@ def forward(
     """Runs the chain: `(taps, stats)`.
 
     `inputs` is a dict in fixed names: `input_ids`, `attention_mask`, `token_type_ids`, `position_ids` [batch, tokens];
-    `image` [batch, height, width, channels]. `taps` holds one entry a stage under its name, and what exists of
-    `hidden` (the last hidden state), `pooled`, `logits` (float32), and `carry`, from which a later `start` goes on.
+    `image` [batch, height, width, channels]. `taps` holds every named output of every stage: under the stage's name its
+    main one, under `stage/output` each, and under an output's own name the last one that was written: `hidden` (the
+    last hidden state), `pooled`, `logits` (float32). `carry` is what a later `start` goes on from.
     `stats` are the running statistics after the pass.
 
     `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
@@ -68,7 +72,7 @@ def forward(
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
     side, neck = (subtree(variables.params, f"{model.stages[-1].name}/{name}") for name in ("side", "neck"))
-    prefix = prefix_length(model, variables.params)
+    before_text = prefix_length(model, variables.params), prompt_length(model, variables.params)
     carry: dict[str, Any] = dict(inputs)
     taps: dict[str, Any] = {}
     moved: dict[str, Tree] = {}
@@ -77,7 +81,7 @@ def forward(
             carry = jax.lax.optimization_barrier(carry)
         training = train and stage.name not in still
         noise = jax.random.fold_in(key, index) if training and key is not None else None
-        context = Context(noise, training, dtype, offset, axis, prefix)
+        context = Context(noise, training, dtype, offset, axis, *before_text)
         before = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})
         if neck and index == len(model.stages) - 1:
@@ -87,12 +91,19 @@ def forward(
         if side:
             carry = beside(side, stage, carry, rows)
         taps[stage.name] = carry[stage.output]
+        taps |= {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
         if before:
             moved[stage.name] = after
     stats = updated(variables.stats, moved)
-    taps |= {name: carry[name] for name in ("hidden", "pooled", "logits") if name in carry}
+    named = {name for stage in model.stages for name in (stage.output, *stage.others)}
+    taps |= {name: carry[name] for name in sorted(named | CUSTOMARY) if name in carry}
     taps["carry"] = carry
     return taps, stats
+
+
+def prompt_length(model: Model, params: Tree) -> int:
+    """How many learned tokens a tuning put before those of the text, 0 for none."""
+    return len(subtree(params, f"{model.stages[0].name}/prompt").get("tokens", ()))
 
 
 def prefix_length(model: Model, params: Tree) -> int:

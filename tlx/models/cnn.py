@@ -4,6 +4,7 @@ Stages: `stem`, `blocks/00` ... (each convolution, norm, relu and a halving), `p
 Shapes: B batch, I height, J width, C channels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,14 +25,18 @@ from tlx.layers import (
     he,
     max_pool,
 )
+from tlx.models.base import Architecture
+from tlx.models.heads import Head
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree
-from tlx.types import Array, Carry, Context, Model, Stage
+from tlx.types import Array, Carry, Context, Field, Model, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cnn:
-    """`widths` are the channels after each halving; `dense` is the width of the hidden layer over the flattened
+class Cnn(Architecture):
+    """A small convolutional network.
+
+    `widths` are the channels after each halving; `dense` is the width of the hidden layer over the flattened
     image, None for the average over places instead; `dropout` is that of the pooled features."""
 
     size: int = 28
@@ -48,9 +53,16 @@ class Cnn:
         if self.size < 2 ** len(self.widths):
             raise ValueError(f"size {self.size} cannot be halved {len(self.widths)} times, once for each of widths")
 
+    def build(self, head: Head | None) -> Model:
+        """Return the chain of stages, with a linear head."""
+        return chain(self, head)
 
-def build(config: Cnn, outputs: int | None = None) -> Model:
-    """The chain of stages; with `outputs` a linear head of that width."""
+    def input_fields(self) -> Mapping[str, Field]:
+        return {"image": Field((self.size, self.size, self.channels), "float32")}
+
+
+def chain(config: Cnn, head: Head | None) -> Model:
+    """The chain of stages, with a linear head."""
 
     def layer(params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
         normed, norm = batch_norm(params["norm"], stats["norm"], conv(params, x), context, momentum=config.momentum)
@@ -71,7 +83,7 @@ def build(config: Cnn, outputs: int | None = None) -> Model:
             pooled = ACTIVATIONS["relu"](dense(params, x.reshape(len(x), -1), context, 1))
         return carry | {"pooled": dropout(pooled, config.dropout, context, 0)}, stats
 
-    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+    def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     # A bias before batch norm would be subtracted again.
@@ -86,10 +98,10 @@ def build(config: Cnn, outputs: int | None = None) -> Model:
         width = config.dense
     stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(len(layers) - 1))]
     stages.append(Stage("pool", pool, "pooled"))
-    if outputs is not None:
-        params["head"] = declare_dense(width, outputs, ("width", None))
-        stages.append(Stage("head", head, "logits"))
-    return Model(tuple(stages), params, stats, config, outputs)
+    if head is not None:
+        params["head"] = declare_dense(width, head.outputs, ("width", None))
+        stages.append(Stage("head", classifier, "logits"))
+    return Model(tuple(stages), params, stats, config, head)
 
 
 def staged(layers: list[Tree]) -> Tree:

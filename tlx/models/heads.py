@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Head:
     """The end of a model: `outputs` numbers for each example, or for each part of an example that a subclass names.
 
-    A head of your own is a subclass that an architecture of your own lists in its `heads`.
+    A head of your own is a subclass that an architecture of your own lists in its `supported_heads`.
     """
 
     outputs: int

@@ -65,6 +65,12 @@ def placed(places: Any, ids: Array) -> Array:
     return array
 
 
+def check_length(room: int, tokens: int) -> None:
+    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
+    if tokens > room:
+        raise ValueError(f"{tokens} tokens, and the model has positions for {room}: lower Data(tokens=...)")
+
+
 def check_rows(name: str, indices: Any, rows: int, what: str) -> None:
     """Raise ValueError where `indices` go beyond the `rows` of an embedding; do nothing inside a compiled function."""
     if isinstance(indices, jax.core.Tracer):

@@ -8,18 +8,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tlx.layers import dense, layer_norm
-from tlx.models.bert import Bert
-from tlx.models.vit import Vit
+from tlx.layers import dense
 from tlx.trees import Tree, subtree
 from tlx.types import Array, Model
 
 
 def attention_stages(model: Model) -> list[str]:
     """The stages that attend: none in a model that is no transformer."""
-    if not isinstance(model.config, Bert | Vit):
-        return []
-    return [stage.name for stage in model.stages if stage.name.startswith("blocks/")]
+    return [stage.name for stage in model.stages if "query" in subtree(model.params, f"{stage.name}/attention")]
 
 
 def attention_scores(model: Model, params: Tree, taps: Mapping[str, Any], stage: str) -> Array:
@@ -28,9 +24,8 @@ def attention_scores(model: Model, params: Tree, taps: Mapping[str, Any], stage:
     The two products are done again, for a pass keeps hidden states alone. A learned prefix is left out.
     """
     names = [own.name for own in model.stages]
-    x, own = taps[names[names.index(stage) - 1]], subtree(params, stage)["attention"]
-    if isinstance(model.config, Vit):
-        x = layer_norm(own["norm"], x, model.config.epsilon)
+    own = subtree(params, stage)["attention"]
+    x = model.config.attention_input(own, taps[names[names.index(stage) - 1]])
     batch, tokens, width = x.shape
     heads = model.config.heads
 

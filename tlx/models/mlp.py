@@ -1,20 +1,26 @@
 """A multilayer perceptron over images or features. Stages: `stem` (the first layer), `blocks/00` ..., `head`."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import jax.numpy as jnp
 
 from tlx.layers import ACTIVATIONS, as_dtype, declare_dense, dense, dropout, example, he
+from tlx.models.base import Architecture
+from tlx.models.heads import Head
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
-from tlx.types import Array, Carry, Context, Model, Stage
+from tlx.types import Array, Carry, Context, Field, Model, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mlp:
-    """`inputs` is the shape of one example's `input`, which is flattened; `widths` has one hidden layer each."""
+class Mlp(Architecture):
+    """A multilayer perceptron.
+
+    `inputs` is the shape of one example's `input`, which is flattened; `widths` has one hidden layer each.
+    """
 
     inputs: tuple[int, ...] = (28, 28, 1)
     widths: tuple[int, ...] = (256, 256)
@@ -29,9 +35,16 @@ class Mlp:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
+    def build(self, head: Head | None) -> Model:
+        """Return the chain of stages, with a linear head."""
+        return chain(self, head)
 
-def build(config: Mlp, outputs: int | None = None) -> Model:
-    """The chain of stages; with `outputs` a linear head of that width."""
+    def input_fields(self) -> Mapping[str, Field]:
+        return {self.input: Field(self.inputs, "float32")}
+
+
+def chain(config: Mlp, head: Head | None) -> Model:
+    """The chain of stages, with a linear head."""
 
     def layer(params: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
         hidden = ACTIVATIONS[config.activation](dense(params, x, context, 1))
@@ -45,14 +58,17 @@ def build(config: Mlp, outputs: int | None = None) -> Model:
     def block(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return layer(params, carry["hidden"], context)
 
-    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+    def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     fans = (math.prod(config.inputs), *config.widths)
     first, *rest = (declare_dense(a, b, ("width", "mlp"), he) for a, b in pairwise(fans))
     params: Tree = {"stem": first} | ({"blocks": {f"{n:02d}": layer for n, layer in enumerate(rest)}} if rest else {})
-    stages = [Stage("stem", stem), *(Stage(f"blocks/{n:02d}", block) for n in range(len(rest)))]
-    if outputs is not None:
-        params["head"] = declare_dense(config.widths[-1], outputs, ("width", None))
-        stages.append(Stage("head", head, "logits"))
-    return Model(tuple(stages), params, {}, config, outputs)
+    stages = [
+        Stage("stem", stem, others=("pooled",)),
+        *(Stage(f"blocks/{n:02d}", block, others=("pooled",)) for n in range(len(rest))),
+    ]
+    if head is not None:
+        params["head"] = declare_dense(config.widths[-1], head.outputs, ("width", None))
+        stages.append(Stage("head", classifier, "logits"))
+    return Model(tuple(stages), params, {}, config, head)

@@ -35,16 +35,15 @@ def check_ranges(config: Any, positive: tuple[str, ...] = (), shares: tuple[str,
             raise ValueError(f"{type(config).__name__} has {name}={value!r}; expected a number from 0 to 1")
 
 
-def count(declare: Callable[[Any, int | None], Any], config: Any, outputs: int | None) -> int:
-    """Count the parameters that an architecture declares, without a tree of all of its layers.
+def counted(declare: Callable[[Any, Any], Any], config: Any, head: Any) -> int:
+    """Count the parameters that `declare(config, head)` declares, without a tree of all of its layers.
 
-    Layers are alike, so two of them say what `depth` of them hold.
+    The `depth` layers are alike, so two of them say what all hold.
     """
-    depth = getattr(config, "depth", None)
-    if depth is None or depth <= 2:
-        return total(declare(config, outputs))
-    one, two = (total(declare(records.replace(config, depth=n), outputs)) for n in (1, 2))
-    return one + (depth - 1) * (two - one)
+    if config.depth <= 2:
+        return total(declare(config, head))
+    first, both = (total(declare(records.replace(config, depth=n), head)) for n in (1, 2))
+    return first + (config.depth - 1) * (both - first)
 
 
 def total(tree: Any) -> int:

@@ -4,9 +4,9 @@ Stages: `stem`, `blocks/00` ..., `norm`, `pool` (where the family has one), `hea
 I height, J width of an image, C channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,28 +29,22 @@ from tlx.layers import (
     stochastic_depth,
     zeros,
 )
+from tlx.models.base import Architecture
+from tlx.models.heads import Head
 from tlx.models.inputs import refuse_unread
-from tlx.models.names import Name, dense_names, norm_names
-from tlx.models.sizes import check_ranges
+from tlx.models.sizes import check_ranges, counted
 from tlx.trees import Tree, near_miss
-from tlx.types import Array, Carry, Context, Model, Param, Stage
+from tlx.types import Array, Carry, Context, Field, Model, Param, Stage
 
 # The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, INNER, OUTER = 14, 15, 16, 18
-FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
-CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+FAMILIES = ("vit", "deit", "dinov2")
 POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsilon")
-UNUSED = (
-    r".*\.mask_token",
-    r"decoder\..*",
-    r"pooler\..*",
-    r"((cls|distillation)_)?classifier\..*",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vit:
-    """A member of the family. `family` decides the names, the extra tokens, the pooler and the head.
+class Vit(Architecture):
+    """A member of the ViT family. `family` decides the names, the extra tokens, the pooler and the head.
 
     `size` is the image's side, or (height, width), of which whole patches are read. `distilled` gives a DeiT with a
     head two classifiers, over the class and the distillation token, whose logits are averaged
@@ -59,6 +53,8 @@ class Vit:
     `gated` makes the feed-forward layer SwiGLU with `mlp` units. `layer_scale` is the initial scale of the residual
     branches, None for none. `stochastic_depth` is the last block's rate, which falls linearly to 0 in the first.
     """
+
+    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.vit:VitFormat",)
 
     family: str = "vit"
     size: int | tuple[int, int] = 224
@@ -82,8 +78,8 @@ class Vit:
 
     def __post_init__(self) -> None:
         check_ranges(self, POSITIVE, ("dropout", "attention_dropout", "stochastic_depth"))
-        if self.family not in CLASSES:
-            raise ValueError(f"no family {self.family!r}{near_miss(self.family, CLASSES)}")
+        if self.family not in FAMILIES:
+            raise ValueError(f"no family {self.family!r}{near_miss(self.family, FAMILIES)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.activation not in ACTIVATIONS:
@@ -92,6 +88,26 @@ class Vit:
             raise ValueError(f"an image of size {self.size} holds no patch of side {self.patch}")
         if self.distilled and self.family != "deit":
             raise ValueError(f"distilled belongs to the family 'deit', not {self.family!r}")
+
+    def build(self, head: Head | None) -> Model:
+        """Return the chain of stages, with the family's own image classifier as the head."""
+        return chain(self, head)
+
+    def input_fields(self) -> Mapping[str, Field]:
+        return {"image": Field((*sides(self), self.channels), "float32")}
+
+    def count(self, head: Head | None) -> int:
+        return counted(declare, self, head)
+
+    def resized(self, size: int) -> Self:
+        return replace(self, size=size)
+
+    def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
+        """Return the grid of positions resized bicubically; None for other leaves than the positions."""
+        return resize_positions(self, array, size) if path.startswith("stem/positions") else None
+
+    def attention_input(self, params: Tree, x: Array) -> Array:
+        return layer_norm(params["norm"], x, self.epsilon)
 
 
 def sides(config: Vit) -> tuple[int, int]:
@@ -110,12 +126,12 @@ def extra(config: Vit) -> int:
     return 2 if config.family == "deit" else 1
 
 
-def pooled(config: Vit, outputs: int | None) -> bool:
+def pooled(config: Vit, head: Head | None) -> bool:
     """Whether the chain has a `pool` stage: as in `transformers`, only without a head, and never in DINOv2."""
-    return config.pooler and outputs is None and config.family != "dinov2"
+    return config.pooler and head is None and config.family != "dinov2"
 
 
-def declare(config: Vit, outputs: int | None) -> Tree:
+def declare(config: Vit, head: Head | None) -> Tree:
     """The tree of declared parameters."""
     init, width = normal(config.deviation), config.width
     rows, columns = grid(config)
@@ -143,17 +159,17 @@ def declare(config: Vit, outputs: int | None) -> Tree:
             branch["scale"] = Param((width,), ("width",), constant(config.layer_scale))
     params: Tree = {"stem": stem, "blocks": {f"{n:02d}": block for n in range(config.depth)}}
     params["norm"] = declare_norm(width)
-    if pooled(config, outputs):
+    if pooled(config, head):
         params["pool"] = declare_dense(width, width, ("width", None), init)
-    if outputs is not None:
+    if head is not None:
         features = 2 * width if config.family == "dinov2" else width
         heads = ("output", "distillation") if config.distilled else ("output",)
-        params["head"] = {name: declare_dense(features, outputs, ("width", None), init) for name in heads}
+        params["head"] = {name: declare_dense(features, head.outputs, ("width", None), init) for name in heads}
     return params
 
 
-def build(config: Vit, outputs: int | None = None) -> Model:
-    """The chain of stages; with `outputs` the head of an image classifier of that width."""
+def chain(config: Vit, head: Head | None) -> Model:
+    """The chain of stages, with the family's own image classifier."""
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
@@ -184,18 +200,18 @@ def build(config: Vit, outputs: int | None = None) -> Model:
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"pooled": jnp.tanh(dense(params, carry["pooled"], context, UP))}, stats
 
-    def head(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+    def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": classify(config, params, carry["hidden"], context).astype(jnp.float32)}, stats
 
     rates = np.linspace(0.0, config.stochastic_depth, config.depth)
     stages = [Stage("stem", stem)]
     stages += [Stage(f"blocks/{n:02d}", block(float(rate))) for n, rate in enumerate(rates)]
-    stages.append(Stage("norm", norm, joins="before"))
-    if pooled(config, outputs):
+    stages.append(Stage("norm", norm, joins="before", others=("pooled",)))
+    if pooled(config, head):
         stages.append(Stage("pool", pool, "pooled", joins="after"))
-    if outputs is not None:
-        stages.append(Stage("head", head, "logits"))
-    return Model(tuple(stages), declare(config, outputs), {}, config, outputs)
+    if head is not None:
+        stages.append(Stage("head", classifier, "logits"))
+    return Model(tuple(stages), declare(config, head), {}, config, head)
 
 
 def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -> Array:
@@ -256,140 +272,3 @@ def bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
         near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
         matrix[np.arange(new), np.clip(left + step, 0, old - 1)] += np.where(x <= 1, near, far)
     return matrix
-
-
-FIELDS = {
-    "channels": "num_channels",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp": "intermediate_size",
-    "activation": "hidden_act",
-    "qkv_bias": "qkv_bias",
-    "epsilon": "layer_norm_eps",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "deviation": "initializer_range",
-}
-DINOV2_FIELDS = {ours: theirs for ours, theirs in FIELDS.items() if ours != "mlp"} | {
-    "gated": "use_swiglu_ffn",
-    "layer_scale": "layerscale_value",
-    "stochastic_depth": "drop_path_rate",
-}
-
-
-def units(width: int, ratio: float, gated: bool) -> int:
-    """The feed-forward width that DINOv2 derives from `mlp_ratio`; gated, two thirds of it in whole eights."""
-    return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8 if gated else int(width * ratio)
-
-
-def read(document: dict[str, Any]) -> Vit:
-    """A `Vit` from a Hugging Face `config.json`; ValueError for what this form does not cover."""
-    family = FAMILIES[document["model_type"]]
-    fields = DINOV2_FIELDS if family == "dinov2" else FIELDS
-    values = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
-    size, patch = document.get("image_size", 224), document.get("patch_size", 14 if family == "dinov2" else 16)
-    height, width = (size, size) if isinstance(size, int) else size
-    rows, columns = (patch, patch) if isinstance(patch, int) else patch
-    if rows != columns:
-        raise ValueError(f"config.json asks for patches of {rows}x{columns}; tlx knows square ones")
-    values |= {"size": height if height == width else (height, width), "patch": rows}
-    if family == "dinov2":
-        values = {"epsilon": 1e-6, "layer_scale": 1.0} | values
-        ratio, gated = document.get("mlp_ratio", 4), values.get("gated", False)
-        return Vit(family=family, mlp=units(values.get("width", Vit.width), ratio, gated), **values)
-    if (act := document.get("pooler_act", "tanh")) != "tanh":
-        raise ValueError(f"config.json asks for {act!r} in the pooler; tlx knows 'tanh'")
-    if (own := document.get("pooler_output_size")) not in (None, values.get("width", Vit.width)):
-        raise ValueError(f"config.json asks for {own} outputs of the pooler; tlx knows as many as hidden_size")
-    architectures = document.get("architectures") or [f"{CLASSES[family]}Model"]
-    # A checkpoint saved with a head holds no pooler, and config.json says so by the class alone.
-    pooler = any(name.endswith("Model") for name in architectures)
-    distilled = any(name.endswith("WithTeacher") for name in architectures)
-    return Vit(family=family, pooler=pooler, distilled=distilled, **values)
-
-
-def write(config: Vit, outputs: int | None, document: dict[str, Any]) -> dict[str, Any]:
-    """A Hugging Face `config.json` for `config`, over what an earlier `document` says.
-
-    Raises ValueError for what has no foreign form: layer scale and gates belong to DINOv2 alone, which has no rest.
-    """
-    dino = config.family == "dinov2"
-    if (config.layer_scale is not None) != dino or (config.gated and not dino):
-        raise ValueError(
-            f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face form"
-        )
-    values = {theirs: getattr(config, ours) for ours, theirs in (DINOV2_FIELDS if dino else FIELDS).items()}
-    values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
-    if dino:
-        ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
-        if not ratios:
-            raise ValueError(
-                f"mlp {config.mlp} is no whole multiple of width {config.width}, as a DINOv2's config.json needs"
-            )
-        values |= {"mlp_ratio": ratios[0], "use_mask_token": False}
-    end = "Model" if outputs is None else "ForImageClassification" + ("WithTeacher" if config.distilled else "")
-    architectures = [CLASSES[config.family] + end]
-    return document | values | {"patch_size": config.patch, "model_type": config.family, "architectures": architectures}
-
-
-def prefix(config: Vit) -> str:
-    """What the backbone's tensors are prefixed with in a checkpoint that has a head."""
-    return f"{config.family}."
-
-
-def names(config: Vit, outputs: int | None) -> Iterator[Name]:
-    """Every parameter's foreign name."""
-    yield Name("stem/patch/kernel", "embeddings.patch_embeddings.projection.weight", "convolution")
-    yield Name("stem/patch/bias", "embeddings.patch_embeddings.projection.bias")
-    yield Name("stem/class", "embeddings.cls_token", squeeze=2)
-    yield Name("stem/positions", "embeddings.position_embeddings", squeeze=1)
-    if config.family == "deit":
-        yield Name("stem/distillation", "embeddings.distillation_token", squeeze=2)
-    for n in range(config.depth):
-        yield from block_names(config, f"blocks/{n:02d}", f"encoder.layer.{n}")
-    yield from norm_names("norm", "layernorm")
-    if pooled(config, outputs):
-        yield from dense_names("pool", "pooler.dense")
-    if outputs is None:
-        return
-    yield from dense_names("head/output", "cls_classifier" if config.distilled else "classifier", head=True)
-    if config.distilled:
-        yield from dense_names("head/distillation", "distillation_classifier", head=True)
-
-
-def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
-    for name in ("query", "key", "value"):
-        own = f"{foreign}.attention.attention.{name}"
-        yield from dense_names(f"{ours}/attention/{name}", own, bias=config.qkv_bias)
-    yield from dense_names(f"{ours}/attention/output", f"{foreign}.attention.output.dense")
-    if config.family == "dinov2":
-        mlp = ("mlp.weights_in", "mlp.weights_out") if config.gated else ("mlp.fc1", "mlp.fc2")
-        norms = ("norm1", "norm2")
-    else:
-        mlp, norms = ("intermediate.dense", "output.dense"), ("layernorm_before", "layernorm_after")
-    for branch, norm in zip(("attention", "mlp"), norms, strict=True):
-        yield from norm_names(f"{ours}/{branch}/norm", f"{foreign}.{norm}")
-    for layer, theirs in zip(("up", "down"), mlp, strict=True):
-        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{theirs}")
-    if config.layer_scale is not None:
-        yield Name(f"{ours}/attention/scale", f"{foreign}.layer_scale1.lambda1")
-        yield Name(f"{ours}/mlp/scale", f"{foreign}.layer_scale2.lambda1")
-
-
-IN_MEMORY = {f"attention.attention.{name}": f"attention.{name[0]}_proj" for name in ("query", "key", "value")} | {
-    "attention.output.dense": "attention.o_proj",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "mlp.weights_out": "mlp.down_proj",
-}
-
-
-def in_memory(config: Vit, module: str) -> str | None:
-    """What `transformers` calls a `module` of a file once it is in memory, as peft sees it; None where it splits it."""
-    place, dot, block = module.partition("encoder.layer.")
-    if not dot:
-        return module
-    number, _, name = block.partition(".")
-    stem = "encoder.layer" if config.family == "dinov2" else "layers"
-    return None if name == "mlp.weights_in" else f"{place}{stem}.{number}.{IN_MEMORY.get(name, name)}"

@@ -22,7 +22,17 @@ from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.fitting import within
-from tlx.weights.form import OWN, STATS, Pretrained, fingerprint, foreign_kind, head_paths, inserted, prefixed_stats
+from tlx.weights.form import (
+    OWN,
+    STATS,
+    Pretrained,
+    fingerprint,
+    foreign_kind,
+    format_of,
+    head_paths,
+    inserted,
+    prefixed_stats,
+)
 from tlx.weights.heads import check_known, class_axis, in_order, orders, permuted
 from tlx.weights.peft import layout, write
 from tlx.weights.peft_config import BASE, CLASSES, TLX, read_config
@@ -71,9 +81,10 @@ def save_adapter(
     kind, written = foreign_kind(pretrained), None
     mapping: dict[str, Any] = {}
     if kind != OWN:
-        config, outputs = pretrained.model.config, pretrained.model.outputs
-        form = layout(kind, config, outputs)
-        document = models.foreign(kind).write(config, outputs, {"model_type": kind})
+        model = pretrained.model
+        foreign = format_of(kind, model)
+        form = layout(foreign, model.config, model.head)
+        document = foreign.write(model.config, model.head, {"model_type": kind})
         # Where peft itself looks for the class of a base; a field it does not know would make it warn.
         mapping = {"base_model_class": document["architectures"][0], "parent_library": "transformers"}
         written = write(form, leaves, own, kept)
@@ -182,7 +193,9 @@ def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, An
         raise ValueError(f"{directory} is peft's, for a model of transformers; this model has no form there")
     else:
         shapes = {path: param.shape for path, param in declared.items()}
-        found = read(layout(kind, model.config, model.outputs), document, tensors, shapes, str(directory))
+        found = read(
+            layout(format_of(kind, model), model.config, model.head), document, tensors, shapes, str(directory)
+        )
     keys = {path: key for path, (_, key) in found.items() if key in tensors}
     arrays = {path: array for path, (array, _) in found.items()}
     check_values(arrays, keys, declared | prefixed_stats(model), lambda key: directory / TENSORS)

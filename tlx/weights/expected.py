@@ -19,7 +19,8 @@ TEXT = {
     "electra": "Electra",
 }
 IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
-HEADS = ("Model", "ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
+TOKENS = "ForTokenClassification"
+HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
 
 def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
@@ -30,7 +31,8 @@ def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
     kind, name = document["model_type"], (document.get("architectures") or [""])[0]
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
-    if not stem or head not in HEADS or ("Sequence" in head and kind in IMAGE) or ("Image" in head and kind in TEXT):
+    other = ("Image",) if kind in TEXT else ("Sequence", "Token")
+    if not stem or head not in HEADS or any(word in head for word in other):
         raise ValueError(f"config.json names the class {name!r} for the model_type {kind!r}; expected one of its heads")
     if kind in IMAGE:
         backbone, top = dict(image_backbone(kind, head, document)), dict(image_head(kind, head, document))
@@ -84,8 +86,8 @@ def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
         yield from linear(f"{block}.intermediate.dense", width, inner)
         yield from linear(f"{block}.output.dense", inner, width)
         yield from norm(f"{block}.output.LayerNorm", width)
-    # RoBERTa's classifier stands on the hidden states; ELECTRA and DistilBERT have no pooler at all.
-    if kind == "bert" or (kind not in ("electra", "distilbert") and head == "Model"):
+    # RoBERTa's classifier and one of every token stand on the hidden states; ELECTRA and DistilBERT have no pooler.
+    if (kind == "bert" and head != TOKENS) or (kind not in ("electra", "distilbert") and head == "Model"):
         yield from linear("pooler.dense", width, width)
 
 
@@ -94,8 +96,8 @@ def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
     if head == "Model":
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
-    if kind in ("bert", "distilbert"):
-        if kind == "distilbert":
+    if kind in ("bert", "distilbert") or head == TOKENS:
+        if kind == "distilbert" and head != TOKENS:
             yield from linear("pre_classifier", width, width)
         yield from linear("classifier", width, outputs)
         return

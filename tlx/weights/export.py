@@ -15,13 +15,12 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.models import Bert
 from tlx.processors import TextProcessor
 from tlx.processors.opening import open_by_transformers
 from tlx.processors.sounds import SoundProcessor
 from tlx.weights.expected import expected
 from tlx.weights.files import read_config, read_tensors
-from tlx.weights.form import OWN, Pretrained, inserted, mean_pooled, written_kind
+from tlx.weights.form import OWN, Pretrained, foreign_kind, inserted, unanswered, written_kind
 from tlx.weights.pretrained import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-5
@@ -73,13 +72,8 @@ def umask() -> int:
 
 def refuse(pretrained: Pretrained) -> None:
     """Raise ValueError for a model that `transformers` would open and answer otherwise with."""
-    model = pretrained.model
-    if model.outputs is not None and mean_pooled(model):
-        raise ValueError(
-            f"transformers has no class of the family {model.config.family!r} whose head reads the mean over tokens "
-            '(pooling="mean"): it would draw the layers that it misses at random. Train the run with '
-            'Weights(..., pooling="first"), or open this model with tlx.load_pretrained'
-        )
+    if reason := unanswered(foreign_kind(pretrained), pretrained.model):
+        raise ValueError(reason)
     if leaves := sorted(inserted(pretrained)):
         raise ValueError(
             f"the model carries an adapter that cannot be merged into plain weights ({leaves[0]!r}, ...), so "
@@ -170,18 +164,18 @@ def names(pretrained: Pretrained) -> tuple[type, int | None, tuple[str, ...]]:
 def sample(pretrained: Pretrained) -> dict[str, np.ndarray]:
     """Inputs of two examples for a model, the same each time; the second text ends in padding."""
     rng, config = np.random.default_rng(0), pretrained.model.config
-    shapes = models.example_inputs(config)
-    made = {
-        name: rng.normal(size=own.shape).astype(own.dtype)
-        if np.issubdtype(own.dtype, np.floating)
-        else rng.integers(0, config.vocabulary if isinstance(config, Bert) else 2, own.shape).astype(own.dtype)
-        for name, own in shapes.items()
+    shapes, rows = models.example_inputs(config), config.embedding_rows()
+    inputs = {
+        name: rng.normal(size=shape.shape).astype(shape.dtype)
+        if np.issubdtype(shape.dtype, np.floating)
+        else rng.integers(0, rows.get(name, 2), shape.shape).astype(shape.dtype)
+        for name, shape in shapes.items()
     }
-    if isinstance(config, Bert):
-        mask = np.ones_like(made["input_ids"])
+    if "input_ids" in inputs:
+        mask = np.ones_like(inputs["input_ids"])
         mask[1, -1:] = 0
-        made |= {"attention_mask": mask}
-    return made
+        inputs |= {"attention_mask": mask}
+    return inputs
 
 
 def answers(pretrained: Pretrained, inputs: dict[str, np.ndarray]) -> np.ndarray:

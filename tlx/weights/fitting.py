@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tlx import models, processors
-from tlx.models import Bert
 from tlx.processors import TextProcessor, vocabulary
 from tlx.weights.form import Pretrained
 from tlx.weights.source import MODEL_IN_RUN
@@ -30,16 +29,17 @@ def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
 
 def within(pretrained: Pretrained) -> Pretrained:
     """Return the model with a text processor that knows how many ids, types and positions the model has."""
-    processor, config = pretrained.processor, pretrained.model.config
-    if not isinstance(processor, TextProcessor) or not isinstance(config, Bert):
+    processor, rows = pretrained.processor, pretrained.model.config.embedding_rows()
+    if not isinstance(processor, TextProcessor) or "input_ids" not in rows:
         return pretrained
     room = models.text_room(pretrained.model, pretrained.variables.params)
     if room is not None and room < processor.tokens:
         log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, processor.tokens)
         processor = replace(processor, tokens=room)
     # DistilBERT has no types; transformers would be given them by a tokenizer of another class.
-    types = processor.token_types and config.types > 0
-    processor = replace(processor, rows=config.vocabulary, type_rows=config.types, token_types=types)
+    type_rows = rows.get("token_type_ids", 0)
+    types = processor.token_types and type_rows > 0
+    processor = replace(processor, rows=rows["input_ids"], type_rows=type_rows, token_types=types)
     vocabulary.check(processor)
     return pretrained._replace(processor=processor)
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import models
+from tlx.models import Head
 from tlx.models.names import Name
 from tlx.tasks import Task
 from tlx.trees import flatten
 from tlx.types import Model, Variables
+from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
 from tlx.weights.reconcile import Manifest
 
 OWN = "tlx"
@@ -33,49 +34,40 @@ class Pretrained(NamedTuple):
 def foreign_kind(pretrained: Pretrained) -> str:
     """The `model_type` whose names the model's parameters have: the one that was read, the family's own, or ours."""
     model = pretrained.model
-    return kind_of(pretrained.manifest.document, model.config, model.outputs)
+    return kind_of(pretrained.manifest.document, model.config, model.head)
 
 
-def kind_of(document: Mapping[str, Any], settings: Any, outputs: int | None) -> str:
+def kind_of(document: Mapping[str, Any], settings: Any, head: Head | None) -> str:
     """As `foreign_kind`, of the `document` (config.json) that was read and the architecture's `settings`."""
-    if (kind := document.get("model_type")) in models.FOREIGN:
+    if (kind := document.get("model_type")) in foreign_kinds(type(settings)):
+        return str(kind)
+    for form in formats_of(type(settings)):
+        kind = form.kind(settings)
+        if kind not in form.families:
+            continue
+        try:
+            form.write(settings, head, {})
+        except ValueError:
+            continue
         return kind
-    if (kind := getattr(settings, "family", None)) not in models.FOREIGN:
-        return OWN
-    try:
-        models.foreign(kind).write(settings, outputs, {})
-    except ValueError:
-        return OWN
-    return kind
+    return OWN
+
+
+def format_of(kind: str, model: Model) -> Format:
+    """The format of the `model_type` `kind`, which `foreign_kind` has returned for the model."""
+    return foreign(kind, type(model.config))
 
 
 def written_kind(pretrained: Pretrained) -> str:
-    """The `model_type` to write: as `foreign_kind`, but ours for a head that no class of `transformers` has.
-
-    Its class for the family would open the directory, draw the layers that it misses at random, and answer by them.
-    """
-    model = pretrained.model
-    return OWN if model.outputs is not None and mean_pooled(model) else foreign_kind(pretrained)
+    """The `model_type` to write: as `foreign_kind`, but ours for a model that the other library would open and answer
+    otherwise with."""
+    kind = foreign_kind(pretrained)
+    return OWN if unanswered(kind, pretrained.model) else kind
 
 
-def mean_pooled(model: Model) -> bool:
-    """Whether the head of a text model stands on the mean over tokens."""
-    return getattr(model.config, "pooling", "first") == "mean"
-
-
-def silent_pooler(kind: str, model: Model) -> dict[str, np.ndarray]:
-    """The pooler that a class of `transformers` has and an encoder with `pooling="mean"` has not: zeros, by name.
-
-    `transformers` would draw one at random, so that `pooler_output` would differ from one load to the next.
-    """
-    config = model.config
-    if kind == OWN or not mean_pooled(model) or config.family not in ("bert", "roberta"):
-        return {}
-    width = config.width
-    return {
-        "pooler.dense.weight": np.zeros((width, width), np.float32),
-        "pooler.dense.bias": np.zeros(width, np.float32),
-    }
+def unanswered(kind: str, model: Model) -> str | None:
+    """Why no class of the other library answers as the model does; None where one does, or where the form is ours."""
+    return None if kind == OWN else format_of(kind, model).unanswered(model.config, model.head)
 
 
 def prefixed_stats(model: Model) -> dict[str, Any]:
@@ -83,10 +75,10 @@ def prefixed_stats(model: Model) -> dict[str, Any]:
     return {STATS + path: param for path, param in flatten(model.stats).items()}
 
 
-def name_table(kind: str, settings: Any, outputs: int | None, model: Model) -> list[Name]:
+def name_table(kind: str, model: Model) -> list[Name]:
     """A line for every parameter and statistic: its foreign name, or its own where the form is ours."""
     if kind != OWN:
-        return list(models.foreign(kind).names(settings, outputs))
+        return list(format_of(kind, model).names(model.config, model.head))
     return [Name(path, path) for path in (*flatten(model.params), *prefixed_stats(model))]
 
 

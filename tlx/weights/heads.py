@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tlx.models import Head
 from tlx.tasks import Classification, Task
 from tlx.tasks.classes import match, shown
 from tlx.trees import flatten, nest
@@ -25,13 +26,15 @@ class Stated(NamedTuple):
     """The head that a checkpoint's config.json states.
 
     `task` is None if the config names no class with a head for a whole example, `names` are the class names of
-    `id2label` (none if it is absent), `problem` is its `problem_type`, `architecture` the class that it names.
+    `id2label` (none if it is absent), `problem` is its `problem_type`, `architecture` the class that it names, `head`
+    what the model ends in.
     """
 
     task: Task | None
     names: tuple[str, ...]
     problem: str | None
     architecture: str = ""
+    head: Head | None = None
 
 
 class Reordered(NamedTuple):

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx import models
+from tlx.models import Head
 from tlx.models.names import Name, outward
+from tlx.weights.formats import Format
 
 Leaves = Mapping[str, np.ndarray]
 Layers = dict[str, dict[str, np.ndarray]]
@@ -51,8 +52,9 @@ class Layout(NamedTuple):
     (with or without the backbone's prefix, as in a file or as in memory) its leaves' paths by tensor. Each of the
     `spellings` has every module under one name, the likeliest spelling first."""
 
+    format: Format
     config: Any
-    outputs: int | None
+    head: Head | None
     places: dict[str, Place]
     modules: dict[str, dict[str, str]]
     spellings: tuple[Spelling, ...]
@@ -68,22 +70,21 @@ class Layout(NamedTuple):
         return path.removesuffix("/kernel") if path in self.places and self.module(path[: -len("/kernel")]) else None
 
 
-def layout(kind: str, config: Any, outputs: int | None) -> Layout:
-    """The layout of a model of the Hugging Face `model_type` `kind`."""
-    family = models.foreign(kind)
-    prefix = family.prefix(config)
-    own = "" if outputs is None or getattr(config, "pooling", "first") == "mean" else prefix
+def layout(form: Format, config: Any, head: Head | None) -> Layout:
+    """The layout of a model in a foreign form."""
+    prefix = form.prefix(config)
+    own = "" if form.bare(config, head) else prefix
     places: dict[str, Place] = {}
     modules: dict[str, dict[str, str]] = {}
     spellings: dict[tuple[bool, bool], dict[str, dict[str, str]]] = {}
-    for name in family.names(config, outputs):
+    for name in form.names(config, head):
         stem, _, tensor = name.foreign.rpartition(".")
         if tensor not in ("weight", "bias"):
             continue
-        memory = family.in_memory(config, stem) if family is models.vit else stem
+        memory = form.in_memory(config, stem)
         before = "" if name.head else own
         places[name.ours] = Place(None if memory is None else before + memory, tensor, name)
-        for bare in {stem, memory} - {None}:
+        for bare in dict.fromkeys((stem, memory or stem)):
             for alias in (bare,) if name.head else (bare, prefix + bare):
                 modules.setdefault(alias, {})[tensor] = name.ours
         # Older versions of transformers call the modules in memory as in a file.
@@ -92,9 +93,8 @@ def layout(kind: str, config: Any, outputs: int | None) -> Layout:
             if module is not None:
                 alias = prefix + module if whole and not name.head else module
                 spellings.setdefault((older, whole), {}).setdefault(alias, {})[tensor] = name.ours
-    return Layout(
-        config, outputs, places, modules, tuple(Spelling(whole, own) for (_, whole), own in spellings.items())
-    )
+    spelled = tuple(Spelling(whole, own) for (_, whole), own in spellings.items())
+    return Layout(form, config, head, places, modules, spelled)
 
 
 def grouped(leaves: Leaves) -> dict[str, Layers] | None:
@@ -132,13 +132,11 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
             heads.add(str(place.module).split(".", maxsplit=1)[0] if place.name.head else str(place.module))
     if any(within(module, heads) for module in adapted(form, fields)):
         return None
-    text = isinstance(form.config, models.Bert)
-    headed = form.outputs is not None and getattr(form.config, "pooling", "") != "mean"
-    if not headed:
+    if form.format.bare(form.config, form.head):
         # The head has no class in transformers: its tensors lie in the file, and peft leaves them alone.
         heads -= {place.module for place in form.places.values() if place.name.head}
     fields |= {
-        "task_type": None if not text else "SEQ_CLS" if headed else "FEATURE_EXTRACTION",
+        "task_type": form.format.peft_task(form.config, form.head),
         "modules_to_save": sorted(heads) or None,
         "inference_mode": True,
     }
@@ -223,19 +221,18 @@ def write_vera(form: Layout, layers: Layers) -> Written | None:
     return fields | {"save_projection": True, "vera_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}, tensors
 
 
-def token_fields(config: models.Bert, kind: str, tokens: int, width: int) -> dict[str, Any]:
+def token_fields(config: Any, kind: str, tokens: int, width: int) -> dict[str, Any]:
     fields = {"peft_type": kind, "num_virtual_tokens": tokens, "token_dim": width, "num_layers": config.depth}
     return fields | {"num_attention_heads": config.heads, "num_transformer_submodules": 1}
 
 
-def blocks_of(config: models.Bert) -> list[str]:
+def blocks_of(config: Any) -> list[str]:
     return [f"blocks/{n:02d}/attention" for n in range(config.depth)]
 
 
 def write_prefix(form: Layout, layers: Layers) -> Written | None:
     config = form.config
-    # transformers' DistilBERT and its image models read no earlier keys.
-    if not isinstance(config, models.Bert) or config.family == "distilbert" or sorted(layers) != blocks_of(config):
+    if not form.format.reads_prefix(config) or sorted(layers) != blocks_of(config):
         return None
     rows = [layers[block][name] for block in blocks_of(config) for name in ("key", "value")]
     if len({len(own) for own in rows}) > 1:
@@ -246,7 +243,7 @@ def write_prefix(form: Layout, layers: Layers) -> Written | None:
 
 
 def write_prompt(form: Layout, layers: Layers) -> Written | None:
-    if not isinstance(form.config, models.Bert):
+    if not form.format.reads_prompt(form.config):
         return None
     tokens = layers["stem"]["tokens"]
     fields = token_fields(form.config, "PROMPT_TUNING", *tokens.shape)

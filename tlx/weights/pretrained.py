@@ -28,14 +28,15 @@ from tlx.weights.form import (
     OWN,
     STATS,
     Pretrained,
+    format_of,
     head_paths,
     inserted,
     kind_of,
     name_table,
     prefixed_stats,
-    silent_pooler,
     written_kind,
 )
+from tlx.weights.formats import Format, foreign
 from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, left_out, permuted
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
@@ -48,7 +49,6 @@ ADVICE = "Correct the checkpoint (its config.json or its weights), or train it f
 # Fields of a config.json that was read and that are not true of what is written: a dtype, a quantisation of the
 # tensors, code of a repository, a count beside the names of the classes.
 DROPPED = ("torch_dtype", "quantization_config", "auto_map", "num_labels", "_num_labels", "_name_or_path")
-OWN_KINDS: dict[str, type] = {"Cnn": models.Cnn, "Mlp": models.Mlp, "Vit": models.Vit, "Bert": models.Bert}
 
 
 @dataclass(frozen=True)
@@ -97,41 +97,43 @@ def load_pretrained(
     digests.verify_below(directory)
     document = read_config(directory)
     kind = document["model_type"]
-    head = stated_head(document, directory / CONFIG)
-    stated, given = head.task, task
-    if isinstance(stated, Classification) and not stated.names and given is None:
+    # Our own form describes its head as a foreign one does.
+    form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
+    stated = stated_head(document, form, directory / CONFIG)
+    given = task
+    if isinstance(stated.task, Classification) and not stated.task.names and given is None:
         raise ValueError(
-            f"{directory / CONFIG}: id2label gives one name to several classes {shown(head.names)}; correct it, or "
+            f"{directory / CONFIG}: id2label gives one name to several classes {shown(stated.names)}; correct it, or "
             "give the task: tasks.Classification(names=...)"
         )
-    task = task or stated
-    outputs = None if task is None else task.outputs
-    if task is not None and outputs is None:
+    task = task or stated.task
+    if task is not None and task.outputs is None:
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
-    settings = own_settings(document, model) if kind == OWN else models.foreign(kind).read(document)
+    head = stated.head if task is None else models.as_head(task.outputs)
+    settings = own_settings(document, model) if kind == OWN else form.read(document)
     stored = settings
     if pooling is not None:
         if not hasattr(settings, "pooling"):
             raise ValueError(f"pooling={pooling!r} is for text models; {type(settings).__name__} pools in its own way")
         settings = records.replace(settings, pooling=pooling)
     if resize is not None:
-        settings = resized(settings, resize)
-    check_size(settings, outputs, directory)
-    built = models.build(settings, outputs)
-    before = models.build(stored, None if stated is None else stated.outputs)
-    held = beside(before, kind_of(document, stored, before.outputs), directory)
+        settings = settings.resized(resize)
+    check_size(settings, head, directory)
+    built = models.build(settings, head)
+    before = models.build(stored, stated.head)
+    held = beside(before, kind_of(document, stored, before.head), directory)
     tensors = read_tensors(directory)
     resettable = (built.stages[-1].name, "pool") if kind == OWN else ("head", "pool")
     arrays, entries = reconcile(
         {**built.params, **prefixed_stats(built)},
-        name_table(kind, settings, outputs, built),
+        name_table(kind, built),
         tensors,
         source=str(source),
-        prefix="" if kind == OWN else models.foreign(kind).prefix(settings),
-        unused=() if kind == OWN else models.foreign(kind).UNUSED,
+        prefix=form.prefix(settings),
+        unused=form.unused,
         resettable=resettable,
         reset=declared_resets(reset, built, held),
-        reshape=None if resize is None else lambda path, array: reshape_positions(stored, path, array, resize),
+        reshape=None if resize is None else lambda path, array: stored.resize_positions(path, array, resize),
     )
     check_values(
         arrays,
@@ -141,7 +143,7 @@ def load_pretrained(
     )
     order = None
     if given is not None and task is not None:
-        arrays, entries, task, order = fit(built, arrays, entries, head, task, str(source))
+        arrays, entries, task, order = fit(built, arrays, entries, stated, task, str(source))
     if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
         why = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
         arrays, entries = left_out(built, arrays, entries, why)
@@ -163,11 +165,10 @@ def load_pretrained(
     return with_processor(pretrained, directory)
 
 
-def check_size(settings: Any, outputs: int | None, directory: Path) -> None:
+def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
     """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
-    if type(settings) in OWN_KINDS.values():
-        held = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
-        models.sizes.check_count(models.count(settings, outputs), held, settings, directory / CONFIG)
+    size = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
+    models.sizes.check_count(models.count(settings, head), size, settings, directory / CONFIG)
 
 
 def beside(model: Model, kind: str, directory: Path) -> Found:
@@ -206,29 +207,32 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
     if model is not None:
         return model
     try:
-        return records.load(document["model"], OWN_KINDS)
+        return records.load(document["model"], {kind.__name__: kind for kind in models.architectures()})
     except (ValueError, TypeError) as error:
         raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
 
 
-def stated_head(document: dict[str, Any], file: Path) -> Stated:
-    """Return the head that `config.json` says the checkpoint has.
+def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
+    """Return the head that `config.json`, in the format `form`, says the checkpoint has.
 
     The task has no names if `id2label` gives one name to several classes. Raises ValueError if `id2label` does not
     number the classes from 0, or if `label2id` gives them another order.
     """
     architecture = (document.get("architectures") or [""])[0]
-    headed = architecture.endswith(("Classification", "WithTeacher")) and "Token" not in architecture
+    kind = form.head_in(document)
     named, problem = stated_names(document, file), document.get("problem_type")
-    if not headed and not (models.bert.POOLING in document and "problem_type" in document):
+    if kind is None:
         return Stated(None, named, problem, architecture)
     count = len(named) or document.get("num_labels", 2)
+    head = kind(count)
+    if kind is not models.Pooled:
+        return Stated(None, named, problem, architecture, head)
     if problem == "regression" or count == 1:
-        return Stated(Regression(outputs=count), (), problem)
+        return Stated(Regression(outputs=count), (), problem, head=head)
     # Two classes of one name have none that an answer could use.
     names = named or tuple(f"LABEL_{n}" for n in range(count))
     names = names if len(set(names)) == len(names) else ()
-    return Stated(Classification(classes=count, names=names), named, problem)
+    return Stated(Classification(classes=count, names=names), named, problem, head=head)
 
 
 def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
@@ -253,34 +257,6 @@ def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
     return listed
 
 
-def resized(settings: Any, size: int) -> Any:
-    field = "size" if isinstance(settings, models.Vit) else "positions"
-    if not hasattr(settings, field):
-        raise ValueError(f"resize: {type(settings).__name__} has no position embeddings")
-    return records.replace(settings, **{field: size})
-
-
-def reshape_positions(stored: Any, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
-    """Position embeddings at a new size: a ViT's grid bicubically, the rows of a text model that tokens read linearly;
-    None elsewhere."""
-    if not path.startswith("stem/positions"):
-        return None
-    if isinstance(stored, models.Vit):
-        return np.asarray(models.vit.resize_positions(stored, array, size))
-    return resize_rows(array, size, models.bert.unread(stored))
-
-
-def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
-    """Resize the rows of `array` [P, W] to `size` of them, linearly: [`size`, W]. The first `unread` ones stay as they
-    are. Raises ValueError where `size` leaves no row that is read."""
-    if size <= unread:
-        raise ValueError(
-            f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
-        )
-    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
-    return np.concatenate([array[:unread], np.asarray(rest)])
-
-
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:
     """Write a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
     there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Return it.
@@ -299,15 +275,16 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     kind = written_kind(pretrained)
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
-    table = name_table(kind, model.config, model.outputs, model)
+    table = name_table(kind, model)
     document = write_document(pretrained, kind)
     # A file of the bare backbone's class has no prefix before its names.
     bare = kind == OWN or document["architectures"][0].endswith("Model")
-    prefix = "" if bare else models.foreign(kind).prefix(model.config)
+    prefix = "" if bare else format_of(kind, model).prefix(model.config)
     tensors = {
         (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
     }
-    write_tensors(directory, tensors | silent_pooler(kind, model))
+    constants = {} if kind == OWN else format_of(kind, model).constants(model.config, model.head)
+    write_tensors(directory, tensors | constants)
     for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
         (directory / ADAPTER / name).unlink(missing_ok=True)
     if inserted(pretrained):
@@ -325,11 +302,13 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
     model, task = pretrained.model, pretrained.task
     if kind == OWN:
         document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
-        document["architectures"] = [f"{type(model.config).__name__}ForClassification"] if task else []
+        every = "Token" if isinstance(model.head, models.PerToken) else ""
+        headed = task or every
+        document["architectures"] = [f"{type(model.config).__name__}For{every}Classification"] if headed else []
     else:
         before = pretrained.manifest.document
         read = dict(before) if before.get("model_type") == kind else {"model_type": kind}
-        document = models.foreign(kind).write(model.config, model.outputs, read) | {"dtype": "float32"}
+        document = format_of(kind, model).write(model.config, model.head, read) | {"dtype": "float32"}
         for name in DROPPED:
             document.pop(name, None)
     if isinstance(task, Classification):
@@ -345,6 +324,14 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
             "id2label": {str(n): f"LABEL_{n}" for n in range(task.outputs)},
             "label2id": {f"LABEL_{n}": n for n in range(task.outputs)},
             "problem_type": "regression",
+        }
+    elif isinstance(model.head, models.PerToken):
+        stored = pretrained.manifest.document.get("id2label") or {}
+        names = tuple(str(stored.get(str(n), f"LABEL_{n}")) for n in range(model.head.outputs))
+        names = names if len(stored) == len(names) else tuple(f"LABEL_{n}" for n in range(len(names)))
+        document |= {
+            "id2label": {str(n): name for n, name in enumerate(names)},
+            "label2id": {name: n for n, name in enumerate(names)},
         }
     return document
 

@@ -1,0 +1,85 @@
+"""What a foreign form of a checkpoint is: an open base class, which a user's own architecture may name too."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.names import Name
+
+Document = dict[str, Any]
+
+
+class Format:
+    """How another library names, lays out and describes the models of an architecture.
+
+    Attributes:
+        families: The `model_type`s of config.json that are read, each with our name for the family.
+        unused: Patterns of foreign tensors that may stay unread.
+    """
+
+    families: ClassVar[Mapping[str, str]] = {}
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def read(self, document: Document) -> Any:
+        """Return the architecture that config.json describes; ValueError for what the architecture does not cover."""
+        raise TypeError(f"{type(self).__name__} does not say how config.json is read: define read(document)")
+
+    def write(self, config: Any, head: Head | None, document: Document) -> Document:
+        """Return a config.json for an architecture and its head, over what an earlier `document` says.
+
+        Raises ValueError for an architecture or a head that has no foreign form.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how config.json is written: define write(...)")
+
+    def names(self, config: Any, head: Head | None) -> Iterator[Name]:
+        """Yield the foreign name of every declared parameter."""
+        raise TypeError(f"{type(self).__name__} does not name the tensors: define names(config, head)")
+
+    def prefix(self, config: Any) -> str:
+        """Return what the names of the backbone's tensors begin with in a checkpoint that has a head."""
+        return ""
+
+    def kind(self, config: Any) -> str:
+        """Return the `model_type` to write where none was read."""
+        return str(config.family)
+
+    def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
+        """Return the kind of head that config.json says the checkpoint has."""
+        return head_of_class((document.get("architectures") or [""])[0])
+
+    def bare(self, config: Any, head: Head | None) -> bool:
+        """Whether the tensors are named as in a class without a head."""
+        return head is None
+
+    def unanswered(self, config: Any, head: Head | None) -> str | None:
+        """Return why no class of the other library answers as the model does, and what to do; None where one does."""
+        return None
+
+    def constants(self, config: Any, head: Head | None) -> dict[str, np.ndarray]:
+        """Return tensors that the other library's class reads and the model does not have."""
+        return {}
+
+    def in_memory(self, config: Any, module: str) -> str | None:
+        """Return the name in memory of a `module` of a file, as peft sees it; None where it is split there."""
+        return module
+
+    def peft_task(self, config: Any, head: Head | None) -> str | None:
+        """Return peft's `task_type` of the model."""
+        return None
+
+    def reads_prompt(self, config: Any) -> bool:
+        """Whether the other library's model reads embeddings that peft puts before the tokens."""
+        return False
+
+    def reads_prefix(self, config: Any) -> bool:
+        """Whether the other library's model reads keys and values that peft puts before the tokens."""
+        return False
+
+
+def head_of_class(name: str) -> type[Head] | None:
+    """Return the kind of head of a class of `transformers`, by its name."""
+    if name.endswith("ForTokenClassification"):
+        return PerToken
+    return Pooled if name.endswith(("Classification", "WithTeacher")) else None

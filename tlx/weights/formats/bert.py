@@ -1,0 +1,210 @@
+"""BERT, RoBERTa, DistilBERT, ELECTRA and their relatives as `transformers` stores them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tlx.models.bert import Bert, pooled
+from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.names import Name, dense_names, norm_names
+from tlx.weights.formats.base import Document, Format
+
+FAMILIES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+}
+CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
+POOLING = "tlx_pooling"
+UNUSED = (
+    r".*position_ids",
+    r".*\.token_type_ids",
+    r"cls\..*",
+    r"lm_head\..*",
+    r"vocab_(transform|layer_norm|projector)\..*",
+    r"(generator|discriminator)_(predictions|lm_head)\..*",
+    r"qa_outputs\..*",
+    r"pooler\..*",
+    r"(pre_)?classifier\..*",
+)
+FIELDS = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "types": "type_vocab_size",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "pad": "pad_token_id",
+    "deviation": "initializer_range",
+}
+DISTILBERT_FIELDS = {
+    "vocabulary": "vocab_size",
+    "width": "dim",
+    "depth": "n_layers",
+    "heads": "n_heads",
+    "mlp": "hidden_dim",
+    "positions": "max_position_embeddings",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "head_dropout": "seq_classif_dropout",
+    "pad": "pad_token_id",
+    "deviation": "initializer_range",
+}
+# What `transformers` takes a field for that config.json leaves out, where that is not our own default.
+ASSUMED: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"vocabulary": 50265, "pad": 1},
+    "xlm-roberta": {"pad": 1},
+    "camembert": {"pad": 1},
+    "distilbert": {"depth": 6, "types": 0, "head_dropout": 0.2},
+    "electra": {"width": 256, "heads": 4, "mlp": 1024},
+}
+
+
+class BertFormat(Format):
+    """The form of `transformers` for the family."""
+
+    families = FAMILIES
+    unused = UNUSED
+
+    def read(self, document: Document) -> Bert:
+        """Return a `Bert` from config.json; ValueError for what this form does not cover."""
+        kind = document["model_type"]
+        family = FAMILIES[kind]
+        if (how := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
+            raise ValueError(f"config.json asks for {how!r} position embeddings; tlx knows 'absolute' ones")
+        if document.get("is_decoder"):
+            raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
+        fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
+        given = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+        values = ASSUMED[kind] | given
+        if family != "distilbert":
+            head = document.get("classifier_dropout")
+            values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
+        if family == "electra":
+            values["embedding"] = document.get("embedding_size", 128)
+        return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
+
+    def write(self, config: Bert, head: Head | None, document: Document) -> Document:
+        """Return a config.json for `config`, over what an earlier `document` says.
+
+        A head on the mean has no class there: the backbone is named, for `AutoModel` to open, and `tlx_pooling` beside
+        it.
+        """
+        fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
+        values = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
+        kind = document.get("model_type", config.family)
+        stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
+        end = "ForTokenClassification" if isinstance(head, PerToken) else "ForSequenceClassification"
+        architecture = f"{stem}Model" if self.bare(config, head) else f"{stem}{end}"
+        if config.family == "electra":
+            values["embedding_size"] = config.embedding or config.width
+        if config.family != "distilbert":
+            values["classifier_dropout"] = config.head_dropout
+        if config.pooling == "mean":
+            values[POOLING] = config.pooling
+        return document | values | {"model_type": kind, "architectures": [architecture]}
+
+    def prefix(self, config: Bert) -> str:
+        return f"{config.family}."
+
+    def names(self, config: Bert, head: Head | None) -> Iterator[Name]:
+        """Yield every parameter's foreign name."""
+        yield Name("stem/words/embedding", "embeddings.word_embeddings.weight")
+        yield Name("stem/positions/embedding", "embeddings.position_embeddings.weight")
+        if config.types:
+            yield Name("stem/types/embedding", "embeddings.token_type_embeddings.weight")
+        yield from norm_names("stem/norm", "embeddings.LayerNorm")
+        if (config.embedding or config.width) != config.width:
+            yield from dense_names("stem/project", "embeddings_project")
+        for n in range(config.depth):
+            yield from block_names(config, f"blocks/{n:02d}", n)
+        if pooled(config, head):
+            yield from dense_names("pool", "pooler.dense")
+        if head is not None:
+            yield from head_names(config, head)
+
+    def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
+        """As in `Format`. Earlier versions wrote a head on the mean beside the name of the bare backbone's class."""
+        return Pooled if POOLING in document and "problem_type" in document else super().head_in(document)
+
+    def bare(self, config: Bert, head: Head | None) -> bool:
+        return head is None or config.pooling == "mean"
+
+    def unanswered(self, config: Bert, head: Head | None) -> str | None:
+        """As in `Format`. A class of the family would draw the layers that it misses at random, and answer by them."""
+        if head is None or config.pooling != "mean":
+            return None
+        return (
+            f"transformers has no class of the family {config.family!r} whose head reads the mean over tokens "
+            '(pooling="mean"): it would draw the layers that it misses at random. Train the run with '
+            'Weights(..., pooling="first"), or open this model with tlx.load_pretrained'
+        )
+
+    def constants(self, config: Bert, head: Head | None) -> dict[str, np.ndarray]:
+        """Return a pooler of zeros for an encoder with pooling="mean": `transformers` would draw one at random, so that
+        `pooler_output` would differ from one load to the next."""
+        if config.pooling != "mean" or config.family not in ("bert", "roberta"):
+            return {}
+        width = config.width
+        return {
+            "pooler.dense.weight": np.zeros((width, width), np.float32),
+            "pooler.dense.bias": np.zeros(width, np.float32),
+        }
+
+    def peft_task(self, config: Bert, head: Head | None) -> str | None:
+        if self.bare(config, head):
+            return "FEATURE_EXTRACTION"
+        return "TOKEN_CLS" if isinstance(head, PerToken) else "SEQ_CLS"
+
+    def reads_prompt(self, config: Bert) -> bool:
+        return True
+
+    def reads_prefix(self, config: Bert) -> bool:
+        return config.family != "distilbert"
+
+
+def head_names(config: Bert, head: Head) -> Iterator[Name]:
+    """The foreign names of the head: a head of every token is one linear layer in all families."""
+    inner, output = {
+        "bert": ("", "classifier"),
+        "distilbert": ("pre_classifier", "classifier"),
+        "roberta": ("classifier.dense", "classifier.out_proj"),
+        "electra": ("classifier.dense", "classifier.out_proj"),
+    }[config.family]
+    if isinstance(head, PerToken):
+        inner, output = "", "classifier"
+    if inner and config.pooling == "first":
+        yield from dense_names("head/dense", inner, head=True)
+    yield from dense_names("head/output", output, head=True)
+
+
+def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
+    if config.family == "distilbert":
+        foreign = f"transformer.layer.{n}"
+        own = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
+        rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
+    else:
+        foreign = f"encoder.layer.{n}"
+        own = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+        rest = (
+            "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
+            "output.LayerNorm",
+        )  # fmt: skip
+    for name, theirs in own.items():
+        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
+    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
+    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
+    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
+    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{rest[3]}")
+    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{rest[4]}")

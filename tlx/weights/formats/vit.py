@@ -1,0 +1,151 @@
+"""ViT, DeiT and DINOv2 as `transformers` stores them."""
+
+from collections.abc import Iterator
+
+from tlx.models.heads import Head
+from tlx.models.names import Name, dense_names, norm_names
+from tlx.models.vit import Vit, pooled
+from tlx.weights.formats.base import Document, Format
+
+FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
+CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+UNUSED = (
+    r".*\.mask_token",
+    r"decoder\..*",
+    r"pooler\..*",
+    r"((cls|distillation)_)?classifier\..*",
+)
+FIELDS = {
+    "channels": "num_channels",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "activation": "hidden_act",
+    "qkv_bias": "qkv_bias",
+    "epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "deviation": "initializer_range",
+}
+DINOV2_FIELDS = {ours: theirs for ours, theirs in FIELDS.items() if ours != "mlp"} | {
+    "gated": "use_swiglu_ffn",
+    "layer_scale": "layerscale_value",
+    "stochastic_depth": "drop_path_rate",
+}
+IN_MEMORY = {f"attention.attention.{name}": f"attention.{name[0]}_proj" for name in ("query", "key", "value")} | {
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "mlp.weights_out": "mlp.down_proj",
+}
+
+
+class VitFormat(Format):
+    """The form of `transformers` for the family."""
+
+    families = FAMILIES
+    unused = UNUSED
+
+    def read(self, document: Document) -> Vit:
+        """Return a `Vit` from config.json; ValueError for what this form does not cover."""
+        family = FAMILIES[document["model_type"]]
+        fields = DINOV2_FIELDS if family == "dinov2" else FIELDS
+        values = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+        size, patch = document.get("image_size", 224), document.get("patch_size", 14 if family == "dinov2" else 16)
+        height, width = (size, size) if isinstance(size, int) else size
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        if rows != columns:
+            raise ValueError(f"config.json asks for patches of {rows}x{columns}; tlx knows square ones")
+        values |= {"size": height if height == width else (height, width), "patch": rows}
+        if family == "dinov2":
+            values = {"epsilon": 1e-6, "layer_scale": 1.0} | values
+            ratio, gated = document.get("mlp_ratio", 4), values.get("gated", False)
+            return Vit(family=family, mlp=units(values.get("width", Vit.width), ratio, gated), **values)
+        if (act := document.get("pooler_act", "tanh")) != "tanh":
+            raise ValueError(f"config.json asks for {act!r} in the pooler; tlx knows 'tanh'")
+        if (own := document.get("pooler_output_size")) not in (None, values.get("width", Vit.width)):
+            raise ValueError(f"config.json asks for {own} outputs of the pooler; tlx knows as many as hidden_size")
+        architectures = document.get("architectures") or [f"{CLASSES[family]}Model"]
+        # A checkpoint saved with a head holds no pooler, and config.json says so by the class alone.
+        pooler = any(name.endswith("Model") for name in architectures)
+        distilled = any(name.endswith("WithTeacher") for name in architectures)
+        return Vit(family=family, pooler=pooler, distilled=distilled, **values)
+
+    def write(self, config: Vit, head: Head | None, document: Document) -> Document:
+        """Return a config.json for `config`, over what an earlier `document` says.
+
+        Raises ValueError for what has no foreign form: layer scale and gates belong to DINOv2 alone, which has no rest.
+        """
+        dino = config.family == "dinov2"
+        if (config.layer_scale is not None) != dino or (config.gated and not dino):
+            raise ValueError(
+                f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face "
+                "form"
+            )
+        values = {theirs: getattr(config, ours) for ours, theirs in (DINOV2_FIELDS if dino else FIELDS).items()}
+        values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
+        if dino:
+            ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
+            if not ratios:
+                raise ValueError(
+                    f"mlp {config.mlp} is no whole multiple of width {config.width}, as a DINOv2's config.json needs"
+                )
+            values |= {"mlp_ratio": ratios[0], "use_mask_token": False}
+        end = "Model" if head is None else "ForImageClassification" + ("WithTeacher" if config.distilled else "")
+        values |= {"patch_size": config.patch, "model_type": config.family}
+        return document | values | {"architectures": [CLASSES[config.family] + end]}
+
+    def prefix(self, config: Vit) -> str:
+        return f"{config.family}."
+
+    def names(self, config: Vit, head: Head | None) -> Iterator[Name]:
+        """Yield every parameter's foreign name."""
+        yield Name("stem/patch/kernel", "embeddings.patch_embeddings.projection.weight", "convolution")
+        yield Name("stem/patch/bias", "embeddings.patch_embeddings.projection.bias")
+        yield Name("stem/class", "embeddings.cls_token", squeeze=2)
+        yield Name("stem/positions", "embeddings.position_embeddings", squeeze=1)
+        if config.family == "deit":
+            yield Name("stem/distillation", "embeddings.distillation_token", squeeze=2)
+        for n in range(config.depth):
+            yield from block_names(config, f"blocks/{n:02d}", f"encoder.layer.{n}")
+        yield from norm_names("norm", "layernorm")
+        if pooled(config, head):
+            yield from dense_names("pool", "pooler.dense")
+        if head is None:
+            return
+        yield from dense_names("head/output", "cls_classifier" if config.distilled else "classifier", head=True)
+        if config.distilled:
+            yield from dense_names("head/distillation", "distillation_classifier", head=True)
+
+    def in_memory(self, config: Vit, module: str) -> str | None:
+        place, dot, block = module.partition("encoder.layer.")
+        if not dot:
+            return module
+        number, _, name = block.partition(".")
+        stem = "encoder.layer" if config.family == "dinov2" else "layers"
+        return None if name == "mlp.weights_in" else f"{place}{stem}.{number}.{IN_MEMORY.get(name, name)}"
+
+
+def units(width: int, ratio: float, gated: bool) -> int:
+    """The feed-forward width that DINOv2 derives from `mlp_ratio`; gated, two thirds of it in whole eights."""
+    return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8 if gated else int(width * ratio)
+
+
+def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
+    for name in ("query", "key", "value"):
+        own = f"{foreign}.attention.attention.{name}"
+        yield from dense_names(f"{ours}/attention/{name}", own, bias=config.qkv_bias)
+    yield from dense_names(f"{ours}/attention/output", f"{foreign}.attention.output.dense")
+    if config.family == "dinov2":
+        mlp = ("mlp.weights_in", "mlp.weights_out") if config.gated else ("mlp.fc1", "mlp.fc2")
+        norms = ("norm1", "norm2")
+    else:
+        mlp, norms = ("intermediate.dense", "output.dense"), ("layernorm_before", "layernorm_after")
+    for branch, norm in zip(("attention", "mlp"), norms, strict=True):
+        yield from norm_names(f"{ours}/{branch}/norm", f"{foreign}.{norm}")
+    for layer, theirs in zip(("up", "down"), mlp, strict=True):
+        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{theirs}")
+    if config.layer_scale is not None:
+        yield Name(f"{ours}/attention/scale", f"{foreign}.layer_scale1.lambda1")
+        yield Name(f"{ours}/mlp/scale", f"{foreign}.layer_scale2.lambda1")
