@@ -14,9 +14,10 @@ from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.pictures import decode, pixels
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.vocabulary import notes
-from tlx.records.run_directory import RECIPE, read
+from tlx.records.run_directory import RECIPE, RESULT, read
+from tlx.tasks import Task
+from tlx.types import Column
 from tlx.weights import Pretrained, check_trained, load_pretrained
-from tlx.weights.heads import MULTI_LABEL
 from tlx.weights.pretrained import ADVICE
 
 log = logging.getLogger(__name__)
@@ -26,22 +27,18 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 BATCH = 64
 
 
-def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list[Any]:
+def predict(source: str | Path, given: Sequence[str], model: Any = None, task: Task | None = None) -> list[Any]:
     """Probabilities by class name, most probable first, one dict a text (or image file) in `given`.
 
-    `model` is the architecture's dataclass where the run cannot name it (a bridged module). Raises ValueError where
+    `model` is the architecture's dataclass where the run cannot name it (a bridged module), `task` the task where that
+    is a class of the user's own. Raises ValueError where
     the model has no head, a head or pooler that nobody trained, or reads another kind of input.
     """
     check_code(Path(source), model)
-    pretrained = load_pretrained(source, model=model)
+    pretrained = load_pretrained(source, None if task is None else resolved(Path(source), task), model=model)
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)
-    if pretrained.manifest.document.get("problem_type") == MULTI_LABEL:
-        raise ValueError(
-            f"{source} gives several labels an example (problem_type {MULTI_LABEL}); tlx answers with one class. "
-            "Fine-tune it on one label an example: tlx run CONFIG"
-        )
     for note in filter(None, [cut_note(pretrained.processor, given), *notes(pretrained.processor)]):
         log.warning("note: %s", note)
 
@@ -55,6 +52,15 @@ def predict(source: str | Path, given: Sequence[str], model: Any = None) -> list
         outputs = jax.device_get(forward(pretrained.variables, inputs))
         answers += pretrained.task.answers(outputs, inputs)
     return answers
+
+
+def resolved(source: Path, task: Task) -> Task | None:
+    """The task with the classes of the run in `source`; where that is no run, the task itself if it knows them."""
+    if not (source / RESULT).is_file():
+        return None if task.outputs is None else task
+    result = read(source)
+    classes = tuple(result["classes"])
+    return task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
 
 
 def check_code(source: Path, model: Any) -> None:

@@ -1,10 +1,26 @@
 """Tasks: the head that a model ends in, its loss, its scores and its metrics. One file for each task."""
 
 from tlx.functional.metrics import Metric
-from tlx.tasks.base import Task, with_labels
+from tlx.tasks.base import Statement, Task, with_labels
 from tlx.tasks.classification import Classification
 from tlx.tasks.multi_label import MultiLabel
 from tlx.tasks.regression import Regression
 from tlx.tasks.token_classification import TokenClassification
 
-__all__ = ["Classification", "Metric", "MultiLabel", "Regression", "Task", "TokenClassification", "with_labels"]
+__all__ = [
+    "Classification",
+    "Metric",
+    "MultiLabel",
+    "Regression",
+    "Statement",
+    "Task",
+    "TokenClassification",
+    "stated",
+    "with_labels",
+]
+
+
+def stated(statement: Statement) -> Task | None:
+    """Return the task of tlx that a checkpoint's config.json states, None where there is none."""
+    kinds = (TokenClassification, Regression, MultiLabel, Classification)
+    return next((task for kind in kinds if (task := kind.stated(statement)) is not None), None)

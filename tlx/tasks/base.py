@@ -4,7 +4,7 @@ Shapes: B batch, N examples, T tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -21,11 +21,15 @@ class Task:
 
     `metrics` declares what `summarise` returns; the first one is the primary metric. A value is a `Metric`, or "max" or
     "min" where nothing else is known. `exclusive` says that the logits [B, C] are of classes of which every example has
-    exactly one: criteria without target labels and most terms of domain adaptation need that. `names` are the classes.
+    exactly one: criteria without target labels and most terms of domain adaptation need that. `by_class` says that each
+    output of the head stands for one of the classes `names`, so that a stored head can be matched by name. `problem` is
+    the `problem_type` of such a model's config.json, if transformers has a word for it.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Literal["max", "min"]]] = {}
     exclusive: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
+    problem: ClassVar[str] = ""
     names: Any = ()
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
@@ -71,6 +75,16 @@ class Task:
         """Return what `predict` shows of each example: a dict of numbers by name, or a list of words."""
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
 
+    def config_document(self) -> dict[str, Any]:
+        """Return the entries of a model's config.json that describe the task, as transformers names them."""
+        named = numbered(self.names) if self.names else {}
+        return named | ({"problem_type": self.problem} if self.problem else {})
+
+    @classmethod
+    def stated(cls, statement: "Statement") -> Self | None:
+        """Return the task that a checkpoint's config.json states, None where it states another kind of task."""
+        return None
+
     def label_words(self, example: Mapping[str, Any]) -> str | float:
         """Return the true label of a raw example as a page shows it."""
         label = example["label"]
@@ -100,6 +114,30 @@ class Task:
             return self.head().outputs
         except ValueError:
             return None
+
+
+class Statement(NamedTuple):
+    """What a checkpoint's config.json says of its head: its kind, its number of `outputs`, the names of `id2label`
+    (none where it has none) and the `problem_type`."""
+
+    head: type[Head]
+    outputs: int
+    names: tuple[str, ...]
+    problem: str | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """A name for each output; none where `id2label` gives one name to several classes."""
+        names = self.names or tuple(f"LABEL_{n}" for n in range(self.outputs))
+        return names if len(set(names)) == len(names) else ()
+
+
+def numbered(names: Sequence[str]) -> dict[str, Any]:
+    """The class names as config.json has them, by number and by name."""
+    return {
+        "id2label": {str(n): name for n, name in enumerate(names)},
+        "label2id": {name: n for n, name in enumerate(names)},
+    }
 
 
 def with_labels(task: Task, batch: Mapping[str, Any]) -> bool:

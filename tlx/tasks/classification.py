@@ -12,7 +12,7 @@ from tlx.config import ADDED
 from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softmax
 from tlx.models.heads import Pooled
-from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names, numbered
 from tlx.tasks.classes import contradictions, shown
 from tlx.types import Array, Column
 
@@ -37,6 +37,8 @@ class Classification(Task):
 
     metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("accuracy", "f1", "loss", "ece")}
     exclusive: ClassVar[bool] = True
+    by_class: ClassVar[bool] = True
+    problem: ClassVar[str] = "single_label_classification"
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 2:
@@ -75,6 +77,16 @@ class Classification(Task):
             )
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
         return replace(self, classes=classes, names=self.names or names)
+
+    @classmethod
+    def stated(cls, statement: Statement) -> Self | None:
+        if statement.head is not Pooled or statement.problem not in (None, cls.problem) or statement.outputs < 2:
+            return None
+        return cls(classes=statement.outputs, names=statement.classes)
+
+    def config_document(self) -> dict[str, Any]:
+        names = self.names or tuple(f"LABEL_{n}" for n in range(self.classes or 0))
+        return numbered(names) | {"problem_type": self.problem}
 
     def head(self) -> Pooled:
         if self.classes is None:

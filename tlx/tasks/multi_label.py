@@ -10,7 +10,7 @@ import numpy as np
 
 from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
-from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
 from tlx.types import Array, Column, Field
 
@@ -29,6 +29,9 @@ class MultiLabel(Task):
         name: STANDARD[name] for name in ("micro_f1", "macro_f1", "exact_match", "loss")
     }
 
+    by_class: ClassVar[bool] = True
+    problem: ClassVar[str] = "multi_label_classification"
+
     def __post_init__(self) -> None:
         check_names(self.names)
         if not 0 < self.threshold < 1:
@@ -46,6 +49,11 @@ class MultiLabel(Task):
                 "names in the same order, or leave names out"
             )
         return replace(self, names=label.classes)
+
+    @classmethod
+    def stated(cls, statement: Statement) -> Self | None:
+        several = statement.head is Pooled and statement.problem == cls.problem
+        return cls(names=statement.classes) if several else None
 
     def head(self) -> Pooled:
         if not self.names:

@@ -10,7 +10,7 @@ import numpy as np
 from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
-from tlx.tasks.base import Batch, Outputs, Task
+from tlx.tasks.base import Batch, Outputs, Statement, Task, numbered
 from tlx.types import Array, Column, Field
 
 
@@ -21,12 +21,21 @@ class Regression(Task):
     outputs: int = 1
 
     metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("mse", "mae", "r2", "pearson")}
+    problem: ClassVar[str] = "regression"
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Raises ValueError for data with classes."""
         if names := columns["label"].classes:
             raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); it fits tasks.Classification")
         return self
+
+    @classmethod
+    def stated(cls, statement: Statement) -> Self | None:
+        numbers = statement.problem == cls.problem or (statement.outputs == 1 and statement.problem is None)
+        return cls(outputs=statement.outputs) if statement.head is Pooled and numbers else None
+
+    def config_document(self) -> dict[str, Any]:
+        return numbered([f"LABEL_{n}" for n in range(self.outputs)]) | {"problem_type": self.problem}
 
     def head(self) -> Pooled:
         return Pooled(self.outputs)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
 from tlx.models.heads import PerToken
-from tlx.tasks.base import Batch, Outputs, Task, check_names
+from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
 from tlx.types import Array, Column, Field
 
@@ -35,6 +35,8 @@ class TokenClassification(Task):
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
     }
 
+    by_class: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_names(self.names)
 
@@ -49,6 +51,10 @@ class TokenClassification(Task):
                 "names in the same order, or leave names out"
             )
         return replace(self, names=label.classes)
+
+    @classmethod
+    def stated(cls, statement: Statement) -> Self | None:
+        return cls(names=statement.classes) if statement.head is PerToken else None
 
     def head(self) -> PerToken:
         if not self.names:

@@ -120,7 +120,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     task: Task = recipe.task if splits is None else recipe.task.resolve(columns_of(splits))
     task.head()
     if recipe.weights is None:
-        model = models.build(recipe.model, task.outputs)
+        model = models.build(recipe.model, task.head())
         check_tuning(recipe.tuning, model)
         objectives.check_terms(recipe.objective, model, task)
         variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))

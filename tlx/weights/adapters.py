@@ -7,16 +7,15 @@ same two files under our own names, with `peft_type` "TLX".
 import json
 import os
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from tlx import config as records
 from tlx import models
 from tlx.files.documents import digests
-from tlx.tasks import Classification
 from tlx.tasks.classes import match, placeholder, shown
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
@@ -140,14 +139,14 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
     bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & found.keys())
     if not names or task is None or not (bridged or any(classes(path) for path in found)):
         return with_leaves(pretrained, found, source)
-    if isinstance(task, Classification) and not task.names:
-        return with_leaves(pretrained._replace(task=replace(task, names=names)), found, source)
+    if task.by_class and not task.names:
+        return with_leaves(pretrained._replace(task=records.replace(task, names=names)), found, source)
     ours: tuple[str, ...] = task.names
     how = match(names, ours)
     if how.take is None:
         raise ValueError(
             f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
-            f"the adapter's classes: load_pretrained(..., tasks.Classification(classes={len(names)}, names={names}))"
+            f"the adapter's classes: load_pretrained(..., tasks.{type(task).__name__}(names={names}))"
         )
     if how.moves:
         check_known(pretrained.model, source, orders(names, ours))
@@ -155,14 +154,10 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
         adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
         manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
         return adapted._replace(manifest=manifest)
-    if (
-        isinstance(task, Classification)
-        and how.by_position
-        and not all(placeholder(name, n) for n, name in enumerate(names))
-    ):
+    if task.by_class and how.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
         # The head is the adapter's, and so are its names where the base has none that say anything.
         said = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
-        pretrained = pretrained._replace(task=replace(task, names=said))
+        pretrained = pretrained._replace(task=records.replace(task, names=said))
     return with_leaves(pretrained, found, source)
 
 

@@ -4,13 +4,13 @@ Shapes: I inputs, C classes, R rank.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tlx import config as records
 from tlx.models import Head
-from tlx.tasks import Classification, Task
+from tlx.tasks import Task
 from tlx.tasks.classes import match, shown
 from tlx.trees import flatten, nest
 from tlx.types import Model
@@ -19,22 +19,22 @@ from tlx.weights.reconcile import Entry, Manifest
 
 # The leaves of a dense layer whose last axis is that of its outputs (see `layers/dense.py`).
 BY_OUTPUT = ("kernel", "bias", "lora/b", "lora/magnitude", "vera/b", "vera/outer", "ia3/output")
-MULTI_LABEL = "multi_label_classification"
+# The entry of config.json that names the class of a task that transformers has no word for.
+TASK = "tlx_task"
 
 
 class Stated(NamedTuple):
     """The head that a checkpoint's config.json states.
 
-    `task` is None if the config names no class with a head for a whole example, `names` are the class names of
-    `id2label` (none if it is absent), `problem` is its `problem_type`, `architecture` the class that it names, `head`
-    what the model ends in.
+    `task` is the task of tlx that it states, if any; `names` are the class names of `id2label` (none if it is absent);
+    `architecture` is the class that config.json names; `kind` names the class of the task, also one of the user's own.
     """
 
     task: Task | None
     names: tuple[str, ...]
-    problem: str | None
     architecture: str = ""
     head: Head | None = None
+    kind: str = ""
 
 
 class Reordered(NamedTuple):
@@ -83,7 +83,7 @@ def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
     nobody knows which leaf gives the logits.
     """
     task = pretrained.task
-    stored = task.names if isinstance(task, Classification) else ()
+    stored = task.names if task is not None and task.by_class else ()
     found = match(stored, names)
     if found.take is None:
         raise ValueError(f"{pretrained.manifest.source} has the classes {shown(stored)}, not {shown(names)}")
@@ -94,7 +94,7 @@ def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
     return pretrained._replace(
         variables=pretrained.variables._replace(params=nest(leaves)),
         manifest=permuted(pretrained.manifest, leaves, pretrained.model, orders(stored, names)),
-        task=replace(task, names=tuple(names)) if isinstance(task, Classification) else task,
+        task=None if task is None else records.replace(task, names=tuple(names)),
     )
 
 
@@ -170,16 +170,16 @@ def fit(
 
     if other := other_kind(stated, task):
         return drawn_again(other)
-    if not isinstance(task, Classification):
+    if not task.by_class:
         return unchanged
     stored, ours = stated.names, task.names
-    if stored and len(stored) != task.classes:
+    if stored and len(stored) != task.outputs:
         return drawn_again(
-            f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.classes}"
+            f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.outputs}"
         )
     if not ours:
         whole = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
-        return unchanged._replace(task=replace(task, names=stored)) if whole else unchanged
+        return unchanged._replace(task=records.replace(task, names=stored)) if whole else unchanged
     if not stored:
         note = f"kept by position: config.json has no id2label to compare with the classes {shown(ours)}"
         return unchanged._replace(entries=noted(note))
@@ -213,10 +213,8 @@ def left_out(
 
 def other_kind(stated: Stated, task: Task) -> str:
     """Say why a stored head answers another kind of question than the task; empty if nothing says so."""
-    if stated.task is None:
+    if not stated.kind:
         named = stated.architecture
         return f"config.json names {named}, which has no head for a whole example" if named else ""
-    if stated.problem == MULTI_LABEL:
-        return f"the checkpoint's head gives several labels an example (problem_type {MULTI_LABEL})"
-    kinds = [type(own).__name__ for own in (stated.task, task)]
-    return "" if kinds[0] == kinds[1] else f"the checkpoint's head is for {kinds[0]}, the task is {kinds[1]}"
+    kind = type(task).__name__
+    return "" if stated.kind == kind else f"the checkpoint's head is for {stated.kind}, the task is {kind}"

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from tlx import config as records
-from tlx import models
+from tlx import models, tasks
 from tlx.files.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
-from tlx.tasks import Classification, Regression, Task
+from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
 from tlx.trees import flatten, nest
 from tlx.types import Model, Variables
@@ -37,7 +37,7 @@ from tlx.weights.form import (
     written_kind,
 )
 from tlx.weights.formats import Format, foreign
-from tlx.weights.heads import MULTI_LABEL, Stated, fit, in_order, left_out, permuted
+from tlx.weights.heads import TASK, Stated, fit, in_order, left_out, permuted
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Manifest, reconcile
 from tlx.weights.source import locate
@@ -101,15 +101,13 @@ def load_pretrained(
     form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
     stated = stated_head(document, form, directory / CONFIG)
     given = task
-    if isinstance(stated.task, Classification) and not stated.task.names and given is None:
+    if stated.task is not None and stated.task.by_class and not stated.task.names and given is None:
         raise ValueError(
             f"{directory / CONFIG}: id2label gives one name to several classes {shown(stated.names)}; correct it, or "
             "give the task: tasks.Classification(names=...)"
         )
     task = task or stated.task
-    if task is not None and task.outputs is None:
-        raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
-    head = stated.head if task is None else models.as_head(task.outputs)
+    head = stated.head if task is None else task.head()
     settings = own_settings(document, model) if kind == OWN else form.read(document)
     stored = settings
     if pooling is not None:
@@ -222,17 +220,13 @@ def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
     kind = form.head_in(document)
     named, problem = stated_names(document, file), document.get("problem_type")
     if kind is None:
-        return Stated(None, named, problem, architecture)
-    count = len(named) or document.get("num_labels", 2)
-    head = kind(count)
-    if kind is not models.Pooled:
-        return Stated(None, named, problem, architecture, head)
-    if problem == "regression" or count == 1:
-        return Stated(Regression(outputs=count), (), problem, head=head)
-    # Two classes of one name have none that an answer could use.
-    names = named or tuple(f"LABEL_{n}" for n in range(count))
-    names = names if len(set(names)) == len(names) else ()
-    return Stated(Classification(classes=count, names=names), named, problem, head=head)
+        return Stated(None, named, architecture)
+    statement = Statement(kind, len(named) or document.get("num_labels", 2), named, problem)
+    head = kind(statement.outputs)
+    if user_kind := document.get(TASK):
+        return Stated(None, named, architecture, head, str(user_kind))
+    task = tasks.stated(statement)
+    return Stated(task, named, architecture, head, type(task).__name__ if task else "")
 
 
 def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
@@ -311,20 +305,14 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
         document = format_of(kind, model).write(model.config, model.head, read) | {"dtype": "float32"}
         for name in DROPPED:
             document.pop(name, None)
-    if isinstance(task, Classification):
-        names = task.names or tuple(f"LABEL_{n}" for n in range(task.classes or 0))
-        several = pretrained.manifest.document.get("problem_type") == MULTI_LABEL and not head_drawn(pretrained)
-        document |= {
-            "id2label": {str(n): name for n, name in enumerate(names)},
-            "label2id": {name: n for n, name in enumerate(names)},
-            "problem_type": MULTI_LABEL if several else "single_label_classification",
-        }
-    elif isinstance(task, Regression):
-        document |= {
-            "id2label": {str(n): f"LABEL_{n}" for n in range(task.outputs)},
-            "label2id": {f"LABEL_{n}": n for n in range(task.outputs)},
-            "problem_type": "regression",
-        }
+    if task is not None:
+        document |= task.config_document()
+        document.pop(TASK, None)
+        if (
+            stated_head(document, format_of(kind, model) if kind != OWN else Format(), Path(CONFIG)).kind
+            != type(task).__name__
+        ):
+            document[TASK] = type(task).__name__
     elif isinstance(model.head, models.PerToken):
         stored = pretrained.manifest.document.get("id2label") or {}
         names = tuple(str(stored.get(str(n), f"LABEL_{n}")) for n in range(model.head.outputs))
