@@ -235,6 +235,16 @@ def test_a_phase_without_a_step_is_told():
     assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
 
 
+def test_a_last_phase_without_a_step_keeps_what_the_phases_before_have_trained(tmp_path):
+    turns = tuning.InTurn((0.97, tuning.Full()), (0.03, tuning.Probe()))
+    recipe = dataclasses.replace(RECIPE, tuning=turns, model=models.Mlp(inputs=(8, 8, 1), widths=(6,)))
+    ready = prepare(recipe, open_data(recipe))
+    assert phase_spans(ready, STEPS) == [(0, STEPS), (STEPS, STEPS)]
+    trained = load_pretrained(run(recipe, tmp_path / "run", quiet=True).folder).variables
+    for path, leaf in flatten(ready.variables.params).items():
+        assert not np.array_equal(flatten(trained.params)[path], leaf), path
+
+
 def test_moved_part_leaves_out_what_no_phase_moves():
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
     part = moved_part(ready.variables, ready.trainable)

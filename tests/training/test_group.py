@@ -14,8 +14,8 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, models, tasks, tuning
 from tlx.records.log import read_metrics
-from tlx.training import loop, run_many
-from tlx.training.group import name_of
+from tlx.training import group, run_many
+from tlx.training.group_checkpoints import name_of
 from tlx.training.loop import Diverged, How
 from tlx.weights.files import read_file
 
@@ -56,15 +56,15 @@ def folders_of(base, count):
 
 def stopped_at(monkeypatch, recipes, folders, step):
     """Runs the recipes until the validation at a step, and is killed there."""
-    validate = loop.validate
+    validate = group.RunGroup.validate
 
-    def stop(runs, engine, state, reader, now, *rest):
-        if now == step:
+    def stop(group):
+        if group.step == step:
             raise KeyboardInterrupt
-        return validate(runs, engine, state, reader, now, *rest)
+        return validate(group)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", stop)
+        patch.setattr(group.RunGroup, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
             run_many.run_many(recipes, folders, how=LEAN)
 
@@ -109,7 +109,7 @@ def test_a_group_resumes_as_one_to_the_same_bits(recipes, tmp_path, monkeypatch,
 def test_a_kill_between_two_results_leaves_the_rest_to_the_same_group(tmp_path, monkeypatch, sizes):
     whole = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
-    write_all = loop.write_all
+    write_all = group.write_all
 
     def killed(active, *rest):
         if active.recipe.seed == 1:
@@ -117,7 +117,7 @@ def test_a_kill_between_two_results_leaves_the_rest_to_the_same_group(tmp_path, 
         return write_all(active, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_all", killed)
+        patch.setattr(group, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
             run_many.run_many(SEEDS, folders, how=LEAN)
     first = (folders[0] / "result.json").read_bytes()

@@ -239,20 +239,20 @@ PHASES = {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}
 
 @pytest.mark.parametrize("fields", [{}, pytest.param(PHASES, marks=pytest.mark.slow)], ids=["one phase", "two phases"])
 def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatch):
-    from tlx.training import loop
+    from tlx.training import group
 
     recipes = [varied(RECIPE, seed=seed, **fields) for seed in (0, 1)]
     whole = run_many.run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
     folders = [tmp_path / "parts" / str(n) for n in range(2)]
-    validate = loop.validate
+    validate = group.RunGroup.validate
 
-    def stop(runs, engine, state, reader, step, *rest):
-        if step == 8:
+    def stop(group):
+        if group.step == 8:
             raise KeyboardInterrupt
-        return validate(runs, engine, state, reader, step, *rest)
+        return validate(group)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", stop)
+        patch.setattr(group.RunGroup, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
             run_many.run_many(recipes, folders, how=LEAN)
     # One checkpoint for both.

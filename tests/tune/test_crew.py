@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
 from tlx.cli import main
-from tlx.training import loop, run_many
+from tlx.training import group, run_many
 from tlx.tune import attempt, crew, log_uniform, one_of, search, uniform
 from tlx.tune.space import cell
 from tlx.weights.files import read_file
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next
     """The next worker trains the whole group again, and reports only the trials that were left."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     whole = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
-    tell, write_all = crew.Crew.tell, loop.write_all
+    tell, write_all = crew.Crew.tell, group.write_all
 
     def killed(arm, *rest):
         if arm.recipe == second:
@@ -114,7 +114,7 @@ def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next
 
     second = cell(RECIPE, whole.trials[1].point).recipe
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_all", killed)
+        patch.setattr(group, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
             search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", together=3, quiet=True)
     told = []

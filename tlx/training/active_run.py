@@ -72,10 +72,13 @@ class Best(NamedTuple):
 
 
 class ActiveRun:
-    """A recipe made ready in its folder. `begin` is the step from which it trains, which its group sets (see
-    `tlx.training.group`); a `finished` run trains for the other runs of its group and writes nothing; `failed` is what
-    ended it early, in which case nothing more is measured of it; `flops` what its steps took, None where nobody can
-    say; `prefixes` what each phase had of a stored prefix, `cuts` where each begins, once that was looked for."""
+    """A recipe made ready in its folder.
+
+    `begin` is the step from which it trains, which its group sets (see `tlx.training.group_checkpoints`); a `finished`
+    run trains for the other runs of its group and writes nothing; `failed` is the error that ended it early, after
+    which it is not measured; `flops` is the number of operations of its steps, None if unknown; `prefixes` says by
+    phase which features were cached, and `cuts` at which stage each phase begins, once that was looked for.
+    """
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class DispatchedSteps(NamedTuple):
     swept: bool
     runs: int
 
-    def told(self) -> dict[str, np.ndarray]:
+    def metrics_on_host(self) -> dict[str, np.ndarray]:
         """The metrics on the host, [K, A, ...]; waits for the device."""
         found = jax.device_get(self.metrics)
         given = {name: values[: self.steps] if self.swept else values[None] for name, values in found.items()}

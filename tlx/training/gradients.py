@@ -5,6 +5,8 @@ Shapes: B batch, M pieces (micro-batches).
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from tlx import partition
 from tlx.config import with_hyperparameters
 from tlx.models import features, forward
 from tlx.objectives import Pass, Term, loss_of
+from tlx.training import pmap
 from tlx.training.state import Parts, TrainState, answering
 from tlx.trees import Tree, flatten, merge, nest
 from tlx.types import Array, Tick, Variables, View
@@ -47,137 +50,193 @@ def slope_of(
     and logits of all pieces together, from a first pass without gradient, and the derivative by these enters the
     second pass of each piece (Gao et al., 2021, section 3.2). Only the moments of batch norm are those of the pieces.
     """
-    task = with_hyperparameters(parts.task, state.numbers["task"])
-    names = term_names(terms)
     stages = [stage.name for stage in parts.model.stages]
-    frozen = partition.frozen_stages(stages, parts.partition)
-    remat = rematerialised(parts, stages, merge(state.trainable, state.frozen))
-    first = partition.first_trainable(stages, parts.partition)
-    cut_batch = batch if parts.in_pieces else None
     average = None
     if parts.ema is not None:
         average = merge(answering(parts, state.trainable, state.optimiser, state.average), state.frozen)
+    losses = Losses(
+        parts,
+        state,
+        terms=tuple(terms),
+        names=tuple(term_names(terms)),
+        task=with_hyperparameters(parts.task, state.numbers["task"]),
+        batch=batch,
+        reads=reads,
+        begin={stream: pmap.rows_before(rows_of(inputs), axis) for stream, inputs in batch.items()},
+        tick=tick,
+        axis=axis,
+        frozen=partition.frozen_stages(stages, parts.partition),
+        first=partition.first_trainable(stages, parts.partition),
+        remat=rematerialised(parts, stages, merge(state.trainable, state.frozen)),
+        average=average,
+    )
+    return Slope(losses.names, losses.at, tuple(term.turns(parts.model) for term in terms))
 
-    def run(params: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], now: Tick) -> tuple[Any, Tree]:
-        """The taps of every stream that is read, and the running statistics after that."""
-        taps: dict[str, Any] = {}
-        for group in grouped(reads, parts.joint):
-            streams = [own.stream for own in group]
-            found, moved = forward(
-                parts.model,
-                Variables(params, stats),
-                one_below_another([batch[own] for own in streams]),
-                key=jax.random.fold_in(now.key, group[0].salt),
-                train=True,
-                start=parts.start,
-                barrier=first,
-                still=frozen,
-                remat=remat,
-                dtype=parts.dtype,
-                offset=joint_places([(places[own], rows_of(batch[own])) for own in streams]),
-                axis=axis,
-            )
-            taps |= taken_apart(found, {own: rows_of(batch[own]) for own in streams})
-            stats = moved if any(own.moves for own in group) else stats
-        return taps, stats
 
-    def summed(
-        chosen: Sequence[int], weights: Sequence[Any] | None, params: Tree, stats: Tree, batch: Batch, taps: Any,
-        now: Tick, turn: int,
-    ) -> tuple[Array, Tree]:  # fmt: skip
-        """The weighted sum of the terms at the places `chosen`, and what they log, their plain sum as `loss`."""
-        total, asked = jnp.zeros(()), jnp.zeros(())
-        told: dict[str, Array] = {}
-        for number in chosen:
-            memory = state.memory[str(number)]
-            view = View(
-                parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average,
-                whole=cut_batch if batch is not cut_batch else None,
-            )  # fmt: skip
-            value, metrics = loss_of(terms[number], view)
-            total += value
-            weight = 1.0 if weights is None else weights[number]
-            # A plain 0 leaves the term out, and with it the passes that it alone reads.
-            if isinstance(weight, Array) or weight:
-                asked += weight * value
-            told |= {f"{names[number]}/{measure}": metric for measure, metric in metrics.items()}
-        return asked, told | {"loss": total}
+class Move(NamedTuple):
+    """One move of a step: the `weights` of the terms, the `turn`, the parameters that are not differentiated (`rest`),
+    and its tick."""
 
-    every = range(len(terms))
-    coupled = [n for n in every if terms[n].couples] if parts.in_pieces else []
-    apart = [n for n in every if n not in coupled]
+    weights: Sequence[Any] | None
+    turn: int
+    rest: tuple[Tree, Tree]
+    tick: Tick
 
-    def begin(stream: str) -> Array | int:
-        """The place of this device's first example of a stream in the global batch."""
-        return 0 if axis is None else jax.lax.axis_index(axis) * rows_of(batch[stream])
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Losses:
+    """The losses of the `terms` on one batch from one state.
+
+    `begin` is by stream the place of this device's first example in the global batch; `frozen` are the stages without
+    trainable parameters, `first` the first stage with some, `remat` what each stage computes again; `average` holds the
+    averaged parameters, if an average is kept.
+    """
+
+    parts: Parts = field(kw_only=False)
+    state: TrainState = field(kw_only=False)
+    terms: tuple[Term, ...]
+    names: tuple[str, ...]
+    task: Any
+    batch: Batch
+    reads: Sequence[Pass]
+    begin: Mapping[str, Array | int]
+    tick: Tick
+    axis: str | None
+    frozen: frozenset[str]
+    first: str | None
+    remat: Mapping[str, str]
+    average: Tree | None
+
+    @property
+    def coupled(self) -> list[int]:
+        """The terms that need the whole batch where it is taken in pieces."""
+        return [n for n, term in enumerate(self.terms) if term.couples] if self.parts.in_pieces else []
 
     def at(
-        trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
+        self, trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
     ) -> tuple[Tree, tuple[Tree, Tree]]:
-        now, rest = tick_of(tick, turn), (held or {}, state.frozen)
-
-        def objective(
-            trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], pull: Read
-        ) -> tuple[Array, tuple[Tree, Tree]]:
-            """The terms that are means over the rows of `batch`, and, of the others, the derivative `pull` by what they
-            read times that."""
-            params = merge(trainable, *rest)
-            taps, stats = run(params, stats, batch, places, now)
-            asked, told = summed(apart, weights, params, stats, batch, taps, now, turn)
-            for stream, own in pull.items():
-                found = read_of(taps[stream])
-                asked += sum((jnp.sum(found[name] * value) for name, value in own.items()), jnp.zeros(()))
-            return asked, (stats, told)
-
-        slope = jax.grad(objective, has_aux=True)
-        if not parts.in_pieces:
-            gradients, (stats, told) = slope(trainable, state.stats, batch, {s: begin(s) for s in batch}, {})
+        """The gradients, and the running statistics and metrics after the move (see `updates.Slope`)."""
+        move = Move(weights, turn, (held or {}, self.state.frozen), tick_of(self.tick, turn))
+        if self.parts.in_pieces:
+            gradients, stats, metrics = self.in_pieces(trainable, move)
         else:
-            pieces = Pieces.of(batch, parts.accumulate, {stream: begin(stream) for stream in batch})
-            direct, pull, more = Tree(), Read(), Tree()
-            if coupled:
-                params = merge(trainable, *rest)
-                if parts.twice:
-                    # Only counted and never run: of two passes that are the same the compiler would count one.
-                    params = jax.tree.map(lambda leaf: leaf * (1.0 + now.progress).astype(leaf.dtype), params)
+            slope = jax.grad(partial(self.objective, move), has_aux=True)
+            gradients, (stats, metrics) = slope(trainable, self.state.stats, self.batch, self.begin, {})
+        gradients, metrics = pmap.mean((gradients, metrics), self.axis)
+        if "mask" in self.state.numbers:
+            # A leaf that another run of a group trains and this one does not (see `tlx.training.vectorize.joined`).
+            mask = self.state.numbers["mask"]
+            gradients = nest({path: leaf * mask[path] for path, leaf in flatten(gradients).items()})
+        return gradients, (stats, metrics)
 
-                def look(stats: Tree, given: Any) -> tuple[Tree, Read]:
-                    number, inputs = given
-                    taps, stats = run(params, stats, inputs, pieces.places(number, inputs), now)
-                    return stats, {stream: read_of(own) for stream, own in taps.items()}
+    def objective(
+        self, move: Move, trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], pull: Read
+    ) -> tuple[Array, tuple[Tree, Tree]]:
+        """The terms that are means over the rows of `batch`, and, of the others, the derivative `pull` by what they
+        read times that."""
+        coupled = self.coupled
+        separate = [n for n in range(len(self.terms)) if n not in coupled]
+        params = merge(trainable, *move.rest)
+        taps, stats = self.taps(params, stats, batch, places, move.tick)
+        total, metrics = self.weighted_sum(separate, move, params, stats, batch, taps)
+        for stream, derivative in pull.items():
+            values = read_of(taps[stream])
+            total += sum((jnp.sum(values[name] * value) for name, value in derivative.items()), jnp.zeros(()))
+        return total, (stats, metrics)
 
-                stats, found = jax.lax.scan(look, state.stats, (pieces.numbers, pieces.streams))
+    def taps(self, params: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], tick: Tick) -> tuple[Any, Tree]:
+        """The taps of every stream that is read, and the running statistics after that."""
+        taps: dict[str, Any] = {}
+        for group in grouped(self.reads, self.parts.joint):
+            streams = [read.stream for read in group]
+            joint, moved = forward(
+                self.parts.model,
+                Variables(params, stats),
+                one_below_another([batch[stream] for stream in streams]),
+                key=jax.random.fold_in(tick.key, group[0].salt),
+                train=True,
+                start=self.parts.start,
+                barrier=self.first,
+                still=self.frozen,
+                remat=self.remat,
+                dtype=self.parts.dtype,
+                offset=joint_places([(places[stream], rows_of(batch[stream])) for stream in streams]),
+                axis=self.axis,
+            )
+            taps |= taken_apart(joint, {stream: rows_of(batch[stream]) for stream in streams})
+            stats = moved if any(read.moves for read in group) else stats
+        return taps, stats
 
-                def together(trainable: Tree, taps: Read) -> tuple[Array, Tree]:
-                    return summed(coupled, weights, merge(trainable, *rest), stats, batch, taps, now, turn)
+    def weighted_sum(
+        self, chosen: Sequence[int], move: Move, params: Tree, stats: Tree, batch: Batch, taps: Any
+    ) -> tuple[Array, Tree]:
+        """The weighted sum of the terms at the places `chosen`, and what they log, their plain sum as `loss`."""
+        plain, weighted = jnp.zeros(()), jnp.zeros(())
+        logged: dict[str, Array] = {}
+        for n in chosen:
+            view = View(
+                self.parts.model, params, stats, self.state.memory[str(n)], batch, taps, self.task, move.tick,
+                self.parts.dtype, self.axis, move.turn, self.average,
+                whole=self.batch if self.parts.in_pieces and batch is not self.batch else None,
+            )  # fmt: skip
+            value, metrics = loss_of(self.terms[n], view)
+            plain += value
+            weight = 1.0 if move.weights is None else move.weights[n]
+            # A plain 0 leaves the term out, and with it the passes that it alone reads.
+            if isinstance(weight, Array) or weight:
+                weighted += weight * value
+            logged |= {f"{self.names[n]}/{measure}": metric for measure, metric in metrics.items()}
+        return weighted, logged | {"loss": plain}
 
-                read = jax.tree.map(joined, found)
-                (direct, pull), more = jax.grad(together, argnums=(0, 1), has_aux=True)(trainable, read)
+    def in_pieces(self, trainable: Tree, move: Move) -> tuple[Tree, Tree, Tree]:
+        """Gradients, running statistics and metrics of the batch, piece by piece."""
+        count = self.parts.accumulate
+        pieces = Pieces.of(self.batch, count, self.begin)
+        slope = jax.grad(partial(self.objective, move), has_aux=True)
+        direct, pull, coupled_metrics = Tree(), Read(), Tree()
+        if self.coupled:
+            direct, pull, coupled_metrics = self.coupled_slope(trainable, pieces, move)
 
-            def piece(carry: tuple[Tree, Tree], given: Any) -> tuple[tuple[Tree, Tree], Tree]:
-                total, stats = carry
-                number, inputs, own = given
-                gradients, (stats, told) = slope(trainable, stats, inputs, pieces.places(number, inputs), own)
-                return (jax.tree.map(jnp.add, total, gradients), stats), told
+        def piece(carry: tuple[Tree, Tree], given: Any) -> tuple[tuple[Tree, Tree], Tree]:
+            total, stats = carry
+            number, inputs, derivative = given
+            gradients, (stats, metrics) = slope(trainable, stats, inputs, pieces.places(number, inputs), derivative)
+            return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
-            zeros, count = jax.tree.map(jnp.zeros_like, trainable), parts.accumulate
-            # The gradients of the pieces are averaged, and what the coupled terms pull is a sum.
-            own = jax.tree.map(lambda leaf: cut_rows(leaf * count, count), pull)
-            given = (pieces.numbers, pieces.streams, own)
-            (total, stats), told = jax.lax.scan(piece, (zeros, state.stats), given)
-            gradients = jax.tree.map(lambda leaf: leaf / count, total)
-            told = jax.tree.map(lambda values: values.mean(0), told)
-            if coupled:
-                gradients = jax.tree.map(jnp.add, gradients, direct)
-                told |= more | {"loss": told["loss"] + more["loss"]}
-        if axis is not None:
-            gradients, told = jax.lax.pmean((gradients, told), axis)
-        if "mask" in state.numbers:
-            # A leaf that another run of a pack learns and this one does not (see `tlx.training.vectorize.joined`).
-            gradients = nest({path: leaf * state.numbers["mask"][path] for path, leaf in flatten(gradients).items()})
-        return gradients, (stats, told)
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        # The gradients of the pieces are averaged, and what the coupled terms pull is a sum.
+        cut_pull = jax.tree.map(lambda leaf: cut_rows(leaf * count, count), pull)
+        given = (pieces.numbers, pieces.streams, cut_pull)
+        (total, stats), metrics = jax.lax.scan(piece, (zeros, self.state.stats), given)
+        gradients = jax.tree.map(lambda leaf: leaf / count, total)
+        metrics = jax.tree.map(lambda values: values.mean(0), metrics)
+        if self.coupled:
+            gradients = jax.tree.map(jnp.add, gradients, direct)
+            metrics |= coupled_metrics | {"loss": metrics["loss"] + coupled_metrics["loss"]}
+        return gradients, stats, metrics
 
-    return Slope(tuple(names), at, tuple(term.turns(parts.model) for term in terms))
+    def coupled_slope(self, trainable: Tree, pieces: "Pieces", move: Move) -> tuple[Tree, Read, Tree]:
+        """Of the terms that couple examples, the derivative by the trainable leaves and by what they read of the whole
+        batch, and what they log. A first pass, piece by piece and without gradient, computes what they read."""
+        params = merge(trainable, *move.rest)
+        if self.parts.twice:
+            # Only counted and never run: of two passes that are the same the compiler would count one.
+            params = jax.tree.map(lambda leaf: leaf * (1.0 + move.tick.progress).astype(leaf.dtype), params)
+
+        def read_piece(stats: Tree, given: Any) -> tuple[Tree, Read]:
+            number, inputs = given
+            taps, stats = self.taps(params, stats, inputs, pieces.places(number, inputs), move.tick)
+            return stats, {stream: read_of(of_stream) for stream, of_stream in taps.items()}
+
+        stats, by_piece = jax.lax.scan(read_piece, self.state.stats, (pieces.numbers, pieces.streams))
+
+        def together(trainable: Tree, taps: Read) -> tuple[Array, Tree]:
+            params = merge(trainable, *move.rest)
+            return self.weighted_sum(self.coupled, move, params, stats, self.batch, taps)
+
+        read = jax.tree.map(joined, by_piece)
+        (direct, pull), metrics = jax.grad(together, argnums=(0, 1), has_aux=True)(trainable, read)
+        return direct, pull, metrics
 
 
 def read_of(taps: Mapping[str, Any]) -> dict[str, Array]:

@@ -1,104 +1,288 @@
-"""The runs that train together: the step at which they stand, and their checkpoint, which is one unit.
+"""The runs that train together, as the loop drives them: their engine, states, evaluation, checkpoints and results.
 
-The numbers of a run depend, beyond rounding after many steps, on how many runs its program trains. So a checkpoint of
-a group holds all of its runs at one step, in one orbax checkpoint, and no other group of runs reads it: a kill at any
-moment leaves either the checkpoint before or the whole new one.
+The loop does not see whether there is one run or several vectorised runs; only this module and `vectorize` know.
 """
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from tlx import config
-from tlx.files import run_files
-from tlx.training.active_run import CHECKPOINTS, ActiveRun, moved_part
-from tlx.training.checkpoint import Checkpoints, Saved
-from tlx.training.step import TrainState
-from tlx.training.vectorize import Engine
+from tlx import partition
+from tlx.files.durable import common_folder, guarded
+from tlx.functional.selection import Seen
+from tlx.records import run_directory
+from tlx.records.log import Progress
+from tlx.training import vectorize
+from tlx.training.active_run import ActiveRun, Clock, Diverged, moved_part
+from tlx.training.batches import DispatchedSteps, one_of
+from tlx.training.energy import Metered, Used
+from tlx.training.evaluate import Outcome, evaluate, look
+from tlx.training.group_checkpoints import GroupCheckpoints
+from tlx.training.interrupt import Interruption, noted
+from tlx.training.phases import Before, PhaseSetup, set_up_phase
+from tlx.training.results import line, told_at_end, told_at_start, write_all, write_page
+from tlx.training.step import Parts, TrainState
+from tlx.trees import flatten, nest
+
+if TYPE_CHECKING:
+    from tlx.training.loop import How
 
 
-class Group:
-    """Runs that train in one program, in their order. Sets the step `begin` of each: that of the newest checkpoint of
-    exactly these runs, or 0.
+class RunGroup:
+    """Runs that train in one program: a single run, or several vectorised runs.
 
-    The checkpoint of a single run lies in its own folder, that of several in the folder of the first, under a name
-    that follows from the recipes of all.
+    `begin` is the step of their checkpoint and `step` the number of steps dispatched so far. `stopped` says that the
+    runs end before their last step; `ended` is the step at which they end.
     """
 
-    def __init__(self, runs: Sequence[ActiveRun]):
-        self.runs = list(runs)
-        self.cells = [config.fingerprint(run.recipe) for run in runs]
-        first = self.runs[0]
-        if len(self.runs) == 1:
-            self.checkpoints = first.checkpoints
-        else:
-            self.checkpoints = Checkpoints(first.path / CHECKPOINTS / name_of(self.cells))
-        self.begin = self.checkpoints.latest() or 0
-        for run in self.runs:
-            run.begin = self.begin
+    def __init__(
+        self,
+        runs: Sequence[ActiveRun],
+        how: "How",
+        clock: Clock,
+        stop: Interruption,
+        checkpoints: GroupCheckpoints,
+        meter: Metered,
+        progress: Progress,
+    ):
+        self.runs, self.how, self.clock, self.stop = list(runs), how, clock, stop
+        self.checkpoints, self.meter, self.progress = checkpoints, meter, progress
+        self.first = self.runs[0]
+        self.recipe, self.splits, self.spans = self.first.recipe, self.first.splits, self.first.spans
+        self.begin, self.steps = self.first.begin, self.first.steps
+        self.step, self.ended, self.stopped = self.begin, self.steps, False
+        self.setup: PhaseSetup | None = None
+        self.before: Before | None = None
+        self.state: Any = None
+        # The last dispatched steps, whose metrics are not read yet, and the step before them.
+        self.pending: tuple[int, DispatchedSteps] | None = None
+        # Steps that did not wait for the compiler: those that count for the examples per second.
+        self.timed = 0
+        self.interrupted, self.saved = False, time.monotonic()
 
-    def keep(self, engine: Engine, state: Any) -> None:
-        """Start to write one checkpoint of all runs, also of those that have failed."""
-        # A run that resumes here does not take the steps before it again.
-        for run in self.runs:
-            run.records.flush(sync=True)
-        states = [engine.fetch(state, n) for n in range(len(self.runs))]
-        saved = [run.saved(own) for run, own in zip(self.runs, states, strict=True)]
-        step = int(states[0].step)
-        if len(saved) == 1:
-            self.checkpoints.save(step, saved[0])
+    @property
+    def phase(self) -> PhaseSetup:
+        """The phase that trains now, or the last one that did."""
+        if self.setup is None or self.state is None:
+            raise ValueError(
+                f"{self.first.path} has a checkpoint at step {self.begin}, beyond this recipe's {self.steps} steps"
+            )
+        return self.setup
+
+    def set_up(self, number: int) -> None:
+        """Begin a phase: place its states on the devices."""
+        start, self.last = self.spans[number]
+        self.step = max(self.begin, start)
+        with self.clock("setup"):
+            if self.setup is None or (self.setup.phase, self.setup.step) != (number, self.step):
+                before, self.before, self.setup = self.before, None, None
+                prefix, restore = self.how.prefix, self.checkpoints.restore
+                self.setup = set_up_phase(self.runs, number, prefix, self.progress.say, before, restore)
+            self.state = self.setup.placed()
+
+    def take_steps(self) -> None:
+        """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
+        every = self.first.eval_every
+        end = min(self.last, self.step - self.step % every + every)
+        moment = time.perf_counter()
+        dispatched = self.phase.batches.take(self.state, self.step, end)
+        self.state = dispatched.state
+        self.settle()
+        self.clock.seconds["train" if dispatched.known else "compile"] += time.perf_counter() - moment
+        self.timed += dispatched.steps * dispatched.known
+        self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
+        self.interrupted = self.stop.asked
+        if self.evaluation_due or self.interrupted:
+            with self.clock("train"):
+                self.settle()
+
+    def settle(self) -> None:
+        """Read and record the metrics of the pending steps; waits for the device."""
+        if self.pending is None:
             return
-        best = any(own.notes["best"] for own in saved)
-        self.checkpoints.save(
-            step,
-            Saved(
-                state=by_place([own.state for own in saved]),
-                # A run that failed before its first measurement has no best state; its own stands in for it.
-                best=by_place([own.best or self.best_of(n, states[n]) for n, own in enumerate(saved)]) if best else {},
-                notes={"best": best, "arms": by_place([own.notes for own in saved])},
-            ),
+        (step, dispatched), self.pending = self.pending, None
+        metrics = dispatched.metrics_on_host()
+        self.rates = metrics["rate"][-1]
+        for n, run in enumerate(self.runs):
+            if run.failed is None:
+                with self.ended_alone(run):
+                    of_run = {name: values[:, n] for name, values in metrics.items()}
+                    run.settle(step, self.phase.learning, of_run, partial(dispatched.examples, n))
+        for k in range(dispatched.steps):
+            self.progress.step(step + k + 1, float(metrics["loss"][k].mean()), float(metrics["rate"][k, 0]))
+
+    @contextmanager
+    def ended_alone(self, run: ActiveRun) -> Iterator[None]:
+        """Mark a run that diverges as failed and let the others continue; a single run raises."""
+        try:
+            yield
+        except Diverged as error:
+            if len(self.runs) == 1:
+                raise
+            run.failed = error
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the validation split is measured after this step."""
+        return self.step % self.first.eval_every == 0 or self.step == self.steps
+
+    def validate(self) -> None:
+        """Measure the validation split, and what the criteria of selection read, under every run. Stops the group where
+        `how.judge` says so of a single run, and where every run has failed."""
+        with self.clock("eval"):
+            engine, goes_on = self.phase.engine, True
+            shown = engine.answer(self.state)
+            readers = {name: one_of(by_run) for name, by_run in self.phase.readers.items()}
+            outcomes = evaluate(engine, shown, self.splits.validation, readers["validation"], self.recipe)
+            seen = look(engine, shown, self.splits.aside, readers, self.recipe)
+            for n, run in enumerate(self.runs):
+                if run.failed is None:
+                    with self.ended_alone(run):
+                        goes_on = self.measure(n, outcomes[n], seen[n])
+            if self.recipe.train.select != "last":
+                self.keep_best(shown)
+        if not goes_on or all(run.failed for run in self.runs):
+            self.stopped, self.ended = True, self.step
+
+    def measure(self, n: int, outcome: Outcome, seen: Seen) -> bool:
+        """Record the measurements of run n; whether it goes on, as `how.judge` says."""
+        run = self.runs[n]
+        metrics = run.measured(self.step, outcome, seen, float(self.rates[n]))
+        if n == 0:
+            self.progress.say(line(self.step, self.steps, metrics, run.criteria))
+        return self.how.judge is None or self.step == self.steps or self.how.judge(self.step, metrics)
+
+    def keep_best(self, shown: Any) -> None:
+        """Keep the trainable parameters of every run whose measurement is the best so far by the recipe's rule."""
+        for n, run in enumerate(self.runs):
+            if run.failed is None:
+                part = moved_part(self.phase.engine.fetch(shown, n).variables, run.ready.trainable)
+                run.best = run.best.better(self.step, *run.judged(), part)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is written after this step: before the program ends by a signal, or after an evaluation
+        if the last checkpoint is old enough."""
+        if self.stopped or self.step == self.steps:
+            return False
+        return self.interrupted or (
+            self.evaluation_due and time.monotonic() - self.saved >= self.how.checkpoint_seconds
         )
 
-    def restore(self, fresh: Sequence[TrainState]) -> list[TrainState]:
-        """Return the states of all runs at the checkpoint at which the group stands."""
-        runs = self.runs
-        held = [run.held(state) for run, state in zip(runs, fresh, strict=True)]
-        best = [self.best_of(n, state) for n, state in enumerate(fresh)]
-        if len(runs) == 1:
-            return [runs[0].restored(self.checkpoints.restore(held[0], best[0], check=self.check), fresh[0])]
-        found = self.checkpoints.restore(by_place(held), by_place(best), check=self.check)
-        states = []
-        for n, (run, state) in enumerate(zip(runs, fresh, strict=True)):
-            place = f"{n:03d}"
-            own = Saved(found.state[place], found.best.get(place, {}), found.notes["arms"][place])
-            states.append(run.restored(own, state))
-        return states
+    def save_checkpoint(self) -> None:
+        """Start to write a checkpoint of all runs. Raises KeyboardInterrupt if a signal asked for the end."""
+        self.saved = time.monotonic()
+        self.count_flops()
+        self.checkpoints.save(self.phase.engine, self.state)
+        if self.interrupted:
+            raise KeyboardInterrupt
 
-    def check(self, notes: Any) -> None:
-        """Raise ValueError where the notes of a checkpoint are those of other recipes."""
-        own = notes["arms"].values() if "arms" in notes else [notes]
-        for run, note in zip(self.runs, own, strict=True):
-            run_files.check_fingerprint(run.path, note, CHECKPOINTS)
+    def count_flops(self) -> None:
+        """Add the operations of the steps since the last call to those of each run; None once they are unknown."""
+        with self.clock("compile"):
+            flops = self.phase.flops()
+            for n, run in enumerate(self.runs):
+                run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
 
-    def best_of(self, n: int, state: TrainState) -> Any:
-        """What a checkpoint holds as the best state of run n, with the numbers of `state`."""
-        return moved_part(state.variables, self.runs[n].ready.trainable)._asdict()
+    def finish_phase(self) -> None:
+        """Read what is pending, and keep the states for the phase that follows."""
+        with self.clock("train"):
+            self.settle()
+        self.count_flops()
+        # The last phase may take no step, and still begins where the one before has ended.
+        if self.phase.phase < len(self.spans) - 1 and not self.stopped:
+            engine = self.phase.engine
+            self.before = self.phase.parts, [engine.fetch(self.state, n) for n in range(len(self.runs))]
 
-    def close(self) -> None:
-        """Wait until all is on disk, and close the checkpoints."""
+    def choose_checkpoints(self) -> None:
+        """Choose the state of each run by the recipe's rule, and measure the validation split again where a
+        chosen state is not the last one."""
+        engine = self.phase.engine
+        with self.clock("eval"):
+            shown = engine.answer(self.state)
+            host = vectorize.on_host(shown)
+            states = [engine.fetch(host, n) for n in range(len(self.runs))]
+            parts = zip(self.runs, states, self.phase.parts, strict=True)
+            self.chosen = [best_state(run, state, own, self.ended) for run, state, own in parts]
+            if any(step != self.ended for _, step in self.chosen):
+                shown = engine.place([state for state, _ in self.chosen])
+                self.evaluate("validation", shown)
+        self.shown = shown
+
+    def evaluate_test(self) -> None:
+        """Measure the test split under the chosen states."""
+        with self.clock("eval"):
+            self.evaluate("test", self.shown)
+
+    def evaluate(self, split: str, shown: Any) -> None:
+        """Measure a split under every run, once for the result."""
+        phase = self.phase
+        examples, readers = self.splits.named[split], one_of(phase.readers[split])
+        outcomes = evaluate(phase.engine, shown, examples, readers, self.recipe)
+        for run, outcome in zip(self.runs, outcomes, strict=True):
+            run.outcomes[split] = outcome
+
+    def write_results(self) -> list[dict[str, Any] | Exception]:
+        """Write what each run leaves; return by run its result, as in `result.json`, or the exception that ended it."""
+        # Until the last result is written the checkpoint may be needed.
+        self.checkpoints.wait()
+        used = self.meter.stop().shared(len(self.runs))
+        return [self.write_result(n, used) for n in range(len(self.runs))]
+
+    def write_result(self, n: int, used: Used) -> dict[str, Any] | Exception:
+        """The result of run n, written unless it was finished before or failed."""
+        run, (state, selected) = self.runs[n], self.chosen[n]
+        if run.finished:
+            return run_directory.read(run.path)
+        if run.failed is not None:
+            return run.failed
+        if "test" in run.outcomes:
+            metrics = run.outcomes["test"].metrics(run.ready.task)
+            run.records.write(self.ended, {f"test/{name}": value for name, value in metrics.items()})
+        run.records.flush()
+        finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "timed": self.timed, "selected": selected}
+        finish["pack"] = {"arms": len(self.runs), "place": n}
         if len(self.runs) > 1:
-            self.checkpoints.close()
+            finish["pack"]["cells"] = self.checkpoints.cells
+        finish["energy"] = used._asdict()
+        result = write_all(run, state, finish, self.how.leave)
+        if self.how.leave == "all":
+            page = write_page(run.path) if self.how.test else None
+            self.progress.say(told_at_end(result, run.ready, run.path, page, run.outcomes))
+        return result
 
 
-def name_of(cells: Sequence[str]) -> str:
-    """The name of the checkpoints of the recipes of these fingerprints, in this order.
+@contextmanager
+def open_group(
+    runs: Sequence[ActiveRun], how: "How", clock: Clock, setup: PhaseSetup | None = None
+) -> Iterator[RunGroup]:
+    """Open the checkpoint of runs that train together, and close all of it and the runs at the end. `setup` is that of
+    their first phase, if it exists already. Ctrl-C and SIGTERM are only noted within the block."""
+    first = runs[0]
+    with ExitStack() as stack:
+        stop = stack.enter_context(noted())
+        stack.enter_context(guarded(common_folder([run.path for run in runs])))
+        for run in runs:
+            stack.enter_context(closing(run))
+        # Reads the checkpoints, which may be damaged: the runs are closed all the same.
+        checkpoints = stack.enter_context(closing(GroupCheckpoints(runs)))
+        meter = stack.enter_context(Metered())
+        batch = first.recipe.train.batch * len(runs)
+        progress = stack.enter_context(Progress(first.steps, first.begin, batch, how.quiet))
+        if not how.quiet:
+            progress.say(told_at_start(first.ready, first.splits, first.steps, first.begin, first.path))
+        group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
+        group.setup = setup
+        yield group
 
-    >>> name_of(["a", "b"]) != name_of(["b", "a"])
-    True
-    """
-    return f"group-{len(cells)}-{hashlib.sha256(' '.join(cells).encode()).hexdigest()[:16]}"
 
-
-def by_place(values: Sequence[Any]) -> dict[str, Any]:
-    """The values by the place of their run in the group."""
-    return {f"{n:03d}": value for n, value in enumerate(values)}
+def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
+    """The state whose numbers are reported, and its step."""
+    best = run.best
+    if best.variables is None or best.step == ended:
+        return state, ended
+    params = nest(flatten(state.variables.params) | flatten(best.variables.params))
+    trainable, frozen = partition.split(params, parts.partition)
+    return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step

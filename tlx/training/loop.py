@@ -1,34 +1,22 @@
 """Training, read from top to bottom: one run, or several that share a program."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from tlx import config, partition, sharding
+from tlx import config, sharding
 from tlx.assets import cache_dir
-from tlx.files.durable import common_folder, guarded
+from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.records.log import Progress
-from tlx.training import vectorize
-from tlx.training.active_run import ActiveRun, Clock, Diverged, moved_part, opened
-from tlx.training.batches import DispatchedSteps, one_of
-from tlx.training.energy import Metered
-from tlx.training.evaluate import evaluate, look
-from tlx.training.group import Group
-from tlx.training.interrupt import noted
-from tlx.training.phases import Before, PhaseSetup, set_up_phase
-from tlx.training.results import PAGE, line, told_at_end, told_at_start, write_all, write_page
-from tlx.training.step import Parts, TrainState
-from tlx.training.vectorize import Engine
-from tlx.trees import flatten, nest
+from tlx.training.active_run import ActiveRun, Clock, Diverged, opened
+from tlx.training.group import open_group
+from tlx.training.phases import PhaseSetup
+from tlx.training.results import PAGE, write_page
 
 __all__ = ["Diverged", "How", "Run", "run", "train"]
 
@@ -137,204 +125,44 @@ def with_page(found: Run, how: How) -> Run:
 
 
 def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None) -> list[Run | Exception]:
-    """Takes the runs from where they stand to their end: a run each, or what ended it. `setup` is the beginning of
-    their phase, where it was made already.
+    """Train one run, or several that share a program, from their checkpoint to their end.
 
-    Several runs share a program, so they have the same number of steps and phases (see `tlx.training.grouping`), and
-    one checkpoint (see `tlx.training.group`). A run that diverges stops no other; a full disk ends all, and so does
-    Ctrl-C, after the step in which it came, with a checkpoint. A run that is `finished` trains for the others: its
-    folder stays as it is.
+    Several runs have the same number of steps and phases (see `tlx.training.grouping`) and one checkpoint. A run that
+    diverges stops no other run. A full disk ends all runs, and so does Ctrl-C, after the current step and with a
+    checkpoint. A run that is `finished` trains for the others: its folder stays as it is.
+
+    Args:
+        runs: the open runs; they are closed at the end, whatever happens.
+        how: how they are carried out.
+        clock: the seconds spent until now.
+        setup: the set-up of the first phase, if it exists already.
+
+    Returns:
+        For each run what came out of it, or the exception that ended it.
     """
-    first = runs[0]
-    recipe, steps = first.recipe, first.steps
-    before: Before | None = None
-    state: Any = None
-    timed, ended, saved, judged = 0, steps, time.monotonic(), True
-    with ExitStack() as stack:
-        stop = stack.enter_context(noted())
-        stack.enter_context(guarded(common_folder([run.path for run in runs])))
-        for run in runs:
-            stack.enter_context(closing(run))
-        # Reads the checkpoints, which may be damaged: the runs are closed all the same.
-        group = stack.enter_context(closing(Group(runs)))
-        begin = first.begin
-        meter = stack.enter_context(Metered())
-        progress = stack.enter_context(Progress(steps, begin, recipe.train.batch * len(runs), how.quiet))
-        if not how.quiet:
-            progress.say(told_at_start(first.ready, first.splits, steps, begin, first.path))
-        for phase, (start, last) in enumerate(first.spans):
+    with open_group(runs, how, clock, setup) as group:
+        for phase, (_, last) in enumerate(group.spans):
             # A checkpoint at the end of a phase is restored into that phase, which then has no step left.
-            if begin > last:
+            if group.begin > last:
                 continue
-            with clock("setup"):
-                if setup is None or (setup.phase, setup.step) != (phase, max(begin, start)):
-                    setup = set_up_phase(runs, phase, how.prefix, progress.say, before, group.restore)
-                now, state, before, setup = setup, setup.placed(), None, None
-                parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.batches
-            step, pending = max(begin, start), None
-            while step < last:
-                every = first.eval_every
-                end = min(last, step - step % every + every)
-                moment = time.perf_counter()
-                dispatched = given.take(state, step, end)
-                state = dispatched.state
-                settle(runs, learning, pending, progress)
-                clock.seconds["train" if dispatched.known else "compile"] += time.perf_counter() - moment
-                timed += dispatched.steps * dispatched.known
-                pending, step = (step, dispatched), step + dispatched.steps
-                looked, asked = step % every == 0 or step == steps, stop.asked
-                if looked or asked:
-                    with clock("train"):
-                        settle(runs, learning, pending, progress)
-                        pending = None
-                if looked:
-                    with clock("eval"):
-                        shown = engine.answer(state)
-                        judged = validate(runs, engine, shown, readers, step, dispatched, progress, how)
-                        if recipe.train.select != "last":
-                            note_best(runs, engine, shown, step)
-                    if not judged or all(run.failed for run in runs):
-                        ended = step
-                        break
-                due = looked and time.monotonic() - saved >= how.checkpoint_seconds
-                if step < steps and (due or asked):
-                    saved = time.monotonic()
-                    with clock("compile"):
-                        note_flops(runs, now.flops())
-                    group.keep(engine, state)
-                    if asked:
-                        raise KeyboardInterrupt
-            with clock("train"):
-                settle(runs, learning, pending, progress)
-            with clock("compile"):
-                note_flops(runs, now.flops())
-            if ended < steps:
+            group.set_up(phase)
+            while group.step < last and not group.stopped:
+                group.take_steps()
+                if group.evaluation_due:
+                    group.validate()
+                if group.checkpoint_due:
+                    group.save_checkpoint()
+            group.finish_phase()
+            if group.stopped:
                 break
-            if last < steps:
-                before = (parts, [engine.fetch(state, n) for n in range(len(runs))])
-        if state is None:
-            raise ValueError(f"{first.path} has a checkpoint at step {begin}, beyond this recipe's {steps} steps")
-        with clock("eval"):
-            shown = engine.answer(state)
-            host = vectorize.on_host(shown)
-            states = [engine.fetch(host, n) for n in range(len(runs))]
-            chosen = [best_state(*own, ended) for own in zip(runs, states, parts, strict=True)]
-            if any(selected != ended for _, selected in chosen):
-                shown = engine.place([own for own, _ in chosen])
-                again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
-                for run, outcome in zip(runs, again, strict=True):
-                    run.outcomes["validation"] = outcome
-            tested_on = how.test and not first.splits.untested
-            if tested_on:
-                tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
-                for run, outcome in zip(runs, tested, strict=True):
-                    run.outcomes["test"] = outcome
-        # Until the last result is written the checkpoint may be needed.
-        group.checkpoints.wait()
-        used = meter.stop().shared(len(runs))
-        results: list[Run | Exception] = []
-        for n, (run, (own, selected)) in enumerate(zip(runs, chosen, strict=True)):
-            if run.finished:
-                results.append(Run(run.path, run.recipe, run_directory.read(run.path)))
-                continue
-            if run.failed is not None:
-                results.append(run.failed)
-                continue
-            if tested_on:
-                measured = run.outcomes["test"].metrics(run.ready.task)
-                run.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
-            run.records.flush()
-            told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected}
-            told["pack"] = {"arms": len(runs), "place": n} | ({"cells": group.cells} if len(runs) > 1 else {})
-            told["energy"] = used._asdict()
-            result = write_all(run, own, told, how.leave)
-            if how.leave == "all":
-                page = write_page(run.path) if how.test else None
-                progress.say(told_at_end(result, run.ready, run.path, page, run.outcomes))
-            results.append(Run(run.path, run.recipe, result))
-    return results
-
-
-def settle(
-    runs: Sequence[ActiveRun], learning: Sequence[str], pending: tuple[int, DispatchedSteps] | None, progress: Progress
-) -> None:
-    """Reads and writes down the metrics of steps that the device has finished, or is about to. Where there are several
-    runs, one that diverges ends by itself."""
-    if pending is None:
-        return
-    step, dispatched = pending
-    told = dispatched.told()
-    for n, run in enumerate(runs):
-        if run.failed is None:
-            with ended_alone(run, runs):
-                own = {name: values[:, n] for name, values in told.items()}
-                run.settle(step, learning, own, partial(dispatched.examples, n))
-    for k in range(dispatched.steps):
-        progress.step(step + k + 1, float(told["loss"][k].mean()), float(told["rate"][k, 0]))
-
-
-def note_flops(runs: Sequence[ActiveRun], flops: Sequence[float] | None) -> None:
-    """Adds to what each run's steps took, where that is known."""
-    for n, run in enumerate(runs):
-        run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
-
-
-@contextmanager
-def ended_alone(run: ActiveRun, runs: Sequence[ActiveRun]) -> Iterator[None]:
-    """Where there are several runs, one that diverges is marked, and the others go on."""
-    try:
-        yield
-    except Diverged as error:
-        if len(runs) == 1:
-            raise
-        run.failed = error
-
-
-def validate(
-    runs: Sequence[ActiveRun],
-    engine: Engine,
-    state: Any,
-    readers: Mapping[str, Sequence[Any]],
-    step: int,
-    dispatched: DispatchedSteps,
-    progress: Progress,
-    how: How,
-) -> bool:
-    """Measures the validation split, and what criteria look at, under every run; whether the run goes on, as
-    `how.judge` says of a single one."""
-    first, rates = runs[0], dispatched.told()["rate"][-1]
-    goes_on, reading = True, {name: one_of(own) for name, own in readers.items()}
-    outcomes = evaluate(engine, state, first.splits.validation, reading["validation"], first.recipe)
-    seen = look(engine, state, first.splits.aside, reading, first.recipe)
-    for n, (outcome, own) in enumerate(zip(outcomes, seen, strict=True)):
-        run = runs[n]
-        if run.failed is not None:
-            continue
-        with ended_alone(run, runs):
-            measured = run.measured(step, outcome, own, float(rates[n]))
-            if n == 0:
-                progress.say(line(step, first.steps, measured, run.criteria))
-            if how.judge is not None and step < first.steps:
-                goes_on = how.judge(step, measured)
-    return goes_on
-
-
-def note_best(runs: Sequence[ActiveRun], engine: Engine, state: Any, step: int) -> None:
-    """Keeps what moves of every run whose measurement is the best so far by the recipe's rule."""
-    for n, run in enumerate(runs):
-        if run.failed is None:
-            found = moved_part(engine.fetch(state, n).variables, run.ready.trainable)
-            run.best = run.best.better(step, *run.judged(), found)
-
-
-def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
-    """The state whose numbers are reported, and the step that it is of."""
-    best = run.best
-    if best.variables is None or best.step == ended:
-        return state, ended
-    params = nest(flatten(state.variables.params) | flatten(best.variables.params))
-    trainable, frozen = partition.split(params, parts.partition)
-    return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step
+        group.choose_checkpoints()
+        if how.test and not group.splits.untested:
+            group.evaluate_test()
+        outcomes = group.write_results()
+    return [
+        outcome if isinstance(outcome, Exception) else Run(run.path, run.recipe, outcome)
+        for run, outcome in zip(runs, outcomes, strict=True)
+    ]
 
 
 def check_devices(recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ from tlx.models import features, forward
 from tlx.objectives import passes
 from tlx.optim import Layout
 from tlx.tasks import with_labels
+from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of
 from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, nest
@@ -122,7 +123,10 @@ class Compiled(NamedTuple):
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     """The step of `parts` on every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program a device)."""
     if how == "pmap":
-        return mapped(parts, mesh)
+        mapped = pmap.Mapped(mesh)
+        train = mapped.train(partial(train_step, parts, axis=pmap.AXIS))
+        evaluate = mapped.evaluate(partial(eval_step, parts))
+        return Compiled(train, evaluate, mapped.place, mapped.fetch, mapped.put, answerer(parts, mapped.compile))
     whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
     train = jax.jit(
         partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
@@ -144,36 +148,3 @@ def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], An
         return lambda state: state
     found = compiler(partial(answering, parts))
     return lambda state: state._replace(trainable=found(state.trainable, state.optimiser, state.average))
-
-
-def mapped(parts: Parts, mesh: Mesh) -> Compiled:
-    """The same step by `jax.pmap`: states carry a leading axis of devices, batches are split along their first."""
-    devices = list(mesh.devices.flat)
-    count = len(devices)
-    train = jax.pmap(partial(train_step, parts, axis=sharding.DATA), sharding.DATA, devices=devices, donate_argnums=0)
-    evaluate = jax.pmap(partial(eval_step, parts), sharding.DATA, devices=devices)
-
-    # Compiled, for one program does what would else be an operation a leaf.
-    @partial(jax.jit, out_shardings=sharding.by_example(mesh))
-    def spread(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
-
-    @jax.jit
-    def first(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[0], tree)
-
-    def put(batch: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
-
-    def joined(state: Any, batch: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), evaluate(state, batch))
-
-    def stepped(state: Any, batch: Any) -> tuple[Any, Any]:
-        state, metrics = train(state, batch)
-        return state, first(metrics)
-
-    def place(state: TrainState) -> Any:
-        return spread(jax.device_put(state, sharding.replicated(mesh)))
-
-    answer = answerer(parts, partial(jax.pmap, axis_name=sharding.DATA, devices=devices))
-    return Compiled(stepped, joined, place, first, put, answer)

@@ -1,0 +1,108 @@
+"""The checkpoints of runs that train together: one unit for all runs of a group.
+
+The numbers of a run depend, beyond rounding after many steps, on how many runs its program trains. So a checkpoint of
+a group holds all of its runs at one step, in one orbax checkpoint, and no other group of runs reads it: a kill at any
+moment leaves either the checkpoint before or the whole new one.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from tlx import config
+from tlx.files import run_files
+from tlx.training.active_run import CHECKPOINTS, ActiveRun, moved_part
+from tlx.training.checkpoint import Checkpoints, Saved
+from tlx.training.step import TrainState
+from tlx.training.vectorize import Engine
+
+
+class GroupCheckpoints:
+    """The checkpoints of runs that train in one program, in their order. Sets the step `begin` of each run: the step of
+    the newest checkpoint of exactly these runs, or 0.
+
+    The checkpoint of a single run lies in its own folder, that of several in the folder of the first, under a name
+    that follows from the recipes of all.
+    """
+
+    def __init__(self, runs: Sequence[ActiveRun]):
+        self.runs = list(runs)
+        self.cells = [config.fingerprint(run.recipe) for run in runs]
+        first = self.runs[0]
+        if len(self.runs) == 1:
+            self.checkpoints = first.checkpoints
+        else:
+            self.checkpoints = Checkpoints(first.path / CHECKPOINTS / name_of(self.cells))
+        self.begin = self.checkpoints.latest() or 0
+        for run in self.runs:
+            run.begin = self.begin
+
+    def save(self, engine: Engine, state: Any) -> None:
+        """Start to write one checkpoint of all runs, also of those that have failed."""
+        # A run that resumes here does not take the steps before it again.
+        for run in self.runs:
+            run.records.flush(sync=True)
+        states = [engine.fetch(state, n) for n in range(len(self.runs))]
+        saved = [run.saved(own) for run, own in zip(self.runs, states, strict=True)]
+        step = int(states[0].step)
+        if len(saved) == 1:
+            self.checkpoints.save(step, saved[0])
+            return
+        best = any(own.notes["best"] for own in saved)
+        self.checkpoints.save(
+            step,
+            Saved(
+                state=by_place([own.state for own in saved]),
+                # A run that failed before its first measurement has no best state; its own stands in for it.
+                best=by_place([own.best or self.best_of(n, states[n]) for n, own in enumerate(saved)]) if best else {},
+                notes={"best": best, "arms": by_place([own.notes for own in saved])},
+            ),
+        )
+
+    def restore(self, initial: Sequence[TrainState]) -> list[TrainState]:
+        """Return the states of all runs at the checkpoint at which the group stands."""
+        runs = self.runs
+        held = [run.held(state) for run, state in zip(runs, initial, strict=True)]
+        best = [self.best_of(n, state) for n, state in enumerate(initial)]
+        if len(runs) == 1:
+            return [runs[0].restored(self.checkpoints.restore(held[0], best[0], check=self.check), initial[0])]
+        saved = self.checkpoints.restore(by_place(held), by_place(best), check=self.check)
+        states = []
+        for n, (run, state) in enumerate(zip(runs, initial, strict=True)):
+            place = f"{n:03d}"
+            of_run = Saved(saved.state[place], saved.best.get(place, {}), saved.notes["arms"][place])
+            states.append(run.restored(of_run, state))
+        return states
+
+    def check(self, notes: Any) -> None:
+        """Raise ValueError where the notes of a checkpoint are those of other recipes."""
+        own = notes["arms"].values() if "arms" in notes else [notes]
+        for run, note in zip(self.runs, own, strict=True):
+            run_files.check_fingerprint(run.path, note, CHECKPOINTS)
+
+    def best_of(self, n: int, state: TrainState) -> Any:
+        """What a checkpoint holds as the best state of run n, with the numbers of `state`."""
+        return moved_part(state.variables, self.runs[n].ready.trainable)._asdict()
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is on the disk."""
+        self.checkpoints.wait()
+
+    def close(self) -> None:
+        """Wait until all is on disk, and close the checkpoints."""
+        if len(self.runs) > 1:
+            self.checkpoints.close()
+
+
+def name_of(cells: Sequence[str]) -> str:
+    """The name of the checkpoints of the recipes of these fingerprints, in this order.
+
+    >>> name_of(["a", "b"]) != name_of(["b", "a"])
+    True
+    """
+    return f"group-{len(cells)}-{hashlib.sha256(' '.join(cells).encode()).hexdigest()[:16]}"
+
+
+def by_place(values: Sequence[Any]) -> dict[str, Any]:
+    """The values by the place of their run in the group."""
+    return {f"{n:03d}": value for n, value in enumerate(values)}
