@@ -14,11 +14,12 @@ from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Seen
 from tlx.records import run_directory
 from tlx.records.log import Progress
+from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun, Clock, Diverged, moved_part
 from tlx.training.batches import DispatchedSteps, one_of
 from tlx.training.energy import Metered, Used
-from tlx.training.evaluate import Outcome, evaluate, look
+from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
@@ -146,7 +147,7 @@ class RunGroup:
         if not goes_on or all(run.failed for run in self.runs):
             self.stopped, self.ended = True, self.step
 
-    def measure(self, n: int, outcome: Outcome, seen: Seen) -> bool:
+    def measure(self, n: int, outcome: Predictions, seen: Seen) -> bool:
         """Record the measurements of run n; whether it goes on, as `how.judge` says."""
         run = self.runs[n]
         metrics = run.measured(self.step, outcome, seen, float(self.rates[n]))
@@ -249,7 +250,7 @@ class RunGroup:
         finish["energy"] = used._asdict()
         result = write_all(run, state, finish, self.how.leave)
         if self.how.leave == "all":
-            page = write_page(run.path) if self.how.test else None
+            page = write_page(run.path, run.ready.task) if self.how.test else None
             self.progress.say(told_at_end(result, run.ready, run.path, page, run.outcomes))
         return result
 
