@@ -11,7 +11,7 @@ from tlx import config
 from tlx.recipe import Recipe
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun
-from tlx.training.phases import fresh_states
+from tlx.training.phases import initial_states
 from tlx.training.step import Parts, TrainState
 from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
 
@@ -120,5 +120,5 @@ def form_of(run: ActiveRun) -> Form:
     phases = []
     for phase in range(len(run.spans)):
         parts = ready.parts(phase)
-        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([run], [own], n, None)[0])))
+        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: initial_states([run], [own], n, None)[0])))
     return Form(stands, phases)

@@ -144,9 +144,9 @@ def open_all(
     wrong: dict[int, Exception] = {}
     for position in members:
         try:
-            if found := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+            if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
                 complete.add(position)
-                settle(position, whole(found, how))
+                settle(position, whole(run, how))
         except Exception as error:
             wrong[position] = error
             settle(position, error)
@@ -179,14 +179,14 @@ def open_all(
 
 def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
     """Close the runs, and settle those that are not finished with an error that says why."""
-    told = (
+    message = (
         f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
         f"{error}. Repair that, or delete the folders of the group and run again"
     )
     for position, run in ready.items():
         run.close()
         if not run.finished:
-            settle(position, ValueError(told))
+            settle(position, ValueError(message))
 
 
 class Plan(NamedTuple):
@@ -321,15 +321,15 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
 def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
     """The beginning of a phase of these runs, as it is before its first step, the bytes that its compiled step needs,
     and its operations."""
-    setup = set_up_phase(runs, phase, how.prefix, lambda told: None)
-    fresh = setup.states
+    setup = set_up_phase(runs, phase, how.prefix, lambda line: None)
+    states = setup.states
     state = setup.placed()
     needed = setup.batches.bytes_needed(state)
     one, batch = setup.batches.shapes()
     lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
-    setup.states, setup.batches = fresh, setup.batches.rewound(setup.step)
-    alone, told = setup.step_flops(0, one), lowered.cost_analysis()
-    group = float(told["flops"]) if told and "flops" in told else None
+    setup.states, setup.batches = states, setup.batches.rewound(setup.step)
+    alone, cost = setup.step_flops(0, one), lowered.cost_analysis()
+    group = float(cost["flops"]) if cost and "flops" in cost else None
     if runs[0].recipe.train.accumulate > 1 and alone is not None:
         # The compiler counts one round of the loop over the pieces of a batch.
         group = alone * len(runs)
@@ -363,9 +363,9 @@ def own_bytes(run: ActiveRun, phase: int) -> int:
 
 def room_bytes() -> int:
     """The bytes that a group may take: a share of all the memory, for the free memory differs with the load."""
-    told = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in told:
-        return int(DEVICE_ROOM * told["bytes_limit"])
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in memory:
+        return int(DEVICE_ROOM * memory["bytes_limit"])
     return int(ROOM * memory_bytes())
 
 

@@ -85,7 +85,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     )
 
 
-def packed(
+def vectorised(
     parts: Parts,
     mesh: Mesh,
     states: Sequence[TrainState],
