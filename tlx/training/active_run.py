@@ -311,8 +311,8 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
         all_examples = named(stream)
         if len(all_examples) > 1:
             raise ValueError(
-                f"a term looks at each example of {stream!r} by its index, and there are {len(all_examples)} of them: name "
-                f"one, such as '{stream}/0'"
+                f"a term looks at each example of {stream!r} by its index, and there are {len(all_examples)} of them: "
+                f"name one, such as '{stream}/0'"
             )
         for batch in read(all_examples[0]):
             yield {name: array for name, array in batch.items() if name != "label"}
