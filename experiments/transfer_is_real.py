@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from tlx import Data, Optim, Recipe, Run, Train, Weights, models, run, tasks
+from tlx import Data, Optim, Recipe, Train, Weights, models, run, tasks
+from tlx.training.loop import Run
 
 PAIRS = ("movies", "digits20", "digits60")
 CNN = models.Cnn(size=28, channels=1, widths=(16, 32, 64))

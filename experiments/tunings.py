@@ -27,10 +27,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import Data, Optim, Recipe, Run, Train, Weights, run, sharding, tasks, tuning
+from tlx import Data, Optim, Recipe, Train, Weights, run, sharding, tasks, tuning
 from tlx.functional import significance
 from tlx.training import describe
-from tlx.training.loop import How
+from tlx.training.loop import How, Run
 from tlx.training.prepare import Prepared, prepare
 from tlx.training.step import compile_step, initial_state
 

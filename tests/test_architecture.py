@@ -139,6 +139,26 @@ def test_no_room_is_a_lumber_room(word):
     assert not [named(path) for path in FILES if word in path.stem]
 
 
+def test_the_loop_is_read_on_one_screen():
+    tree = ast.parse((PACKAGE / "training/loop.py").read_text(encoding="utf-8"))
+    (train,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert train.end_lineno - train.lineno < 50
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_pmap_is_used_in_one_file(path):
+    names = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert "pmap" not in names or named(path) == "training/pmap.py", f"{named(path)} uses jax.pmap"
+
+
+def test_the_top_of_the_package_has_few_names():
+    import tlx
+
+    assert len(tlx.__all__) <= 28, "reach it through its package"
+
+
 def test_the_front_door_opens_without_anything_heavy():
     import subprocess
 
@@ -156,4 +176,5 @@ def test_a_name_that_moved_says_where_it_is_now():
     for name, place in tlx.MOVED.items():
         with pytest.raises(AttributeError, match=f"tlx.{place}$"):
             getattr(tlx, name)
-        assert import_module(f"tlx.{place}")
+        package, _, last = f"tlx.{place}".rpartition(".")
+        assert hasattr(import_module(package), last) or import_module(f"tlx.{place}")

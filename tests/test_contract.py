@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen
 
-from tlx import Learn, Optim, Pretrained, models, partition, save_pretrained, tasks, terms, tuning
+from tlx import Learn, Optim, models, partition, save_pretrained, tasks, terms, tuning
 from tlx import optim as optimisers
 from tlx.objectives import inserted
 from tlx.training.checkpoint import Checkpoints, Saved
@@ -19,7 +19,7 @@ from tlx.trees import flatten, map_named, nest
 from tlx.tuning.base import parametric
 from tlx.types import Setting, Variables
 from tlx.updates import Alternating, Sum, in_turns
-from tlx.weights import Manifest
+from tlx.weights import Manifest, Pretrained
 
 CLASSES, BATCH = 3, 4
 

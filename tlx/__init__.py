@@ -1,55 +1,69 @@
 """tlx: transfer learning as a research subject, in JAX.
 
-The names below are the library's front; each is imported when it is first used, so that `import tlx` costs nothing.
+The names below are those that a user needs first; each is imported when it is first used, so that `import tlx` costs
+nothing. Everything else is reached through its package, such as `tlx.weights.merge` or `tlx.functional.metrics`.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlx import analysis, functional, models, objectives, records, study, tasks, training, tune, tuning, weights
+    from tlx import (
+        analysis,
+        functional,
+        models,
+        predict,
+        records,
+        report,
+        study,
+        tasks,
+        training,
+        tune,
+        tuning,
+        weights,
+    )
     from tlx import objectives as terms
-    from tlx.analysis.changes import moved
     from tlx.data import Data
     from tlx.models import forward
     from tlx.optim import Optim
     from tlx.recipe import Recipe, Train
-    from tlx.study import Study
-    from tlx.study.sweeps import chain, choice, param, prod, sweep, zip_
-    from tlx.training.loop import Run, run
+    from tlx.study import Study, choice, param, prod
+    from tlx.training.loop import How, run
     from tlx.training.run_many import run_many
     from tlx.types import Learn
-    from tlx.weights import Pretrained, Weights, load_adapter, load_pretrained, save_adapter, save_pretrained
+    from tlx.weights import Weights, load_adapter, load_pretrained, save_adapter, save_pretrained
 
 __version__ = "0.1.0"
 
+# By name the module that holds it.
 HOMES = {
-    "Data": "data", "Learn": "types", "Optim": "optim", "Pretrained": "weights", "Recipe": "recipe",
-    "Run": "training.loop", "Study": "study", "Train": "recipe", "Weights": "weights", "chain": "study.sweeps",
-    "choice": "study.sweeps", "forward": "models", "load_adapter": "weights", "load_pretrained": "weights",
-    "moved": "analysis.changes", "param": "study.sweeps", "prod": "study.sweeps", "run": "training.loop",
-    "run_many": "training.run_many", "save_adapter": "weights", "save_pretrained": "weights", "sweep": "study.sweeps",
-    "zip_": "study.sweeps",
+    "Data": "data", "How": "training.loop", "Learn": "types", "Optim": "optim", "Recipe": "recipe", "Study": "study",
+    "Train": "recipe", "Weights": "weights", "choice": "study", "forward": "models", "load_adapter": "weights",
+    "load_pretrained": "weights", "param": "study", "prod": "study", "run": "training.loop",
+    "run_many": "training.run_many", "save_adapter": "weights", "save_pretrained": "weights",
 }  # fmt: skip
-ROOMS = {
-    "analysis": "analysis", "functional": "functional", "models": "models", "objectives": "objectives",
-    "records": "records", "study": "study", "tasks": "tasks", "terms": "objectives", "training": "training",
-    "tune": "tune", "tuning": "tuning", "weights": "weights",
+PACKAGES = {
+    "analysis": "analysis", "models": "models", "predict": "predict", "report": "report", "study": "study",
+    "tasks": "tasks", "terms": "objectives", "tune": "tune", "tuning": "tuning",
 }  # fmt: skip
-# Modules that had a name here, and their place now.
+# What had a name here, and its place now.
 MOVED = {
-    "benefit": "analysis.benefit", "blend": "weights.blend", "cells": "records.studies",
-    "classical": "analysis.classical", "cost": "training.flops", "energy": "training.energy", "merge": "weights.merge",
-    "negative": "analysis.negative", "stats": "functional.significance",
+    "Pretrained": "weights.Pretrained", "Run": "training.loop.Run", "benefit": "analysis.benefit",
+    "blend": "weights.blend", "cells": "records.studies", "chain": "study.chain", "classical": "analysis.classical",
+    "cost": "training.flops", "energy": "training.energy", "merge": "weights.merge", "moved": "analysis.changes.moved",
+    "negative": "analysis.negative", "stats": "functional.significance", "sweep": "study.sweep", "zip_": "study.zip_",
 }  # fmt: skip
-__all__ = ["__version__", *HOMES, *ROOMS]  # noqa: PLE0604
+__all__ = ["__version__", *HOMES, *PACKAGES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name in ROOMS:
-        return import_module(f"tlx.{ROOMS[name]}")
     if name in HOMES:
         return getattr(import_module(f"tlx.{HOMES[name]}"), name)
+    if name in PACKAGES:
+        return import_module(f"tlx.{PACKAGES[name]}")
     if name in MOVED:
         raise AttributeError(f"tlx.{name} is now tlx.{MOVED[name]}")
+    if not name.startswith("_") and find_spec(f"tlx.{name}") is not None:
+        return import_module(f"tlx.{name}")
     raise AttributeError(f"module 'tlx' has no attribute {name!r}")

@@ -279,7 +279,7 @@ def save(folder, config, processor):
     task = tlx.tasks.Classification(classes=3, names=("low", "middle", "high"))
     model = tlx.models.build(config, 3)
     variables = tlx.models.initialise(model, jax.random.key(0))
-    tlx.save_pretrained(tlx.Pretrained(model, variables, processor, Manifest("", {}, ()), task), folder)
+    tlx.save_pretrained(tlx.weights.Pretrained(model, variables, processor, Manifest("", {}, ()), task), folder)
 
 
 def shard(folder):

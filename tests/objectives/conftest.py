@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Pretrained, models, save_pretrained, tasks
+from tlx import models, save_pretrained, tasks
 from tlx.objectives import loss_of, passes
 from tlx.trees import flatten, map_named, nest
 from tlx.types import Setting, Tick, Variables, View
-from tlx.weights import Manifest
+from tlx.weights import Manifest, Pretrained
 
 CLASSES, BATCH = 3, 6
 MLP = models.Mlp(inputs=(4,), widths=(5, 4), activation="tanh", input="x")

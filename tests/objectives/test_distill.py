@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tlx import Data, Pretrained, Recipe, models, save_pretrained, tasks, terms, tuning
+from tlx import Data, Recipe, models, save_pretrained, tasks, terms, tuning
 from tlx.training.prepare import prepare
 from tlx.types import Variables
-from tlx.weights import Manifest
+from tlx.weights import Manifest, Pretrained
 
 WIDE = {"widths": (7, 6)}
 VIT = models.Vit(size=4, patch=2, channels=1, width=4, depth=2, heads=2, mlp=4, deviation=0.5)

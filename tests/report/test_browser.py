@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-import tlx
 from tlx import report
+from tlx.analysis import changes
 from tlx.report import page
 
 pytestmark = pytest.mark.browser
@@ -62,7 +62,7 @@ def test_figures_are_downloaded_and_tables_sorted(browser, show, downloads, digi
 @pytest.mark.parametrize("width", [1280, 390])
 def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, show, sized, digits, tmp_path, width):
     shutil.copytree(digits.folder, tmp_path / "run")
-    tlx.moved(tmp_path / "run", examples=64)
+    changes.moved(tmp_path / "run", examples=64)
     sized(width)
     _, said = show(tmp_path / "run" / "report.html")
     assert not said

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-import tlx
 from tlx import report
+from tlx.analysis import changes
 from tlx.report import moved, page
 
 
@@ -17,7 +17,7 @@ def measured(digits, brightness, tmp_path_factory):
     for name, run in (("digits", digits), ("brightness", brightness)):
         folders[name] = tmp_path_factory.mktemp("moved") / name
         shutil.copytree(run.folder, folders[name])
-        tlx.moved(folders[name])
+        changes.moved(folders[name])
     return folders
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tlx import Data, Optim, Recipe, chain, choice, models, param, prod, sweep, tasks, zip_
+from tlx import Data, Optim, Recipe, models, tasks
+from tlx.study import chain, choice, param, prod, sweep, zip_
 from tlx.study.sweeps import Override, listed, shown
 from tlx.tuning import Freeze, Full, Lora, Probe
 

@@ -14,7 +14,7 @@ from tlx.training import run_many, vectorize
 from tlx.training.active_run import opened
 from tlx.training.batches import HostBatches, batches_of
 from tlx.training.loop import Diverged, How
-from tlx.training.phases import engine_of, fresh_states
+from tlx.training.phases import engine_of, initial_states
 from tlx.training.reopen import rebuild
 from tlx.training.run_many import form_of, groups
 from tlx.trees import flatten
@@ -164,14 +164,14 @@ def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
 @pytest.mark.slow
 def test_what_an_arm_shares_is_held_once(tmp_path, packs):
     held = []
-    placed = vectorize.packed
+    placed = vectorize.vectorised
 
     def seen(parts, mesh, states, **shared):
         held.append(vectorize.axes_of(states))
         return placed(parts, mesh, states, **shared)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vectorize, "packed", seen)
+        patch.setattr(vectorize, "vectorised", seen)
         first = run(RECIPE, tmp_path / "first", how=How(quiet=True))
         probes = [
             varied(RECIPE, model=None, weights=Weights(str(first.folder)), tuning=tuning.Probe(), seed=seed)
@@ -187,7 +187,7 @@ def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
     parts = [active.ready.parts(0) for active in runs]
     readers = [{"labelled": active.ready.processor} for active in runs]
     held = [active.ready.processor for active in runs]
-    states = fresh_states(runs, parts, 0, None)
+    states = initial_states(runs, parts, 0, None)
     engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, readers, held)
     assert (
         learning

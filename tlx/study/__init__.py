@@ -5,7 +5,8 @@ results.
 """
 
 from tlx.study.base import Study
+from tlx.study.sweeps import chain, choice, param, prod, sweep, zip_
 from tlx.study.table import results
 from tlx.study.work import run_study
 
-__all__ = ["Study", "results", "run_study"]
+__all__ = ["Study", "chain", "choice", "param", "prod", "results", "run_study", "sweep", "zip_"]

@@ -31,7 +31,7 @@ OWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A `question`, and the `cells` whose runs answer it: overrides of `base` (see `tlx.sweep`).
+    """A `question`, and the `cells` whose runs answer it: overrides of `base` (see `tlx.study.sweep`).
 
     `baseline` names the cells that others are compared with, by their values in some columns: `{"method": "full"}`.
     `metric` is what is compared (by default the primary one of the task on the test split), `smallest` the difference

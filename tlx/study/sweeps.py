@@ -1,6 +1,6 @@
 """The algebra of a sweep: lists of overrides, multiplied, chained, zipped; and the cells that they make of a recipe.
 
-Not `sweep.py`: a module of that name would take the place of the function `tlx.sweep`.
+Not `sweep.py`: a module of that name would take the place of the function `tlx.study.sweep`.
 """
 
 from collections.abc import Iterable, Mapping

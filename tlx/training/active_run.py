@@ -63,12 +63,12 @@ class Best(NamedTuple):
     value: float = math.nan
     variables: Variables | None = None
 
-    def better(self, step: int, value: float, higher_is_better: bool, found: Variables) -> "Best":
+    def better(self, step: int, value: float, higher_is_better: bool, candidate: Variables) -> "Best":
         """This, or the new one where it is strictly better; the first of equals stays."""
         wins = value > self.value if higher_is_better else value < self.value
         if self.variables is not None and not wins:
             return self
-        return Best(step, value, jax.tree.map(jnp.copy, found))
+        return Best(step, value, jax.tree.map(jnp.copy, candidate))
 
 
 class ActiveRun:
@@ -117,8 +117,8 @@ class ActiveRun:
         batches = evaluation_batches(
             self.splits.validation.view(np.arange(1)), self.ready.processor, batch=2, buckets=recipe.data.lengths
         )
-        given = inputs_of(next(iter(batches)))
-        return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()}
+        arrays = inputs_of(next(iter(batches)))
+        return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
 
     @cached_property
     def records(self) -> Records | NoRecords:
@@ -167,14 +167,18 @@ class ActiveRun:
                 "checkpoint's head would answer for other classes. Prepare the data set as it was, or pass --overwrite"
             )
         self.flops = notes.get("flops")
-        found = Variables(**saved.best) if notes["best"] else None
-        self.best = Best(notes["best_step"], notes["best_value"], found)
+        best = Variables(**saved.best) if notes["best"] else None
+        self.best = Best(notes["best_step"], notes["best_value"], best)
         state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
         frozen = nest(flatten(fresh.frozen) | flatten(state.frozen))
         return state._replace(frozen=frozen, memory=fresh.memory)
 
     def settle(
-        self, step: int, learning: Sequence[str], told: Mapping[str, np.ndarray], examples: Callable[[int], np.ndarray]
+        self,
+        step: int,
+        learning: Sequence[str],
+        metrics: Mapping[str, np.ndarray],
+        examples: Callable[[int], np.ndarray],
     ) -> None:
         """Writes down the metrics [K, ...] of the steps after `step`; `learning` are the parameters that they are of,
         `examples(k)` those of the k-th batch.
@@ -182,17 +186,19 @@ class ActiveRun:
         Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss
         or its gradient is not finite.
         """
-        losses, norms = told["loss"], told["gradient_norm"]
+        losses, norms = metrics["loss"], metrics["gradient_norm"]
         wrong = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
         for k in range(int(wrong[0]) if len(wrong) else len(losses)):
             number = step + k + 1
             if number % self.every == 0 or number == self.steps:
-                own = {f"train/{name}": float(values[k]) for name, values in told.items() if name != "leaf_norms"}
-                self.records.write(number, own)
+                measured = {
+                    f"train/{name}": float(values[k]) for name, values in metrics.items() if name != "leaf_norms"
+                }
+                self.records.write(number, measured)
         if not len(wrong):
             return
         k = int(wrong[0])
-        leaves = told["leaf_norms"][k]
+        leaves = metrics["leaf_norms"][k]
         largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
         self.records.flush()
         raise Diverged(
@@ -211,12 +217,12 @@ class ActiveRun:
                 "lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
-        found = outcome.metrics(self.ready.task)
+        metrics = outcome.metrics(self.ready.task)
         self.criteria = selection.measure(self.recipe.train.measured, seen)
-        self.records.write(step, {f"validation/{name}": value for name, value in found.items()})
+        self.records.write(step, {f"validation/{name}": value for name, value in metrics.items()})
         self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
         self.records.flush()
-        return found
+        return metrics
 
     def judged(self) -> tuple[float, bool]:
         """What the rule of the recipe makes of what was measured last, and whether more of that is better."""
@@ -292,29 +298,29 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     recipe, every = ready.recipe, {**splits.looked, **splits.streams}
 
     def named(stream: str) -> list[Examples]:
-        found = several(stream, every)
-        if missing := [name for name in found if name not in every]:
+        names = several(stream, every)
+        if missing := [name for name in names if name not in every]:
             there = ", ".join(every)
             raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {there}")
-        return [every[name] for name in found]
+        return [every[name] for name in names]
 
     def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
         return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
 
     def batches(stream: str) -> Iterator[Mapping[str, Any]]:
-        found = named(stream)
-        if not all(examples.labelled for examples in found):
+        all_examples = named(stream)
+        if not all(examples.labelled for examples in all_examples):
             raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
-        return itertools.chain.from_iterable(map(read, found))
+        return itertools.chain.from_iterable(map(read, all_examples))
 
     def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
-        found = named(stream)
-        if len(found) > 1:
+        all_examples = named(stream)
+        if len(all_examples) > 1:
             raise ValueError(
-                f"a term looks at each example of {stream!r} by its index, and there are {len(found)} of them: name "
-                f"one, such as '{stream}/0'"
+                f"a term looks at each example of {stream!r} by its index, and there are {len(all_examples)} of them: "
+                f"name one, such as '{stream}/0'"
             )
-        for batch in read(found[0]):
+        for batch in read(all_examples[0]):
             yield {name: array for name, array in batch.items() if name != "label"}
 
     return Setting(ready.model, ready.variables, ready.task, batches, ready.new, ready.trainable, inputs)

@@ -1,4 +1,4 @@
-"""What the loop gives to an engine: batch after batch from the host, or many steps at once over rows on the devices.
+"""Batches for the engine: one after the other from the host, or many steps at once over rows on the devices.
 
 Shapes: A runs, O different batches of a step (see `batches_of`), B batch, K steps, N rows.
 """
@@ -38,9 +38,9 @@ class DispatchedSteps(NamedTuple):
 
     def metrics_on_host(self) -> dict[str, np.ndarray]:
         """The metrics on the host, [K, A, ...]; waits for the device."""
-        found = jax.device_get(self.metrics)
-        given = {name: values[: self.steps] if self.swept else values[None] for name, values in found.items()}
-        return given if self.runs > 1 else {name: values[:, None] for name, values in given.items()}
+        metrics = jax.device_get(self.metrics)
+        by_step = {name: values[: self.steps] if self.swept else values[None] for name, values in metrics.items()}
+        return by_step if self.runs > 1 else {name: values[:, None] for name, values in by_step.items()}
 
 
 class ShapeCounter:
@@ -81,26 +81,26 @@ class HostBatches(ShapeCounter):
 
     def shapes(self) -> tuple[Any, Any]:
         """The shapes of a batch of one run, and of what a step of the engine takes; a batch is spent on it."""
-        made, _, given = self.batch()
-        return shaped(made[0]), shaped(given)
+        batches, _, placed = self.batch()
+        return shaped(batches[0]), shaped(placed)
 
     def batch(self) -> tuple[list[Any], Any, Any]:
         """The next batch of each order, all of them together, and that on the devices."""
-        made = [next(batches) for batches in self.batches]
-        batch = made[0] if len(made) == 1 else together(made)
-        return made, batch, self.engine.put(batch)
+        batches = [next(batches) for batches in self.batches]
+        batch = batches[0] if len(batches) == 1 else together(batches)
+        return batches, batch, self.engine.put(batch)
 
     def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
-        made, batch, given = self.batch()
-        state, metrics = self.engine.train(state, given)
+        batches, batch, placed = self.batch()
+        state, metrics = self.engine.train(state, placed)
         if jax.process_count() > 1:
             # Each process has made its part of the whole.
-            batch = given
-        elif len(made) > 1:
+            batch = placed
+        elif len(batches) > 1:
             batch = jax.tree.map(lambda leaf: leaf[0], batch)
         known = self.count(batch, 1)
         return DispatchedSteps(
-            state, 1, metrics, lambda n, k: first_of(made[n // self.share])["index"], known, False, self.engine.runs
+            state, 1, metrics, lambda n, k: first_of(batches[n // self.share])["index"], known, False, self.engine.runs
         )
 
 
@@ -161,8 +161,8 @@ class DeviceBatches(ShapeCounter):
         self.count(batch, count)
 
         def examples(n: int, k: int) -> np.ndarray:
-            own = n // self.share
-            return self.examples[own].rows[positions[k, own]]
+            order = n // self.share
+            return self.examples[order].rows[positions[k, order]]
 
         return DispatchedSteps(state, count, metrics, examples, known, True, self.engine.runs)
 
@@ -174,8 +174,8 @@ def shaped(batch: Any) -> Any:
 
 def needed(compiled: Any) -> int:
     """Bytes of the arguments and the temporaries of a program, as the compiler counts them."""
-    told = compiled.memory_analysis()
-    return int(told.argument_size_in_bytes + told.temp_size_in_bytes)
+    memory = compiled.memory_analysis()
+    return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
 
 
 def order_key(run: Any) -> Any:

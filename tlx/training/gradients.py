@@ -241,8 +241,8 @@ class Losses:
 
 def read_of(taps: Mapping[str, Any]) -> dict[str, Array]:
     """What a term that couples examples may read of the taps of a stream, as taps again."""
-    found = {"logits": taps["logits"]} if "logits" in taps else {}
-    return found | ({"pooled": features(taps)} if "pooled" in taps or "hidden" in taps else {})
+    readable = {"logits": taps["logits"]} if "logits" in taps else {}
+    return readable | ({"pooled": features(taps)} if "pooled" in taps or "hidden" in taps else {})
 
 
 class Pieces(NamedTuple):
@@ -284,8 +284,8 @@ def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[st
 
 def grouped(reads: Sequence[Pass], joint: bool) -> list[list[Pass]]:
     """The passes that are made at once: each by itself, or, where `joint`, as one all of the data's own streams."""
-    together = [own for own in reads if joint and not own.added]
-    return ([together] if together else []) + [[own] for own in reads if own not in together]
+    together = [read for read in reads if joint and not read.added]
+    return ([together] if together else []) + [[read] for read in reads if read not in together]
 
 
 def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -293,19 +293,19 @@ def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
     if len(streams) == 1:
         return streams[0]
     shared = [name for name in streams[0] if all(name in stream for stream in streams)]
-    held = [{name: stream[name] for name in shared} for stream in streams]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *held)
+    parts = [{name: stream[name] for name in shared} for stream in streams]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def taken_apart(taps: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
     """The taps of each stream, where those of all lie one below another, so many `rows` of each."""
     if len(rows) == 1:
         return dict.fromkeys(rows, taps)
-    found, begin = {}, 0
+    by_stream, begin = {}, 0
     for name, count in rows.items():
-        found[name] = jax.tree.map(lambda leaf, a=begin, b=begin + count: leaf[a:b], taps)
+        by_stream[name] = jax.tree.map(lambda leaf, a=begin, b=begin + count: leaf[a:b], taps)
         begin += count
-    return found
+    return by_stream
 
 
 # No batch of a stream has as many rows: what tells streams apart where they share a pass, and with it a key.
@@ -317,8 +317,8 @@ def joint_places(streams: Sequence[tuple[Array | int, int]]) -> Array | int:
     place in its own stream, however devices and pieces share that."""
     if len(streams) == 1:
         return streams[0][0]
-    own = [number * ROOM + place + jnp.arange(rows) for number, (place, rows) in enumerate(streams)]
-    return jnp.concatenate(own) - jnp.arange(sum(rows for _, rows in streams))
+    places_of_rows = [number * ROOM + place + jnp.arange(rows) for number, (place, rows) in enumerate(streams)]
+    return jnp.concatenate(places_of_rows) - jnp.arange(sum(rows for _, rows in streams))
 
 
 def rows_of(inputs: Mapping[str, Any]) -> int:

@@ -43,30 +43,34 @@ class GroupCheckpoints:
         for run in self.runs:
             run.records.flush(sync=True)
         states = [engine.fetch(state, n) for n in range(len(self.runs))]
-        saved = [run.saved(own) for run, own in zip(self.runs, states, strict=True)]
+        saved = [run.saved(of_run) for run, of_run in zip(self.runs, states, strict=True)]
         step = int(states[0].step)
         if len(saved) == 1:
             self.checkpoints.save(step, saved[0])
             return
-        best = any(own.notes["best"] for own in saved)
+        best = any(of_run.notes["best"] for of_run in saved)
         self.checkpoints.save(
             step,
             Saved(
-                state=by_place([own.state for own in saved]),
-                # A run that failed before its first measurement has no best state; its own stands in for it.
-                best=by_place([own.best or self.best_of(n, states[n]) for n, own in enumerate(saved)]) if best else {},
-                notes={"best": best, "arms": by_place([own.notes for own in saved])},
+                state=by_place([of_run.state for of_run in saved]),
+                # A run that failed before its first measurement has no best state; its last state stands in for it.
+                best=by_place([of_run.best or self.best_of(n, states[n]) for n, of_run in enumerate(saved)])
+                if best
+                else {},
+                notes={"best": best, "arms": by_place([of_run.notes for of_run in saved])},
             ),
         )
 
     def restore(self, initial: Sequence[TrainState]) -> list[TrainState]:
         """Return the states of all runs at the checkpoint at which the group stands."""
         runs = self.runs
-        held = [run.held(state) for run, state in zip(runs, initial, strict=True)]
+        states_to_read = [run.held(state) for run, state in zip(runs, initial, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(initial)]
         if len(runs) == 1:
-            return [runs[0].restored(self.checkpoints.restore(held[0], best[0], check=self.check), initial[0])]
-        saved = self.checkpoints.restore(by_place(held), by_place(best), check=self.check)
+            return [
+                runs[0].restored(self.checkpoints.restore(states_to_read[0], best[0], check=self.check), initial[0])
+            ]
+        saved = self.checkpoints.restore(by_place(states_to_read), by_place(best), check=self.check)
         states = []
         for n, (run, state) in enumerate(zip(runs, initial, strict=True)):
             place = f"{n:03d}"
@@ -76,8 +80,8 @@ class GroupCheckpoints:
 
     def check(self, notes: Any) -> None:
         """Raise ValueError where the notes of a checkpoint are those of other recipes."""
-        own = notes["arms"].values() if "arms" in notes else [notes]
-        for run, note in zip(self.runs, own, strict=True):
+        notes_of_runs = notes["arms"].values() if "arms" in notes else [notes]
+        for run, note in zip(self.runs, notes_of_runs, strict=True):
             run_files.check_fingerprint(run.path, note, CHECKPOINTS)
 
     def best_of(self, n: int, state: TrainState) -> Any:

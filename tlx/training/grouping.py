@@ -11,7 +11,7 @@ from tlx import config
 from tlx.recipe import Recipe
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun
-from tlx.training.phases import fresh_states
+from tlx.training.phases import initial_states
 from tlx.training.step import Parts, TrainState
 from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
 
@@ -61,10 +61,10 @@ def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> A
 
 def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
     """The positions of recipes that may share a program, group by group, in the order of their first ones."""
-    found: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for position, recipe in enumerate(recipes):
-        found.setdefault(signature(recipe), []).append(position)
-    return list(found.values())
+        members.setdefault(signature(recipe), []).append(position)
+    return list(members.values())
 
 
 def chunks(recipes: Sequence[Recipe], most: int) -> list[list[int]]:
@@ -79,28 +79,28 @@ def chunks(recipes: Sequence[Recipe], most: int) -> list[list[int]]:
 
 def alike(ready: Mapping[int, ActiveRun]) -> list[list[int]]:
     """Return the positions of runs that differ in numbers alone, group by group."""
-    found: list[tuple[Form, list[int]]] = []
+    groups_by_form: list[tuple[Form, list[int]]] = []
     for position, run in ready.items():
         form = form_of(run)
-        for known, twins in found:
+        for known, twins in groups_by_form:
             if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
                 twins.append(position)
                 break
         else:
-            found.append((form, [position]))
-    return [twins for _, twins in found]
+            groups_by_form.append((form, [position]))
+    return [twins for _, twins in groups_by_form]
 
 
-def same(one: tuple[Parts, TrainState], other: tuple[Parts, TrainState]) -> bool:
+def same(first: tuple[Parts, TrainState], second: tuple[Parts, TrainState]) -> bool:
     """Whether two steps differ in numbers alone."""
-    return vectorize.same_program((one[0], other[0]), (one[1], other[1]))
+    return vectorize.same_program((first[0], second[0]), (first[1], second[1]))
 
 
-def joinable(one: "Form", other: "Form") -> bool:
-    """Whether two runs that learn other leaves can be joined, from their start to their end."""
-    if len(one.phases) > 1 or one.stands[0] != "last":
+def joinable(first: "Form", second: "Form") -> bool:
+    """Whether two runs that train different parameters can be joined, from their start to their end."""
+    if len(first.phases) > 1 or first.stands[0] != "last":
         return False
-    (parts, state), (others, another) = one.phases[0], other.phases[0]
+    (parts, state), (others, another) = first.phases[0], second.phases[0]
     return vectorize.may_join((parts, others), (state, another))
 
 
@@ -120,5 +120,5 @@ def form_of(run: ActiveRun) -> Form:
     phases = []
     for phase in range(len(run.spans)):
         parts = ready.parts(phase)
-        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: fresh_states([run], [own], n, None)[0])))
+        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: initial_states([run], [own], n, None)[0])))
     return Form(stands, phases)

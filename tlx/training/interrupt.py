@@ -38,7 +38,7 @@ def noted() -> Iterator[Interruption]:
     was noted and not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. A signal that is
     ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
     """
-    found = Interruption()
+    interruption = Interruption()
     usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
     main = threading.current_thread() is threading.main_thread()
@@ -47,11 +47,11 @@ def noted() -> Iterator[Interruption]:
 
     def note(number: int, _: object) -> None:
         now = time.monotonic()
-        if found.asked and number == signal.SIGTERM and now - found.since > PATIENCE:
+        if interruption.asked and number == signal.SIGTERM and now - interruption.since > PATIENCE:
             signal.signal(number, usual[number])
             os.kill(os.getpid(), number)
-        if not found.asked:
-            found.asked, found.since = True, now
+        if not interruption.asked:
+            interruption.asked, interruption.since = True, now
         if number == signal.SIGINT:
             signal.signal(number, usual[signal.SIGINT])
             # No print: the signal may have struck within one. The terminal may be gone.
@@ -61,19 +61,19 @@ def noted() -> Iterator[Interruption]:
     for number in ours:
         signal.signal(number, note)
     if main:
-        _BLOCKS.append(found)
+        _BLOCKS.append(interruption)
     failed: BaseException | None = None
     try:
-        yield found
+        yield interruption
     except BaseException as error:
         failed = error
         raise
     finally:
         if main:
-            _BLOCKS.remove(found)
+            _BLOCKS.remove(interruption)
         for number in ours:
             signal.signal(number, usual[number])
-        if found.asked and not isinstance(failed, KeyboardInterrupt):
+        if interruption.asked and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
 
 

@@ -83,8 +83,8 @@ def run(
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
     with run_directory.writing(path):
         with clock("setup"):
-            if found := finished(recipe, path, resume=resume, overwrite=overwrite):
-                return with_page(whole(found, how), how)
+            if complete := finished(recipe, path, resume=resume, overwrite=overwrite):
+                return with_page(whole(complete, how), how)
             active = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
         result = train([active], how, clock)[0]
     if isinstance(result, Exception):
@@ -102,26 +102,26 @@ def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Ru
     return None
 
 
-def whole(found: Run, how: How) -> Run:
-    """A finished run as it was found; FileExistsError where more is asked for than is in it."""
-    result, lacking = found.result, ""
+def whole(run: Run, how: How) -> Run:
+    """A finished run as it is; FileExistsError where more is asked for than is in it."""
+    result, lacking = run.result, ""
     if how.test and result.get("test_split") == "not looked at":
         lacking = "without its test split"
     elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
         lacking = f"stopped at step {result['steps']} of {result['asked_steps']}"
     if lacking:
-        raise FileExistsError(f"{found.folder} holds this recipe's run {lacking}; --overwrite it for the whole")
-    return found
+        raise FileExistsError(f"{run.folder} holds this recipe's run {lacking}; --overwrite it for the whole")
+    return run
 
 
-def with_page(found: Run, how: How) -> Run:
+def with_page(run: Run, how: How) -> Run:
     """Draw the page of a finished run where it is missing: the disk may have become full just before it."""
-    if how.leave == "all" and how.test and not (found.folder / PAGE).is_file():
-        with guarded(found.folder):
-            page = write_page(found.folder)
+    if how.leave == "all" and how.test and not (run.folder / PAGE).is_file():
+        with guarded(run.folder):
+            page = write_page(run.folder)
         if page is not None and not how.quiet:
             print(f"drew the missing page {page}", file=sys.stderr)
-    return found
+    return run
 
 
 def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None) -> list[Run | Exception]:

@@ -142,16 +142,19 @@ def check_range(steps: int, start: float, end: float) -> None:
 
 def partitions_of(ready: Prepared) -> dict[str, Partition]:
     """For every stage that learns in some phase, from the top, the partition in which it alone does, as in the last
-    phase that moves it. What lies in no stage is a group of its own, by the first part of its path."""
-    found: dict[str, Partition] = {}
+    phase that moves it. What lies in no stage is a separate group, by the first part of its path."""
+    partitions_by_group: dict[str, Partition] = {}
     stages = list(reversed(parametric(ready.model)))
     for path in ready.partitions[0]:
-        own = [parts[path] for parts in ready.partitions if parts[path] is not None]
-        if own:
+        claims = [parts[path] for parts in ready.partitions if parts[path] is not None]
+        if claims:
             group = next((name for name in stages if path.startswith(f"{name}/")), path.split("/")[0])
-            found.setdefault(group, dict.fromkeys(ready.partitions[0]))[path] = own[-1]
+            partitions_by_group.setdefault(group, dict.fromkeys(ready.partitions[0]))[path] = claims[-1]
     order = {name: n for n, name in enumerate(stages)}
-    return {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+    return {
+        name: partitions_by_group[name]
+        for name in sorted(partitions_by_group, key=lambda name: (order.get(name, len(order)), name))
+    }
 
 
 def traced(
@@ -199,11 +202,11 @@ def smooth(losses: Sequence[float], keep: float = SMOOTHING) -> list[float]:
     >>> smooth([2.0, 1.0], keep=0.5)
     [2.0, 1.3333333333333333]
     """
-    mean, found = 0.0, list[float]()
+    mean, averages = 0.0, list[float]()
     for count, loss in enumerate(losses, 1):
         mean = keep * mean + (1 - keep) * loss
-        found.append(mean / (1 - keep**count))
-    return found
+        averages.append(mean / (1 - keep**count))
+    return averages
 
 
 def suggest(rates: Sequence[float], smoothed: Sequence[float], steps: int) -> dict[str, float | None]:
@@ -234,11 +237,11 @@ def slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: flo
         return None
     slopes = np.gradient(losses)
     right = len(losses) - 1
-    found = right - width
+    left = right - width
     while right - width >= 0 and abs(slopes[right] - slopes[right - width]) > threshold:
-        found = right - width
+        left = right - width
         right -= 1
-    return float(rates[found])
+    return float(rates[left])
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> float:
@@ -257,10 +260,12 @@ def write_lines(path: Path, curves: Sequence[Curve]) -> None:
     for curve in curves:
         rows = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
         for step, (rate, loss, mean) in enumerate(rows, 1):
-            lines.append({"group": curve.group, "step": step, "rate": rate, "loss": told(loss), "smoothed": told(mean)})
+            lines.append(
+                {"group": curve.group, "step": step, "rate": rate, "loss": finite(loss), "smoothed": finite(mean)}
+            )
         lines += [{"group": curve.group, "suggestion": name, "rate": rate} for name, rate in curve.suggestions.items()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def told(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

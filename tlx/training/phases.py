@@ -1,4 +1,4 @@
-"""How a phase of some runs begins: what its batches are read by, the states, and the program that they share."""
+"""The set-up of a phase of some runs: the readers of its batches, the states, and the program that they share."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,12 @@ Before = tuple[list[Parts], list[TrainState]]
 
 @dataclass
 class PhaseSetup:
-    """The `phase` about to take the step after `step`, its first or the one after a checkpoint. `parts`, `states` and
-    the `readers` of each stream and split are by run, and `forms`, the shapes of the states that they have alone;
-    `learning` are the paths of all that learns in the engine; `batches` makes the batches."""
+    """A `phase` that is ready to take the step after `step`, its first step or the one after a checkpoint.
+
+    By run: `parts`, `states`, `forms` (the shapes of the state that the run would have alone) and, for each stream and
+    split, `readers`. `learning` are the paths of all trainable parameters of the engine; `batches` makes the batches;
+    `known` keeps counted operations by shape.
+    """
 
     phase: int
     parts: list[Parts]
@@ -48,13 +51,13 @@ class PhaseSetup:
         if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
             return None
         steps, self.batches.steps = self.batches.steps, Counter()
-        found = []
+        flops = []
         for n in range(len(self.parts)):
             counts = {shape: self.step_flops(n, self.batches.batch_of[shape]) for shape in steps}
             if any(count is None for count in counts.values()):
                 return None
-            found.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
-        return found
+            flops.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
+        return flops
 
     def step_flops(self, n: int, batch: Any) -> float | None:
         """The operations of one step of run n alone on a batch of these shapes; None where XLA does not count them."""
@@ -62,8 +65,8 @@ class PhaseSetup:
         shapes = (*(leaf.shape for leaf in jax.tree.leaves(form)), *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
         like = (*parts.learning, *shapes)
         if like not in self.known:
-            told = self.program(parts, form, batch).cost_analysis()
-            self.known[like] = float(told["flops"]) if told and "flops" in told else None
+            cost = self.program(parts, form, batch).cost_analysis()
+            self.known[like] = float(cost["flops"]) if cost and "flops" in cost else None
         return self.known[like]
 
     def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
@@ -78,46 +81,46 @@ class PhaseSetup:
 def set_up_phase(
     runs: Sequence[ActiveRun],
     phase: int,
-    prefixes: bool,
+    cache: bool,
     say: Callable[[str], None],
     before: Before | None = None,
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
 ) -> PhaseSetup:
     """The start of a phase, from the states `before`, or from the step at which the runs stand, whose states `restore`
-    returns; `prefixes` is whether a stored prefix may be read."""
+    returns; `cache` is whether cached features may be read."""
     first = runs[0]
     start, last = first.spans[phase]
     step = max(first.begin, start)
-    found = read_by(runs, phase, (last - step) * first.recipe.train.batch, prefixes, say)
-    readers = {name: [source.readers[name] for source in found] for name in found[0].readers}
-    parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, found, strict=True)]
-    states = fresh_states(runs, parts, phase, before)
+    sources = read_by(runs, phase, (last - step) * first.recipe.train.batch, cache, say)
+    readers = {name: [source.readers[name] for source in sources] for name in sources[0].readers}
+    parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, sources, strict=True)]
+    states = initial_states(runs, parts, phase, before)
     if restore is not None and first.begin > start:
         states = restore(states)
     forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
-    streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
+    streams = [{name: source.readers[name] for name in first.splits.streams} for source in sources]
     engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, streams, readers["validation"])
     batches = batches_for(engine, runs, streams, step)
     return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step)
 
 
 def read_by(
-    runs: Sequence[ActiveRun], phase: int, reads: int, prefixes: bool, say: Callable[[str], None]
+    runs: Sequence[ActiveRun], phase: int, reads: int, cache: bool, say: Callable[[str], None]
 ) -> list[feature_cache.Sources]:
-    """What the batches of a phase are read by, run for run; all begin at a stored prefix, or none does."""
+    """By run the readers of the batches of a phase; all of them read cached features, or none does."""
     first = runs[0]
-    if not prefixes or first.recipe.train.compile == "pmap":
-        why = "pmap reads inputs" if prefixes else "it was not asked for"
-        found = [feature_cache.nothing(run.ready, why) for run in runs]
+    if not cache or first.recipe.train.compile == "pmap":
+        why = "pmap reads inputs" if cache else "it was not asked for"
+        sources = [feature_cache.nothing(run.ready, why) for run in runs]
     else:
         if phase not in first.cuts:
             first.cuts[phase] = feature_cache.find(first.ready, phase, first.inputs(), first.memory)
         cut = first.cuts[phase]
-        found = feature_cache.sources([(run.ready, run.splits) for run in runs], cut, reads, say)
-        say(found[0].told)
-    for run, own in zip(runs, found, strict=True):
-        run.prefixes[phase] = {"phase": phase, "cut": own.start, "computed": own.computed, "told": own.told}
-    return found
+        sources = feature_cache.sources([(run.ready, run.splits) for run in runs], cut, reads, say)
+        say(sources[0].told)
+    for run, source in zip(runs, sources, strict=True):
+        run.prefixes[phase] = {"phase": phase, "cut": source.start, "computed": source.computed, "told": source.told}
+    return sources
 
 
 def engine_of(
@@ -128,17 +131,17 @@ def engine_of(
     streams: Sequence[Mapping[str, Any]],
     validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
-    """The engine of these runs, their fresh states as it wants them, and the paths of all that learns in it; `streams`
-    are each run's readers of those of training, `validation` of that split."""
+    """The engine of these runs, their initial states as the engine takes them, and the paths of all its trainable
+    parameters. By run, `streams` are the readers of the training streams and `validation` the reader of that split."""
     if len(runs) == 1:
         return vectorize.single(parts[0], mesh, runs[0].recipe.train.compile), states, parts[0].learning
     union, forms = parts[0], []
-    if len({tuple(own.learning) for own in parts}) > 1:
-        union, forms = vectorize.joined(parts), [jax.eval_shape(lambda own=state: own) for state in states]
-        fresh = fresh_states(runs, [union] * len(runs), 0, None)
-        masked = [vectorize.masked(state, own) for state, own in zip(fresh, parts, strict=True)]
-        states = [vectorize.grafted(whole, own) for whole, own in zip(masked, states, strict=True)]
-    engine = vectorize.packed(
+    if len({tuple(of_run.learning) for of_run in parts}) > 1:
+        union, forms = vectorize.joined(parts), [jax.eval_shape(lambda alone=state: alone) for state in states]
+        initial = initial_states(runs, [union] * len(runs), 0, None)
+        masked = [vectorize.masked(state, of_run) for state, of_run in zip(initial, parts, strict=True)]
+        states = [vectorize.grafted(whole, alone) for whole, alone in zip(masked, states, strict=True)]
+    engine = vectorize.vectorised(
         union,
         mesh,
         states,
@@ -149,18 +152,18 @@ def engine_of(
     return engine, states, union.learning
 
 
-def fresh_states(
+def initial_states(
     runs: Sequence[ActiveRun], parts: Sequence[Parts], phase: int, before: Before | None
 ) -> list[TrainState]:
     """The state of each run at the start of a phase."""
-    made = []
-    for n, (run, own) in enumerate(zip(runs, parts, strict=True)):
-        stretch = run.spans[phase] if run.ready.phases[phase].restart else None
+    states = []
+    for n, (run, of_run) in enumerate(zip(runs, parts, strict=True)):
+        span = run.spans[phase] if run.ready.phases[phase].restart else None
         if before is None:
             key = jax.random.fold_in(jax.random.key(run.recipe.seed), 2)
-            state = initial_state(own, run.ready.variables, run.steps, key, run.memory, stretch)
+            state = initial_state(of_run, run.ready.variables, run.steps, key, run.memory, span)
             state = state._replace(step=jnp.int32(run.spans[phase][0]))
         else:
-            state = next_state(before[0][n], before[1][n], own, run.steps, stretch)
-        made.append(state)
-    return made
+            state = next_state(before[0][n], before[1][n], of_run, run.steps, span)
+        states.append(state)
+    return states

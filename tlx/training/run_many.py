@@ -48,6 +48,21 @@ class Choice(NamedTuple):
     memory_bytes: int = 0
 
 
+class Outcomes:
+    """What came out of the runs, `by_position` of their recipes; `done` is called with each first outcome."""
+
+    def __init__(self, done: Callable[[int, Run | Exception], None] | None):
+        self.by_position: dict[int, Run | Exception] = {}
+        self.done = done
+
+    def settle(self, position: int, outcome: Run | Exception) -> None:
+        """Note the outcome of a run, unless it has one already."""
+        if position not in self.by_position:
+            self.by_position[position] = outcome
+            if self.done is not None:
+                self.done(position, outcome)
+
+
 class Apart(Exception):
     """A run cannot train, because another run of its group cannot be opened."""
 
@@ -87,51 +102,30 @@ def run_many(
         A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
     """
     how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
-    results: dict[int, Run | Exception] = {}
+    outcomes = Outcomes(done)
     # The next group reuses the weights of this run, and the measurements of its data, where they are the same.
     like: ActiveRun | None = None
-
-    def settle(position: int, outcome: Run | Exception) -> None:
-        if position not in results:
-            results[position] = outcome
-            if done is not None:
-                done(position, outcome)
-
     for members in together or chunks(recipes, most):
         clock = Clock()
         with clock("setup"):
-            ready = open_all(recipes, folders, members, how, settle, exactly=together is not None, like=like)
+            ready = open_all(recipes, folders, members, how, outcomes.settle, exactly=together is not None, like=like)
             like = next(iter(ready.values()), like)
             try:
-                if together is not None:
-                    plans = [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
-                    if len(alike(ready)) > 1:
-                        raise Apart("their programs differ now; the data or the installed packages have changed")
-                else:
-                    plans = planned(ready, how, most, note)
+                plans = planned(ready, how, most, note) if together is None else recorded(ready, members)
             except Apart as error:
-                fail(ready, error, settle)
+                fail(ready, error, outcomes.settle)
                 continue
-        asked = [plan.members for plan in plans]
-        admitted = {tuple(group) for group in (admit(asked) if admit is not None else asked)}
-        left = [plan.members for plan in plans if tuple(plan.members) not in admitted]
-        for position in (position for group in left for position in group):
-            ready[position].close()
-        if left and freed is not None:
-            freed(left)
-        for plan in plans:
+        for plan in admitted(plans, ready, admit, freed):
             runs = [ready[position] for position in plan.members]
-            if tuple(plan.members) not in admitted:
-                continue
             if all(run.finished for run in runs):
                 for run in runs:
                     run.close()
                 continue
-            outcomes = attempted(runs, how, clock, plan.setup.pop() if plan.setup else None)
-            for position, outcome in zip(plan.members, outcomes, strict=True):
-                settle(position, outcome)
+            setup = plan.setup.pop() if plan.setup else None
+            for position, outcome in zip(plan.members, attempted(runs, how, clock, setup), strict=True):
+                outcomes.settle(position, outcome)
             clock = Clock()
-    return [results[position] for position in sorted(results)]
+    return [outcomes.by_position[position] for position in sorted(outcomes.by_position)]
 
 
 def open_all(
@@ -150,9 +144,9 @@ def open_all(
     wrong: dict[int, Exception] = {}
     for position in members:
         try:
-            if found := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+            if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
                 complete.add(position)
-                settle(position, whole(found, how))
+                settle(position, whole(run, how))
         except Exception as error:
             wrong[position] = error
             settle(position, error)
@@ -185,14 +179,14 @@ def open_all(
 
 def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
     """Close the runs, and settle those that are not finished with an error that says why."""
-    told = (
+    message = (
         f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
         f"{error}. Repair that, or delete the folders of the group and run again"
     )
     for position, run in ready.items():
         run.close()
         if not run.finished:
-            settle(position, ValueError(told))
+            settle(position, ValueError(message))
 
 
 class Plan(NamedTuple):
@@ -227,6 +221,31 @@ def planned(
                 | {"why": choice.why, "seconds_per_step": choice.seconds_per_step, "memory_bytes": choice.memory_bytes}
             )
     return plans
+
+
+def recorded(ready: Mapping[int, ActiveRun], members: Sequence[int]) -> list[Plan]:
+    """The one plan of members that train together exactly so; Apart where they no longer share a program."""
+    if len(alike(ready)) > 1:
+        raise Apart("their programs differ now; the data or the installed packages have changed")
+    return [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
+
+
+def admitted(
+    plans: Sequence[Plan],
+    ready: Mapping[int, ActiveRun],
+    admit: Callable[[Groups], Groups] | None,
+    freed: Callable[[Groups], None] | None,
+) -> list[Plan]:
+    """The plans that `admit` returns; closes the runs of the others and hands their groups to `freed`."""
+    groups = [plan.members for plan in plans]
+    chosen = {tuple(group) for group in (groups if admit is None else admit(groups))}
+    left = [group for group in groups if tuple(group) not in chosen]
+    for group in left:
+        for position in group:
+            ready[position].close()
+    if left and freed is not None:
+        freed(left)
+    return [plan for plan in plans if tuple(plan.members) in chosen]
 
 
 def attempted(
@@ -302,15 +321,15 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
 def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
     """The beginning of a phase of these runs, as it is before its first step, the bytes that its compiled step needs,
     and its operations."""
-    setup = set_up_phase(runs, phase, how.prefix, lambda told: None)
-    fresh = setup.states
+    setup = set_up_phase(runs, phase, how.prefix, lambda line: None)
+    states = setup.states
     state = setup.placed()
     needed = setup.batches.bytes_needed(state)
     one, batch = setup.batches.shapes()
     lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
-    setup.states, setup.batches = fresh, setup.batches.rewound(setup.step)
-    alone, told = setup.step_flops(0, one), lowered.cost_analysis()
-    group = float(told["flops"]) if told and "flops" in told else None
+    setup.states, setup.batches = states, setup.batches.rewound(setup.step)
+    alone, cost = setup.step_flops(0, one), lowered.cost_analysis()
+    group = float(cost["flops"]) if cost and "flops" in cost else None
     if runs[0].recipe.train.accumulate > 1 and alone is not None:
         # The compiler counts one round of the loop over the pieces of a batch.
         group = alone * len(runs)
@@ -344,9 +363,9 @@ def own_bytes(run: ActiveRun, phase: int) -> int:
 
 def room_bytes() -> int:
     """The bytes that a group may take: a share of all the memory, for the free memory differs with the load."""
-    told = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in told:
-        return int(DEVICE_ROOM * told["bytes_limit"])
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in memory:
+        return int(DEVICE_ROOM * memory["bytes_limit"])
     return int(ROOM * memory_bytes())
 
 

@@ -102,7 +102,7 @@ def initial_state(
     """
     trainable, frozen = partition.split(variables.params, parts.partition)
     first, last = clock or (0, steps)
-    held: Tree = {
+    values: Tree = {
         "steps": float(steps),
         "clock": {"first": float(first), "steps": float(last - first)},
         "optim": hyperparameters(parts.optim),
@@ -113,16 +113,16 @@ def initial_state(
     }
     average: Tree = {}
     if parts.ema is not None:
-        held["ema"] = parts.ema
-        found = optimisers.by_wave(trainable, parts.layout)
-        average = {name: {"weight": jnp.zeros(()), "mean": tree} for name, tree in found.items()}
+        values["ema"] = parts.ema
+        waves = optimisers.by_wave(trainable, parts.layout)
+        average = {name: {"weight": jnp.zeros(()), "mean": tree} for name, tree in waves.items()}
     if memory is None:
         memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda stream: ()))
     zero = jnp.zeros((), jnp.int32)
     optimiser = optimisers.initial(parts.optim, trainable, parts.layout)
     # Of numpy, which makes so many small arrays, and stacks them for a pack, in a tenth of the time.
-    held = jax.tree.map(lambda number: np.asarray(number, np.float32), held)
-    return TrainState(zero, trainable, frozen, variables.stats, optimiser, average, memory, held, key)
+    values = jax.tree.map(lambda number: np.asarray(number, np.float32), values)
+    return TrainState(zero, trainable, frozen, variables.stats, optimiser, average, memory, values, key)
 
 
 def next_state(
@@ -159,5 +159,5 @@ def answering(parts: Parts, trainable: Tree, optimiser: Any, average: Tree) -> T
     """The trainable leaves that are evaluated, selected and saved: the exponential moving average where one is kept,
     the optimiser's own average where it has one, else those that learn."""
     if parts.ema is not None:
-        return optimisers.together({name: found["mean"] for name, found in average.items()})
+        return optimisers.together({name: wave["mean"] for name, wave in average.items()})
     return optimisers.averaged(parts.optim, optimiser, trainable, parts.layout)

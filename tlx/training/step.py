@@ -146,5 +146,5 @@ def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], An
     """`Compiled.answer` by `jit` or `pmap`: only what is averaged is computed, the rest of the state is shared."""
     if parts.ema is None and not parts.optim.averages:
         return lambda state: state
-    found = compiler(partial(answering, parts))
-    return lambda state: state._replace(trainable=found(state.trainable, state.optimiser, state.average))
+    average = compiler(partial(answering, parts))
+    return lambda state: state._replace(trainable=average(state.trainable, state.optimiser, state.average))

@@ -85,7 +85,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     )
 
 
-def packed(
+def vectorised(
     parts: Parts,
     mesh: Mesh,
     states: Sequence[TrainState],
@@ -171,8 +171,8 @@ def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: An
     def batch(k: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
-    def body(k: Any, held: Any) -> Any:
-        state, told = held
+    def body(k: Any, carry: Any) -> Any:
+        state, told = carry
         state, metrics = step(state, batch(k))
         return state, jax.tree.map(lambda kept, now: kept.at[k].set(now), told, metrics)
 
@@ -188,13 +188,13 @@ OWN = ("trainable", "stats", "optimiser", "average", "numbers", "key")
 def axes_of(states: Sequence[TrainState]) -> list[int | None]:
     """For every leaf of a state 0 where the runs have their own and None where they share it: the number of the step,
     and frozen leaves and memories that are one array in all of them."""
-    found: list[int | None] = []
+    axes: list[int | None] = []
     for name in TrainState._fields:
         columns = zip(*(jax.tree.leaves(getattr(state, name)) for state in states), strict=True)
         for leaves in columns:
             apart = name in OWN or (name != "step" and any(leaf is not leaves[0] for leaf in leaves))
-            found.append(0 if apart else None)
-    return found
+            axes.append(0 if apart else None)
+    return axes
 
 
 def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainState:

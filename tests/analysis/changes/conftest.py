@@ -6,6 +6,7 @@ import pytest
 
 import tlx
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+from tlx.analysis import changes
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=10),
@@ -48,4 +49,4 @@ def tuned(scratch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def document(tuned):
-    return without_page(lambda: tlx.moved(tuned))
+    return without_page(lambda: changes.moved(tuned))

@@ -7,6 +7,7 @@ import pytest
 
 import tlx
 from tlx import Train, Weights, models, tuning
+from tlx.analysis import changes
 from tlx.training.reopen import reopen
 from tlx.trees import flatten
 
@@ -28,7 +29,7 @@ def test_lora_has_moved_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_pa
         seed=1,
     )
     run = tlx.run(recipe, tmp_path / "run", quiet=True)
-    document = tlx.moved(run)
+    document = changes.moved(run)
     # The merged model has the paths of the one that was brought.
     assert {row["path"] for row in document["leaves"]} == set(flatten(reopen(scratch.folder).after.params))
     assert changed(document) == {"pool/kernel", "head/kernel", "head/bias"}
@@ -54,7 +55,7 @@ def test_a_prefix_has_moved_by_itself(scratch, tmp_path):
         train=Train(steps=4, batch=16, eval_batch=256),
     )
     run = tlx.run(recipe, tmp_path / "run", quiet=True)
-    document = tlx.moved(run, examples=64)
+    document = changes.moved(run, examples=64)
     prefix = {"blocks/00/attention/prefix/key", "blocks/00/attention/prefix/value"}
     assert changed(document) == prefix | {"head/output/kernel", "head/output/bias"}
     assert prefix <= set(document["before"]["fresh"])

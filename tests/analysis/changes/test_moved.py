@@ -9,6 +9,7 @@ from flax import linen
 
 import tlx
 from tlx import Train, models
+from tlx.analysis import changes
 from tlx.analysis.changes import some
 from tlx.analysis.changes.table import tables
 from tlx.data import Examples
@@ -81,12 +82,12 @@ def test_the_test_split_is_never_opened(tuned, monkeypatch):
         return read(self, position)
 
     monkeypatch.setattr(Examples, "__getitem__", watched)
-    tlx.moved(tuned.folder, examples=16)
+    changes.moved(tuned.folder, examples=16)
 
 
 def test_fewer_examples_are_a_stratified_part(tuned):
     parts = []
-    document = tlx.moved(tuned, examples=40, say=lambda part, done, total: parts.append((part, done, total)))
+    document = changes.moved(tuned, examples=40, say=lambda part, done, total: parts.append((part, done, total)))
     splits = reopen(tuned.folder).splits
     for name in ("train", "validation"):
         held, indices = document["examples"][name], document["examples"][name]["indices"]
@@ -100,12 +101,12 @@ def test_fewer_examples_are_a_stratified_part(tuned):
         told = [(done, total) for name, done, total in parts if name == part]
         assert told[-1][0] == told[-1][1]
     with pytest.raises(ValueError, match="examples is 3; give 8 or more"):
-        tlx.moved(tuned, examples=3)
-    tlx.moved(tuned)
+        changes.moved(tuned, examples=3)
+    changes.moved(tuned)
 
 
 def test_from_scratch_says_so(scratch):
-    document = tlx.moved(scratch)
+    document = changes.moved(scratch)
     assert document["before"]["scratch"]
     assert document["before"]["fresh_stages"] == STAGES
     assert "'before' is the initial draw" in document["notes"][0]
@@ -132,8 +133,8 @@ def test_a_bridged_module_is_one_stage(scratch, tmp_path):
     )
     run = tlx.run(recipe, tmp_path / "run", quiet=True)
     with pytest.raises(ValueError, match=r"give the run's own config file"):
-        tlx.moved(run)
-    document = tlx.moved(run, recipe=recipe)
+        changes.moved(run)
+    document = changes.moved(run, recipe=recipe)
     [stage] = document["stages"]
     assert stage["name"] == "module"
     assert stage["weights"].keys() == {"all", "kernels", "biases", "norms"}

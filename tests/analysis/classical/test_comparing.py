@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tlx import Data, Pretrained, Recipe, Train, Weights, models, save_pretrained, tasks, terms
+from tlx import Data, Recipe, Train, Weights, models, save_pretrained, tasks, terms
 from tlx.analysis import classical
 from tlx.analysis.benefit.arms import assigned
 from tlx.analysis.classical import METHODS
@@ -17,7 +17,7 @@ from tlx.analysis.classical.methods import logistic, standard
 from tlx.cli import main
 from tlx.data import evaluation_batches, load
 from tlx.functional import significance
-from tlx.weights import Manifest
+from tlx.weights import Manifest, Pretrained
 
 MODEL = models.Mlp(inputs=(8, 8, 1), widths=(24, 16))
 QUICK = ("target", "coral", "kliep")

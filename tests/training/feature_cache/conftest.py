@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from tlx import Data, Optim, Pretrained, Recipe, Train, Weights, load_pretrained, models, save_pretrained, tasks, tuning
-from tlx.weights import Manifest
+from tlx import Data, Optim, Recipe, Train, Weights, load_pretrained, models, save_pretrained, tasks, tuning
+from tlx.weights import Manifest, Pretrained
 
 CONFIG = models.Bert(vocabulary=30522, width=16, depth=3, heads=2, mlp=24, positions=64, dropout=0.2)
 
