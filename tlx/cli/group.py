@@ -106,6 +106,8 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    # Named again, it is the newest (see `class_names.users_classes`).
+    sys.modules.pop(loader.name, None)
     sys.modules[loader.name] = module
     with beside(file), located(file, what):
         loader.exec_module(module)
@@ -181,13 +183,13 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
 def changed(recipe: Any, changes: Sequence[str]) -> Any:
     """The recipe after the overrides `path=value` of the command line."""
     from tlx import config
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
     for change in changes:
         name, sign, value = change.partition("=")
         if not sign:
             raise ValueError(f"--set {change!r} is not of the form path=value, for example optim.lr=0.01")
-        recipe = config.override(recipe, name, value, KINDS)
+        recipe = config.override(recipe, name, value, classes(recipe))
     return recipe
 
 

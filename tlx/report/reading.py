@@ -11,9 +11,9 @@ import numpy as np
 from tlx import config
 from tlx.files.documents import check, shown
 from tlx.files.documents.records import DRAWN, RERUN
-from tlx.recipe import Recipe
 from tlx.records import run_directory as folder
 from tlx.records.log import METRICS, read_metrics
+from tlx.records.migrations import rule_of
 from tlx.records.run_directory import Predictions
 
 
@@ -95,13 +95,13 @@ def read(path: Path) -> Records:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """`recipe.json`, whose recipe is the one that its fingerprint names wherever the file alone tells."""
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
     document = check(folder.read(path, folder.RECIPE), DRAWN, path / folder.RECIPE, RERUN)
-    if '{"repr":' in json.dumps(document):
+    if '{"repr":' in json.dumps(document) or "sources" in document or document.get("classes"):
         return document
     try:
-        fingerprint = config.fingerprint(config.load(document["recipe"], KINDS | {"Recipe": Recipe}))
+        fingerprint = config.fingerprint(config.load(document["recipe"], classes()), schema=rule_of(document))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / folder.RECIPE}: {error}; {RERUN}") from None
     if fingerprint != document["fingerprint"]:
@@ -112,11 +112,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_task(document: Mapping[str, Any], classes: Sequence[str]) -> Any:
+def read_task(document: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The task of a recipe, with the class names that the data gave it."""
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
-    return config.load(document, KINDS).resolve(tuple(classes))
+    return config.load(document, classes()).resolve(tuple(names))
 
 
 def thin(values: Sequence[float], limit: int = 2000) -> list[int]:

@@ -12,7 +12,7 @@ from tlx.data.settings import OF_SOURCE
 from tlx.functional.selection import CRITERIA
 from tlx.functional.selection import SOURCE as DRAWN
 from tlx.objectives import Supervised, Term
-from tlx.recipe import KINDS, Recipe
+from tlx.recipe import Recipe, classes
 from tlx.study import Study
 from tlx.study.sweeps import Override
 from tlx.tasks import Classification
@@ -143,7 +143,7 @@ def parse_labels(text: str) -> Labels:
     >>> parse_labels("5"), parse_labels("0.1"), parse_labels("0")
     (5, 0.1, 0)
     """
-    value = parse(text, KINDS)
+    value = parse(text, classes())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"labels {text!r}: give a number of examples of each class, such as 5, or a share as 0.1")
     return value
