@@ -54,7 +54,7 @@ class How:
     `prefix`, what a frozen prefix gives is computed once where that is exact. Without `test` the test split is sealed:
     nothing of it is read, and there is no page. `judge(step, metrics)` is asked after each validation but the last and
     may end the run by answering False; its result then has fewer `steps` than `asked_steps`. A checkpoint is written
-    after a validation if the last is at least `checkpoint_seconds` old.
+    after a validation if the last is at least `checkpoint_seconds` old. `mesh` says how many devices share a batch.
     """
 
     quiet: bool = False
@@ -63,6 +63,7 @@ class How:
     test: bool = True
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
+    mesh: sharding.Mesh = sharding.Mesh()
 
     @property
     def records(self) -> int | None:
@@ -95,7 +96,7 @@ def run(
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
     with folder.writing(path):
         with clock("setup"):
-            if found := finished(recipe, path, resume=resume, overwrite=overwrite):
+            if found := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
                 return with_page(whole(found, how), how)
             arm = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
         result = train([arm], how, clock)[0]
@@ -104,10 +105,12 @@ def run(
     return result
 
 
-def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Run | None:
+def finished(
+    recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, mesh: sharding.Mesh = sharding.Mesh()
+) -> Run | None:
     """The recipe's run, where it is finished and to be kept, after the checks that need no data."""
     config.check(recipe)
-    check_devices(recipe)
+    check_devices(recipe, mesh)
     if folder.finished(path, recipe, resume=resume, overwrite=overwrite):
         return Run(path, recipe, folder.read(path))
     remember_compilations()
@@ -168,7 +171,7 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 continue
             with clock("setup"):
                 if begun is None or (begun.phase, begun.step) != (phase, max(begin, start)):
-                    begun = begin_phase(arms, phase, how.prefix, progress.say, before, group.restore)
+                    begun = begin_phase(arms, phase, how.prefix, progress.say, before, group.restore, how.mesh)
                 now, state, before, begun = begun, begun.placed(), None, None
                 parts, readers, engine, learning, given = now.parts, now.readers, now.engine, now.learning, now.feed
             step, pending = max(begin, start), None
@@ -335,9 +338,10 @@ def best_state(arm: Arm, state: TrainState, parts: Parts, ended: int) -> tuple[T
     return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step
 
 
-def check_devices(recipe: Recipe) -> None:
-    """ValueError where the devices cannot share a batch, or its micro-batches, evenly."""
-    mesh = sharding.make_mesh()
+def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> None:
+    """ValueError where there are fewer devices than asked for, or they cannot share a batch, or its micro-batches,
+    evenly."""
+    mesh = sharding.make_mesh(mesh=asked)
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
     count, pieces = mesh.devices.size, recipe.train.accumulate

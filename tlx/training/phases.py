@@ -23,7 +23,8 @@ Before = tuple[list[Parts], list[TrainState]]
 class Begun:
     """The `phase` about to take the step after `step`, its first or the one after a checkpoint. `parts`, `states` and
     the `readers` of each stream and split are by arm, and `forms`, the shapes of the states that they have alone;
-    `learning` are the paths of all that learns in the engine; `feed` gives the batches."""
+    `learning` are the paths of all that learns in the engine; `feed` gives the batches, which the devices of
+    `mesh` share."""
 
     phase: int
     parts: list[Parts]
@@ -34,6 +35,7 @@ class Begun:
     learning: list[str]
     feed: Stream | Resident
     step: int
+    mesh: Any
     known: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
@@ -71,7 +73,7 @@ class Begun:
         which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
         step: Any = self.engine.train
         if self.engine.arms > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
-            step = compile_step(parts.uncut, sharding.make_mesh()).train
+            step = compile_step(parts.uncut, self.mesh).train
         return step.lower(form, batch)
 
 
@@ -82,9 +84,11 @@ def begin_phase(
     say: Callable[[str], None],
     before: Before | None = None,
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
+    mesh: sharding.Mesh = sharding.Mesh(),
 ) -> Begun:
     """The start of a phase, from the states `before`, or from the step at which the arms stand, whose states `restore`
     returns; `prefixes` is whether a stored prefix may be read."""
+    devices = sharding.make_mesh(mesh=mesh)
     first = arms[0]
     start, last = first.spans[phase]
     step = max(first.begin, start)
@@ -96,9 +100,9 @@ def begin_phase(
         states = restore(states)
     forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in found]
-    engine, states, learning = engine_of(arms, parts, sharding.make_mesh(), states, streams, readers["validation"])
+    engine, states, learning = engine_of(arms, parts, devices, states, streams, readers["validation"])
     batches = feed(engine, arms, streams, step)
-    return Begun(phase, parts, states, forms, readers, engine, learning, batches, step)
+    return Begun(phase, parts, states, forms, readers, engine, learning, batches, step, devices)
 
 
 def read_by(

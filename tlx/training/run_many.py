@@ -20,6 +20,8 @@ from tlx.trees import size
 
 __all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
 
+# How the runs of a study are carried out.
+CELLS = How(quiet=True, leave="learned", checkpoint_seconds=30.0)
 # The largest group: more arms than this are several.
 MOST_ARMS = 64
 # A group must take this share of the time of its arms one by one, or less, to be worth its memory.
@@ -86,7 +88,7 @@ def run_many(
     Returns:
         A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
     """
-    how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
+    how = how or CELLS
     results: dict[int, Run | Exception] = {}
     # The next group reuses the weights of this arm, and the measurements of its data, where they are the same.
     like: Arm | None = None
@@ -150,7 +152,9 @@ def open_all(
     wrong: dict[int, Exception] = {}
     for position in members:
         try:
-            if found := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+            if found := finished(
+                recipes[position], Path(folders[position]), resume=True, overwrite=False, mesh=how.mesh
+            ):
                 complete.add(position)
                 settle(position, whole(found, how))
         except Exception as error:
@@ -296,7 +300,7 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
 def weighed(arms: Sequence[Arm], phase: int, how: How) -> tuple[Begun, int, Load]:
     """The beginning of a phase of these arms, as it is before its first step, the bytes that its compiled step needs,
     and its operations."""
-    begun = begin_phase(arms, phase, how.prefix, lambda told: None)
+    begun = begin_phase(arms, phase, how.prefix, lambda told: None, mesh=how.mesh)
     fresh = begun.states
     state = begun.placed()
     needed = begun.feed.bytes_needed(state)

@@ -11,6 +11,8 @@ from tlx.types import Learn, Model, Phase
 class BitFit(Tuning):
     """Every bias and the head learn (Ben Zaken et al., 2022)."""
 
+    chooses = True
+
     def phases(self, model: Model) -> tuple[Phase, ...]:
         return with_head(model, "BitFit", (r".*/bias", Learn(weight_decay=0.0)))
 
@@ -24,6 +26,8 @@ class NormTuning(Tuning):
     scales and shifts go down the entropy, and nothing else moves. Tent answers while it adapts, each batch by its own
     moments; here it is the running ones that answer, after the run.
     """
+
+    chooses = True
 
     head: bool = True
 

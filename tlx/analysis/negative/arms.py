@@ -17,7 +17,7 @@ from tlx.study import Study
 from tlx.study.sweeps import Override
 from tlx.tasks import Classification
 from tlx.training.active_run import total_steps
-from tlx.updates import Alternating, Sum
+from tlx.updates import Sum
 
 TRANSFER, ALONE, SOURCE_ONLY, TARGET_ONLY, SCRATCH = "A(S,T)", "A(0,T)", "source only", "target only", "from scratch"
 # Of the arms without which transfer is compared, what each stands for.
@@ -79,7 +79,7 @@ def negative_study(
 
     def add(arm: str, names: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         # Two arms may come to the same, where the algorithm has no term of its own; the first stays.
-        if isinstance(recipe.update, Alternating) and not any(map(takes_turns, changes["objective"])):
+        if recipe.update.alternates and not any(map(takes_turns, changes["objective"])):
             changes = {"update": Sum(), **changes}
         for seed in range(recipe.seed, recipe.seed + seeds):
             given = {**changes, "seed": seed}
