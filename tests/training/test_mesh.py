@@ -1,4 +1,4 @@
-"""A run on some of the devices: the same recipe, the same numbers, refused before anything is loaded where it cannot be."""
+"""A run on some of the devices: the same numbers, or refused before anything is loaded."""
 
 import dataclasses
 
