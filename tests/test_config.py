@@ -1,10 +1,13 @@
 """Recipes as values: override, dump, load, fingerprint, diff."""
 
+import ast
 import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -298,6 +301,8 @@ def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
         config.load(foreign, OWN, models.Nnx(make=max, shape=(9,)))
     with pytest.raises(ValueError, match=r"^no class 'Tables' in tlx; close: 'Table"):
         config.load({"kind": "Tables"}, OWN)
+    with pytest.raises(ValueError, match=r"the class of a Probe is \['x'\]; expected the text module:Class"):
+        config.load({"kind": "Probe", "class": ["x"]}, OWN)
 
 
 def every_change():
@@ -361,7 +366,11 @@ def test_every_field_of_schema_1_is_still_there_and_counts():
         assert set(kept) <= set(names), name
 
 
-def test_a_name_that_packages_export_is_one_class():
+def test_the_name_of_a_class_that_recipes_name_is_there_once():
+    files = Path(config.__file__).parent.rglob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name in OWN if names[name] > 1] == []
     for name in OWN:
         kinds = {id(getattr(package, name)) for package in PACKAGES if hasattr(package, name)} | {id(OWN[name])}
         assert len(kinds) == 1, name

@@ -121,7 +121,9 @@ def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") ->
         return _given(document, given, path)
     if not isinstance(document.get("kind"), str):
         raise ValueError(f"a record says no kind, the name of its class: it has {sorted(map(str, document))[:6]}")
-    kind = _classes(classes).written(document["kind"], document.get("class"))
+    if not isinstance(place := document.get("class"), str | None):
+        raise ValueError(f"the class of a {document['kind']} is {place!r}; expected the text module:Class")
+    kind = _classes(classes).written(document["kind"], place)
     written = {name: value for name, value in document.items() if name not in ("kind", "class")}
     values = {name: load(value, classes, given, f"{path}.{name}" if path else name) for name, value in written.items()}
     return _built(kind, values)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
-from tlx.optim import Method, directed
+from tlx.optim import Optimiser, directed
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Sign(Optim):
     name: str = "sign"
     size: float = 1.0
 
-    def method(self):
-        return Method(directed(sign), elementwise=True)
+    def optimiser(self):
+        return Optimiser(directed(sign), elementwise=True)
 
 
 def sign(optim, wave):

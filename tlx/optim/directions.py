@@ -40,7 +40,7 @@ class Wave(NamedTuple):
         return move(self.nows, self.rates, decays)
 
 
-class Method(NamedTuple):
+class Optimiser(NamedTuple):
     """How gradients become steps.
 
     Attributes:
@@ -160,15 +160,15 @@ def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-# The optimisers that a recipe names; another is a subclass of `Optim` with its own `method`.
-METHODS: Mapping[str, Method] = {
-    "adamw": Method(directed(lambda optim, wave: adam(optim)), elementwise=True),
-    "adam": Method(directed(lambda optim, wave: adam(optim)), elementwise=True),
-    "sgd": Method(directed(momentum), elementwise=True),
-    "adafactor": Method(directed(adafactor)),
-    "lamb": Method(lamb),
-    "lion": Method(directed(lambda optim, wave: optax.scale_by_lion(optim.beta1, optim.beta2)), elementwise=True),
-    "muon": Method(directed(lambda optim, wave: muon(optim, wave.hidden)), needs_momentum=True),
-    "schedule-free-adamw": Method(schedule_free_adamw, averages=True),
-    "schedule-free-sgd": Method(schedule_free_sgd, averages=True),
+# The optimisers that a recipe names; another is a subclass of `Optim` with its own `optimiser`.
+BY_NAME: Mapping[str, Optimiser] = {
+    "adamw": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
+    "adam": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
+    "sgd": Optimiser(directed(momentum), elementwise=True),
+    "adafactor": Optimiser(directed(adafactor)),
+    "lamb": Optimiser(lamb),
+    "lion": Optimiser(directed(lambda optim, wave: optax.scale_by_lion(optim.beta1, optim.beta2)), elementwise=True),
+    "muon": Optimiser(directed(lambda optim, wave: muon(optim, wave.hidden)), needs_momentum=True),
+    "schedule-free-adamw": Optimiser(schedule_free_adamw, averages=True),
+    "schedule-free-sgd": Optimiser(schedule_free_sgd, averages=True),
 }

@@ -53,7 +53,9 @@ def migrated(document: Document, path: Path) -> Document:
     Raises:
         ValueError: as `schema_of` does.
     """
-    for version in range(schema_of(document, path), SCHEMA):
+    schema = schema_of(document, path)
+    document = {name: value for name, value in document.items() if name != "fingerprint_schema"}
+    for version in range(schema, SCHEMA):
         document = MIGRATIONS[version](document)
     return document
 
