@@ -191,7 +191,15 @@ def test_probe_needs_a_stage_below_the_head():
     assert str(error.value) == "Probe() needs a stage below the head; this model has ['module']; use Rules(...)"
 
 
-def test_the_table_names_every_tuning_by_its_class():
-    assert all(kind.__name__ == name and issubclass(kind, tuning.Tuning) for name, kind in tuning.TUNINGS.items())
+def test_what_a_tuning_declares_is_true_of_it():
+    """Those that choose insert nothing and have one phase; a subclass says how its phases are."""
+    chooses = {"Full": tuning.Full(), "Probe": tuning.Probe(), "Freeze": tuning.Freeze(through="stem"),
+               "Rules": tuning.Rules((".*", tuning.Learn())), "BitFit": tuning.BitFit()}  # fmt: skip
+    kinds = [kind for kind in vars(tuning).values() if isinstance(kind, type) and issubclass(kind, tuning.Tuning)]
+    assert {kind.__name__ for kind in kinds if kind.chooses} == chooses.keys() | {"NormTuning"}
+    for how in chooses.values():
+        assert len(how.phases(MODELS["mlp"])) == 1 and type(how).insert is tuning.Tuning.insert
+    assert {kind.__name__ for kind in kinds if kind.padded} == {"Lora", "Dora"}
+    assert not any(kind.merged_in_step for kind in kinds)
     with pytest.raises(TypeError, match=r"^Tuning does not say which phases it has$"):
         tuning.Tuning().phases(MODELS["mlp"])

@@ -1,7 +1,7 @@
 """Recipes as values: check, override, dump, load, source, fingerprint, diff.
 
 A config is a frozen keyword-only dataclass whose fields are numbers, strings, None, tuples, named tuples and other such
-dataclasses. `kinds` is the table of the classes that may appear by name, in files and in overrides.
+dataclasses. `classes` are those that may appear by name, in files and in overrides (see `tlx.files.class_names`).
 """
 
 import ast
@@ -15,21 +15,20 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tlx.files import class_names, schema_1
 from tlx.files import user_code as code
+from tlx.files.class_names import Classes
 from tlx.trees import near_miss
 
-Kinds = Mapping[str, type]
+Named = Mapping[str, type]
 MISSING = object()
-# The metadata of a field that recipes were written without: at its default it is not in their fingerprints.
-ADDED = types.MappingProxyType({"added": True})
+# The version of recipe.json, and of the rule by which fingerprints are made (see `tlx.records.migrations`).
+SCHEMA = 2
 
 
 def is_record(value: Any) -> bool:
     """A frozen dataclass or a named tuple: a value with named fields. (A Linen module's dataclass is not frozen.)"""
-    if isinstance(value, type):
-        return False
-    params = getattr(value, "__dataclass_params__", None)
-    return hasattr(value, "_fields") or (params is not None and params.frozen)
+    return class_names.is_record_class(type(value))
 
 
 def fields(value: Any) -> dict[str, Any]:
@@ -57,25 +56,26 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def dump(value: Any, added: bool = True) -> Any:
-    """A record as JSON values; what is neither a record nor plain (a module, a function) becomes its `repr`, without
-    the addresses in it, which change from process to process. Without `added`, what `ADDED` marks is left out."""
-    if value is None or isinstance(value, bool | int | float | str):
+def dump(value: Any) -> Any:
+    """Return a record as JSON values; `load` reads them.
+
+    A record is `{"kind": name, field: value, ...}`, with `"class": "module:Class"` where the class is a user's. A value
+    that is neither a record nor plain (a module, a function) becomes its `repr` without the addresses in it, which
+    change from process to process.
+    """
+    if _is_plain(value):
         return value
     if is_record(value):
-        named = {name: field for name, field in fields(value).items() if added or name not in _untouched(value)}
-        return {"kind": type(value).__name__} | {name: dump(field, added) for name, field in named.items()}
+        place = class_names.place(type(value))
+        named = {"kind": type(value).__name__} | ({"class": place} if place else {})
+        return named | {name: dump(field) for name, field in fields(value).items()}
     if isinstance(value, tuple | list):
-        return [dump(item, added) for item in value]
+        return [dump(item) for item in value]
     return {"repr": _lasting_repr(value)}
 
 
-def _untouched(value: Any) -> set[str]:
-    """The fields of a record that were added later and are at their defaults."""
-    known = [] if hasattr(value, "_fields") else dataclasses.fields(value)
-    return {
-        one.name for one in known if ADDED.items() <= one.metadata.items() and getattr(value, one.name) == one.default
-    }
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _lasting_repr(value: Any) -> str:
@@ -90,36 +90,60 @@ def source(value: Any) -> str:
     "(Learn(lr=0.5), 1, 'a')"
     """
     if is_record(value):
-        usual = _defaults(type(value))
+        usual = class_names.defaults(type(value))
         given = [(name, field) for name, field in fields(value).items() if usual.get(name, MISSING) != field]
         return f"{type(value).__name__}({', '.join(f'{name}={source(field)}' for name, field in given)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(source, value))}{',' if len(value) == 1 else ''})"
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return repr(value) if plain else " ".join(_lasting_repr(value).split())
+    return repr(value) if _is_plain(value) else " ".join(_lasting_repr(value).split())
 
 
-def _defaults(kind: type) -> dict[str, Any]:
-    """The fields of a class of records that may be left out, and what they are then."""
-    if hasattr(kind, "_field_defaults"):
-        return dict(kind._field_defaults)
-    found = {field.name: field.default for field in dataclasses.fields(kind)}
-    return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
+def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") -> Any:
+    """Return the value that `dump` wrote.
 
+    Args:
+        document: JSON values.
+        classes: the classes that it may name.
+        given: a value from which to take what was written as a `repr` alone: what lies at the same path there, else
+            the only part with that `repr`.
+        path: the dotted path of the document, for messages.
 
-def load(document: Any, kinds: Kinds) -> Any:
-    """The inverse of `dump`; ValueError for a class that is not in `kinds`, and for a value that was only a `repr`."""
+    Raises:
+        ValueError: The document names an unknown class, a user's class that is not in `classes`, or an unknown field;
+            or a value was written as a `repr` and is not in `given`.
+        TypeError: A field has another type than it declares.
+    """
     if isinstance(document, list):
-        return tuple(load(item, kinds) for item in document)
+        return tuple(load(item, classes, given, f"{path}.{n}" if path else str(n)) for n, item in enumerate(document))
     if not isinstance(document, dict):
         return document
     if "repr" in document:
-        raise ValueError(f"{document['repr']} was written down by its repr alone; give the config file again")
+        return _given(document, given, path)
     if not isinstance(document.get("kind"), str):
         raise ValueError(f"a record says no kind, the name of its class: it has {sorted(map(str, document))[:6]}")
-    kind = _kind(document["kind"], kinds)
-    values = {name: load(value, kinds) for name, value in document.items() if name != "kind"}
+    if not isinstance(place := document.get("class"), str | None):
+        raise ValueError(f"the class of a {document['kind']} is {place!r}; expected the text module:Class")
+    kind = _classes(classes).written(document["kind"], place)
+    written = {name: value for name, value in document.items() if name not in ("kind", "class")}
+    values = {name: load(value, classes, given, f"{path}.{name}" if path else name) for name, value in written.items()}
     return _built(kind, values)
+
+
+def _given(document: dict[str, Any], given: Any, path: str) -> Any:
+    """The value that was written as a `repr`, from a value that has it."""
+    values = {} if given is MISSING else dict(leaves(given))
+    if path in values and dump(values[path]) == document:
+        return values[path]
+    same = {id(value): value for value in values.values() if dump(value) == document}
+    if len(same) == 1:
+        return next(iter(same.values()))
+    where = f"{path}: " if path else ""
+    text = " ".join(str(document["repr"]).split())
+    raise ValueError(f"{where}{text} was written down by its repr alone; give the config file again (--config FILE)")
+
+
+def _classes(classes: Named) -> Classes:
+    return classes if isinstance(classes, Classes) else Classes(classes)
 
 
 def _built(kind: type, values: Mapping[str, Any]) -> Any:
@@ -138,13 +162,19 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"{kind.__name__} cannot have these values ({type(error).__name__}: {error})") from None
 
 
-def fingerprint(value: Any, *, with_sources: bool = True) -> str:
+def fingerprint(value: Any, *, with_sources: bool = True, schema: int = SCHEMA) -> str:
     """Return sixteen hexadecimal digits that two equal recipes share and two different ones do not.
 
-    Where a recipe holds classes or functions of the user's, their source counts too (see `tlx.files.user_code`);
-    without `with_sources` it does not, as in runs of earlier versions.
+    A field at its default counts only where recipes of schema 1 always wrote it, so that a field that is added to a
+    class changes no fingerprint. Where a recipe holds classes or functions of the user's, their source counts too (see
+    `tlx.files.user_code`).
+
+    Args:
+        value: a recipe, or a part of one.
+        with_sources: False leaves the user's source out, as runs of early versions did.
+        schema: the version of the rule; of schema 1 every field of a user's class counts.
     """
-    document = _exact(dump(value, added=False))
+    document = _printed(value, schema)
     found, state = code.of([value]) if with_sources else ({}, [])
     if found:
         document = {"recipe": document, "sources": sorted({*found.values()}), "state": state}
@@ -152,18 +182,34 @@ def fingerprint(value: Any, *, with_sources: bool = True) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _printed(value: Any, schema: int) -> Any:
+    """What counts in a fingerprint, as JSON values. Whole floats are ints, for 1 and 1.0 are equal."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, tuple | list) and not is_record(value):
+        return [_printed(item, schema) for item in value]
+    if not is_record(value):
+        return dump(value)
+    kind, usual = type(value), class_names.defaults(type(value))
+    if class_names.is_own(kind):
+        always = schema_1.ALWAYS.get(kind.__name__, ())
+    else:
+        always = tuple(fields(value)) if schema == 1 else ()
+    printed = {name: _printed(field, schema) for name, field in fields(value).items()}
+    counts = {
+        name: field
+        for name, field in printed.items()
+        # Compared as text, where True is not 1.
+        if name in always
+        or name not in usual
+        or json.dumps(field, sort_keys=True) != json.dumps(_printed(usual[name], schema), sort_keys=True)
+    }
+    return {"kind": kind.__name__} | counts
+
+
 def sources(value: Any) -> dict[str, str]:
     """Return the SHA-256 of each source file that a recipe depends on, by its path (see `tlx.files.user_code.of`)."""
     return code.of([value])[0]
-
-
-def _exact(document: Any) -> Any:
-    """Whole floats as ints, for 1 and 1.0 are equal."""
-    if isinstance(document, dict):
-        return {name: _exact(value) for name, value in document.items()}
-    if isinstance(document, list):
-        return [_exact(value) for value in document]
-    return int(document) if isinstance(document, float) and document.is_integer() else document
 
 
 def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
@@ -173,14 +219,14 @@ def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
 
 
-def override(value: Any, path: str, text: str, kinds: Kinds) -> Any:
+def override(value: Any, path: str, text: str, classes: Named) -> Any:
     """`value` with the field at the dotted `path` set to what `text` says.
 
     `text` is a Python literal, a call of a known class with literal arguments (`Freeze(through='blocks/03')`), or a
     bare string. Raises ValueError for an unknown path, naming the nearest, and TypeError for a value that the field
     does not take.
     """
-    return assign(value, path, parse(text, kinds))
+    return assign(value, path, parse(text, classes))
 
 
 def at(value: Any, path: str) -> Any:
@@ -221,40 +267,34 @@ def _unknown(path: str, root: Any) -> ValueError:
     return ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
 
 
-def parse(text: str, kinds: Kinds) -> Any:
-    """A value from the command line: a literal, a call of a class in `kinds`, or the text itself."""
+def parse(text: str, classes: Named) -> Any:
+    """A value from the command line: a literal, a call of one of `classes`, or the text itself."""
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         return text
     if isinstance(node, ast.Call | ast.Tuple | ast.List):
-        return _build(node, kinds)
+        return _build(node, classes)
     try:
         return ast.literal_eval(node)
     except ValueError:
         return text
 
 
-def _build(node: ast.expr, kinds: Kinds) -> Any:
+def _build(node: ast.expr, classes: Named) -> Any:
     if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_build(item, kinds) for item in node.elts)
+        return tuple(_build(item, classes) for item in node.elts)
     if not isinstance(node, ast.Call):
         try:
             return ast.literal_eval(node)
         except ValueError:
             raise ValueError(f"{ast.unparse(node)!r} is not a literal; put quotes around a string") from None
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    arguments = {item.arg: _build(item.value, kinds) for item in node.keywords if item.arg}
+    arguments = {item.arg: _build(item.value, classes) for item in node.keywords if item.arg}
     try:
-        return _kind(name, kinds)(*(_build(item, kinds) for item in node.args), **arguments)
+        return _classes(classes).typed(name)(*(_build(item, classes) for item in node.args), **arguments)
     except TypeError as error:
         raise TypeError(f"{ast.unparse(node)}: {error}") from None
-
-
-def _kind(name: str, kinds: Kinds) -> type:
-    if name not in kinds:
-        raise ValueError(f"no class {name!r} in tlx{near_miss(name, kinds)}")
-    return kinds[name]
 
 
 def check(value: Any, path: str = "") -> None:

@@ -1,11 +1,12 @@
 """An experiment: the dataclasses of the floors below, composed. No logic."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tlx import models, objectives, tasks, tuning, updates
-from tlx.config import ADDED, check_seed
-from tlx.data import Data, augment, shifts
+from tlx import data, models, objectives, optim, tasks, tuning, updates, weights
+from tlx.config import check_seed
+from tlx.data import Data
+from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, SOURCE
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
@@ -62,10 +63,10 @@ class Train:
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
-    statistics: Literal["stream", "joint"] = field(default="stream", metadata=ADDED)
+    statistics: Literal["stream", "joint"] = "stream"
     accumulate: int = 1
     ema: float | None = None
-    criteria: tuple[str, ...] = field(default=(), metadata=ADDED)
+    criteria: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -153,23 +154,16 @@ class Recipe:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 
 
-# The classes that may stand by name in a recipe's file and in an override.
-KINDS: dict[str, type] = {
-    "Recipe": Recipe,
-    "Data": Data,
-    "Weights": Weights,
-    "Optim": Optim,
-    "Train": Train,
-    "Learn": Learn,
-    **{
-        kind.__name__: kind
-        for kind in (tasks.Classification, tasks.Regression, tasks.MultiLabel, tasks.TokenClassification)
-    },
-    **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
-    **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},
-    **shifts.SHIFTS,
-    **tuning.TUNINGS,
-    "Ramp": objectives.Ramp,
-    **objectives.TERMS,
-    **updates.UPDATES,
-}
+# The packages that export our classes that may be named in a recipe's file and in an override.
+PACKAGES = (data, tasks, models, weights, tuning, objectives, updates, optim)
+OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn})
+
+
+def classes(given: Any = None) -> Classes:
+    """Return the classes that a recipe may name: ours, and the user's that `given` makes known.
+
+    Args:
+        given: a recipe or other value that the user passed. Known are the classes of its parts, all classes of the
+            modules of these, and those of the files of the command line. None: ours alone.
+    """
+    return Classes(OWN, {} if given is None else users_classes([given]))

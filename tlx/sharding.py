@@ -1,39 +1,79 @@
-"""Where arrays live: a named mesh over all devices, and the shardings of states and batches on it."""
+"""Where arrays live: a named mesh of devices, and the shardings of states and batches on it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh as DeviceMesh
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tlx.trees import Tree
 
 DATA = "data"
+ALL = -1
 
 
-def make_mesh(devices: Any = None) -> Mesh:
-    """One axis, `data`, over `devices` (all of them by default)."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How many devices share a batch: `data` of them; -1 is all that there are."""
+
+    data: int = ALL
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, bool) or not isinstance(self.data, int):
+            raise TypeError(f"mesh data is {self.data!r}; expected a whole number of devices, or -1 for all")
+        if self.data != ALL and self.data < 1:
+            raise ValueError(f"mesh data is {self.data}; expected 1 or more devices, or -1 for all")
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def make_mesh(devices: Any = None, mesh: Mesh = Mesh()) -> DeviceMesh:
+    """Return JAX's mesh with one axis, `data`, over the first devices of some.
+
+    Args:
+        devices: the devices; None for all.
+        mesh: how many of them.
+
+    Raises:
+        ValueError: There are fewer devices than the mesh names, or several processes, whose devices are all needed.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices) if mesh.data == ALL else mesh.data
+    if count > len(devices):
+        raise ValueError(
+            f"mesh data={count}: there are {len(devices)} devices; take data={len(devices)} or fewer, "
+            "or data=-1 for all"
+        )
+    if count < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"mesh data={count}: {jax.process_count()} processes have {len(devices)} devices, and each process has a "
+            f"part of every batch; take data={len(devices)}, or data=-1"
+        )
+    return DeviceMesh(np.asarray(devices[:count]), (DATA,))
+
+
+def replicated(mesh: DeviceMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_example(mesh: Mesh) -> NamedSharding:
+def by_example(mesh: DeviceMesh) -> NamedSharding:
     """Sharded over the first axis."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def place_batch(mesh: Mesh, batch: Tree) -> Tree:
+def place_batch(mesh: DeviceMesh, batch: Tree) -> Tree:
     """Host arrays as one global batch, each process giving its own part."""
     return jax.make_array_from_process_local_data(by_example(mesh), batch)
 
 
-def check_batch(batch: int, mesh: Mesh, name: str) -> None:
-    """ValueError where a batch does not divide evenly over the devices."""
+def check_batch(batch: int, mesh: DeviceMesh, name: str) -> None:
+    """ValueError where a batch does not divide evenly over the devices, with the nearest batches that do, and the
+    largest smaller mesh."""
     count = mesh.devices.size
     if batch % count:
         below, above = batch // count * count, (batch // count + 1) * count
         near = f"{below} or {above}" if below else f"{above}"
-        raise ValueError(f"{name} is {batch}, which {count} devices cannot share evenly; take {near}")
+        fewer = next(size for size in range(count - 1, 0, -1) if batch % size == 0)
+        raise ValueError(
+            f"{name} is {batch}, which {count} devices cannot share evenly; take {near}, or a mesh of data={fewer}"
+        )

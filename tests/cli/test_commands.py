@@ -32,6 +32,7 @@ PLAIN = CONFIG.replace('source="mnist5k", labels=0, size=16', "size=16").replace
     '(terms.Supervised(on="source"), terms.Dann())', "(terms.Supervised(),)"
 )
 SET = ("--set", "tuning=Freeze(through='stem')", "--set", "optim.lr=0.003")
+MESH = ("--mesh", "data=2")
 WEIGHTS = ("--set", "weights=Weights('no where')")
 
 
@@ -49,24 +50,25 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-prefix")),
+        ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-prefix", *MESH)),
         ("tlx.training.loop.run", ("run", "ti ny.py", *SET)),
         ("tlx.training.loop.run", ("run", "--quiet", "--overwrite", "--", "-plain.py")),
         (
             "tlx.training.lr_find.find",
-            ("lr-find", "ti ny.py", *SET, "--steps", "7", "--start", "1.23456789e-6", "--per-group"),
+            ("lr-find", "ti ny.py", *SET, "--steps", "7", "--start", "1.23456789e-6", "--per-group", *MESH),
         ),
-        ("tlx.study.run_study", ("study", "ti ny.py", *SET, "--jobs", "3", "--most", "2", "--out", "o u t")),
+        ("tlx.study.run_study", ("study", "ti ny.py", *SET, "--jobs", "3", "--most", "2", "--out", "o u t", *MESH)),
         ("tlx.study.run_study", ("study", "--quiet", "--", "-plain.py")),
         (
             "tlx.tune.search",
             ("tune", "ti ny.py", *SET, "--space", "ti ny.py", "--trials", "3", "--sampler", "grid", "--jobs", "2",
-             "--together", "3", "--seed", "5", "--metric", "validation/loss", "--direction", "minimize", "--out", "o"),
+             "--together", "3", "--seed", "5", "--metric", "validation/loss", "--direction", "minimize", "--out", "o",
+             *MESH),
         ),
         ("tlx.analysis.benefit.measure", ("benefit", *WEIGHTS, "--scratch", "optim.lr=1e-3", "--seeds", "2",
-                                 "--shots", "2,4", "--pue", "1.2345678", "--jobs", "2", "--", "-plain.py")),
+                                 "--shots", "2,4", "--pue", "1.2345678", "--jobs", "2", *MESH, "--", "-plain.py")),
         ("tlx.analysis.negative.measure", ("negative-transfer", "ti ny.py", *SET[2:], "--seeds", "2", "--labels",
-                                  "0,0.125", "--eps", "0,0.123456789", "--smallest", "0.0123", "--out", "o u t")),
+                                  "0,0.125", "--eps", "0,0.123456789", "--smallest", "0.0123", *MESH, "--out", "o")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tlx import Data, Recipe, config, models, tasks
-from tlx.recipe import KINDS
+from tlx.recipe import OWN
 from tlx.records import run_directory
 
 RECIPE = Recipe(data=Data(target="digits"), task=tasks.Classification(), model=models.Mlp())
@@ -20,7 +20,7 @@ def test_a_free_folder_is_claimed_with_the_recipe_in_it(tmp_path):
     path = tmp_path / "new" / "run"
     run_directory.claim(path, OTHER, overwrite=False, base=RECIPE, command="tlx run x")
     written = run_directory.read(path, run_directory.RECIPE)
-    assert config.load(written["recipe"], KINDS) == OTHER
+    assert config.load(written["recipe"], OWN) == OTHER
     assert written["fingerprint"] == config.fingerprint(OTHER)
     assert written["changes"] == [["seed", "0", "1"]]
     assert written["command"] == "tlx run x"

@@ -218,9 +218,9 @@ def test_recipes_are_written_as_python(digits):
     document = json.loads((digits.folder / "recipe.json").read_text())["recipe"]
     written = words.source(document)
     assert max(map(len, written.splitlines())) <= words.WIDTH + 1
-    from tlx.recipe import KINDS
+    from tlx.recipe import OWN
 
-    assert eval(written, dict(KINDS)) == digits.recipe
+    assert eval(written, dict(OWN)) == digits.recipe
 
 
 def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):

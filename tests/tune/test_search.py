@@ -17,7 +17,7 @@ import pytest
 from tlx import Data, Optim, Recipe, Train, config, models, tasks, tuning
 from tlx.data import examples
 from tlx.files.documents import DocumentError
-from tlx.recipe import KINDS
+from tlx.recipe import OWN
 from tlx.records.log import read_metrics
 from tlx.tune import attempt, crew, integer, log_uniform, one_of, reading, search, uniform
 from tlx.tune.asked import check_asked
@@ -116,7 +116,7 @@ def test_what_is_found_is_a_recipe_and_its_command(tmp_path):
     recipe = RECIPE
     for change in found.changes:
         path, _, text = change.partition("=")
-        recipe = config.override(recipe, path, text, KINDS)
+        recipe = config.override(recipe, path, text, OWN)
     assert recipe == found.recipe
     assert config.fingerprint(recipe) == found.best.fingerprint
     folder = tmp_path / "out" / "cells" / found.best.fingerprint

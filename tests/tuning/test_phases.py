@@ -6,7 +6,7 @@ import pytest
 from tlx import Data, Learn, Recipe, Train, models, run, tasks, tuning
 from tlx.config import dump, fingerprint, load
 from tlx.partition import partition
-from tlx.recipe import KINDS
+from tlx.recipe import OWN
 from tlx.records.log import read_metrics
 from tlx.trees import flatten
 from tlx.tuning.base import parametric
@@ -57,7 +57,7 @@ def test_every_phase_claims_everything_and_the_whole_run_is_shared_out(name, how
 
 @pytest.mark.parametrize("how", HOW)
 def test_they_are_values_that_a_file_can_hold(how):
-    assert load(dump(HOW[how]), KINDS) == HOW[how]
+    assert load(dump(HOW[how]), OWN) == HOW[how]
 
 
 def test_gradual_unfreezes_a_stage_a_phase_from_the_top():

@@ -7,7 +7,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, Weights, config, models, run, tasks, terms, tuning
 from tlx.analysis.benefit.arms import assigned
-from tlx.recipe import KINDS
+from tlx.recipe import OWN
 from tlx.records.log import read_metrics
 from tlx.training.loop import How
 from tlx.training.prepare import prepare
@@ -88,14 +88,14 @@ def test_phases_each_take_turns(tmp_path):
 
 
 def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
-    again = config.load(config.dump(RECIPE), KINDS)
+    again = config.load(config.dump(RECIPE), OWN)
     assert again == RECIPE
     assert config.fingerprint(again) == config.fingerprint(RECIPE)
-    assert config.parse(config.source(RECIPE.objective), KINDS) == RECIPE.objective
+    assert config.parse(config.source(RECIPE.objective), OWN) == RECIPE.objective
     plain = assigned(RECIPE, {"update": Sum()})
-    assert config.override(plain, "update", "Alternating()", KINDS) == RECIPE
+    assert config.override(plain, "update", "Alternating()", OWN) == RECIPE
     assert config.fingerprint(plain) != config.fingerprint(RECIPE)
-    assert config.override(RECIPE, "objective.1.repeats", "4", KINDS).objective[1].repeats == 4
+    assert config.override(RECIPE, "objective.1.repeats", "4", OWN).objective[1].repeats == 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

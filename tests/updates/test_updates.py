@@ -11,7 +11,7 @@ from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.objectives import Supervised
 from tlx.training.step import Parts, compile_step, initial_state
 from tlx.trees import flatten
-from tlx.updates import UPDATES, Sam, Slope, Sum, Update
+from tlx.updates import Alternating, Sam, Slope, Sum, Update
 
 LINEAR = models.build(models.Mlp(inputs=(4,), widths=(3,), activation="linear", input="x"), 3)
 RANDOM = np.random.default_rng(0)
@@ -102,4 +102,8 @@ def test_what_is_impossible_is_refused():
         Sam(rho=-1.0)
     with pytest.raises(TypeError, match=r"^Update does not say which gradient it takes$"):
         Update().gradient(None, {}, None)
-    assert all(kind.__name__ == name and issubclass(kind, Update) for name, kind in UPDATES.items())
+
+
+def test_an_update_declares_what_runs_that_share_a_program_need_to_know():
+    assert [kind.elementwise for kind in (Update, Sum, Sam, Alternating)] == [False, True, False, False]
+    assert [kind.alternates for kind in (Update, Sum, Sam, Alternating)] == [False, False, False, True]

@@ -10,6 +10,7 @@ from tlx.cli.group import (
     file_word,
     load_recipe,
     main,
+    mesh_option,
     run_and_measure,
     set_option,
     set_words,
@@ -57,10 +58,11 @@ class Counts(click.ParamType):
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
 @click.option("--quiet", is_flag=True, help="Print the card alone.")
+@mesh_option
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
-    pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, worker: float | None,
+    pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
     """Measure what transfer buys CONFIG: as it is against the same network from scratch, on the same data and budget.
 
@@ -76,6 +78,8 @@ def benefit(
     again += ["--pue", str(pue)] if pue != PUE_2018 else []
     again += ["--pounds-per-kwh", str(pounds_per_kwh)] if pounds_per_kwh != POUNDS_2018 else []
     measured = partial(measure, pue=pue, pounds_per_kwh=pounds_per_kwh)
-    card = run_and_measure("benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config)
+    card = run_and_measure(
+        "benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
+    )
     tell_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
     tell_files(Path(out), "benefit.json", "benefit.html")

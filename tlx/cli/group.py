@@ -106,6 +106,8 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    # Named again, it is the newest (see `class_names.users_classes`).
+    sys.modules.pop(loader.name, None)
     sys.modules[loader.name] = module
     with beside(file), located(file, what):
         loader.exec_module(module)
@@ -181,13 +183,13 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
 def changed(recipe: Any, changes: Sequence[str]) -> Any:
     """The recipe after the overrides `path=value` of the command line."""
     from tlx import config
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
     for change in changes:
         name, sign, value = change.partition("=")
         if not sign:
             raise ValueError(f"--set {change!r} is not of the form path=value, for example optim.lr=0.01")
-        recipe = config.override(recipe, name, value, KINDS)
+        recipe = config.override(recipe, name, value, classes(recipe))
     return recipe
 
 
@@ -225,19 +227,22 @@ def run_and_measure(
     jobs: int,
     quiet: bool,
     file: str,
+    mesh: str | None = None,
 ) -> Any:
     """What `measure` gives of a study that the command `name` runs, of which `again` are the words; a `worker` that the
     command has started works, and ends. Ctrl-C says how to go on, and exits with 130."""
+    again = [*again, *mesh_words(mesh)]
     command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
+    shared = mesh_of(mesh)
     try:
         if worker is not None:
             from tlx.study.work import work
 
-            work(study, Path(out), worker, share=jobs, employed=True)
+            work(study, Path(out), worker, share=jobs, employed=True, mesh=shared)
             sys.exit(0)
         # A worker is told how many there are, lest the first take what the others could do.
         started = worker_of(name, *again, "--jobs", str(jobs))
-        return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started)
+        return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started, mesh=shared)
     except KeyboardInterrupt:
         if worker is None:
             click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
@@ -272,6 +277,33 @@ set_option = click.option(
     metavar="PATH=VALUE",
     help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
+
+mesh_option = click.option(
+    "--mesh",
+    metavar="data=N",
+    help="Split every batch over N devices [default: data=-1, all devices].",
+)
+
+
+def mesh_of(text: str | None) -> Any:
+    """The mesh of `--mesh data=N`."""
+    from tlx.sharding import Mesh
+    from tlx.trees import near_miss
+
+    axis, sign, size = (text or "data=-1").partition("=")
+    if axis != "data" and sign:
+        raise ValueError(f"--mesh {text!r} names the axis {axis!r}{near_miss(axis, ['data'])}; give data=N")
+    try:
+        return Mesh(data=int(size))
+    except ValueError as error:
+        reason = str(error) if "mesh" in str(error) else f"{size!r} is no whole number of devices"
+        raise ValueError(f"--mesh {text!r}: {reason}; give data=4 for four devices, data=-1 for all") from None
+
+
+def mesh_words(text: str | None) -> list[str]:
+    """The words of a command that repeat `--mesh`."""
+    return ["--mesh", text] if text is not None else []
+
 
 config_option = click.option("--config", help="The run's config file, where the model is a module of your own.")
 

@@ -9,6 +9,7 @@ from tlx.cli.group import (
     file_word,
     load_recipe,
     main,
+    mesh_option,
     run_and_measure,
     set_option,
     set_words,
@@ -52,11 +53,12 @@ class Listed(click.ParamType):
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
 @click.option("--quiet", is_flag=True, help="Print the report alone.")
+@mesh_option
 @click.option("--worker", type=float, hidden=True)
 def negative_transfer(
     config: str, changes: tuple[str, ...], sources: tuple[str, ...] | None, target: str | None, seeds: int,
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
-    worker: float | None,
+    mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
     """Measure whether each source helps or hurts CONFIG's algorithm on the target, by how much, and how surely.
 
@@ -84,7 +86,7 @@ def negative_transfer(
     again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(map(repr, eps))]
     again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
     document = run_and_measure(
-        "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config
+        "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
     )
     notes = (*words.advice(document), *words.notes(document))
     tell_table(document["question"], words.HEADS, words.rows(document), notes)

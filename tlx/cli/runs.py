@@ -16,6 +16,9 @@ from tlx.cli.group import (
     given_recipe,
     load_recipe,
     main,
+    mesh_of,
+    mesh_option,
+    mesh_words,
     set_option,
     set_words,
 )
@@ -32,10 +35,12 @@ from tlx.cli.group import (
     "--overwrite", is_flag=True, help="Delete what an earlier run wrote into the folder first; other files stay."
 )
 @click.option("--no-prefix", is_flag=True, help="Compute what lies below all that learns at every step again.")
+@mesh_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
-    config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, no_prefix: bool, quiet: bool
-) -> None:
+    config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, no_prefix: bool,
+    mesh: str | None, quiet: bool,
+) -> None:  # fmt: skip
     """Train as CONFIG (a Python file with a function recipe()) says, measure, and draw the run's page."""
     from tlx import config as records
     from tlx.training.loop import How
@@ -49,10 +54,15 @@ def run(
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     try:
-        how = How(quiet=quiet, prefix=not no_prefix)
+        how = How(quiet=quiet, prefix=not no_prefix, mesh=mesh_of(mesh))
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how)
     except KeyboardInterrupt:
-        ending = [*(["--no-prefix"] if no_prefix else []), *(["--quiet"] if quiet else []), "--resume"]
+        ending = [
+            *(["--no-prefix"] if no_prefix else []),
+            *mesh_words(mesh),
+            *(["--quiet"] if quiet else []),
+            "--resume",
+        ]
         command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
         click.echo(f"\nstopped; go on with: {command}", err=True)
         sys.exit(130)
@@ -100,10 +110,11 @@ def show(config: str, changes: tuple[str, ...]) -> None:
 @click.option("--start", default=1e-7, show_default=True, help="The first rate.")
 @click.option("--end", default=10.0, show_default=True, help="The last rate.")
 @click.option("--per-group", is_flag=True, help="One test a stage, in which that stage alone learns.")
+@mesh_option
 @click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
 def lr_find(
     config: str, changes: tuple[str, ...], out: str | None, steps: int, start: float, end: float, per_group: bool,
-    quiet: bool,
+    mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Find a rate for CONFIG: train from its start at a rate that grows, and print what the losses suggest."""
     from rich.console import Console
@@ -114,10 +125,12 @@ def lr_find(
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/lr-find-{Path(config).stem}"
     try:
-        curves = find(recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet)
+        curves = find(
+            recipe, out, steps=steps, start=start, end=end, per_group=per_group, quiet=quiet, mesh=mesh_of(mesh)
+        )
     except KeyboardInterrupt:
         words = ["--steps", str(steps), "--start", repr(start), "--end", repr(end), "--out", out]
-        words += [*(["--per-group"] if per_group else []), *(["--quiet"] if quiet else [])]
+        words += [*(["--per-group"] if per_group else []), *mesh_words(mesh), *(["--quiet"] if quiet else [])]
         command = command_of("lr-find", file_word(config), *set_words(changes), *words)
         click.echo(f"\nstopped before anything was written; start again with: {command}", err=True)
         sys.exit(130)

@@ -8,7 +8,19 @@ from typing import Any
 
 import click
 
-from tlx.cli.group import changed, command_of, file_word, function_of, main, set_option, set_words, worker_of
+from tlx.cli.group import (
+    changed,
+    command_of,
+    file_word,
+    function_of,
+    main,
+    mesh_of,
+    mesh_option,
+    mesh_words,
+    set_option,
+    set_words,
+    worker_of,
+)
 
 
 def load_study(path: str, changes: Sequence[str]) -> Any:
@@ -39,13 +51,14 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
     show_default=True,
     help="The largest group of cells that train together in one program. Recorded groups stay as they are.",
 )
+@mesh_option
 @click.option("--status", is_flag=True, help="Run nothing: how far the study is, cell by cell.")
 @click.option("--results", is_flag=True, help="Run nothing: a table of the finished cells, in Markdown.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--worker", type=float, hidden=True)
 def study(
-    file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, status: bool, results: bool,
-    quiet: bool, worker: float | None,
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, mesh: str | None, status: bool,
+    results: bool, quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
     """Run the cells of FILE (a Python file with a function study()) that are not done; --set changes the base of all.
 
@@ -64,18 +77,20 @@ def study(
         return
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--most", str(most)] if most != 64 else []
+    again += mesh_words(mesh)
+    shared = mesh_of(mesh)
     try:
         if worker is not None:
             from tlx.study.work import work
 
-            work(given, Path(out), worker, share=jobs, most=most, employed=True)
+            work(given, Path(out), worker, share=jobs, most=most, employed=True, mesh=shared)
             return
         from tlx.study import run_study
 
         command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
         found = run_study(
             given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
-            worker=worker_of("study", *again, "--jobs", str(jobs)),
+            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared,
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:

@@ -14,6 +14,9 @@ from tlx.cli.group import (
     function_of,
     load_recipe,
     main,
+    mesh_of,
+    mesh_option,
+    mesh_words,
     set_option,
     set_words,
     worker_of,
@@ -44,11 +47,13 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
     "--together", default=16, show_default=True,
     help="The largest group of random or grid points; those of a group that share a program train together.",
 )  # fmt: skip
+@mesh_option
 @click.option("--share", type=int, hidden=True)
 @click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")
 def tune(
     config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, together: int, share: int | None, quiet: bool,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Search for the recipe of CONFIG that does best on the validation split; no trial reads a test label.
 
@@ -65,13 +70,13 @@ def tune(
         "together": together,
     }  # fmt: skip
     words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
-    again = [*base[2:], "--space", file, "--trials", str(trials), *words, "--out", out]
+    again = [*base[2:], "--space", file, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
         found = search(
             recipe, space, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
-            quiet=quiet, **how,
+            quiet=quiet, mesh=mesh_of(mesh), **how,
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from tlx.config import ADDED, check_seed
+from tlx.config import check_seed
 from tlx.data.augment import Augmentation
 from tlx.data.shifts import Shift
 
@@ -58,22 +58,22 @@ class Data:
     fraction: float | None = None
     subset_seed: int | None = None
     validation: float = 0.1
-    test_on: Literal["test", "validation"] = field(default="test", metadata=ADDED)
+    test_on: Literal["test", "validation"] = "test"
     tokens: int = 128
     buckets: tuple[int, ...] = (32, 64, 128)
     group: int = 1
     size: int | None = None
     channels: int | None = None
-    seconds: float = field(default=2.0, metadata=ADDED)
+    seconds: float = 2.0
     augment: tuple[Augmentation, ...] = ()
     views: int | None = None
-    eps_y: float = field(default=0.0, metadata=ADDED)
-    eps_x: float = field(default=0.0, metadata=ADDED)
-    shift: tuple[Shift, ...] = field(default=(), metadata=ADDED)
-    imbalance: float = field(default=1.0, metadata=ADDED)
-    source_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
-    target_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
-    target_shift: tuple[Shift, ...] = field(default=(), metadata=ADDED)
+    eps_y: float = 0.0
+    eps_x: float = 0.0
+    shift: tuple[Shift, ...] = ()
+    imbalance: float = 1.0
+    source_classes: tuple[str, ...] = ()
+    target_classes: tuple[str, ...] = ()
+    target_shift: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.target:

@@ -174,7 +174,7 @@ def _users(item: Any) -> bool:
     module = _module(item)
     if module.partition(".")[0] in ("tlx", "builtins"):
         return False
-    path = _path(item)
+    path = path_of(item)
     if path is not None and Path(path).is_file():
         return is_users(path)
     known = module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"
@@ -196,7 +196,7 @@ def _module(item: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _path(item: Any) -> str | None:
+def path_of(item: Any) -> str | None:
     """Return the file that a class or a function was defined in, None where there is none."""
     if isinstance(item, types.FunctionType):
         return item.__code__.co_filename
@@ -217,7 +217,7 @@ def _sources(item: Any) -> dict[str, str]:
     """Return the sources of one class, function or object of the user's."""
     item = item if isinstance(item, type | types.FunctionType) else type(item)
     code = item.__code__ if isinstance(item, types.FunctionType) else None
-    module, path = _module(item), _path(item)
+    module, path = _module(item), path_of(item)
     name, line = (code.co_qualname, code.co_firstlineno) if code else (item.__qualname__, None)
     if path is not None and Path(path).is_file():
         path = str(Path(path).resolve())

@@ -5,12 +5,13 @@ share one compiled program. `settings` is what a recipe says, `schedules` the ra
 each leaf, `directions` the optimisers, `transform` the step.
 """
 
+from tlx.optim.directions import Optimiser, Wave, directed
 from tlx.optim.leaves import Layout, hidden_kernels, layout, leaf_rates, wave_names
 from tlx.optim.schedules import rate
 from tlx.optim.settings import OPTIMISERS, SCHEDULES, Optim
 from tlx.optim.transform import averaged, by_wave, initial, state_bytes, together, transform
 
 __all__ = [
-    "OPTIMISERS", "SCHEDULES", "Layout", "Optim", "averaged", "by_wave", "hidden_kernels", "initial", "layout",
-    "leaf_rates", "rate", "state_bytes", "together", "transform", "wave_names",
+    "OPTIMISERS", "SCHEDULES", "Layout", "Optim", "Optimiser", "Wave", "averaged", "by_wave", "directed",
+    "hidden_kernels", "initial", "layout", "leaf_rates", "rate", "state_bytes", "together", "transform", "wave_names",
 ]  # fmt: skip

@@ -1,14 +1,13 @@
 """The direction of a step for one wave: optax's transforms without the rate, which each leaf has for itself."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from optax import contrib
 
-from tlx.optim.settings import Optim
 from tlx.trees import flatten, nest
 from tlx.types import Array
 
@@ -27,41 +26,75 @@ def promoting(inner: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformation(inner.init, update)
 
 
-def wave(optim: Optim, now: Array, rates: Rates, nows: Mapping[str, Array], hidden: frozenset[str]) -> Any:
-    """The transform of one wave: gradients to updates. `nows` is the rate of each leaf, `now` that of the optimiser."""
-    step = move(nows, rates)
-    if optim.name == "schedule-free-adamw":
-        # Its own mixing takes the place of the first moment.
-        inner = optax.scale_by_rms(optim.beta2, optim.epsilon, eps_in_sqrt=False, bias_correction=True)
-        return promoting(contrib.schedule_free(optax.chain(inner, step), now, optim.beta1))
-    if optim.name == "schedule-free-sgd":
-        return promoting(contrib.schedule_free(step, now, optim.beta1))
-    if optim.name == "lamb":
-        # The decay lies inside the ratio, so nothing is left of it for the step.
-        inside = optax.chain(adam(optim), decay(rates), optax.scale_by_trust_ratio())
-        return promoting(optax.chain(inside, move(nows, rates, decays=False)))
-    return promoting(optax.chain(*direction(optim, hidden), step))
+class Wave(NamedTuple):
+    """What a step of one wave of leaves may use: the optimiser's rate `now`, the rate of each leaf in `nows`, its
+    multiplier and decay in `rates`, and which leaves are `hidden` kernels (see `leaves.hidden_kernels`)."""
+
+    now: Array
+    rates: Rates
+    nows: Mapping[str, Array]
+    hidden: frozenset[str]
+
+    def move(self, *, decays: bool = True) -> optax.GradientTransformation:
+        """The last transform: a direction becomes -rate x (direction + decay x parameter), leaf by leaf."""
+        return move(self.nows, self.rates, decays)
 
 
-def direction(optim: Optim, hidden: frozenset[str]) -> list[Any]:
-    """The transforms before the rate and the decay, of the optimisers that need nothing else."""
-    if optim.name in ("adam", "adamw"):
-        return [adam(optim)]
-    if optim.name == "adafactor":
-        # Shazeer and Stern (2018) with their defaults, as optax has them: steps relative to the parameter's size.
-        return [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()]
-    if optim.name == "lion":
-        return [optax.scale_by_lion(optim.beta1, optim.beta2)]
-    if optim.name == "muon":
-        return [muon(optim, hidden)]
-    return [optax.trace(optim.momentum)] if optim.momentum is not None else []
+class Optimiser(NamedTuple):
+    """How gradients become steps.
+
+    Attributes:
+        transform: `transform(optim, wave)` is the optax transform from gradients to updates.
+        elementwise: The step of a number depends on the history of this number alone, and is zero where its gradients,
+            its rate and its decay are zero. Runs in which other parameters learn may then share a program.
+        averages: The parameters that are evaluated and saved are an average that the state of optax's `schedule_free`
+            keeps.
+        needs_momentum: `Optim.momentum` may not be None.
+    """
+
+    transform: Callable[[Any, Wave], optax.GradientTransformation]
+    elementwise: bool = False
+    averages: bool = False
+    needs_momentum: bool = False
 
 
-def adam(optim: Optim) -> optax.GradientTransformation:
+def directed(direction: Callable[[Any, Wave], optax.GradientTransformation]) -> Callable[[Any, Wave], Any]:
+    """Return the transform that follows a direction at each leaf's rate and decay."""
+    return lambda optim, wave: optax.chain(direction(optim, wave), wave.move())
+
+
+def lamb(optim: Any, wave: Wave) -> optax.GradientTransformation:
+    """LAMB (You et al., 2020). The decay lies inside the ratio, so nothing is left of it for the step."""
+    inside = optax.chain(adam(optim), decay(wave.rates), optax.scale_by_trust_ratio())
+    return optax.chain(inside, wave.move(decays=False))
+
+
+def schedule_free_adamw(optim: Any, wave: Wave) -> optax.GradientTransformation:
+    """Schedule-free AdamW (Defazio et al., 2024): its mixing takes the place of the first moment."""
+    inner = optax.scale_by_rms(optim.beta2, optim.epsilon, eps_in_sqrt=False, bias_correction=True)
+    return contrib.schedule_free(optax.chain(inner, wave.move()), wave.now, optim.beta1)
+
+
+def schedule_free_sgd(optim: Any, wave: Wave) -> optax.GradientTransformation:
+    """Schedule-free SGD (Defazio et al., 2024)."""
+    return contrib.schedule_free(wave.move(), wave.now, optim.beta1)
+
+
+def adafactor(optim: Any, wave: Wave) -> optax.GradientTransformation:
+    """Shazeer and Stern (2018) with their defaults, as optax has them: steps relative to the parameter's size."""
+    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+
+
+def momentum(optim: Any, wave: Wave) -> optax.GradientTransformation:
+    """The gradient, or with `Optim.momentum` its trace."""
+    return optax.trace(optim.momentum) if optim.momentum is not None else optax.identity()
+
+
+def adam(optim: Any) -> optax.GradientTransformation:
     return optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon)
 
 
-def muon(optim: Optim, hidden: frozenset[str]) -> optax.GradientTransformation:
+def muon(optim: Any, hidden: frozenset[str]) -> optax.GradientTransformation:
     """Muon on the `hidden` kernels, Adam on the rest. A convolution counts as the matrix of its inputs by outputs."""
     rest = adam(optim)
 
@@ -125,3 +158,17 @@ def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.
         return nest(moved), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+# The optimisers that a recipe names; another is a subclass of `Optim` with its own `optimiser`.
+BY_NAME: Mapping[str, Optimiser] = {
+    "adamw": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
+    "adam": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
+    "sgd": Optimiser(directed(momentum), elementwise=True),
+    "adafactor": Optimiser(directed(adafactor)),
+    "lamb": Optimiser(lamb),
+    "lion": Optimiser(directed(lambda optim, wave: optax.scale_by_lion(optim.beta1, optim.beta2)), elementwise=True),
+    "muon": Optimiser(directed(lambda optim, wave: muon(optim, wave.hidden)), needs_momentum=True),
+    "schedule-free-adamw": Optimiser(schedule_free_adamw, averages=True),
+    "schedule-free-sgd": Optimiser(schedule_free_sgd, averages=True),
+}

@@ -3,13 +3,12 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+from tlx.optim.directions import BY_NAME, Optimiser
 from tlx.trees import near_miss
 
 Schedule = Literal["cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular"]
 SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular")
-OPTIMISERS = (
-    "adamw", "adam", "sgd", "adafactor", "lamb", "lion", "muon", "schedule-free-adamw", "schedule-free-sgd",
-)  # fmt: skip
+OPTIMISERS = tuple(BY_NAME)
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,9 @@ class Optim:
     its peak, and back; (0, 0) leaves it as it is. The slanted triangle rises from lr / `slant_ratio` in the share
     `slant_peak` and falls back. The schedule-free optimisers want schedule="constant", and are evaluated and saved at
     their averaged parameters.
+
+    An optimiser of your own is a frozen subclass whose `optimiser` returns an `Optimiser`; rate, schedule, decay and
+    clip work as for every other.
     """
 
     name: Literal[
@@ -49,7 +51,7 @@ class Optim:
     slant_ratio: float = 32.0
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMISERS:
+        if type(self).optimiser is Optim.optimiser and self.name not in OPTIMISERS:
             raise ValueError(f"no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}{elsewhere(self.name)}")
         check_schedule(self.schedule)
         if self.lr < 0 or self.weight_decay < 0:
@@ -71,8 +73,8 @@ class Optim:
                 raise ValueError(f"{name} is {getattr(self, name)}; it divides the peak rate and is 1 or more")
         if not all(0 <= number < 1 for number in self.cycle_momentum):
             raise ValueError(f"cycle_momentum is {self.cycle_momentum}; two shares in [0, 1): at the ends, at the peak")
-        if self.name == "muon" and self.momentum is None:
-            raise ValueError("muon needs a momentum: it makes the momentum orthogonal, not the gradient")
+        if self.optimiser().needs_momentum and self.momentum is None:
+            raise ValueError(f"{self.name} needs a momentum: it makes the momentum orthogonal, not the gradient")
         if self.averages and not 0 < self.beta1 < 1:
             raise ValueError(f"beta1 is {self.beta1}; {self.name} mixes by it and needs it in (0, 1)")
         if self.averages and self.schedule != "constant":
@@ -81,10 +83,19 @@ class Optim:
                 f"{self.schedule!r} (on the command line the schedule before the name)"
             )
 
+    def optimiser(self) -> Optimiser:
+        """Return how gradients become steps; a subclass returns its own `Optimiser`."""
+        return BY_NAME[self.name]
+
     @property
     def averages(self) -> bool:
-        """Whether the parameters that answer are an average of those that learn."""
-        return self.name.startswith("schedule-free")
+        """Whether the parameters that are evaluated are an average of those that learn."""
+        return self.optimiser().averages
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the step of a number depends on its own history alone (see `Optimiser`)."""
+        return self.optimiser().elementwise
 
 
 def elsewhere(name: object) -> str:

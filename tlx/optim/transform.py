@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from tlx.optim.directions import Rates, wave
+from tlx.optim.directions import Rates, Wave, promoting
 from tlx.optim.leaves import Layout
 from tlx.optim.schedules import rate, with_cycled_momentum
 from tlx.optim.settings import Optim
@@ -48,7 +48,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     whole = rate(optim, step, steps)
     named = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
     nows = {path: named[layout.schedules[path]] if path in layout.schedules else whole for path in rates}
-    inner = wave(optim, now, rates, nows, layout.hidden)
+    inner = promoting(optim.optimiser().transform(optim, Wave(now, rates, nows, layout.hidden)))
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         if optim.clip is not None:
@@ -64,7 +64,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
 
 def initial(optim: Optim, params: Any, layout: Layout = Layout()) -> dict[str, Any]:
     """The state of `transform` before its first step, by wave; no rate is in it."""
-    inner = wave(optim, jnp.zeros(()), {}, {}, layout.hidden)
+    inner = promoting(optim.optimiser().transform(optim, Wave(jnp.zeros(()), {}, {}, layout.hidden)))
     return {name: inner.init(leaves) for name, leaves in by_wave(params, layout).items()}
 
 

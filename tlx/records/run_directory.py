@@ -1,10 +1,11 @@
 """The folder of one run: whose it is, and what lies where in it.
 
-`recipe.json` (the recipe and its fingerprint), `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and, once finished,
-`result.json`, `predictions/`, `mistakes.json`, `parameters.json`, `weights.json`, `environment.json`, `model/`,
-`report.html`, and `files.json`, the sha256 of what is read again (see `tlx.files.documents.digests`); where the tuning
-inserted leaves, `adapter/`; `moved.json` once that was measured. A study's cell has
-`learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see `reopen.rebuild`).
+`recipe.json` (the recipe, its fingerprint, and the version of the file, see `tlx.records.migrations`), `metrics.jsonl`,
+`tensorboard/`, `checkpoints/`, and, once finished, `result.json`, `predictions/`, `mistakes.json`, `parameters.json`,
+`weights.json`, `environment.json`, `model/`, `report.html`, and `files.json`, the sha256 of what is read again (see
+`tlx.files.documents.digests`); where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A
+study's cell has `learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see
+`reopen.rebuild`).
 
 `.lock` is held while something is written there (see `tlx.files.locks`); `tlx.files.run_files` knows every name in it,
 which files belong to one run, and deletes those and no others.
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
-from tlx.files import run_files
+from tlx.files import class_names, run_files
 from tlx.files import user_code as code
 from tlx.files.documents import read_arrays, read_json, records
 from tlx.files.documents.records import OWNED, RERUN
@@ -29,6 +30,7 @@ from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional import metrics
+from tlx.records import migrations
 from tlx.records.log import write_json
 
 __all__ = [
@@ -60,6 +62,8 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
     if (folder / RECIPE).is_file():
         document = read_json(folder / RECIPE, OWNED, remedy=RERUN)
+        if not overwrite:
+            document = migrations.migrated(document, folder / RECIPE)
         if document["fingerprint"] != fingerprint and not overwrite:
             raise FileExistsError(f"{folder} {_other(folder, document, recipe, fingerprint)}")
         if not overwrite:
@@ -77,6 +81,12 @@ def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
     """Return why the run of `recipe.json` is not that of the recipe: another recipe, or the same with other code."""
     held, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
     bare = config.fingerprint(recipe, with_sources=False)
+    schema = migrations.rule_of(document)
+    if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == held:
+        return (
+            f"holds this recipe's run with a fingerprint of schema {schema}, and this tlx makes those of schema "
+            f"{config.SCHEMA}; {end}"
+        )
     if config.sources(recipe) and bare in (held, document.get("without_sources")):
         if "sources" not in document:
             return f"holds this recipe's run by an earlier version of tlx, which did not record its source code; {end}"
@@ -108,7 +118,11 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
-    written = {"fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)}
+    written: dict[str, Any] = {
+        "schema": config.SCHEMA, "fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)
+    }  # fmt: skip
+    if files := class_names.files_of(recipe):
+        written["classes"] = {place: _from(path, folder) for place, path in files.items()}
     if sources := config.sources(recipe):
         written["without_sources"] = config.fingerprint(recipe, with_sources=False)
         written["sources"] = {_from(path, folder): digest for path, digest in sources.items()}
@@ -131,7 +145,7 @@ def read(folder: Path, name: str = RESULT) -> Any:
 
     Raises:
         FileNotFoundError: The folder holds no such file.
-        ValueError: The file is of another run than the folder's other files.
+        ValueError: The file is of another run than the folder's other files, or of a newer version of tlx.
     """
     path = Path(folder) / name
     if not path.is_file():
@@ -139,6 +153,8 @@ def read(folder: Path, name: str = RESULT) -> Any:
         raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
     run_files.check_file(Path(folder), name)
     document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
+    if name == RECIPE:
+        document = migrations.migrated(document, path)
     if name == MOVED:
         run_files.check_fingerprint(Path(folder), document, name)
     return document

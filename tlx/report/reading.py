@@ -12,9 +12,9 @@ from tlx import config
 from tlx.files.documents import check, shown
 from tlx.files.documents.records import DRAWN, RERUN
 from tlx.functional.metrics import from_document
-from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import METRICS, read_metrics
+from tlx.records.migrations import rule_of
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.types import Column
@@ -98,13 +98,13 @@ def read(path: Path, task: Task | None = None) -> Records:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """`recipe.json`, whose recipe is the one that its fingerprint names wherever the file alone tells."""
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
     document = check(run_directory.read(path, run_directory.RECIPE), DRAWN, path / run_directory.RECIPE, RERUN)
-    if '{"repr":' in json.dumps(document):
+    if '{"repr":' in json.dumps(document) or "sources" in document or document.get("classes"):
         return document
     try:
-        fingerprint = config.fingerprint(config.load(document["recipe"], KINDS | {"Recipe": Recipe}))
+        fingerprint = config.fingerprint(config.load(document["recipe"], classes()), schema=rule_of(document))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / run_directory.RECIPE}: {error}; {RERUN}") from None
     if fingerprint != document["fingerprint"]:
@@ -127,14 +127,13 @@ class RecordedTask(Task):
 def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
     """The task of a recipe, with the class names that the data gave it. Nothing that a file names is imported: a task
     of the user's own is what the run's result declares of it."""
-    from tlx.recipe import KINDS
+    from tlx.recipe import classes
 
-    classes, measures = tuple(result["classes"]), result.get("measures")
-    if document["kind"] not in KINDS and measures:
-        return RecordedTask(classes, measures)
-    task = config.load(document, KINDS)
-    kind = result.get("label", "class" if classes else "number")
-    return task.resolve({"label": Column(kind, classes)})
+    names, measures = tuple(result["classes"]), result.get("measures")
+    if measures and document["kind"] not in classes():
+        return RecordedTask(names, measures)
+    task = config.load(document, classes())
+    return task.resolve({"label": Column(result.get("label", "class" if names else "number"), names)})
 
 
 def thin(values: Sequence[float], limit: int = 2000) -> list[int]:

@@ -134,7 +134,7 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
     if isinstance(document, dict):
         if "kind" not in document:
             return str(document["repr"]) if "repr" in document else repr(document)
-        items = [(f"{name}=", value) for name, value in document.items() if name != "kind"]
+        items = [(f"{name}=", value) for name, value in document.items() if name not in ("kind", "class")]
         return bracket(f"{document['kind']}(", items, ")", indent, before)
     if isinstance(document, list):
         return bracket("(", [("", value) for value in document], ",)" if len(document) == 1 else ")", indent, before)

@@ -7,6 +7,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tlx.records import studies
 from tlx.records.log import write_json
 from tlx.records.run_directory import RECIPE
 from tlx.records.studies import CELLS, FAILED, PLAN, StudyRecords
+from tlx.sharding import Mesh
 from tlx.study import groups
 from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
@@ -47,6 +49,7 @@ def run_study(
     command: str = "",
     file: str = "",
     worker: Sequence[str] = (),
+    mesh: Mesh = Mesh(),
 ) -> StudyRecords:
     """Run every cell of the study that is not done, in the directory `out`, and read back what is there.
 
@@ -65,6 +68,7 @@ def run_study(
         command: the command line, for the record.
         file: the study's file, for the record.
         worker: a command that calls `work`.
+        mesh: how many devices share a batch of a cell.
 
     Raises:
         FileExistsError: the directory holds something else.
@@ -78,11 +82,19 @@ def run_study(
         raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
     check_tested(study)
     with guarded(directory, AGAIN):
-        return directed(study, directory, jobs, most, quiet, command, file, worker)
+        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh)
 
 
 def directed(
-    study: Study, directory: Path, jobs: int, most: int, quiet: bool, command: str, file: str, worker: Sequence[str]
+    study: Study,
+    directory: Path,
+    jobs: int,
+    most: int,
+    quiet: bool,
+    command: str,
+    file: str,
+    worker: Sequence[str],
+    mesh: Mesh,
 ) -> StudyRecords:
     """Run the study as `run_study` says, in a directory that the caller guards."""
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
@@ -92,7 +104,7 @@ def directed(
         for note in groups.record(directory, study.by_fingerprint, most):
             board.say(f"note: {note}")
         if jobs == 1 or len(board.left) < 2:
-            work(study, directory, since, most=most, look=board.look, wait=board.wait)
+            work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
         board.look()
@@ -118,6 +130,7 @@ def work(
     look: Callable[[], None] = lambda: None,
     wait: Callable[[], None] = lambda: None,
     employed: bool = False,
+    mesh: Mesh = Mesh(),
 ) -> None:
     """Do what one worker does: claim groups of cells and run them until all cells are settled, by whomever.
 
@@ -132,10 +145,11 @@ def work(
         wait: is called where others run all that is left.
         employed: return when the process that started this one has died, and end with the exit code `NO_STORAGE` where
             the directory cannot be written.
+        mesh: how many devices share a batch of a cell.
     """
     try:
         with guarded(directory, AGAIN):
-            claimed(study, directory, since, share, most, look, wait, employed)
+            claimed(study, directory, since, share, most, look, wait, employed, mesh)
     except StorageError:
         if employed:
             raise SystemExit(NO_STORAGE) from None
@@ -151,6 +165,7 @@ def claimed(
     look: Callable[[], None],
     wait: Callable[[], None],
     employed: bool,
+    mesh: Mesh,
 ) -> None:
     """Claim and run cells until all are settled, as `work` says."""
     left, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
@@ -158,7 +173,7 @@ def claimed(
     while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
             return
-        if not any(run_group(cells, directory, group, since, share, look) for group in listed(directory, left)):
+        if not any(run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, left)):
             # A cell that could not be opened is in no group; a worker that died may have left it so.
             groups.record(directory, cells, most)
             wait()
@@ -173,7 +188,13 @@ def listed(directory: Path, left: Mapping[str, Cell]) -> list[Together]:
 
 
 def run_group(
-    cells: Mapping[str, Cell], directory: Path, group: Together, since: float, share: int, look: Callable[[], None]
+    cells: Mapping[str, Cell],
+    directory: Path,
+    group: Together,
+    since: float,
+    share: int,
+    look: Callable[[], None],
+    mesh: Mesh,
 ) -> bool:
     """Claim a group and run it; whether it could be claimed."""
     claims = claim_group(directory, cells, group.cells, since)
@@ -183,14 +204,16 @@ def run_group(
         # Another worker may have decided between the look and the locks.
         if group not in listed(directory, cells):
             return False
-        fulfil(directory, group, claims, share, look)
+        fulfil(directory, group, claims, share, look, mesh)
     finally:
         for one in claims:
             one.lock.release()
     return True
 
 
-def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None]) -> None:
+def fulfil(
+    directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], mesh: Mesh
+) -> None:
     """Run the cells of a claimed group, write down what comes of each, and release it."""
     decided: list[Together] = []
 
@@ -228,6 +251,7 @@ def fulfil(directory: Path, group: Together, claims: Sequence[Claim], share: int
     run_many.run_many(
         [one.cell.recipe for one in claims],
         [one.folder for one in claims],
+        how=replace(run_many.CELLS, mesh=mesh),
         most=len(claims),
         together=[range(len(claims))] if group.decided else None,
         note=note,

@@ -1,14 +1,13 @@
 """Classification: every example has exactly one class. Shapes: B batch, C classes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.config import ADDED
 from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softmax
 from tlx.models.heads import Pooled
@@ -33,7 +32,7 @@ class Classification(Task):
     classes: int | None = None
     names: tuple[str, ...] = ()
     smoothing: float = 0.0
-    class_weights: tuple[float, ...] = field(default=(), metadata=ADDED)
+    class_weights: tuple[float, ...] = ()
 
     metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("accuracy", "f1", "loss", "ece")}
     exclusive: ClassVar[bool] = True

@@ -80,7 +80,7 @@ class RunGroup:
             if self.setup is None or (self.setup.phase, self.setup.step) != (number, self.step):
                 before, self.before, self.setup = self.before, None, None
                 prefix, restore = self.how.prefix, self.checkpoints.restore
-                self.setup = set_up_phase(self.runs, number, prefix, self.progress.say, before, restore)
+                self.setup = set_up_phase(self.runs, number, prefix, self.progress.say, before, restore, self.how.mesh)
             self.state = self.setup.placed()
 
     def take_steps(self) -> None:

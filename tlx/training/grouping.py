@@ -13,20 +13,19 @@ from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun
 from tlx.training.phases import initial_states
 from tlx.training.step import Parts, TrainState
-from tlx.tuning import BitFit, Freeze, Full, NormTuning, Probe, Rules
 
 # What a sweep may vary without another program, by field of the recipe; in `data` only where `train` fixes the steps.
 VARIED = ("optim", "tuning", "objective", "update", "task")
-# Tunings that add nothing and have one phase: what they choose may be a mask.
-CHOOSING = (Full, Probe, Freeze, Rules, BitFit, NormTuning)
 DRAWN = ("shots", "fraction", "subset_seed")
 NOISE = ("eps_x", "eps_y")
 
 
 def signature(recipe: Recipe) -> str:
-    """What recipes that may share a program have in common: all but the seed, the numbers that are arrays in the step,
-    the rank of LoRA, how much of a source is noise, and, where every step and evaluation is fixed, which training
-    examples were drawn."""
+    """Return what recipes that may share a program have in common.
+
+    Left out are the seed, the numbers that are arrays in the step, the sizes that a tuning lets differ, how much of a
+    source is noise, and, where every step and evaluation is fixed, which training examples were drawn.
+    """
     document = config.dump(recipe)
     del document["seed"]
     document["data"] |= dict.fromkeys(NOISE, "#")
@@ -36,10 +35,14 @@ def signature(recipe: Recipe) -> str:
         document[name] = [blank(config.dump(item), config.hyperparameters(item)) for item in several]
     if recipe.train.ema is not None:
         document["train"]["ema"] = "#"
-    if recipe.optim.name in vectorize.ELEMENTWISE and hasattr(recipe.tuning, "rank"):
-        document["tuning"][0]["rank"] = "#"
-    if isinstance(recipe.tuning, CHOOSING):
+    tuning = recipe.tuning
+    if recipe.optim.elementwise:
+        document["tuning"][0] |= dict.fromkeys(tuning.sizes, "#")
+    if tuning.chooses:
         document["tuning"] = "#"
+    if tuning.merged_in_step:
+        # Its numbers may be constants of the program.
+        document["tuning"] = config.dump(tuning)
     if recipe.train.steps is not None and recipe.train.eval_every is not None:
         document["data"] |= dict.fromkeys(DRAWN, "#")
     return json.dumps(document, sort_keys=True)

@@ -42,7 +42,7 @@ class How:
     `prefix`, what a frozen prefix gives is computed once where that is exact. Without `test` the test split is sealed:
     nothing of it is read, and there is no page. `judge(step, metrics)` is asked after each validation but the last and
     may end the run by answering False; its result then has fewer `steps` than `asked_steps`. A checkpoint is written
-    after a validation if the last is at least `checkpoint_seconds` old.
+    after a validation if the last is at least `checkpoint_seconds` old. `mesh` says how many devices share a batch.
     """
 
     quiet: bool = False
@@ -51,6 +51,7 @@ class How:
     test: bool = True
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
+    mesh: sharding.Mesh = sharding.Mesh()
 
     @property
     def records(self) -> int | None:
@@ -83,7 +84,7 @@ def run(
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
     with run_directory.writing(path):
         with clock("setup"):
-            if complete := finished(recipe, path, resume=resume, overwrite=overwrite):
+            if complete := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
                 return with_page(whole(complete, how), how)
             active = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
         result = train([active], how, clock)[0]
@@ -92,10 +93,12 @@ def run(
     return result
 
 
-def finished(recipe: Recipe, path: Path, *, resume: bool, overwrite: bool) -> Run | None:
+def finished(
+    recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, mesh: sharding.Mesh = sharding.Mesh()
+) -> Run | None:
     """The recipe's run, where it is finished and to be kept, after the checks that need no data."""
     config.check(recipe)
-    check_devices(recipe)
+    check_devices(recipe, mesh)
     if run_directory.finished(path, recipe, resume=resume, overwrite=overwrite):
         return Run(path, recipe, run_directory.read(path))
     remember_compilations()
@@ -165,9 +168,10 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
     ]
 
 
-def check_devices(recipe: Recipe) -> None:
-    """ValueError where the devices cannot share a batch, or its micro-batches, evenly."""
-    mesh = sharding.make_mesh()
+def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> None:
+    """ValueError where there are fewer devices than asked for, or they cannot share a batch, or its micro-batches,
+    evenly."""
+    mesh = sharding.make_mesh(mesh=asked)
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
     count, pieces = mesh.devices.size, recipe.train.accumulate

@@ -82,14 +82,16 @@ def find(
     end: float = 10.0,
     per_group: bool = False,
     quiet: bool = False,
+    mesh: sharding.Mesh = sharding.Mesh(),
 ) -> list[Curve]:
     """Tests the recipe's first phase, or with `per_group` every stage that ever learns by itself; writes
     `lr_find.jsonl` and, where the extra is installed, `lr_find.html` into `out`.
 
     Every test begins at the same fresh state and sees the same batches as a run of the recipe. The rate grows from
     `start` to `end` in equal ratios; a rule's own multiplier still counts, schedules and warm-up do not. A test ends
-    where the smoothed loss exceeds four times its best. Raises ValueError for a range or a number of steps that makes
-    no sense and FileExistsError for the folder of a run.
+    where the smoothed loss exceeds four times its best. `mesh` says how many devices share a batch.
+
+    Raises ValueError for a range or a number of steps that makes no sense and FileExistsError for the folder of a run.
     """
     check_range(steps, start, end)
     path = Path(out)
@@ -98,16 +100,23 @@ def find(
     with run_directory.writing(path):
         if (path / run_directory.RECIPE).is_file():
             raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
-        return _find(recipe, path, steps, start, end, per_group, quiet)
+        return _find(recipe, path, steps, start, end, per_group, quiet, mesh)
 
 
 def _find(
-    recipe: Recipe, path: Path, steps: int, start: float, end: float, per_group: bool, quiet: bool
+    recipe: Recipe,
+    path: Path,
+    steps: int,
+    start: float,
+    end: float,
+    per_group: bool,
+    quiet: bool,
+    asked: sharding.Mesh,
 ) -> list[Curve]:
     """Run the tests of `find` and write them into a folder that is locked."""
     config.check(recipe)
-    mesh = sharding.make_mesh()
-    check_devices(recipe)
+    check_devices(recipe, asked)
+    mesh = sharding.make_mesh(mesh=asked)
     remember_compilations()
     splits = open_data(recipe)
     ready = prepare(recipe, splits)

@@ -37,6 +37,7 @@ class PhaseSetup:
     learning: list[str]
     batches: HostBatches | DeviceBatches
     step: int
+    mesh: Any
     known: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
@@ -74,7 +75,7 @@ class PhaseSetup:
         which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
         step: Any = self.engine.train
         if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
-            step = compile_step(parts.uncut, sharding.make_mesh()).train
+            step = compile_step(parts.uncut, self.mesh).train
         return step.lower(form, batch)
 
 
@@ -85,10 +86,11 @@ def set_up_phase(
     say: Callable[[str], None],
     before: Before | None = None,
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
+    mesh: sharding.Mesh = sharding.Mesh(),
 ) -> PhaseSetup:
     """The start of a phase, from the states `before`, or from the step at which the runs stand, whose states `restore`
     returns; `cache` is whether cached features may be read."""
-    first = runs[0]
+    first, devices = runs[0], sharding.make_mesh(mesh=mesh)
     start, last = first.spans[phase]
     step = max(first.begin, start)
     sources = read_by(runs, phase, (last - step) * first.recipe.train.batch, cache, say)
@@ -99,9 +101,9 @@ def set_up_phase(
         states = restore(states)
     forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in sources]
-    engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, streams, readers["validation"])
+    engine, states, learning = engine_of(runs, parts, devices, states, streams, readers["validation"])
     batches = batches_for(engine, runs, streams, step)
-    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step)
+    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step, devices)
 
 
 def read_by(

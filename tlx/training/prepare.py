@@ -18,7 +18,7 @@ from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.training.step import Parts
 from tlx.trees import flatten, map_named, near_miss, nest
-from tlx.tuning import Tuning
+from tlx.tuning import Tuning, merging
 from tlx.types import Column, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
@@ -83,6 +83,7 @@ class Prepared(NamedTuple):
             remat=recipe.train.remat,
             features=any(CRITERIA[name].features for name in recipe.train.measured),
             joint=recipe.train.statistics == "joint",
+            padded=recipe.tuning.padded,
         )
 
     def optim(self, phase: int) -> Optim:
@@ -136,6 +137,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
+    model = merging(model, recipe.tuning)
     params, learn = objectives.inserted(recipe.objective, model, params, key)
     models.check_tokens(model, params, max(recipe.data.lengths))
     phases = tuple(phase._replace(rules=(*learn, *phase.rules)) for phase in recipe.tuning.phases(model))
@@ -175,10 +177,24 @@ def check_tuning(tuning: Tuning, model: Model) -> None:
     compiled."""
     shapes = map_named(lambda _, param: jax.ShapeDtypeStruct(param.shape, "float32"), model.params)
     grown = jax.eval_shape(lambda params: tuning.insert(model, params, jax.random.key(0)), shapes)
+    check_merge(tuning, model, grown)
     phases = tuning.phases(model)
     check_shares(phases)
     for phase in phases:
         partition.claims(grown, phase.rules)
+
+
+def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:
+    """ValueError where what a tuning inserted is to be merged in the step, and merging does not give the parameters of
+    the model."""
+    if not tuning.merged_in_step:
+        return
+    given = {path: leaf.shape for path, leaf in flatten(jax.eval_shape(tuning.merge, grown)).items()}
+    wanted = {path: param.shape for path, param in flatten(model.params).items()}
+    if wrong := sorted(given.items() ^ wanted.items()):
+        path = wrong[0][0]
+        shapes = (f"{own[path]}" if path in own else "missing" for own in (given, wanted))
+        raise ValueError("{}.merge: {!r} is {}; the model has {}".format(type(tuning).__name__, path, *shapes))
 
 
 def check_shares(phases: Sequence[Phase]) -> None:

@@ -1,6 +1,6 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
-import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,16 @@ import numpy as np
 from tlx import config, models
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.files import run_files
+from tlx.files.class_names import Classes
 from tlx.files.documents import digests
-from tlx.recipe import KINDS, Recipe
-from tlx.records import run_directory
+from tlx.recipe import OWN, Recipe, classes
+from tlx.records import migrations, run_directory
 from tlx.records.run_directory import Predictions
 from tlx.tasks.classes import shown
 from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
-from tlx.trees import flatten, near_miss, nest
+from tlx.trees import flatten, nest
 from tlx.types import Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.files import read_file
@@ -58,9 +59,9 @@ class Reopened(NamedTuple):
 def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     """Opens the run in the folder `source`.
 
-    `given` is the recipe of its config file, needed where `recipe.json` cannot name everything in it (a module of your
-    own). Raises FileNotFoundError where there is no finished run, ValueError where what the run began with cannot be
-    had again: another recipe, data or weights than those it used.
+    `given` is the recipe of its config file, needed where `recipe.json` names the user's classes, modules or functions
+    (see `recipe_of`). Raises FileNotFoundError where there is no finished run, ValueError where what the run began with
+    cannot be had again: another recipe, data or weights than those it used.
     """
     path = Path(source)
     result = run_directory.read(path)
@@ -134,42 +135,54 @@ def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
 
 
 def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
-    """The recipe of the run in `path`, with what its file could not name taken from `given`.
+    """Return the recipe of a run.
 
-    Raises ValueError where that is needed and not given, or is not what the run used.
+    Args:
+        path: the run's folder.
+        given: the recipe of the run's config file. The user's classes are looked up in it by `module:Class`, else by
+            name, and what `recipe.json` holds as a `repr` alone (a module, a function) is taken from it. Nothing that
+            `recipe.json` names is imported.
+
+    Raises:
+        ValueError: `recipe.json` names a user's class or holds a `repr`, and `given` has no such thing; the recipe is
+            not what the run used; or the file is of a version that this tlx cannot read.
     """
     document = run_directory.read(path, run_directory.RECIPE)
-    made: dict[str, Any] = {}
-    known = [field.name for field in dataclasses.fields(Recipe)]
-    for name, value in document["recipe"].items():
-        if name == "kind":
-            continue
-        if name not in known:
-            raise ValueError(f"{path / run_directory.RECIPE}: a Recipe has no field {name!r}{near_miss(name, known)}")
-        try:
-            made[name] = config.load(value, KINDS)
-        except (ValueError, TypeError) as error:
-            if given is None:
-                raise ValueError(
-                    f"{path}: the recipe's {name} is not among the classes of tlx ({error}); give the run's own config "
-                    "file (--config FILE)"
-                ) from None
-            made[name] = getattr(given, name)
-    recipe = Recipe(**made)
-    # Runs of earlier versions do not say which source code they used.
+    schema, file = migrations.rule_of(document), path / run_directory.RECIPE
+    files = {place: _from_here(path, name) for place, name in document.get("classes", {}).items()}
+    known = Classes(OWN, classes(given).users, files)
+    try:
+        recipe = config.load(document["recipe"], known, *(() if given is None else (given,)))
+    except (ValueError, TypeError) as error:
+        older = "" if schema == config.SCHEMA else f" (schema {schema}; this tlx writes {config.SCHEMA})"
+        if given is not None:
+            raise ValueError(f"the config is not that of {file}{older}: {error}") from None
+        said = "--config" in str(error)
+        advice = "" if said else "; give the run's own config file (--config FILE)"
+        raise ValueError(f"{file}{older}: {error}{advice}") from None
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{file}: the recipe is a {type(recipe).__name__}; expected a Recipe")
+    # Runs of early versions do not say which source code they used.
     recorded = "sources" in document or not config.sources(recipe)
-    if (own := config.fingerprint(recipe, with_sources=recorded)) != document["fingerprint"]:
-        if recorded and config.fingerprint(recipe, with_sources=False) == document.get("without_sources"):
+    fingerprint = config.fingerprint(recipe, with_sources=recorded, schema=schema)
+    if fingerprint != document["fingerprint"]:
+        bare = config.fingerprint(recipe, with_sources=False, schema=schema)
+        if recorded and bare == document.get("without_sources"):
             changed = run_directory.stale(path) or ["source code that it depends on"]
             raise ValueError(
                 f"{path} is stale: {', '.join(changed)} changed since it ran; restore the code that it ran with, or "
                 "run it again"
             )
         raise ValueError(
-            f"the config is not that of {path}: the fingerprint is {own}, the run's is {document['fingerprint']}; "
-            "give the file that it ran with"
+            f"the config is not that of {path}: the fingerprint is {fingerprint}, the run's is "
+            f"{document['fingerprint']}; give the file that it ran with"
         )
     return recipe
+
+
+def _from_here(path: Path, name: str) -> str:
+    """Return a file that is named from the run's folder, as seen from the working directory."""
+    return os.path.relpath(path / name)
 
 
 def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:

@@ -114,7 +114,7 @@ def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
 
 
 def save_model(path: Path, ready: Prepared, found: Variables) -> None:
-    """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves.
+    """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves that the layers read.
 
     The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
     adapter. What terms of the objective inserted is no part of the model.
@@ -122,10 +122,11 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
     variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
-        moved = ready.trainable & flatten(ready.model.params).keys()
-        save_adapter(trained, path / "adapter", moved=moved, untrained=True)
-        if not apart(variables):
-            trained = trained._replace(variables=merge(variables))
+        tuning, moved = ready.recipe.tuning, ready.trainable & flatten(ready.model.params).keys()
+        if not tuning.merged_in_step:
+            save_adapter(trained, path / "adapter", moved=moved, untrained=True)
+        if not apart(variables, tuning):
+            trained = trained._replace(variables=merge(variables, tuning))
     # The run's notes say which part of the model nobody trained; its own record is written all the same.
     save_pretrained(trained, path / "model", untrained=True)
 

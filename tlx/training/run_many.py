@@ -20,6 +20,8 @@ from tlx.trees import size
 
 __all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
 
+# How the runs of a study are carried out.
+CELLS = How(quiet=True, leave="learned", checkpoint_seconds=30.0)
 # The largest group: more runs than this are several.
 MOST_ARMS = 64
 # A group must take this share of the time of its runs one by one, or less, to be worth its memory.
@@ -101,7 +103,7 @@ def run_many(
     Returns:
         A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
     """
-    how = how or How(quiet=True, leave="learned", checkpoint_seconds=30.0)
+    how = how or CELLS
     outcomes = Outcomes(done)
     # The next group reuses the weights of this run, and the measurements of its data, where they are the same.
     like: ActiveRun | None = None
@@ -144,7 +146,7 @@ def open_all(
     wrong: dict[int, Exception] = {}
     for position in members:
         try:
-            if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False):
+            if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False, mesh=how.mesh):
                 complete.add(position)
                 settle(position, whole(run, how))
         except Exception as error:
@@ -321,7 +323,7 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
 def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
     """The beginning of a phase of these runs, as it is before its first step, the bytes that its compiled step needs,
     and its operations."""
-    setup = set_up_phase(runs, phase, how.prefix, lambda line: None)
+    setup = set_up_phase(runs, phase, how.prefix, lambda line: None, mesh=how.mesh)
     states = setup.states
     state = setup.placed()
     needed = setup.batches.bytes_needed(state)

@@ -46,7 +46,8 @@ class Parts(NamedTuple):
     whole batch is taken as M pieces are, for a count of its operations; `ema` None keeps no average; `remat` is
     as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
     goes on where what lies below it was computed before (see `tlx.training.feature_cache`): its batches then hold a
-    carry in the place of inputs. With `features` an evaluation gives what the head reads, too."""
+    carry in the place of inputs. With `features` an evaluation gives what the head reads, too. `padded` is as in
+    `Tuning`."""
 
     model: Model
     task: Task
@@ -63,6 +64,7 @@ class Parts(NamedTuple):
     joint: bool = False
     start: str | None = None
     features: bool = False
+    padded: tuple[str, ...] = ()
 
     @property
     def in_pieces(self) -> bool:

@@ -1,8 +1,8 @@
 """Many runs in one compiled program: their states stacked, what they share held once, one `vmap`ped step.
 
 Runs that differ in numbers alone share a program; what moves in them, their numbers and
-their keys get a leading axis, and what is the same array in all (the frozen part) does not. LoRA's factors of unequal
-rank are padded with zeros, which stay zero: their gradients are products with the other factor's zeros.
+their keys get a leading axis, and what is the same array in all (the frozen part) does not. Inserted leaves of
+unequal sizes are padded with zeros where the tuning declares that these stay zeros (see `Tuning.padded`).
 
 Shapes: A runs, O different batches of a step, B batch, C outputs of the head, K steps.
 """
@@ -22,15 +22,11 @@ from tlx.partition import Partition
 from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
-from tlx.updates import Sum
 
 # How many steps of a resident table one call may take; fewer where fewer remain.
 MOST = 256
-PADDED = ("/lora/a", "/lora/b")
 # So many numbers, of all runs, make a leaf that is stacked and parted on the host.
 SMALL = 2**22
-# Optimisers whose step of one number depends on that number's own history alone, so that zeros change nothing.
-ELEMENTWISE = ("adamw", "adam", "sgd", "lion")
 
 
 class Engine(NamedTuple):
@@ -297,7 +293,7 @@ def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     firsts = {partition.first_trainable(stages, own.partition) for own in parts}
     frozen = {partition.frozen_stages(stages, own.partition) for own in parts}
     plain = all(
-        type(own.update) is Sum and own.ema is None and own.optim.name in ELEMENTWISE and not own.layout.schedules
+        own.update.elementwise and own.ema is None and own.optim.elementwise and not own.layout.schedules
         for own in parts
     )
     leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
@@ -311,19 +307,19 @@ def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
 
 
 def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
-    """Whether these runs' steps differ in numbers alone: trees of the same structure, shapes and types, but for LoRA's
-    factors, whose rank may differ where the optimiser treats every number by itself."""
+    """Whether these runs' steps differ in numbers alone: trees of the same structure, shapes and types, but for leaves
+    that the tuning lets be padded with zeros, where the optimiser treats every number by itself."""
     first = parts[0]
-    elementwise = first.optim.name in ELEMENTWISE
+    padded = tuple(f"/{end}" for end in first.padded) if first.optim.elementwise else ()
 
     def alike(path: Any, *leaves: Any) -> bool:
         shapes = {jnp.shape(leaf) for leaf in leaves}
         name = "/".join(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
-        ranks = elementwise and name.endswith(PADDED)
-        return len({leaf.dtype for leaf in leaves}) == 1 and (len(shapes) == 1 or ranks)
+        return len({leaf.dtype for leaf in leaves}) == 1 and (len(shapes) == 1 or name.endswith(padded))
 
     kinds = {
-        (own.dtype, own.accumulate, own.ema is None, own.remat, own.joint, own.start, own.optim.name) for own in parts
+        (own.dtype, own.accumulate, own.ema is None, own.remat, own.joint, own.start, type(own.optim), own.optim.name)
+        for own in parts
     }
     layouts = all(own.layout == first.layout for own in parts)
     moving = {tuple(own.learning) for own in parts}

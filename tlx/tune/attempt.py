@@ -9,8 +9,9 @@ from tlx.files import run_files
 from tlx.files.durable import StorageError
 from tlx.recipe import Recipe
 from tlx.records.run_directory import RECIPE
-from tlx.training.loop import How, Run, run
-from tlx.training.run_many import run_many
+from tlx.sharding import Mesh
+from tlx.training.loop import Run, run
+from tlx.training.run_many import CELLS, run_many
 from tlx.tune.space import Point
 
 State = Literal["done", "stopped", "failed"]
@@ -39,7 +40,7 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
+def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
     """Runs the trials, none of which looks at the test split, and tells of each as it ends.
 
     They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train together,
@@ -65,7 +66,7 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None]) -> None:
         # A worker that died before the folder was a run's may have left something in it.
         if not (trial.folder / RECIPE).is_file():
             run_files.delete(trial.folder)
-    how = How(quiet=True, leave="learned", test=False, checkpoint_seconds=30.0)
+    how = replace(CELLS, test=False, mesh=mesh)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]
     run_many(

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from tlx import config
 from tlx.records.studies import CELLS, CLAIMS
+from tlx.sharding import Mesh
 from tlx.tune import journal
 from tlx.tune.asked import Asked, alone
 from tlx.tune.attempt import Ended, Judge, Trial, execute
@@ -22,8 +23,18 @@ from tlx.tune.space import Point, cell
 class Crew:
     """One worker of a search, of as many as `share` it, which knows of the others by the journal and the claims."""
 
-    def __init__(self, folder: Path, asked: Asked, pruner: Any, trials: int, together: int, share: int, quiet: bool):
-        self.folder, self.asked, self.trials, self.quiet = folder, asked, trials, quiet
+    def __init__(
+        self,
+        folder: Path,
+        asked: Asked,
+        pruner: Any,
+        trials: int,
+        together: int,
+        share: int,
+        quiet: bool,
+        mesh: Mesh = Mesh(),
+    ):
+        self.folder, self.asked, self.trials, self.quiet, self.mesh = folder, asked, trials, quiet, mesh
         # What is judged runs by itself, and would only be kept from the others.
         self.together = together if asked.sampler in UP_FRONT and asked.pruner == "none" else 1
         with alone(folder):
@@ -49,7 +60,11 @@ class Crew:
 
     def attempt(self, taken: Sequence[tuple[Trial, Any]]) -> None:
         handles = {trial.number: handle for trial, handle in taken}
-        execute([trial for trial, _ in taken], lambda ended: self.tell(handles[ended.trial.number], ended))
+
+        def tell(ended: Ended) -> None:
+            self.tell(handles[ended.trial.number], ended)
+
+        execute([trial for trial, _ in taken], tell, self.mesh)
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """The next trials with Optuna's handles of them, under claims that last as long as `claims`: first those that a

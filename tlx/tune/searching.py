@@ -14,6 +14,7 @@ from pathlib import Path
 from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
+from tlx.sharding import Mesh
 from tlx.tune.asked import Direction, alone, check_asked, pruner_of, settle
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
@@ -40,6 +41,7 @@ def search(
     share: int | None = None,
     command: str = "",
     quiet: bool = False,
+    mesh: Mesh = Mesh(),
 ) -> Found:
     """Tries `trials` points of the `space` (path -> `uniform`, `log_uniform`, `integer` or `one_of`), in the folder
     `out`, and gives what came of it.
@@ -51,6 +53,7 @@ def search(
     they are added they are cut into groups of at most `together`, and of no more than the share of one of `share`
     workers (by default `jobs`). One worker executes all of a group; later calls keep the recorded groups. With a pruner
     every trial runs by itself. `command` is what a run of the recipe begins with, `tlx run CONFIG`, for the record.
+    `mesh` says how many devices share a batch of a trial.
 
     Raises TypeError or ValueError for a space that does not fit the recipe, before anything is run, ImportError where
     the extra `tlx[search]` is missing, FileExistsError for a folder that holds something else.
@@ -66,7 +69,7 @@ def search(
     folder = Path(out)
     with guarded(folder, "run the same command again"):
         settle(folder, asked)
-        crew = Crew(folder, asked, chosen, trials, together, share, quiet)
+        crew = Crew(folder, asked, chosen, trials, together, share, quiet, mesh)
         helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
         try:
             crew.work()

@@ -1,7 +1,7 @@
-"""Ways of moving a model's numbers: one file each, one line in the table."""
+"""Ways of tuning a model: one file each, exported here. A user's is a subclass of `Tuning` in the user's own file."""
 
 from tlx.tuning.adapter import Adapter
-from tlx.tuning.base import Tuning
+from tlx.tuning.base import Tuning, merge_layers, merging, with_head
 from tlx.tuning.bottleneck import Bottleneck
 from tlx.tuning.freeze import Freeze
 from tlx.tuning.full import Full
@@ -18,15 +18,8 @@ from tlx.tuning.two_step import FineTune, LinearThenFull
 from tlx.tuning.vera import Vera
 from tlx.types import Learn
 
-KINDS = (
-    Full, Probe, Freeze, Rules, Lora, Dora, Vera, Ia3, BitFit, NormTuning, AdaBN, Adapter, Bottleneck, Prefix, Prompt,
-    SideHead, Gradual, LinearThenFull, FineTune, Episodes, InTurn,
-)  # fmt: skip
-TUNINGS: dict[str, type] = {kind.__name__: kind for kind in KINDS}
-
 __all__ = [
-    "TUNINGS", "AdaBN", "Adapter", "BitFit", "Bottleneck", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual",
-    "Ia3",
-    "InTurn", "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead",
-    "Tuning", "Vera",
+    "AdaBN", "Adapter", "BitFit", "Bottleneck", "Dora", "Episodes", "FineTune", "Freeze", "Full", "Gradual",
+    "Ia3", "InTurn", "Learn", "LinearThenFull", "Lora", "NormTuning", "Prefix", "Probe", "Prompt", "Rules", "SideHead",
+    "Tuning", "Vera", "merge_layers", "merging", "with_head",
 ]  # fmt: skip

@@ -23,6 +23,8 @@ class Adapter(Tuning):
     `norms` None is as the placement's paper has it.
     """
 
+    unmergeable = (("adapter", "an adapter"),)
+
     width: int = 64
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
     norms: bool | None = None

@@ -2,14 +2,16 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 
+from tlx.layers.merging import merged
 from tlx.partition import compile_rule, prefixes
 from tlx.trees import Tree, near_miss, subtree
-from tlx.types import Key, Learn, Model, Phase, Rule
+from tlx.types import Apply, Key, Learn, Model, Phase, Rule
 
 ALL: Rule = (r".*", Learn())
 REST_STILL: Rule = (r".*", None)
@@ -18,14 +20,71 @@ FIXED = r"(.*/)?(lora/(scale|dropout)|vera/(a|b))"
 
 
 class Tuning:
-    """`insert` adds leaves to the parameters (none by default), and is traced on shapes alone before it is called with
-    numbers; `phases` says what moves, and when."""
+    """A way of tuning: a frozen dataclass. `phases` says what learns, and when; `insert` adds leaves (none by default).
+
+    The class attributes declare what other parts of tlx need to know:
+
+    * `merged_in_step`: no layer reads the inserted leaves; the step computes with what `merge` makes of them. Use it
+      for leaves of your own. (Layers read `lora`, `vera` and `ia3` beside a kernel, which takes fewer operations.)
+    * `unmergeable`: the inserted sub-dicts that no layer's own parameters can take up, as pairs of a name and the words
+      for a message; a run then keeps them in `adapter/`, beside a base that holds nothing of them.
+    * `padded`: the ends of the paths of inserted leaves that may have zeros behind them, where runs with other `sizes`
+      (fields of the tuning) share a program; zeros must stay zeros.
+    * `chooses`: nothing is inserted and there is one phase, so that which leaves learn may be a mask where runs share a
+      program.
+    """
+
+    merged_in_step: ClassVar[bool] = False
+    unmergeable: ClassVar[tuple[tuple[str, str], ...]] = ()
+    padded: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[tuple[str, ...]] = ()
+    chooses: ClassVar[bool] = False
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        """Return the parameters with the inserted leaves. It is traced on shapes before it is called with numbers."""
         return params
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
+        """Return the phases of a run."""
         raise TypeError(f"{type(self).__name__} does not say which phases it has")
+
+    def merge(self, params: Tree) -> Tree:
+        """Return parameters without the inserted leaves that compute the same; what is `unmergeable` stays.
+
+        `params` is the whole tree or that of one stage, and may have been merged already.
+        """
+        return merged(params)
+
+
+@dataclass(frozen=True)
+class Merging:
+    """The computation of a stage with the parameters that a tuning's `merge` makes of its own."""
+
+    tuning: Tuning
+    plain: Apply
+
+    def __call__(self, params: Tree, *rest: Any) -> Any:
+        return self.plain(self.tuning.merge(params), *rest)
+
+
+def merging(model: Model, tuning: Tuning) -> Model:
+    """Return the model whose stages merge what the tuning inserted, where it is `merged_in_step`; else the model."""
+    plain = [stage._replace(apply=getattr(stage.apply, "plain", stage.apply)) for stage in model.stages]
+    if tuning.merged_in_step:
+        return model._replace(stages=tuple(stage._replace(apply=Merging(tuning, stage.apply)) for stage in plain))
+    return model._replace(stages=tuple(plain)) if plain != list(model.stages) else model
+
+
+def merge_layers(params: Mapping[str, Any], entry: str, merge: Callable[[Tree, Tree], Tree]) -> Tree:
+    """Return the tree in which every sub-dict that holds `entry` is `merge(the rest of it, the entry)`.
+
+    >>> tree = {"head": {"kernel": 2.0, "gain": {"scale": 3.0}}, "stem": {"kernel": 1.0}}
+    >>> merge_layers(tree, "gain", lambda layer, gain: layer | {"kernel": layer["kernel"] * gain["scale"]})
+    {'head': {'kernel': 6.0}, 'stem': {'kernel': 1.0}}
+    """
+    plain = {name: merge_layers(leaf, entry, merge) if isinstance(leaf, Mapping) else leaf
+             for name, leaf in params.items() if name != entry}  # fmt: skip
+    return merge(plain, params[entry]) if entry in params else plain
 
 
 def stage_rule(stage: str, learn: Learn | None) -> Rule:

@@ -20,6 +20,8 @@ class Bottleneck(Tuning):
     adapter (Houlsby et al., 2019): `up` begins at zero, so the model begins as it came, and all below is computed once.
     """
 
+    unmergeable = (("neck", "a bottleneck"),)
+
     width: int = 256
 
     def __post_init__(self) -> None:

@@ -15,6 +15,8 @@ class Freeze(Tuning):
     The layers, and so the rates of what is left to learn, are those of `Full(decay=...)`.
     """
 
+    chooses = True
+
     through: str
     decay: float = 1.0
 

@@ -17,6 +17,8 @@ class Full(Tuning):
     heads of RoBERTa, ELECTRA and DistilBERT does.
     """
 
+    chooses = True
+
     decay: float = 1.0
 
     def __post_init__(self) -> None:

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from tlx.config import ADDED
 from tlx.partition import compile_rule
 from tlx.trees import flatten, near_miss, subtree
 from tlx.tuning.base import Tuning, depths, either, parametric, stage_rule
@@ -32,7 +31,7 @@ class Gradual(Tuning):
     count: int | None = None
     last: float | None = None
     restart: bool = False
-    schedule: str | None = field(default=None, metadata=ADDED)
+    schedule: str | None = None
 
     def __post_init__(self) -> None:
         if self.factor < 1:

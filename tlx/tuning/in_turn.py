@@ -34,6 +34,15 @@ class InTurn(Tuning):
         if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError(f"the shares of InTurn sum to {sum(shares):g}, not to 1, or are not positive: {shares}")
         object.__setattr__(self, "turns", tuple((share, how) for share, (_, how) in zip(shares, given, strict=True)))
+        tunings = [how for _, how in given]
+        object.__setattr__(self, "merged_in_step", any(how.merged_in_step for how in tunings))
+        object.__setattr__(self, "unmergeable", tuple(pair for how in tunings for pair in how.unmergeable))
+        object.__setattr__(self, "padded", tuple(path for how in tunings for path in how.padded))
+
+    def merge(self, params: Tree) -> Tree:
+        for _, how in self.turns:
+            params = how.merge(params)
+        return params
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError where two tunings add the same leaf."""

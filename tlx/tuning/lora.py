@@ -24,6 +24,10 @@ class Lora(Tuning):
     of `a` (LoRA+, Hayou et al., 2024). `weight_decay` is that of `a` and `b`.
     """
 
+    # The gradient of either is a product with the other, so zeros behind a smaller rank stay zeros.
+    padded = ("lora/a", "lora/b")
+    sizes = ("rank",)
+
     rank: int = 8
     alpha: float = 16.0
     on: str = r".*/attention/(query|value)"

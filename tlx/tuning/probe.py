@@ -10,5 +10,7 @@ from tlx.types import Model, Phase
 class Probe(Tuning):
     """The last stage learns on features that stay as they came (a linear probe where the head is linear)."""
 
+    chooses = True
+
     def phases(self, model: Model) -> tuple[Phase, ...]:
         return with_head(model, "Probe")

@@ -22,6 +22,8 @@ class Prompt(Tuning):
     A text's head that reads the first token then reads that of the prompt, as in peft.
     """
 
+    unmergeable = (("prompt", "a prompt"),)
+
     tokens: int = 8
 
     def __post_init__(self) -> None:
@@ -46,6 +48,8 @@ class Prompt(Tuning):
 @dataclass(frozen=True, kw_only=True)
 class Prefix(Tuning):
     """`tokens` learned keys and values before those of every block's attention (Li and Liang, 2021), and the head."""
+
+    unmergeable = (("prefix", "a prefix"),)
 
     tokens: int = 8
 

@@ -14,6 +14,8 @@ class Rules(Tuning):
     Rules(rules=(('stem/.*', None), ('.*', Learn(lr=0.3, weight_decay=None, schedule=None))))
     """
 
+    chooses = True
+
     rules: tuple[Rule, ...]
 
     def __init__(self, *args: Rule, rules: tuple[Rule, ...] = ()) -> None:

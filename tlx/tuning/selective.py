@@ -1,8 +1,7 @@
 """Tunings that add nothing and let a few of the model's own numbers move: its biases, its norms, its statistics."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tlx.config import ADDED
 from tlx.trees import flatten
 from tlx.tuning.base import REST_STILL, Tuning, either, groups, parametric, with_head
 from tlx.types import Learn, Model, Phase
@@ -11,6 +10,8 @@ from tlx.types import Learn, Model, Phase
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Tuning):
     """Every bias and the head learn (Ben Zaken et al., 2022)."""
+
+    chooses = True
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         return with_head(model, "BitFit", (r".*/bias", Learn(weight_decay=0.0)))
@@ -26,7 +27,9 @@ class NormTuning(Tuning):
     moments; here it is the running ones that answer, after the run.
     """
 
-    head: bool = field(default=True, metadata=ADDED)
+    chooses = True
+
+    head: bool = True
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Raises ValueError for a model without norms, or, without `head`, without any below the head."""

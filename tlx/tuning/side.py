@@ -20,6 +20,8 @@ class SideHead(Tuning):
     that they read can be computed once.
     """
 
+    unmergeable = (("side", "a side head"),)
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Raises ValueError for a model that has no stage below a head."""
         check_inserts(model, "SideHead")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx.objectives import TERMS, Term
+from tlx import objectives
+from tlx.objectives import Term
 from tlx.partition import Partition
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Tick
@@ -59,7 +60,8 @@ def in_turns(
             )
         return tuple(partitions)
     if not takers:
-        known = ", ".join(name for name, kind in TERMS.items() if kind.turns is not Term.turns)
+        exported = [kind for kind in vars(objectives).values() if isinstance(kind, type) and issubclass(kind, Term)]
+        known = ", ".join(sorted(kind.__name__ for kind in exported if kind.turns is not Term.turns))
         raise ValueError(f"{name} is for a term that takes turns ({known}), and the objective has none: leave it out")
     if len(takers) > 1:
         raise ValueError(f"{name} is for one term that takes turns, and {' and '.join(takers)} both do: keep one")

@@ -50,10 +50,13 @@ class Update:
     `trainable` and the `aux` of one call of `slope.at`, which the optimiser goes down once; or, where that is not
     enough, `step`, from one point to the next, with the gradient that is logged.
 
-    `alternates` says whether it takes the turns of a term that takes some.
+    `alternates` says whether it takes the turns of a term that takes some. `elementwise` says that the step of a
+    parameter depends on the gradient of this parameter alone, so that runs in which other parameters learn may share a
+    program, where those that do not learn have a gradient of zero.
     """
 
     alternates: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
 
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
         raise TypeError(f"{type(self).__name__} does not say which gradient it takes")

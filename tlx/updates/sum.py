@@ -11,5 +11,7 @@ from tlx.updates.base import Aux, Slope, Update
 class Sum(Update):
     """One gradient of all terms together."""
 
+    elementwise = True
+
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
         return slope.at(trainable, None)

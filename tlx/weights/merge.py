@@ -3,73 +3,48 @@
 Shapes: I inputs, O outputs of a dense layer, R rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from tlx.layers import column_norms
-from tlx.trees import Tree, flatten, nest
+from tlx import tuning
+from tlx.trees import flatten, nest
+from tlx.tuning import Tuning
 from tlx.types import Variables
 from tlx.weights import Pretrained, check_trained, fingerprint, head_paths, inserted, reorder
 
-BESIDE_KERNELS = ("lora", "vera", "ia3")
-# What computes something that no kernel of the model could.
-APART = {
-    "adapter": "an adapter",
-    "prefix": "a prefix",
-    "prompt": "a prompt",
-    "side": "a side head",
-    "neck": "a bottleneck",
-}
+
+def entries_apart(how: Tuning | None = None) -> dict[str, str]:
+    """The inserted sub-dicts that no kernel can take up, each with the words for a message: as our tunings declare, and
+    the one that is given."""
+    kinds: list[Any] = [kind for kind in vars(tuning).values() if isinstance(kind, type) and issubclass(kind, Tuning)]
+    return {entry: words for own in (*kinds, how) if own is not None for entry, words in own.unmergeable}
 
 
-def apart(variables: Variables) -> list[str]:
+def apart(variables: Variables, how: Tuning | None = None) -> list[str]:
     """The paths of the inserted leaves that no kernel can take up, in sorted order."""
-    return [path for path in flatten(variables.params) if APART.keys() & set(path.split("/"))]
+    entries = entries_apart(how).keys()
+    return [path for path in flatten(variables.params) if entries & set(path.split("/"))]
 
 
-def merge(variables: Variables) -> Variables:
-    """Plain kernels and biases that compute what the layers did with LoRA, DoRA, VeRA or IA3 beside them.
+def merge(variables: Variables, how: Tuning | None = None) -> Variables:
+    """Return plain parameters that compute what the layers did with the inserted leaves.
 
-    Shapes as they were, the inserted leaves gone. Raises ValueError, before anything is computed, for an adapter, a
-    prefix, a prompt, a side head or a bottleneck, which add layers or tokens of their own.
+    Args:
+        variables: the variables of a model, with inserted leaves.
+        how: the tuning that inserted them; None for those that our layers read: LoRA, DoRA, VeRA, IA3.
 
-    LoRA: Hu et al., 2022; DoRA: Liu et al., 2024; VeRA: Kopiczko et al., 2024; IA3: Liu et al., 2022.
+    Returns:
+        Variables with the shapes of the model, without the inserted leaves.
+
+    Raises:
+        ValueError: A leaf is of an adapter, a prefix or the like, which add layers or tokens. Nothing is computed.
     """
-    if stuck := apart(variables):
-        entry = next(name for name in stuck[0].split("/") if name in APART)
-        raise ValueError(f"{stuck[0]!r} belongs to {APART[entry]}, which no kernel can take up; save it as an adapter")
-    return variables._replace(params=merged(variables.params))
-
-
-def merged(tree: Mapping[str, Any]) -> Tree:
-    """The tree with every dense layer in it merged."""
-    plain = {name: merged(own) if isinstance(own, Mapping) else own for name, own in tree.items()}
-    if "kernel" not in tree or not any(name in tree for name in BESIDE_KERNELS):
-        return plain
-    for name in BESIDE_KERNELS:
-        plain.pop(name, None)
-    return plain | merged_dense(dict(tree))
-
-
-def merged_dense(params: Tree) -> Tree:
-    """The `kernel` [I, O], and the `bias` [O] if any, of one dense layer, in the order of `layers.dense`."""
-    kernel = jnp.asarray(params["kernel"])
-    if "lora" in params:
-        lora = {name: jnp.asarray(leaf) for name, leaf in params["lora"].items()}
-        moved = kernel + lora["scale"] * (lora["a"] @ lora["b"])
-        kernel = moved * (lora["magnitude"] / column_norms(lora, kernel)) if "magnitude" in lora else moved
-    if "vera" in params:
-        vera = {name: jnp.asarray(leaf) for name, leaf in params["vera"].items()}
-        kernel = kernel + (vera["a"] * vera["inner"]) @ vera["b"] * vera["outer"]
-    ia3 = params.get("ia3", {})
-    found = {"kernel": kernel} | ({"bias": jnp.asarray(params["bias"])} if "bias" in params else {})
-    if "input" in ia3:
-        found["kernel"] = found["kernel"] * jnp.asarray(ia3["input"])[:, None]
-    if "output" in ia3:
-        found = {name: leaf * jnp.asarray(ia3["output"]) for name, leaf in found.items()}
-    return found
+    if stuck := apart(variables, how):
+        words = next(words for entry, words in entries_apart(how).items() if entry in stuck[0].split("/"))
+        raise ValueError(f"{stuck[0]!r} belongs to {words}, which no kernel can take up; save it as an adapter")
+    return variables._replace(params=(how or Tuning()).merge(variables.params))
 
 
 def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pretrained:

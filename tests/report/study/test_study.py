@@ -217,8 +217,8 @@ def test_what_is_no_study_is_refused(small_study, tmp_path):
 
 def test_the_fingerprints_are_those_of_the_recipes(small_study):
     """The fixture is laid out as a study's directory is."""
-    from tlx.recipe import KINDS
+    from tlx.recipe import OWN
 
     for cell in studies.read(small_study).cells:
         recipe = cell.recipe()
-        assert recipe is None or config.fingerprint(config.load(recipe, KINDS)) == cell.fingerprint
+        assert recipe is None or config.fingerprint(config.load(recipe, OWN)) == cell.fingerprint

@@ -6,7 +6,7 @@ from typing import Any
 
 from tlx import config
 from tlx.objectives import L2SP, CoTuning, Delta, Lwf, Supervised
-from tlx.recipe import KINDS, Recipe
+from tlx.recipe import Recipe, classes
 from tlx.study import Study
 from tlx.study.sweeps import Override
 from tlx.training.active_run import total_steps
@@ -83,7 +83,7 @@ def scratch_changes(recipe: Recipe, given: Sequence[str] = ()) -> dict[str, Any]
         path, sign, text = change.partition("=")
         if not sign:
             raise ValueError(f"--scratch {change!r} is not of the form path=value")
-        changes[path] = config.parse(text, KINDS)
+        changes[path] = config.parse(text, classes(recipe))
     assigned(recipe, changes)
     return changes
 

@@ -16,6 +16,7 @@ from tlx.files.documents import read_json, read_lines, records
 from tlx.records.log import write_json
 from tlx.records.run_directory import environment
 from tlx.records.studies import StudyRecords
+from tlx.sharding import Mesh
 from tlx.study import Study, run_study
 from tlx.study.work import EXECUTIONS
 from tlx.training.energy import POUNDS_2018, PUE_2018, checked
@@ -33,6 +34,7 @@ def measure(
     command: str = "",
     file: str = "",
     worker: Sequence[str] = (),
+    mesh: Mesh = Mesh(),
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
 ) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def measure(
     """
     for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
         checked(value, name)
-    found = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker)
+    found = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base

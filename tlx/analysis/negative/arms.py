@@ -12,11 +12,11 @@ from tlx.data.settings import OF_SOURCE
 from tlx.functional.selection import CRITERIA
 from tlx.functional.selection import SOURCE as DRAWN
 from tlx.objectives import Supervised, Term
-from tlx.recipe import KINDS, Recipe
+from tlx.recipe import Recipe, classes
 from tlx.study import Study
 from tlx.study.sweeps import Override
 from tlx.training.active_run import total_steps
-from tlx.updates import Alternating, Sum
+from tlx.updates import Sum
 
 TRANSFER, ALONE, SOURCE_ONLY, TARGET_ONLY, SCRATCH = "A(S,T)", "A(0,T)", "source only", "target only", "from scratch"
 # Of the arms without which transfer is compared, what each stands for.
@@ -78,7 +78,7 @@ def negative_study(
 
     def add(arm: str, names: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         # Two arms may come to the same, where the algorithm has no term of its own; the first stays.
-        if isinstance(recipe.update, Alternating) and not any(map(takes_turns, changes["objective"])):
+        if recipe.update.alternates and not any(map(takes_turns, changes["objective"])):
             changes = {"update": Sum(), **changes}
         for seed in range(recipe.seed, recipe.seed + seeds):
             given = {**changes, "seed": seed}
@@ -142,7 +142,7 @@ def parse_labels(text: str) -> Labels:
     >>> parse_labels("5"), parse_labels("0.1"), parse_labels("0")
     (5, 0.1, 0)
     """
-    value = parse(text, KINDS)
+    value = parse(text, classes())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"labels {text!r}: give a number of examples of each class, such as 5, or a share as 0.1")
     return value

@@ -19,6 +19,7 @@ from tlx.files.documents import read_json, records
 from tlx.records import studies
 from tlx.records.log import write_json
 from tlx.records.run_directory import environment
+from tlx.sharding import Mesh
 from tlx.study import Study, run_study
 
 DOMAINS, CARD, PAGE = "domains.json", "negative.json", "negative.html"
@@ -33,13 +34,14 @@ def measure(
     command: str = "",
     file: str = "",
     worker: Sequence[str] = (),
+    mesh: Mesh = Mesh(),
 ) -> dict[str, Any]:
     """Runs what is not done of a `negative_study` in the directory `out`, and writes the report there: `negative.json`,
     which is also returned, and `negative.html` where the extra that draws it is installed.
 
     The rest is as in `tlx.study.run_study`. Raises ValueError where no run with a source has finished.
     """
-    run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker)
+    run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
     return written(study, Path(out), command)
 
 

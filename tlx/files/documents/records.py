@@ -34,6 +34,7 @@ RECIPE = Record(
     {
         "changes": Rows(Rows(Text(), 3, 3)),
         "command": Text(),
+        "classes": Mapped(Text()),
     },
 )
 # What the page of a run reads of its recipe.

@@ -68,7 +68,7 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """
     if isinstance(document, dict) and "repr" not in document:
         for name, value in document.items():
-            if path or name != "kind":
+            if name != "class" and (path or name != "kind"):
                 yield from leaves(value, f"{path}.{name}" if path else name)
     elif isinstance(document, list) and any(isinstance(item, dict) for item in document):
         for index, item in enumerate(document):

@@ -1,0 +1,195 @@
+"""How a class is named in a recipe's file, and how it is found again without importing anything.
+
+Our own classes are named by their bare name and found in the packages that export them. A user's class is also named
+`module:Class`; it is found only in what the user passes: the values of a recipe, and the files of the command line.
+"""
+
+import dataclasses
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tlx.files.user_code import ENTRY, path_of
+from tlx.trees import near_miss
+
+OWN = "tlx"
+
+
+def is_record_class(kind: Any) -> bool:
+    """Return whether the values of a class are records: a frozen dataclass or a named tuple."""
+    if not isinstance(kind, type):
+        return False
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return hasattr(kind, "_fields") or (parameters is not None and parameters.frozen)
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """The fields of a class of records that may be left out, and their values then."""
+    if hasattr(kind, "_field_defaults"):
+        return dict(kind._field_defaults)
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return defaults
+
+
+def is_own(kind: Any) -> bool:
+    """Return whether a class or a function is defined in tlx."""
+    return str(getattr(kind, "__module__", "")).partition(".")[0] in (OWN, "builtins")
+
+
+def place(kind: type) -> str | None:
+    """Return `module:Class` for a user's class, None for one of ours.
+
+    >>> import fractions
+    >>> place(fractions.Fraction), place(Classes)
+    ('fractions:Fraction', None)
+    """
+    return None if is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def files_of(value: Any) -> dict[str, str]:
+    """Return the file of each of the user's record classes in a value, by `module:Class`."""
+    kinds = {type(part) for part in _parts([value])}
+    named = {str(place(kind)): path_of(kind) for kind in kinds if is_record_class(kind) and not is_own(kind)}
+    return {name: path for name, path in sorted(named.items()) if path is not None}
+
+
+def users_classes(values: Iterable[Any]) -> dict[str, type]:
+    """Return the user's record classes by `module:Class`: those of some values, those of the modules of these classes
+    and functions, and those of the files that this process was given on its command line, the newest first."""
+    classes: dict[str, type] = {}
+    modules: list[str] = []
+    for item in _parts(values):
+        kind = item if isinstance(item, type | types.FunctionType) else type(item)
+        if not is_own(kind):
+            _add(classes, kind)
+            modules.append(str(kind.__module__))
+    modules += [name for name in reversed(list(sys.modules)) if ENTRY.fullmatch(name)]
+    for name in dict.fromkeys(modules):
+        for item in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+            _add(classes, item)
+    return classes
+
+
+def _add(classes: dict[str, type], kind: Any) -> None:
+    if is_record_class(kind) and not is_own(kind):
+        classes.setdefault(f"{kind.__module__}:{kind.__qualname__}", kind)
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield some values and everything below the records, tuples and mappings among them."""
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop(0)
+        yield value
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, tuple | list):
+            waiting += value
+        elif dataclasses.is_dataclass(value) and is_record_class(type(value)):
+            waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+
+
+class Exports(Mapping[str, type]):
+    """The record classes that some packages export, by name; one that is exported lazily is loaded when it is asked
+    for."""
+
+    def __init__(self, packages: Sequence[types.ModuleType], more: Mapping[str, type]):
+        self.packages, self.more = packages, more
+
+    @cached_property
+    def homes(self) -> dict[str, types.ModuleType]:
+        """The package of every exported name that begins as a class does."""
+        names = ((name, package) for package in self.packages for name in {*vars(package), *_listed(package)})
+        return {name: package for name, package in names if name[:1].isupper()}
+
+    def __getitem__(self, name: str) -> type:
+        if name in self.more:
+            return self.more[name]
+        kind: Any = getattr(self.homes[name], name)
+        # A named tuple of ours is a value inside the library, not a part of a recipe.
+        if not is_own(kind) or not is_record_class(kind) or hasattr(kind, "_fields") or kind.__name__ != name:
+            raise KeyError(name)
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in sorted({*self.more, *self.homes}) if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _listed(package: types.ModuleType) -> Iterable[str]:
+    return getattr(package, "__all__", ())
+
+
+class Classes(Mapping[str, type]):
+    """The classes that may be named in a recipe: `own` by bare name, and `users` by `module:Class`.
+
+    `files` has the file of each class of the user's that a document names, for messages.
+    """
+
+    def __init__(
+        self, own: Mapping[str, type], users: Mapping[str, type] | None = None, files: Mapping[str, str] | None = None
+    ):
+        self.own, self.users, self.files = own, users or {}, files or {}
+
+    @cached_property
+    def by_name(self) -> dict[str, type]:
+        """The user's classes by bare name; of two with one name the first."""
+        return {kind.__name__: kind for kind in reversed(list(self.users.values()))}
+
+    def __getitem__(self, name: str) -> type:
+        return self.own[name] if name in self.own else self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from (name for name in self.by_name if name not in self.own)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def written(self, name: str, where: str | None) -> type:
+        """Return the class that a document names `name`, and `where` (`module:Class`) if it is a user's.
+
+        Raises:
+            ValueError: There is no such class here. For a user's class the message says which file has it, and what
+                to pass.
+        """
+        if where is None:
+            return self._known(name)
+        if where in self.users:
+            return self.users[where]
+        if name in self.by_name:
+            return self.by_name[name]
+        file = f" in {self.files[where]}" if where in self.files else ""
+        raise ValueError(
+            f"the class {where}{file} is the user's, and tlx does not import it by itself; pass the file that uses it: "
+            "--config FILE on the command line, given=recipe in Python"
+        )
+
+    def typed(self, name: str) -> type:
+        """Return the class that a user calls `name` in an override.
+
+        Raises:
+            ValueError: No class has this name, or one of ours and one of the user's have it.
+        """
+        if name in self.by_name and name in self.own:
+            raise ValueError(
+                f"{name!r} is a class of tlx ({self.own[name].__module__}) and a class of "
+                f"{self.by_name[name].__module__}: rename the latter"
+            )
+        return self._known(name)
+
+    def _known(self, name: str) -> type:
+        try:
+            return self[name]
+        except KeyError:
+            homes = self.own.homes if isinstance(self.own, Exports) else self.own
+            raise ValueError(f"no class {name!r} in tlx{near_miss(name, [*homes, *self.by_name])}") from None
