@@ -37,7 +37,7 @@ class Train:
     all devices or "pmap"; `dtype` that of activations.
 
     `accumulate` cuts a batch into so many pieces, one after the other: less memory, and the gradient of the whole batch
-    in every term. A term that compares the examples of a batch (`Term.couples`) sees the features and logits of all
+    in every term. A term that compares the examples of a batch (`Needs.features`) sees the features and logits of all
     pieces, which takes a second forward pass a step. Batch norm takes its moments of each piece, as a note of the run
     says, and a term of your own that does not declare `couples` is asked piece by piece. `ema` is the share that an
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
@@ -143,9 +143,10 @@ class Recipe:
                 )
             if isinstance(self.task, tasks.Regression):
                 raise ValueError(f"{asked}, which judges classes, and the task is a regression: leave it out")
-        if self.train.ema is None and (reading := [term for term in self.objective if term.averages]):
-            who = type(reading[0]).__name__
-            raise ValueError(f"{who} reads the moving average of the parameters; keep one: train.ema=0.99")
+        if self.train.ema is None:
+            for term in self.objective:
+                if term.needs(self.data.streams).average:
+                    raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

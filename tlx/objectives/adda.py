@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models import features, forward
-from tlx.objectives.apart import Between, read_features
-from tlx.objectives.base import below, head_of, mean_over, stage_names, weighed
-from tlx.objectives.brought import remember, remembered
+from tlx.objectives.base import Needs, Preview, mean_over, weighed
+from tlx.objectives.between import Between
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.leaves import below, stage_names
+from tlx.objectives.reference import remember, remembered
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, Turn, View
 
@@ -35,27 +37,24 @@ class Adda(Between):
         super().__post_init__()
         check_width(self.width, "Adda")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
+    def needs(self, streams: Collection[str]) -> Needs:
         # The encoder that learns never sees the source, and neither do its running statistics.
-        return (self.target,)
+        return Needs(forward=(self.target,), batch=(self.source,), features=False, taps=("features", "head"))
 
-    def wants(self, streams: Collection[str]) -> Collection[str]:
-        return (self.source, self.target)
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError where no checkpoint holds some part of the source encoder or its head."""
+        stages = below(stage_names(preview.model))
+        if fresh := sorted(path for path in preview.fresh if path.startswith(stages)):
+            raise ValueError(
+                f"Adda adapts a model that was trained on the source, and no checkpoint holds {fresh[0]!r}: name a run "
+                "that trained on the source: weights=Weights(...)"
+            )
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features, or without a head on them."""
-        width = read_features(model)
-        head_of(model, "Adda")
-        return added(params, discriminator("adda", width, self.width, key), "Adda")
+        return added(params, discriminator("adda", read_features(model, "Adda"), self.width, key), "Adda")
 
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the source encoder. Raises ValueError where some were drawn afresh."""
-        stages = below(stage_names(setting.model))
-        if fresh := sorted(path for path in setting.fresh if path.startswith(stages)):
-            raise ValueError(
-                f"Adda adapts a model that has learned the source, and {fresh[0]!r} was drawn afresh; name a run that "
-                "trained on the source: weights=Weights(...)"
-            )
+        """Return the numbers of the source encoder."""
         return remember(setting)
 
     def turns(self, model: Model) -> tuple[Turn, ...]:

@@ -6,8 +6,8 @@ import jax
 
 from tlx.functional.discrepancy import norm
 from tlx.models import features
-from tlx.objectives.apart import Between
 from tlx.objectives.base import mean_over, weighed
+from tlx.objectives.between import Between
 from tlx.objectives.ramp import Weight
 from tlx.types import Array, View
 

@@ -1,8 +1,8 @@
 """Features and predictions together, by which a discriminator cannot tell two streams apart."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.functional.losses import entropy
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.tasks import Classification
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
 
@@ -32,25 +34,24 @@ class Cdan(Between):
     entropy: bool = True
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Cdan")
         if self.projection is not None and self.projection < 1:
             raise ValueError(f"Cdan: projection is {self.projection}; it is 1 or more, or None")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(task=Classification, features=True)
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs = self.projection or read_features(model) * (model.outputs or 1)
+        inputs = self.projection or read_features(model, "Cdan") * (model.outputs or 1)
         return added(params, discriminator("cdan", inputs, self.width, key), "Cdan")
 
     def memory(self, setting: Setting) -> Tree:
-        """The fixed matrices, if any. Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Cdan")
+        """Return the fixed matrices, if any."""
         if self.projection is None:
             return {}
-        sizes = {"features": read_features(setting.model), "classes": setting.task.outputs}
+        sizes = {"features": read_features(setting.model, "Cdan"), "classes": setting.task.outputs}
         keys = jax.random.split(jax.random.key(0), len(sizes))
         return {
             name: jax.random.normal(key, (size, self.projection))

@@ -1,11 +1,12 @@
 """Features of two streams whose covariances agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from tlx.functional.discrepancy import coral, mean_coral
-from tlx.objectives.apart import Between, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, rows
 from tlx.types import Array, View
 
 FORMS = {"paper": coral, "mean": mean_coral}
@@ -19,12 +20,13 @@ class Coral(Between):
 
     form: Literal["paper", "mean"] = "paper"
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in FORMS:
             raise ValueError(f"Coral: form is {self.form!r}; it is 'paper' or 'mean'")
+
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, read_features
 from tlx.objectives.base import weighed
+from tlx.objectives.between import Between
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -29,8 +30,7 @@ class Dann(Between):
         check_width(self.width, "Dann")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        return added(params, discriminator("dann", read_features(model), self.width, key), "Dann")
+        return added(params, discriminator("dann", read_features(model, "Dann"), self.width, key), "Dann")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)

@@ -1,6 +1,6 @@
 """Feature maps stay near those of the model that was brought."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,12 +12,14 @@ import numpy as np
 from tlx.data import inputs_of
 from tlx.functional.losses import feature_distance
 from tlx.models import features, forward, tap_shapes
-from tlx.objectives.base import Term, check_weight, head_of, hidden_stages, mean_over, stage_names, weighed
-from tlx.objectives.brought import compiled, remember, remembered
+from tlx.objectives.base import Needs, Preview, Tap, Term, check_weight, mean_over, weighed
+from tlx.objectives.checks import hidden_stages
+from tlx.objectives.leaves import stage_names
 from tlx.objectives.ramp import Weight
+from tlx.objectives.reference import compiled, remember, remembered
 from tlx.tasks import Classification
 from tlx.trees import Tree, near_miss, nest, subtree
-from tlx.types import Array, Carry, Key, Model, Setting, Variables, View
+from tlx.types import Array, Carry, Model, Setting, Variables, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +44,23 @@ class Delta(Term):
         if self.batches < 1:
             raise ValueError(f"Delta: batches is {self.batches}; it is 1 or more")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        if not self.attention:
+            return Needs(forward=(self.on,), features=False, taps=("hidden",))
+        taps: tuple[Tap, ...] = ("hidden", "head", "features")
+        return Needs(forward=(self.on,), labels=(self.on,), features=False, taps=taps)
+
     def chosen(self, model: Model) -> list[str]:
-        """The stages that are compared; ValueError for one without a hidden state."""
+        """Return the stages that are compared; ValueError for one without a hidden state."""
         known = hidden_stages(model, "Delta")
         for stage in self.stages:
             if stage not in known:
                 raise ValueError(f"Delta: no stage {stage!r} with a hidden state{near_miss(stage, known)}")
         return list(self.stages) or known
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without such stages, or, for `attention`, without features below a head."""
-        self.chosen(model)
-        if self.attention:
-            head_of(model, "Delta(attention=True)")
-            features(tap_shapes(model))
-        return params
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a stage without a hidden state."""
+        self.chosen(preview.model)
 
     def memory(self, setting: Setting) -> Tree:
         memory = remember(setting)
@@ -107,7 +111,7 @@ def least_squares(rows: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> 
 def loss_increases(setting: Setting, stages: Iterable[str], stream: str, batches: int) -> dict[str, np.ndarray]:
     """By stage, how much the squared error grows where each of its units is 0: [C]. Without data, zeros."""
     model, variables = setting.model, setting.variables
-    names, head = stage_names(model), head_of(model, "Delta(attention=True)").name
+    names, head = stage_names(model), model.stages[-1].name
     shapes = tap_shapes(model)
     found = {stage: np.zeros(shapes[stage].shape[-1]) for stage in stages}
     data = list(islice(setting.batches(stream), batches))

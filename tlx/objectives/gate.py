@@ -2,15 +2,15 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.base import Needs, mean_over, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import (
     check_width,
     discriminate,
@@ -20,8 +20,9 @@ from tlx.objectives.discriminator import (
     told_apart,
 )
 from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.tasks import Classification
 from tlx.trees import Tree, added
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Key, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,6 @@ class Gate(Between):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0)
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Gate")
@@ -58,23 +57,26 @@ class Gate(Between):
         if self.share < 0:
             raise ValueError(f"Gate: share is {self.share}; it is 0 or more")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        asked = (self.source, self.target)
-        return (*asked, self.labelled) if self.knows(streams) else asked
+    def needs(self, streams: Collection[str]) -> Needs:
+        known = (self.labelled,) if self.knows(streams) else ()
+        return (
+            super()
+            .needs(streams)
+            ._replace(
+                forward=(self.source, self.target, *known),
+                labels=(self.source, *known),
+                task=Classification,
+                features=True,
+            )
+        )
 
     def knows(self, streams: Collection[str]) -> bool:
         """Whether there are labelled examples of the target beside the source."""
         return self.labelled in streams and self.labelled != self.source
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs = read_features(model) + (model.outputs or 0) + 1
+        inputs = read_features(model, "Gate") + (model.outputs or 0) + 1
         return added(params, discriminator("gate", inputs, self.width, key), "Gate")
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Gate")
-        return {}
 
     def weights(self, odds: Array) -> Array:
         """w of log-odds [B], before it is normalised."""

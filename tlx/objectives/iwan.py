@@ -1,15 +1,16 @@
 """Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import (
     check_width,
     discriminate,
@@ -37,15 +38,15 @@ class Iwan(Between):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Iwan")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs, leaves = read_features(model), dict[str, Array]()
+        inputs, leaves = read_features(model, "Iwan"), dict[str, Array]()
         for name, own in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
             leaves |= discriminator(name, inputs, self.width, own)
         return added(params, leaves, "Iwan")

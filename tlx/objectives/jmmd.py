@@ -1,16 +1,16 @@
 """Features and predictions of two streams whose joint kernel means agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import SCALES, joint_mmd, linear_joint_mmd
-from tlx.objectives.apart import Between, check_scales, gathered, rows
-from tlx.objectives.base import check_classes, weighed
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, check_scales, gathered, rows
+from tlx.tasks import Classification
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +23,14 @@ class Jmmd(Between):
     sigma: float = 0.92
     linear: bool = False
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_scales(self.scales, "Jmmd")
         if self.sigma <= 0:
             raise ValueError(f"Jmmd: sigma is {self.sigma}; it is above 0")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Jmmd")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(task=Classification, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from tlx.functional.losses import squared_distance
-from tlx.objectives.base import Term, below, check_weight, stage_names, weighed
+from tlx.objectives.base import Needs, Term, check_weight, weighed
+from tlx.objectives.leaves import below, stage_names
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Setting, View
@@ -27,8 +28,8 @@ class L2SP(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight", "head")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return ()
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(features=False)
 
     def memory(self, setting: Setting) -> Tree:
         """`start` holds w0 by path, `head` a zero for each leaf of the head."""

@@ -1,15 +1,18 @@
 """Two classifiers that agree on the target."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlx.functional.losses import disagreement
 from tlx.models import initialise
-from tlx.objectives.apart import Between
-from tlx.objectives.base import below, check_classes, check_weight, head_of, mean_over, stage_names, weighed
-from tlx.objectives.brought import apply_head
+from tlx.objectives.base import Needs, check_weight, mean_over, weighed
+from tlx.objectives.between import Between
+from tlx.objectives.leaves import below, stage_names
 from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.objectives.reference import apply_head
+from tlx.tasks import Classification
 from tlx.trees import Tree, added, flatten, subtree
-from tlx.types import Array, Key, Model, Setting, Turn, View
+from tlx.types import Array, Key, Model, Turn, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,14 @@ class Mcd(Between):
         if self.repeats < 1:
             raise ValueError(f"Mcd: repeats is {self.repeats}; it is 1 or more")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        needs = super().needs(streams)
+        return needs._replace(labels=(self.source,), task=Classification, taps=("head",))
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without a head on a stage below it."""
-        head = head_of(model, "Mcd").name
+        head = model.stages[-1].name
         fresh = initialise(Model((), {head: subtree(model.params, head)}, {}), key).params
         return added(params, {f"mcd/{path}": leaf for path, leaf in flatten(fresh).items()}, "Mcd")
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Mcd")
-        return {}
 
     def turns(self, model: Model) -> tuple[Turn, ...]:
         *features, head = stage_names(model)

@@ -2,15 +2,15 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import check_sources, over_devices, read_features
-from tlx.objectives.base import Term, check_weight, mean_over, weighed
+from tlx.objectives.base import Needs, Term, check_weight, mean_over, weighed
+from tlx.objectives.between import check_sources, over_devices
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -37,8 +37,6 @@ class Mdan(Term):
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
     weight: Weight = 1.0
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_weight(self, "weight", "reversal", "share")
         check_width(self.width, "Mdan")
@@ -48,12 +46,12 @@ class Mdan(Term):
         if self.gamma <= 0:
             raise ValueError(f"Mdan: gamma is {self.gamma}; it is above 0")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return (*self.sources, self.target)
+    def needs(self, streams: Collection[str]) -> Needs:
+        forward = (*self.sources, self.target)
+        return Needs(forward=forward, labels=self.sources, features=True, taps=("features",))
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs, leaves = read_features(model), dict[str, Array]()
+        inputs, leaves = read_features(model, "Mdan"), dict[str, Array]()
         for number in range(len(self.sources)):
             leaves |= discriminator(f"mdan/{number}", inputs, self.width, jax.random.fold_in(key, number))
         return added(params, leaves, "Mdan")

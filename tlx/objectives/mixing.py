@@ -12,11 +12,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.models import example_inputs
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, weighed, with_stream
+from tlx.objectives.base import Needs, Streams, Term, check_weight, mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, Tick, View
+from tlx.tasks import Classification
+from tlx.types import Array, Key, Tick, View
 
 
 def symmetric_beta(key: Key, alpha: float | Array) -> Array:
@@ -44,26 +43,24 @@ class Mixing(Term):
     on: str
     alpha: float
     weight: Weight
+    # The one stream that the term creates.
+    adds: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.alpha <= 0:
             raise ValueError(f"{type(self).__name__}: alpha is {self.alpha}; the Beta distribution's is positive")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that reads no images."""
-        if "image" not in (inputs := example_inputs(model.config)):
-            told = ", ".join(map(repr, inputs))
-            raise ValueError(f"{type(self).__name__} mixes images, and the model reads {told}")
-        return params
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, type(self).__name__)
-        return {}
-
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return self.adds
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=self.adds,
+            batch=(self.on,),
+            labels=(self.on,),
+            creates=self.adds,
+            task=Classification,
+            features=False,
+            inputs=("image",),
+        )
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         """The mixed images and the share [] that is the own image's."""
@@ -79,7 +76,7 @@ class Mixing(Term):
             raise ValueError(f"{who} mixes neighbours: an even number of examples on each device, not {len(image)}")
         mixed, share = self.mix(image, neighbours(image), jax.random.fold_in(tick.key, 1))
         more = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
-        return with_stream(batch, self.adds[0], {**stream, **more}, who)
+        return {**batch, self.adds[0]: {**stream, **more}}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         batch, logits = view.batch[self.adds[0]], view.taps[self.adds[0]]["logits"]
@@ -95,11 +92,10 @@ class Mixup(Mixing):
     al., 2018), in the place of `Supervised`."""
 
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     alpha: float = 0.2
     weight: Weight = 1.0
 
-    adds = ("mixup",)
+    adds: ClassVar[tuple[str, ...]] = ("mixup",)
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         share = symmetric_beta(key, self.alpha)
@@ -116,11 +112,10 @@ class CutMix(Mixing):
     """
 
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     alpha: float = 1.0
     weight: Weight = 1.0
 
-    adds = ("cutmix",)
+    adds: ClassVar[tuple[str, ...]] = ("cutmix",)
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         height, width = image.shape[1:3]

@@ -1,11 +1,11 @@
 """Features of two streams whose kernel means agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.discrepancy import SCALES, linear_mmd, mmd
-from tlx.objectives.apart import Between, check_scales, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, check_scales, rows
 from tlx.types import Array, View
 
 
@@ -20,11 +20,12 @@ class Mmd(Between):
     scales: tuple[float, ...] = SCALES
     linear: bool = False
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_scales(self.scales, "Mmd")
+
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Raises ValueError for a batch of one example."""

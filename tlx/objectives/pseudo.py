@@ -1,15 +1,16 @@
 """The model's own answers as labels."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.losses import cross_entropy
-from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.base import Needs, Term, check_weight, mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.tasks import Classification
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,8 @@ class PseudoLabel(Term):
         check_weight(self, "weight")
         check_share(self, "threshold")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, type(self).__name__)
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), task=Classification, features=False)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         logits = view.taps[self.on]["logits"]

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,11 @@ import numpy as np
 from tlx.data import inputs_of
 from tlx.functional.reweight import effective
 from tlx.models import features
-from tlx.objectives.apart import read_features
-from tlx.objectives.base import Term, mean_over, weighed
-from tlx.objectives.brought import compiled
+from tlx.objectives.base import Needs, Term, mean_over, weighed
 from tlx.objectives.ramp import Weight
+from tlx.objectives.reference import compiled
 from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Setting, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,6 @@ class Reweighted(Term):
     """
 
     on: str = "source"
-    labels: ClassVar[bool] = True
     target: str = "unlabelled"
     weight: Weight = 1.0
 
@@ -39,17 +36,18 @@ class Reweighted(Term):
         if self.on == self.target:
             raise ValueError(f"{type(self).__name__}: on and target are both the stream {self.on!r}")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on,),
+            once=(self.on, self.target),
+            labels=(self.on,),
+            features=False,
+            taps=("features",),
+        )
+
     @abstractmethod
     def counts(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """How much each row counts: [N, W], [M, W] -> [N]."""
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
-
-    def looks(self) -> Collection[str]:
-        return (self.target,)
+        """Return how much each row of the source counts: [N, W], [M, W] -> [N]."""
 
     def memory(self, setting: Setting) -> Tree:
         """`counts` by an example's index, and how many they are worth. Without data each counts the same."""

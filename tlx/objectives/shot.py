@@ -1,17 +1,18 @@
 """Features of a target that a source's head can read. Shapes: N examples, W width, C classes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.losses import cross_entropy, entropy
-from tlx.objectives.apart import gathered, read_features, rows
-from tlx.objectives.base import Term, check_classes, check_weight, drawn_head, head_of, weighed
+from tlx.objectives.base import Needs, Preview, Term, check_weight, weighed
+from tlx.objectives.between import gathered, rows
+from tlx.objectives.leaves import drawn_head
 from tlx.objectives.ramp import Weight, current
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.tasks import Classification
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +32,25 @@ class Shot(Term):
     pseudo: Weight = 0.3
     weight: Weight = 1.0
 
-    holds: ClassVar[bool] = True
-
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_weight(self, "weight", "pseudo")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without a head on features that it gives."""
-        head_of(model, "Shot")
-        read_features(model)
-        return params
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on,),
+            frozen_head=True,
+            task=Classification,
+            features=True,
+            taps=("head", "features"),
+        )
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification, and for a head that was drawn afresh."""
-        check_classes(setting.task, "Shot")
-        if drawn_head(setting):
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a head that no checkpoint holds."""
+        if fresh := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                "Shot adapts features to the head that was brought, and this one was drawn afresh; bring a classifier "
-                "of the same classes: weights=Weights(...)"
+                f"Shot adapts features to the pretrained head, and no checkpoint holds {fresh[0]!r}: start from a "
+                "classifier of the same classes: weights=Weights(...)"
             )
-        return {}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         logits = gathered(view, view.taps[self.on]["logits"])

@@ -43,7 +43,7 @@ def slope_of(
     `tlx.updates`).
 
     With `parts.accumulate` above 1 the gradient is that of the whole batch all the same, however a term is made. A term
-    that is a mean over examples is summed up piece by piece. One that couples them (`Term.couples`) gets the features
+    that is a mean over examples is summed up piece by piece. One that couples them (`Needs.features`) gets the features
     and logits of all pieces together, from a first pass without gradient, and the derivative by these enters the
     second pass of each piece (Gao et al., 2021, section 3.2). Only the moments of batch norm are those of the pieces.
     """
@@ -89,7 +89,10 @@ def slope_of(
         told: dict[str, Array] = {}
         for number in chosen:
             memory = state.memory[str(number)]
-            view = View(parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average)
+            view = View(
+                parts.model, params, stats, memory, batch, taps, task, now, parts.dtype, axis, turn, average,
+                parts.references,
+            )  # fmt: skip
             value, metrics = loss_of(terms[number], view)
             total += value
             weight = 1.0 if weights is None else weights[number]
@@ -100,7 +103,7 @@ def slope_of(
         return asked, told | {"loss": total}
 
     every = range(len(terms))
-    coupled = [n for n in every if terms[n].couples] if parts.in_pieces else []
+    coupled = [n for n in every if terms[n].needs(tuple(batch)).features] if parts.in_pieces else []
     apart = [n for n in every if n not in coupled]
 
     def begin(stream: str) -> Array | int:

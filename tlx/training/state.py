@@ -1,6 +1,7 @@
 """The state of a run, and how it begins: the first phase from the variables, a later one from the phase before."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +47,8 @@ class Parts(NamedTuple):
     whole batch is taken as M pieces are, for a count of its operations; `ema` None keeps no average; `remat` is
     as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
     goes on where what lies below it was computed before (see `tlx.training.feature_cache`): its batches then hold a
-    carry in the place of inputs. With `features` an evaluation gives what the head reads, too."""
+    carry in the place of inputs. With `features` an evaluation gives what the head reads, too. `streams` are those
+    of the data in a batch, `references` the structures of the models that the terms load."""
 
     model: Model
     task: Task
@@ -63,6 +65,8 @@ class Parts(NamedTuple):
     joint: bool = False
     start: str | None = None
     features: bool = False
+    streams: tuple[str, ...] = ()
+    references: Mapping[str, Model] = MappingProxyType({})
 
     @property
     def in_pieces(self) -> bool:
@@ -72,7 +76,7 @@ class Parts(NamedTuple):
     @property
     def uncut(self) -> "Parts":
         """The same step in one piece, with as many operations: of a loop over pieces XLA counts one round."""
-        again = self.accumulate > 1 and any(term.couples for term in self.terms)
+        again = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
         return self._replace(accumulate=1, twice=self.twice or again)
 
     @property

@@ -185,7 +185,7 @@ def reads_source(term: Term) -> bool:
 
 def source_only(terms: Sequence[Term]) -> tuple[Term, ...]:
     """The terms that read the source's labels and nothing else."""
-    found = tuple(term for term in terms if getattr(term, "on", None) == "source" and not term.looks())
+    found = tuple(term for term in terms if getattr(term, "on", None) == "source" and not term.needs(("source",)).once)
     return found or (Supervised(on="source"),)
 
 
