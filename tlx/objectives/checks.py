@@ -6,7 +6,7 @@ from typing import Any, get_args
 from tlx.models import example_inputs, features, tap_shapes
 from tlx.objectives.base import Needs, Preview, Tap, Term
 from tlx.objectives.leaves import stage_names
-from tlx.objectives.streams import SOURCE, batch_streams, check_new, in_batch, several
+from tlx.objectives.streams import SOURCE, batch_streams, check_new, in_batch, missing_stream, several
 from tlx.trees import near_miss
 from tlx.types import Model, Stage
 
@@ -69,9 +69,7 @@ def check_streams(term: Term, needs: Needs, streams: Sequence[str], have: Sequen
     terms, or that has no labels that the term reads."""
     missing = [stream for stream in in_batch(needs, streams) if stream not in have]
     if missing := missing + [stream for stream in needs.once if stream not in streams]:
-        raise ValueError(
-            f"{type(term).__name__} reads the stream {missing[0]!r}, which is not there; there are: {', '.join(have)}"
-        )
+        raise ValueError(missing_stream(term, missing[0], have))
     if UNLABELLED in needs.labels:
         raise ValueError(f"{type(term).__name__} reads labels, and the stream {UNLABELLED!r} has none")
 

@@ -59,15 +59,12 @@ class Gate(Between):
 
     def needs(self, streams: Collection[str]) -> Needs:
         known = (self.labelled,) if self.knows(streams) else ()
-        return (
-            super()
-            .needs(streams)
-            ._replace(
-                forward=(self.source, self.target, *known),
-                labels=(self.source, *known),
-                task=Classification,
-                features=True,
-            )
+        return Needs(
+            forward=(self.source, self.target, *known),
+            labels=(self.source, *known),
+            task=Classification,
+            features=True,
+            taps=("features",),
         )
 
     def knows(self, streams: Collection[str]) -> bool:

@@ -102,31 +102,39 @@ def loss_of(term: Term, view: View) -> tuple[Array, dict[str, Array]]:
     the sources, each in that place.
 
     Raises:
-        ValueError: the term reads labels of a stream without labels, or a moving average that nobody keeps.
+        ValueError: the term reads a stream that is not there, labels of a stream without labels, or a moving average
+            that nobody keeps.
     """
     needs, sources = term.needs(view.batch), several(SOURCE, view.batch)
     if needs.average and view.average is None:
         raise ValueError(missing_average(term))
     if sources == [SOURCE] or SOURCE not in needs.streams:
-        return loss_with_labels(term, needs, view)
+        return checked_loss(term, needs, view)
 
     def placed(source: str) -> View:
         taps = {SOURCE: view.taps[source]} if source in view.taps else {}
         return view._replace(batch={**view.batch, SOURCE: view.batch[source]}, taps={**view.taps, **taps})
 
-    losses = [loss_with_labels(term, needs, placed(source)) for source in sources]
+    losses = [checked_loss(term, needs, placed(source)) for source in sources]
     return jax.tree.map(lambda *values: sum(values) / len(values), *losses)
 
 
-def loss_with_labels(term: Term, needs: Needs, view: View) -> tuple[Array, dict[str, Array]]:
-    """Return the loss of a term; ValueError where a stream has no labels that the term reads."""
+def checked_loss(term: Term, needs: Needs, view: View) -> tuple[Array, dict[str, Array]]:
+    """Return the loss of a term; ValueError for a stream that is not there, or that has no labels that it reads."""
+    if missing := [stream for stream in needs.streams if stream not in view.batch]:
+        raise ValueError(missing_stream(term, missing[0], view.batch))
     for stream in needs.labels:
-        if stream in view.batch and "label" not in view.batch[stream]:
+        if "label" not in view.batch[stream]:
             known = ", ".join(name for name, arrays in view.batch.items() if "label" in arrays)
             raise ValueError(
                 f"{type(term).__name__} reads labels, and the stream {stream!r} has none; those with labels: {known}"
             )
     return term.loss(view)
+
+
+def missing_stream(term: Term, stream: str, have: Collection[str]) -> str:
+    """Return the reason why a term cannot read a stream that is not among those that there are."""
+    return f"{type(term).__name__} reads the stream {stream!r}, which is not there; there are: {', '.join(have)}"
 
 
 def missing_average(term: Term) -> str:
