@@ -1,6 +1,7 @@
 """A term of the objective: what it needs, the hooks that it may override, and how it weighs its loss."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +82,7 @@ class Preview(NamedTuple):
     references: Mapping[str, Pretrained] = MappingProxyType({})
 
 
+@dataclass(frozen=True, kw_only=True)
 class Term:
     """A term of the objective: a frozen dataclass that overrides `loss`, and any other hook that it has use for.
 
