@@ -14,9 +14,9 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Afn(Between):
-    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of
-    (|f| - (|f| as it is + `step`))^2, f being what the head reads: every norm is asked to grow by `step`, the smaller
-    ones of the target more safely."""
+    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of (|f| -
+    (|f| as it is + `step`))^2, f being the input of the head: every norm has to grow by `step`, the smaller norms of
+    the target more safely."""
 
     step: float = 1.0
     weight: Weight = 0.05

@@ -13,8 +13,8 @@ from tlx.types import Array, View
 @dataclass(frozen=True, kw_only=True)
 class Bsp(Between):
     """Batch spectral penalisation (Chen et al., 2019), beside an adversarial term: `weight` times the sum of the `k`
-    largest squared singular values of the matrix of what the head reads, one row an example of the (global) batch, of
-    the one stream and of the other."""
+    largest squared singular values of the matrix of the inputs of the head, one row an example of the (global) batch,
+    of the one stream and of the other."""
 
     k: int = 1
     weight: Weight = 2e-4
@@ -32,6 +32,6 @@ class Bsp(Between):
         check_singular(preview.model, self.k, "Bsp")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where a batch has fewer than `k` examples."""
+        """Raise ValueError where a batch has fewer than `k` examples."""
         source, target = (largest_squares(rows(view, stream), self.k) for stream in (self.source, self.target))
         return weighed(self.weight, source + target, view, squares_source=source, squares_target=target)

@@ -13,7 +13,7 @@ from tlx.types import Array, View
 @dataclass(frozen=True, kw_only=True)
 class Bss(Term):
     """Batch spectral shrinkage (Chen et al., 2019): `weight` times the sum of the `k` smallest squared singular values
-    of the matrix of what the head reads, one row an example of the (global) batch."""
+    of the matrix of the inputs of the head, one row an example of the (global) batch."""
 
     k: int = 1
     on: str = "labelled"
@@ -32,6 +32,6 @@ class Bss(Term):
         check_singular(preview.model, self.k, "Bss")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where the batch has fewer than `k` examples."""
+        """Raise ValueError where the batch has fewer than `k` examples."""
         shrunk = smallest_squares(rows(view, self.on), self.k)
         return weighed(self.weight, shrunk, view, squares=shrunk)

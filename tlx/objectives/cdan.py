@@ -13,7 +13,7 @@ from tlx.models import features
 from tlx.objectives.base import Needs, weighed
 from tlx.objectives.between import Between, gathered
 from tlx.objectives.checks import read_features
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.tasks import Classification
 from tlx.trees import Tree, added
@@ -23,7 +23,7 @@ from tlx.types import Array, Key, Model, Setting, View
 @dataclass(frozen=True, kw_only=True)
 class Cdan(Between):
     """Conditional adversarial training (Long et al., 2018): as `Dann`, but the discriminator reads the outer product of
-    what the head reads, f, and the softmax of its logits, p, which has no gradient.
+    the input of the head, f, and the softmax of its logits, p, which has no gradient.
 
     With `projection` d it reads (R f) * (Q p) / sqrt(d) instead, R and Q being fixed normal matrices. With `entropy`
     (CDAN+E) an example counts 1 + exp(-H(p)), over the mean of both streams.
@@ -60,7 +60,7 @@ class Cdan(Between):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
-        told, sure = {}, {}
+        domain_logits, certainty = {}, {}
         for stream in (self.source, self.target):
             taps = view.taps[stream]
             logits = jax.lax.stop_gradient(taps["logits"].astype(jnp.float32))
@@ -69,9 +69,9 @@ class Cdan(Between):
                 joint = (p[:, :, None] * f[:, None]).reshape(len(f), -1)
             else:
                 joint = (f @ view.memory["features"]) * (p @ view.memory["classes"]) / math.sqrt(self.projection)
-            told[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
-            sure[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
-        mean = jnp.concatenate([gathered(view, own) for own in sure.values()]).mean()
-        counts = {stream: own / mean for stream, own in sure.items()}
-        risk, right = told_apart(view, self.source, self.target, told, counts)
+            domain_logits[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
+            certainty[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
+        mean = jnp.concatenate([gathered(view, each) for each in certainty.values()]).mean()
+        counts = {stream: each / mean for stream, each in certainty.items()}
+        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

@@ -27,7 +27,7 @@ class Cmd(Between):
         return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
+        """Raise ValueError for a batch of one example."""
         source, target = (jnp.tanh(rows(view, stream)) for stream in (self.source, self.target))
-        found = central_moments(source, target, self.moments)
-        return weighed(self.weight, found, view, distance=found)
+        distance = central_moments(source, target, self.moments)
+        return weighed(self.weight, distance, view, distance=distance)

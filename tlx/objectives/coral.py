@@ -14,8 +14,8 @@ FORMS = {"paper": coral, "mean": mean_coral}
 
 @dataclass(frozen=True, kw_only=True)
 class Coral(Between):
-    """`weight` times the distance between the covariances of what the head reads of the two streams. `form` "paper" is
-    |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
+    """`weight` times the distance between the covariances of the inputs of the head for the two streams. `form` "paper"
+    is |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
     means, which several libraries call by the same name and which is four times as large and more."""
 
     form: Literal["paper", "mean"] = "paper"
@@ -29,6 +29,6 @@ class Coral(Between):
         return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
-        found = FORMS[self.form](rows(view, self.source), rows(view, self.target))
-        return weighed(self.weight, found, view, distance=found)
+        """Raise ValueError for a batch of one example."""
+        distance = FORMS[self.form](rows(view, self.source), rows(view, self.target))
+        return weighed(self.weight, distance, view, distance=distance)

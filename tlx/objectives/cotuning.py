@@ -1,4 +1,4 @@
-"""The head that came with a checkpoint learns on."""
+"""The head of a checkpoint learns on, beside the new head."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from tlx.weights import load_pretrained
 class CoTuning(Term):
     """Co-Tuning (You et al., 2020): `weight` times the mean of -sum_s p(s | y) log q_s.
 
-    q is what the head of the checkpoint `source` says of the current features; its parameters are inserted below
+    q is the softmax of the head of the checkpoint `source` on the current features; its parameters are inserted below
     `cotuning` and learn. p(s | y) is the mean of the source model's own softmax over the training examples of the
     target class y, found once (uniform for a class without any). The paper also calibrates that softmax on the source's
     validation data, which a checkpoint does not bring.
@@ -69,8 +69,8 @@ class CoTuning(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         head = view.references[self.source].stages[-1]
-        own = subtree(view.params, f"cotuning/{head.name}")
-        logits = apply_head(head, own, view.taps[self.on]["carry"], view.dtype)
+        params = subtree(view.params, f"cotuning/{head.name}")
+        logits = apply_head(head, params, view.taps[self.on]["carry"], view.dtype)
         targets = view.memory["relationship"][view.batch[self.on]["label"]]
         risk = mean_over(view, self.on, soft_cross_entropy(logits, targets))
         return weighed(self.weight, risk, view, risk=risk)

@@ -1,4 +1,4 @@
-"""A teacher's answers, features or attention."""
+"""Logits, hidden states or attention of a teacher."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -105,17 +105,17 @@ class Distill(Term):
         return [(ours[stage].shape, theirs[other].shape, stage, other) for stage, other in pairs]
 
     def paired(self, model: Model, teacher: Model) -> tuple[tuple[str, str], ...]:
-        """(our stage, the teacher's); ValueError for one that does not exist or has not what is compared."""
+        """Return pairs (our stage, the teacher's); ValueError for a stage that does not exist or lacks `what`."""
         both = []
-        for one in (model, teacher):
+        for side in (model, teacher):
             if self.what == "hidden":
-                both.append(hidden_stages(one, "Distill(what='hidden')"))
-            elif not (found := attention_stages(one)):
+                both.append(hidden_stages(side, "Distill(what='hidden')"))
+            elif not (stages := attention_stages(side)):
                 raise ValueError(
-                    f"Distill(what='attention') needs transformer blocks; {type(one.config).__name__} has none"
+                    f"Distill(what='attention') needs transformer blocks; {type(side.config).__name__} has none"
                 )
             else:
-                both.append(found)
+                both.append(stages)
         for pair in self.pairs:
             for stage, known in zip(pair, both, strict=True):
                 if stage not in known:
@@ -123,7 +123,7 @@ class Distill(Term):
         return self.pairs or ((both[0][-1], both[1][-1]),)
 
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the teacher, with its classes in the order of the task's."""
+        """Return the numbers of the teacher, with its classes in the order of the task's."""
         teacher = load_pretrained(self.teacher)
         if self.what == "logits":
             teacher = in_order_of(teacher, setting.task.names, "Distill")
@@ -138,30 +138,31 @@ class Distill(Term):
         else:
             pairs = self.paired(view.model, teacher)
             total = jnp.zeros(len(batch["index"]))
-            for own, other in pairs:
+            for stage, other in pairs:
                 if self.what == "hidden":
-                    total += hidden_apart(view, ours, theirs, own, other)
+                    total += hidden_apart(view, ours, theirs, stage, other)
                 else:
-                    scores = attention_scores(view.model, view.params, ours, own)
-                    given = attention_scores(teacher, variables.params, theirs, other)
-                    total += attention_divergence(scores, given, ours["carry"].get("mask"))
+                    scores = attention_scores(view.model, view.params, ours, stage)
+                    target = attention_scores(teacher, variables.params, theirs, other)
+                    total += attention_divergence(scores, target, ours["carry"].get("mask"))
             apart = total / len(pairs)
         mean = mean_over(view, self.on, apart)
         return weighed(self.weight, mean, view, distance=mean)
 
 
-def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], own: str, other: str) -> Array:
-    """The mean over units and places of the squared difference, ours projected where there is a projection: [B]."""
-    x, y = ours[own], theirs[other]
-    if projection := subtree(view.params, f"distill/{own}/{other}"):
+def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], stage: str, other: str) -> Array:
+    """Return the mean over units and places of the squared difference, ours projected where there is a projection:
+    [B]."""
+    x, y = ours[stage], theirs[other]
+    if projection := subtree(view.params, f"distill/{stage}/{other}"):
         x = dense(projection, x)
     return feature_distance(x, y, mask=ours["carry"].get("mask")) / y.shape[-1]
 
 
-def check_places(ours: Shape, theirs: Shape, own: str, other: str) -> None:
-    """ValueError for maps that differ in their places (tokens, pixels)."""
+def check_places(ours: Shape, theirs: Shape, stage: str, other: str) -> None:
+    """Raise ValueError for maps that differ in their places (tokens, pixels)."""
     if ours[1:-1] != theirs[1:-1]:
         raise ValueError(
-            f"Distill compares place by place: {own!r} has {ours[1:-1]} places for the least input, the teacher's "
+            f"Distill compares place by place: {stage!r} has {ours[1:-1]} places for the least input, the teacher's "
             f"{other!r} {theirs[1:-1]} (Prompt adds some); take what='logits', or another tuning"
         )

@@ -1,4 +1,4 @@
-"""What the model is sure of, on inputs that are harder to read."""
+"""Confident predictions as labels for strongly augmented inputs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class FixMatch(PseudoLabel):
         )
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raises ValueError for a stream with neither images nor text."""
+        """Raise ValueError for a stream with neither images nor text."""
         stream = batch[self.on]
         # By example, so that how devices share the batch changes nothing.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(tick.key, 2), jnp.asarray(stream["index"]))

@@ -15,9 +15,9 @@ from tlx.objectives.discriminator import (
     check_width,
     discriminate,
     discriminator,
+    domain_risk,
     effective_share,
     relative_to_mean,
-    told_apart,
 )
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -47,26 +47,26 @@ class Iwan(Between):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         inputs, leaves = read_features(model, "Iwan"), dict[str, Array]()
-        for name, own in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
-            leaves |= discriminator(name, inputs, self.width, own)
+        for name, part in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
+            leaves |= discriminator(name, inputs, self.width, part)
         return added(params, leaves, "Iwan")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        scale, own = current(self.reversal, view.tick), view.params["iwan"]
-        known, told = {}, {}
+        scale, params = current(self.reversal, view.tick), view.params["iwan"]
+        weigher_logits, domain_logits = {}, {}
         for stream in (self.source, self.target):
             f = features(view.taps[stream])
-            known[stream] = discriminate(own["weigher"], jax.lax.stop_gradient(f))
-            told[stream] = discriminate(own["apart"], reversed_gradient(f, scale))
+            weigher_logits[stream] = discriminate(params["weigher"], jax.lax.stop_gradient(f))
+            domain_logits[stream] = discriminate(params["apart"], reversed_gradient(f, scale))
         # 1 - D, as a sigmoid of the negative logit.
-        weight = jax.nn.sigmoid(-jax.lax.stop_gradient(known[self.source]))
+        weight = jax.nn.sigmoid(-jax.lax.stop_gradient(weigher_logits[self.source]))
         every = gathered(view, weight)
         counts = {
             self.source: relative_to_mean(weight, every),
-            self.target: jnp.ones(len(told[self.target])),
+            self.target: jnp.ones(len(domain_logits[self.target])),
         }
-        weigher, _ = told_apart(view, self.source, self.target, known)
-        risk, right = told_apart(view, self.source, self.target, told, counts)
+        weigher, _ = domain_risk(view, self.source, self.target, weigher_logits)
+        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
             self.weight, risk + weigher, view,
             risk=risk, weigher=weigher, accuracy=right, effective=effective_share(every), reversal=scale,

@@ -16,8 +16,8 @@ from tlx.types import Array, View
 @dataclass(frozen=True, kw_only=True)
 class Jmmd(Between):
     """`weight` times the joint maximum mean discrepancy (JAN; Long et al., 2017) between the two streams: as `Mmd`, but
-    the kernel of what the head reads is multiplied by a Gaussian one of width `sigma` of the softmax of its logits, so
-    that features and predictions agree together."""
+    the kernel of the inputs of the head is multiplied by a Gaussian one of width `sigma` of the softmax of its logits,
+    so that features and predictions agree together."""
 
     scales: tuple[float, ...] = SCALES
     sigma: float = 0.92
@@ -33,12 +33,12 @@ class Jmmd(Between):
         return super().needs(streams)._replace(task=Classification, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
+        """Raise ValueError for a batch of one example."""
 
         def layers(stream: str) -> tuple[Array, Array]:
             logits = gathered(view, view.taps[stream]["logits"])
             return rows(view, stream), jax.nn.softmax(logits.astype(jnp.float32), -1)
 
         measure = linear_joint_mmd if self.linear else joint_mmd
-        found = measure(layers(self.source), layers(self.target), self.scales, self.sigma)
-        return weighed(self.weight, found, view, distance=found)
+        distance = measure(layers(self.source), layers(self.target), self.scales, self.sigma)
+        return weighed(self.weight, distance, view, distance=distance)

@@ -1,4 +1,4 @@
-"""The old head goes on answering as it did."""
+"""The answers of the old head stay as they were."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Lwf(Term):
     """Learning without forgetting (Li and Hoiem, 2016): `weight` times the mean of -sum_c q_c log p_c.
 
     q = softmax(old / T) are the answers of the old model, as it came, to the new data, and p = softmax(logits / T)
-    those of a copy of its head, inserted below `lwf`, that learns on the current features. The old model is the one
-    that was brought, with its own head; where the new task takes another head, `source` names the checkpoint again.
+    those of a copy of its head, inserted below `lwf`, that learns on the current features. The old model is the
+    pretrained one, with its own head; where the new task takes another head, `source` names the checkpoint again.
     """
 
     source: str | None = None
@@ -71,8 +71,8 @@ class Lwf(Term):
             model, variables = view.references[self.source], Variables(**view.memory)
         old = forward(model, variables, view.batch[self.on], dtype=view.dtype)[0]["logits"]
         head = model.stages[-1]
-        own = subtree(view.params, f"lwf/{head.name}")
-        logits = apply_head(head, own, view.taps[self.on]["carry"], view.dtype)
+        params = subtree(view.params, f"lwf/{head.name}")
+        logits = apply_head(head, params, view.taps[self.on]["carry"], view.dtype)
         targets = jax.nn.softmax(old / self.temperature, -1)
         risk = mean_over(view, self.on, soft_cross_entropy(logits / self.temperature, targets))
         return weighed(self.weight, risk, view, risk=risk)

@@ -40,5 +40,5 @@ class M3sda(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         *sources, target = (rows(view, stream) for stream in self.compared(view.batch))
-        found = moment_distance(sources, target, self.moments)
-        return weighed(self.weight, found, view, distance=found)
+        distance = moment_distance(sources, target, self.moments)
+        return weighed(self.weight, distance, view, distance=distance)

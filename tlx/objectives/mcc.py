@@ -29,5 +29,5 @@ class Mcc(Term):
         return Needs(forward=(self.on,), task=Classification, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        found = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
-        return weighed(self.weight, found, view, confusion=found)
+        confused = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
+        return weighed(self.weight, confused, view, confusion=confused)

@@ -20,10 +20,10 @@ class Mcd(Between):
     """Maximum classifier discrepancy (Saito et al., 2018, section 3.3), beside `Supervised(on="source")` and with
     `update=Alternating()`.
 
-    A second head, inserted below `mcd` and drawn by itself, learns the source as the model's own does. With d the mean
-    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves go down both risks;
-    (B) the heads go down both risks - `trade_off` x d; (C) what is below them goes down `trade_off` x d, `repeats`
-    times. `weight` times all of it is what the term asks for.
+    A second head, inserted below `mcd` and drawn at random, learns the source as the model's own does. With d the mean
+    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves minimise both
+    risks; (B) the heads minimise both risks - `trade_off` x d; (C) the stages below them minimise `trade_off` x d,
+    `repeats` times. The loss is `weight` times that.
 
     The paper takes 1 for `trade_off`, its followers up to 10. The heads are compared without noise of their own. The
     model answers by its own head alone; the paper's code reports each of the two and the sum of their logits.
@@ -64,7 +64,7 @@ class Mcd(Between):
         each = disagreement(answers(first, self.target), answers(second, self.target))
         discrepancy = mean_over(view, self.target, each)
         now = current(self.trade_off, view.tick)
-        told = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
+        ramp = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
         apart = now * discrepancy
-        asked = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
-        return weighed(self.weight, asked, view, risk=risk, discrepancy=discrepancy, **told)
+        value = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
+        return weighed(self.weight, value, view, risk=risk, discrepancy=discrepancy, **ramp)

@@ -11,7 +11,7 @@ from tlx.models import features
 from tlx.objectives.base import Needs, Term, check_weight, mean_over, weighed
 from tlx.objectives.between import check_sources, over_devices
 from tlx.objectives.checks import read_features
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -61,18 +61,18 @@ class Mdan(Term):
         risks, apart = [], []
         for number, source in enumerate(self.sources):
             # The risk is subtracted: its discriminator hears it reversed, and the features as it is, times the scale.
-            own = jax.tree.map(lambda leaf: reversed_gradient(leaf, jnp.ones(())), view.params["mdan"][str(number)])
+            params = jax.tree.map(lambda leaf: reversed_gradient(leaf, jnp.ones(())), view.params["mdan"][str(number)])
             logits = {
-                stream: discriminate(own, reversed_gradient(features(view.taps[stream]), -scale))
+                stream: discriminate(params, reversed_gradient(features(view.taps[stream]), -scale))
                 for stream in (source, self.target)
             }
-            apart.append(told_apart(view, source, self.target, logits)[0])
+            apart.append(domain_risk(view, source, self.target, logits)[0])
             loss = view.task.loss(view.taps[source]["logits"], view.batch[source])
             risks.append(mean_over(view, source, loss))
         # Of the whole batch, for the sum of exponentials is no mean over examples.
         values = over_devices(view, jnp.stack(risks) - self.share * jnp.stack(apart))
-        found = jax.nn.logsumexp(self.gamma * values) / self.gamma
-        told = {"reversal": scale, "discriminator": sum(apart, jnp.zeros(())) / len(apart)}
+        value = jax.nn.logsumexp(self.gamma * values) / self.gamma
+        metrics = {"reversal": scale, "discriminator": sum(apart, jnp.zeros(())) / len(apart)}
         for number, (risk, counts) in enumerate(zip(risks, jax.nn.softmax(self.gamma * values), strict=True)):
-            told |= {f"risk_{number}": risk, f"weight_{number}": counts}
-        return weighed(self.weight, found, view, **told)
+            metrics |= {f"risk_{number}": risk, f"weight_{number}": counts}
+        return weighed(self.weight, value, view, **metrics)

@@ -19,7 +19,7 @@ from tlx.types import Array, Key, Tick, View
 
 
 def symmetric_beta(key: Key, alpha: float | Array) -> Array:
-    """A draw of Beta(alpha, alpha): a scalar.
+    """Return a draw of Beta(alpha, alpha), a scalar.
 
     (1 + t / sqrt(nu + t^2)) / 2, where t = sqrt(nu (U^(-2 / nu) - 1)) cos(2 pi V) is Student's with nu = 2 alpha
     degrees of freedom (Bailey, 1994) and U, V are uniform; written so that nothing overflows. JAX's own generator,
@@ -32,7 +32,7 @@ def symmetric_beta(key: Key, alpha: float | Array) -> Array:
 
 
 def neighbours(x: Array) -> Array:
-    """Each example's partner in its place: rows 1, 0, 3, 2, ..."""
+    """Return each example's partner in its place: rows 1, 0, 3, 2, ..."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
@@ -63,11 +63,11 @@ class Mixing(Term):
         )
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
-        """The mixed images and the share [] that is the own image's."""
+        """Return the mixed images and the share [] that is the own image's."""
         raise TypeError(f"{type(self).__name__} does not say how it mixes")
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raises ValueError for a stream without images, or with an odd number of examples on a device."""
+        """Raise ValueError for a stream without images, or with an odd number of examples on a device."""
         who, stream = type(self).__name__, batch[self.on]
         if "image" not in stream:
             raise ValueError(f"{who} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
@@ -126,7 +126,7 @@ class CutMix(Mixing):
 
 
 def within(key: Key, length: int, share: Array) -> Array:
-    """Which of `length` places lie in a stretch of `share` of them about a random centre: booleans [length]."""
+    """Return which of `length` places lie in a stretch of `share` of them about a random centre: booleans [length]."""
     centre = jax.random.randint(key, (), 0, length)
     half = (length * share).astype(jnp.int32) // 2
     places = jnp.arange(length)

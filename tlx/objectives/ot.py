@@ -59,6 +59,6 @@ class Ot(Between):
 
             cost += self.label_cost * jax.vmap(risks)(labels)
         plan = transport(cost, self.epsilon, self.iterations)
-        found = (plan * cost).sum()
+        transported = (plan * cost).sum()
         missed = 0.5 * jnp.abs(plan.sum(0) - 1.0 / plan.shape[1]).sum()
-        return weighed(self.weight, found, view, cost=found, missed=missed)
+        return weighed(self.weight, transported, view, cost=transported, missed=missed)

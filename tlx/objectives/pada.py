@@ -11,7 +11,7 @@ from tlx.models import features
 from tlx.objectives.base import Needs, mean_over, weighed
 from tlx.objectives.between import Between, gathered
 from tlx.objectives.checks import read_features
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk, effective_share
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.tasks import Classification
 from tlx.trees import Tree, added
@@ -51,11 +51,11 @@ class Pada(Between):
         }
         each = view.task.loss(view.taps[self.source]["logits"], view.batch[self.source])
         risk = mean_over(view, self.source, counts[self.source] * each)
-        told = {
+        domain_logits = {
             stream: discriminate(view.params["pada"], reversed_gradient(features(view.taps[stream]), scale))
             for stream in (self.source, self.target)
         }
-        apart, right = told_apart(view, self.source, self.target, told, counts)
+        apart, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
             self.weight, risk + apart, view,
             risk=risk, discriminator=apart, accuracy=right,

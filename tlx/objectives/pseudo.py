@@ -1,4 +1,4 @@
-"""The model's own answers as labels."""
+"""The model's own predictions as labels."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class PseudoLabel(Term):
 
 
 def self_taught(term: PseudoLabel, view: View, teaching: Array, taught: Array) -> tuple[Array, dict[str, Array]]:
-    """The loss of a term by which the logits `taught` [B, C] learn the classes that the logits `teaching` are sure
-    of."""
+    """Return the loss by which the logits `taught` [B, C] learn the classes that the logits `teaching` predict with
+    confidence."""
     p = jax.nn.softmax(jax.lax.stop_gradient(teaching).astype(jnp.float32), -1)
     kept = (p.max(-1) >= term.threshold).astype(jnp.float32)
     risk = mean_over(view, term.on, kept * cross_entropy(taught, p.argmax(-1)))
@@ -48,7 +48,7 @@ def self_taught(term: PseudoLabel, view: View, teaching: Array, taught: Array) -
 
 
 def check_share(term: Term, *names: str) -> None:
-    """ValueError for a number that is no share."""
+    """Raise ValueError for a number outside [0, 1]."""
     for name in names:
         if not 0.0 <= (value := getattr(term, name)) <= 1.0:
             raise ValueError(f"{type(term).__name__}: {name} is {value}; it lies in [0, 1]")

@@ -1,4 +1,4 @@
-"""A source whose examples count by how much they look like the target, found once by the features that were brought."""
+"""A source whose examples are weighted by how much they look like the target, once, by the pretrained features."""
 
 from abc import abstractmethod
 from collections.abc import Collection
@@ -22,9 +22,9 @@ from tlx.types import Array, Setting, View
 class Reweighted(Term):
     """`weight` times the mean over the stream `on` of w times each example's loss, in the place of `Supervised`.
 
-    The w are found before the first step, from what the head reads of the model as the run begins, of every example of
-    `on` and of `target`, whose labels nobody looks at. `effective` is logged, the effective share of the examples,
-    (sum w)^2 / (N sum w^2).
+    The w are computed before the first step, from the input of the head for every example of `on` and of `target`, in
+    the model as the run begins. No label of the target is read. `effective` is logged, the effective share of the
+    examples, (sum w)^2 / (N sum w^2).
     """
 
     on: str = "source"
@@ -50,14 +50,15 @@ class Reweighted(Term):
         """Return how much each row of the source counts: [N, W], [M, W] -> [N]."""
 
     def memory(self, setting: Setting) -> Tree:
-        """`counts` by an example's index, and how many they are worth. Without data each counts the same."""
+        """Return `counts`, the w by an example's index, and their effective share. Without data each counts the
+        same."""
         (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
         if not len(source) or not len(target):
             return {"counts": np.ones(1, np.float32), "effective": np.ones((), np.float32)}
-        found = self.counts(source, target)
+        weights = self.counts(source, target)
         counts = np.zeros(index.max() + 1, np.float32)
-        counts[index] = found
-        return {"counts": counts, "effective": np.asarray(effective(found), np.float32)}
+        counts[index] = weights
+        return {"counts": counts, "effective": np.asarray(effective(weights), np.float32)}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
@@ -67,7 +68,7 @@ class Reweighted(Term):
 
 
 def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
-    """The index [N] of every example of a stream, ascending, and what the head reads of it, [N, W]."""
+    """Return the index [N] of every example of a stream, ascending, and the input of the head for it, [N, W]."""
     run, parts = compiled(setting.model), []
     variables = jax.device_put(setting.variables)
     for batch in setting.inputs(stream):
@@ -76,6 +77,6 @@ def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
         parts.append((np.asarray(batch["index"])[real], rows[real]))
     if not parts:
         return np.zeros(0, int), np.zeros((0, 0))
-    index, rows = (np.concatenate(own) for own in zip(*parts, strict=True))
+    index, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = np.argsort(index)
     return index[order], rows[order]

@@ -20,12 +20,12 @@ class Shot(Term):
     """Source hypothesis transfer (Liang et al., 2020) on the stream `on`, without any source: `weight` times (mean
     entropy - entropy of the mean prediction + `pseudo` times the cross-entropy to labels by centroids).
 
-    The head stays as it came, and what lies below it learns to be read by it: a tuning that moves the head is refused,
-    and `Rules(("head/.*", None), (".*", Learn()))` is the paper's. The labels are the paper's (equations 4 to 6) of the
-    batch in the place of the data set: there they are computed anew before each epoch from all examples, here at each
-    step from those of the (global) batch. So they are as fresh as can be, and noisier: a batch of several examples a
-    class is wanted. As in the authors' code, a class that no example is taken for has no centroid. `diversity` is
-    logged, the entropy of the mean prediction.
+    The head stays frozen, and the stages below it learn features that fit it: a tuning that trains the head is
+    rejected, and `Rules(("head/.*", None), (".*", Learn()))` is the paper's. The labels are the paper's (equations 4 to
+    6) of the batch in the place of the data set: there they are computed anew before each epoch from all examples, here
+    at each step from those of the (global) batch. So they are as fresh as can be, and noisier: a batch of several
+    examples a class is wanted. As in the authors' code, a class that no example is taken for has no centroid.
+    `diversity` is logged, the entropy of the mean prediction.
     """
 
     on: str = "unlabelled"
@@ -65,7 +65,7 @@ class Shot(Term):
 
 
 def centroid_labels(features: Array, p: Array) -> Array:
-    """The class of the nearest centroid by the cosine: [N, W], [N, C] -> [N].
+    """Return the class of the nearest centroid by the cosine: [N, W], [N, C] -> [N].
 
     The centroids are at first the means of the features weighed by the probabilities `p`, of the classes that are
     likeliest for some example; then those of the examples that are nearest to each (Liang et al., 2020, equations 4 to
@@ -80,8 +80,8 @@ def centroid_labels(features: Array, p: Array) -> Array:
 
     classes = p.shape[-1]
     first = nearest(p, members(p.argmax(-1), classes).any(0))
-    own = members(first, classes)
-    return nearest(own.astype(features.dtype), own.any(0))
+    member = members(first, classes)
+    return nearest(member.astype(features.dtype), member.any(0))
 
 
 def members(labels: Array, classes: int) -> Array:

@@ -194,5 +194,5 @@ def in_role(terms: Sequence[Term]) -> tuple[Term, ...]:
     found: dict[Term, None] = {}
     for term in terms:
         roles = {role: "labelled" for role in ROLES if getattr(term, role, None) == "source"}
-        found[dataclasses.replace(term, **roles) if roles else term] = None  # type: ignore[type-var]
+        found[dataclasses.replace(term, **roles) if roles else term] = None
     return tuple(found)
