@@ -143,9 +143,10 @@ class Recipe:
                 )
             if isinstance(self.task, tasks.Regression):
                 raise ValueError(f"{asked}, which judges classes, and the task is a regression: leave it out")
-        if self.train.ema is None:
+        # Of another type `config.check` says so.
+        if self.train.ema is None and isinstance(self.data, Data):
             for term in self.objective:
-                if term.needs(self.data.streams).average:
+                if isinstance(term, Term) and term.needs(self.data.streams).average:
                     raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
