@@ -136,7 +136,7 @@ class Other(terms.Term):
         ),
         (
             {"objective": (SOURCE, terms.Adda()), "tuning": tuning.Probe()},
-            "Adda adapts a model that was trained on the source, and no checkpoint holds 'blocks/00/bias': name a run "
+            "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run "
             "that trained on the source: weights=Weights(...)",
         ),
     ],
@@ -152,7 +152,7 @@ def test_adda_from_scratch_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         run(recipe, tmp_path / "run", quiet=True)
     assert str(error.value) == (
-        "Adda adapts a model that was trained on the source, and no checkpoint holds 'blocks/00/bias': name a run that "
+        "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run that "
         "trained on the source: weights=Weights(...)"
     )
     assert not (tmp_path / "run").exists()

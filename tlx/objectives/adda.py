@@ -45,7 +45,7 @@ class Adda(Between):
         stages = below(stage_names(preview.model))
         if fresh := sorted(path for path in preview.fresh if path.startswith(stages)):
             raise ValueError(
-                f"Adda adapts a model that was trained on the source, and no checkpoint holds {fresh[0]!r}: name a run "
+                f"Adda adapts a model that was trained on the source, and {fresh[0]!r} is drawn at random: name a run "
                 "that trained on the source: weights=Weights(...)"
             )
 

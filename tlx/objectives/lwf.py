@@ -47,7 +47,7 @@ class Lwf(Term):
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
         elif fresh := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Lwf keeps the answers of the pretrained head, and no checkpoint holds {fresh[0]!r}: name the "
+                f"Lwf keeps the answers of the pretrained head, and {fresh[0]!r} is drawn at random: name the "
                 "checkpoint of the old head: Lwf(source=...)"
             )
 

@@ -48,7 +48,7 @@ class Shot(Term):
         """Raise ValueError for a head that no checkpoint holds."""
         if fresh := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Shot adapts features to the pretrained head, and no checkpoint holds {fresh[0]!r}: start from a "
+                f"Shot adapts features to the pretrained head, and {fresh[0]!r} is drawn at random: start from a "
                 "classifier of the same classes: weights=Weights(...)"
             )
 
