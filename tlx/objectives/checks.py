@@ -42,7 +42,7 @@ def check_needs(terms: Sequence[Term], streams: Sequence[str], task: Any = None)
     if unread := [source for source in sources if source in streams and source not in read]:
         which = "the source" if sources == [SOURCE] else repr(unread[0])
         raise ValueError(
-            f"no term reads {which}: add one that does, such as Supervised(on='source'), or leave data.source out"
+            f"no term reads {which}: give one that does, such as Supervised(on='source'), or leave data.source out"
         )
 
 
