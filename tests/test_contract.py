@@ -12,7 +12,7 @@ from flax import linen
 
 from tlx import Learn, Optim, models, partition, save_pretrained, tasks, terms, tuning
 from tlx import optim as optimisers
-from tlx.objectives import inserted
+from tlx.objectives import Preview, check_terms, inserted, load_references, structures
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.step import Parts, initial_state, memories, train_step
 from tlx.trees import flatten, map_named, nest
@@ -142,13 +142,13 @@ FEATURES = (
 )  # fmt: skip
 # What a term refuses, with the reason.
 REFUSED_TERMS = {
-    ("bert", "Mixup"): "Mixup mixes images, and the model reads 'input_ids'",
-    ("bert", "CutMix"): "CutMix mixes images, and the model reads 'input_ids'",
-    ("linen", "Mixup"): "Mixup mixes images, and the model reads 'x'",
-    ("linen", "CutMix"): "CutMix mixes images, and the model reads 'x'",
+    ("bert", "Mixup"): "Mixup needs a model that reads 'image'; this one reads 'input_ids'",
+    ("bert", "CutMix"): "CutMix needs a model that reads 'image'; this one reads 'input_ids'",
+    ("linen", "Mixup"): "Mixup needs a model that reads 'image'; this one reads 'x'",
+    ("linen", "CutMix"): "CutMix needs a model that reads 'image'; this one reads 'x'",
     ("linen", "Delta"): "Delta needs a stage with a hidden state; this model has ['module']",
     ("linen", "CoTuning"): "CoTuning needs a head on a stage below it; this model has ['module']",
-    ("linen", "FixMatch"): "FixMatch has strong views of images and of text, and the model reads 'x'",
+    ("linen", "FixMatch"): "FixMatch needs a model that reads 'image' or 'input_ids'; this one reads 'x'",
     ("linen", "Shot"): "Shot needs a head on a stage below it; this model has ['module']",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
     ("linen", "Mcd"): "Mcd needs a head on a stage below it; this model has ['module']",
@@ -180,6 +180,9 @@ def saved(tmp_path_factory):
     return folder
 
 
+STREAMS = ("labelled", "source", "unlabelled")
+
+
 def batch(name):
     found = {"labelled": stream(name, 0), "source": stream(name, 1), "unlabelled": stream(name, 2)}
     del found["unlabelled"]["label"]
@@ -209,8 +212,12 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     update = Alternating() if turns else Sum()
     [claimed] = in_turns(update, objective, model, [partition.partition(params, (*learn, *phase.rules))])
     layout = optimisers.layout(model, [claimed], turns=turns)
-    task, ema = tasks.Classification(classes=CLASSES), 0.9 if any(term.averages for term in objective) else None
-    parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema)
+    references = structures(load_references(objective, STREAMS))
+    task, ema = (
+        tasks.Classification(classes=CLASSES),
+        0.9 if any(term.needs(STREAMS).average for term in objective) else None,
+    )
+    parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema, references=references)
     moving = frozenset(path for path, own in claimed.items() if own is not None)
 
     def given(stream):
@@ -357,7 +364,7 @@ def test_every_term_is_traced_with_every_tuning(name, some, saved):
 def test_what_a_term_cannot_do_is_refused(name, term, saved):
     model = models.build(MODELS[name], CLASSES)
     with pytest.raises(ValueError) as error:
-        MAKE[term](saved / name).insert(model, model.params, jax.random.key(0))
+        check_terms((MAKE[term](saved / name),), Preview(model, model.params, None, STREAMS))
     assert REFUSED_TERMS[name, term] in str(error.value)
 
 

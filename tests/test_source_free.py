@@ -75,11 +75,9 @@ def test_from_a_run_on_the_source_to_the_target_by_its_head_alone(target, tmp_pa
 
 
 def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^Shot asks that the head stays as it came, and the tuning moves 'head/bias'"
-    ):
+    with pytest.raises(ValueError, match=r"^Shot needs a frozen head, and the tuning trains 'head/bias'"):
         prepare(target(terms.Shot(), tuning=tuning.Full()))
-    with pytest.raises(ValueError, match=r"^Shot adapts features to the head that was brought"):
+    with pytest.raises(ValueError, match=r"^Shot adapts features to the pretrained head"):
         run(dataclasses.replace(target(terms.Shot()), weights=None, model=SOURCE.model), tmp_path / "run", quiet=True)
 
 

@@ -38,7 +38,7 @@ class Train:
     all devices or "pmap"; `dtype` that of activations.
 
     `accumulate` cuts a batch into so many pieces, one after the other: less memory, and the gradient of the whole batch
-    in every term. A term that compares the examples of a batch (`Term.couples`) sees the features and logits of all
+    in every term. A term that compares the examples of a batch (`Needs.features`) sees the features and logits of all
     pieces, which takes a second forward pass a step. Batch norm takes its moments of each piece, as a note of the run
     says, and a term of your own that does not declare `couples` is asked piece by piece. `ema` is the share that an
     exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
@@ -147,9 +147,11 @@ class Recipe:
                     f"{asked}, which judges classes, and with {type(self.task).__name__} an example does not have "
                     "exactly one: leave it out"
                 )
-        if self.train.ema is None and (reading := [term for term in self.objective if term.averages]):
-            who = type(reading[0]).__name__
-            raise ValueError(f"{who} reads the moving average of the parameters; keep one: train.ema=0.99")
+        # Of another type `config.check` says so.
+        if self.train.ema is None and isinstance(self.data, Data):
+            for term in self.objective:
+                if isinstance(term, Term) and term.needs(self.data.streams).average:
+                    raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 

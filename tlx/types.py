@@ -1,6 +1,7 @@
 """The nouns that every room shares. Tuples only; the verbs live in the rooms."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -181,8 +182,9 @@ class View(NamedTuple):
     `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
     over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `turn` is the place of the
     move in its step, 0 where there is one. `average` are the parameters with their moving averages in the place of
-    those that learn, None where `train.ema` keeps none. `whole` is the batch of which `batch` is a piece, None where
-    it is not cut."""
+    those that learn, None where `train.ema` keeps none. `references` are the structures of the models that a term
+    loads (`Needs.models`); their numbers are in its memory. `whole` is the batch of which `batch` is a
+    piece, None where it is not cut."""
 
     model: Model
     params: Tree
@@ -196,4 +198,5 @@ class View(NamedTuple):
     axis: str | None = None
     turn: int = 0
     average: Tree | None = None
+    references: Mapping[str, Model] = MappingProxyType({})
     whole: Mapping[str, Mapping[str, Array]] | None = None

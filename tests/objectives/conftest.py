@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tlx import models, save_pretrained, tasks
-from tlx.objectives import loss_of, passes
+from tlx.objectives import Preview, check_needs, check_terms, load_references, loss_of, passes, structures, with_created
 from tlx.trees import flatten, map_named, nest
 from tlx.types import Setting, Tick, Variables, View
 from tlx.weights import Manifest, Pretrained
@@ -58,6 +58,16 @@ def labelled(config=MLP, rows=BATCH, seed=1):
     return given | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
 
 
+def preview_of(term, model, task, streams=("labelled", "source", "unlabelled"), params=None, fresh=frozenset()):
+    """What the checks of `term` may know, after they have passed it: as `prepare` makes it."""
+    check_needs((term,), streams, task)
+    references = load_references((term,), streams)
+    params = model.params if params is None else params
+    preview = Preview(model, params, task, streams, fresh, references)
+    check_terms((term,), preview)
+    return preview
+
+
 def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, progress=0.0, data=None, train=False,
          turn=0, average=None, **setting):  # fmt: skip
     """The loss of `term` on a batch, and those of `others` by stream, where the model has the numbers `now`, having
@@ -66,7 +76,8 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     brought = drawn(model, 0) if brought is None else brought
     batch = labelled(config) if batch is None else batch
     task = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
-    term.check(model, task)
+    streams = ("labelled", *sorted(others or {}))
+    references = preview_of(term, model, task, streams, brought.params, setting.get("fresh", frozenset())).references
     inserted = term.insert(model, brought.params, jax.random.key(5))
     brought = brought._replace(params=inserted)
     memory = term.memory(Setting(model, brought, task, lambda stream: [batch] if data is None else data, **setting))
@@ -76,12 +87,15 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     @partial(jax.value_and_grad, has_aux=True)
     def value(params, given, memory):
         held = {"labelled": given, **(others or {})}
-        streams = term.streams(held, tick)
+        streams = with_created((term,), held, tick)
         taps = {}
         for stream, salt, *_ in passes((term,), sorted(held), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
-        view = View(model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average)
+        view = View(
+            model, params, now.stats, memory, streams, taps, task, tick, turn=turn, average=average,
+            references=structures(references),
+        )  # fmt: skip
         return loss_of(term, view)
 
     (total, told), gradient = jax.jit(value)(now.params, batch, memory)
@@ -110,8 +124,9 @@ def softplus(x):
 @pytest.fixture(scope="session")
 def mlp():
     return SimpleNamespace(
-        config=MLP, model=models.build(MLP, CLASSES), classes=CLASSES, look=look, drawn=drawn, save=save,
-        by_hand=by_hand, softmax=softmax, labelled=labelled, across=across, network=network, softplus=softplus,
+        config=MLP, model=models.build(MLP, CLASSES), classes=CLASSES, look=look, preview=preview_of, drawn=drawn,
+        save=save, by_hand=by_hand, softmax=softmax, labelled=labelled, across=across, network=network,
+        softplus=softplus,
     )  # fmt: skip
 
 

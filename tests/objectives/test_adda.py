@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tlx import terms
-from tlx.objectives import check_streams, passes, wanted
+from tlx.objectives import batch_streams, check_needs, passes
 from tlx.trees import flatten
-from tlx.types import Setting, Turn
+from tlx.types import Turn
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def test_what_each_turn_asks(mlp, seen):
 
 def test_the_encoder_that_learns_gets_no_pass_of_the_source():
     term, given = terms.Adda(), ["source", "unlabelled"]
-    check_streams((term,), given)
-    assert wanted((term,), given) == given
+    check_needs((term,), given)
+    assert batch_streams((term,), given) == given
     assert [own.stream for own in passes((term,), given, {name: {} for name in given})] == ["unlabelled"]
     with pytest.raises(
         ValueError, match=r"^Adda reads the stream 'source', which is not there; there are: unlabelled$"
     ):
-        check_streams((term,), ["unlabelled"])
+        check_needs((term,), ["unlabelled"])
 
 
 def test_what_moves_in_each_turn(mlp):
@@ -73,8 +73,7 @@ def test_what_moves_in_each_turn(mlp):
 
 
 def test_what_was_drawn_afresh_is_no_source_encoder(mlp):
-    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), None, lambda stream: (), fresh=frozenset({"head/kernel"}))
-    with pytest.raises(ValueError, match=r"^Adda adapts a model that has learned the source, and 'head/kernel' was"):
-        terms.Adda().memory(setting)
+    with pytest.raises(ValueError, match=r"^Adda .* 'head/kernel' is drawn at random: .* weights=Weights"):
+        mlp.preview(terms.Adda(), mlp.model, None, fresh=frozenset({"head/kernel"}))
     with pytest.raises(ValueError, match=r"^Adda: width is 0; it is 1 or more$"):
         terms.Adda(width=0)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tlx import models, tasks, terms
-from tlx.objectives import Pass, check_streams, inserted, passes, without_inserted
+from tlx.objectives import Pass, check_needs, inserted, passes, without_inserted
 from tlx.trees import flatten
-from tlx.types import Learn, Setting
+from tlx.types import Learn
 
 
 def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other():
@@ -36,19 +36,19 @@ def test_the_target_moves_the_running_statistics_where_it_is_read(reads, moving)
 
 
 def test_a_stream_that_is_not_there_is_refused():
-    check_streams((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
+    check_needs((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
     with pytest.raises(ValueError) as error:
-        check_streams((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
+        check_needs((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
     assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
     with pytest.raises(ValueError) as error:
-        check_streams((terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.Mixup()), ["labelled"])
+        check_needs((terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.Mixup()), ["labelled"])
     assert str(error.value) == "Mixup adds the stream 'mixup', which is there already: an objective holds one Mixup"
 
 
 @pytest.mark.parametrize("make", [terms.Mixup, terms.CutMix, terms.RDrop, terms.Supervised, terms.Lwf])
 def test_every_term_says_which_stream_it_misses(make):
     with pytest.raises(ValueError) as error:
-        check_streams((make(on="labeled"),), ["labelled"])
+        check_needs((make(on="labeled"),), ["labelled"])
     assert str(error.value).startswith(f"{make.__name__} reads the stream 'labeled', which is not there; there are: ")
 
 
@@ -74,14 +74,15 @@ def test_no_weight_is_negative(name):
 
 NEED_CLASSES = (
     "LabelSmoothing", "Entropy", "RDrop", "Mixup", "CutMix", "Lwf", "PseudoLabel", "FixMatch", "MeanTeacher", "Shot",
+    "Cdan", "Gate", "Mcc", "Mcd", "Jmmd", "Mdd", "Pada",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEED_CLASSES)
 def test_what_needs_classes_refuses_numbers(name, mlp):
-    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Regression(outputs=3), lambda stream: ())
+    streams = ("labelled", "source", "unlabelled")
     with pytest.raises(ValueError) as error:
-        terms.TERMS[name]().memory(setting)
+        check_needs((terms.TERMS[name](),), streams, tasks.Regression(outputs=3))
     assert str(error.value) == f"{name} is for tasks.Classification, not tasks.Regression"
 
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import models, tasks, terms
+from tlx import tasks, terms
 from tlx.functional import discrepancy
+from tlx.objectives import check_needs
 from tlx.trees import flatten
-from tlx.types import Setting, Tick, View
+from tlx.types import Tick, View
 
 C = 3
 
@@ -337,10 +338,6 @@ def test_ot_compares_what_a_regression_says(mlp):
         (lambda: terms.Ot(label_cost=-1.0), "Ot: label_cost is -1.0; it is 0 or more, or None"),
         (lambda: terms.Ot(epsilon=0.0), "Ot: epsilon is 0.0; it is above 0"),
         (lambda: terms.Ot(iterations=0), "Ot: iterations is 0; it is 1 or more"),
-        (
-            lambda: terms.Ot(source="unlabelled", target="source", label_cost=1.0),
-            "Ot: label_cost reads the labels of its source, and the stream 'unlabelled' has none",
-        ),
         (lambda: terms.Cmd(moments=0), "Cmd: moments is 0; it is 1 or more"),
         (lambda: terms.Cdan(width=0), "Cdan: width is 0; it is 1 or more"),
         (lambda: terms.Cdan(projection=0), "Cdan: projection is 0; it is 1 or more, or None"),
@@ -358,14 +355,12 @@ def test_impossible_terms_are_refused(make, message):
 
 def test_more_singular_values_than_features_are_refused(mlp):
     with pytest.raises(ValueError) as error:
-        terms.Bsp(k=5).insert(mlp.model, {}, None)
+        mlp.preview(terms.Bsp(k=5), mlp.model, None)
     assert str(error.value) == "Bsp: k is 5; 4 features have no more singular values than that, lower k"
 
 
-@pytest.mark.parametrize("term", [terms.Cdan(), terms.Gate(), terms.Mcc(), terms.Jmmd(), terms.Mdd(), terms.Pada()])
-def test_a_task_without_classes_is_refused(term):
-    config = models.Mlp(inputs=(4,), widths=(5,), input="x")
-    model = models.build(config, 1)
-    with pytest.raises(ValueError) as error:
-        term.memory(Setting(model, None, tasks.Regression(), lambda stream: ()))
-    assert str(error.value) == f"{type(term).__name__} is for tasks.Classification, not tasks.Regression"
+def test_the_labels_of_a_stream_without_any_are_refused():
+    term = terms.Ot(source="unlabelled", target="labelled", label_cost=1.0)
+    with pytest.raises(ValueError, match=r"^Ot reads labels, and the stream 'unlabelled' has none$"):
+        check_needs((term,), ("labelled", "unlabelled"))
+    check_needs((terms.Ot(source="unlabelled", target="labelled"),), ("labelled", "unlabelled"))

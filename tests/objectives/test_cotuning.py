@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlx import terms
-from tlx.objectives import brought
+from tlx.objectives import cotuning, reference
 
 
 def test_it_is_its_definition(mlp, tmp_path):
@@ -28,11 +28,12 @@ def test_it_is_its_definition(mlp, tmp_path):
 def test_the_source_is_read_no_more_than_it_must(mlp, tmp_path, monkeypatch):
     mlp.save(tmp_path / "source", mlp.config, 5, seed=8)
     read = []
-    load = brought.load_pretrained
-    monkeypatch.setattr(brought, "load_pretrained", lambda source: read.append(source) or load(source))
+    load = reference.load_pretrained
+    for module in (reference, cotuning):
+        monkeypatch.setattr(module, "load_pretrained", lambda source: read.append(source) or load(source))
     mlp.look(terms.CoTuning(source=str(tmp_path / "source")))
-    # Once for its head, once for its answers, never in the trace.
-    assert len(read) == 2
+    # Once for the checks, once for its head, once for its answers, never in the trace.
+    assert len(read) == 3
 
 
 def test_a_source_that_does_not_fit_is_refused(mlp, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tlx import Optim, models, partition, sharding, tasks, terms, tuning
-from tlx.objectives import inserted
+from tlx.objectives import inserted, load_references, structures
 from tlx.training.step import Parts, compile_step, initial_state, memories
 from tlx.trees import flatten
 from tlx.types import Setting
@@ -44,7 +44,8 @@ def walked(mlp, tmp_path_factory):
         objective, Setting(model, variables, task, lambda stream: [batch], inputs=lambda stream: [streams[stream]])
     )
     assert all(np.ptp(memory[str(number)]["counts"]) > 0.1 for number in (-2 % len(objective), -1 % len(objective)))
-    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, ema=0.9)
+    references = structures(load_references(objective, tuple(streams)))
+    parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, ema=0.9, references=references)
     found = {}
     for how, devices in (("jit", 8), ("pmap", 8)):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from tlx import models, tasks, terms, tuning
+from tlx import terms, tuning
 from tlx.models import forward, initialise
-from tlx.objectives.brought import apply_head
+from tlx.objectives.reference import apply_head
 from tlx.trees import flatten
-from tlx.types import Setting, Turn, Variables
+from tlx.types import Turn, Variables
 
 
 @pytest.fixture
@@ -88,12 +88,6 @@ def test_a_side_head_is_part_of_the_answer_that_is_compared(mlp, seen):
         (lambda: terms.Mcd(repeats=0), "Mcd: repeats is 0; it is 1 or more"),
         (lambda: terms.Mcd(trade_off=-1.0), "Mcd: trade_off is -1.0; a weight is 0 or more"),
         (lambda: terms.Mcd(source="a", target="a"), "Mcd: source and target are both the stream 'a'"),
-        (
-            lambda: terms.Mcd().memory(
-                Setting(models.build(models.Mlp(), 1), None, tasks.Regression(), lambda stream: ())
-            ),
-            "Mcd is for tasks.Classification, not tasks.Regression",
-        ),
     ],
 )
 def test_what_is_impossible_is_refused(make, message):

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tlx import models, terms
+from tlx.objectives import with_created
 from tlx.objectives.mixing import neighbours, symmetric_beta
 from tlx.types import Tick
 
@@ -72,8 +73,8 @@ def test_what_cannot_be_mixed_is_refused(mlp):
     tick = Tick(None, jax.random.key(0))
     for kind, name in ((terms.Mixup, "Mixup"), (terms.CutMix, "CutMix")):
         with pytest.raises(ValueError) as error:
-            kind().insert(models.build(models.Bert(depth=1), 2), {}, tick.key)
-        assert str(error.value) == f"{name} mixes images, and the model reads 'input_ids'"
+            mlp.preview(kind(), models.build(models.Bert(depth=1), 2), None)
+        assert str(error.value) == f"{name} needs a model that reads 'image'; this one reads 'input_ids'"
         with pytest.raises(ValueError) as error:
             kind().streams({"labelled": mlp.labelled()}, tick)
         assert str(error.value) == f"{name} mixes images, and the stream 'labelled' holds index, label, x"
@@ -85,4 +86,4 @@ def test_what_cannot_be_mixed_is_refused(mlp):
         assert str(error.value) == f"{name}: alpha is 0.0; the Beta distribution's is positive"
         both = kind().streams({"labelled": mlp.labelled(IMAGES)}, tick)
         with pytest.raises(ValueError, match=f"{name} adds the stream '{name.lower()}', which is there already"):
-            kind().streams(both, tick)
+            with_created((kind(),), both, tick)

@@ -10,7 +10,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, partition, sharding, tasks, terms, tuning
 from tlx import optim as optimisers
-from tlx.objectives import TERMS, Term, inserted
+from tlx.objectives import TERMS, Term, inserted, load_references, structures
 from tlx.training.prepare import open_data, prepare
 from tlx.training.results import odd
 from tlx.training.state import Parts, initial_state, memories
@@ -74,8 +74,12 @@ def made(streams, objective, config=MLP, task=TASK, **fields):
     [claimed] = in_turns(update, objective, model, [claimed])
     given = Setting(model, variables, task, lambda s: [streams["labelled"]], inputs=lambda s: [streams[s]])
     memory = memories(objective, given)
-    fields = {"ema": 0.9 if any(term.averages for term in objective) else None, "update": update} | fields
+    fields = {
+        "ema": 0.9 if any(term.needs(tuple(streams)).average for term in objective) else None,
+        "update": update,
+    } | fields
     layout = optimisers.layout(model, [claimed], turns=turns)
+    fields["references"] = structures(load_references(objective, tuple(streams)))
     parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, layout=layout, **fields)
     return parts, initial_state(parts, variables, 4, jax.random.key(3), memory)
 
@@ -205,7 +209,9 @@ class Spread(Term):
     """The variance of the logits over the batch: a term of a user's own, which says that it compares examples."""
 
     on: str = "labelled"
-    couples = True
+
+    def needs(self, streams):
+        return super().needs(streams)._replace(features=True)
 
     def loss(self, view):
         logits = view.taps[self.on]["logits"]
@@ -234,7 +240,7 @@ NORMED = "batch norm takes its moments of each of 4 pieces of 4 examples"
         ("cnn", (terms.Supervised(),), 4, tuning.Full(), [NORMED]),
         # Where every norm is frozen, it runs by its running statistics.
         ("cnn", (terms.Supervised(),), 4, tuning.Probe(), []),
-        ("mlp", (Plain(),), 4, tuning.Full(), ["Plain is asked of each of 4 pieces of 4 examples"]),
+        ("mlp", (Plain(),), 4, tuning.Full(), ["Plain is computed on each of 4 pieces of 4 examples"]),
         ("mlp", (Plain(),), 1, tuning.Full(), []),
         ("mlp", (Spread(),), 4, tuning.Full(), []),
     ],

@@ -8,7 +8,6 @@ from scipy.ndimage import map_coordinates
 
 from tlx import models, terms
 from tlx.objectives import strong
-from tlx.trees import flatten
 from tlx.types import Tick
 
 IMAGES = models.Mlp(inputs=(5, 3, 2), widths=(5, 4), activation="tanh")
@@ -128,12 +127,12 @@ def test_hidden_tokens_are_a_share_and_padding_stays_hidden():
 
 def test_what_has_no_strong_view_is_refused(mlp):
     with pytest.raises(ValueError) as error:
-        terms.FixMatch().insert(mlp.model, {}, jax.random.key(0))
-    assert str(error.value) == "FixMatch has strong views of images and of text, and the model reads 'x'"
+        mlp.preview(terms.FixMatch(), mlp.model, None)
+    assert str(error.value) == "FixMatch needs a model that reads 'image' or 'input_ids'; this one reads 'x'"
     with pytest.raises(ValueError) as error:
         terms.FixMatch().streams({"unlabelled": unlabelled(mlp)}, Tick(jnp.float32(0), jax.random.key(0)))
     assert str(error.value) == "FixMatch finds neither images nor text in 'unlabelled': index, x"
-    assert not flatten(terms.FixMatch().insert(models.build(IMAGES, 3), {}, jax.random.key(0)))
+    mlp.preview(terms.FixMatch(), models.build(IMAGES, 3), None)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks, terms
 from tlx.functional import reweight
-from tlx.objectives import check_streams
+from tlx.objectives import check_needs
 from tlx.records.log import read_metrics
 from tlx.training.active_run import setting
 from tlx.training.loop import How
@@ -85,10 +85,10 @@ def test_the_target_is_looked_at_once_and_no_step_reads_it_or_a_label_of_it(tmp_
 
 def test_a_target_that_is_not_there_is_named():
     with pytest.raises(ValueError) as error:
-        check_streams((terms.Kmm(),), ("source", "labelled"))
+        check_needs((terms.Kmm(),), ("source", "labelled"))
     assert str(error.value) == "Kmm reads the stream 'unlabelled', which is not there; there are: source, labelled"
     with pytest.raises(ValueError) as error:
-        check_streams((terms.Kmm(on="unlabelled", target="source"),), ("source", "unlabelled"))
+        check_needs((terms.Kmm(on="unlabelled", target="source"),), ("source", "unlabelled"))
     assert str(error.value) == "Kmm reads labels, and the stream 'unlabelled' has none"
 
 

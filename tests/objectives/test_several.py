@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlx import terms
-from tlx.objectives import check_streams, passes, wanted
+from tlx.objectives import batch_streams, check_needs, passes
 from tlx.trees import flatten, nest
 
 GIVEN = ("source/0", "source/1", "source/2", "labelled", "unlabelled")
@@ -54,26 +54,26 @@ def test_a_term_that_reads_the_source_is_the_mean_over_all(mlp, seen, term, name
 def test_other_terms_read_what_they_name():
     given = [stream for stream in GIVEN if stream != "labelled"]
     asked = (terms.Supervised(on="source/1"), terms.Mcc())
-    assert wanted(asked, given) == ["source/1", "unlabelled"]
-    assert wanted((terms.Supervised(on="source"),), given) == [*SOURCES]
+    assert batch_streams(asked, given) == ["source/1", "unlabelled"]
+    assert batch_streams((terms.Supervised(on="source"),), given) == [*SOURCES]
     assert [own.stream for own in passes((terms.Dann(),), given, dict.fromkeys(given))] == given
-    check_streams((terms.Supervised(on="source"),), given)
+    check_needs((terms.Supervised(on="source"),), given)
     with pytest.raises(ValueError) as error:
-        check_streams(asked, given)
+        check_needs(asked, given)
     assert str(error.value) == (
         "no term reads 'source/0': give one that does, such as Supervised(on='source'), or leave data.source out"
     )
     # A stream that is made is made of one.
     for term in (terms.Mixup, terms.RDrop):
         with pytest.raises(ValueError) as error:
-            check_streams((terms.Supervised(on="source"), term(on="source")), given)
+            check_needs((terms.Supervised(on="source"), term(on="source")), given)
         assert str(error.value) == (
             f"{term.__name__} reads the stream 'source', which is not there; there are: {', '.join(given)}"
-            f", {term.adds[0]}"
+            f", {term.__name__.lower()}"
         )
-        check_streams((terms.Supervised(on="source"), term(on="source/0")), given)
+        check_needs((terms.Supervised(on="source"), term(on="source/0")), given)
     with pytest.raises(ValueError, match=r"^Mdan reads the stream 'source/3', which is not there; there are: source/0"):
-        check_streams((terms.Mdan(sources=(*SOURCES, "source/3")),), given)
+        check_needs((terms.Mdan(sources=(*SOURCES, "source/3")),), given)
 
 
 @pytest.mark.parametrize("moments", [1, 2, 3])

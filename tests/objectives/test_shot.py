@@ -6,9 +6,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from tlx import tasks, terms
-from tlx.objectives import check_head
+from tlx.objectives import check_frozen_head
 from tlx.objectives.shot import centroid_labels
-from tlx.types import Setting
 
 
 def by_hand(f, p):
@@ -66,20 +65,15 @@ def test_it_is_the_papers_loss(mlp):
 
 
 def test_the_head_is_brought_and_stays(mlp):
-    setting = Setting(mlp.model, mlp.drawn(mlp.model, 0), tasks.Classification(classes=3), lambda stream: ())
-    assert terms.Shot().memory(setting) == {}
-    with pytest.raises(ValueError) as error:
-        terms.Shot().memory(setting._replace(fresh=frozenset({"head/kernel"})))
-    assert str(error.value) == (
-        "Shot adapts features to the head that was brought, and this one was drawn afresh; bring a classifier of the "
-        "same classes: weights=Weights(...)"
-    )
+    task = tasks.Classification(classes=3)
+    mlp.preview(terms.Shot(), mlp.model, task)
+    with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' is drawn at random: .* weights=Weights"):
+        mlp.preview(terms.Shot(), mlp.model, task, fresh=frozenset({"head/kernel"}))
     objective = (terms.Entropy(on="unlabelled"), terms.Shot())
-    check_head(objective, mlp.model, {"stem/kernel", "blocks/00/bias"})
-    check_head(objective[:1], mlp.model, {"stem/kernel", "head/bias"})
+    check_frozen_head(objective, mlp.model, {"stem/kernel", "blocks/00/bias"})
+    check_frozen_head(objective[:1], mlp.model, {"stem/kernel", "head/bias"})
     with pytest.raises(ValueError) as error:
-        check_head(objective, mlp.model, {"stem/kernel", "head/bias", "head/kernel"})
+        check_frozen_head(objective, mlp.model, {"stem/kernel", "head/bias", "head/kernel"})
     assert str(error.value) == (
-        "Shot asks that the head stays as it came, and the tuning moves 'head/bias': take "
-        "Rules(('head/.*', None), ('.*', Learn()))"
+        "Shot needs a frozen head, and the tuning trains 'head/bias': take Rules(('head/.*', None), ('.*', Learn()))"
     )

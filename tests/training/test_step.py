@@ -277,7 +277,7 @@ def test_two_terms_of_one_class_log_under_two_names():
 def test_a_term_on_a_stream_that_is_not_there_names_those_that_are():
     with pytest.raises(ValueError) as error:
         walk(parts_of(terms=(Supervised(on="source"),)), count=1)
-    assert str(error.value) == "Supervised(on='source'): no labelled stream of that name; there are: labelled"
+    assert str(error.value) == "Supervised reads the stream 'source', which is not there; there are: labelled"
 
 
 def test_metrics_are_those_of_the_step(walked):

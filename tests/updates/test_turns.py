@@ -119,7 +119,8 @@ class Other(terms.Term):
         ),
         (
             {"objective": (SOURCE, terms.Mcc())},
-            "Alternating is for a term that takes turns (Mcd, Adda), and the objective has none: leave it out",
+            "Alternating is for a term that takes turns (one with a hook turns, such as Mcd or Adda), and the "
+            "objective has none: leave it out",
         ),
         (
             {"objective": (*RECIPE.objective, Other())},
@@ -135,7 +136,8 @@ class Other(terms.Term):
         ),
         (
             {"objective": (SOURCE, terms.Adda()), "tuning": tuning.Probe()},
-            "Adda moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+            "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run "
+            "that trained on the source: weights=Weights(...)",
         ),
     ],
 )
@@ -150,7 +152,7 @@ def test_adda_from_scratch_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         run(recipe, tmp_path / "run", quiet=True)
     assert str(error.value) == (
-        "Adda adapts a model that has learned the source, and 'blocks/00/bias' was drawn afresh; name a run that "
+        "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run that "
         "trained on the source: weights=Weights(...)"
     )
     assert not (tmp_path / "run").exists()

@@ -181,7 +181,7 @@ def test_a_head_that_is_held_answers_by_name(run, first, data, term):
 
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
 def test_a_head_of_other_classes_is_not_held(run, first, data, term):
-    with pytest.raises(ValueError, match="drawn afresh"):
+    with pytest.raises(ValueError, match="is drawn at random"):
         go_on(run, first, "other", **held(data, "other", term))
 
 

@@ -2,23 +2,11 @@
 
 from tlx.objectives.adda import Adda
 from tlx.objectives.afn import Afn
-from tlx.objectives.base import (
-    Pass,
-    Term,
-    check_head,
-    check_streams,
-    check_terms,
-    inserted,
-    looked_at,
-    loss_of,
-    passes,
-    several,
-    wanted,
-    without_inserted,
-)
+from tlx.objectives.base import Needs, Preview, Term
 from tlx.objectives.bsp import Bsp
 from tlx.objectives.bss import Bss
 from tlx.objectives.cdan import Cdan
+from tlx.objectives.checks import check_frozen_head, check_needs, check_terms
 from tlx.objectives.cmd import Cmd
 from tlx.objectives.coral import Coral
 from tlx.objectives.cotuning import CoTuning
@@ -33,6 +21,7 @@ from tlx.objectives.jmmd import Jmmd
 from tlx.objectives.kliep import Kliep
 from tlx.objectives.kmm import Kmm
 from tlx.objectives.l2sp import L2SP
+from tlx.objectives.leaves import inserted, without_inserted
 from tlx.objectives.lwf import Lwf
 from tlx.objectives.m3sda import M3sda
 from tlx.objectives.mcc import Mcc
@@ -47,8 +36,19 @@ from tlx.objectives.pada import Pada
 from tlx.objectives.pseudo import PseudoLabel
 from tlx.objectives.ramp import Ramp
 from tlx.objectives.rdrop import RDrop
+from tlx.objectives.reference import load_references, structures
 from tlx.objectives.shot import Shot
 from tlx.objectives.smoothing import LabelSmoothing
+from tlx.objectives.streams import (
+    Pass,
+    batch_streams,
+    loss_of,
+    missing_average,
+    passes,
+    read_once,
+    several,
+    with_created,
+)
 from tlx.objectives.supervised import Supervised
 
 TERMS: dict[str, type[Term]] = {
@@ -122,23 +122,29 @@ __all__ = [
     "MeanTeacher",
     "Mixup",
     "Mmd",
+    "Needs",
     "Ot",
     "Pada",
     "Pass",
+    "Preview",
     "PseudoLabel",
     "RDrop",
     "Ramp",
     "Shot",
     "Supervised",
     "Term",
-    "check_head",
-    "check_streams",
+    "batch_streams",
+    "check_frozen_head",
+    "check_needs",
     "check_terms",
     "inserted",
-    "looked_at",
+    "load_references",
     "loss_of",
+    "missing_average",
     "passes",
+    "read_once",
     "several",
-    "wanted",
+    "structures",
+    "with_created",
     "without_inserted",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A target encoder that gives what a source encoder would have given."""
+"""A target encoder whose features a discriminator cannot tell from those of the source encoder."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models import features, forward
-from tlx.objectives.apart import Between, read_features
-from tlx.objectives.base import below, head_of, mean_over, stage_names, weighed
-from tlx.objectives.brought import remember, remembered
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.base import Needs, Preview, mean_over, weighed
+from tlx.objectives.between import Between
+from tlx.objectives.checks import read_features
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
+from tlx.objectives.leaves import below, stage_names
+from tlx.objectives.reference import remember, remembered
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, Turn, View
 
@@ -20,11 +22,10 @@ class Adda(Between):
     """Adversarial discriminative domain adaptation (Tzeng et al., 2017, equation 9), with `update=Alternating()`: the
     second of its stages, on `weights` that an earlier run has trained on the source.
 
-    The source encoder is the model as it was brought, run as in evaluation; the target encoder is the one that learns,
-    and begins as a copy of it. A step takes two turns: (A) a discriminator goes down its risk of telling what the
-    source encoder gives on the source from what the target encoder gives on the target; (B) the target encoder goes
-    down the discriminator's risk on the target with the labels inverted, -log D. The head stays as it was brought,
-    whatever the tuning.
+    The source encoder is the model as the run begins, run as in evaluation; the target encoder is the one that learns,
+    and begins as a copy of it. A step takes two turns: (A) the discriminator minimises its risk of telling the source
+    encoder's features of the source from the target encoder's features of the target; (B) the target encoder minimises
+    the discriminator's risk on the target with the labels inverted, -log D. The head stays frozen, whatever the tuning.
 
     The discriminator has two hidden layers of `width`.
     """
@@ -35,27 +36,24 @@ class Adda(Between):
         super().__post_init__()
         check_width(self.width, "Adda")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
+    def needs(self, streams: Collection[str]) -> Needs:
         # The encoder that learns never sees the source, and neither do its running statistics.
-        return (self.target,)
+        return Needs(forward=(self.target,), batch=(self.source,), features=False, taps=("features", "head"))
 
-    def wants(self, streams: Collection[str]) -> Collection[str]:
-        return (self.source, self.target)
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError where no checkpoint holds some part of the source encoder or its head."""
+        stages = below(stage_names(preview.model))
+        if fresh := sorted(path for path in preview.fresh if path.startswith(stages)):
+            raise ValueError(
+                f"Adda adapts a model that was trained on the source, and {fresh[0]!r} is drawn at random: name a run "
+                "that trained on the source: weights=Weights(...)"
+            )
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features, or without a head on them."""
-        width = read_features(model)
-        head_of(model, "Adda")
-        return added(params, discriminator("adda", width, self.width, key), "Adda")
+        return added(params, discriminator("adda", read_features(model, "Adda"), self.width, key), "Adda")
 
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the source encoder. Raises ValueError where some were drawn afresh."""
-        stages = below(stage_names(setting.model))
-        if fresh := sorted(path for path in setting.fresh if path.startswith(stages)):
-            raise ValueError(
-                f"Adda adapts a model that has learned the source, and {fresh[0]!r} was drawn afresh; name a run that "
-                "trained on the source: weights=Weights(...)"
-            )
+        """Return the numbers of the source encoder."""
         return remember(setting)
 
     def turns(self, model: Model) -> tuple[Turn, ...]:
@@ -64,7 +62,7 @@ class Adda(Between):
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         before, _ = forward(view.model, remembered(view), view.batch[self.source], dtype=view.dtype)
         rows = {self.source: features(before), self.target: features(view.taps[self.target])}
-        logits = {stream: discriminate(view.params["adda"], own.astype(jnp.float32)) for stream, own in rows.items()}
-        risk, right = told_apart(view, self.source, self.target, logits)
+        logits = {stream: discriminate(view.params["adda"], x.astype(jnp.float32)) for stream, x in rows.items()}
+        risk, right = domain_risk(view, self.source, self.target, logits)
         fooled = mean_over(view, self.target, jax.nn.softplus(-logits[self.target]))
         return weighed(self.weight, (risk, fooled)[view.turn], view, risk=risk, fooled=fooled, accuracy=right)

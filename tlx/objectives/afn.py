@@ -6,17 +6,17 @@ import jax
 
 from tlx.functional.discrepancy import norm
 from tlx.models import features
-from tlx.objectives.apart import Between
 from tlx.objectives.base import mean_over, weighed
+from tlx.objectives.between import Between
 from tlx.objectives.ramp import Weight
 from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Afn(Between):
-    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of
-    (|f| - (|f| as it is + `step`))^2, f being what the head reads: every norm is asked to grow by `step`, the smaller
-    ones of the target more safely."""
+    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of (|f| -
+    (|f| as it is + `step`))^2, f being the input of the head: every norm has to grow by `step`, the smaller norms of
+    the target more safely."""
 
     step: float = 1.0
     weight: Weight = 0.05

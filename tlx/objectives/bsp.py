@@ -1,38 +1,37 @@
 """No singular value that outweighs the others among the features of two streams."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.losses import largest_squares
-from tlx.objectives.apart import Between, check_singular, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, Preview, weighed
+from tlx.objectives.between import Between, check_singular, rows
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bsp(Between):
     """Batch spectral penalisation (Chen et al., 2019), beside an adversarial term: `weight` times the sum of the `k`
-    largest squared singular values of the matrix of what the head reads, one row an example of the (global) batch, of
-    the one stream and of the other."""
+    largest squared singular values of the matrix of the inputs of the head, one row an example of the (global) batch,
+    of the one stream and of the other."""
 
     k: int = 1
     weight: Weight = 2e-4
-
-    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k < 1:
             raise ValueError(f"Bsp: k is {self.k}; it is 1 or more")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features, or of fewer than `k`."""
-        check_singular(model, self.k, "Bsp")
-        return params
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a model of fewer than `k` features."""
+        check_singular(preview.model, self.k, "Bsp")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where a batch has fewer than `k` examples."""
+        """Raise ValueError where a batch has fewer than `k` examples."""
         source, target = (largest_squares(rows(view, stream), self.k) for stream in (self.source, self.target))
         return weighed(self.weight, source + target, view, squares_source=source, squares_target=target)

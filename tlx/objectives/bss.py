@@ -1,38 +1,37 @@
 """No small singular values among the features."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.losses import smallest_squares
-from tlx.objectives.apart import check_singular, rows
-from tlx.objectives.base import Term, check_weight, weighed
+from tlx.objectives.base import Needs, Preview, Term, check_weight, weighed
+from tlx.objectives.between import check_singular, rows
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bss(Term):
     """Batch spectral shrinkage (Chen et al., 2019): `weight` times the sum of the `k` smallest squared singular values
-    of the matrix of what the head reads, one row an example of the (global) batch."""
+    of the matrix of the inputs of the head, one row an example of the (global) batch."""
 
     k: int = 1
     on: str = "labelled"
     weight: Weight = 1e-3
-
-    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.k < 1:
             raise ValueError(f"Bss: k is {self.k}; it is 1 or more")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features, or of fewer than `k`."""
-        check_singular(model, self.k, "Bss")
-        return params
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), features=True, taps=("features",))
+
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a model of fewer than `k` features."""
+        check_singular(preview.model, self.k, "Bss")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where the batch has fewer than `k` examples."""
+        """Raise ValueError where the batch has fewer than `k` examples."""
         shrunk = smallest_squares(rows(view, self.on), self.k)
         return weighed(self.weight, shrunk, view, squares=shrunk)

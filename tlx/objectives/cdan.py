@@ -1,8 +1,8 @@
 """Features and predictions together, by which a discriminator cannot tell two streams apart."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.functional.losses import entropy
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, Setting, View
@@ -21,7 +22,7 @@ from tlx.types import Array, Key, Model, Setting, View
 @dataclass(frozen=True, kw_only=True)
 class Cdan(Between):
     """Conditional adversarial training (Long et al., 2018): as `Dann`, but the discriminator reads the outer product of
-    what the head reads, f, and the softmax of its logits, p, which has no gradient.
+    the input of the head, f, and the softmax of its logits, p, which has no gradient.
 
     With `projection` d it reads (R f) * (Q p) / sqrt(d) instead, R and Q being fixed normal matrices. With `entropy`
     (CDAN+E) an example counts 1 + exp(-H(p)), over the mean of both streams.
@@ -32,25 +33,24 @@ class Cdan(Between):
     entropy: bool = True
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Cdan")
         if self.projection is not None and self.projection < 1:
             raise ValueError(f"Cdan: projection is {self.projection}; it is 1 or more, or None")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(exclusive=True, features=True)
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs = self.projection or read_features(model) * (model.outputs or 1)
+        inputs = self.projection or read_features(model, "Cdan") * (model.outputs or 1)
         return added(params, discriminator("cdan", inputs, self.width, key), "Cdan")
 
     def memory(self, setting: Setting) -> Tree:
-        """The fixed matrices, if any. Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Cdan")
+        """Return the fixed matrices, if any."""
         if self.projection is None:
             return {}
-        sizes = {"features": read_features(setting.model), "classes": setting.task.outputs}
+        sizes = {"features": read_features(setting.model, "Cdan"), "classes": setting.task.outputs}
         keys = jax.random.split(jax.random.key(0), len(sizes))
         return {
             name: jax.random.normal(key, (size, self.projection))
@@ -59,7 +59,7 @@ class Cdan(Between):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
-        told, sure = {}, {}
+        domain_logits, certainty = {}, {}
         for stream in (self.source, self.target):
             taps = view.taps[stream]
             logits = jax.lax.stop_gradient(taps["logits"].astype(jnp.float32))
@@ -68,9 +68,9 @@ class Cdan(Between):
                 joint = (p[:, :, None] * f[:, None]).reshape(len(f), -1)
             else:
                 joint = (f @ view.memory["features"]) * (p @ view.memory["classes"]) / math.sqrt(self.projection)
-            told[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
-            sure[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
-        mean = jnp.concatenate([gathered(view, own) for own in sure.values()]).mean()
-        counts = {stream: own / mean for stream, own in sure.items()}
-        risk, right = told_apart(view, self.source, self.target, told, counts)
+            domain_logits[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
+            certainty[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
+        mean = jnp.concatenate([gathered(view, each) for each in certainty.values()]).mean()
+        counts = {stream: each / mean for stream, each in certainty.items()}
+        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

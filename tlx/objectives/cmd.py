@@ -1,13 +1,13 @@
 """Features of two streams whose moments agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import central_moments
-from tlx.objectives.apart import Between, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, rows
 from tlx.types import Array, View
 
 
@@ -18,15 +18,16 @@ class Cmd(Between):
 
     moments: int = 5
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.moments < 1:
             raise ValueError(f"Cmd: moments is {self.moments}; it is 1 or more")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
+        """Raise ValueError for a batch of one example."""
         source, target = (jnp.tanh(rows(view, stream)) for stream in (self.source, self.target))
-        found = central_moments(source, target, self.moments)
-        return weighed(self.weight, found, view, distance=found)
+        distance = central_moments(source, target, self.moments)
+        return weighed(self.weight, distance, view, distance=distance)

@@ -1,11 +1,12 @@
 """Features of two streams whose covariances agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from tlx.functional.discrepancy import coral, mean_coral
-from tlx.objectives.apart import Between, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, rows
 from tlx.types import Array, View
 
 FORMS = {"paper": coral, "mean": mean_coral}
@@ -13,20 +14,21 @@ FORMS = {"paper": coral, "mean": mean_coral}
 
 @dataclass(frozen=True, kw_only=True)
 class Coral(Between):
-    """`weight` times the distance between the covariances of what the head reads of the two streams. `form` "paper" is
-    |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
+    """`weight` times the distance between the covariances of the inputs of the head for the two streams. `form` "paper"
+    is |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
     means, which several libraries call by the same name and which is four times as large and more."""
 
     form: Literal["paper", "mean"] = "paper"
-
-    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in FORMS:
             raise ValueError(f"Coral: form is {self.form!r}; it is 'paper' or 'mean'")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
-        found = FORMS[self.form](rows(view, self.source), rows(view, self.target))
-        return weighed(self.weight, found, view, distance=found)
+        """Raise ValueError for a batch of one example."""
+        distance = FORMS[self.form](rows(view, self.source), rows(view, self.target))
+        return weighed(self.weight, distance, view, distance=distance)

@@ -1,26 +1,27 @@
-"""The head that came with a checkpoint learns on."""
+"""The head of a checkpoint learns on, beside the new head."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import numpy as np
 
 from tlx.data import inputs_of
 from tlx.functional.losses import soft_cross_entropy
-from tlx.models import initialise, tap_shapes
-from tlx.objectives.base import Term, check_classes, declared, head_of, mean_over, weighed
-from tlx.objectives.brought import apply_head, bring, check_inputs, compiled, structure, with_head
+from tlx.objectives.base import Needs, Preview, Term, mean_over, weighed
+from tlx.objectives.leaves import declared
 from tlx.objectives.ramp import Weight
+from tlx.objectives.reference import apply_head, check_source, compiled
 from tlx.trees import Tree, added, subtree
 from tlx.types import Array, Key, Model, Setting, View
+from tlx.weights import load_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoTuning(Term):
     """Co-Tuning (You et al., 2020): `weight` times the mean of -sum_s p(s | y) log q_s.
 
-    q is what the head of the checkpoint `source` says of the current features; its parameters are inserted below
+    q is the softmax of the head of the checkpoint `source` on the current features; its parameters are inserted below
     `cotuning` and learn. p(s | y) is the mean of the source model's own softmax over the training examples of the
     target class y, found once (uniform for a class without any). The paper also calibrates that softmax on the source's
     validation data, which a checkpoint does not bring.
@@ -28,24 +29,32 @@ class CoTuning(Term):
 
     source: str
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     weight: Weight = 2.3
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on,),
+            labels=(self.on,),
+            exclusive=True,
+            features=False,
+            taps=("head",),
+            models=(self.source,),
+        )
+
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a source without a trained head, or one that does not fit the model's features."""
+        source = preview.references[self.source]
+        check_source(preview.model, source, self.source, "CoTuning")
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a source without a head, or with one that does not fit the model's features."""
-        head_of(model, "CoTuning")
-        pretrained = bring(self.source)
-        own = with_head(pretrained, self.source, "CoTuning")
-        head = head_of(own, "CoTuning").name
-        check_inputs(model, own, self.source, "CoTuning")
-        check_head(model, own, self.source, "CoTuning")
-        leaves = declared(own, pretrained.variables.params, head)
+        source = load_pretrained(self.source)
+        head = source.model.stages[-1].name
+        leaves = declared(source.model, source.variables.params, head)
         return added(params, {f"cotuning/{head}/{path}": leaf for path, leaf in leaves.items()}, "CoTuning")
 
     def memory(self, setting: Setting) -> Tree:
-        """`relationship` [C, S]: p(source class | target class)."""
-        check_classes(setting.task, "CoTuning")
-        pretrained = bring(self.source)
+        """Return `relationship` [C, S]: p(source class | target class)."""
+        pretrained = load_pretrained(self.source)
         sums = np.zeros((setting.task.outputs, pretrained.model.outputs or 0))
         counts = np.zeros((len(sums), 1))
         run = compiled(pretrained.model)
@@ -58,29 +67,9 @@ class CoTuning(Term):
         return {"relationship": relationship.astype(np.float32)}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        head = structure(self.source).stages[-1]
-        own = subtree(view.params, f"cotuning/{head.name}")
-        logits = apply_head(head, own, view.taps[self.on]["carry"], view.dtype)
+        head = view.references[self.source].stages[-1]
+        params = subtree(view.params, f"cotuning/{head.name}")
+        logits = apply_head(head, params, view.taps[self.on]["carry"], view.dtype)
         targets = view.memory["relationship"][view.batch[self.on]["label"]]
         risk = mean_over(view, self.on, soft_cross_entropy(logits, targets))
         return weighed(self.weight, risk, view, risk=risk)
-
-
-def check_head(model: Model, source: Model, name: str, who: str) -> None:
-    """ValueError where the head of `source` cannot read what the model's stages below its own head give."""
-    head = source.stages[-1]
-    params = jax.eval_shape(lambda key: initialise(source, key), jax.random.key(0)).params
-    try:
-        jax.eval_shape(lambda p, c: apply_head(head, p, c), subtree(params, head.name), tap_shapes(model)["carry"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{who}: the head of {name!r}, {shapes(source)}, does not read the features of the model, "
-            f"whose own head is {shapes(model)}"
-        ) from None
-
-
-def shapes(model: Model) -> str:
-    """The kernels of a head, in words."""
-    head = model.stages[-1].name
-    kernels = declared(model, model.params, head).items()
-    return " and ".join(f"{path} {leaf.shape}" for path, leaf in kernels if path.endswith("kernel"))

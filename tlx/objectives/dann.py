@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, read_features
 from tlx.objectives.base import weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.between import Between
+from tlx.objectives.checks import read_features
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -15,7 +16,7 @@ from tlx.types import Array, Key, Model, View
 @dataclass(frozen=True, kw_only=True)
 class Dann(Between):
     """Domain-adversarial training (Ganin et al., 2016): `weight` times the mean cross-entropy of a discriminator that
-    tells the streams apart by what the head reads. Its gradient reaches the features reversed, times `reversal`, by
+    tells the streams apart by the input of the head. Its gradient reaches the features reversed, times `reversal`, by
     default 2 / (1 + exp(-10 p)) - 1 of the run's progress p as there.
 
     The discriminator has two hidden layers of `width` and learns whatever the tuning.
@@ -29,14 +30,13 @@ class Dann(Between):
         check_width(self.width, "Dann")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        return added(params, discriminator("dann", read_features(model), self.width, key), "Dann")
+        return added(params, discriminator("dann", read_features(model, "Dann"), self.width, key), "Dann")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
-        told = {
+        logits = {
             stream: discriminate(view.params["dann"], reversed_gradient(features(view.taps[stream]), scale))
             for stream in (self.source, self.target)
         }
-        risk, right = told_apart(view, self.source, self.target, told)
+        risk, right = domain_risk(view, self.source, self.target, logits)
         return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)

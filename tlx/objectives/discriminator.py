@@ -1,4 +1,4 @@
-"""Small networks of terms, and the one that tells two streams apart."""
+"""Small networks of terms, and the discriminator between two streams."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,17 +16,17 @@ SMALLEST = 1e-37
 
 
 def perceptron(name: str, widths: Sequence[int], key: Key) -> dict[str, Array]:
-    """Fresh leaves of dense layers between the `widths`, of which the first is that of the inputs, by path."""
+    """Return new leaves, by path, of dense layers between the `widths`, of which the first is that of the inputs."""
     leaves = {}
     for number, (before, after) in enumerate(pairwise(widths)):
-        own = jax.random.fold_in(key, number)
-        leaves[f"{name}/{number}/kernel"] = he(own, (before, after))
+        layer_key = jax.random.fold_in(key, number)
+        leaves[f"{name}/{number}/kernel"] = he(layer_key, (before, after))
         leaves[f"{name}/{number}/bias"] = jnp.zeros(after)
     return leaves
 
 
 def perceive(params: Tree, x: Array) -> Array:
-    """What a `perceptron` says, with a relu between its layers: [B, W] -> [B, K]."""
+    """Apply a `perceptron`, with a relu between its layers: [B, W] -> [B, K]."""
     *hidden, last = (params[str(number)] for number in range(len(params)))
     for layer in hidden:
         x = jax.nn.relu(dense(layer, x))
@@ -34,20 +34,23 @@ def perceive(params: Tree, x: Array) -> Array:
 
 
 def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
-    """Fresh leaves of a network of two hidden layers and one output, by path."""
+    """Return new leaves, by path, of a network of two hidden layers and one output."""
     return perceptron(name, (inputs, width, width, 1), key)
 
 
 def discriminate(params: Tree, x: Array) -> Array:
-    """The logit of the first stream: [B, W] -> [B]."""
+    """Return the logit of the first stream: [B, W] -> [B]."""
     return perceive(params, x)[:, 0]
 
 
-def told_apart(
+def domain_risk(
     view: View, first: str, second: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
 ) -> tuple[Array, Array]:
-    """The mean cross-entropy of the `logits` [B] by stream, that an example is of the `first`, and the share that is
-    right; every stream counts one half, and an example as `counts` [B] says."""
+    """Return the risk of a discriminator and its accuracy.
+
+    The risk is the mean cross-entropy of the `logits` [B] by stream, that an example is of the stream `first`. Either
+    stream counts one half, and an example as `counts` [B] says.
+    """
     risk, right = jnp.zeros(()), jnp.zeros(())
     for stream, sign in ((first, 1.0), (second, -1.0)):
         # log(1 + exp(-z)) of the logit z of being what it is.
@@ -58,18 +61,18 @@ def told_apart(
 
 
 def effective_share(weights: Array) -> Array:
-    """The effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]; 0 where all are 0."""
+    """Return the effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]; 0 where all are 0."""
     # Of weights whose largest is 1, for the squares of small ones are no numbers any more.
     relative = weights / jnp.maximum(weights.max(), SMALLEST)
     return relative.sum() ** 2 / (len(weights) * jnp.maximum((relative**2).sum(), SMALLEST))
 
 
 def relative_to_mean(weights: Array, every: Array) -> Array:
-    """`weights` over the mean of `every` one of the whole batch."""
+    """Return `weights` over the mean of `every` weight of the whole batch."""
     return weights / jnp.maximum(every.mean(), SMALLEST)
 
 
 def check_width(width: int, who: str) -> None:
-    """ValueError for a width that is none."""
+    """Raise ValueError for a width below 1."""
     if width < 1:
         raise ValueError(f"{who}: width is {width}; it is 1 or more")

@@ -1,6 +1,6 @@
-"""A teacher's answers, features or attention."""
+"""Logits, hidden states or attention of a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,20 +10,17 @@ import jax.numpy as jnp
 from tlx.functional.losses import attention_divergence, distillation, feature_distance
 from tlx.layers import dense
 from tlx.models import attention_scores, attention_stages, example_inputs, forward, tap_shapes
-from tlx.objectives.base import (
-    Term,
-    check_classes,
-    check_weight,
-    hidden_stages,
-    mean_over,
-    weighed,
-)
-from tlx.objectives.brought import bring, check_inputs, in_order_of, order_notes, structure, with_head
+from tlx.objectives.base import Needs, Preview, Term, check_weight, mean_over, weighed
+from tlx.objectives.checks import hidden_stages
 from tlx.objectives.ramp import Weight
+from tlx.objectives.reference import check_inputs, in_order_of, order_notes, with_head
+from tlx.tasks import Classification
 from tlx.trees import Tree, added, near_miss, subtree
 from tlx.types import Array, Key, Model, Setting, Variables, View
+from tlx.weights import Pretrained, load_pretrained
 
 WHAT = ("logits", "hidden", "attention")
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +51,23 @@ class Distill(Term):
         if self.pairs and self.what == "logits":
             raise ValueError("Distill: pairs of stages are for what='hidden' or 'attention'; logits have none")
 
-    def check(self, model: Model, task: Any) -> None:
-        """Raises ValueError for a teacher of other inputs, of other classes or of other names for them, a head that was
-        drawn afresh, or stages that cannot be compared."""
-        brought = bring(self.teacher)
-        teacher = brought.model
+    def needs(self, streams: Collection[str]) -> Needs:
+        task = Classification if self.what == "logits" else None
+        return Needs(forward=(self.on,), task=task, features=False, models=(self.teacher,))
+
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a teacher of other inputs, of other classes or of other names for them, a head that
+        nobody trained, or stages and places that cannot be compared."""
+        model, pretrained = preview.model, preview.references[self.teacher]
+        teacher = pretrained.model
         check_inputs(model, teacher, self.teacher, "Distill")
         if self.what == "logits":
-            with_head(brought, self.teacher, "Distill")
+            with_head(pretrained, self.teacher, "Distill")
             if teacher.outputs != model.outputs:
                 raise ValueError(
                     f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, the model {model.outputs}"
                 )
-            check_classes(task, "Distill(what='logits')")
-            in_order_of(brought, task.names, "Distill")
+            in_order_of(pretrained, preview.task.names, "Distill")
             return
         self.paired(model, teacher)
         if self.what == "attention" and teacher.config.heads != model.config.heads:
@@ -75,42 +75,47 @@ class Distill(Term):
                 f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
                 f"{model.config.heads}; attention is compared head by head"
             )
+        for ours, theirs, stage, other in self.shapes(model, preview.params, pretrained):
+            check_places(ours, theirs, stage, other)
 
-    def notes(self, task: Any) -> list[str]:
+    def notes(self, preview: Preview) -> list[str]:
         """Say it if the teacher's classes are in another order than the task's, or cannot be compared with them."""
-        return order_notes(self.teacher, task.names) if self.what == "logits" else []
+        if self.what != "logits":
+            return []
+        return order_notes(self.teacher, preview.references[self.teacher], preview.task.names)
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for places that cannot be compared."""
-        if self.what == "logits":
+        if self.what != "hidden":
             return params
-        brought = bring(self.teacher)
-        teacher = brought.model
-        pairs = self.paired(model, teacher)
-        # One token, for what a tuning put before a text may leave little room.
-        one = example_inputs(model.config, tokens=1)
-        ours, theirs = tap_shapes(model, params, one), tap_shapes(teacher, brought.variables.params, one)
         leaves = {}
-        for number, (own, other) in enumerate(pairs):
-            check_places(ours[own].shape, theirs[other].shape, own, other)
-            inputs, outputs = ours[own].shape[-1], theirs[other].shape[-1]
-            if self.what == "hidden" and inputs != outputs:
+        shapes = self.shapes(model, params, load_pretrained(self.teacher))
+        for number, (ours, theirs, stage, other) in enumerate(shapes):
+            inputs, outputs = ours[-1], theirs[-1]
+            if inputs != outputs:
                 drawn = jax.random.normal(jax.random.fold_in(key, number), (inputs, outputs))
-                leaves[f"distill/{own}/{other}/kernel"] = drawn * inputs**-0.5
+                leaves[f"distill/{stage}/{other}/kernel"] = drawn * inputs**-0.5
         return added(params, leaves, "Distill")
 
+    def shapes(self, model: Model, params: Tree, teacher: Pretrained) -> list[tuple[Shape, Shape, str, str]]:
+        """Return the shapes of the hidden states of each pair of stages, ours and the teacher's, and the stages."""
+        # One token, for the tokens that a tuning puts before a text may leave little room.
+        inputs = example_inputs(model.config, tokens=1)
+        ours, theirs = tap_shapes(model, params, inputs), tap_shapes(teacher.model, teacher.variables.params, inputs)
+        pairs = self.paired(model, teacher.model)
+        return [(ours[stage].shape, theirs[other].shape, stage, other) for stage, other in pairs]
+
     def paired(self, model: Model, teacher: Model) -> tuple[tuple[str, str], ...]:
-        """(our stage, the teacher's); ValueError for one that does not exist or has not what is compared."""
+        """Return pairs (our stage, the teacher's); ValueError for a stage that does not exist or lacks `what`."""
         both = []
-        for one in (model, teacher):
+        for side in (model, teacher):
             if self.what == "hidden":
-                both.append(hidden_stages(one, "Distill(what='hidden')"))
-            elif not (found := attention_stages(one)):
+                both.append(hidden_stages(side, "Distill(what='hidden')"))
+            elif not (stages := attention_stages(side)):
                 raise ValueError(
-                    f"Distill(what='attention') needs transformer blocks; {type(one.config).__name__} has none"
+                    f"Distill(what='attention') needs transformer blocks; {type(side.config).__name__} has none"
                 )
             else:
-                both.append(found)
+                both.append(stages)
         for pair in self.pairs:
             for stage, known in zip(pair, both, strict=True):
                 if stage not in known:
@@ -118,14 +123,14 @@ class Distill(Term):
         return self.pairs or ((both[0][-1], both[1][-1]),)
 
     def memory(self, setting: Setting) -> Tree:
-        """The numbers of the teacher, with its classes in the order of the task's."""
-        teacher = bring(self.teacher)
+        """Return the numbers of the teacher, with its classes in the order of the task's."""
+        teacher = load_pretrained(self.teacher)
         if self.what == "logits":
             teacher = in_order_of(teacher, setting.task.names, "Distill")
         return teacher.variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        teacher, batch, ours = structure(self.teacher), view.batch[self.on], view.taps[self.on]
+        teacher, batch, ours = view.references[self.teacher], view.batch[self.on], view.taps[self.on]
         variables = Variables(**view.memory)
         theirs, _ = forward(teacher, variables, batch, dtype=view.dtype)
         if self.what == "logits":
@@ -133,30 +138,31 @@ class Distill(Term):
         else:
             pairs = self.paired(view.model, teacher)
             total = jnp.zeros(len(batch["index"]))
-            for own, other in pairs:
+            for stage, other in pairs:
                 if self.what == "hidden":
-                    total += hidden_apart(view, ours, theirs, own, other)
+                    total += hidden_apart(view, ours, theirs, stage, other)
                 else:
-                    scores = attention_scores(view.model, view.params, ours, own)
-                    given = attention_scores(teacher, variables.params, theirs, other)
-                    total += attention_divergence(scores, given, ours["carry"].get("mask"))
+                    scores = attention_scores(view.model, view.params, ours, stage)
+                    target = attention_scores(teacher, variables.params, theirs, other)
+                    total += attention_divergence(scores, target, ours["carry"].get("mask"))
             apart = total / len(pairs)
         mean = mean_over(view, self.on, apart)
         return weighed(self.weight, mean, view, distance=mean)
 
 
-def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], own: str, other: str) -> Array:
-    """The mean over units and places of the squared difference, ours projected where there is a projection: [B]."""
-    x, y = ours[own], theirs[other]
-    if projection := subtree(view.params, f"distill/{own}/{other}"):
+def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], stage: str, other: str) -> Array:
+    """Return the mean over units and places of the squared difference, ours projected where there is a projection:
+    [B]."""
+    x, y = ours[stage], theirs[other]
+    if projection := subtree(view.params, f"distill/{stage}/{other}"):
         x = dense(projection, x)
     return feature_distance(x, y, mask=ours["carry"].get("mask")) / y.shape[-1]
 
 
-def check_places(ours: tuple[int, ...], theirs: tuple[int, ...], own: str, other: str) -> None:
-    """ValueError for maps that differ in their places (tokens, pixels)."""
+def check_places(ours: Shape, theirs: Shape, stage: str, other: str) -> None:
+    """Raise ValueError for maps that differ in their places (tokens, pixels)."""
     if ours[1:-1] != theirs[1:-1]:
         raise ValueError(
-            f"Distill compares place by place: {own!r} has {ours[1:-1]} places for the least input, the teacher's "
+            f"Distill compares place by place: {stage!r} has {ours[1:-1]} places for the least input, the teacher's "
             f"{other!r} {theirs[1:-1]} (Prompt adds some); take what='logits', or another tuning"
         )

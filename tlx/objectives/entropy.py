@@ -1,12 +1,12 @@
 """Confident predictions: minimum entropy."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlx.functional.losses import entropy
-from tlx.objectives.base import Term, check_classes, mean_over, weighed
+from tlx.objectives.base import Needs, Term, mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,8 @@ class Entropy(Term):
     on: str = "labelled"
     weight: Weight = 0.1
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Entropy")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), exclusive=True, features=False)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         mean = mean_over(view, self.on, entropy(view.taps[self.on]["logits"]))

@@ -1,4 +1,4 @@
-"""What the model is sure of, on inputs that are harder to read."""
+"""Confident predictions as labels for strongly augmented inputs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from tlx.models import example_inputs
-from tlx.objectives.base import Streams, check_weight, with_stream
+from tlx.objectives.base import Needs, Streams, check_weight
 from tlx.objectives.pseudo import PseudoLabel, check_share, self_taught
 from tlx.objectives.strong import strong_image, strong_text
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Tick, View
+from tlx.types import Array, Tick, View
+
+# The stream of the strong views.
+STREAM = "fixmatch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,25 +29,22 @@ class FixMatch(PseudoLabel):
     strength: float = 1.0
     masked: float = 0.15
 
-    adds = ("fixmatch",)
-
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         check_share(self, "threshold", "strength", "masked")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that reads neither images nor text."""
-        inputs = example_inputs(model.config)
-        if not {"image", "input_ids"} & inputs.keys():
-            told = ", ".join(map(repr, inputs))
-            raise ValueError(f"FixMatch has strong views of images and of text, and the model reads {told}")
-        return params
-
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return (self.on, *self.adds)
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on, STREAM),
+            batch=(self.on,),
+            creates=(STREAM,),
+            exclusive=True,
+            features=False,
+            inputs=("image", "input_ids"),
+        )
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raises ValueError for a stream with neither images nor text."""
+        """Raise ValueError for a stream with neither images nor text."""
         stream = batch[self.on]
         # By example, so that how devices share the batch changes nothing.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(tick.key, 2), jnp.asarray(stream["index"]))
@@ -56,8 +54,8 @@ class FixMatch(PseudoLabel):
             strong = {"attention_mask": strong_text(stream, keys, self.masked)}
         else:
             raise ValueError(f"FixMatch finds neither images nor text in {self.on!r}: {', '.join(sorted(stream))}")
-        return with_stream(batch, self.adds[0], {**stream, **strong}, "FixMatch")
+        return {**batch, STREAM: {**stream, **strong}}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        weak, strong = (view.taps[stream]["logits"] for stream in (self.on, *self.adds))
+        weak, strong = (view.taps[stream]["logits"] for stream in (self.on, STREAM))
         return self_taught(self, view, weak, strong)

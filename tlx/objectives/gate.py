@@ -1,39 +1,39 @@
-"""A source whose examples count as far as they look like the target."""
+"""A source whose examples are weighted by how much they look like the target, in every step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, mean_over, task_losses, weighed
+from tlx.objectives.base import Needs, mean_over, task_losses, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import (
     check_width,
     discriminate,
     discriminator,
+    domain_risk,
     effective_share,
     relative_to_mean,
-    told_apart,
 )
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Key, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Between):
     """The gate against negative transfer (Wang et al., 2019, equations 7 to 9), in the place of `Supervised`.
 
-    One discriminator D reads what the head reads and a label, or none: it is trained to tell the target's unlabelled
+    One discriminator D reads the input of the head and a label, or none: it is trained to tell the target's unlabelled
     examples from the source's without labels, and its labelled ones from the source's with theirs, each stream of a
     pair counting one half, as in `Dann`. The risk is that of the `labelled` stream plus `share` times the mean over the
     source of w times each example's, with w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or
-    where it is the `source` itself, w is D's answer without a label. The features hear the discriminator reversed,
-    times `reversal` (mu there).
+    where it is the `source` itself, w is D's answer without a label. The features get the discriminator's gradient
+    reversed, times `reversal` (mu there).
 
     `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's, by which
     one example may be all that counts (on digits a batch's mean w rose to 10^8): `most=10, normalised=True` hold.
@@ -48,8 +48,6 @@ class Gate(Between):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0)
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Gate")
@@ -58,26 +56,26 @@ class Gate(Between):
         if self.share < 0:
             raise ValueError(f"Gate: share is {self.share}; it is 0 or more")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        asked = (self.source, self.target)
-        return (*asked, self.labelled) if self.knows(streams) else asked
+    def needs(self, streams: Collection[str]) -> Needs:
+        known = (self.labelled,) if self.knows(streams) else ()
+        return Needs(
+            forward=(self.source, self.target, *known),
+            labels=(self.source, *known),
+            exclusive=True,
+            features=True,
+            taps=("features",),
+        )
 
     def knows(self, streams: Collection[str]) -> bool:
-        """Whether there are labelled examples of the target beside the source."""
+        """Return whether there are labelled examples of the target beside the source."""
         return self.labelled in streams and self.labelled != self.source
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs = read_features(model) + (model.outputs or 0) + 1
+        inputs = read_features(model, "Gate") + (model.outputs or 0) + 1
         return added(params, discriminator("gate", inputs, self.width, key), "Gate")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Gate")
-        return {}
-
     def weights(self, odds: Array) -> Array:
-        """w of log-odds [B], before it is normalised."""
+        """Return w of log-odds [B], before it is normalised."""
         # A ratio of densities; far beyond this, one example would be the whole source.
         weight = jnp.exp(jnp.minimum(odds, 20.0))
         return weight if self.most is None else jnp.minimum(weight, self.most)
@@ -91,11 +89,11 @@ class Gate(Between):
 
         # Log-odds of the target's, so that the target is the first of the two that are told apart.
         logits = {stream: logit(stream, False) for stream in (self.target, self.source)}
-        told, _ = told_apart(view, self.target, self.source, logits)
+        told, _ = domain_risk(view, self.target, self.source, logits)
         risk = jnp.zeros(())
         if self.knows(view.batch):
             logits = {stream: logit(stream, True) for stream in (self.labelled, self.source)}
-            told += told_apart(view, self.labelled, self.source, logits)[0]
+            told += domain_risk(view, self.labelled, self.source, logits)[0]
             own = task_losses(view, self.labelled)
             risk = mean_over(view, self.labelled, own)
         weight = self.weights(jax.lax.stop_gradient(logits[self.source]))
@@ -112,6 +110,6 @@ class Gate(Between):
 
 
 def log_odds(params: Tree, f: Array, label: Array | None, classes: int) -> Array:
-    """log D / (1 - D) of features [B, W] and labels [B], or none: that an example is the target's."""
+    """Return log D / (1 - D) of features [B, W] and labels [B], or none: that an example is the target's."""
     label = jnp.full(len(f), classes) if label is None else label
     return discriminate(params, jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))

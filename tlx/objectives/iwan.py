@@ -1,22 +1,23 @@
 """Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import (
     check_width,
     discriminate,
     discriminator,
+    domain_risk,
     effective_share,
     relative_to_mean,
-    told_apart,
 )
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
@@ -37,35 +38,35 @@ class Iwan(Between):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Iwan")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs, leaves = read_features(model), dict[str, Array]()
-        for name, own in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
-            leaves |= discriminator(name, inputs, self.width, own)
+        inputs, leaves = read_features(model, "Iwan"), dict[str, Array]()
+        for name, part in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
+            leaves |= discriminator(name, inputs, self.width, part)
         return added(params, leaves, "Iwan")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        scale, own = current(self.reversal, view.tick), view.params["iwan"]
-        known, told = {}, {}
+        scale, params = current(self.reversal, view.tick), view.params["iwan"]
+        weigher_logits, domain_logits = {}, {}
         for stream in (self.source, self.target):
             f = features(view.taps[stream])
-            known[stream] = discriminate(own["weigher"], jax.lax.stop_gradient(f))
-            told[stream] = discriminate(own["apart"], reversed_gradient(f, scale))
+            weigher_logits[stream] = discriminate(params["weigher"], jax.lax.stop_gradient(f))
+            domain_logits[stream] = discriminate(params["apart"], reversed_gradient(f, scale))
         # 1 - D, as a sigmoid of the negative logit.
-        weight = jax.nn.sigmoid(-jax.lax.stop_gradient(known[self.source]))
+        weight = jax.nn.sigmoid(-jax.lax.stop_gradient(weigher_logits[self.source]))
         every = gathered(view, weight)
         counts = {
             self.source: relative_to_mean(weight, every),
-            self.target: jnp.ones(len(told[self.target])),
+            self.target: jnp.ones(len(domain_logits[self.target])),
         }
-        weigher, _ = told_apart(view, self.source, self.target, known)
-        risk, right = told_apart(view, self.source, self.target, told, counts)
+        weigher, _ = domain_risk(view, self.source, self.target, weigher_logits)
+        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
             self.weight, risk + weigher, view,
             risk=risk, weigher=weigher, accuracy=right, effective=effective_share(every), reversal=scale,

@@ -1,29 +1,26 @@
 """Features and predictions of two streams whose joint kernel means agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import SCALES, joint_mmd, linear_joint_mmd
-from tlx.objectives.apart import Between, check_scales, gathered, rows
-from tlx.objectives.base import check_classes, weighed
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, check_scales, gathered, rows
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jmmd(Between):
     """`weight` times the joint maximum mean discrepancy (JAN; Long et al., 2017) between the two streams: as `Mmd`, but
-    the kernel of what the head reads is multiplied by a Gaussian one of width `sigma` of the softmax of its logits, so
-    that features and predictions agree together."""
+    the kernel of the inputs of the head is multiplied by a Gaussian one of width `sigma` of the softmax of its logits,
+    so that features and predictions agree together."""
 
     scales: tuple[float, ...] = SCALES
     sigma: float = 0.92
     linear: bool = False
-
-    couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,18 +28,16 @@ class Jmmd(Between):
         if self.sigma <= 0:
             raise ValueError(f"Jmmd: sigma is {self.sigma}; it is above 0")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Jmmd")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(exclusive=True, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
+        """Raise ValueError for a batch of one example."""
 
         def layers(stream: str) -> tuple[Array, Array]:
             logits = gathered(view, view.taps[stream]["logits"])
             return rows(view, stream), jax.nn.softmax(logits.astype(jnp.float32), -1)
 
         measure = linear_joint_mmd if self.linear else joint_mmd
-        found = measure(layers(self.source), layers(self.target), self.scales, self.sigma)
-        return weighed(self.weight, found, view, distance=found)
+        distance = measure(layers(self.source), layers(self.target), self.scales, self.sigma)
+        return weighed(self.weight, distance, view, distance=distance)

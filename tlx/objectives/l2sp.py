@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from tlx.functional.losses import squared_distance
-from tlx.objectives.base import Term, below, check_weight, stage_names, weighed
+from tlx.objectives.base import Needs, Term, check_weight, weighed
+from tlx.objectives.leaves import below, stage_names
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, Setting, View
@@ -16,9 +17,9 @@ from tlx.types import Array, Setting, View
 class L2SP(Term):
     """weight / 2 |w_S - w0_S|^2 + head / 2 |w_head|^2 (Li et al., 2018), over the leaves that learn.
 
-    w_S are the leaves that were brought, and those that a tuning adds, each held to where it began. w_head are the last
-    stage and every leaf that was drawn afresh, which are held to 0. What other terms add is neither. The optimiser's
-    own `weight_decay` would count a second time: leave it 0.
+    w_S are the pretrained leaves, and those that a tuning adds; their anchor w0_S are their values as the run begins.
+    w_head are the last stage and every leaf that was drawn at random; their anchor is 0. Leaves that other terms add
+    belong to neither. The optimiser's own `weight_decay` would count a second time: leave it 0.
     """
 
     head: Weight = 0.01
@@ -27,27 +28,27 @@ class L2SP(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight", "head")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return ()
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(features=False)
 
     def memory(self, setting: Setting) -> Tree:
-        """`start` holds w0 by path, `head` a zero for each leaf of the head."""
+        """Return `start`, w0_S by path, and `head`, a zero for each leaf of w_head."""
         stages = stage_names(setting.model)
         params = flatten(setting.variables.params)
         moving = params.keys() if setting.moving is None else setting.moving
-        own = {path: leaf for path, leaf in params.items() if path in moving and path.startswith(below(stages))}
+        leaves = {path: leaf for path, leaf in params.items() if path in moving and path.startswith(below(stages))}
         last = below(stages[-1:]) if len(stages) > 1 else ()
-        head = {path for path in own if path in setting.fresh or path.startswith(last)}
+        head = {path for path in leaves if path in setting.fresh or path.startswith(last)}
         return {
-            "start": nest({path: leaf for path, leaf in own.items() if path not in head}),
-            "head": nest({path: jnp.zeros(()) for path in own if path in head}),
+            "start": nest({path: leaf for path, leaf in leaves.items() if path not in head}),
+            "head": nest({path: jnp.zeros(()) for path in leaves if path in head}),
         }
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         params = flatten(view.params)
         anchors = {name: flatten(view.memory.get(name, {})) for name in ("start", "head")}
-        start, head = (squared_distance({path: params[path] for path in own}, own) for own in anchors.values())
+        start, head = (squared_distance({path: params[path] for path in anchor}, anchor) for anchor in anchors.values())
         now = current(self.head, view.tick)
-        told = {"head_weight": now} if isinstance(self.head, Ramp) else {}
-        value, logged = weighed(self.weight, 0.5 * start, view, distance=start, head=head, **told)
+        ramp = {"head_weight": now} if isinstance(self.head, Ramp) else {}
+        value, logged = weighed(self.weight, 0.5 * start, view, distance=start, head=head, **ramp)
         return value + 0.5 * now * head, logged

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.discrepancy import moment_distance
-from tlx.objectives.apart import check_sources, read_features, rows
-from tlx.objectives.base import Term, several, weighed
+from tlx.objectives.base import Needs, Term, weighed
+from tlx.objectives.between import check_sources, rows
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, View
+from tlx.objectives.streams import several
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +25,20 @@ class M3sda(Term):
     moments: int = 2
     weight: Weight = 1.0
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sources(self.sources, self.target, "M3sda")
         if self.moments < 1:
             raise ValueError(f"M3sda: moments is {self.moments}; it is 1 or more")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=self.compared(streams), features=True, taps=("features",))
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
+    def compared(self, streams: Collection[str]) -> tuple[str, ...]:
+        """Return the streams of the sources, and last the target's."""
         return (*(self.sources or several("source", streams)), self.target)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        *sources, target = (rows(view, stream) for stream in self.reads(view.batch))
-        found = moment_distance(sources, target, self.moments)
-        return weighed(self.weight, found, view, distance=found)
+        *sources, target = (rows(view, stream) for stream in self.compared(view.batch))
+        distance = moment_distance(sources, target, self.moments)
+        return weighed(self.weight, distance, view, distance=distance)

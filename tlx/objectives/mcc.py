@@ -1,14 +1,13 @@
 """Classes that are not confused with one another."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.discrepancy import confusion
-from tlx.objectives.apart import gathered
-from tlx.objectives.base import Term, check_classes, check_weight, weighed
+from tlx.objectives.base import Needs, Term, check_weight, weighed
+from tlx.objectives.between import gathered
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +19,14 @@ class Mcc(Term):
     temperature: float = 2.5
     weight: Weight = 1.0
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.temperature <= 0:
             raise ValueError(f"Mcc: temperature is {self.temperature}; it is above 0")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Mcc")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), exclusive=True, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        found = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
-        return weighed(self.weight, found, view, confusion=found)
+        confused = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
+        return weighed(self.weight, confused, view, confusion=confused)

@@ -1,24 +1,17 @@
 """Two classifiers that agree on the target."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlx.functional.losses import disagreement
 from tlx.models import initialise
-from tlx.objectives.apart import Between
-from tlx.objectives.base import (
-    below,
-    check_classes,
-    check_weight,
-    head_of,
-    mean_over,
-    stage_names,
-    task_losses,
-    weighed,
-)
-from tlx.objectives.brought import apply_head
+from tlx.objectives.base import Needs, check_weight, mean_over, task_losses, weighed
+from tlx.objectives.between import Between
+from tlx.objectives.leaves import below, stage_names
 from tlx.objectives.ramp import Ramp, Weight, current
+from tlx.objectives.reference import apply_head
 from tlx.trees import Tree, added, flatten, subtree
-from tlx.types import Array, Key, Model, Setting, Turn, View
+from tlx.types import Array, Key, Model, Turn, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +19,10 @@ class Mcd(Between):
     """Maximum classifier discrepancy (Saito et al., 2018, section 3.3), beside `Supervised(on="source")` and with
     `update=Alternating()`.
 
-    A second head, inserted below `mcd` and drawn by itself, learns the source as the model's own does. With d the mean
-    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves go down both risks;
-    (B) the heads go down both risks - `trade_off` x d; (C) what is below them goes down `trade_off` x d, `repeats`
-    times. `weight` times all of it is what the term asks for.
+    A second head, inserted below `mcd` and drawn at random, learns the source as the model's own does. With d the mean
+    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves minimise both
+    risks; (B) the heads minimise both risks - `trade_off` x d; (C) the stages below them minimise `trade_off` x d,
+    `repeats` times. The loss is `weight` times that.
 
     The paper takes 1 for `trade_off`, its followers up to 10. The heads are compared without noise of their own. The
     model answers by its own head alone; the paper's code reports each of the two and the sum of their logits.
@@ -44,16 +37,14 @@ class Mcd(Between):
         if self.repeats < 1:
             raise ValueError(f"Mcd: repeats is {self.repeats}; it is 1 or more")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        needs = super().needs(streams)
+        return needs._replace(labels=(self.source,), exclusive=True, taps=("head",))
+
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without a head on a stage below it."""
-        head = head_of(model, "Mcd").name
+        head = model.stages[-1].name
         fresh = initialise(Model((), {head: subtree(model.params, head)}, {}), key).params
         return added(params, {f"mcd/{path}": leaf for path, leaf in flatten(fresh).items()}, "Mcd")
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Mcd")
-        return {}
 
     def turns(self, model: Model) -> tuple[Turn, ...]:
         *features, head = stage_names(model)
@@ -71,7 +62,7 @@ class Mcd(Between):
         each = disagreement(answers(first, self.target), answers(second, self.target))
         discrepancy = mean_over(view, self.target, each)
         now = current(self.trade_off, view.tick)
-        told = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
+        ramp = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
         apart = now * discrepancy
-        asked = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
-        return weighed(self.weight, asked, view, risk=risk, discrepancy=discrepancy, **told)
+        value = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
+        return weighed(self.weight, value, view, risk=risk, discrepancy=discrepancy, **ramp)

@@ -2,16 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import check_sources, over_devices, read_features
-from tlx.objectives.base import Term, check_weight, mean_over, task_losses, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, told_apart
+from tlx.objectives.base import Needs, Term, check_weight, mean_over, task_losses, weighed
+from tlx.objectives.between import check_sources, over_devices
+from tlx.objectives.checks import read_features
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
 from tlx.types import Array, Key, Model, View
@@ -37,8 +37,6 @@ class Mdan(Term):
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
     weight: Weight = 1.0
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_weight(self, "weight", "reversal", "share")
         check_width(self.width, "Mdan")
@@ -48,12 +46,12 @@ class Mdan(Term):
         if self.gamma <= 0:
             raise ValueError(f"Mdan: gamma is {self.gamma}; it is above 0")
 
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return (*self.sources, self.target)
+    def needs(self, streams: Collection[str]) -> Needs:
+        forward = (*self.sources, self.target)
+        return Needs(forward=forward, labels=self.sources, features=True, taps=("features",))
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        inputs, leaves = read_features(model), dict[str, Array]()
+        inputs, leaves = read_features(model, "Mdan"), dict[str, Array]()
         for number in range(len(self.sources)):
             leaves |= discriminator(f"mdan/{number}", inputs, self.width, jax.random.fold_in(key, number))
         return added(params, leaves, "Mdan")
@@ -63,18 +61,18 @@ class Mdan(Term):
         risks, apart = [], []
         for number, source in enumerate(self.sources):
             # The risk is subtracted: its discriminator hears it reversed, and the features as it is, times the scale.
-            own = jax.tree.map(lambda leaf: reversed_gradient(leaf, jnp.ones(())), view.params["mdan"][str(number)])
+            params = jax.tree.map(lambda leaf: reversed_gradient(leaf, jnp.ones(())), view.params["mdan"][str(number)])
             logits = {
-                stream: discriminate(own, reversed_gradient(features(view.taps[stream]), -scale))
+                stream: discriminate(params, reversed_gradient(features(view.taps[stream]), -scale))
                 for stream in (source, self.target)
             }
-            apart.append(told_apart(view, source, self.target, logits)[0])
+            apart.append(domain_risk(view, source, self.target, logits)[0])
             loss = task_losses(view, source)
             risks.append(mean_over(view, source, loss))
         # Of the whole batch, for the sum of exponentials is no mean over examples.
         values = over_devices(view, jnp.stack(risks) - self.share * jnp.stack(apart))
-        found = jax.nn.logsumexp(self.gamma * values) / self.gamma
-        told = {"reversal": scale, "discriminator": sum(apart, jnp.zeros(())) / len(apart)}
+        value = jax.nn.logsumexp(self.gamma * values) / self.gamma
+        metrics = {"reversal": scale, "discriminator": sum(apart, jnp.zeros(())) / len(apart)}
         for number, (risk, counts) in enumerate(zip(risks, jax.nn.softmax(self.gamma * values), strict=True)):
-            told |= {f"risk_{number}": risk, f"weight_{number}": counts}
-        return weighed(self.weight, found, view, **told)
+            metrics |= {f"risk_{number}": risk, f"weight_{number}": counts}
+        return weighed(self.weight, value, view, **metrics)

@@ -1,5 +1,6 @@
 """Features on which no second head disagrees with the first in one stream alone."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
@@ -7,12 +8,13 @@ import jax
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.functional.losses import log_odds
 from tlx.models import features
-from tlx.objectives.apart import Between, read_features
-from tlx.objectives.base import check_classes, mean_over, weighed
+from tlx.objectives.base import Needs, mean_over, weighed
+from tlx.objectives.between import Between
+from tlx.objectives.checks import read_features
 from tlx.objectives.discriminator import check_width, perceive, perceptron
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Key, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,12 @@ class Mdd(Between):
         if self.margin <= 0:
             raise ValueError(f"Mdd: margin is {self.margin}; it is above 0")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        widths = (read_features(model), self.width, model.outputs or 1)
-        return added(params, perceptron("mdd", widths, key), "Mdd")
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(exclusive=True)
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Mdd")
-        return {}
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        widths = (read_features(model, "Mdd"), self.width, model.outputs or 1)
+        return added(params, perceptron("mdd", widths, key), "Mdd")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)

@@ -1,16 +1,15 @@
 """The model agrees with its own moving average."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 
 from tlx.functional.losses import squared_error
 from tlx.models import forward
-from tlx.objectives.base import Term, check_classes, mean_over, weighed
+from tlx.objectives.base import Needs, Term, mean_over, weighed
 from tlx.objectives.ramp import Ramp, Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, Variables, View
+from tlx.types import Array, Variables, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +26,11 @@ class MeanTeacher(Term):
     on: str = "unlabelled"
     weight: Weight = Ramp(0.0, 100.0, shape="sigmoid", over=(0.0, 0.2))
 
-    averages: ClassVar[bool] = True
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "MeanTeacher")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), average=True, exclusive=True, features=False)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError where no average is kept."""
-        if view.average is None:
-            raise ValueError("MeanTeacher reads the moving average of the parameters; keep one: train.ema=0.99")
+        assert view.average is not None
         teacher = Variables(view.average, view.stats)
         theirs, _ = forward(view.model, teacher, view.batch[self.on], dtype=view.dtype)
         p, q = (jax.nn.softmax(logits, -1) for logits in (view.taps[self.on]["logits"], theirs["logits"]))

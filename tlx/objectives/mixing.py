@@ -12,15 +12,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tlx.models import example_inputs
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, task_losses, weighed, with_stream
+from tlx.objectives.base import Needs, Streams, Term, check_weight, mean_over, task_losses, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, Tick, View
+from tlx.types import Array, Key, Tick, View
 
 
 def symmetric_beta(key: Key, alpha: float | Array) -> Array:
-    """A draw of Beta(alpha, alpha): a scalar.
+    """Return a draw of Beta(alpha, alpha), a scalar.
 
     (1 + t / sqrt(nu + t^2)) / 2, where t = sqrt(nu (U^(-2 / nu) - 1)) cos(2 pi V) is Student's with nu = 2 alpha
     degrees of freedom (Bailey, 1994) and U, V are uniform; written so that nothing overflows. JAX's own generator,
@@ -38,7 +36,7 @@ def partnered(batch: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def neighbours(x: Array) -> Array:
-    """Each example's partner in its place: rows 1, 0, 3, 2, ..."""
+    """Return each example's partner in its place: rows 1, 0, 3, 2, ..."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
@@ -49,33 +47,31 @@ class Mixing(Term):
     on: str
     alpha: float
     weight: Weight
+    # The one stream that the term creates.
+    adds: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.alpha <= 0:
             raise ValueError(f"{type(self).__name__}: alpha is {self.alpha}; the Beta distribution's is positive")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that reads no images."""
-        if "image" not in (inputs := example_inputs(model.config)):
-            told = ", ".join(map(repr, inputs))
-            raise ValueError(f"{type(self).__name__} mixes images, and the model reads {told}")
-        return params
-
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, type(self).__name__)
-        return {}
-
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return self.adds
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=self.adds,
+            batch=(self.on,),
+            labels=(self.on,),
+            creates=self.adds,
+            exclusive=True,
+            features=False,
+            inputs=("image",),
+        )
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
-        """The mixed images and the share [] that is the own image's."""
+        """Return the mixed images and the share [] that is the own image's."""
         raise TypeError(f"{type(self).__name__} does not say how it mixes")
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raises ValueError for a stream without images, or with an odd number of examples on a device."""
+        """Raise ValueError for a stream without images, or with an odd number of examples on a device."""
         who, stream = type(self).__name__, batch[self.on]
         if "image" not in stream:
             raise ValueError(f"{who} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
@@ -84,7 +80,7 @@ class Mixing(Term):
             raise ValueError(f"{who} mixes neighbours: an even number of examples on each device, not {len(image)}")
         mixed, share = self.mix(image, neighbours(image), jax.random.fold_in(tick.key, 1))
         more = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
-        return with_stream(batch, self.adds[0], {**stream, **more}, who)
+        return {**batch, self.adds[0]: {**stream, **more}}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         batch = view.batch[self.adds[0]]
@@ -100,11 +96,10 @@ class Mixup(Mixing):
     al., 2018), in the place of `Supervised`."""
 
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     alpha: float = 0.2
     weight: Weight = 1.0
 
-    adds = ("mixup",)
+    adds: ClassVar[tuple[str, ...]] = ("mixup",)
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         share = symmetric_beta(key, self.alpha)
@@ -121,11 +116,10 @@ class CutMix(Mixing):
     """
 
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     alpha: float = 1.0
     weight: Weight = 1.0
 
-    adds = ("cutmix",)
+    adds: ClassVar[tuple[str, ...]] = ("cutmix",)
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         height, width = image.shape[1:3]
@@ -136,7 +130,7 @@ class CutMix(Mixing):
 
 
 def within(key: Key, length: int, share: Array) -> Array:
-    """Which of `length` places lie in a stretch of `share` of them about a random centre: booleans [length]."""
+    """Return which of `length` places lie in a stretch of `share` of them about a random centre: booleans [length]."""
     centre = jax.random.randint(key, (), 0, length)
     half = (length * share).astype(jnp.int32) // 2
     places = jnp.arange(length)

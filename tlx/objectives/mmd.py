@@ -1,17 +1,17 @@
 """Features of two streams whose kernel means agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.discrepancy import SCALES, linear_mmd, mmd
-from tlx.objectives.apart import Between, check_scales, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, check_scales, rows
 from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mmd(Between):
-    """`weight` times the unbiased squared maximum mean discrepancy between what the head reads of the two streams,
+    """`weight` times the unbiased squared maximum mean discrepancy between the inputs of the head for the two streams,
     under a sum of Gaussian kernels (as in DAN; Long et al., 2015). `scales` are the kernels' squared widths as shares
     of the mean squared distance of the batch; `linear` takes disjoint pairs of rows alone, in linear time and with
     more noise.
@@ -20,14 +20,15 @@ class Mmd(Between):
     scales: tuple[float, ...] = SCALES
     linear: bool = False
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_scales(self.scales, "Mmd")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(features=True)
+
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raises ValueError for a batch of one example."""
+        """Raise ValueError for a batch of one example."""
         measure = linear_mmd if self.linear else mmd
-        found = measure(rows(view, self.source), rows(view, self.target), self.scales)
-        return weighed(self.weight, found, view, distance=found)
+        distance = measure(rows(view, self.source), rows(view, self.target), self.scales)
+        return weighed(self.weight, distance, view, distance=distance)

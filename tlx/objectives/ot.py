@@ -1,14 +1,14 @@
 """Features of two streams that lie near one another under a transport plan."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import squared_distances, transport
-from tlx.objectives.apart import Between, gathered, rows
-from tlx.objectives.base import weighed
+from tlx.objectives.base import Needs, weighed
+from tlx.objectives.between import Between, gathered, rows
 from tlx.objectives.ramp import Weight
 from tlx.types import Array, View
 
@@ -32,8 +32,6 @@ class Ot(Between):
     iterations: int = 100
     weight: Weight = 1e-3
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_cost is not None and self.label_cost < 0:
@@ -44,6 +42,10 @@ class Ot(Between):
             raise ValueError(f"Ot: epsilon is {self.epsilon}; it is above 0")
         if self.iterations < 1:
             raise ValueError(f"Ot: iterations is {self.iterations}; it is 1 or more")
+
+    def needs(self, streams: Collection[str]) -> Needs:
+        labels = () if self.label_cost is None else (self.source,)
+        return super().needs(streams)._replace(labels=labels, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         cost = squared_distances(rows(view, self.source), rows(view, self.target))
@@ -59,6 +61,6 @@ class Ot(Between):
 
             cost += self.label_cost * jax.vmap(risks)(labels)
         plan = transport(cost, self.epsilon, self.iterations)
-        found = (plan * cost).sum()
+        transported = (plan * cost).sum()
         missed = 0.5 * jnp.abs(plan.sum(0) - 1.0 / plan.shape[1]).sum()
-        return weighed(self.weight, found, view, cost=found, missed=missed)
+        return weighed(self.weight, transported, view, cost=transported, missed=missed)

@@ -1,19 +1,20 @@
 """A source whose classes count as far as the target seems to hold them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.discrepancy import reversed_gradient
 from tlx.models import features
-from tlx.objectives.apart import Between, gathered, read_features
-from tlx.objectives.base import check_classes, mean_over, task_losses, weighed
-from tlx.objectives.discriminator import check_width, discriminate, discriminator, effective_share, told_apart
+from tlx.objectives.base import Needs, mean_over, task_losses, weighed
+from tlx.objectives.between import Between, gathered
+from tlx.objectives.checks import read_features
+from tlx.objectives.discriminator import check_width, discriminate, discriminator, domain_risk, effective_share
 from tlx.objectives.ramp import Ramp, Weight, current
 from tlx.trees import Tree, added
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Key, Model, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +30,15 @@ class Pada(Between):
     width: int = 256
     reversal: Weight = Ramp(0.0, 1.0, shape="sigmoid")
 
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width, "Pada")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        return added(params, discriminator("pada", read_features(model), self.width, key), "Pada")
+    def needs(self, streams: Collection[str]) -> Needs:
+        return super().needs(streams)._replace(labels=(self.source,), exclusive=True, features=True)
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "Pada")
-        return {}
+    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
+        return added(params, discriminator("pada", read_features(model, "Pada"), self.width, key), "Pada")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
@@ -54,11 +50,11 @@ class Pada(Between):
         }
         each = task_losses(view, self.source)
         risk = mean_over(view, self.source, counts[self.source] * each)
-        told = {
+        domain_logits = {
             stream: discriminate(view.params["pada"], reversed_gradient(features(view.taps[stream]), scale))
             for stream in (self.source, self.target)
         }
-        apart, right = told_apart(view, self.source, self.target, told, counts)
+        apart, right = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
             self.weight, risk + apart, view,
             risk=risk, discriminator=apart, accuracy=right,

@@ -1,15 +1,15 @@
-"""The model's own answers as labels."""
+"""The model's own predictions as labels."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.losses import cross_entropy
-from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.base import Needs, Term, check_weight, mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,8 @@ class PseudoLabel(Term):
         check_weight(self, "weight")
         check_share(self, "threshold")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, type(self).__name__)
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), exclusive=True, features=False)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         logits = view.taps[self.on]["logits"]
@@ -40,8 +38,8 @@ class PseudoLabel(Term):
 
 
 def self_taught(term: PseudoLabel, view: View, teaching: Array, taught: Array) -> tuple[Array, dict[str, Array]]:
-    """The loss of a term by which the logits `taught` [B, C] learn the classes that the logits `teaching` are sure
-    of."""
+    """Return the loss by which the logits `taught` [B, C] learn the classes that the logits `teaching` predict with
+    confidence."""
     p = jax.nn.softmax(jax.lax.stop_gradient(teaching).astype(jnp.float32), -1)
     kept = (p.max(-1) >= term.threshold).astype(jnp.float32)
     risk = mean_over(view, term.on, kept * cross_entropy(taught, p.argmax(-1)))
@@ -49,7 +47,7 @@ def self_taught(term: PseudoLabel, view: View, teaching: Array, taught: Array) -
 
 
 def check_share(term: Term, *names: str) -> None:
-    """ValueError for a number that is no share."""
+    """Raise ValueError for a number outside [0, 1]."""
     for name in names:
         if not 0.0 <= (value := getattr(term, name)) <= 1.0:
             raise ValueError(f"{type(term).__name__}: {name} is {value}; it lies in [0, 1]")

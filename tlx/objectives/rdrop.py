@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.losses import divergence
-from tlx.objectives.base import Streams, Term, check_classes, check_weight, mean_over, task_losses, weighed, with_stream
+from tlx.objectives.base import Needs, Streams, Term, check_weight, mean_over, task_losses, weighed
 from tlx.objectives.ramp import Weight, current
-from tlx.trees import Tree
-from tlx.types import Array, Setting, Tick, View
+from tlx.types import Array, Tick, View
+
+# The stream of the second pass.
+STREAM = "rdrop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +22,27 @@ class RDrop(Term):
     """
 
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     alpha: Weight = 1.0
     weight: Weight = 1.0
-
-    adds = ("rdrop",)
 
     def __post_init__(self) -> None:
         check_weight(self, "weight", "alpha")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "RDrop")
-        return {}
-
-    def reads(self, streams: Collection[str]) -> Collection[str]:
-        return (self.on, *self.adds)
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on, STREAM),
+            batch=(self.on,),
+            labels=(self.on,),
+            creates=(STREAM,),
+            exclusive=True,
+            features=False,
+        )
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        return with_stream(batch, self.adds[0], batch[self.on], "RDrop")
+        return {**batch, STREAM: batch[self.on]}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        first, second = (view.taps[stream]["logits"] for stream in (self.on, *self.adds))
+        first, second = (view.taps[stream]["logits"] for stream in (self.on, STREAM))
         risk = mean_over(view, self.on, task_losses(view, self.on, {"logits": second}))
         apart = mean_over(view, self.on, 0.5 * (divergence(first, second) + divergence(second, first)))
         total = risk + current(self.alpha, view.tick) * apart

@@ -1,9 +1,8 @@
-"""A source whose examples count by how much they look like the target, found once by the features that were brought."""
+"""A source whose examples are weighted by how much they look like the target, once, by the pretrained features."""
 
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +11,23 @@ import numpy as np
 from tlx.data import inputs_of
 from tlx.functional.reweight import effective
 from tlx.models import features
-from tlx.objectives.apart import read_features
-from tlx.objectives.base import Term, mean_over, task_losses, weighed
-from tlx.objectives.brought import compiled
+from tlx.objectives.base import Needs, Term, mean_over, task_losses, weighed
 from tlx.objectives.ramp import Weight
+from tlx.objectives.reference import compiled
 from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, Setting, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reweighted(Term):
     """`weight` times the mean over the stream `on` of w times each example's loss, in the place of `Supervised`.
 
-    The w are found before the first step, from what the head reads of the model as the run begins, of every example of
-    `on` and of `target`, whose labels nobody looks at. `effective` is logged, the effective share of the examples,
-    (sum w)^2 / (N sum w^2).
+    The w are computed before the first step, from the input of the head for every example of `on` and of `target`, in
+    the model as the run begins. No label of the target is read. `effective` is logged, the effective share of the
+    examples, (sum w)^2 / (N sum w^2).
     """
 
     on: str = "source"
-    labels: ClassVar[bool] = True
     target: str = "unlabelled"
     weight: Weight = 1.0
 
@@ -39,27 +36,29 @@ class Reweighted(Term):
         if self.on == self.target:
             raise ValueError(f"{type(self).__name__}: on and target are both the stream {self.on!r}")
 
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on,),
+            once=(self.on, self.target),
+            labels=(self.on,),
+            features=False,
+            taps=("features",),
+        )
+
     @abstractmethod
     def counts(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """How much each row counts: [N, W], [M, W] -> [N]."""
-
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that does not give its features."""
-        read_features(model)
-        return params
-
-    def looks(self) -> Collection[str]:
-        return (self.target,)
+        """Return how much each row of the source counts: [N, W], [M, W] -> [N]."""
 
     def memory(self, setting: Setting) -> Tree:
-        """`counts` by an example's index, and how many they are worth. Without data each counts the same."""
+        """Return `counts`, the w by an example's index, and their effective share. Without data each counts the
+        same."""
         (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
         if not len(source) or not len(target):
             return {"counts": np.ones(1, np.float32), "effective": np.ones((), np.float32)}
-        found = self.counts(source, target)
+        weights = self.counts(source, target)
         counts = np.zeros(index.max() + 1, np.float32)
-        counts[index] = found
-        return {"counts": counts, "effective": np.asarray(effective(found), np.float32)}
+        counts[index] = weights
+        return {"counts": counts, "effective": np.asarray(effective(weights), np.float32)}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
@@ -69,7 +68,7 @@ class Reweighted(Term):
 
 
 def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
-    """The index [N] of every example of a stream, ascending, and what the head reads of it, [N, W]."""
+    """Return the index [N] of every example of a stream, ascending, and the input of the head for it, [N, W]."""
     run, parts = compiled(setting.model), []
     variables = jax.device_put(setting.variables)
     for batch in setting.inputs(stream):
@@ -78,6 +77,6 @@ def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
         parts.append((np.asarray(batch["index"])[real], rows[real]))
     if not parts:
         return np.zeros(0, int), np.zeros((0, 0))
-    index, rows = (np.concatenate(own) for own in zip(*parts, strict=True))
+    index, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = np.argsort(index)
     return index[order], rows[order]

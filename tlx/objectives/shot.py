@@ -1,17 +1,17 @@
 """Features of a target that a source's head can read. Shapes: N examples, W width, C classes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from tlx.functional.losses import cross_entropy, entropy
-from tlx.objectives.apart import gathered, read_features, rows
-from tlx.objectives.base import Term, check_classes, check_weight, drawn_head, head_of, weighed
+from tlx.objectives.base import Needs, Preview, Term, check_weight, weighed
+from tlx.objectives.between import gathered, rows
+from tlx.objectives.leaves import drawn_head
 from tlx.objectives.ramp import Weight, current
-from tlx.trees import Tree
-from tlx.types import Array, Key, Model, Setting, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,40 +19,37 @@ class Shot(Term):
     """Source hypothesis transfer (Liang et al., 2020) on the stream `on`, without any source: `weight` times (mean
     entropy - entropy of the mean prediction + `pseudo` times the cross-entropy to labels by centroids).
 
-    The head stays as it came, and what lies below it learns to be read by it: a tuning that moves the head is refused,
-    and `Rules(("head/.*", None), (".*", Learn()))` is the paper's. The labels are the paper's (equations 4 to 6) of the
-    batch in the place of the data set: there they are computed anew before each epoch from all examples, here at each
-    step from those of the (global) batch. So they are as fresh as can be, and noisier: a batch of several examples a
-    class is wanted. As in the authors' code, a class that no example is taken for has no centroid. `diversity` is
-    logged, the entropy of the mean prediction.
+    The head stays frozen, and the stages below it learn features that fit it: a tuning that trains the head is
+    rejected, and `Rules(("head/.*", None), (".*", Learn()))` is the paper's. The labels are the paper's (equations 4 to
+    6) of the batch in the place of the data set: there they are computed anew before each epoch from all examples, here
+    at each step from those of the (global) batch. So they are as fresh as can be, and noisier: a batch of several
+    examples a class is wanted. As in the authors' code, a class that no example is taken for has no centroid.
+    `diversity` is logged, the entropy of the mean prediction.
     """
 
     on: str = "unlabelled"
     pseudo: Weight = 0.3
     weight: Weight = 1.0
 
-    holds: ClassVar[bool] = True
-
-    couples: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_weight(self, "weight", "pseudo")
 
-    def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without a head on features that it gives."""
-        head_of(model, "Shot")
-        read_features(model)
-        return params
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(
+            forward=(self.on,),
+            frozen_head=True,
+            exclusive=True,
+            features=True,
+            taps=("head", "features"),
+        )
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification, and for a head that was drawn afresh."""
-        check_classes(setting.task, "Shot")
-        if drawn_head(setting):
+    def check(self, preview: Preview) -> None:
+        """Raise ValueError for a head that no checkpoint holds."""
+        if fresh := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                "Shot adapts features to the head that was brought, and this one was drawn afresh; bring a classifier "
-                "of the same classes: weights=Weights(...)"
+                f"Shot adapts features to the pretrained head, and {fresh[0]!r} is drawn at random: start from a "
+                "classifier of the same classes: weights=Weights(...)"
             )
-        return {}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         logits = gathered(view, view.taps[self.on]["logits"])
@@ -67,7 +64,7 @@ class Shot(Term):
 
 
 def centroid_labels(features: Array, p: Array) -> Array:
-    """The class of the nearest centroid by the cosine: [N, W], [N, C] -> [N].
+    """Return the class of the nearest centroid by the cosine: [N, W], [N, C] -> [N].
 
     The centroids are at first the means of the features weighed by the probabilities `p`, of the classes that are
     likeliest for some example; then those of the examples that are nearest to each (Liang et al., 2020, equations 4 to
@@ -82,8 +79,8 @@ def centroid_labels(features: Array, p: Array) -> Array:
 
     classes = p.shape[-1]
     first = nearest(p, members(p.argmax(-1), classes).any(0))
-    own = members(first, classes)
-    return nearest(own.astype(features.dtype), own.any(0))
+    member = members(first, classes)
+    return nearest(member.astype(features.dtype), member.any(0))
 
 
 def members(labels: Array, classes: int) -> Array:

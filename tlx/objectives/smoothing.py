@@ -1,13 +1,12 @@
 """Cross-entropy to smoothed labels."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tlx.functional.losses import cross_entropy
-from tlx.objectives.base import Term, check_classes, check_weight, mean_over, weighed
+from tlx.objectives.base import Needs, Term, check_weight, mean_over, weighed
 from tlx.objectives.ramp import Weight
-from tlx.trees import Tree
-from tlx.types import Array, Setting, View
+from tlx.types import Array, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +16,6 @@ class LabelSmoothing(Term):
 
     smoothing: float = 0.1
     on: str = "labelled"
-    labels: ClassVar[bool] = True
     weight: Weight = 1.0
 
     def __post_init__(self) -> None:
@@ -25,10 +23,8 @@ class LabelSmoothing(Term):
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"LabelSmoothing: smoothing is {self.smoothing}; a share in [0, 1)")
 
-    def memory(self, setting: Setting) -> Tree:
-        """Raises ValueError for a task that is no classification."""
-        check_classes(setting.task, "LabelSmoothing")
-        return {}
+    def needs(self, streams: Collection[str]) -> Needs:
+        return Needs(forward=(self.on,), labels=(self.on,), exclusive=True, features=False)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         values = cross_entropy(view.taps[self.on]["logits"], view.batch[self.on]["label"], self.smoothing)

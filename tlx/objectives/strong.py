@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.types import Array, Key
 
 # The kinds of change, with the most of each (as in the appendix of Sohn et al., 2020): an angle of 30 degrees, shears,
-# shifts as shares of a side, and, of pixels that were brought to about [-1, 1], how much lighter and how much flatter.
+# shifts as shares of a side, and, of pixels that were scaled to about [-1, 1], how much lighter and how much flatter.
 MOST = (jnp.pi / 6, 0.3, 0.3, 0.3, 0.3, 0.95, 0.95)
 CHANGES = 2
 CUT = 0.5

@@ -46,7 +46,7 @@ def slope_of(
     `tlx.updates`).
 
     With `parts.accumulate` above 1 the gradient is that of the whole batch all the same, however a term is made. A term
-    that is a mean over examples is summed up piece by piece. One that couples them (`Term.couples`) gets the features
+    that is a mean over examples is summed up piece by piece. One that couples them (`Needs.features`) gets the features
     and logits of all pieces together, from a first pass without gradient, and the derivative by these enters the
     second pass of each piece (Gao et al., 2021, section 3.2). Only the moments of batch norm are those of the pieces.
     """
@@ -110,7 +110,11 @@ class Losses:
     @property
     def coupled(self) -> list[int]:
         """The terms that need the whole batch where it is taken in pieces."""
-        return [n for n, term in enumerate(self.terms) if term.couples] if self.parts.in_pieces else []
+        return (
+            [n for n, term in enumerate(self.terms) if term.needs(tuple(self.batch)).features]
+            if self.parts.in_pieces
+            else []
+        )
 
     def at(
         self, trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
@@ -176,7 +180,7 @@ class Losses:
         for n in chosen:
             view = View(
                 self.parts.model, params, stats, self.state.memory[str(n)], batch, taps, self.task, move.tick,
-                self.parts.dtype, self.axis, move.turn, self.average,
+                self.parts.dtype, self.axis, move.turn, self.average, self.parts.references,
                 whole=self.batch if self.parts.in_pieces and batch is not self.batch else None,
             )  # fmt: skip
             value, metrics = loss_of(self.terms[n], view)

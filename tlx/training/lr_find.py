@@ -185,7 +185,7 @@ def traced(
         partition=claimed,
         layout=optim.layout(ready.model, [claimed], turns=ready.turns),
         # What no term reads costs memory alone.
-        ema=recipe.train.ema if any(term.averages for term in recipe.objective) else None,
+        ema=recipe.train.ema if any(term.needs(recipe.data.streams).average for term in recipe.objective) else None,
     )
     compiled = compile_step(parts, mesh)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)

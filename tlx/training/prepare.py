@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from tlx.partition import Partition
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.training.step import Parts
-from tlx.trees import flatten, map_named, near_miss, nest
+from tlx.trees import Tree, flatten, map_named, near_miss, nest
 from tlx.tuning import Tuning, merging
 from tlx.types import Column, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
@@ -25,7 +26,8 @@ from tlx.weights import Manifest
 
 class Prepared(NamedTuple):
     """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `pretrained` are the
-    numbers before a tuning or a term added any."""
+    numbers before a tuning or a term added any, `term_notes` the sentences that the run must say of its terms,
+    `references` the structures of the models that the terms load."""
 
     recipe: Recipe
     task: Task
@@ -36,6 +38,8 @@ class Prepared(NamedTuple):
     phases: tuple[Phase, ...]
     partitions: tuple[Partition, ...]
     pretrained: Variables
+    term_notes: tuple[str, ...] = ()
+    references: Mapping[str, Model] = MappingProxyType({})
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -45,21 +49,18 @@ class Prepared(NamedTuple):
     @property
     def new(self) -> frozenset[str]:
         """The paths of the model's own parameters that no checkpoint brought."""
-        if self.recipe.weights is None:
-            return frozenset(flatten(self.model.params))
-        return frozenset(entry.path for entry in self.manifest.entries if entry.action == "reset")
+        return fresh_paths(self.recipe, self.model, self.manifest)
 
     @property
     def notes(self) -> list[str]:
         """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
         kept although the class names cannot be compared; and those of the terms."""
-        terms = [note for term in self.recipe.objective for note in term.notes(self.task)]
-        return weights.sentences(self.model, self.manifest.entries, self.trainable) + terms
+        return [*weights.sentences(self.model, self.manifest.entries, self.trainable), *self.term_notes]
 
     @property
     def streams(self) -> list[str]:
-        """What a step gets a batch of: the streams of the data that some term reads."""
-        return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
+        """The streams of the data of which a step gets a batch: those that some term reads."""
+        return objectives.batch_streams(self.recipe.objective, self.recipe.data.streams)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -84,6 +85,8 @@ class Prepared(NamedTuple):
             features=any(CRITERIA[name].features for name in recipe.train.measured),
             joint=recipe.train.statistics == "joint",
             padded=recipe.tuning.padded,
+            streams=tuple(self.streams),
+            references=self.references,
         )
 
     def optim(self, phase: int) -> Optim:
@@ -97,12 +100,15 @@ def columns_of(splits: Splits) -> dict[str, Column]:
 
 
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
-    """The splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
-    Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term looks at once
-    are `looked`."""
+    """Return the splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
+    Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term reads once,
+    before the first step, are `looked`. Raises ValueError, before anything is opened, for terms that do not fit the
+    streams or the task."""
+    check_objective(recipe)
     splits = load(recipe.data, recipe.seed, test, read_by(recipe.train.measured))
-    read = objectives.wanted(recipe.objective, tuple(splits.streams))
-    looked = objectives.looked_at(recipe.objective) & splits.streams.keys() - set(read)
+    streams = tuple(splits.streams)
+    read = objectives.batch_streams(recipe.objective, streams)
+    looked = objectives.read_once(recipe.objective, streams) & splits.streams.keys() - set(read)
     return dataclasses.replace(
         splits,
         streams={name: splits.streams[name] for name in read},
@@ -116,22 +122,20 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
-    config.check(recipe)
-    objectives.check_streams(recipe.objective, recipe.data.streams)
+    check_objective(recipe)
     task: Task = recipe.task if splits is None else recipe.task.resolve(columns_of(splits))
     task.head()
     if recipe.weights is None:
         model = models.build(recipe.model, task.head())
-        check_tuning(recipe.tuning, model)
-        objectives.check_terms(recipe.objective, model, task)
-        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
         processor, manifest = None, Manifest("from scratch", {}, ())
+        term_notes, references = check_fit(recipe, model, task, manifest, model.params)
+        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
     elif like is not None and same_weights(recipe, task, like):
         model, processor, manifest, variables = like.model, like.processor, like.manifest, redrawn(like, recipe.seed)
     else:
         model, variables, processor, manifest, _ = bring(recipe, task)
     if recipe.weights is not None:
-        objectives.check_terms(recipe.objective, model, task)
+        term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
     pretrained = variables
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
@@ -144,13 +148,57 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     check_shares(phases)
     claimed = [partition.partition(params, phase.rules) for phase in phases]
     partitions = updates.in_turns(recipe.update, recipe.objective, model, claimed)
-    trainable = {path for parts in partitions for path, own in parts.items() if own is not None}
-    objectives.check_head(recipe.objective, model, trainable)
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)
     variables = Variables(params, variables.stats)
-    return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, pretrained)
+    return Prepared(
+        recipe, task, model, variables, processor, manifest, phases, partitions, pretrained, term_notes, references
+    )
+
+
+def check_objective(recipe: Recipe) -> None:
+    """Raise what the recipe alone tells of its terms: before data or weights are opened."""
+    config.check(recipe)
+    objectives.check_needs(recipe.objective, recipe.data.streams, recipe.task)
+
+
+def check_fit(
+    recipe: Recipe, model: Model, task: Task, manifest: Manifest, params: Tree
+) -> tuple[tuple[str, ...], dict[str, Model]]:
+    """Check the tuning, the update and the terms on the shapes of the model, before anything is drawn or compiled.
+
+    Args:
+        recipe: the recipe.
+        model: the model.
+        task: the task, with its classes.
+        manifest: where the parameters come from.
+        params: the parameters of the model, or only what it declares of them.
+
+    Returns:
+        What the run must say of its terms, and the structures of the models that they load.
+
+    Raises:
+        ValueError: something does not fit the model.
+    """
+    terms, streams = recipe.objective, tuple(recipe.data.streams)
+    taker = updates.taker_of(recipe.update, terms, model)
+    grown, trainable = check_tuning(recipe.tuning, model, params)
+    if taker is not None:
+        trainable = {path for path in trainable if path.startswith(tuple(p for turn in taker[1] for p in turn.moves))}
+    references = objectives.load_references(terms, streams)
+    preview = objectives.Preview(model, grown, task, streams, fresh_paths(recipe, model, manifest), references)
+    objectives.check_terms(terms, preview)
+    objectives.check_frozen_head(terms, model, trainable, streams)
+    notes = tuple(note for term in terms for note in term.notes(preview))
+    return notes, objectives.structures(references)
+
+
+def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[str]:
+    """Return the paths of the model's own parameters that no checkpoint holds."""
+    if recipe.weights is None:
+        return frozenset(flatten(model.params))
+    return frozenset(entry.path for entry in manifest.entries if entry.action == "reset")
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
@@ -172,16 +220,21 @@ def redrawn(like: Prepared, seed: int) -> Variables:
     )
 
 
-def check_tuning(tuning: Tuning, model: Model) -> None:
-    """Raises what a tuning and its rules raise on this model: of shapes alone, before a number is drawn or a program
-    compiled."""
-    shapes = map_named(lambda _, param: jax.ShapeDtypeStruct(param.shape, "float32"), model.params)
+def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[str]]:
+    """Return the shapes of `params` with those that the tuning adds, and the paths of those that it trains; raise what
+    the tuning and its rules raise on this model. It reads shapes alone: nothing is drawn or compiled."""
+    shapes = map_named(
+        lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, getattr(leaf, "dtype", "float32")), params
+    )  # fmt: skip
     grown = jax.eval_shape(lambda params: tuning.insert(model, params, jax.random.key(0)), shapes)
     check_merge(tuning, model, grown)
     phases = tuning.phases(model)
     check_shares(phases)
+    trainable: set[str] = set()
     for phase in phases:
-        partition.claims(grown, phase.rules)
+        claims = partition.claims(grown, phase.rules)
+        trainable |= {path for path, position in claims.items() if phase.rules[position][1] is not None}
+    return grown, trainable
 
 
 def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:

@@ -15,7 +15,7 @@ from tlx.files.documents import digests
 from tlx.files.durable import guarded, sync_tree
 from tlx.functional.metrics import document
 from tlx.functional.selection import gaps
-from tlx.objectives import TERMS, without_inserted
+from tlx.objectives import without_inserted
 from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
 from tlx.records import run_directory
@@ -199,7 +199,8 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
 
 def in_pieces(ready: Prepared) -> list[str]:
     """What sees the pieces of a batch one by one where `train.accumulate` cuts it, and would see more of it whole."""
-    train, found = ready.recipe.train, []
+    recipe, found = ready.recipe, list[str]()
+    train = recipe.train
     if train.accumulate == 1:
         return []
     size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
@@ -208,10 +209,11 @@ def in_pieces(ready: Prepared) -> list[str]:
     frozen = [tuple(f"{stage}/" for stage in frozen_stages(stages, parts)) for parts in ready.partitions]
     if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
         found.append(f"batch norm takes its moments of {size}, not of the whole batch")
-    for term in ready.recipe.objective:
-        if not term.couples and type(term) not in TERMS.values():
+    for term in recipe.objective:
+        if term.needs(recipe.data.streams).features is None:
             found.append(
-                f"{type(term).__name__} is asked of {size} by itself; a term that compares examples says couples = True"
+                f"{type(term).__name__} is computed on {size}, one by one; a term that compares examples declares "
+                "needs with features=True, another one features=False"
             )
     return found
 

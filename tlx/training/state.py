@@ -1,6 +1,7 @@
 """The state of a run, and how it begins: the first phase from the variables, a later one from the phase before."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,8 @@ class Parts(NamedTuple):
     as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
     goes on where what lies below it was computed before (see `tlx.training.feature_cache`): its batches then hold a
     carry in the place of inputs. With `features` an evaluation gives what the head reads, too. `padded` is as in
-    `Tuning`."""
+    `Tuning`. `streams` are those of the data in a batch, `references` the structures of the models that the terms
+    load."""
 
     model: Model
     task: Task
@@ -65,6 +67,8 @@ class Parts(NamedTuple):
     start: str | None = None
     features: bool = False
     padded: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    references: Mapping[str, Model] = MappingProxyType({})
 
     @property
     def in_pieces(self) -> bool:
@@ -74,7 +78,7 @@ class Parts(NamedTuple):
     @property
     def uncut(self) -> "Parts":
         """The same step in one piece, with as many operations: of a loop over pieces XLA counts one round."""
-        again = self.accumulate > 1 and any(term.couples for term in self.terms)
+        again = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
         return self._replace(accumulate=1, twice=self.twice or again)
 
     @property

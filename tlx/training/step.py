@@ -16,7 +16,7 @@ from tlx import optim as optimisers
 from tlx import sharding
 from tlx.config import with_hyperparameters
 from tlx.models import features, forward
-from tlx.objectives import passes
+from tlx.objectives import passes, with_created
 from tlx.optim import Layout
 from tlx.tasks import with_labels
 from tlx.training import pmap
@@ -47,8 +47,7 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
 
     given = sorted(batch)
-    for term in terms:
-        batch = term.streams(batch, tick)
+    batch = with_created(terms, batch, tick)
 
     clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
     transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlx import objectives
 from tlx.objectives import Term
 from tlx.partition import Partition
 from tlx.trees import Tree, flatten, nest
-from tlx.types import Model, Tick
+from tlx.types import Model, Tick, Turn
 from tlx.updates.base import Aux, Descend, Point, Slope, Update
 
 
@@ -41,31 +40,45 @@ class Alternating(Update):
         return point, nest(dict(sorted(gradients.items()))), told[0][1]
 
 
-def in_turns(
-    update: Update, terms: Sequence[Term], model: Model, partitions: Sequence[Partition]
-) -> tuple[Partition, ...]:
-    """The partition of every phase without what moves in no turn, which does not learn; as they are where no term takes
-    turns.
+def taker_of(update: Update, terms: Sequence[Term], model: Model) -> tuple[str, tuple[Turn, ...]] | None:
+    """Return the one term that takes turns, by the name of its class, with its turns; None where none does.
 
-    Raises ValueError for a term that takes turns under an update that does not, for the reverse, for two such terms,
-    and for a turn in which nothing would move.
+    Raises ValueError for a term that takes turns under an update that does not, for the reverse, and for two such
+    terms.
     """
-    takers = {type(term).__name__: turns for term in terms if (turns := term.turns(model))}
+    takers = [(type(term).__name__, turns) for term in terms if (turns := term.turns(model))]
     name = type(update).__name__
     if not update.alternates:
         if takers:
             raise ValueError(
-                f"{next(iter(takers))} takes turns, each a step of its own, and {name} takes one step for all terms: "
+                f"{takers[0][0]} takes turns, each a step of its own, and {name} takes one step for all terms: "
                 "give update=Alternating()"
             )
-        return tuple(partitions)
+        return None
     if not takers:
-        exported = [kind for kind in vars(objectives).values() if isinstance(kind, type) and issubclass(kind, Term)]
-        known = ", ".join(sorted(kind.__name__ for kind in exported if kind.turns is not Term.turns))
-        raise ValueError(f"{name} is for a term that takes turns ({known}), and the objective has none: leave it out")
+        raise ValueError(
+            f"{name} is for a term that takes turns (one with a hook turns, such as Mcd or Adda), and the objective "
+            "has none: leave it out"
+        )
     if len(takers) > 1:
-        raise ValueError(f"{name} is for one term that takes turns, and {' and '.join(takers)} both do: keep one")
-    [(who, turns)] = takers.items()
+        raise ValueError(
+            f"{name} is for one term that takes turns, and {' and '.join(taker for taker, _ in takers)} both do: "
+            "keep one"
+        )
+    return takers[0]
+
+
+def in_turns(
+    update: Update, terms: Sequence[Term], model: Model, partitions: Sequence[Partition]
+) -> tuple[Partition, ...]:
+    """Return the partition of every phase without what moves in no turn, which does not learn; as they are where no
+    term takes turns.
+
+    Raises ValueError as `taker_of` does, and for a turn in which nothing would move.
+    """
+    if (taker := taker_of(update, terms, model)) is None:
+        return tuple(partitions)
+    who, turns = taker
     moves = tuple(prefix for turn in turns for prefix in turn.moves)
     found = []
     for phase, claimed in enumerate(partitions):

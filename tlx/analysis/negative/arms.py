@@ -184,7 +184,7 @@ def reads_source(term: Term) -> bool:
 
 def source_only(terms: Sequence[Term]) -> tuple[Term, ...]:
     """The terms that read the source's labels and nothing else."""
-    found = tuple(term for term in terms if getattr(term, "on", None) == "source" and not term.looks())
+    found = tuple(term for term in terms if getattr(term, "on", None) == "source" and not term.needs(("source",)).once)
     return found or (Supervised(on="source"),)
 
 
@@ -193,5 +193,5 @@ def in_role(terms: Sequence[Term]) -> tuple[Term, ...]:
     found: dict[Term, None] = {}
     for term in terms:
         roles = {role: "labelled" for role in ROLES if getattr(term, role, None) == "source"}
-        found[dataclasses.replace(term, **roles) if roles else term] = None  # type: ignore[type-var]
+        found[dataclasses.replace(term, **roles) if roles else term] = None
     return tuple(found)
