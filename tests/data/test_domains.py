@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tlx import Recipe, Train, Weights, models, tasks, terms
-from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
-from tlx.data.examples import Features
+from tlx.data import Data, Dataset, Examples, examples, load, train_batches
+from tlx.processors import ImageProcessor
 from tlx.training.prepare import levelled, open_data, prepare, training_batches
+from tlx.types import Column, Field
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 
@@ -52,7 +53,7 @@ def test_a_label_that_is_not_granted_is_in_no_example_and_no_batch():
         assert given[0].keys() == {"image", "index"}
         with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
             given.labels()
-    batch = next(train_batches(hidden, processor_for(BOTH, splits), batch=4, seed=0))
+    batch = next(train_batches(hidden, ImageProcessor(size=(8, 8), channels=1), batch=4, seed=0))
     assert batch.keys() == {"image", "index"}
 
 
@@ -95,12 +96,12 @@ def made_up(monkeypatch, **sets):
 
     def dataset(name):
         classes, kind, splits = sets[name.replace(" ", "_")]
-        features = Features(("text",) if kind == "text" else (), None if kind == "text" else "image", "label", "class")
+        columns = {kind: Column(kind), "label": Column("class", classes)}
         held = {
-            split: Examples(name, split, [{"text": b"a", "label": value} for value in values], features, classes)
+            split: Examples(name, split, [{"text": b"a", "label": value} for value in values], columns)
             for split, values in splits.items()
         }
-        return Dataset(name, held, classes, features, name)
+        return Dataset(name, held, columns, name)
 
     monkeypatch.setattr(examples, "open_dataset", dataset)
 
@@ -297,7 +298,7 @@ def test_padding_is_the_tokenizers_own():
     long = {"input_ids": np.array([[7, 8, 9]]), "attention_mask": np.array([[1, 1, 1]]), "index": np.array([1])}
     # What a stored prefix holds may be named by a path.
     short["blocks/00"], long["blocks/00"] = np.ones((1, 2, 4)), np.ones((1, 3, 4))
-    found = levelled({"source": short, "unlabelled": long}, 1)
+    found = levelled({"source": short, "unlabelled": long}, {"input_ids": Field((None,), "int32", 1)})
     assert found["source"]["blocks/00"].sum((0, 2)).tolist() == [4, 4, 0]
     assert found["source"]["input_ids"].tolist() == [[5, 6, 1]]
     assert found["source"]["attention_mask"].tolist() == [[1, 1, 0]]

@@ -13,7 +13,6 @@ import numpy as np
 
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
-from tlx.processors import ImageProcessor
 from tlx.training.prepare import stream_seed, training_batches
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import flatten, size
@@ -218,10 +217,9 @@ def fixed(arm: Any, how: Any) -> bool:
             return False
         sizes = [array[0].nbytes for array in how.shards[0].arrays]
         return sum(sizes) * len(examples) <= RESIDENT
-    if not isinstance(how, ImageProcessor) or arm.recipe.data.augment:
+    if how.ragged or arm.recipe.data.augment:
         return False
-    height, width, channels = how.shape
-    return 4 * height * width * channels * len(examples) <= RESIDENT
+    return int(how.row_bytes) * len(examples) <= RESIDENT
 
 
 def first_of(streams: Mapping[str, Any]) -> Any:
@@ -273,7 +271,9 @@ def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mappin
 def rows_of(arm: Any, how: Any) -> dict[str, Any]:
     """All training examples as one batch, [N, ...]."""
     examples = arm.splits.train
-    return reader(examples, how).batch(np.arange(len(examples)), slice(None), arm.recipe.data.lengths)
+    return reader(examples, how, arm.ready.targets).batch(
+        np.arange(len(examples)), slice(None), arm.recipe.data.lengths
+    )
 
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

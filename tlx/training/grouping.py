@@ -114,7 +114,9 @@ class Form(NamedTuple):
 
 def form_of(arm: Arm) -> Form:
     ready, splits = arm.ready, arm.splits
-    measured = [own.identity for own in (splits.validation, splits.test, *splits.aside.values())]
+    measured = [
+        own.identity for own in (splits.validation, splits.test, *splits.tests.values(), *splits.aside.values())
+    ]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
     stands = (arm.recipe.train.select, arm.steps, arm.spans, arm.eval_every, *head, *measured)
     phases = []

@@ -224,11 +224,10 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
                 again = evaluate(engine, shown, first.splits.validation, one_of(readers["validation"]), recipe)
                 for arm, outcome in zip(arms, again, strict=True):
                     arm.outcomes["validation"] = outcome
-            tested_on = how.test and not first.splits.untested
-            if tested_on:
-                tested = evaluate(engine, shown, first.splits.test, one_of(readers["test"]), recipe)
+            for name, examples in first.splits.measured.items() if how.test else ():
+                tested = evaluate(engine, shown, examples, one_of(readers[name]), recipe)
                 for arm, outcome in zip(arms, tested, strict=True):
-                    arm.outcomes["test"] = outcome
+                    arm.outcomes[name] = outcome
         # Until the last result is written the checkpoint may be needed.
         group.checkpoints.wait()
         used = meter.stop().shared(len(arms))
@@ -240,9 +239,9 @@ def train(arms: Sequence[Arm], how: How, clock: Clock, begun: Begun | None = Non
             if arm.failed is not None:
                 results.append(arm.failed)
                 continue
-            if tested_on:
-                measured = arm.outcomes["test"].metrics(arm.ready.task)
-                arm.records.write(ended, {f"test/{name}": value for name, value in measured.items()})
+            for split in first.splits.measured if how.test else ():
+                measured = arm.outcomes[split].metrics(arm.ready.task)
+                arm.records.write(ended, {f"{split}/{name}": value for name, value in measured.items()})
             arm.records.flush()
             told = {"clock": clock, "steps": ended, "timed": timed, "selected": selected}
             told["pack"] = {"arms": len(arms), "place": n} | ({"cells": group.cells} if len(arms) > 1 else {})

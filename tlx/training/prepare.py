@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from tlx import config, models, objectives, optim, partition, processors, updates, weights
-from tlx.data import Splits, load, processor_for, train_batches
+from tlx.data import Splits, load, train_batches
+from tlx.data.pipeline import Targets
 from tlx.functional.selection import CRITERIA, read_by
 from tlx.optim import Optim
 from tlx.partition import Partition
@@ -19,7 +20,7 @@ from tlx.tasks import Task
 from tlx.training.step import Parts
 from tlx.trees import flatten, map_named, near_miss, nest
 from tlx.tuning import Tuning
-from tlx.types import Model, Phase, Turn, Variables
+from tlx.types import Field, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
 
@@ -60,6 +61,11 @@ class Prepared(NamedTuple):
     def streams(self) -> list[str]:
         """What a step gets a batch of: the streams of the data that some term reads."""
         return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
+
+    @property
+    def targets(self) -> Targets | None:
+        """What makes the label arrays of a batch: the task, where it does; else each example's own label is taken."""
+        return self.task if hasattr(self.task, "targets") else None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -218,22 +224,7 @@ def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
 def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     """The processor of the data, at the size that the model declares where the recipe names none."""
     shape = models.image_shape(model.config)
-    if processor is None and shape is not None:
-        height, width, channels = shape
-        if channels not in (1, 3):
-            raise ValueError(
-                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
-            )
-        processor = processors.ImageProcessor(
-            size=(height, width), channels=1 if channels == 1 else 3, mean=(0.5,) * channels, std=(0.5,) * channels
-        )
-    fit = processor_for(recipe.data, splits, processor)
-    if isinstance(fit, processors.ImageProcessor) and shape is not None and fit.shape != shape:
-        raise ValueError(
-            f"images of {fit.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
-            "or resize the model's position embeddings: Weights(resize=...)"
-        )
-    return fit
+    return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
 
 
 def training_batches(
@@ -255,14 +246,23 @@ def training_batches(
             first=first,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            targets=ready.targets,
+            gather=gathered,
         )
-    fill = ready.processor.pad_id if isinstance(ready.processor, processors.TextProcessor) else 0
-    return (levelled({name: next(batches) for name, batches in each.items()}, fill) for _ in itertools.count())
+    fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
+    return (levelled({name: next(batches) for name, batches in each.items()}, fields) for _ in itertools.count())
 
 
-def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:
-    """Batches of texts at one length, lest every combination of the streams' lengths be a program: those that are
-    shorter with padding behind, `fill` for tokens."""
+def gathered(array: np.ndarray) -> Any:
+    """The arrays of all processes, [P, ...]."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array)
+
+
+def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) -> dict[str, dict[str, Any]]:
+    """Batches of ragged examples at one length, because otherwise each combination of the streams' lengths would be a
+    program: shorter ones get the padding of their fields behind."""
     if len(batches) == 1:
         return batches
     longest: dict[Any, int] = {}
@@ -273,8 +273,8 @@ def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[st
     def padded(path: Any, array: np.ndarray) -> np.ndarray:
         short = longest[path] - array.shape[1] if array.ndim > 1 else 0
         wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
-        tokens = jax.tree_util.keystr(path) == "['input_ids']"
-        return np.pad(array, wide, constant_values=fill if tokens else 0) if short else array
+        name = path[0].key if len(path) == 1 else ""
+        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if short else array
 
     return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
 

@@ -68,6 +68,7 @@ def write_all(arm: Arm, state: TrainState, finish: Mapping[str, Any], leave: str
         },
         "classes": list(splits.classes),
         "data": splits.fingerprint,
+        "tests": [name for name in splits.tests if name in outcomes],
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
         "energy": finish["energy"],
@@ -241,10 +242,11 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
     data = ready.recipe.data
     named = {**trained_on(splits), "validation": splits.validation}
-    named |= {} if splits.untested else {"test": splits.test}
+    named |= splits.measured
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
-        f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
+        f"{' and '.join(map(str, data.sources.values()))}{' to ' if data.sources else ''}{data.target}: "
+        + ", ".join(sizes),
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]

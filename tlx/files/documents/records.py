@@ -74,6 +74,7 @@ FIELDS: dict[str, Form] = {
     "classes": NAMES,
     "data": HASH,
     "notes": NAMES,
+    "tests": NAMES,
     "sha256": Mapped(Text(r"[0-9a-f]{64}", "64 hexadecimal digits")),
     "energy": maybe(Record({}, {"kwh": MAYBE, "co2e_kg": MAYBE, "how": maybe(Text())})),
     "pack": maybe(Record({}, {"arms": Whole(1), "place": COUNT})),

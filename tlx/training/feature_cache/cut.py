@@ -14,7 +14,6 @@ from jax.extend.core import Literal
 from tlx import partition
 from tlx.data import Leaf
 from tlx.models import forward
-from tlx.processors import TextProcessor
 from tlx.training.prepare import Prepared
 from tlx.training.state import Parts, initial_state
 from tlx.training.step import eval_step, train_step
@@ -139,14 +138,17 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
 
     Raises ValueError where tokens lie along another axis.
     """
-    if not isinstance(ready.processor, TextProcessor):
+    fields = ready.processor.fields
+    if not ready.processor.ragged:
         return [None] * len(reads)
     variables = jax.eval_shape(lambda: ready.variables)
     both = []
-    most = ready.processor.tokens
+    most = ready.processor.longest or max(ready.recipe.data.lengths)
     for length in (most - 1, most):
-        ids = jax.ShapeDtypeStruct((2, length), "int32")
-        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        given = {
+            name: jax.ShapeDtypeStruct((2, *(length if side is None else side for side in field.shape)), field.dtype)
+            for name, field in fields.items()
+        }
         taken = jax.eval_shape(partial(prefix, ready, stage, reads), variables, given)
         both.append([leaf.shape for leaf in taken])
     found: list[int | None] = []
