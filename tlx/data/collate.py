@@ -65,7 +65,7 @@ def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.n
     if field.pad:
         batch[:] = field.pad
     for row, array in enumerate(arrays):
-        batch[(row, *map(slice, array.shape))] = array
+        batch[(row, *(slice(size) for size in array.shape))] = array
     return batch
 
 

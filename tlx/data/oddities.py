@@ -123,9 +123,11 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
             found.append(f"{len(own) - len(filled):,} of {len(own):,} texts of {name}{sampled} are empty")
         elif len(own) > 1 and (own == own[0]).all():
             found.append(f"all {len(own):,} inputs of {name}{sampled} are the same")
-    for held, against in (("validation", ("test",)), ("test", ())):
+    # A test set may well be a part of another one.
+    tested = {"test", *splits.tests}
+    for held in ("validation", "test", *splits.tests):
         for name in known if held in known else ():
-            if name == held or name in against:
+            if name == held or name in tested:
                 continue
             own, sampled = known[held]
             other, also = known[name]

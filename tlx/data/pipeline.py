@@ -76,7 +76,7 @@ def train_batches(
     ready = reader(examples, processor, targets)
     if process_count > 1:
         ready.measure(gather, process_index, process_count)
-    order = Order(examples, processor, batch=batch, seed=seed, group=group)
+    order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
 
     def assemble(step: int) -> Batch:
         drawn, epochs = order(step)
@@ -98,8 +98,17 @@ class Order:
     """Which examples each step takes: `order(step)` gives their positions int64[B] and the epochs int64[B] that they
     are of. A function of its arguments alone, so that every process, and every way to read rows, comes to the same."""
 
-    def __init__(self, examples: Examples, processor: Processor | Table, *, batch: int, seed: int, group: int = 1):
-        self.ready, self.count = reader(examples, processor), len(examples)
+    def __init__(
+        self,
+        examples: Examples,
+        processor: Processor | Table,
+        *,
+        batch: int,
+        seed: int,
+        group: int = 1,
+        targets: Targets | None = None,
+    ):
+        self.ready, self.count = reader(examples, processor, targets), len(examples)
         self.batch, self.seed = batch, seed
         self.group = group if self.ready.ragged else 1
         # Kept, for each of a group's batches asks for the whole group.

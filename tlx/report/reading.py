@@ -99,7 +99,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     from tlx.recipe import KINDS
 
     document = check(folder.read(path, folder.RECIPE), DRAWN, path / folder.RECIPE, RERUN)
-    if '{"repr":' in json.dumps(document):
+    if '{"repr":' in json.dumps(document) or "sources" in document:
         return document
     try:
         fingerprint = config.fingerprint(config.load(document["recipe"], KINDS | {"Recipe": Recipe}))

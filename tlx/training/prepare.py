@@ -65,7 +65,8 @@ class Prepared(NamedTuple):
     @property
     def targets(self) -> Targets | None:
         """What makes the label arrays of a batch: the task, where it does; else each example's own label is taken."""
-        return self.task if hasattr(self.task, "targets") else None
+        task: Any = self.task
+        return task if hasattr(task, "targets") else None
 
     @property
     def turns(self) -> tuple[Turn, ...]:

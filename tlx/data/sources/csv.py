@@ -155,7 +155,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.part.places)
 
-    def __getitem__(self, position: Any) -> Mapping[str, Any]:
+    def __getitem__(self, position: int) -> Mapping[str, Any]:  # type: ignore[override]
         if not 0 <= position < len(self):
             raise IndexError(f"{self.part.file.path} has {len(self)} rows in this split; there is none at {position}")
         cells = self.part.file.row(int(self.part.places[position]))

@@ -41,7 +41,9 @@ DRAWN = Record(
     {
         "recipe": Record(
             {
-                "data": Record({"target": Text(), "source": Anything(), "labels": Anything()}),
+                "data": Record(
+                    {"target": Either((Text(), Record({"kind": Text()}))), "source": Anything(), "labels": Anything()}
+                ),
                 "task": KIND,
                 "tuning": Either((KIND, Record({"repr": Text()}))),
                 "weights": maybe(Record({"source": Text()})),
