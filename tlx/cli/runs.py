@@ -89,8 +89,6 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     console.print(f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch")
     for note in ready.notes:
         console.print(f"note: {note}", markup=False)
-    for note in ready.notes:
-        console.print(f"note: {note}", markup=False)
 
 
 @main.command("lr-find")

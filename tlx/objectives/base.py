@@ -260,12 +260,6 @@ def drawn_head(setting: Setting) -> list[str]:
     return sorted(path for path in setting.fresh if path.startswith(parts))
 
 
-def drawn_head(setting: Setting) -> list[str]:
-    """The parameters of the head, and of the pooler that it reads, that were drawn at random."""
-    parts = below([stage.name for stage in setting.model.stages if stage.output in ("logits", "pooled")])
-    return sorted(path for path in setting.fresh if path.startswith(parts))
-
-
 def stage_names(model: Model) -> list[str]:
     return [stage.name for stage in model.stages]
 

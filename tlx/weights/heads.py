@@ -208,20 +208,6 @@ def left_out(
     )
 
 
-def left_out(
-    model: Model, arrays: Mapping[str, np.ndarray], entries: Sequence[Entry], why: str
-) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
-    """The arrays without the layers that give the logits, and the manifest's entries, which say why."""
-    classes = class_axis(model)
-    return (
-        {path: array for path, array in arrays.items() if not classes(path)},
-        tuple(
-            Entry("reset", entry.path, entry.foreign, why) if entry.action != "reset" and classes(entry.path) else entry
-            for entry in entries
-        ),
-    )
-
-
 def other_kind(stated: Stated, task: Task) -> str:
     """Say why a stored head answers another kind of question than the task; empty if nothing says so."""
     if stated.task is None:

@@ -145,9 +145,6 @@ def load_pretrained(
     if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
         why = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
         arrays, entries = left_out(built, arrays, entries, why)
-    if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
-        why = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
-        arrays, entries = left_out(built, arrays, entries, why)
     variables = fill(built, arrays, seed)
     manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
     pretrained = Pretrained(built, variables, None, manifest, task)

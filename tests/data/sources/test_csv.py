@@ -62,7 +62,7 @@ def test_a_fingerprint_is_of_content_and_settings(write, tmp_path):
     (tmp_path / "there").mkdir()
     assert Csv(write(HEADER + ROWS, "there/copy.csv")).open().fingerprint == first
     assert Csv(write(HEADER + ROWS + "60,another,1\n", "more.csv")).open().fingerprint != first
-    assert Csv(write(HEADER + ROWS), kind="number").open().fingerprint != first
+    assert Csv(write(HEADER + ROWS), label_kind="number").open().fingerprint != first
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -130,7 +130,7 @@ def test_a_changed_file_is_read_anew(write):
         ("one,two,three\n1,2,3\n", {}, ("line 1", "which column is the label", "label='...'")),
         ("one,two,label\n1,2,3\n", {}, ("line 1", "which column is the text", "text='...'")),
         (HEADER + "0,a,x\n1,b\0,y\n", {}, ("line 3", "NUL")),
-        (HEADER + "0,a,1.5\n1,b,nan\n", {"kind": "number"}, ("line 3", "'stars' is 'nan'")),
+        (HEADER + "0,a,1.5\n1,b,nan\n", {"label_kind": "number"}, ("line 3", "'stars' is 'nan'")),
         (HEADER + "0,a,good\n1,b,god\n", {"classes": ("good", "bad")}, ("line 3", "'god'", "'good'")),
         (HEADER + "".join(f"{n},text,name{n}\n" for n in range(300)), {}, ("300 different labels", "300 rows")),
         ("\ufeffbody,stars\n".encode("utf-16-le"), {}, ("UTF-16", "iconv")),
@@ -148,9 +148,9 @@ def test_faults_name_the_file_the_line_and_the_column(write, content, fields, pa
     [
         ({"test_share": 1.0}, "test_share=1.0"),
         ({"missing": "skip"}, "missing='skip'"),
-        ({"kind": "klass"}, "kind='klass'"),
-        ({"kind": "tags"}, "words=..."),
-        ({"kind": "classes"}, "separator"),
+        ({"label_kind": "klass"}, "label_kind='klass'"),
+        ({"label_kind": "tags"}, "words=..."),
+        ({"label_kind": "classes"}, "separator"),
         ({"words": "a", "text": "b"}, "choose one"),
         ({"delimiter": ";;"}, "delimiter=';;'"),
     ],

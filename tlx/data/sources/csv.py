@@ -44,7 +44,7 @@ class Csv(Source):
             only one can be meant, and a note of the run says which one it is.
         words: A column of words with spaces between, in the place of a text.
         label: The column of the labels.
-        kind: What a label is: a "class", a "number", several "classes" in one cell, or "tags" of the `words`. By
+        label_kind: What a label is: a "class", a "number", several "classes" in one cell, or "tags" of the `words`. By
             default "tags" beside words, "classes" with a `separator`, "number" where all labels are numbers and one is
             not whole, else "class".
         separator: What stands between the classes of one cell.
@@ -63,7 +63,7 @@ class Csv(Source):
     text_pair: str | None = None
     words: str | None = None
     label: str | None = None
-    kind: Kind | None = None
+    label_kind: Kind | None = None
     separator: str | None = None
     classes: tuple[str, ...] = ()
     missing: Literal["error", "drop"] = "error"
@@ -76,14 +76,16 @@ class Csv(Source):
             raise ValueError(f"test_share={self.test_share}; expected 0 (no test split) or a share below 1")
         if self.missing not in ("error", "drop"):
             raise ValueError(f"missing={self.missing!r}; expected 'error' or 'drop'")
-        if self.kind not in (None, "class", "number", "classes", "tags"):
-            raise ValueError(f"kind={self.kind!r}; expected 'class', 'number', 'classes' or 'tags'")
+        if self.label_kind not in (None, "class", "number", "classes", "tags"):
+            raise ValueError(f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes' or 'tags'")
         if self.words is not None and (self.text is not None or self.text_pair is not None):
             raise ValueError(f"words={self.words!r} and text={self.text!r} are both given; choose one")
-        if (self.kind == "tags") and self.words is None:
-            raise ValueError("kind='tags' is for words: name the column of the words, words=...")
-        if self.kind == "classes" and not self.separator:
-            raise ValueError("kind='classes' needs a separator that stands between the classes of a cell, such as ';'")
+        if (self.label_kind == "tags") and self.words is None:
+            raise ValueError("label_kind='tags' is for words: name the column of the words, words=...")
+        if self.label_kind == "classes" and not self.separator:
+            raise ValueError(
+                "label_kind='classes' needs a separator that stands between the classes of a cell, such as ';'"
+            )
         for name in ("delimiter", "quote"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected one character")
@@ -188,7 +190,7 @@ def read_table(settings: Csv, stamps: tuple[Any, ...]) -> CsvTable:
     kept, dropped = with_labels(settings, files, cells, names[LABEL])
     if dropped:
         notes.append(f"{dropped:,} rows of {settings} have no label in {names[LABEL]!r} and are left out")
-    kind = settings.kind or kind_of(settings, [cell for split in cells for cell in cells[split][kept[split]]])
+    kind = settings.label_kind or kind_of(settings, [cell for split in cells for cell in cells[split][kept[split]]])
     column = column_of(settings, kind, files, cells, kept, names[LABEL])
     inputs = {role: Column("words" if role == "words" else "text") for role in names if role != LABEL}
     parts = {
@@ -325,7 +327,7 @@ def column_of(
     if len(seen) > MANY_CLASSES and len(seen) > total / 2 and not settings.classes:
         raise ValueError(
             f"{files['train'].path}: {label!r} has {len(seen):,} different labels in {total:,} rows, which look like "
-            "names and not like classes; name another column, or kind='number'"
+            "names and not like classes; name another column, or label_kind='number'"
         )
     if settings.classes:
         return Column(kind, settings.classes)
