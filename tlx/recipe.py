@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from tlx import models, objectives, tasks, tuning, updates
 from tlx.config import ADDED, check_seed
-from tlx.data import Data, Test, augment, shifts, sources
+from tlx.data import Data, Stream, Test, augment, shifts, sources
 from tlx.functional.selection import CRITERIA, SOURCE
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
@@ -158,7 +158,7 @@ KINDS: dict[str, type] = {
     "Optim": Optim,
     "Train": Train,
     "Learn": Learn,
-    **{kind.__name__: kind for kind in (sources.Csv, sources.Tfds, Test)},
+    **{kind.__name__: kind for kind in (sources.Csv, sources.Tfds, Stream, Test)},
     **{kind.__name__: kind for kind in (tasks.Classification, tasks.Regression)},
     **{kind.__name__: kind for kind in (models.Bert, models.Vit, models.Cnn, models.Mlp)},
     **{kind.__name__: kind for kind in (augment.Flip, augment.Crop, augment.Noise)},

@@ -28,7 +28,7 @@ BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 )
 def test_the_kinds_of_transfer_fall_out_of_the_streams(fields, streams):
     data = Data(target="digits", **fields)
-    assert data.streams == streams
+    assert data.stream_names == streams
     splits = load(data, 0)
     assert tuple(splits.streams) == streams
     assert splits.train is splits.streams[streams[0]]
@@ -62,7 +62,7 @@ def recipe_of(data):
         data=data,
         task=tasks.Classification(classes=10),
         model=models.Mlp(inputs=(8, 8, 1), widths=(4,)),
-        objective=(*(terms.Supervised(on=name) for name in data.streams if name != "unlabelled"), terms.Mcc()),
+        objective=(*(terms.Supervised(on=name) for name in data.stream_names if name != "unlabelled"), terms.Mcc()),
         train=Train(steps=2, batch=8),
     )
 
@@ -217,9 +217,9 @@ def test_several_sources_are_streams_of_their_own(monkeypatch):
     one = (("owl", "cat"), "text", {"train": [0, 1, 1]})
     made_up(monkeypatch, near=TARGET, far=TARGET, one=one)
     data = Data(source=("far", "one"), target="near", labels=1)
-    assert data.streams == ("source/0", "source/1", "labelled", "unlabelled")
+    assert data.stream_names == ("source/0", "source/1", "labelled", "unlabelled")
     splits = load(data, 0)
-    assert tuple(splits.streams) == data.streams and splits.train is splits.streams["source/0"]
+    assert tuple(splits.streams) == data.stream_names and splits.train is splits.streams["source/0"]
     assert splits.streams["source/0"].labels().tolist() == [0, 1, 2] * 4
     assert splits.streams["source/1"].labels().tolist() == [2, 0, 0]
     assert load(replace(data, labels=0), 0).labelled.name == "far"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tlx.data.examples import Examples, Sealed, open_dataset
     from tlx.data.oddities import notes
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
-    from tlx.data.settings import Data, Test
+    from tlx.data.settings import Data, Stream, Test
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
     from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
     from tlx.data.sources import Csv, Dataset, Source, Tfds
@@ -102,6 +102,7 @@ _HOMES = {
     "Source": "sources",
     "Speed": "sound_shifts",
     "Splits": "streams",
+    "Stream": "settings",
     "Table": "table",
     "Test": "settings",
     "Tfds": "sources",
@@ -141,6 +142,7 @@ __all__ = [
     "Source",
     "Speed",
     "Splits",
+    "Stream",
     "Table",
     "Test",
     "Tfds",

@@ -47,6 +47,32 @@ class Test:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A further stream of training examples, with their labels: a replay memory, another task's data.
+
+    A step gets a batch of it under `name`, for the terms that read it, such as `Supervised(on="memory")`. `source` is a
+    data set with the same inputs and the target's classes, `split` the split of it, `batch` how many of its examples a
+    step gets (None: as many as `train.batch`); all of them go through `shift`.
+    """
+
+    name: str
+    source: str | Source
+    split: str = "train"
+    batch: int | None = None
+    shift: tuple[Shift, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", _short(self.source))
+        if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", self.name) or self.name in TAKEN:
+            raise ValueError(
+                f"a stream has the name {self.name!r}; expected letters, digits, _, - and dots, and none of "
+                f"{', '.join(TAKEN)}"
+            )
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise ValueError(f"the stream {self.name!r} has batch={self.batch}; expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """The data of a recipe.
 
@@ -64,14 +90,13 @@ class Data:
     `validation` is the share of the training split that is held out where the data set has no validation split; the
     same examples for every seed. `test_on` names the split that is measured as the test. A data set without a test
     split, or one that withholds its labels (-1), has no test metrics; with "validation" its validation split is tested
-    on, and what chooses the checkpoint is held out of the training split. `tests` are further test sets. `processor` is
-    one of your own in the place of that of the weights. Text is cut at `tokens` and a batch padded to
-    the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time and cut from the
-    draw by length, so that less is padding.
-    Images become `size` pixels a side with `channels` (None: as the pretrained processor says, else as they are). A
-    sound becomes an image of `size` mel bands by as many frames of its first `seconds` (see `tlx.processors.sounds`).
-    `augment` changes training images, afresh at every step; with `views` in so many fixed ways that the epochs take in
-    turn.
+    on, and what chooses the checkpoint is held out of the training split. `streams` are further streams of training,
+    `tests` further test sets. `processor` is one of your own in the place of that of the weights. Text is cut at
+    `tokens` and a batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are
+    drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a side with
+    `channels` (None: as the pretrained processor says, else as they are). A sound becomes an image of `size` mel bands
+    by as many frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images, afresh at
+    every step; with `views` in so many fixed ways that the epochs take in turn.
 
     What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each of
     the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has, so
@@ -108,14 +133,17 @@ class Data:
     source_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
     target_classes: tuple[str, ...] = field(default=(), metadata=ADDED)
     target_shift: tuple[Shift, ...] = field(default=(), metadata=ADDED)
+    streams: tuple[Stream, ...] = field(default=(), metadata=ADDED)
     tests: tuple[Test, ...] = field(default=(), metadata=ADDED)
     processor: Processor | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("target", "source"):
             object.__setattr__(self, name, _short(getattr(self, name)))
-        if isinstance(self.tests, tuple) and len({test.name for test in self.tests}) < len(self.tests):
-            raise ValueError(f"tests name {', '.join(test.name for test in self.tests)}; give each its own name")
+        if isinstance(self.tests, tuple) and isinstance(self.streams, tuple):
+            names = [part.name for part in (*self.streams, *self.tests)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two streams or tests have the name {twice[0]!r}; give each its own name")
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
@@ -177,10 +205,16 @@ class Data:
         return {"source" if len(given) == 1 else f"source/{n}": name for n, name in enumerate(given)}
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def stream_names(self) -> tuple[str, ...]:
         """What each step gets a batch of, by name; a pass over the first is an epoch."""
         labelled = () if self.labels == 0 else ("labelled",)
-        return (*self.sources, *labelled, *(("unlabelled",) if self.sources or self.labels is not None else ()))
+        unlabelled = ("unlabelled",) if self.sources or self.labels is not None else ()
+        return (*self.sources, *labelled, *unlabelled, *(stream.name for stream in self.streams))
+
+    @property
+    def batches(self) -> dict[str, int | None]:
+        """How many examples a step gets of each further stream; None is as many as `train.batch`."""
+        return {stream.name: stream.batch for stream in self.streams}
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from tlx.trees import near_miss
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
-    from tlx.data.settings import Test
+    from tlx.data.settings import Stream, Test
     from tlx.data.sources import Dataset, Source
 
 # A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
@@ -126,7 +126,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     streams: dict[str, Examples] = {}
     origins: dict[str, str] = {}
     looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
-    for name in data.streams:
+    further = {stream.name: stream for stream in data.streams}
+    for name in data.stream_names:
         if name in data.sources:
             streams[name], own, origin = _source(data, data.sources[name], dataset, kind, drawn, SOURCE in aside)
             looked_at.setdefault(SOURCE, own)
@@ -134,6 +135,9 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
                 told = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
                 raise ValueError(f"{told}; leave one of them out")
             origins[origin] = shown(data.sources[name])
+        elif name in further:
+            streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
+            origins[f"{name} {origin}"] = name
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
@@ -149,7 +153,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
         digest.update(part.identity + part.split.encode())
     tests = {}
     for settings in data.tests:
-        tests[settings.name], origin = _test_set(settings, data, dataset, test)
+        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
+        tests[settings.name] = examples if test else examples.seal()
         digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
     looked = {name: _some(looked_at[name]) for name in aside}
     return Splits(
@@ -165,13 +170,14 @@ def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> E
     return examples.perturbed(Perturbation(0, f"{dataset.fingerprint}/{examples.split}", inputs=1.0, shifts=shifts))
 
 
-def _test_set(settings: Test, data: Data, target: Dataset, test: bool) -> tuple[Examples, str]:
-    """A further test set, its labels as the target's classes, and the fingerprint of its data set; sealed without
-    `test`."""
+def _further(
+    what: str, settings: Stream | Test, data: Data, target: Dataset, *, read: bool = True
+) -> tuple[Examples, str]:
+    """The examples of a further stream or test set (`what` in an error), their labels as the target's classes, and the
+    fingerprint of their data set. Without `read` no label is looked at."""
     from tlx.data.examples import open_dataset
 
     dataset = target if settings.source is None else open_dataset(settings.source)
-    what = f"test set {settings.name!r}"
     check_kind(f"the shift of {what}", settings.shift, kind_of(dataset.columns), shown(settings.source or data.target))
     _check_like(dataset, target, what, data)
     if settings.split not in dataset.splits:
@@ -186,11 +192,9 @@ def _test_set(settings: Test, data: Data, target: Dataset, test: bool) -> tuple[
         places = _places(data, what, dataset, target, range(len(dataset.classes)))
         mapping = np.array([places[number] for number in range(len(dataset.classes))])
         examples = examples.renamed(target.classes, mapping)
-    examples = _shifted(examples, dataset, settings.shift)
-    if not test:
-        return examples.seal(), dataset.fingerprint
-    examples.check_labels()
-    return examples, dataset.fingerprint
+    if read:
+        examples.check_labels()
+    return _shifted(examples, dataset, settings.shift), dataset.fingerprint
 
 
 def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> None:

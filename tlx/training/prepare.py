@@ -60,7 +60,7 @@ class Prepared(NamedTuple):
     @property
     def streams(self) -> list[str]:
         """What a step gets a batch of: the streams of the data that some term reads."""
-        return objectives.wanted(self.recipe.objective, self.recipe.data.streams)
+        return objectives.wanted(self.recipe.objective, self.recipe.data.stream_names)
 
     @property
     def targets(self) -> Targets | None:
@@ -118,7 +118,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
     config.check(recipe)
-    objectives.check_streams(recipe.objective, recipe.data.streams)
+    objectives.check_streams(recipe.objective, recipe.data.stream_names)
+    check_batches(recipe)
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.classes)
     if task.outputs is None:
         raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
@@ -152,6 +153,17 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         optim.layout(model, partitions, number)
     variables = Variables(params, variables.stats)
     return Prepared(recipe, task, model, variables, processor, manifest, phases, partitions, brought)
+
+
+def check_batches(recipe: Recipe) -> None:
+    """Raise ValueError where the devices, or the pieces of a batch, cannot share the batch of a stream evenly."""
+    shares = jax.device_count() * recipe.train.accumulate
+    for stream in recipe.data.streams:
+        if stream.batch is not None and stream.batch % shares:
+            raise ValueError(
+                f"the stream {stream.name!r} has batch={stream.batch}, which {jax.device_count()} devices and "
+                f"{recipe.train.accumulate} pieces (train.accumulate) cannot share evenly; take a multiple of {shares}"
+            )
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
@@ -238,7 +250,7 @@ def training_batches(
         each[name] = train_batches(
             examples,
             readers[name] if readers else ready.processor,
-            batch=recipe.train.batch,
+            batch=recipe.data.batches.get(name) or recipe.train.batch,
             seed=stream_seed(recipe, name),
             buckets=recipe.data.lengths,
             group=recipe.data.group,

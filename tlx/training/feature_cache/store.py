@@ -132,7 +132,7 @@ DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
 def augments(ready: Prepared, name: str) -> bool:
     """Whether the examples are augmented: only those of training are."""
-    return name in ready.recipe.data.streams and bool(ready.recipe.data.augment)
+    return name in ready.recipe.data.stream_names and bool(ready.recipe.data.augment)
 
 
 def views_of(ready: Prepared, name: str) -> int:
