@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from tlx import config, models
-from tlx.processors import ImageProcessor, TextProcessor
-from tlx.processors.pictures import decode, pixels
-from tlx.processors.sounds import SoundProcessor
-from tlx.processors.vocabulary import notes
+from tlx.data.collate import collate
+from tlx.processors.base import FILE, Processor
+from tlx.processors.opening import read_json
 from tlx.records.run_directory import RECIPE, RESULT, read
 from tlx.tasks import Task
 from tlx.types import Column
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.pretrained import ADVICE
+from tlx.weights.source import MODEL_IN_RUN
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,29 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 BATCH = 64
 
 
-def predict(source: str | Path, given: Sequence[str], model: Any = None, task: Task | None = None) -> list[Any]:
+def predict(
+    source: str | Path,
+    given: Sequence[str],
+    model: Any = None,
+    processor: Processor | None = None,
+    task: Task | None = None,
+) -> list[Any]:
     """Probabilities by class name, most probable first, one dict a text (or image file) in `given`.
 
-    `model` is the architecture's dataclass where the run cannot name it (a bridged module), `task` the task where that
-    is a class of the user's own. Raises ValueError where
-    the model has no head, a head or pooler that nobody trained, or reads another kind of input.
+    `model` is the architecture's dataclass where the run cannot name it (a bridged module), `processor` one of the
+    user's own class, which opens what the run has kept, `task` the task where that is a class of the user's own.
+
+    Raises ValueError where the model has no head, a head or pooler that nobody trained, or reads another kind of input.
     """
     check_code(Path(source), model)
     pretrained = load_pretrained(source, None if task is None else resolved(Path(source), task), model=model)
+    if processor is not None:
+        pretrained = pretrained._replace(processor=opened(processor, Path(source)))
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)
-    for note in filter(None, [cut_note(pretrained.processor, given), *notes(pretrained.processor)]):
+    reader = processor_of(pretrained, Path(source))
+    for note in [*reader.cut_notes(map(reader.read, given)), *reader.notes()]:
         log.warning("note: %s", note)
 
     def taps(variables: Any, inputs: Any) -> Any:
@@ -81,42 +91,29 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np
     Raises ValueError for a model without a processor, for a file that is none or cannot be read, and for a token that
     the model has no embedding for.
     """
-    processor = pretrained.processor
-    if isinstance(processor, TextProcessor):
-        rows = [processor({"text": text}) for text in given]
-        return processor.pad(rows, max(len(row["input_ids"]) for row in rows))
-    if not isinstance(processor, ImageProcessor):
-        raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
-    heard = isinstance(processor, SoundProcessor)
-    shape = models.image_shape(pretrained.model.config)
-    if not heard and shape is not None and processor.shape != shape:
-        raise ValueError(
-            f"{pretrained.manifest.source}: preprocessor_config.json makes images of shape {processor.shape} and the "
-            f"model reads {shape} (height, width, channels); correct its size, or take the file of this model"
-        )
-    if strangers := [name for name in given if not Path(name).is_file()]:
-        told = "sounds" if heard else "images"
-        raise ValueError(f"the model reads {told}; {strangers[0]!r} is not a file")
-    read = audio_of if heard else image_of
-    return {"image": np.stack([processor(read(name))["image"] for name in given])}
+    processor = processor_of(pretrained, Path(pretrained.manifest.source))
+    processor.check_shape(models.image_shape(pretrained.model.config), pretrained.manifest.source)
+    return collate([processor(processor.read(argument)) for argument in given], processor.fields)
 
 
-def image_of(name: str) -> dict[str, Any]:
-    """The example of an image file, decoded as the images of a data set are."""
-    return {"image": pixels(decode(Path(name).read_bytes(), name))}
+def processor_of(pretrained: Pretrained, source: Path) -> Processor:
+    """The processor of a model. Raises ValueError where it came without one, or with one of a class of the user's."""
+    if pretrained.processor is not None:
+        return pretrained.processor
+    for folder in (source, source / MODEL_IN_RUN):
+        if (folder / FILE).is_file():
+            name = read_json(folder / FILE).get("kind")
+            raise ValueError(f"{folder / FILE} is of the class {name!r} of your own; give its file: --config FILE")
+    raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
 
 
-def audio_of(name: str) -> dict[str, Any]:
-    """The example of a sound file."""
-    return {"audio": Path(name).read_bytes(), "name": name}
-
-
-def cut_note(processor: Any, given: Sequence[str]) -> str | None:
-    """A line about texts that are longer than the model reads, None where there are none."""
-    if not isinstance(processor, TextProcessor) or not (cut := sum(processor.cuts({"text": text}) for text in given)):
-        return None
-    count = "1 text is" if cut == 1 else f"{cut} texts are"
-    return f"{count} longer than the {processor.tokens} tokens that the model reads; the rest was cut off"
+def opened(processor: Processor, source: Path) -> Processor:
+    """The processor that the run has kept, opened by the user's class; the user's value where nothing was kept."""
+    kind = type(processor)
+    for folder in (source / MODEL_IN_RUN, source):
+        if kind.opens(folder):
+            return kind.load(folder)
+    return processor
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:

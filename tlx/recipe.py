@@ -150,7 +150,7 @@ class Recipe:
         # Of another type `config.check` says so.
         if self.train.ema is None and isinstance(self.data, Data):
             for term in self.objective:
-                if isinstance(term, Term) and term.needs(self.data.streams).average:
+                if isinstance(term, Term) and term.needs(self.data.stream_names).average:
                     raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")

@@ -41,11 +41,12 @@ class Column(NamedTuple):
 
     `kind` says what a cell holds: a "text", an "image", the samples of a sound ("audio"), a "number" or several
     ("numbers"), one of the `classes` ("class"), any number of them ("classes"), or one of them for each word of a list
-    of words ("tags", "words").
+    of words ("tags", "words"). `rate` are the samples a second of a sound.
     """
 
     kind: Literal["text", "words", "image", "audio", "number", "numbers", "class", "classes", "tags"]
     classes: tuple[str, ...] = ()
+    rate: int = 0
 
 
 class Variables(NamedTuple):

@@ -12,7 +12,8 @@ from tlx.data import DATASETS, open_dataset
 from tlx.data.datasets import fashion_mnist
 from tlx.data.datasets.sentiment import sentences
 from tlx.data.datasets.splits import by_hash, stratified
-from tlx.data.examples import Examples, Features
+from tlx.data.examples import Examples
+from tlx.types import Column
 
 SIZES = {
     "sentiment/tweets": (2375, 325, 672),
@@ -22,7 +23,7 @@ SIZES = {
     "digits": (1258, 180, 359),
     "mnist5k": (3500, 500, 1000),
 }
-TEXT = Features(("text",), None, "label", "class")
+TEXT = {"text": Column("text"), "label": Column("class", ("bad", "good"))}
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_preparing_says_so_in_one_line(tmp_path, monkeypatch, caplog, capsys):
 def foreign(tmp_path, monkeypatch):
     """A data set that tlx knows only from disk: a copy of digits under another name."""
     open_dataset("digits")
-    from tlx.data.examples import data_dir
+    from tlx.data.sources.tfds import data_dir
 
     folder = tmp_path / "figures" / "large" / "1.0.0"
     shutil.copytree(data_dir() / "digits" / "1.0.0", folder)
@@ -180,9 +181,7 @@ def test_a_data_set_that_is_not_on_disk_names_the_near_miss(foreign, monkeypatch
 
 
 def test_text_that_is_not_utf8_says_where():
-    examples = Examples(
-        "reviews", "train", [{"text": b"fine", "label": 0}, {"text": b"caf\xe9", "label": 0}], TEXT, ("bad", "good")
-    )
+    examples = Examples("reviews", "train", [{"text": b"fine", "label": 0}, {"text": b"caf\xe9", "label": 0}], TEXT)
     assert examples[0]["text"] == "fine"
     with pytest.raises(ValueError) as error:
         examples.view([1])[0]
@@ -193,9 +192,7 @@ def test_text_that_is_not_utf8_says_where():
 
 @pytest.mark.parametrize("label", [2, -1])
 def test_a_label_out_of_range_says_where(label):
-    examples = Examples(
-        "reviews", "train", [{"text": b"", "label": 1}, {"text": b"", "label": label}], TEXT, ("bad", "good")
-    )
+    examples = Examples("reviews", "train", [{"text": b"", "label": 1}, {"text": b"", "label": label}], TEXT)
     for read in (examples.labels, lambda: examples[1]):
         with pytest.raises(ValueError) as error:
             read()
@@ -203,8 +200,8 @@ def test_a_label_out_of_range_says_where(label):
 
 
 def test_pairs_of_text_and_numbers_for_labels():
-    features = Features(("premise", "hypothesis"), None, "score", "number")
-    examples = Examples("pairs", "train", [{"premise": b"a", "hypothesis": b"b", "score": np.float32(0.5)}], features)
+    columns = {"text": Column("text"), "text_pair": Column("text"), "label": Column("number")}
+    examples = Examples("pairs", "train", [{"text": b"a", "text_pair": b"b", "label": np.float32(0.5)}], columns)
     assert examples[0] == {"text": "a", "text_pair": "b", "label": 0.5, "index": 0}
     assert examples.labels().dtype == np.float32
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tlx import Recipe, Train, Weights, models, tasks, terms
-from tlx.data import Data, Dataset, Examples, examples, load, processor_for, train_batches
-from tlx.data.examples import Features
+from tlx.data import Data, Dataset, Examples, examples, load, train_batches
+from tlx.processors import ImageProcessor
 from tlx.training.prepare import levelled, open_data, prepare, training_batches
+from tlx.types import Column, Field
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 
@@ -27,7 +28,7 @@ BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 )
 def test_the_kinds_of_transfer_fall_out_of_the_streams(fields, streams):
     data = Data(target="digits", **fields)
-    assert data.streams == streams
+    assert data.stream_names == streams
     splits = load(data, 0)
     assert tuple(splits.streams) == streams
     assert splits.train is splits.streams[streams[0]]
@@ -52,7 +53,7 @@ def test_a_label_that_is_not_granted_is_in_no_example_and_no_batch():
         assert given[0].keys() == {"image", "index"}
         with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
             given.labels()
-    batch = next(train_batches(hidden, processor_for(BOTH, splits), batch=4, seed=0))
+    batch = next(train_batches(hidden, ImageProcessor(size=(8, 8), channels=1), batch=4, seed=0))
     assert batch.keys() == {"image", "index"}
 
 
@@ -61,7 +62,7 @@ def recipe_of(data):
         data=data,
         task=tasks.Classification(classes=10),
         model=models.Mlp(inputs=(8, 8, 1), widths=(4,)),
-        objective=(*(terms.Supervised(on=name) for name in data.streams if name != "unlabelled"), terms.Mcc()),
+        objective=(*(terms.Supervised(on=name) for name in data.stream_names if name != "unlabelled"), terms.Mcc()),
         train=Train(steps=2, batch=8),
     )
 
@@ -95,12 +96,12 @@ def made_up(monkeypatch, **sets):
 
     def dataset(name):
         classes, kind, splits = sets[name.replace(" ", "_")]
-        features = Features(("text",) if kind == "text" else (), None if kind == "text" else "image", "label", "class")
+        columns = {kind: Column(kind), "label": Column("class", classes)}
         held = {
-            split: Examples(name, split, [{"text": b"a", "label": value} for value in values], features, classes)
+            split: Examples(name, split, [{"text": b"a", "label": value} for value in values], columns)
             for split, values in splits.items()
         }
-        return Dataset(name, held, classes, features, name)
+        return Dataset(name, held, columns, name)
 
     monkeypatch.setattr(examples, "open_dataset", dataset)
 
@@ -216,9 +217,9 @@ def test_several_sources_are_streams_of_their_own(monkeypatch):
     one = (("owl", "cat"), "text", {"train": [0, 1, 1]})
     made_up(monkeypatch, near=TARGET, far=TARGET, one=one)
     data = Data(source=("far", "one"), target="near", labels=1)
-    assert data.streams == ("source/0", "source/1", "labelled", "unlabelled")
+    assert data.stream_names == ("source/0", "source/1", "labelled", "unlabelled")
     splits = load(data, 0)
-    assert tuple(splits.streams) == data.streams and splits.train is splits.streams["source/0"]
+    assert tuple(splits.streams) == data.stream_names and splits.train is splits.streams["source/0"]
     assert splits.streams["source/0"].labels().tolist() == [0, 1, 2] * 4
     assert splits.streams["source/1"].labels().tolist() == [2, 0, 0]
     assert load(replace(data, labels=0), 0).labelled.name == "far"
@@ -297,7 +298,7 @@ def test_padding_is_the_tokenizers_own():
     long = {"input_ids": np.array([[7, 8, 9]]), "attention_mask": np.array([[1, 1, 1]]), "index": np.array([1])}
     # What a stored prefix holds may be named by a path.
     short["blocks/00"], long["blocks/00"] = np.ones((1, 2, 4)), np.ones((1, 3, 4))
-    found = levelled({"source": short, "unlabelled": long}, 1)
+    found = levelled({"source": short, "unlabelled": long}, {"input_ids": Field((None,), "int32", 1)})
     assert found["source"]["blocks/00"].sum((0, 2)).tolist() == [4, 4, 0]
     assert found["source"]["input_ids"].tolist() == [[5, 6, 1]]
     assert found["source"]["attention_mask"].tolist() == [[1, 1, 0]]

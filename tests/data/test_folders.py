@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tlx.data import open_dataset
-from tlx.data.examples import data_dir
 from tlx.data.folders import own_classes
+from tlx.data.sources.tfds import data_dir
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 TRAIN = "digits-train.array_record-00000-of-00001"

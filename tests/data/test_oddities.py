@@ -7,8 +7,8 @@ import pytest
 
 from tlx import assets
 from tlx.data import Data, Dataset, Examples, examples, load, notes, oddities
-from tlx.data.examples import Features
 from tlx.processors import TextProcessor
+from tlx.types import Column
 
 
 def texts(count, start=0, word="film"):
@@ -17,14 +17,15 @@ def texts(count, start=0, word="film"):
 
 def made_up(monkeypatch, target="class", kind="text", **splits):
     """Opens, in place of what lies on disk, a data set of splits of (inputs, labels)."""
-    features = Features(("text",), None, "label", target) if kind == "text" else Features((), "image", "label", target)
+    label = Column("class", ("a", "b")) if target == "class" else Column("number")
+    columns = {kind: Column(kind), "label": label}
 
     def split(name, inputs, labels):
-        records = [{kind: own, "label": label} for own, label in zip(inputs, labels, strict=True)]
-        return Examples("made up", name, records, features, ("a", "b"))
+        records = [{kind: own, "label": truth} for own, truth in zip(inputs, labels, strict=True)]
+        return Examples("made up", name, records, columns)
 
     found = {name: split(name, *own) for name, own in splits.items()}
-    dataset = Dataset("made up", found, ("a", "b"), features, "f")
+    dataset = Dataset("made up", found, columns, "f")
     monkeypatch.setattr(examples, "open_dataset", lambda name: dataset)
     return Data(target="made up")
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tlx.data import Data, Dataset, Examples, examples, load, notes, processor_for, train_batches
-from tlx.data.examples import Features
+from tlx.data import Data, Dataset, Examples, examples, load, notes, train_batches
 from tlx.data.perturbation import Perturbation
 from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Rotate
 from tlx.data.subsets import long_tail
+from tlx.processors import ImageProcessor
+from tlx.types import Column
 
 BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
 TEXT = "It is a truth universally acknowledged, that 1 man in possession of a good fortune must be in want of a wife."
@@ -72,7 +73,7 @@ def test_every_way_to_read_a_label_gives_the_same():
     assert [noisy[row]["label"] for row in rows] == noisy.view(rows).labels().tolist() == expected.tolist()
     fresh = load(replace(BOTH, eps_y=0.7), 0).streams["source"]
     assert fresh.view(rows).labels().tolist() == expected.tolist()
-    processor = processor_for(BOTH, load(BOTH, 0))
+    processor = ImageProcessor(size=(8, 8), channels=1)
     batch = next(train_batches(fresh, processor, batch=32, seed=0))
     assert batch["label"].tolist() == noisy.whole().labels()[batch["index"]].tolist()
     # The inputs are as they were.
@@ -108,8 +109,8 @@ def test_shifts_are_those_that_are_named_one_after_another():
 
 
 def test_two_texts_of_a_pair_are_perturbed():
-    features = Features(("one", "other"), None, "label", "class")
-    held = Examples("pairs", "train", [{"one": TEXT, "other": TEXT, "label": 0}], features, ("a", "b"))
+    columns = {"text": Column("text"), "text_pair": Column("text"), "label": Column("class", ("a", "b"))}
+    held = Examples("pairs", "train", [{"text": TEXT, "text_pair": TEXT, "label": 0}], columns)
     found = held.perturbed(Perturbation(0, "pairs", inputs=1.0, shifts=(DropWords(share=0.5),)))[0]
     assert len({found["text"], found["text_pair"], TEXT}) == 3 and found["label"] == 0
 
@@ -203,19 +204,14 @@ def made_up(monkeypatch, **sets):
 
     def dataset(name):
         classes, kind, splits = sets[name]
-        target = "class" if classes else "number"
-        features = (
-            Features(("text",), None, "label", target) if kind == "text" else Features((), "image", "label", target)
-        )
+        columns = {kind: Column(kind), "label": Column("class", classes) if classes else Column("number")}
         held = {
-            split: Examples(
-                name, split, [{"text": TEXT.encode(), "label": value} for value in values], features, classes
-            )
+            split: Examples(name, split, [{"text": TEXT.encode(), "label": value} for value in values], columns)
             if values is not None
-            else Examples(name, split, Unreadable(range(4)), features, classes)
+            else Examples(name, split, Unreadable(range(4)), columns)
             for split, values in splits.items()
         }
-        return Dataset(name, held, classes, features, name)
+        return Dataset(name, held, columns, name)
 
     monkeypatch.setattr(examples, "open_dataset", dataset)
 
@@ -310,20 +306,20 @@ def test_a_small_source_and_a_missing_class_are_told(monkeypatch):
 
 def test_what_is_no_number_is_named():
     image = np.full((2, 2, 1), np.nan, np.float32)
-    features = Features((), "image", "label", "class")
+    columns = {"image": Column("image"), "label": Column("class", ("a", "b"))}
     records = [{"image": image, "label": 0} for image in (np.zeros((2, 2), np.uint8), image)]
-    held = Examples("scans", "train", records, features, ("a", "b"))
+    held = Examples("scans", "train", records, columns)
     assert held[0]["image"].shape == (2, 2, 1)
     with pytest.raises(ValueError) as error:
         held[1]
     assert str(error.value) == (
         "scans train[1]: the pixels are float32[2, 2, 1] with NaN among them; expected uint8[H, W, C]"
     )
-    features = Features(("text",), None, "score", "number")
-    held = Examples("scores", "test", [{"text": b"", "score": value} for value in (0.5, np.nan)], features)
+    columns = {"text": Column("text"), "label": Column("number")}
+    held = Examples("scores", "test", [{"text": b"", "label": value} for value in (0.5, np.nan)], columns)
     for read in (held.labels, lambda: held[1]):
         with pytest.raises(ValueError) as error:
             read()
         assert str(error.value) == (
-            "scores test[1]: 'score' is nan; leave such examples out when the data set is built"
+            "scores test[1]: 'label' is nan; leave such examples out when the data set is built"
         )

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tlx import assets
-from tlx.data import Data, Dataset, Examples, examples, has_test, load, notes, processor_for, subset
-from tlx.data.examples import Features
-from tlx.processors import ImageProcessor, TextProcessor
+from tlx.data import Data, Dataset, Examples, examples, has_test, load, notes, subset
+from tlx.processors import ImageProcessor, TextProcessor, fit
+from tlx.types import Column
 
 LABELS = np.repeat([0, 1, 2], [40, 60, 100])
 
@@ -86,14 +86,13 @@ def test_shots_cut_train_alone_and_change_the_fingerprint():
 
 def made_up(monkeypatch, target="class", **labels):
     """Opens, in place of what lies on disk, a data set of these splits."""
-    features = Features(("text",), None, "label", target)
+    label = Column("class", ("a", "b")) if target == "class" else Column("number")
+    columns = {"text": Column("text"), "label": label}
 
     def split(name, values):
-        return Examples("made up", name, [{"text": b"", "label": value} for value in values], features, ("a", "b"))
+        return Examples("made up", name, [{"text": b"", "label": value} for value in values], columns)
 
-    dataset = Dataset(
-        "made up", {name: split(name, values) for name, values in labels.items()}, ("a", "b"), features, "f"
-    )
+    dataset = Dataset("made up", {name: split(name, values) for name, values in labels.items()}, columns, "f")
     monkeypatch.setattr(examples, "open_dataset", lambda name: dataset)
     return Data(target="made up")
 
@@ -192,6 +191,10 @@ def test_splits_that_cannot_be_used_are_refused(monkeypatch, labels, message):
 def test_the_processor_follows_the_data_and_the_weights():
     digits = Data(target="digits")
     splits = load(digits, 0)
+
+    def processor_for(data, splits, brought=None):
+        return fit(data, splits.columns, brought, example=lambda: splits.validation[0])
+
     assert processor_for(digits, splits).shape == (8, 8, 1)
     assert processor_for(replace(digits, size=28, channels=3), splits).shape == (28, 28, 3)
     pretrained = ImageProcessor(size=40, crop=(32, 32), mean=(0.2, 0.4, 0.6), std=(0.5,))

@@ -31,7 +31,7 @@ def untested(request, monkeypatch):
         held = {split: found.splits[split] for split in ("train", "validation")}
         if request.param == "withheld":
             records = [dict(found.splits["test"].source[n]) | {"label": -1} for n in range(8)]
-            held["test"] = Examples("made up", "test", records, found.features, found.classes)
+            held["test"] = Examples("made up", "test", records, found.columns)
         return dataclasses.replace(found, name="made up", splits=held)
 
     monkeypatch.setattr(examples, "open_dataset", opened)

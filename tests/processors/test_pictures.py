@@ -10,9 +10,9 @@ from PIL import Image
 
 from tlx import models
 from tlx.data.examples import Examples
-from tlx.data.features import Features
 from tlx.predict import prepare_inputs
 from tlx.processors import ImageProcessor
+from tlx.types import Column
 
 RNG = np.random.default_rng(0)
 COLOURS = Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8))
@@ -61,9 +61,8 @@ def written(picture, form="PNG", orientation=None):
 
 def trained_on(content):
     """The image as a step of training reads it: decoded by the data set, then prepared."""
-    examples = Examples(
-        "toy", "train", [{"image": content, "label": 0}], Features((), "image", "label", "class"), ("a", "b")
-    )
+    columns = {"image": Column("image"), "label": Column("class", ("a", "b"))}
+    examples = Examples("toy", "train", [{"image": content, "label": 0}], columns)
     return examples[0]["image"]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tlx import assets, processors
+from tlx.data.collate import collate
 from tlx.processors import ImageProcessor, TextProcessor
 
 TEXTS = (
@@ -75,21 +76,21 @@ def test_a_byte_level_tokenizer_matches_and_brings_its_own_padding(tmp_path):
     assert processor.pad_id == 1
     for text in TEXTS:
         assert_same_tokens(processor, reference, text=text)
-    padded = processor.pad([processor({"text": text}) for text in TEXTS[:2]], 32)
+    padded = collate([processor({"text": text}) for text in TEXTS[:2]], processor.fields, (32,))
     assert padded["input_ids"][1].tolist() == [0, 2] + [1] * 30
 
 
 def test_padding_fills_a_batch(minilm):
     processor = TextProcessor.load(minilm, 32)
     rows = [processor({"text": text}) for text in TEXTS]
-    batch = processor.pad(rows, 32)
+    batch = collate(rows, processor.fields, (32,))
     expected = auto(minilm)(list(TEXTS), truncation=True, max_length=32, padding="max_length", return_tensors="np")
     for name, array in batch.items():
         assert array.shape == (len(TEXTS), 32) and array.dtype == np.int32
         np.testing.assert_array_equal(array, expected[name])
     with pytest.raises(ValueError) as error:
-        processor.pad(rows, 16)
-    assert str(error.value) == "an example of 32 tokens does not fit into 16"
+        collate(rows, processor.fields, (16,))
+    assert all(part in str(error.value) for part in ("32 entries", "at most 16"))
 
 
 def test_processors_of_two_lengths_do_not_disturb_each_other(minilm):

@@ -227,7 +227,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 @pytest.mark.slow
 def test_voices_of_the_exchange_share_no_prompt_between_splits():
     found = open_dataset("spoken/voices")
-    assert found.classes == ("es", "fr", "it") and found.features.rate == RATE
+    assert found.classes == ("es", "fr", "it") and found.columns["audio"].rate == RATE
     prompts = {
         split: {own.source[n]["prompt"].decode() for n in range(len(own))} for split, own in found.splits.items()
     }

@@ -126,13 +126,14 @@ def test_a_special_token_beyond_the_rows_is_refused():
 def test_training_meets_the_same_refusal():
     from tlx.data import evaluation_batches, train_batches
     from tlx.data.examples import Examples
-    from tlx.data.features import Features
+    from tlx.types import Column
 
     raw = tokenizer()
     raw.add_tokens([AddedToken("<new>")])
     processor = within(model(16, raw)).processor
     rows = [{"text": text, "label": 0} for text in ("w4", "w5 <new>", "w6")]
-    examples = Examples("toy", "train", rows, Features(("text",), None, "label", "class"), ("a", "b"))
+    columns = {"text": Column("text"), "label": Column("class", ("a", "b"))}
+    examples = Examples("toy", "train", rows, columns)
     for read in (
         lambda: train_batches(examples, processor, batch=3, seed=0, buckets=(8,)),
         lambda: evaluation_batches(examples, processor, batch=3, buckets=(8,)),

@@ -307,9 +307,7 @@ class Unreadable(tuple):
 def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monkeypatch):
     dataset = examples.open_dataset("digits")
     held = dataset.splits["test"]
-    hidden = examples.Examples(
-        held.name, held.split, Unreadable(range(len(held))), held.features, held.classes, rows=held.rows
-    )
+    hidden = examples.Examples(held.name, held.split, Unreadable(range(len(held))), held.columns, rows=held.rows)
     monkeypatch.setattr(
         examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
     )

@@ -137,9 +137,7 @@ def test_no_trial_reads_a_test_example(tmp_path, monkeypatch):
 
     dataset = examples.open_dataset("digits")
     held = dataset.splits["test"]
-    hidden = examples.Examples(
-        held.name, held.split, Unreadable(range(len(held))), held.features, held.classes, rows=held.rows
-    )
+    hidden = examples.Examples(held.name, held.split, Unreadable(range(len(held))), held.columns, rows=held.rows)
     monkeypatch.setattr(
         examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
     )

@@ -38,7 +38,7 @@ def datasets() -> None:
     from rich.table import Table
 
     from tlx.data import DATASETS
-    from tlx.data.examples import prepared
+    from tlx.data.sources.tfds import prepared
 
     table = Table("data set", "task", "classes", "about", "made from")
     for name, shipped in DATASETS.items():

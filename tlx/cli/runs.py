@@ -161,7 +161,8 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
     given = read_examples(examples)
     recipe = given_recipe(config)
     model = recipe.model if recipe else None
-    for example, told in zip(given, answer(source, given, model, recipe.task if recipe else None), strict=True):
+    task, processor = (recipe.task, recipe.data.processor) if recipe else (None, None)
+    for example, told in zip(given, answer(source, given, model, processor, task), strict=True):
         if as_json:
             click.echo(json.dumps({"example": example, "answer": told}))
         else:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
-    from tlx.data.examples import Dataset, Examples, Sealed, open_dataset
+    from tlx.data.examples import Examples, Sealed, open_dataset
     from tlx.data.oddities import notes
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
-    from tlx.data.settings import Data
+    from tlx.data.settings import Data, Stream, Test
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
     from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
-    from tlx.data.streams import Splits, has_test, load, processor_for
+    from tlx.data.sources import Csv, Dataset, Source, Tfds
+    from tlx.data.streams import Splits, has_test, load
     from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
 
@@ -85,7 +86,8 @@ _HOMES = {
     "Contrast": "shifts",
     "Crop": "augment",
     "Data": "settings",
-    "Dataset": "examples",
+    "Csv": "sources",
+    "Dataset": "sources",
     "DropWords": "shifts",
     "Examples": "examples",
     "Flip": "augment",
@@ -97,9 +99,13 @@ _HOMES = {
     "Rotate": "shifts",
     "Sealed": "examples",
     "Shift": "shifts",
+    "Source": "sources",
     "Speed": "sound_shifts",
     "Splits": "streams",
+    "Stream": "settings",
     "Table": "table",
+    "Test": "settings",
+    "Tfds": "sources",
     "Typos": "shifts",
     "evaluation_batches": "pipeline",
     "has_test": "streams",
@@ -107,7 +113,6 @@ _HOMES = {
     "load": "streams",
     "notes": "oddities",
     "open_dataset": "examples",
-    "processor_for": "streams",
     "subset": "subsets",
     "train_batches": "pipeline",
 }
@@ -119,6 +124,7 @@ __all__ = [
     "Codec",
     "Contrast",
     "Crop",
+    "Csv",
     "Data",
     "Dataset",
     "DropWords",
@@ -133,9 +139,13 @@ __all__ = [
     "Sealed",
     "Shift",
     "Shipped",
+    "Source",
     "Speed",
     "Splits",
+    "Stream",
     "Table",
+    "Test",
+    "Tfds",
     "Typos",
     "evaluation_batches",
     "has_test",
@@ -143,7 +153,6 @@ __all__ = [
     "load",
     "notes",
     "open_dataset",
-    "processor_for",
     "subset",
     "train_batches",
 ]

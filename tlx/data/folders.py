@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -235,16 +235,16 @@ def records_in(path: Path, suffix: str) -> int:
 
 
 class Records(Sequence[Mapping[str, Any]]):
-    """The records of a split, as TFDS reads them.
+    """The records of a split, as TFDS reads them, with the names of our columns beside those of the features.
 
     Args:
         source: TFDS's data source.
         name: the data set and the split, for errors.
-        needed: the features that tlx uses; a record that lacks one cannot be read.
+        features: the feature that each column is; a record that lacks one cannot be read.
     """
 
-    def __init__(self, source: Any, name: str, needed: Collection[str]):
-        self.source, self.name, self.needed = source, name, needed
+    def __init__(self, source: Any, name: str, features: Mapping[str, str]):
+        self.source, self.name, self.features = source, name, features
 
     def __len__(self) -> int:
         return len(self.source)
@@ -271,9 +271,10 @@ class Records(Sequence[Mapping[str, Any]]):
                 f"own: {REMEDY}"
             ) from None
         for row, record in zip(rows, records, strict=True):
-            if missing := [feature for feature in self.needed if record.get(feature) is None]:
+            if missing := [feature for feature in self.features.values() if record.get(feature) is None]:
                 raise ValueError(f"{self.name}[{row}] has no {missing[0]!r}, which {FEATURES} says it has; {REMEDY}")
-        return records
+        columns = self.features.items()
+        return [{**record, **{column: record[feature] for column, feature in columns}} for record in records]
 
 
 def reason(error: Exception) -> str:

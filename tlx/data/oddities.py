@@ -6,14 +6,16 @@ Shapes: N examples.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlx.assets import cache_dir
-from tlx.data.examples import Sealed, save_whole
-from tlx.processors import TextProcessor
+from tlx.data.examples import Sealed, many, save_whole
+from tlx.processors.base import Processor, shown
+from tlx.processors.columns import HEAVY, inputs
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
@@ -26,7 +28,7 @@ COMPARED, MEASURED = 10_000, 500
 FEW = 0.01
 
 
-def notes(data: Data, splits: Splits, batch: int, processor: Any = None) -> list[str]:
+def notes(data: Data, splits: Splits, batch: int, processor: Processor | None = None) -> list[str]:
     """Return a sentence for everything that is odd about the data, none of which is a mistake for certain.
 
     That is: no test split, or another in its place; a training stream of fewer examples than a `batch`; classes without
@@ -35,18 +37,18 @@ def notes(data: Data, splits: Splits, batch: int, processor: Any = None) -> list
     looked at.
     """
     read = read_of(splits)
-    found = of_the_test(data, splits)
+    found = [*splits.notes, *of_the_test(data, splits)]
     for name, examples in read.items():
         found += of_labels(data, splits, name, examples, batch)
     found += of_inputs(splits, read)
-    return found + (of_lengths(read, processor) if isinstance(processor, TextProcessor) else [])
+    return found + (of_lengths(read, processor) if processor is not None and processor.longest else [])
 
 
 def read_of(splits: Splits) -> dict[str, Examples]:
     """The examples that a run may read, by what they are called in a sentence."""
     alone = list(splits.streams) == ["labelled"]
     streams = {"train": splits.train} if alone else dict(splits.streams)
-    held = {"validation": splits.validation, "test": splits.test}
+    held = {"validation": splits.validation, "test": splits.test, **splits.tests}
     return streams | {name: own for name, own in held.items() if not isinstance(own, Sealed)}
 
 
@@ -71,7 +73,7 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
         return [f"nothing is measured as test: {splits.untested}"]
     if data.test_on == "validation":
         return [
-            f"test is the validation split of {data.target!r}, as data.test_on asks; the checkpoint is chosen on "
+            f"test is the validation split of {shown(data.target)}, as data.test_on asks; the checkpoint is chosen on "
             f"{len(splits.validation):,} training examples that are held out"
         ]
     return []
@@ -79,15 +81,15 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
 
 def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:
     """What is odd about the number and the labels of some examples."""
-    found, held_out, source = [], name in ("validation", "test"), name in data.sources
+    found, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
     if not held_out and len(examples) < batch:
         count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
         found.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
-    if not examples.labelled:
+    if not examples.labelled or not examples.scalar:
         return found
     labels = examples.labels()
     present = set(labels.tolist())
-    if splits.features.target == "number":
+    if examples.kind == "number":
         if len(present) == 1 and len(labels) > 1:
             found.append(f"all {len(labels):,} labels of {name} are {labels[0]:g}")
         return found
@@ -107,7 +109,8 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
     the space around them."""
     found: list[str] = []
     known: dict[str, tuple[np.ndarray, str]] = {}
-    empty = digest([b""] * len(splits.features.text)) if splits.features.text else None
+    columns = inputs(splits.columns)
+    empty = digest([b""] * len(columns)) if {column.kind for column in columns.values()} == {"text"} else None
     for name, examples in read.items():
         if name == "labelled" and "unlabelled" in read:
             # That stream is of all training examples of the target, these among them.
@@ -120,9 +123,11 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
             found.append(f"{len(own) - len(filled):,} of {len(own):,} texts of {name}{sampled} are empty")
         elif len(own) > 1 and (own == own[0]).all():
             found.append(f"all {len(own):,} inputs of {name}{sampled} are the same")
-    for held, against in (("validation", ("test",)), ("test", ())):
+    # A test set may well be a part of another one.
+    tested = {"test", *splits.tests}
+    for held in ("validation", "test", *splits.tests):
         for name in known if held in known else ():
-            if name == held or name in against:
+            if name == held or name in tested:
                 continue
             own, sampled = known[held]
             other, also = known[name]
@@ -132,7 +137,7 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
     return found
 
 
-def of_lengths(read: Mapping[str, Examples], processor: TextProcessor) -> list[str]:
+def of_lengths(read: Mapping[str, Examples], processor: Processor) -> list[str]:
     """Where a share of the texts is longer than the processor reads."""
     found = []
     for name, examples in read.items():
@@ -140,7 +145,7 @@ def of_lengths(read: Mapping[str, Examples], processor: TextProcessor) -> list[s
             looked = min(len(examples), MEASURED)
             which, verb = ("every text", "is") if share == 1 else (f"{share:.0%} of the texts", "are")
             sampled = f" (of {looked:,} looked at)" if looked < len(examples) else ""
-            found.append(f"{which} of {name} {verb} cut at {processor.tokens} tokens (data.tokens){sampled}")
+            found.append(f"{which} of {name} {verb} cut at {processor.longest} tokens (data.tokens){sampled}")
     return found
 
 
@@ -152,13 +157,12 @@ def sample(examples: Examples, most: int) -> np.ndarray:
     return np.sort(order[:most])
 
 
-def cut_share(examples: Examples, processor: TextProcessor) -> float:
+def cut_share(examples: Examples, processor: Processor) -> float:
     """The share of texts, of at most `MEASURED`, that are longer than the processor reads."""
-    # Processors that differ in other settings can share a tokenizer.
-    key = ("cut", processor.tokenizer, processor.tokens)
+    key = ("cut", json.dumps(processor.identity, sort_keys=True))
     if key not in examples.measured:
-        looked = (examples[int(position)] for position in sample(examples, MEASURED))
-        cut = [bool(processor.tokenizer.encode(own["text"], own.get("text_pair")).overflowing) for own in looked]
+        read = examples.light if not set(HEAVY) & set(processor.reads) else examples.__getitem__
+        cut = [processor.cuts(read(int(position))) for position in sample(examples, MEASURED)]
         examples.measured[key] = float(np.mean(cut))
     return float(examples.measured[key])
 
@@ -190,18 +194,21 @@ def digests(examples: Examples) -> np.ndarray:
 
 def records(examples: Examples, rows: np.ndarray) -> Iterator[Mapping[str, Any]]:
     """The records at these rows, as they lie on disk."""
-    many = getattr(examples.source, "__getitems__", lambda own: [examples.source[row] for row in own])
     for start in range(0, len(rows), 1024):
-        yield from many(rows[start : start + 1024].tolist())
+        yield from many(examples.source, rows[start : start + 1024].tolist())
 
 
 def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
     """The inputs of a record as bytes."""
-    features = examples.features
-    if features.text:
-        texts = [record[name] for name in features.text]
-        return [(text.encode() if isinstance(text, str) else bytes(text)).strip() for text in texts]
-    content = record[features.image or features.audio or ""]
-    if isinstance(content, np.ndarray):
-        return [str((content.dtype, content.shape)).encode(), content.tobytes()]
-    return [content.encode() if isinstance(content, str) else bytes(content)]
+    parts = []
+    for name, column in inputs(examples.columns).items():
+        content = record[name]
+        if column.kind == "text":
+            parts.append((content.encode() if isinstance(content, str) else bytes(content)).strip())
+        elif isinstance(content, str | bytes):
+            parts.append(content.encode() if isinstance(content, str) else content)
+        elif isinstance(content, np.ndarray):
+            parts += [str((content.dtype, content.shape)).encode(), content.tobytes()]
+        else:
+            parts.append(repr(content).encode())
+    return parts

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data.shifts import Shift
+from tlx.processors.columns import Columns
 
 # What is drawn of an example, each by numbers of its own. Shift n of a perturbation has those of SHIFTED + n.
 RELABELS, LABEL, SHIFTS, SHIFTED = range(4)
@@ -51,15 +52,17 @@ class Perturbation(NamedTuple):
         drawn = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
         return np.where(chosen, np.array(self.classes, np.int32)[drawn], labels)
 
-    def shifted(self, example: Mapping[str, Any], index: int, count: int) -> dict[str, Any]:
-        """The inputs (`text`, `text_pair`, `image`) of the example at `index` of a split of `count`."""
-        found = dict(example)
+    def shifted(self, example: Mapping[str, Any], index: int, count: int, columns: Columns) -> dict[str, Any]:
+        """The inputs of the example at `index` of a split of `count`; a shift changes the columns of its kind."""
+        inputs = dict(example)
         if not self.inputs or self._uniform(SHIFTS, count)[index] >= self.inputs:
-            return found
+            return inputs
         for number, shift in enumerate(self.shifts, SHIFTED):
             rng = np.random.default_rng((*self._entropy, number, index))
-            found = {name: shift(value, rng) for name, value in found.items()}
-        return found
+            inputs = {
+                name: shift(value, rng) if columns[name].kind == shift.kind else value for name, value in inputs.items()
+            }
+        return inputs
 
     @property
     def _entropy(self) -> tuple[int, int]:

@@ -1,33 +1,43 @@
 """From examples to batches, by grain: seeded, checkpointable, sharded by process.
 
-Every process walks the same order of global batches and keeps its slice of each, so what a global batch holds, its
-order and its padded length do not depend on how many processes there are.
+Every process walks the same order of global batches and processes its slice of each, so what a global batch holds, its
+order and its padded length do not depend on how many processes there are. The length follows from a table of lengths,
+which is cheap to measure.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tlx.assets import cache_dir
 from tlx.data.augment import Augmentation, augmented
-from tlx.data.examples import Examples
+from tlx.data.collate import collate, padded
+from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
-from tlx.processors import ImageProcessor, Inputs, Processor, TextProcessor
+from tlx.processors.base import Processor, length_of
+from tlx.processors.columns import HEAVY, LABEL, spelled
+from tlx.types import Field
 
 if TYPE_CHECKING:
     import grain
 
 Batch = dict[str, np.ndarray]
+# Gives the arrays of all processes, [P, ...], to each of them.
+Gather = Callable[[np.ndarray], Any]
 
 CACHE_BYTES = 256 * 2**20
 # Two threads hide the making of a batch behind the step; more only take the cores that the step computes on.
 _THREADS, _AHEAD = 2, 4
 _ENDLESS = 2**31
 # What a batch holds of an example beside its inputs; the label where it may be read.
-TRUTH = ("label", "index")
+TRUTH = (LABEL, "index")
 
 
 def train_batches(
@@ -43,31 +53,36 @@ def train_batches(
     first: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    targets: Targets | None = None,
+    gather: Gather | None = None,
 ) -> grain.DatasetIterator[Batch]:
     """An endless iterator of batches, every epoch in a new order drawn from `seed`. An epoch may end inside a batch.
 
-    A batch holds the model's inputs, `index` int32[B] and, of examples that have one, `label` int32[B] (float32[B]
-    for regression), B being this process's part of `batch`. Text is drawn `group` batches at a time, which are cut
-    from the draw by length, so that less of a batch is padding. With `views`, an example is augmented in so many
-    fixed ways, which its epochs take in turn. With a `Table` for a processor a batch holds its rows in the place of
-    inputs. The iterator begins at the step `first`, as if it had given all before. Raises ValueError for no
-    examples, or a batch the processes cannot share.
+    A batch holds the model's inputs, `index` int32[B] and, of examples with labels, the arrays of `targets`, by default
+    `label` int32[B] (float32[B] for numbers), B being this process's part of `batch`. Ragged examples are drawn `group`
+    batches at a time, which are cut from the draw by length, so that less of a batch is padding. With `views`, an
+    example is augmented in so many fixed ways, which its epochs take in turn. With a `Table` for a processor a batch
+    holds its rows in the place of inputs. The iterator begins at the step `first`, as if it had given all before.
+    Several processes exchange lengths by `gather`. Raises ValueError for no examples, or a batch the processes cannot
+    share.
     """
     import grain
 
     if not len(examples):
         raise ValueError(f"{examples!r} is empty; there is nothing to train on")
-    if augment and isinstance(processor, TextProcessor):
-        raise ValueError(f"augment={augment} is for images and {examples.name!r} is text")
+    if augment and not processor.augments:
+        raise ValueError(f"augment={augment} is for images and {examples.name!r} is {spelled(examples.columns)}")
     mine = _share(batch, process_index, process_count)
-    ready = reader(examples, processor)
-    order = Order(examples, processor, batch=batch, seed=seed, group=group)
+    ready = reader(examples, processor, targets)
+    if process_count > 1:
+        ready.measure(gather, process_index, process_count)
+    order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
 
     def assemble(step: int) -> Batch:
         drawn, epochs = order(step)
         viewed = epochs % views if views else np.zeros_like(epochs)
         made = ready.batch(drawn, mine, buckets, viewed)
-        if augment and isinstance(processor, ImageProcessor):
+        if augment and not isinstance(processor, Table):
             # Fixed views are the same for every run, whatever its seed, so that what they give is computed once.
             draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(made["image"])
             rows = zip(made["image"], made["index"].tolist(), draws, strict=True)
@@ -83,10 +98,19 @@ class Order:
     """Which examples each step takes: `order(step)` gives their positions int64[B] and the epochs int64[B] that they
     are of. A function of its arguments alone, so that every process, and every way to read rows, comes to the same."""
 
-    def __init__(self, examples: Examples, processor: Processor | Table, *, batch: int, seed: int, group: int = 1):
-        self.ready, self.count = reader(examples, processor), len(examples)
+    def __init__(
+        self,
+        examples: Examples,
+        processor: Processor | Table,
+        *,
+        batch: int,
+        seed: int,
+        group: int = 1,
+        targets: Targets | None = None,
+    ):
+        self.ready, self.count = reader(examples, processor, targets), len(examples)
         self.batch, self.seed = batch, seed
-        self.group = group if self.ready.texts else 1
+        self.group = group if self.ready.ragged else 1
         # Kept, for each of a group's batches asks for the whole group.
         self.grouped = functools.lru_cache(maxsize=4)(self._grouped)
 
@@ -114,6 +138,8 @@ def evaluation_batches(
     buckets: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
+    targets: Targets | None = None,
+    gather: Gather | None = None,
 ) -> Iterator[Batch]:
     """Every example once: images in order, text from short to long, so that little of a batch is padding.
 
@@ -123,10 +149,12 @@ def evaluation_batches(
     import grain
 
     mine = _share(batch, process_index, process_count)
-    ready = reader(examples, processor)
+    ready = reader(examples, processor, targets)
+    if process_count > 1:
+        ready.measure(gather, process_index, process_count)
 
     order = np.arange(len(examples), dtype=np.int32)
-    if ready.texts:
+    if ready.ragged:
         order = order[np.argsort(ready.lengths(order), kind="stable")]
 
     def assemble(number: int) -> Batch:
@@ -156,85 +184,162 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Generator(np.random.PCG64([seed, epoch])).random(count), kind="stable")
 
 
-class _Processed:
+class Targets(Protocol):
+    """What makes the label arrays of an example: a task. `fields` declares their shapes, types and padding."""
+
+    def fields(self) -> Mapping[str, Field]: ...
+
+    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]: ...
+
+
+class Labels:
+    """The label arrays of examples: those of `targets`, else the label of each example as it is.
+
+    Where the labels may not be read there are none; lists of labels need `targets`.
+    """
+
+    def __init__(self, examples: Examples, targets: Targets | None):
+        self.examples, self.targets, self.fields = examples, targets, dict[str, Field]()
+        if examples.labelled and targets is not None:
+            self.fields = dict(targets.fields())
+        elif examples.labelled and examples.scalar:
+            self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
+
+    def of(self, example: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+        """The label arrays of a raw example."""
+        if self.targets is not None and self.fields:
+            return self.targets.targets(example, processor)
+        return {name: example[name] for name in self.fields}
+
+    def at(self, positions: np.ndarray, processor: Any, length: int) -> dict[str, np.ndarray]:
+        """The label arrays of a batch, without reading an image or a sound."""
+        if self.targets is None:
+            return {name: self.examples.labels()[positions] for name in self.fields}
+        rows = [self.of(self.examples.light(position), processor) for position in positions.tolist() if self.fields]
+        return collate(rows, self.fields, (length,) if length else ())
+
+
+class Processed:
     """The processed examples, remembered up to `CACHE_BYTES`.
 
     The first to come stay: an epoch meets every example once, so a cache that lets the oldest go would have let it go
     just before it is met again.
     """
 
-    def __init__(self, examples: Examples, processor: Processor):
+    def __init__(self, examples: Examples, processor: Processor, targets: Targets | None):
         self.examples, self.processor, self.known = examples, processor, dict[int, dict[str, Any]]()
-        self.bytes, self.texts = 0, isinstance(processor, TextProcessor)
+        self.labels = Labels(examples, targets)
+        self.fields = {**processor.fields, **self.labels.fields, "index": Field((), "int32")}
+        self.bytes, self.ragged = 0, processor.ragged
+        # The lengths that are known; -1 where one is not.
+        self.sizes = np.full(len(examples) if self.ragged else 0, -1, np.int32)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        if (found := self.known.get(position)) is not None:
-            return found
+        if (known := self.known.get(position)) is not None:
+            return known
         example = self.examples[position]
-        made = {**self.processor(example), **{name: example[name] for name in TRUTH if name in example}}
+        arrays = {**self.processor(example), **self.labels.of(example, self.processor), "index": example["index"]}
+        if self.ragged:
+            self.sizes[position] = length_of(arrays, self.processor.fields)
         if self.bytes < CACHE_BYTES:
-            self.bytes += 1024 + sum(array.nbytes for array in made.values() if isinstance(array, np.ndarray))
-            self.known[position] = made
-        return made
+            self.bytes += 1024 + sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
+            self.known[position] = arrays
+        return arrays
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
-        """How many tokens each of these texts has."""
-        return np.array([len(self[position]["input_ids"]) for position in positions.tolist()])
+        """How long each of these examples is along its ragged axes, int32."""
+        for position in positions[self.sizes[positions] < 0].tolist():
+            # What is processed for its length is kept for the batches to come.
+            _ = self[position]
+        return self.sizes[positions]
+
+    def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
+        """Learn the lengths of all examples without processing them.
+
+        They are kept on disk by the content of the data. Otherwise each process measures its share, which `gather`
+        exchanges; without it each process measures all.
+        """
+        if not self.ragged or (self.sizes >= 0).all():
+            return
+        file = self.file()
+        if file is not None and file.is_file():
+            every = np.load(file, allow_pickle=False)
+        else:
+            share = slice(process_index, None, process_count) if gather is not None else slice(None)
+            every = np.zeros(len(self.examples), np.int32)
+            every[share] = measured(self.examples, self.processor, np.arange(len(self.examples))[share])
+            if gather is not None:
+                # Each length is in the table of one process and 0 in those of the others.
+                every = np.asarray(gather(every)).reshape(process_count, -1).sum(0).astype(np.int32)
+            if file is not None:
+                save_whole(file, every)
+        self.sizes[:] = every
+
+    def file(self) -> Path | None:
+        """Where the lengths of these examples are kept; None where nothing names their content."""
+        if not self.examples.key:
+            return None
+        text = json.dumps([self.examples.key, self.examples.split, self.processor.identity], sort_keys=True)
+        name = hashlib.sha256(text.encode() + self.examples.identity).hexdigest()[:24]
+        return cache_dir() / "lengths" / f"{name}.npy"
 
     def batch(
         self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
     ) -> Batch:
         """This process's slice of the batch of these positions, with label and index. The views are the caller's."""
-        items = [self[position] for position in positions.tolist()]
-        inputs: Inputs
-        if isinstance(self.processor, TextProcessor):
-            # The longest of the global batch, lest the processes come to different shapes.
-            length = padded(max(len(item["input_ids"]) for item in items), buckets, self.processor.tokens)
-            items = items[mine]
-            inputs = self.processor.pad(items, length)
-        else:
-            items = items[mine]
-            inputs = {"image": np.stack([item["image"] for item in items])}
-        if self.examples.labelled:
-            inputs["label"] = np.array([item["label"] for item in items], self.examples.label_dtype)
-        return {**inputs, "index": np.array([item["index"] for item in items], np.int32)}
+        # The longest of the global batch, because the processes must come to the same shapes.
+        longest = int(self.lengths(positions).max()) if self.ragged else None
+        rows = [self[position] for position in positions[mine].tolist()]
+        return collate(rows, self.fields, limits(buckets, self.processor.longest), longest)
 
 
-class _Tabled:
+class Tabled:
     """The same of rows that lie in a table."""
 
-    def __init__(self, examples: Examples, table: Table):
-        self.examples, self.table, self.texts = examples, table, table.texts
+    def __init__(self, examples: Examples, table: Table, targets: Targets | None):
+        self.examples, self.table, self.ragged = examples, table, table.texts
+        self.labels = Labels(examples, targets)
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
         return self.table.lengths(self.examples.rows[positions] * self.table.views)
+
+    def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
+        """The table knows all lengths."""
 
     def batch(
         self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
     ) -> Batch:
         length = 0
         if self.table.ragged:
-            length = padded(int(self.lengths(positions).max()), buckets, max(buckets))
-        own = positions[mine]
-        indices = self.examples.rows[own]
+            length = padded(int(self.lengths(positions).max()), buckets)
+        share = positions[mine]
+        indices = self.examples.rows[share]
         rows = indices * self.table.views + (0 if views is None else views[mine])
-        made = self.table.gather(rows, length)
-        if self.examples.labelled:
-            made["label"] = self.examples.labels()[own]
-        return {**made, "index": indices.astype(np.int32)}
+        labels = self.labels.at(share, self.table.processor, length)
+        return {**self.table.gather(rows, length), **labels, "index": indices.astype(np.int32)}
 
 
-def padded(longest: int, buckets: Sequence[int], most: int) -> int:
-    """The length of a batch whose longest text has so many tokens."""
-    return min((bucket for bucket in buckets if bucket >= longest), default=most)
+def limits(buckets: Sequence[int], most: int) -> tuple[int, ...]:
+    """The lengths that a batch may have: the buckets, and the most that the processor makes."""
+    return tuple(sorted({*buckets, most})) if most else tuple(sorted(buckets))
 
 
-def reader(examples: Examples, processor: Processor | Table) -> _Processed | _Tabled:
+def measured(examples: Examples, processor: Processor, positions: np.ndarray) -> list[int]:
+    """The lengths of these examples, as the processor measures them."""
+    read = examples.light if not set(HEAVY) & set(processor.reads) else examples.__getitem__
+    lengths: list[int] = []
+    for start in range(0, len(positions), 1024):
+        lengths += processor.measure([read(position) for position in positions[start : start + 1024].tolist()])
+    return lengths
+
+
+def reader(examples: Examples, processor: Processor | Table, targets: Targets | None = None) -> Processed | Tabled:
     """What makes batches of these examples, kept with them, so that the second evaluation tokenises nothing."""
-    if processor not in examples.memory:
-        kind = _Tabled if isinstance(processor, Table) else _Processed
-        examples.memory[processor] = kind(examples, processor)  # type: ignore[arg-type]
-    return examples.memory[processor]
+    key = processor, targets
+    if key not in examples.memory:
+        kind = Tabled if isinstance(processor, Table) else Processed
+        examples.memory[key] = kind(examples, processor, targets)  # type: ignore[arg-type]
+    return examples.memory[key]
 
 
 def _share(batch: int, process_index: int, process_count: int) -> slice:
@@ -256,6 +361,7 @@ def _reading() -> grain.ReadOptions:
 HOST_KEYS = (*TRUTH, "position", "weight")
 
 
-def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model reads of a batch."""
-    return {name: array for name, array in batch.items() if name not in HOST_KEYS}
+def inputs_of(batch: Mapping[str, Any], targets: Targets | None = None) -> dict[str, Any]:
+    """What a model reads of a batch: all but the label arrays and what the host keeps beside them."""
+    labels = () if targets is None else targets.fields()
+    return {name: array for name, array in batch.items() if name not in HOST_KEYS and name not in labels}

@@ -3,25 +3,84 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from tlx.config import check_seed
 from tlx.data.augment import Augmentation
 from tlx.data.shifts import Shift
+from tlx.data.sources.base import Source
+from tlx.processors.base import Processor
 
 # What is said of a source alone, where nothing is said.
 OF_SOURCE = {"eps_y": 0.0, "eps_x": 0.0, "shift": (), "imbalance": 1.0, "source_classes": ()}
+
+
+# Names that a run gives to other examples.
+TAKEN = ("train", "validation", "test", "source", "target", "labelled", "unlabelled", "criterion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """A further test set, which is measured at the end of a run as `NAME/accuracy`, ... beside `test/accuracy`.
+
+    `source` is another data set with the same inputs and the target's classes (None: the target itself), `split` the
+    split of it, and all its examples go through `shift`, each in the same way in every run.
+    """
+
+    name: str
+    source: str | Source | None = None
+    split: str = "test"
+    shift: tuple[Shift, ...] = ()
+
+    # pytest takes a class of this name for tests.
+    __test__: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", _short(self.source))
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name) or self.name in TAKEN:
+            raise ValueError(
+                f"a test set has the name {self.name!r}; expected letters, digits, _, - and dots, and none of "
+                f"{', '.join(TAKEN)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A further stream of training examples, with their labels: a replay memory, another task's data.
+
+    A step gets a batch of it under `name`, for the terms that read it, such as `Supervised(on="memory")`. `source` is a
+    data set with the same inputs and the target's classes, `split` the split of it, `batch` how many of its examples a
+    step gets (None: as many as `train.batch`); all of them go through `shift`.
+    """
+
+    name: str
+    source: str | Source
+    split: str = "train"
+    batch: int | None = None
+    shift: tuple[Shift, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", _short(self.source))
+        if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", self.name) or self.name in TAKEN:
+            raise ValueError(
+                f"a stream has the name {self.name!r}; expected letters, digits, _, - and dots, and none of "
+                f"{', '.join(TAKEN)}"
+            )
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise ValueError(f"the stream {self.name!r} has batch={self.batch}; expected 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """The data of a recipe.
 
-    `target` names the data set (see `tlx.data.open_dataset`) on which all is measured, `source` another, whose labels
-    are all known. The streams of a batch follow: `labelled` alone; with a `source`, or with `labels`, also `source` and
-    `unlabelled`, all training examples of the target without their labels. `labels` grants those of so many examples
-    of each class (an integer), or of a share of each (a float); 0 grants none, and there is no `labelled`. They are
+    `target` is the data set on which all is measured: a name (see `tlx.data.Tfds`), or another `Source`, such as
+    `Csv("reviews.csv")`; `source` is another, whose labels are all known. The streams of a batch follow: `labelled`
+    alone; with a `source`, or with `labels`, also `source` and `unlabelled`, all training examples of the target
+    without their labels. `labels` grants those of so many examples of each class (an integer), or of a share of each (a
+    float); 0 grants none, and there is no `labelled`. They are
     drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
     source are the target's by their names, or, with `match` "position", by their order. Several sources, a tuple of
     names, are the streams `source/0`, `source/1`, ... in their order; what is said of the source is of each.
@@ -31,13 +90,13 @@ class Data:
     `validation` is the share of the training split that is held out where the data set has no validation split; the
     same examples for every seed. `test_on` names the split that is measured as the test. A data set without a test
     split, or one that withholds its labels (-1), has no test metrics; with "validation" its validation split is tested
-    on, and what chooses the checkpoint is held out of the training split. Text is cut at `tokens` and a batch padded to
-    the shortest of `buckets` that holds it; with `group` above 1, so many batches are drawn at a time and cut from the
-    draw by length, so that less is padding.
-    Images become `size` pixels a side with `channels` (None: as the pretrained processor says, else as they are). A
-    sound becomes an image of `size` mel bands by as many frames of its first `seconds` (see `tlx.processors.sounds`).
-    `augment` changes training images, afresh at every step; with `views` in so many fixed ways that the epochs take in
-    turn.
+    on, and what chooses the checkpoint is held out of the training split. `streams` are further streams of training,
+    `tests` further test sets. `processor` is one of your own in the place of that of the weights. Text is cut at
+    `tokens` and a batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are
+    drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a side with
+    `channels` (None: as the pretrained processor says, else as they are). A sound becomes an image of `size` mel bands
+    by as many frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images, afresh at
+    every step; with `views` in so many fixed ways that the epochs take in turn.
 
     What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each of
     the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has, so
@@ -50,8 +109,8 @@ class Data:
     or not, go through `target_shift`, each in the same way in every run.
     """
 
-    target: str
-    source: str | tuple[str, ...] | None = None
+    target: str | Source
+    source: str | Source | tuple[str | Source, ...] | None = None
     labels: int | float | None = None
     match: Literal["name", "position"] = "name"
     shots: int | None = None
@@ -74,8 +133,18 @@ class Data:
     source_classes: tuple[str, ...] = ()
     target_classes: tuple[str, ...] = ()
     target_shift: tuple[Shift, ...] = ()
+    streams: tuple[Stream, ...] = ()
+    tests: tuple[Test, ...] = ()
+    processor: Processor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("target", "source"):
+            object.__setattr__(self, name, _short(getattr(self, name)))
+        if isinstance(self.tests, tuple) and isinstance(self.streams, tuple):
+            parts: tuple[Any, ...] = (*self.streams, *self.tests)
+            names = [part.name for part in parts]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two streams or tests have the name {twice[0]!r}; give each its own name")
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
@@ -131,18 +200,32 @@ class Data:
                 raise ValueError(f"{name}={getattr(self, name)} names a class twice")
 
     @property
-    def sources(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str | Source]:
         """The name of every source by its stream: `source`, or `source/0`, `source/1`, ... where there are several."""
         given = self.source if isinstance(self.source, tuple) else () if self.source is None else (self.source,)
         return {"source" if len(given) == 1 else f"source/{n}": name for n, name in enumerate(given)}
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def stream_names(self) -> tuple[str, ...]:
         """What each step gets a batch of, by name; a pass over the first is an epoch."""
         labelled = () if self.labels == 0 else ("labelled",)
-        return (*self.sources, *labelled, *(("unlabelled",) if self.sources or self.labels is not None else ()))
+        unlabelled = ("unlabelled",) if self.sources or self.labels is not None else ()
+        return (*self.sources, *labelled, *unlabelled, *(stream.name for stream in self.streams))
+
+    @property
+    def batches(self) -> dict[str, int | None]:
+        """How many examples a step gets of each further stream; None is as many as `train.batch`."""
+        return {stream.name: stream.batch for stream in self.streams}
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
         return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
+
+
+def _short(value: Any) -> Any:
+    """A source, or each of several, as the shortest value that means the same, so that one recipe has one fingerprint.
+    A value of another type is left to `config.check`."""
+    if isinstance(value, tuple):
+        return tuple(map(_short, value))
+    return value.short if isinstance(value, Source) else value

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from tlx.data.features import PLURAL, Kind
 from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
+from tlx.processors.columns import PLURAL
 
 
 @runtime_checkable
 class Shift(Protocol):
     """Of its `kind`: uint8[H, W, C] to the same shape, a text to a text, or float32[T] from -1 to 1 to as much."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[str]
 
     def __call__(self, given: Any, rng: np.random.Generator, /) -> Any: ...
 
@@ -25,13 +25,13 @@ class Shift(Protocol):
 class OfImages:
     """What is for images."""
 
-    kind: ClassVar[Kind] = "image"
+    kind: ClassVar[str] = "image"
 
 
 class OfTexts:
     """What is for texts."""
 
-    kind: ClassVar[Kind] = "text"
+    kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Typos(OfTexts):
         )
 
 
-def check_kind(name: str, shifts: tuple[Shift, ...], kind: Kind, what: str) -> None:
+def check_kind(name: str, shifts: tuple[Shift, ...], kind: str, what: str) -> None:
     """ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
     if wrong := [shift for shift in shifts if shift.kind != kind]:
         known = ", ".join(known for known, own in SHIFTS.items() if own.kind == kind)
@@ -185,7 +185,7 @@ SHIFTS: dict[str, type[Shift]] = {
     "Codec": Codec,
 }
 # What perturbs a source whose recipe names no shift.
-USUAL: dict[Kind, tuple[Shift, ...]] = {
+USUAL: dict[str, tuple[Shift, ...]] = {
     "image": (GaussianNoise(std=0.5),),
     "text": (DropWords(share=0.5),),
     "audio": (BackgroundNoise(snr=0.0),),

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from tlx.data.features import Kind
 from tlx.processors.sounds import resampled, soundfile
 
 Law = Literal["gsm", "mu-law", "a-law"]
@@ -23,7 +22,7 @@ LAWS: dict[str, str] = {"gsm": "GSM610", "mu-law": "ULAW", "a-law": "ALAW"}
 class OfSounds:
     """What is for sounds."""
 
-    kind: ClassVar[Kind] = "audio"
+    kind: ClassVar[str] = "audio"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -15,13 +14,17 @@ from tlx.data import DATASETS
 from tlx.data.datasets.splits import stratified
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
-from tlx.data.shifts import USUAL, Kind, check_kind
+from tlx.data.shifts import USUAL, check_kind
 from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
 from tlx.functional.selection import SOURCE, TARGET
-from tlx.processors import ImageProcessor, Processor, TextProcessor
+from tlx.processors.base import shown
+from tlx.processors.columns import LABEL, Columns, kind_of, spelled
+from tlx.trees import near_miss
 
 if TYPE_CHECKING:
-    from tlx.data.examples import Dataset, Examples, Features
+    from tlx.data.examples import Examples
+    from tlx.data.settings import Stream, Test
+    from tlx.data.sources import Dataset, Source
 
 # A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
 LOOKED_AT = 2000
@@ -32,17 +35,28 @@ class Splits:
     """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
     names the data and the very rows of each. `aside` is what criteria look at (see `tlx.functional.selection`),
     `looked` are streams that terms look at once, before the first step. Where there is nothing to test on, `untested`
-    says why and `test` is empty."""
+    says why and `test` is empty. `tests` are further test sets by name; `notes` is what the sources said."""
 
     streams: Mapping[str, Examples]
     validation: Examples
     test: Examples
-    classes: tuple[str, ...]
-    features: Features
+    columns: Columns
     fingerprint: str
     aside: Mapping[str, Examples] = field(default_factory=dict)
     looked: Mapping[str, Examples] = field(default_factory=dict)
+    tests: Mapping[str, Examples] = field(default_factory=dict)
     untested: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the label; () where it has none."""
+        return self.columns[LABEL].classes if LABEL in self.columns else ()
+
+    @property
+    def measured(self) -> dict[str, Examples]:
+        """All that a finished run is tested on, by name."""
+        return {**({} if self.untested else {"test": self.test}), **self.tests}
 
     @property
     def train(self) -> Examples:
@@ -66,7 +80,7 @@ class Splits:
     @property
     def named(self) -> dict[str, Examples]:
         """All examples, those of training by stream."""
-        return {**self.streams, "validation": self.validation, "test": self.test, **self.aside}
+        return {**self.streams, "validation": self.validation, "test": self.test, **self.tests, **self.aside}
 
 
 def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) -> Splits:
@@ -85,31 +99,26 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    kind = dataset.features.kind
+    kind, target = kind_of(dataset.columns), f"target {shown(data.target)}"
     for named in ("shift", "target_shift"):
-        check_kind(named, getattr(data, named), kind, repr(data.target))
-    kept = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {data.target!r}")
+        check_kind(named, getattr(data, named), kind, shown(data.target))
+    kept = numbers_of(data.target_classes, dataset.classes, "target_classes", target)
     train, validation, tested, untested = _three(dataset, data.test_on)
     if validation is None:
         train, validation = _parted(train, data.validation)
-    held = [train, validation, tested]
+    parts = [train, validation, tested]
     if kept:
-        held = [own if untested and own is tested else of_classes(own, kept) for own in held]
-        _check_each(held[0], kept, f"target_classes: the training split of target {data.target!r}")
-    if data.target_shift:
-        # By no seed of the recipe's, so that whatever is measured is measured on the same.
-        of = [f"{dataset.fingerprint}/{own.split}" for own in held]
-        held = [own.perturbed(Perturbation(0, name, inputs=1.0, shifts=data.target_shift))
-                for own, name in zip(held, of, strict=True)]  # fmt: skip
-    train, validation, tested = held
+        parts = [part if untested and part is tested else of_classes(part, kept) for part in parts]
+        _check_each(parts[0], kept, f"target_classes: the training split of {target}")
+    train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
     if not test:
         tested = tested.seal()
     drawn = seed if data.subset_seed is None else data.subset_seed
-    every = range(len(dataset.classes) if dataset.features.target == "class" else 0)
+    every = range(len(dataset.classes) if train.kind == "class" else 0)
     names = {number: dataset.classes[number] for number in kept or every}
 
     def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
-        labels = _strata(examples)
+        labels = examples.strata()
         return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=names, named=named))
 
     if data.shots is not None or data.fraction is not None:
@@ -117,14 +126,18 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     streams: dict[str, Examples] = {}
     origins: dict[str, str] = {}
     looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
-    for name in data.streams:
+    further = {stream.name: stream for stream in data.streams}
+    for name in data.stream_names:
         if name in data.sources:
             streams[name], own, origin = _source(data, data.sources[name], dataset, kind, drawn, SOURCE in aside)
             looked_at.setdefault(SOURCE, own)
             if origin in origins:
-                told = f"sources {origins[origin]!r} and {data.sources[name]!r} are one data set; leave one of them out"
-                raise ValueError(told)
-            origins[origin] = data.sources[name]
+                told = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
+                raise ValueError(f"{told}; leave one of them out")
+            origins[origin] = shown(data.sources[name])
+        elif name in further:
+            streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
+            origins[f"{name} {origin}"] = name
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
         elif data.labels is None:
@@ -138,9 +151,64 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
         if part is not tested or not untested:
             _check(part)
         digest.update(part.identity + part.split.encode())
+    tests = {}
+    for settings in data.tests:
+        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
+        tests[settings.name] = examples if test else examples.seal()
+        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
     looked = {name: _some(looked_at[name]) for name in aside}
-    named = digest.hexdigest()[:16]
-    return Splits(streams, validation, tested, dataset.classes, dataset.features, named, looked, untested=untested)
+    return Splits(
+        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
+        notes=dataset.notes,
+    )  # fmt: skip
+
+
+def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> Examples:
+    """The examples of a data set, all shifted. No seed of a recipe has a part in it, so every run measures the same."""
+    if not shifts:
+        return examples
+    return examples.perturbed(Perturbation(0, f"{dataset.fingerprint}/{examples.split}", inputs=1.0, shifts=shifts))
+
+
+def _further(
+    what: str, settings: Stream | Test, data: Data, target: Dataset, *, read: bool = True
+) -> tuple[Examples, str]:
+    """The examples of a further stream or test set (`what` in an error), their labels as the target's classes, and the
+    fingerprint of their data set. Without `read` no label is looked at."""
+    from tlx.data.examples import open_dataset
+
+    dataset = target if settings.source is None else open_dataset(settings.source)
+    check_kind(f"the shift of {what}", settings.shift, kind_of(dataset.columns), shown(settings.source or data.target))
+    _check_like(dataset, target, what, data)
+    if settings.split not in dataset.splits:
+        raise ValueError(
+            f"{what}: {dataset.name} has no split {settings.split!r}; it has {', '.join(map(repr, dataset.splits))}"
+            f"{near_miss(settings.split, dataset.splits)}"
+        )
+    examples = dataset.splits[settings.split]
+    if not len(examples):
+        raise ValueError(f"{what}: the split {settings.split!r} of {dataset.name} has no examples")
+    if dataset.classes != target.classes:
+        places = _places(data, what, dataset, target, range(len(dataset.classes)))
+        mapping = np.array([places[number] for number in range(len(dataset.classes))])
+        examples = examples.renamed(target.classes, mapping)
+    if read:
+        examples.check_labels()
+    return _shifted(examples, dataset, settings.shift), dataset.fingerprint
+
+
+def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> None:
+    """ValueError where a data set has other inputs, or another kind of label, than the target."""
+    told = [f"{spelled(own.columns)} with a {_label_of(own)}" for own in (dataset, target)]
+    if told[0] != told[1]:
+        raise ValueError(f"{what} is {told[0]} and target {shown(data.target)} is {told[1]}")
+
+
+def _label_of(dataset: Dataset) -> str:
+    """The kind of a data set's label, in words."""
+    words = {"classes": "list of classes", "tags": "list of tags", "numbers": "list of numbers"}
+    kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "label that is not there"
+    return words.get(kind, kind)
 
 
 def _check(part: Examples) -> None:
@@ -148,7 +216,7 @@ def _check(part: Examples) -> None:
     if not len(part):
         raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
     if part.labelled:
-        part.labels()
+        part.check_labels()
 
 
 def _some(examples: Examples) -> Examples:
@@ -160,30 +228,27 @@ def _some(examples: Examples) -> Examples:
 
 def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
     """A training split without the share of every class that is held out, and that."""
-    parts = stratified(_strata(train), "validation", {"train": 1 - share, "validation": share})
+    parts = stratified(train.strata(), "validation", {"train": 1 - share, "validation": share})
     return train.view(parts["train"]), train.view(parts["validation"])
 
 
 def _source(
-    data: Data, name: str, target: Dataset, kind: Kind, seed: int, held: bool
+    data: Data, name: str | Source, target: Dataset, kind: str, seed: int, held: bool
 ) -> tuple[Examples, Examples, str]:
-    """The training examples of the source of this name, as `data` cuts and perturbs them by `seed`, what is held out of
-    it (where that was asked for; else the same), their labels as the target's classes; and the fingerprint of its data
-    set."""
+    """The training examples of a source, as `data` cuts and perturbs them by `seed`, what is held out of it (where that
+    was asked for; else the same), their labels as the target's classes; and the fingerprint of its data set."""
     from tlx.data.examples import open_dataset
 
-    source, what = open_dataset(name), f"source {name!r}"
+    source, what = open_dataset(name), f"source {shown(name)}"
     if source.fingerprint == target.fingerprint:
-        raise ValueError(f"{what} and target {data.target!r} are one data set; leave the source out")
-    told = [f"{own.features.spelled} with a {own.features.target}" for own in (source, target)]
-    if told[0] != told[1]:
-        raise ValueError(f"{what} is {told[0]} and target {data.target!r} is {told[1]}")
+        raise ValueError(f"{what} and target {shown(data.target)} are one data set; leave the source out")
+    _check_like(source, target, what, data)
     if "train" not in source.splits:
         raise ValueError(f"{what} has no 'train' split")
-    if source.features.target == "number" and (data.eps_y or data.imbalance > 1):
-        noise = "eps_y" if data.eps_y else "imbalance"
-        raise ValueError(f"{noise}={getattr(data, noise)} is of classes, and {what} has numbers for labels")
     train = held_out = source.splits["train"]
+    if train.kind != "class" and (data.eps_y or data.imbalance > 1):
+        noise, has = "eps_y" if data.eps_y else "imbalance", "numbers" if train.kind == "number" else train.kind
+        raise ValueError(f"{noise}={getattr(data, noise)} is of classes, and {what} has {has} for labels")
     if held:
         validation = _validation(source)
         train, held_out = (train, validation) if validation else _parted(train, data.validation)
@@ -191,7 +256,7 @@ def _source(
     if numbers:
         train, held_out = (of_classes(own, numbers) for own in (train, held_out))
         _check_each(train, numbers, f"source_classes: the training split of {what}")
-    places = _places(data, name, source, target, numbers or range(len(source.classes)))
+    places = _places(data, what, source, target, numbers or range(len(source.classes)))
     if source.classes != target.classes:
         mapping = np.full(len(source.classes), -1)
         mapping[list(places)] = list(places.values())
@@ -215,18 +280,18 @@ def _source(
     return train, held_out, source.fingerprint
 
 
-def _places(data: Data, name: str, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
-    """By number of each of these classes of the source of this name, that of the target's which it counts as."""
+def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
+    """By number of each of these classes of a source (`what` in an error), that of the target's which it counts as."""
     if data.match == "position" or source.classes == target.classes:
         if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
-                f"source {name!r} has {len(source.classes)} classes and target {data.target!r} "
+                f"{what} has {len(source.classes)} classes and target {shown(data.target)} "
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
         return {number: number for number in numbers}
     if strange := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {strange[0]!r} of source {name!r} is none of target {data.target!r} "
+            f"class {strange[0]!r} of {what} is none of target {shown(data.target)} "
             f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order, and "
             "Data(source_classes=...) takes only some"
         )
@@ -238,35 +303,6 @@ def _check_each(examples: Examples, numbers: Sequence[int], what: str) -> None:
     present = set(examples.labels().tolist())
     if missing := [examples.classes[number] for number in numbers if number not in present]:
         raise ValueError(f"{what} has no example of class {missing[0]!r}")
-
-
-def processor_for(data: Data, splits: Splits, pretrained: Processor | None = None) -> Processor:
-    """The processor that the splits need: the pretrained model's, with the lengths and sizes that `data` gives.
-
-    Raises ValueError for text without a tokenizer, and for a pretrained processor of the other kind.
-    """
-    if splits.features.text:
-        if not isinstance(pretrained, TextProcessor):
-            raise ValueError(f"{data.target!r} is text and the weights bring no tokenizer; name weights that do")
-        return dataclasses.replace(pretrained, tokens=data.tokens)
-    if isinstance(pretrained, TextProcessor):
-        told = splits.features.spelled
-        raise ValueError(f"{data.target!r} is {told} and the weights bring a tokenizer; name weights of an image model")
-    if splits.features.audio:
-        from tlx.processors.sounds import SoundProcessor
-
-        size = (data.size, data.size) if data.size else pretrained.shape[:2] if pretrained else (64, 64)
-        return SoundProcessor(size=size, rate=splits.features.rate, seconds=data.seconds)
-    given: dict[str, Any] = {}
-    if pretrained is None:
-        height, width, channels = splits.validation[0]["image"].shape
-        pretrained = ImageProcessor(size=(height, width), channels=channels)
-    if data.size is not None:
-        given.update(size=(data.size, data.size), crop=None)
-    if data.channels is not None and data.channels != pretrained.channels:
-        mean, std = (float(np.mean(numbers)) for numbers in (pretrained.mean, pretrained.std))
-        given.update(channels=data.channels, mean=(mean,), std=(std,))
-    return dataclasses.replace(pretrained, **given)
 
 
 def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, Examples, str]:
@@ -291,7 +327,7 @@ def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, E
         raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to measure on")
     from tlx.data.examples import Sealed
 
-    nothing = Sealed(dataset.name, "test", (), dataset.features, dataset.classes)
+    nothing = Sealed(dataset.name, "test", (), dataset.columns)
     return train, validation, nothing, f"{untested} (data.test_on='validation' tests on its validation split)"
 
 
@@ -313,11 +349,9 @@ def _withheld(test: Examples, train: Examples) -> bool:
     no number."""
     if not len(test):
         return False
-    first = float(test.source[0][test.features.label])
-    if test.features.target == "class":
+    if not test.scalar:
+        return False
+    first = float(test.source[0][LABEL])
+    if test.kind == "class":
         return first == -1
     return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())
-
-
-def _strata(examples: Examples) -> np.ndarray:
-    return examples.labels() if examples.features.target == "class" else np.zeros(len(examples), np.int32)

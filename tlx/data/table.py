@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tlx.data.collate import stacked
 from tlx.files.durable import sha256_of, sha256_once, sync_path, sync_tree
+from tlx.types import Field
 
 CHECKSUMS = "checksums.json"
 
@@ -89,10 +91,13 @@ def check_files(folder: Path) -> None:
 
 class Table:
     """The rows of one split, in the place of a processor. With `views` above 1 an example has so many rows, numbered
-    `index * views + view`."""
+    `index * views + view`. `processor` is the one that made the inputs, for labels that depend on it."""
 
-    def __init__(self, folder: Path, leaves: Sequence[Leaf], views: int = 1):
-        self.folder, self.leaves, self.views = folder, tuple(leaves), views
+    # The rows are augmented already, in fixed ways.
+    augments = True
+
+    def __init__(self, folder: Path, leaves: Sequence[Leaf], views: int = 1, processor: Any = None):
+        self.folder, self.leaves, self.views, self.processor = folder, tuple(leaves), views, processor
         self.shards: list[Shard] = []
         self.damaged: dict[Path, str] = {}
         for path in sorted(folder.glob("shard-*")) if folder.is_dir() else []:
@@ -155,13 +160,14 @@ class Table:
 
     def _tokens(self, n: int, places: np.ndarray, length: int) -> np.ndarray:
         first, extra = self.shards[0].arrays[n], self.leaves[n].extra
-        out = np.zeros((len(places), length + extra, *first.shape[1:]), first.dtype)
-        for place, (number, row) in enumerate(places.tolist()):
+        rows = []
+        for number, row in places.tolist():
             shard = self.shards[number]
             start = int(shard.starts[n][row])
             count = (0 if shard.lengths is None else int(shard.lengths[row])) + extra
-            out[place, :count] = shard.arrays[n][start : start + count]
-        return out
+            rows.append(shard.arrays[n][start : start + count])
+        field = Field((None, *first.shape[1:]), first.dtype)
+        return stacked("/".join(self.leaves[n].path), rows, field, length + extra)
 
     def grown(self, indices: np.ndarray, lengths: np.ndarray | None, arrays: Sequence[np.ndarray]) -> Table:
         """Return the table with one more shard, which is written whole or not at all and synced before it counts.
@@ -190,4 +196,4 @@ class Table:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_path(self.folder)
-        return Table(self.folder, self.leaves, self.views)
+        return Table(self.folder, self.leaves, self.views, self.processor)

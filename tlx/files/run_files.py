@@ -16,13 +16,13 @@ TABLES = ("mistakes.json", "parameters.json", "environment.json", WEIGHTS)
 _MODEL = (
     r"config\.json|generation_config\.json|(adapter_)?model(-\d+-of-\d+)?\.safetensors|(adapter_)?model\.safetensors\."
     r"index\.json|adapter_config\.json|(preprocessor|processor|tokenizer|sentence_bert)_config\.json|tokenizer\.json|"
-    r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|[\w-]+\.model"
+    r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|processor\.json|[\w-]+\.model"
 )
 # Every file that tlx writes into a run's directory: names at the top, and names inside its directories.
 FILES = frozenset({RECIPE, RESULT, digests.FILES, MOVED, LEARNED, FAILED, METRICS, PAGE, *TABLES})
 DIRECTORIES = {
     "tensorboard": r"events\.out\.tfevents\..*",
-    "predictions": r"(validation|test)\.npz",
+    "predictions": r"[A-Za-z0-9][\w.-]*\.npz",
     "model": _MODEL,
     "model/adapter": _MODEL,
     "adapter": _MODEL,

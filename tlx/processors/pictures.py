@@ -8,20 +8,24 @@ image without colours stays grey. Transparency is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
+from tlx.types import Field
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Inputs = dict[str, np.ndarray]
+    from tlx.processors.columns import Columns
+
+FILE = "preprocessor_config.json"
 # Names the rule of decoding in the keys of stored features; change it with the rule.
 DECODING = "upright, colours, no transparency"
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
@@ -94,7 +98,7 @@ def pixels(picture: Image) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageProcessor:
+class ImageProcessor(Processor):
     """An image to float32[height, width, channels]: resize, crop, scale, normalise, in the order of transformers.
 
     `size` is (height, width), or the length of the shortest edge with the proportions kept (then `crop` must say what
@@ -110,6 +114,10 @@ class ImageProcessor:
     resample: Resample = "bilinear"
     crop: tuple[int, int] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    noun: ClassVar[str] = "an image processor"
+    augments: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -139,8 +147,72 @@ class ImageProcessor:
         height, width = self.crop or self.size  # type: ignore[misc]
         return height, width, self.channels
 
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {"image": Field(self.shape, "float32")}
+
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def fit(
+        cls,
+        brought: Processor | None,
+        data: Any,
+        columns: Columns,
+        shape: tuple[int, ...] | None = None,
+        example: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Processor:
+        """Return the processor of the weights, or one of the model's shape, or of the first image's, at the size and
+        the channels that the data ask for. Raises ValueError for weights of texts, and for a shape that is not the
+        model's."""
+        refuse_other(brought, data, columns, ("image",))
+        before: Any = brought
+        if before is None and shape is not None:
+            before = cls.of_shape(shape)
+        elif before is None:
+            height, width, channels = (example or no_example)()["image"].shape
+            before = ImageProcessor(size=(height, width), channels=channels)
+        changes: dict[str, Any] = {}
+        if data.size is not None:
+            changes.update(size=(data.size, data.size), crop=None)
+        if data.channels is not None and data.channels != before.channels:
+            mean, std = (float(np.mean(numbers)) for numbers in (before.mean, before.std))
+            changes.update(channels=data.channels, mean=(mean,), std=(std,))
+        after = replace(before, **changes)
+        check_model(after, shape)
+        return after
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> ImageProcessor:
+        """Return a processor that makes images of (height, width, channels). Raises ValueError for other channels than
+        1 and 3."""
+        height, width, channels = shape
+        if channels not in (1, 3):
+            raise ValueError(
+                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
+            )
+        middle = (0.5,) * channels
+        return ImageProcessor(size=(height, width), channels=1 if channels == 1 else 3, mean=middle, std=middle)
+
+    def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
+        if shape is not None and self.shape != shape:
+            raise ValueError(
+                f"{directory}: preprocessor_config.json makes images of shape {self.shape} and the "
+                f"model reads {shape} (height, width, channels); correct its size, or take the file of this model"
+            )
+
+    def read(self, argument: str) -> dict[str, Any]:
+        """Return the example of an image file, decoded as the images of a data set are."""
+        return {"image": pixels(decode(file_of(argument, "images").read_bytes(), argument))}
+
+    @property
+    def identity(self) -> Any:
+        return [repr(self), DECODING]
+
+    @classmethod
+    def opens(cls, directory: Path) -> bool:
+        return (directory / FILE).is_file()
+
+    @classmethod
+    def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
         """Read `preprocessor_config.json`; a field that is missing means what it means to `transformers`.
 
         Raises FileNotFoundError where there is no such file, ValueError for what this form does not cover.
@@ -251,6 +323,37 @@ class ImageProcessor:
         # Floor division also for the negative margins of an image smaller than the crop, which Pillow fills with black.
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
+
+
+def refuse_other(brought: Processor | None, data: Any, columns: Columns, reads: tuple[str, ...]) -> None:
+    """Raise ValueError where the weights bring a processor of another kind of input."""
+    if brought is not None and not set(reads) & set(brought.reads):
+        from tlx.processors.columns import spelled
+
+        raise ValueError(
+            f"{shown(data.target)} is {spelled(columns)} and the weights bring {brought.noun}; name weights of an "
+            "image model"
+        )
+
+
+def check_model(processor: Any, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError where a model reads images of another shape than the processor makes."""
+    if shape is not None and processor.shape != shape:
+        raise ValueError(
+            f"images of {processor.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
+            "or resize the model's position embeddings: Weights(resize=...)"
+        )
+
+
+def no_example() -> Mapping[str, Any]:
+    raise ValueError("neither the weights nor the model say how large images are; give Data(size=...)")
+
+
+def file_of(argument: str, noun: str) -> Path:
+    """The file that a user has named. Raises ValueError where there is none."""
+    if not Path(argument).is_file():
+        raise ValueError(f"the model reads {noun}; {argument!r} is not a file")
+    return Path(argument)
 
 
 def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:

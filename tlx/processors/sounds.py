@@ -8,16 +8,21 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from tlx.files.documents.processors import SOUNDS
-from tlx.processors import ImageProcessor, Inputs
+from tlx.processors.base import Inputs, Processor
 from tlx.processors.files import read_preprocessor
+from tlx.processors.opening import read_json
+from tlx.processors.pictures import FILE, ImageProcessor, check_model, file_of, refuse_other
+
+if TYPE_CHECKING:
+    from tlx.processors.columns import Columns
 
 # What `preprocessor_config.json` calls it; no class of transformers reads it.
 KIND = "TlxSpectrogram"
@@ -40,6 +45,10 @@ class SoundProcessor(ImageProcessor):
     rate: int = 8000
     seconds: float = 2.0
 
+    reads: ClassVar[tuple[str, ...]] = ("audio",)
+    noun: ClassVar[str] = "a processor of sounds"
+    augments: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels={self.channels}; the picture of a sound has 1")
@@ -50,6 +59,36 @@ class SoundProcessor(ImageProcessor):
     def samples(self) -> int:
         """How many samples are looked at."""
         return round(self.rate * self.seconds)
+
+    @classmethod
+    def fit(
+        cls,
+        brought: Processor | None,
+        data: Any,
+        columns: Columns,
+        shape: tuple[int, ...] | None = None,
+        example: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Processor:
+        """Return a processor of the sounds' rate, at the size that the data ask for, else that of the weights or of the
+        model. Raises ValueError for weights of texts, and for a shape that is not the model's."""
+        refuse_other(brought, data, columns, ("image", "audio"))
+        like: Any = brought or (cls.of_shape(shape) if shape else None)
+        size = (data.size, data.size) if data.size else like.shape[:2] if like else (64, 64)
+        (rate,) = {column.rate for column in columns.values() if column.kind == "audio"}
+        after = cls(size=size, rate=rate, seconds=data.seconds)
+        check_model(after, shape)
+        return after
+
+    def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
+        """Nothing is checked: the size is that of the run."""
+
+    def read(self, argument: str) -> dict[str, Any]:
+        """Return the example of a sound file."""
+        return {"audio": file_of(argument, "sounds").read_bytes(), "name": argument}
+
+    @classmethod
+    def opens(cls, directory: Path) -> bool:
+        return super().opens(directory) and read_json(directory / FILE).get("feature_extractor_type") == KIND
 
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
         """`{"audio": float32[T] from -1 to 1, or the bytes of a sound file}` to `{"image": float32[M, F, 1]}`."""
@@ -82,7 +121,7 @@ class SoundProcessor(ImageProcessor):
         (directory / "preprocessor_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
         """From the file that `save` writes."""
         settings = read_preprocessor(Path(directory), SOUNDS)
         return cls(size=tuple(settings["size"]), rate=settings["rate"], seconds=settings["seconds"])

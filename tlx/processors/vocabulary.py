@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlx.processors import TextProcessor
+from tlx.processors.base import Processor
+from tlx.processors.texts import TextProcessor
 
 # Vocabularies are padded to multiples of at most this many rows (30,522 words in 30,528 or 30,592 rows).
 PADDING = 128
@@ -42,23 +43,28 @@ def check(processor: TextProcessor) -> None:
         )
 
 
-def notes(processor: Any) -> list[str]:
+def notes(processor: Processor | None) -> list[str]:
+    """Return what is odd about the processor of a model, where it has one, and yet no certain mistake."""
+    return [] if processor is None else processor.notes()
+
+
+def odd(processor: TextProcessor) -> list[str]:
     """Return what is odd about the tokenizer of a model, and yet no certain mistake."""
-    if not isinstance(processor, TextProcessor) or processor.rows is None:
+    if processor.rows is None:
         return []
-    rows, found = processor.rows, []
+    rows, notes = processor.rows, []
     if rows - (count := _reached(processor)) >= PADDING:
-        found.append(
+        notes.append(
             f"the tokenizer has {count} entries and the model has {rows} word embeddings; check that the tokenizer is "
             "the one that the model was trained with"
         )
     added = processor.tokenizer.get_added_tokens_decoder()
     if beyond := [f"{token.content!r} ({number})" for number, token in sorted(added.items()) if number >= rows]:
-        found.append(
+        notes.append(
             f"the tokenizer has {len(beyond)} added tokens beyond the model's {rows} word embeddings, such as "
             f"{beyond[0]}; a text that holds one is refused"
         )
-    return found
+    return notes
 
 
 def _reached(processor: TextProcessor) -> int:

@@ -66,7 +66,8 @@ def read(path: Path, task: Task | None = None) -> Records:
         result = result | {"notes": [told, *(result.get("notes") or ())]}
     predictions = {}
     # A data set without a test split has nothing but the validation split.
-    for split in ("validation",) if result.get("test_split") == "none" else ("validation", "test"):
+    tested = () if result.get("test_split") == "none" else ("test",)
+    for split in ("validation", *tested, *result.get("tests", ())):
         found = run_directory.read_predictions(path, split)
         if found is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")

@@ -84,7 +84,7 @@ def measured(records: Records) -> list[dict[str, Any]]:
                     "value": found[f"{split}/{name}"],
                     "interval": intervals.measure(name, records.predictions[split], records.task),
                 }
-                for split in ("test", "validation")
+                for split in ("test", *records.result.get("tests", ()), "validation")
                 if f"{split}/{name}" in found
             ],
         }

@@ -152,9 +152,20 @@ def headline(recipe: Mapping[str, Any]) -> str:
     model = recipe["model"]["kind"] if recipe["model"] and "kind" in recipe["model"] else "a model"
     what = Path(recipe["weights"]["source"]).name if recipe["weights"] else f"{model} from scratch"
     source = recipe["data"].get("source") or []
-    sources, target = ([source] if isinstance(source, str) else source), recipe["data"]["target"]
-    names = ["/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in (*sources, target)]
+    sources, target = (source if isinstance(source, list) else [source]), recipe["data"]["target"]
+    names = [data_name(value) for value in (*sources, target)]
     return f"{what} on {' and '.join(names[:-1])}{' to ' if sources else ''}{names[-1]}"
+
+
+def data_name(source: str | Mapping[str, Any]) -> str:
+    """A dumped source of data in a headline.
+
+    >>> data_name("/a/my/digits"), data_name({"kind": "Csv", "path": "/a/reviews.csv"}), data_name({"kind": "Vowels"})
+    ('my/digits', 'reviews.csv', 'Vowels')
+    """
+    if not isinstance(source, str):
+        return Path(source["path"]).name if "path" in source else source["kind"]
+    return "/".join(Path(source).parts[-2:]) if Path(source).is_absolute() else source
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:

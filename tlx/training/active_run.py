@@ -305,7 +305,9 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
         return [every[name] for name in names]
 
     def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
-        return evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+        return evaluation_batches(
+            examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
+        )
 
     def batches(stream: str) -> Iterator[Mapping[str, Any]]:
         all_examples = named(stream)

@@ -13,7 +13,6 @@ import numpy as np
 
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
-from tlx.processors import ImageProcessor
 from tlx.training.prepare import stream_seed, training_batches
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import flatten, size
@@ -187,7 +186,9 @@ def order_of(run: Any, how: Any) -> Order:
     """Which training examples each of the run's steps takes."""
     recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
-    return Order(run.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group)
+    return Order(
+        run.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group, targets=run.ready.targets
+    )
 
 
 def batches_for(
@@ -220,10 +221,9 @@ def fixed(run: Any, how: Any) -> bool:
             return False
         sizes = [array[0].nbytes for array in how.shards[0].arrays]
         return sum(sizes) * len(examples) <= RESIDENT
-    if not isinstance(how, ImageProcessor) or run.recipe.data.augment:
+    if how.ragged or run.recipe.data.augment:
         return False
-    height, width, channels = how.shape
-    return 4 * height * width * channels * len(examples) <= RESIDENT
+    return int(how.row_bytes) * len(examples) <= RESIDENT
 
 
 def first_of(streams: Mapping[str, Any]) -> Any:
@@ -275,7 +275,9 @@ def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mappin
 def rows_of(run: Any, how: Any) -> dict[str, Any]:
     """All training examples as one batch, [N, ...]."""
     examples = run.splits.train
-    return reader(examples, how).batch(np.arange(len(examples)), slice(None), run.recipe.data.lengths)
+    return reader(examples, how, run.ready.targets).batch(
+        np.arange(len(examples)), slice(None), run.recipe.data.lengths
+    )
 
 
 def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

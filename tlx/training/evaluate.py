@@ -1,6 +1,7 @@
 """A model on a split: the scores of every example, the features that its head reads, and its worst mistakes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import Rows, Seen
 from tlx.processors.sounds import drawn
-from tlx.recipe import Recipe
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
@@ -23,13 +23,13 @@ Read = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def evaluate(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe
+    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
     `readers` is one for all runs, a processor or the table of a feature cache, or a table for each run.
     """
-    scores = measured(engine, state, examples, readers, recipe, scored)
+    scores = measured(engine, state, examples, readers, ready, scored)
     indices = scores.pop("index")
     return [Predictions({name: array[:, n] for name, array in scores.items()}, indices) for n in range(engine.runs)]
 
@@ -39,10 +39,11 @@ def look(
     state: Any,
     examples: Mapping[str, Examples],
     readers: Mapping[str, Sequence[Any]],
-    recipe: Recipe,
+    ready: Prepared,
 ) -> list[Seen]:
     """What the criteria of the recipe look at, by name, under the variables of each arm; `readers` as in `evaluate`."""
-    seen = {name: measured(engine, state, own, readers[name], recipe, inputs_of) for name, own in examples.items()}
+    inputs = partial(inputs_of, targets=ready.targets)
+    seen = {name: measured(engine, state, own, readers[name], ready, inputs) for name, own in examples.items()}
 
     def rows(name: str, n: int) -> Rows:
         arrays = seen[name]
@@ -53,12 +54,15 @@ def look(
 
 
 def measured(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], recipe: Recipe, read: Read
+    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
 ) -> dict[str, np.ndarray]:
     """What the engine returns for every example, arrays [N, A, ...] by name, with `index` [N], in the order of the
     examples. `read` takes from a batch what the engine gets."""
+    recipe = ready.recipe
     reading = [
-        evaluation_batches(examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+        evaluation_batches(
+            examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
+        )
         for reader in readers
     ]
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))

@@ -9,7 +9,6 @@ import numpy as np
 
 from tlx import sharding
 from tlx.data import Splits
-from tlx.processors import ImageProcessor
 from tlx.recipe import Recipe
 from tlx.training.active_run import phase_spans, setting, total_steps
 from tlx.training.prepare import Prepared, open_data, prepare, training_batches
@@ -59,7 +58,7 @@ def begun(parts: Parts, ready: Prepared, steps: int, memory: Any) -> TrainState:
 def batches(ready: Prepared, splits: Splits, steps: int) -> Counter[tuple[int, Shapes]]:
     """How many steps of each phase have batches of each shape."""
     given = training_batches(ready, splits)
-    known = shapes_of(next(given)) if isinstance(ready.processor, ImageProcessor) else None
+    known = shapes_of(next(given)) if not ready.processor.ragged else None
     if known is None:
         given = training_batches(ready, splits)
     found: Counter[tuple[int, Shapes]] = Counter()

@@ -136,8 +136,8 @@ class RunGroup:
             engine, goes_on = self.phase.engine, True
             shown = engine.answer(self.state)
             readers = {name: one_of(by_run) for name, by_run in self.phase.readers.items()}
-            outcomes = evaluate(engine, shown, self.splits.validation, readers["validation"], self.recipe)
-            seen = look(engine, shown, self.splits.aside, readers, self.recipe)
+            outcomes = evaluate(engine, shown, self.splits.validation, readers["validation"], self.runs[0].ready)
+            seen = look(engine, shown, self.splits.aside, readers, self.runs[0].ready)
             for n, run in enumerate(self.runs):
                 if run.failed is None:
                     with self.ended_alone(run):
@@ -213,15 +213,16 @@ class RunGroup:
         self.shown = shown
 
     def evaluate_test(self) -> None:
-        """Measure the test split under the chosen states."""
+        """Measure every test set under the chosen states."""
         with self.clock("eval"):
-            self.evaluate("test", self.shown)
+            for name in self.splits.measured:
+                self.evaluate(name, self.shown)
 
     def evaluate(self, split: str, shown: Any) -> None:
         """Measure a split under every run, once for the result."""
         phase = self.phase
         examples, readers = self.splits.named[split], one_of(phase.readers[split])
-        outcomes = evaluate(phase.engine, shown, examples, readers, self.recipe)
+        outcomes = evaluate(phase.engine, shown, examples, readers, self.runs[0].ready)
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.outcomes[split] = outcome
 

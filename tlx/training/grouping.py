@@ -117,7 +117,9 @@ class Form(NamedTuple):
 
 def form_of(run: ActiveRun) -> Form:
     ready, splits = run.ready, run.splits
-    measured = [own.identity for own in (splits.validation, splits.test, *splits.aside.values())]
+    measured = [
+        own.identity for own in (splits.validation, splits.test, *splits.tests.values(), *splits.aside.values())
+    ]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
     stands = (run.recipe.train.select, run.steps, run.spans, run.eval_every, *head, *measured)
     phases = []

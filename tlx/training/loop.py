@@ -159,7 +159,7 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
             if group.stopped:
                 break
         group.choose_checkpoints()
-        if how.test and not group.splits.untested:
+        if how.test:
             group.evaluate_test()
         outcomes = group.write_results()
     return [

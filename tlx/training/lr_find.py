@@ -179,13 +179,14 @@ def traced(
 ) -> Curve:
     """One curve from a fresh state."""
     recipe = ready.recipe
+    averaged = any(term.needs(recipe.data.stream_names).average for term in recipe.objective)
     claimed = {path: learn and learn._replace(schedule=None) for path, learn in claimed.items()}
     parts = ready.parts(0)._replace(
         optim=replace(recipe.optim, schedule="constant", warmup=0.0),
         partition=claimed,
         layout=optim.layout(ready.model, [claimed], turns=ready.turns),
         # What no term reads costs memory alone.
-        ema=recipe.train.ema if any(term.needs(recipe.data.streams).average for term in recipe.objective) else None,
+        ema=recipe.train.ema if averaged else None,
     )
     compiled = compile_step(parts, mesh)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 2)

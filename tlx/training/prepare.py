@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from tlx import config, models, objectives, optim, partition, processors, updates, weights
-from tlx.data import Splits, load, processor_for, train_batches
+from tlx.data import Splits, load, train_batches
 from tlx.functional.selection import CRITERIA, read_by
 from tlx.optim import Optim
 from tlx.partition import Partition
@@ -20,7 +20,7 @@ from tlx.tasks import Task
 from tlx.training.step import Parts
 from tlx.trees import Tree, flatten, map_named, near_miss, nest
 from tlx.tuning import Tuning, merging
-from tlx.types import Column, Model, Phase, Turn, Variables
+from tlx.types import Field, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
 
@@ -60,7 +60,14 @@ class Prepared(NamedTuple):
     @property
     def streams(self) -> list[str]:
         """The streams of the data of which a step gets a batch: those that some term reads."""
-        return objectives.batch_streams(self.recipe.objective, self.recipe.data.streams)
+        return objectives.batch_streams(self.recipe.objective, self.recipe.data.stream_names)
+
+    @property
+    def targets(self) -> Task | None:
+        """The task where it makes label arrays itself; None where the label of an example is its label array."""
+        own = type(self.task).targets is not Task.targets
+        shaped = any(field.shape for field in self.task.fields().values())
+        return self.task if own or shaped else None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -94,11 +101,6 @@ class Prepared(NamedTuple):
         return changed(self.recipe.optim, self.phases[phase])
 
 
-def columns_of(splits: Splits) -> dict[str, Column]:
-    """The label column of the data, as a task resolves itself by it."""
-    return {"label": Column("class" if splits.features.target == "class" else "number", splits.classes)}
-
-
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
     """Return the splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
     Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term reads once,
@@ -123,7 +125,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
     check_objective(recipe)
-    task: Task = recipe.task if splits is None else recipe.task.resolve(columns_of(splits))
+    check_batches(recipe)
+    task: Task = recipe.task if splits is None else recipe.task.resolve(splits.columns)
     task.head()
     if recipe.weights is None:
         model = models.build(recipe.model, task.head())
@@ -160,7 +163,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
 def check_objective(recipe: Recipe) -> None:
     """Raise what the recipe alone tells of its terms: before data or weights are opened."""
     config.check(recipe)
-    objectives.check_needs(recipe.objective, recipe.data.streams, recipe.task)
+    objectives.check_needs(recipe.objective, recipe.data.stream_names, recipe.task)
 
 
 def check_fit(
@@ -181,7 +184,7 @@ def check_fit(
     Raises:
         ValueError: something does not fit the model.
     """
-    terms, streams = recipe.objective, tuple(recipe.data.streams)
+    terms, streams = recipe.objective, tuple(recipe.data.stream_names)
     taker = updates.taker_of(recipe.update, terms, model)
     grown, trainable = check_tuning(recipe.tuning, model, params)
     if taker is not None:
@@ -199,6 +202,17 @@ def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[s
     if recipe.weights is None:
         return frozenset(flatten(model.params))
     return frozenset(entry.path for entry in manifest.entries if entry.action == "reset")
+
+
+def check_batches(recipe: Recipe) -> None:
+    """Raise ValueError where the devices, or the pieces of a batch, cannot share the batch of a stream evenly."""
+    shares = jax.device_count() * recipe.train.accumulate
+    for stream in recipe.data.streams:
+        if stream.batch is not None and stream.batch % shares:
+            raise ValueError(
+                f"the stream {stream.name!r} has batch={stream.batch}, which {jax.device_count()} devices and "
+                f"{recipe.train.accumulate} pieces (train.accumulate) cannot share evenly; take a multiple of {shares}"
+            )
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
@@ -291,22 +305,7 @@ def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
 def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
     """The processor of the data, at the size that the model declares where the recipe names none."""
     shape = models.image_shape(model.config)
-    if processor is None and shape is not None:
-        height, width, channels = shape
-        if channels not in (1, 3):
-            raise ValueError(
-                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
-            )
-        processor = processors.ImageProcessor(
-            size=(height, width), channels=1 if channels == 1 else 3, mean=(0.5,) * channels, std=(0.5,) * channels
-        )
-    fit = processor_for(recipe.data, splits, processor)
-    if isinstance(fit, processors.ImageProcessor) and shape is not None and fit.shape != shape:
-        raise ValueError(
-            f"images of {fit.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
-            "or resize the model's position embeddings: Weights(resize=...)"
-        )
-    return fit
+    return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
 
 
 def training_batches(
@@ -319,7 +318,7 @@ def training_batches(
         each[name] = train_batches(
             examples,
             readers[name] if readers else ready.processor,
-            batch=recipe.train.batch,
+            batch=recipe.data.batches.get(name) or recipe.train.batch,
             seed=stream_seed(recipe, name),
             buckets=recipe.data.lengths,
             group=recipe.data.group,
@@ -328,14 +327,23 @@ def training_batches(
             first=first,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            targets=ready.targets,
+            gather=gathered,
         )
-    fill = ready.processor.pad_id if isinstance(ready.processor, processors.TextProcessor) else 0
-    return (levelled({name: next(batches) for name, batches in each.items()}, fill) for _ in itertools.count())
+    fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
+    return (levelled({name: next(batches) for name, batches in each.items()}, fields) for _ in itertools.count())
 
 
-def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[str, Any]]:
-    """Batches of texts at one length, lest every combination of the streams' lengths be a program: those that are
-    shorter with padding behind, `fill` for tokens."""
+def gathered(array: np.ndarray) -> Any:
+    """The arrays of all processes, [P, ...]."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array)
+
+
+def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) -> dict[str, dict[str, Any]]:
+    """Batches of ragged examples at one length, because otherwise each combination of the streams' lengths would be a
+    program: shorter ones get the padding of their fields behind."""
     if len(batches) == 1:
         return batches
     longest: dict[Any, int] = {}
@@ -346,8 +354,8 @@ def levelled(batches: dict[str, dict[str, Any]], fill: int) -> dict[str, dict[st
     def padded(path: Any, array: np.ndarray) -> np.ndarray:
         short = longest[path] - array.shape[1] if array.ndim > 1 else 0
         wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
-        tokens = jax.tree_util.keystr(path) == "['input_ids']"
-        return np.pad(array, wide, constant_values=fill if tokens else 0) if short else array
+        name = path[0].key if len(path) == 1 else ""
+        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if short else array
 
     return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
 

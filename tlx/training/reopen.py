@@ -220,11 +220,11 @@ def parents(path: str) -> list[str]:
 
 def batches_of(opened: Reopened, examples: Examples) -> Batches:
     """Every example once, in batches of host arrays as the run evaluates them."""
-    recipe = opened.ready.recipe
-    found = evaluation_batches(
-        examples, opened.ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
+    ready, recipe = opened.ready, opened.ready.recipe
+    batches = evaluation_batches(
+        examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
     )
-    return list(found)
+    return list(batches)
 
 
 class Meter:

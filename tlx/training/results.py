@@ -18,6 +18,7 @@ from tlx.functional.selection import gaps
 from tlx.objectives import without_inserted
 from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
+from tlx.processors.columns import LABEL
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
 from tlx.records.run_directory import Predictions
@@ -25,7 +26,7 @@ from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import mistakes
-from tlx.training.prepare import Prepared, columns_of
+from tlx.training.prepare import Prepared
 from tlx.training.step import TrainState
 from tlx.trees import flatten
 from tlx.types import Variables
@@ -69,8 +70,9 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
             **{name: len(own) for name, own in splits.aside.items()},
         },
         "classes": list(splits.classes),
-        "label": columns_of(splits)["label"].kind,
+        "label": splits.columns[LABEL].kind,
         "data": splits.fingerprint,
+        "tests": [name for name in splits.tests if name in outcomes],
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
         "energy": finish["energy"],
@@ -210,7 +212,7 @@ def in_pieces(ready: Prepared) -> list[str]:
     if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
         found.append(f"batch norm takes its moments of {size}, not of the whole batch")
     for term in recipe.objective:
-        if term.needs(recipe.data.streams).features is None:
+        if term.needs(recipe.data.stream_names).features is None:
             found.append(
                 f"{type(term).__name__} is computed on {size}, one by one; a term that compares examples declares "
                 "needs with features=True, another one features=False"
@@ -244,10 +246,11 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     phases = f" in {len(found)} phases" if len(found) > 1 else ""
     data = ready.recipe.data
     named = {**trained_on(splits), "validation": splits.validation}
-    named |= {} if splits.untested else {"test": splits.test}
+    named |= splits.measured
     sizes = (f"{len(own)} {name}" for name, own in named.items())
     told = [
-        f"{' and '.join(data.sources.values())}{' to ' if data.sources else ''}{data.target}: {', '.join(sizes)}",
+        f"{' and '.join(map(str, data.sources.values()))}{' to ' if data.sources else ''}{data.target}: "
+        + ", ".join(sizes),
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]

@@ -74,8 +74,7 @@ def some(examples: Examples, count: int) -> Examples:
     """At most `count` of the examples, drawn in equal shares of every class: the same ones each time."""
     if len(examples) <= count:
         return examples
-    strata = examples.labels() if examples.features.target == "class" else np.zeros(len(examples), np.int32)
-    drawn = subset(strata, fraction=count / len(examples), seed=0)
+    drawn = subset(examples.strata(), fraction=count / len(examples), seed=0)
     # Shares are rounded, so a class or two may have pushed the draw past what was asked for.
     return examples.view(np.sort(np.random.default_rng(0).permutation(drawn)[:count]))
 

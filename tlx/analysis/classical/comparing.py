@@ -94,7 +94,7 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
             f"these methods are compared on the test split, and {recipe.data.target!r} has none with labels: "
             "data.test_on='validation' tests on its validation split"
         )
-    granted = "labelled" in recipe.data.streams
+    granted = "labelled" in recipe.data.stream_names
     asked = methods
     if asked is None:
         asked = [name for name, method in METHODS.items() if granted or not method.needs]

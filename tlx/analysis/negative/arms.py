@@ -52,7 +52,7 @@ def negative_study(
     """
     if not recipe.task.exclusive:
         raise ValueError(f"negative transfer is measured of tasks.Classification, not {type(recipe.task).__name__}")
-    sources = tuple(sources) or tuple(recipe.data.sources.values())
+    sources = tuple(sources) or tuple(recipe.data.sources.values())  # type: ignore[arg-type]
     if not sources:
         raise ValueError("there is no source: give --sources, or a recipe with Data(source=...)")
     check_apart("sources", sources)

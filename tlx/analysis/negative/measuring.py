@@ -52,7 +52,7 @@ def written(study: Study, directory: Path, command: str = "") -> dict[str, Any]:
         "fingerprint": config.fingerprint(base),
         "recipe": config.dump(base),
         "command": command,
-        **card(found, open_dataset(base.data.target).classes, base.data.target),
+        **card(found, open_dataset(base.data.target).classes, str(base.data.target)),
         "domains": known_domains(study, directory),
         "gated": gated(found, base),
         "environment": environment(),

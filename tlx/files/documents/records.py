@@ -42,7 +42,9 @@ DRAWN = Record(
     {
         "recipe": Record(
             {
-                "data": Record({"target": Text(), "source": Anything(), "labels": Anything()}),
+                "data": Record(
+                    {"target": Either((Text(), Record({"kind": Text()}))), "source": Anything(), "labels": Anything()}
+                ),
                 "task": KIND,
                 "tuning": Either((KIND, Record({"repr": Text()}))),
                 "weights": maybe(Record({"source": Text()})),
@@ -90,6 +92,7 @@ FIELDS: dict[str, Form] = {
     "classes": NAMES,
     "data": HASH,
     "notes": NAMES,
+    "tests": NAMES,
     "sha256": Mapped(Text(r"[0-9a-f]{64}", "64 hexadecimal digits")),
     "energy": maybe(Record({}, {"kwh": MAYBE, "co2e_kg": MAYBE, "how": maybe(Text())})),
     "pack": maybe(Record({}, {"arms": Whole(1), "place": COUNT})),

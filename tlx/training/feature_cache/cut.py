@@ -14,7 +14,6 @@ from jax.extend.core import Literal
 from tlx import partition
 from tlx.data import Leaf
 from tlx.models import forward
-from tlx.processors import TextProcessor
 from tlx.training.prepare import Prepared
 from tlx.training.state import Parts, initial_state
 from tlx.training.step import eval_step, train_step
@@ -98,7 +97,12 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
     """The entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or what keeps the
     objective from beginning there."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    labels = {name: np.zeros((rows, *field.shape), field.dtype) for name, field in ready.task.fields().items()}
+    # A ragged label has an entry for each token.
+    tokens = next((leaf.shape[1] for leaf in jax.tree.leaves(carry) if len(leaf.shape) > 1), 1)
+    labels = {
+        name: np.zeros((rows, *(tokens if size is None else size for size in field.shape)), field.dtype)
+        for name, field in ready.task.fields().items()
+    }
 
     def step(given: Any, variables: Variables) -> Any:
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
@@ -139,14 +143,17 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
 
     Raises ValueError where tokens lie along another axis.
     """
-    if not isinstance(ready.processor, TextProcessor):
+    fields = ready.processor.fields
+    if not ready.processor.ragged:
         return [None] * len(reads)
     variables = jax.eval_shape(lambda: ready.variables)
     both = []
-    most = ready.processor.tokens
+    most = ready.processor.longest or max(ready.recipe.data.lengths)
     for length in (most - 1, most):
-        ids = jax.ShapeDtypeStruct((2, length), "int32")
-        given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+        given = {
+            name: jax.ShapeDtypeStruct((2, *(length if side is None else side for side in field.shape)), field.dtype)
+            for name, field in fields.items()
+        }
         taken = jax.eval_shape(partial(prefix, ready, stage, reads), variables, given)
         both.append([leaf.shape for leaf in taken])
     found: list[int | None] = []

@@ -14,7 +14,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +26,12 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
+from tlx.data.pipeline import reader
 from tlx.functional.selection import SOURCE, TARGET
-from tlx.processors import TextProcessor
-from tlx.processors.pictures import DECODING
 from tlx.training.feature_cache.cut import Cut, prefix
 from tlx.training.interrupt import locked, look
 from tlx.training.prepare import Prepared
 from tlx.trees import flatten, subtree
-
-# What is read as it is, never augmented.
-PLAIN = ("validation", "test", SOURCE, TARGET)
 
 
 class Sources(NamedTuple):
@@ -51,7 +47,7 @@ class Sources(NamedTuple):
 
 def nothing(ready: Prepared, why: str) -> Sources:
     """The inputs themselves."""
-    names = (*ready.streams, *PLAIN)
+    names = (*ready.streams, "validation", "test", *(test.name for test in ready.recipe.data.tests), SOURCE, TARGET)
     return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
 
 
@@ -114,7 +110,7 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
         side,
         reads,
         recipe.train.dtype,
-        processing(ready.processor),
+        ready.processor.identity,
         data,
     ]
     made.update(json.dumps(rest, sort_keys=True).encode())
@@ -134,22 +130,9 @@ def numbers(leaf: Any) -> bytes:
 DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
 
-def processing(processor: Any) -> Any:
-    """How raw examples become inputs, as JSON values."""
-    if isinstance(processor, TextProcessor):
-        return [processor.tokens, processor.pad_id, processor.token_types, spelled(processor.tokenizer)]
-    return [repr(processor), DECODING]
-
-
-@lru_cache(maxsize=8)
-def spelled(tokenizer: Any) -> str:
-    """A hash of all that a tokenizer does; of the last few, for runs share theirs."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-
-
 def augments(ready: Prepared, name: str) -> bool:
     """Whether the examples are augmented: only those of training are."""
-    return name not in PLAIN and bool(ready.recipe.data.augment)
+    return name in ready.recipe.data.stream_names and bool(ready.recipe.data.augment)
 
 
 def views_of(ready: Prepared, name: str) -> int:
@@ -175,7 +158,7 @@ def sources(
                 continue
             folder = room() / digest(ready, cut, name, examples)
             if folder not in tables:
-                tables[folder] = Table(folder, cut.leaves, views_of(ready, name))
+                tables[folder] = Table(folder, cut.leaves, views_of(ready, name), ready.processor)
             asked.setdefault(folder, []).append((ready, name, examples))
             mine[name] = folder
         opened_at.append(mine)
@@ -186,7 +169,7 @@ def sources(
         told = f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
         return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
     computed = sum(map(len, short.values()))
-    most = pairs[0][0].recipe.data.tokens if isinstance(pairs[0][0].processor, TextProcessor) else 1
+    most = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
     sizes = zip(cut.leaves, cut.reads, strict=True)
     size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
     free = free_bytes()
@@ -242,7 +225,7 @@ def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray
 
     table.folder.mkdir(parents=True, exist_ok=True)
     with locked(FileLock(table.folder / ".lock")):
-        table = Table(table.folder, table.leaves, table.views)
+        table = Table(table.folder, table.leaves, table.views, table.processor)
         short = table.missing(rows)
         for view in range(table.views):
             here = short[short % table.views == view] // table.views
@@ -265,6 +248,7 @@ def computed(
     lengths: list[np.ndarray] = []
     pieces: list[list[np.ndarray]] = [[] for _ in table.leaves]
     batches = evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
+    measured = reader(examples, ready.processor)
     for batch in batches:
         look()
         real = batch["weight"] > 0
@@ -275,7 +259,7 @@ def computed(
         found = [np.asarray(array)[real] for array in run(variables, inputs_of(batch))]
         check_numbers(found, batch["index"][real], examples, cut.stage)
         indices.append(batch["index"][real].astype(np.int64) * table.views + (view or 0))
-        sizes = batch["attention_mask"][real].sum(1) if "attention_mask" in batch else None
+        sizes = measured.lengths(batch["position"][real]) if ready.processor.ragged else None
         if sizes is not None:
             lengths.append(sizes.astype(np.int32))
         for piece, leaf, array in zip(pieces, table.leaves, found, strict=True):

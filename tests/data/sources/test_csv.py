@@ -1,0 +1,168 @@
+"""CSV files: columns, classes and splits are found or named; every fault names the file, the line and the column."""
+
+import numpy as np
+import pytest
+
+from tlx.data import Csv, Data, load, notes, open_dataset
+from tlx.types import Column
+
+HEADER = "id,body,stars\n"
+ROWS = "".join(f'{n},"number {n}, or so",{1 + n % 3}\n' for n in range(60))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="reviews.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+        return str(path)
+
+    return write
+
+
+def test_columns_are_named_or_found_and_it_is_said_which(write):
+    path = write(HEADER + ROWS)
+    named, found = Csv(path, text="body", label="stars").open(), Csv(path).open()
+    assert named.columns == found.columns == {"text": Column("text"), "label": Column("class", ("1", "2", "3"))}
+    assert named.name == "reviews.csv" and named.notes == ()
+    assert found.notes == ("of the columns of reviews.csv, text is 'body', label is 'stars'; not used: 'id'",)
+    data = Data(target=Csv(path))
+    splits = load(data, 0)
+    assert found.notes[0] in notes(data, splits, 8)
+    assert splits.train[0].keys() == {"text", "label", "index"}
+    assert splits.train[0]["text"].startswith("number ")
+
+
+def test_one_file_is_split_by_class_the_same_way_each_time(write):
+    source = Csv(write(HEADER + ROWS))
+    splits = load(Data(target=source), 0)
+    sizes = [np.bincount(part.labels()).tolist() for part in (splits.train, splits.validation, splits.test)]
+    assert sizes == [[14] * 3, [2] * 3, [4] * 3]
+    texts = [{part[n]["text"] for n in range(len(part))} for part in (splits.train, splits.validation, splits.test)]
+    assert len(set.union(*texts)) == 60
+    assert load(Data(target=source), 1).fingerprint == splits.fingerprint
+    whole = Csv(source.path, test_share=0.0).open()
+    assert whole.splits.keys() == {"train"} and len(whole.splits["train"]) == 60
+
+
+def test_files_of_splits_share_their_classes(write):
+    train, test = write(HEADER + "0,good,yes\n1,bad,no\n"), write("stars,body\nmaybe,so so\nyes,fine\n", "test.csv")
+    source = Csv(train, test=test)
+    dataset = source.open()
+    assert dataset.classes == ("maybe", "no", "yes")
+    assert [dataset.splits["test"][n] for n in range(2)] == [
+        {"text": "so so", "label": 0, "index": 0},
+        {"text": "fine", "label": 2, "index": 1},
+    ]
+    assert dataset.splits["train"].labels().tolist() == [2, 1]
+
+
+def test_a_fingerprint_is_of_content_and_settings(write, tmp_path):
+    first = Csv(write(HEADER + ROWS)).open().fingerprint
+    (tmp_path / "there").mkdir()
+    assert Csv(write(HEADER + ROWS, "there/copy.csv")).open().fingerprint == first
+    assert Csv(write(HEADER + ROWS + "60,another,1\n", "more.csv")).open().fingerprint != first
+    assert Csv(write(HEADER + ROWS), label_kind="number").open().fingerprint != first
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_quotes_breaks_marks_and_delimiters(write, delimiter):
+    text = f'he said ""no""{delimiter}\nthen left'
+    content = f'body{delimiter}stars\r\n"{text}"{delimiter}a\r\n\r\nplain\u2028line{delimiter}b\r\n'
+    dataset = Csv(write(b"\xef\xbb\xbf" + content.encode()), test_share=0.0).open()
+    train = dataset.splits["train"]
+    assert [train[n]["text"] for n in (1, 0)] == ["plain\u2028line", f'he said "no"{delimiter}\nthen left']
+    assert dataset.classes == ("a", "b")
+
+
+def test_another_encoding_and_quote_are_named(write):
+    path = write("body;stars\n'caf\xe9; noir';a\nth\xe9;b\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"reviews.csv line 2 is not utf-8 \(byte 0xe9 at 4\).*encoding='latin-1'"):
+        Csv(path, quote="'").open()
+    dataset = Csv(path, quote="'", encoding="latin-1", test_share=0.0).open()
+    assert dataset.splits["train"][0]["text"] == "caf\xe9; noir"
+
+
+def test_numbers_several_classes_and_tags(write):
+    numbers = Csv(write("text,score\na,1\nb,0.5\n")).open()
+    assert numbers.columns["label"] == Column("number") and numbers.splits["train"].labels().dtype == np.float32
+    topics = Csv(write("text,topics\na,sport; news\nb,\nc,news\n", "t.csv"), label="topics", separator=";").open()
+    assert topics.columns["label"] == Column("classes", ("news", "sport"))
+    rows = {example["text"]: example["label"] for split in topics.splits.values() for example in split}
+    assert rows == {"a": [1, 0], "b": [], "c": [0]}
+    tags = Csv(write("tokens,ner\nAnna sees Bonn,PER O LOC\nyes,O\n", "n.csv"), words="tokens", test_share=0.0).open()
+    assert tags.columns == {"words": Column("words"), "label": Column("tags", ("LOC", "O", "PER"))}
+    assert tags.splits["train"][0] == {"words": ["Anna", "sees", "Bonn"], "label": [2, 1, 0], "index": 0}
+
+
+def test_pairs_of_texts_are_found(write):
+    dataset = Csv(write("premise,hypothesis,label\na,b,x\nc,d,y\n"), test_share=0.0).open()
+    assert dataset.splits["train"][0] == {"text": "a", "text_pair": "b", "label": 0, "index": 0}
+
+
+def test_rows_without_a_label_are_named_or_left_out(write):
+    path = write(HEADER + "0,a,x\n1,b, \n2,c,y\n")
+    with pytest.raises(ValueError, match=r"reviews.csv line 3: 'stars' is empty, as in 1 of 3 rows.*missing='drop'"):
+        Csv(path).open()
+    dataset = Csv(path, missing="drop", test_share=0.0).open()
+    assert [example["text"] for example in dataset.splits["train"]] == ["a", "c"]
+    assert "1 rows of reviews.csv have no label in 'stars' and are left out" in dataset.notes
+
+
+def test_a_changed_file_is_read_anew(write):
+    path = write(HEADER + ROWS)
+    before = open_dataset(Csv(path)).fingerprint
+    write(HEADER + ROWS.replace("number", "Nummer"))
+    assert open_dataset(Csv(path)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "parts"),
+    [
+        ("", {}, ("reviews.csv", "is empty")),
+        (HEADER, {}, ("reviews.csv", "header and no rows")),
+        (HEADER + ROWS, {"text": "bdy"}, ("reviews.csv line 1", "'bdy'", "'body'")),
+        (HEADER + ROWS, {"label": "Stars"}, ("line 1", "'Stars'", "'stars'")),
+        (HEADER + "0,a,x,y\n", {}, ("line 2", "4 cells", "header 3")),
+        (HEADER + '0,a,x\n1,"b\nc', {}, ("line 3", "quotes")),
+        ("a,body,a\n", {}, ("line 1", "'a' twice")),
+        ("body\nx\n", {}, ("line 1", "['body']", "delimiter")),
+        ("one,two,three\n1,2,3\n", {}, ("line 1", "which column is the label", "label='...'")),
+        ("one,two,label\n1,2,3\n", {}, ("line 1", "which column is the text", "text='...'")),
+        (HEADER + "0,a,x\n1,b\0,y\n", {}, ("line 3", "NUL")),
+        (HEADER + "0,a,1.5\n1,b,nan\n", {"label_kind": "number"}, ("line 3", "'stars' is 'nan'")),
+        (HEADER + "0,a,good\n1,b,god\n", {"classes": ("good", "bad")}, ("line 3", "'god'", "'good'")),
+        (HEADER + "".join(f"{n},text,name{n}\n" for n in range(300)), {}, ("300 different labels", "300 rows")),
+        ("\ufeffbody,stars\n".encode("utf-16-le"), {}, ("UTF-16", "iconv")),
+        (HEADER + ROWS, {"encoding": "utf-9"}, ("utf-9", "utf-8")),
+    ],
+)  # fmt: skip
+def test_faults_name_the_file_the_line_and_the_column(write, content, fields, parts):
+    with pytest.raises(ValueError) as error:
+        Csv(write(content), **fields).open()
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"test_share": 1.0}, "test_share=1.0"),
+        ({"missing": "skip"}, "missing='skip'"),
+        ({"label_kind": "klass"}, "label_kind='klass'"),
+        ({"label_kind": "tags"}, "words=..."),
+        ({"label_kind": "classes"}, "separator"),
+        ({"words": "a", "text": "b"}, "choose one"),
+        ({"delimiter": ";;"}, "delimiter=';;'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(fields, part):
+    with pytest.raises(ValueError) as error:
+        Csv("x.csv", **fields)
+    assert part in str(error.value)
+
+
+def test_a_path_that_is_no_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone.csv"):
+        Csv(str(tmp_path / "gone.csv")).open()
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        Csv(str(tmp_path)).open()

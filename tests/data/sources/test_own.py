@@ -1,0 +1,253 @@
+"""A source and a processor of the user's own, each in a file outside tlx and registered nowhere."""
+
+import json
+import textwrap
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tlx
+from tlx import Data, Optim, Recipe, Train, config, models, predict, tasks
+from tlx.cli import main
+from tlx.data import Csv, Dataset, Test, Tfds, load
+from tlx.data.sources.base import check_columns
+from tlx.processors import load as open_processor
+from tlx.types import Column
+
+CONFIG = '''
+    """A model of letter counts on made-up texts."""
+
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import ClassVar
+
+    import numpy as np
+
+    from tlx import Data, Optim, Recipe, Train, models, tasks
+    from tlx.data import Dataset, Source, Test
+    from tlx.processors import Processor
+    from tlx.types import Column, Field
+
+
+    @dataclass(frozen=True, kw_only=True)
+    class Vowels(Source):
+        """Texts of vowels and texts of consonants."""
+
+        count: int = 120
+        noise: str = ""
+
+        def open(self):
+            rng = np.random.default_rng(0)
+            rows = []
+            for n in range(self.count):
+                letters = rng.choice(list(("bcdfg", "aeiou")[n % 2]), 8)
+                rows.append({"text": "".join(letters) + self.noise, "label": n % 2})
+            columns = {"text": Column("text"), "label": Column("class", ("consonants", "vowels"))}
+            third = self.count // 3
+            splits = {"train": rows[third:], "test": rows[:third], "hard": rows[: third // 2]}
+            return Dataset("vowels", splits, columns, f"vowels-{self.count}-{self.noise}")
+
+
+    @dataclass(frozen=True)
+    class Letters(Processor):
+        """How often a text has each letter."""
+
+        letters: str = "abcdefghijklmnopqrstuvwxyz"
+        reads: ClassVar = ("text",)
+
+        @property
+        def fields(self):
+            return {"image": Field((1, len(self.letters), 1), "float32")}
+
+        def __call__(self, example):
+            counts = [example["text"].count(letter) for letter in self.letters]
+            return {"image": np.array(counts, np.float32).reshape(1, -1, 1)}
+
+        def read(self, argument):
+            return {"text": argument}
+
+
+    def recipe():
+        return Recipe(
+            data=Data(
+                target=Vowels(),
+                processor=Letters(),
+                tests=(Test(name="hard", split="hard"), Test(name="noisy", source=Vowels(noise="xyz"))),
+            ),
+            task=tasks.Classification(),
+            model=models.Mlp(inputs=(1, 26, 1), widths=(8,)),
+            optim=Optim(lr=0.05),
+            train=Train(steps=40, batch=16, eval_batch=64),
+        )
+'''
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "letters.py"
+    path.write_text(textwrap.dedent(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def module(file):
+    import importlib.util
+    import sys
+
+    spec = importlib.util.spec_from_file_location("letters_of_a_user", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def ran(module, tmp_path_factory):
+    return tlx.run(module.recipe(), tmp_path_factory.mktemp("run") / "run", quiet=True)
+
+
+def test_it_trains_and_every_test_set_is_measured(ran):
+    assert ran.metrics["test/accuracy"] == ran.metrics["hard/accuracy"] == 1.0
+    assert {name.partition("/")[0] for name in ran.metrics} == {"validation", "test", "hard", "noisy"}
+    assert ran.result["tests"] == ["hard", "noisy"]
+    assert ran.result["examples"]["hard"] == 20 and ran.result["examples"]["noisy"] == 40
+    for name, count in (("hard", 20), ("noisy", 40)):
+        kept = np.load(ran.folder / "predictions" / f"{name}.npz")
+        assert len(kept["labels"]) == count
+    lines = [json.loads(line) for line in (ran.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"hard/accuracy", "noisy/accuracy"} <= {line["name"] for line in lines}
+
+
+def test_the_page_shows_every_test_set(ran):
+    page = (ran.folder / "report.html").read_text()
+    assert "hard" in page and "noisy" in page
+
+
+def test_a_processor_is_saved_with_the_run_and_opened_by_its_class(ran, module):
+    folder = ran.folder / "model"
+    assert json.loads((folder / "processor.json").read_text())["kind"] == "Letters"
+    assert open_processor(folder) is None
+    assert open_processor(folder, own=(module.Letters,)) == module.Letters()
+
+
+def test_it_predicts_with_the_users_file(ran, module, file):
+    (answer,) = predict.predict(ran.folder, ["aeae"], ran.recipe.model, module.Letters())
+    assert next(iter(answer)) == "vowels"
+    done = CliRunner().invoke(main, ["predict", str(ran.folder), "aeae", "bcbc", "--config", str(file)])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.output.splitlines()[-2:]] == ["vowels", "consonants"]
+    refused = CliRunner().invoke(main, ["predict", str(ran.folder), "aeae"])
+    assert refused.exit_code == 2 and "'Letters'" in refused.output and "--config" in refused.output
+
+
+def test_a_run_told_not_to_look_seals_every_test_set(module, tmp_path):
+    splits = load(module.recipe().data, 0, test=False)
+    for name in ("test", "hard", "noisy"):
+        with pytest.raises(PermissionError):
+            splits.named[name][0]
+    assert splits.fingerprint == load(module.recipe().data, 0).fingerprint
+    recipe = config.replace(module.recipe(), train=Train(steps=2, batch=16, eval_batch=64))
+    blind = tlx.run(recipe, tmp_path / "blind", how=tlx.training.loop.How(quiet=True, test=False))
+    assert {name.partition("/")[0] for name in blind.metrics} == {"validation"}
+
+
+def test_test_sets_may_shift_and_have_their_own_source():
+    shift = tlx.data.GaussianNoise(std=0.3)
+    data = Data(target="digits", tests=(Test(name="noisy", shift=(shift,)), Test(name="far", source="mnist5k")))
+    splits = load(data, 0)
+    assert splits.tests.keys() == {"noisy", "far"} and len(splits.tests["far"]) == 1000
+    assert not np.array_equal(splits.tests["noisy"][0]["image"], splits.test[0]["image"])
+    assert splits.tests["noisy"].labels().tolist() == splits.test.labels().tolist()
+    # A test set changes the data of a run, and no fingerprint of a recipe without one.
+    assert load(Data(target="digits"), 0).fingerprint != splits.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tests", "parts"),
+    [
+        ((Test(name="a", split="tst"),), ("'a'", "'tst'", "'test'")),
+        ((Test(name="a", source="sentiment/movies"),), ("'a'", "is text", "is images")),
+        ((Test(name="a", shift=(tlx.data.Typos(share=0.1),)),), ("'a'", "Typos", "images")),
+    ],
+)
+def test_test_sets_that_do_not_fit_are_refused(tests, parts):
+    with pytest.raises(ValueError) as error:
+        load(Data(target="digits", tests=tests), 0)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_names_of_test_sets_are_checked():
+    for name in ("test", "", "a/b", "validation", ".."):
+        with pytest.raises(ValueError, match="a test set has the name"):
+            Test(name=name)
+    with pytest.raises(ValueError, match="give each its own name"):
+        Data(target="digits", tests=(Test(name="a"), Test(name="a", source="mnist5k")))
+
+
+def test_a_name_and_its_source_are_one_recipe():
+    assert Data(target=Tfds("digits")) == Data(target="digits")
+    assert Data(target="x", source=(Tfds("a"), "b")).source == ("a", "b")
+    data = Data(target=Csv("x.csv", label="y"), tests=(Test(name="a", source=Csv("z.csv")),))
+    from tlx.recipe import KINDS
+
+    assert config.load(config.dump(data), KINDS) == data and hash(data) == hash(config.load(config.dump(data), KINDS))
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        ({"label": Column("class", ("a",))}, ("only the columns label", "input")),
+        ({"text": Column("txt"), "label": Column("number")}, ("'text'", "'txt'", "text")),
+        ({"text": Column("text"), "label": Column("tags", ("a",))}, ("tags", "'words'")),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(columns, parts):
+    with pytest.raises(ValueError) as error:
+        check_columns("mine", columns)
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_a_record_without_a_cell_is_named():
+    columns = {"text": Column("text"), "label": Column("number")}
+    with pytest.raises(ValueError, match=r"mine train\[0\] has no cell of the column 'label'.*'lable'"):
+        Dataset("mine", {"train": [{"text": "a", "lable": 1}]}, columns, "f")
+
+
+def test_a_text_model_trains_on_a_csv(tmp_path):
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as tokenizer_models
+
+    from tlx.processors import TextProcessor
+    from tlx.weights import Manifest, Pretrained, save_pretrained
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "was"]
+    raw = Tokenizer(tokenizer_models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    bert = models.Bert(vocabulary=len(words), width=32, depth=1, heads=2, mlp=16, positions=16)
+    model = models.build(bert)
+    import jax
+
+    variables = models.initialise(model, jax.random.key(0))
+    pretrained = Pretrained(model, variables, TextProcessor(raw, 16), Manifest("", {}, ()), None)
+    save_pretrained(pretrained, tmp_path / "bert", untrained=True)
+    kinds = (("bad", "no"), ("good", "yes"))
+    rows = "".join(f"the film was {kinds[n % 2][0]}{' the' * (n % 5)},{kinds[n % 2][1]}\n" for n in range(80))
+    (tmp_path / "reviews.csv").write_text("review,liked\n" + rows)
+    recipe = Recipe(
+        data=Data(target=Csv(str(tmp_path / "reviews.csv"), label="liked"), tokens=12, buckets=(8,)),
+        task=tasks.Classification(),
+        weights=tlx.Weights(str(tmp_path / "bert")),
+        optim=Optim(lr=0.01),
+        train=Train(steps=100, batch=16, eval_batch=32),
+    )
+    run = tlx.run(recipe, tmp_path / "run", quiet=True)
+    assert run.result["classes"] == ["no", "yes"]
+    assert run.metrics["test/accuracy"] == 1.0
+    assert any("text is 'review'" in note for note in run.result["notes"])
+    (answer,) = predict.predict(run.folder, ["the film was good"])
+    assert next(iter(answer)) == "yes"

@@ -1,0 +1,58 @@
+"""Further named streams of training: their own data set, their own batch, for the terms that name them."""
+
+import jax
+import pytest
+
+import tlx
+from tlx import Data, Optim, Recipe, Train, config, models, tasks, terms
+from tlx.data import Blur, Stream, load
+from tlx.training.prepare import open_data, prepare, training_batches
+
+MEMORY = Stream(name="memory", source="mnist5k", batch=8, shift=(Blur(sigma=0.5),))
+
+
+def recipe(*streams, **fields):
+    return Recipe(
+        data=Data(target="digits", size=8, streams=streams),
+        task=tasks.Classification(),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(16,)),
+        objective=(terms.Supervised(), terms.Supervised(on="memory", weight=0.5)),
+        optim=Optim(lr=0.01),
+        train=Train(steps=6, batch=16, eval_batch=256),
+        **fields,
+    )
+
+
+def test_each_step_gets_a_batch_of_it():
+    splits = open_data(recipe(MEMORY))
+    assert list(splits.streams) == ["labelled", "memory"] and splits.train is splits.streams["labelled"]
+    batch = next(training_batches(prepare(recipe(MEMORY), splits), splits))
+    assert {name: own["image"].shape[0] for name, own in batch.items()} == {"labelled": 16, "memory": 8}
+    assert set(batch["memory"]) == {"image", "label", "index"}
+
+
+def test_it_trains_and_changes_the_data(tmp_path):
+    run = tlx.run(recipe(MEMORY), tmp_path / "run", quiet=True)
+    assert run.result["examples"]["memory"] == 3500 and run.metrics["test/accuracy"] > 0
+    plain, with_memory = load(Data(target="digits", size=8), 0), load(recipe(MEMORY).data, 0)
+    assert plain.fingerprint != with_memory.fingerprint
+    assert config.fingerprint(Data(target="digits")) == config.fingerprint(Data(target="digits", streams=()))
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: Stream(name="source", source="digits"), ("'source'", "labelled")),
+        (lambda: Stream(name="m", source="digits", batch=0), ("'m'", "batch=0")),
+        (lambda: Data(target="x", streams=(MEMORY, MEMORY)), ("'memory'", "its own name")),
+        (lambda: load(Data(target="digits", streams=(Stream(name="m", source="sentiment/nyt"),)), 0), ("'m'", "text")),
+        (lambda: load(Data(target="digits", streams=(Stream(name="m", source="mnist5k", split="trian"),)), 0),
+         ("'trian'", "'train'")),
+        (lambda: prepare(recipe(config.replace(MEMORY, batch=jax.device_count() + 1))), ("'memory'", "devices")),
+        (lambda: prepare(recipe()), ("'memory'", "labelled")),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(make, parts):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert all(part in str(error.value) for part in parts), error.value

@@ -1,0 +1,91 @@
+"""From the arrays of examples to the arrays of a batch: the one place where anything is padded.
+
+Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tlx.processors.base import length_of
+from tlx.types import Field
+
+Fields = Mapping[str, Field]
+
+
+def collate(
+    rows: Sequence[Mapping[str, Any]], fields: Fields, lengths: Sequence[int] = (), longest: int | None = None
+) -> dict[str, np.ndarray]:
+    """Join the arrays of examples into a batch.
+
+    Args:
+        rows: The arrays of each example, by name.
+        fields: What the arrays are: shape, type, padding. Other arrays of a row are left out.
+        lengths: The lengths that a ragged axis may have in a batch, ascending.
+        longest: The longest example of the whole batch, where `rows` are a part of it; None for that of the rows.
+
+    Returns:
+        An array [B, ...] for each field. Every ragged axis has the shortest of `lengths` that holds the longest
+        example, or, without `lengths`, just that length.
+
+    Raises:
+        ValueError: An array does not have the shape or the type that its field declares, or does not fit.
+    """
+    if any(None in field.shape for field in fields.values()):
+        if longest is None:
+            longest = max((length_of(row, fields) for row in rows), default=0)
+        length = padded(longest, lengths)
+    else:
+        length = 0
+    return {name: stacked(name, [array_of(row, name) for row in rows], field, length) for name, field in fields.items()}
+
+
+def padded(longest: int, lengths: Sequence[int]) -> int:
+    """Return the length of a batch that has an example of this length. Raises ValueError where none is long enough."""
+    if longest and lengths and longest > max(lengths):
+        raise ValueError(
+            f"an example has {longest} entries along a ragged axis, and a batch at most {max(lengths)}; cut it, or "
+            "give a larger length"
+        )
+    return min((length for length in lengths if length >= longest), default=longest)
+
+
+def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.ndarray:
+    """Return one array [B, ...] of a batch, each ragged axis padded to `length` with the padding of the field."""
+    arrays = [np.asarray(array) for array in arrays]
+    shape = tuple(length if side is None else side for side in field.shape)
+    for array in arrays:
+        check_array(name, array, field, length)
+    if None not in field.shape:
+        return np.stack(arrays).astype(field.dtype, copy=False) if arrays else np.zeros((0, *shape), field.dtype)
+    batch = np.zeros((len(arrays), *shape), field.dtype)
+    if field.pad:
+        batch[:] = field.pad
+    for row, array in enumerate(arrays):
+        filled: tuple[Any, ...] = (row, *map(slice, array.shape))
+        batch[filled] = array
+    return batch
+
+
+def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None:
+    """Raise ValueError where an array is not what its field declares."""
+    fits = array.ndim == len(field.shape) and all(
+        size <= length if side is None else size == side for size, side in zip(array.shape, field.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name!r} of an example has the shape {list(array.shape)}; its field declares {list(field.shape)}"
+            + (f", of at most {length}" if None in field.shape else "")
+        )
+    if not np.can_cast(array.dtype, field.dtype, "same_kind"):
+        raise ValueError(f"{name!r} of an example is {array.dtype}; its field declares {field.dtype}")
+
+
+def array_of(row: Mapping[str, Any], name: str) -> Any:
+    """The array of this name. Raises ValueError where an example has none."""
+    if name not in row:
+        raise ValueError(f"an example has no array {name!r}, which a field declares; it has {', '.join(sorted(row))}")
+    return row[name]

@@ -1,0 +1,101 @@
+"""What a source of data is: an open base class.
+
+A source of your own is a frozen keyword-only dataclass in your own file:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parity(Source):
+        count: int = 200
+
+        def open(self):
+            rows = [{"text": "ab" * n, "label": n % 2} for n in range(1, self.count + 1)]
+            columns = {"text": Column("text"), "label": Column("class", ("odd", "even"))}
+            return Dataset("parity", {"train": rows[: -50], "test": rows[-50:]}, columns, f"parity-{self.count}")
+
+and stands where the name of a data set stands: `Data(target=Parity(count=300))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tlx.processors.columns import LABEL, READERS, inputs
+from tlx.trees import near_miss
+from tlx.types import Column
+
+if TYPE_CHECKING:
+    from tlx.data.examples import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set as a value that can be printed, compared, hashed and swept; nothing is read before `open()`."""
+
+    def open(self) -> Dataset:
+        """Return the data set. A fault raises ValueError or FileNotFoundError and names the place."""
+        raise TypeError(f"{type(self).__name__} defines no open(); return a tlx.data.Dataset")
+
+    @property
+    def short(self) -> str | Source:
+        """The name that means the same in a recipe, or the source itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source gives.
+
+    Args:
+        name: What messages and reports call it.
+        splits: The records of each split: any sequence of mappings from column to cell. `train` is needed;
+            `validation` and `test` are used where they are there.
+        columns: What each column holds. `label` is the target, all others are inputs.
+        fingerprint: A hash of the content and of the settings that changed it, not of its place.
+        notes: Sentences for the output of a run, such as which columns were taken.
+    """
+
+    name: str
+    splits: Mapping[str, Examples]
+    columns: Mapping[str, Column]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        from tlx.data.examples import Examples
+
+        check_columns(self.name, self.columns)
+        splits: Mapping[str, Any] = self.splits
+        made = {
+            split: records if isinstance(records, Examples) else self._examples(split, records)
+            for split, records in splits.items()
+        }
+        object.__setattr__(self, "splits", made)
+
+    def _examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> Examples:
+        from tlx.data.examples import Examples
+
+        if len(records) and (missing := [name for name in self.columns if name not in records[0]]):
+            raise ValueError(
+                f"{self.name} {split}[0] has no cell of the column {missing[0]!r}"
+                f"{near_miss(missing[0], list(records[0]))}; give it, or leave the column out"
+            )
+        return Examples(self.name, split, records, self.columns)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the label; () where it has none."""
+        return self.columns[LABEL].classes if LABEL in self.columns else ()
+
+
+def check_columns(name: str, columns: Mapping[str, Column]) -> None:
+    """Raise ValueError for columns without an input, and for a kind that nothing reads."""
+    for column, described in columns.items():
+        if described.kind not in READERS:
+            raise ValueError(
+                f"the column {column!r} of {name} is of kind {described.kind!r}{near_miss(described.kind, READERS)}"
+            )
+    if not inputs(columns):
+        raise ValueError(f"{name} has only the columns {', '.join(columns) or '(none)'}; expected an input beside them")
+    if LABEL in columns and columns[LABEL].kind == "tags" and "words" not in columns:
+        raise ValueError(f"the label of {name} is tags, and there is no column 'words' that they belong to")

@@ -1,0 +1,144 @@
+"""One CSV file: its header, where each row begins, and any row or column of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import mmap
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+DELIMITERS = (",", ";", "\t", "|")
+MARK = b"\xef\xbb\xbf"
+# The beginnings of files in encodings whose line breaks are no single bytes.
+WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+class CsvFile:
+    """A file with a header line. The rows are read through a memory map, so any thread may read any of them.
+
+    Raises:
+        ValueError: The file is empty, has no header that can be read, or has a row of another length; the message names
+            the file, the line and what was expected.
+    """
+
+    def __init__(self, path: str, encoding: str, delimiter: str | None, quote: str):
+        self.path, self.encoding, self.quote = path, encoding, quote
+        # A text may be longer than the 131,072 characters that the library takes by default.
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        if Path(path).stat().st_size == 0:
+            raise ValueError(f"{path} is empty; expected a header line and rows")
+        try:
+            "".encode(encoding)
+        except LookupError:
+            raise ValueError(f"encoding={encoding!r} is unknown; expected one such as 'utf-8' or 'latin-1'") from None
+        with Path(path).open("rb") as stream:
+            self.content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        for mark, name in WIDE.items():
+            if self.content[:2] == mark:
+                raise ValueError(f"{path} is {name}; convert it: iconv -f utf-16 -t utf-8 {path} > new.csv")
+        self.skip = len(MARK) if self.content[: len(MARK)] == MARK else 0
+        self.delimiter = delimiter or self._delimiter()
+        self.header = self._checked()
+
+    def scan(self, place: int) -> np.ndarray:
+        """Find where each row begins, and return all cells of one column: objects [N]."""
+        starts, lines, column = [], [], []
+        rows = self._rows()
+        next(rows)
+        for start, line, cells in rows:
+            if len(cells) != len(self.header):
+                raise ValueError(
+                    f"{self.path} line {line} has {len(cells)} cells and the header {len(self.header)} "
+                    f"(between them stands {self.delimiter!r}); quote a cell that holds the delimiter"
+                )
+            starts.append(start)
+            lines.append(line)
+            column.append(cells[place])
+        if not starts:
+            raise ValueError(f"{self.path} has a header and no rows")
+        self.starts = np.array([*starts, len(self.content)], np.int64)
+        self.lines = np.array(lines, np.int64)
+        return np.array(column, object)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def line(self, row: int) -> int:
+        """The line on which a row begins; the header is line 1."""
+        return int(self.lines[row])
+
+    def row(self, row: int) -> list[str]:
+        """The cells of one row."""
+        text = self._decoded(self.content[self.starts[row] : self.starts[row + 1]], self.line(row))
+        return next(self._reader(io.StringIO(text, newline="")))
+
+    def _rows(self) -> Iterator[tuple[int, int, list[str]]]:
+        """Each row that is not empty: its first byte, its line, its cells."""
+        lines = Lines(self)
+        reader = self._reader(lines)
+        while True:
+            start, line = lines.offset, lines.number + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise ValueError(
+                    f"{self.path} line {line} cannot be read ({error}); check its quotes ({self.quote})"
+                ) from None
+            if cells:
+                yield start, line, cells
+
+    def _reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, strict=True)
+
+    def _decoded(self, content: bytes, line: int) -> str:
+        if b"\0" in content:
+            raise ValueError(f"{self.path} line {line} holds a NUL byte; it is no CSV file, or it is damaged")
+        try:
+            return content.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.path} line {line} is not {self.encoding} (byte 0x{content[error.start]:02x} at "
+                f"{error.start}); name its encoding, such as encoding='latin-1'"
+            ) from None
+
+    def _delimiter(self) -> str:
+        """The delimiter that the header has most of; a comma where it has none."""
+        end = self.content.find(b"\n", self.skip)
+        header = self._decoded(self.content[self.skip : end if end >= 0 else len(self.content)], 1)
+        return max(DELIMITERS, key=header.count)
+
+    def _checked(self) -> list[str]:
+        """The header. ValueError where it names a column twice, or only one."""
+        _, line, cells = next(self._rows(), (0, 1, []))
+        header = [cell.strip() for cell in cells]
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise ValueError(f"{self.path} line {line} names the column {twice[0]!r} twice; give each its own name")
+        if len(header) < 2:
+            raise ValueError(
+                f"{self.path} line {line} has the columns {header!r:.80}, cut at {self.delimiter!r}; expected a text "
+                "and a label: name the delimiter, or check the header line"
+            )
+        return header
+
+
+class Lines(Iterator[str]):
+    """The lines of a file, one after the other: `offset` is the first byte not yet read, `number` the last line."""
+
+    def __init__(self, file: CsvFile):
+        self.file, self.offset, self.number = file, file.skip, 0
+
+    def __next__(self) -> str:
+        content = self.file.content
+        if self.offset >= len(content):
+            raise StopIteration
+        end = content.find(b"\n", self.offset) + 1 or len(content)
+        self.number += 1
+        line = self.file._decoded(content[self.offset : end], self.number)
+        self.offset = end
+        return line

@@ -1,0 +1,213 @@
+"""From a raw example to the arrays that a model reads: an open base class.
+
+A processor of your own is a frozen dataclass in your own file, given as `Data(processor=...)`. It declares `reads` and
+`fields`, and makes its arrays when it is called:
+
+    @dataclass(frozen=True)
+    class Letters(Processor):
+        letters: str = "abcdefghijklmnopqrstuvwxyz"
+        reads: ClassVar = ("text",)
+
+        @property
+        def fields(self):
+            return {"image": Field((len(self.letters),), "float32")}
+
+        def __call__(self, example):
+            counts = [example["text"].lower().count(letter) for letter in self.letters]
+            return {"image": np.array(counts, np.float32)}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from tlx import config
+from tlx.processors.opening import read_json
+from tlx.types import Field
+
+if TYPE_CHECKING:
+    from tlx.processors.columns import Columns
+
+Inputs = dict[str, np.ndarray]
+
+# The file in which the base class keeps a processor.
+FILE = "processor.json"
+
+
+class Processor:
+    """What makes the arrays that a model reads from a raw example.
+
+    `reads` are the kinds of columns that it reads, `noun` is what an error calls it, and `augments` says whether
+    `Data(augment=...)` may change its array `image`. A subclass defines `fields` and `__call__`. Where it is a frozen
+    dataclass of plain values the base class saves it with a run and opens it again.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    noun: ClassVar[str] = "a processor"
+    augments: ClassVar[bool] = False
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The arrays of an example, by name. A ragged axis is None in the shape."""
+        raise TypeError(f"{type(self).__name__} declares no fields; return a dict of tlx.types.Field")
+
+    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+        """Return the arrays of one example, as `fields` declares them, without padding."""
+        raise TypeError(f"{type(self).__name__} defines no __call__(example)")
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the shape of some array depends on the example."""
+        return any(None in field.shape for field in self.fields.values())
+
+    @property
+    def longest(self) -> int:
+        """The most entries of a ragged axis; 0 where nothing is ragged or there is no limit."""
+        return 0
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one example with `longest` entries along each ragged axis."""
+        sizes = [
+            tuple(self.longest if side is None else side for side in field.shape) for field in self.fields.values()
+        ]
+        types = [np.dtype(field.dtype).itemsize for field in self.fields.values()]
+        return sum(int(np.prod(size)) * item for size, item in zip(sizes, types, strict=True))
+
+    def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the length of the ragged axes of each example. Define it where it is cheaper than the arrays."""
+        return [length_of(self(example), self.fields) for example in examples]
+
+    def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Return for each entry of the ragged axis the number of the word that it is a part of, -1 for none: int[T].
+
+        Raises TypeError where the processor does not read words.
+        """
+        raise TypeError(f"{type(self).__name__} defines no word_ids(example); it does not read words")
+
+    @classmethod
+    def fit(
+        cls,
+        brought: Processor | None,
+        data: Any,
+        columns: Columns,
+        shape: tuple[int, ...] | None = None,
+        example: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Processor:
+        """Return the processor that the data of a recipe need, of the class that reads their columns.
+
+        Args:
+            brought: The processor of the recipe, else that of the weights, else None.
+            data: The `Data` of the recipe.
+            columns: What the data hold.
+            shape: The shape of the images that the model reads, None where it says none.
+            example: Reads one example.
+
+        Raises:
+            ValueError: The data need another processor.
+        """
+        if brought is None or not set(cls.reads) & set(brought.reads):
+            raise ValueError(f"{shown(data.target)} needs {cls.noun}; give one: Data(processor={cls.__name__}(...))")
+        return brought
+
+    def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
+        """Raise ValueError where a model of `directory` that reads images of `shape` does not fit this processor."""
+
+    def read(self, argument: str) -> dict[str, Any]:
+        """Return the example of what a user gives to `tlx predict`: a text, or the name of a file.
+
+        Raises ValueError where it cannot be read.
+        """
+        raise ValueError(f"{type(self).__name__} defines no read(argument), so it cannot read {argument!r}; define it")
+
+    def notes(self) -> list[str]:
+        """Return what is odd about the processor and yet no mistake."""
+        return []
+
+    def cuts(self, example: Mapping[str, Any]) -> bool:
+        """Return whether a part of the example is lost because it is too long."""
+        return False
+
+    def cut_notes(self, examples: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return a sentence where parts of these examples are lost."""
+        return []
+
+    @property
+    def identity(self) -> Any:
+        """JSON values that are equal where two processors make the same arrays: a part of the keys of stored arrays."""
+        return config.dump(self)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `opens` recognises and `load` reads, into `directory`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if not is_plain(self):
+            raise ValueError(
+                f"{type(self).__name__} cannot be saved: make it a frozen dataclass of numbers, strings and tuples, or "
+                "define save(directory), load(directory) and opens(directory)"
+            )
+        values = {name: config.dump(value) for name, value in config.fields(self).items()}
+        document = json.dumps({"kind": type(self).__name__, "values": values}, indent=2)
+        (directory / FILE).write_text(document + "\n", encoding="utf-8")
+
+    @classmethod
+    def opens(cls, directory: Path) -> bool:
+        """Return whether `load` reads what lies in the directory."""
+        return (directory / FILE).is_file() and read_json(directory / FILE).get("kind") == cls.__name__
+
+    @classmethod
+    def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
+        """Read a processor that `save` has written.
+
+        Args:
+            directory: The folder of its files.
+            tokens: The length at which examples are cut, None for that of the files.
+            room: How many positions the model has, None where that is not known.
+        """
+        file = Path(directory) / FILE
+        values = read_json(file).get("values")
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(values, dict) or not values.keys() <= names:
+            raise ValueError(f"{file} is damaged; expected values of {', '.join(sorted(names))}: save it again")
+        return cls(**{name: tupled(value) for name, value in values.items()})
+
+
+def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> int:
+    """Return the longest ragged axis of the arrays of one example; 0 where there is none."""
+    sides = [
+        size
+        for name, field in fields.items()
+        if None in field.shape
+        for size, side in zip(np.shape(arrays[name]), field.shape, strict=True)
+        if side is None
+    ]
+    return max(sides, default=0)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a processor is a frozen dataclass of numbers, strings, None and tuples of them."""
+    plain = bool | int | float | str | None
+    values = list(config.fields(value).values()) if config.is_record(value) else [value]
+    while values:
+        part = values.pop()
+        if isinstance(part, tuple):
+            values += part
+        elif not isinstance(part, plain):
+            return False
+    return True
+
+
+def tupled(value: Any) -> Any:
+    """JSON values with tuples in the place of lists."""
+    return tuple(map(tupled, value)) if isinstance(value, list) else value
+
+
+def shown(source: Any) -> str:
+    """A source of data in a sentence: the name of a data set in quotes, another value as it prints."""
+    return repr(source) if isinstance(source, str) else str(source)

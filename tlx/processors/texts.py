@@ -1,0 +1,243 @@
+"""Text, pairs of texts and lists of words to token ids. Shapes: T tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from tlx.processors.base import Inputs, Processor, shown
+from tlx.processors.files import check_tokenizer
+from tlx.processors.opening import REGISTERED, WITH_TYPES, WITHOUT_TYPES, open_tokenizer, read_json, set_length
+from tlx.types import Field
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+    from tlx.processors.columns import Columns
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+# The length at which texts are cut where neither the tokenizer nor the model has one.
+DEFAULT_TOKENS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class TextProcessor(Processor):
+    """Text, a pair of texts, or a list of words to token ids, at most `tokens` of them, special tokens included.
+
+    `files` is the directory that the tokenizer was read from; `pad_id` fills `input_ids` up to a batch's length, always
+    on the right. Without `token_types` every token has the type 0, as for a model that reads none. `rows` and
+    `type_rows` are how many token ids and token types the model has embeddings for (None: not known).
+    """
+
+    tokenizer: Tokenizer
+    tokens: int = DEFAULT_TOKENS
+    files: Path | None = None
+    pad_id: int = 0
+    token_types: bool = True
+    rows: int | None = None
+    type_rows: int | None = None
+
+    reads: ClassVar[tuple[str, ...]] = ("text", "words")
+    noun: ClassVar[str] = "a tokenizer"
+
+    def __post_init__(self) -> None:
+        room = self.tokenizer.num_special_tokens_to_add(is_pair=False)
+        if self.tokens <= room:
+            raise ValueError(f"tokens={self.tokens} leaves no room for text: {room} are special; give more")
+        cut = self.tokenizer.truncation or {}
+        if cut.get("max_length") != self.tokens or self.tokenizer.padding:
+            # A copy, for another processor may hold the same tokenizer with another length.
+            object.__setattr__(self, "tokenizer", type(self.tokenizer).from_str(self.tokenizer.to_str()))
+            set_length(self.tokenizer, self.tokens, cut.get("direction", "right"))
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {
+            "input_ids": Field((None,), "int32", self.pad_id),
+            "token_type_ids": Field((None,), "int32"),
+            "attention_mask": Field((None,), "int32"),
+        }
+
+    @property
+    def longest(self) -> int:
+        return self.tokens
+
+    @classmethod
+    def fit(
+        cls,
+        brought: Processor | None,
+        data: Any,
+        columns: Columns,
+        shape: tuple[int, ...] | None = None,
+        example: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Processor:
+        """Return the tokenizer of the weights at the length of the data. Raises ValueError where they bring none."""
+        if brought is None or not set(cls.reads) & set(brought.reads):
+            from tlx.processors.columns import spelled
+
+            kind = "text" if "text" in spelled(columns) else spelled(columns)
+            raise ValueError(f"{shown(data.target)} is {kind} and the weights bring no tokenizer; name weights that do")
+        return replace(brought, tokens=data.tokens)  # type: ignore[type-var]
+
+    @classmethod
+    def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
+        """Read the tokenizer of a Hugging Face directory; never run code from it.
+
+        Args:
+            directory: The folder of tokenizer.json, vocab.txt, ...
+            tokens: The length at which texts are cut. None takes the length that tokenizer_config.json states, but no
+                more than `room`; where it states none, `room`.
+            room: How many tokens the model has positions for, None where there is no model.
+
+        Raises:
+            FileNotFoundError: The directory holds no tokenizer.
+            ValueError: The tokenizer has no fast form, or cannot be read.
+        """
+        directory = Path(directory)
+        if not cls.opens(directory):
+            raise FileNotFoundError(f"{directory} has no tokenizer; expected tokenizer.json or vocab.txt")
+        check_tokenizer(directory)
+        opened = open_tokenizer(directory)
+        if tokens is None:
+            tokens = min((length for length in (opened.length, room) if length is not None), default=DEFAULT_TOKENS)
+        set_length(opened.tokenizer, tokens, opened.side)
+        return cls(opened.tokenizer, tokens, directory, opened.pad_id, opened.token_types)
+
+    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+        """`{"text": str, "text_pair"?: str}` or `{"words": list of str}` to int32[tokens] `input_ids`, `token_type_ids`
+        and `attention_mask`, not padded.
+
+        Raises ValueError for a token id or a token type that the model has no embedding for.
+        """
+        encoding = self._encode(example)
+        ids = np.asarray(encoding.ids, np.int32)
+        types = np.asarray(encoding.type_ids, np.int32) if self.token_types else np.zeros_like(ids)
+        self._check(ids, types)
+        return {
+            "input_ids": ids,
+            "token_type_ids": types,
+            "attention_mask": np.asarray(encoding.attention_mask, np.int32),
+        }
+
+    def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Return for each token the number of its word in `example["words"]`, -1 for special tokens: int64[tokens].
+
+        Words beyond `tokens` are cut off like the end of a text. Raises TypeError for an example without words.
+        """
+        if "words" not in example:
+            raise TypeError(f"an example with {', '.join(sorted(example))} has no words; expected a column `words`")
+        numbers = self._encode(example).word_ids
+        return np.array([-1 if number is None else number for number in numbers], np.int64)
+
+    def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return how many tokens each example has. The tokenizer works on all of them in parallel."""
+        if any("words" in example for example in examples):
+            return [len(self._encode(example).ids) for example in examples]
+        texts = [(own["text"], own["text_pair"]) if "text_pair" in own else own["text"] for own in examples]
+        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(texts)]
+
+    def read(self, argument: str) -> dict[str, Any]:
+        return {"text": argument}
+
+    def cuts(self, example: Mapping[str, Any]) -> bool:
+        """Return whether the example is longer than `tokens`, so that its end (or its beginning) is not read."""
+        return bool(self._encode(example).overflowing)
+
+    def cut_notes(self, examples: Iterable[Mapping[str, Any]]) -> list[str]:
+        if not (cut := sum(map(self.cuts, examples))):
+            return []
+        count = "1 text is" if cut == 1 else f"{cut} texts are"
+        return [f"{count} longer than the {self.tokens} tokens that the model reads; the rest was cut off"]
+
+    def notes(self) -> list[str]:
+        from tlx.processors.vocabulary import odd
+
+        return odd(self)
+
+    @property
+    def identity(self) -> Any:
+        return [self.tokens, self.pad_id, self.token_types, hash_of(self.tokenizer)]
+
+    def _encode(self, example: Mapping[str, Any]) -> Encoding:
+        if "words" in example:
+            return self.tokenizer.encode(example["words"], is_pretokenized=True)
+        return self.tokenizer.encode(example["text"], example.get("text_pair"))
+
+    def _check(self, ids: np.ndarray, types: np.ndarray) -> None:
+        if self.rows is not None and ids.size and (highest := int(ids.max())) >= self.rows:
+            raise ValueError(
+                f"token {self.tokenizer.id_to_token(highest)!r} has the id {highest}, and the model has embeddings for "
+                f"the ids 0 to {self.rows - 1}: the tokenizer{f' of {self.files}' if self.files else ''} is not this "
+                "model's; use the tokenizer that the model was trained with"
+            )
+        # A model without any type embedding reads no types.
+        if self.type_rows and types.size and (highest := int(types.max())) >= self.type_rows:
+            raise ValueError(
+                f"the tokenizer gives the token type {highest}, and the model has embeddings for the types 0 to "
+                f"{self.type_rows - 1}; for a model that reads no types, write into tokenizer_config.json: "
+                '"model_input_names": ["input_ids", "attention_mask"]'
+            )
+
+    @classmethod
+    def opens(cls, directory: Path) -> bool:
+        return any((directory / name).is_file() for name in TOKENIZER_FILES)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` and `transformers.AutoTokenizer.from_pretrained` read.
+
+        The files are copied as they came. Only tokenizer_config.json changes: it states the length and the padding
+        side of this processor, and the class that opens the files.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        present = [self.files / name for name in TOKENIZER_FILES if (self.files / name).is_file()] if self.files else []
+        settings: dict[str, Any] = {}
+        if self.files is not None and present:
+            settings = read_json(self.files / "tokenizer_config.json")
+            if "tokenizer_class" not in settings:
+                document = read_json(self.files / "config.json")
+                name = document.get("tokenizer_class") or REGISTERED.get(document.get("model_type", ""))
+                settings |= {"tokenizer_class": name} if name else {}
+        for file in present:
+            if file.resolve() != (directory / file.name).resolve():
+                shutil.copyfile(file, directory / file.name)
+        if not present:
+            self.tokenizer.save(str(directory / "tokenizer.json"))
+            pad = self.tokenizer.id_to_token(self.pad_id)
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", **({"pad_token": pad} if pad else {})}
+        # Classes differ in this from one version of transformers to the next.
+        settings["model_input_names"] = list(WITH_TYPES if self.token_types else WITHOUT_TYPES)
+        # The code that a hub's repository names does not go along.
+        settings.pop("auto_map", None)
+        settings |= {"model_max_length": self.tokens, "padding_side": "right"}
+        written = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        partial = directory / ".tokenizer_config.json.partial"
+        partial.write_text(written, encoding="utf-8")
+        os.replace(partial, directory / "tokenizer_config.json")
+
+
+@lru_cache(maxsize=8)
+def hash_of(tokenizer: Tokenizer) -> str:
+    """A hash of all that a tokenizer does. The last few are kept, because runs share theirs."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
