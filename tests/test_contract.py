@@ -364,7 +364,9 @@ def test_every_term_is_traced_with_every_tuning(name, some, saved):
 def test_what_a_term_cannot_do_is_refused(name, term, saved):
     model = models.build(MODELS[name], CLASSES)
     with pytest.raises(ValueError) as error:
-        check_terms((MAKE[term](saved / name),), Preview(model, model.params, None, STREAMS))
+        check_terms(
+            (MAKE[term](saved / name),), Preview(model, model.params, tasks.Classification(classes=CLASSES), STREAMS)
+        )
     assert REFUSED_TERMS[name, term] in str(error.value)
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import models, save_pretrained, tasks
-from tlx.objectives import Preview, check_needs, check_terms, load_references, loss_of, passes, structures, with_created
+from tlx import Pretrained, models, save_pretrained, tasks
+from tlx.objectives import Preview, check_terms, load_references, loss_of, passes, structures, with_created
 from tlx.trees import flatten, map_named, nest
 from tlx.types import Setting, Tick, Variables, View
 from tlx.weights import Manifest, Pretrained
@@ -58,12 +58,13 @@ def labelled(config=MLP, rows=BATCH, seed=1):
     return given | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
 
 
-def preview_of(term, model, task, streams=("labelled", "source", "unlabelled"), params=None, fresh=frozenset()):
+TASK = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
+
+
+def preview_of(term, model, *, task=TASK, streams=("labelled", "source", "unlabelled"), params=None, fresh=frozenset()):
     """What the checks of `term` may know, after they have passed it: as `prepare` makes it."""
-    check_needs((term,), streams, task)
     references = load_references((term,), streams)
-    params = model.params if params is None else params
-    preview = Preview(model, params, task, streams, fresh, references)
+    preview = Preview(model, model.params if params is None else params, task, streams, fresh, references)
     check_terms((term,), preview)
     return preview
 
@@ -75,9 +76,8 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     model = models.build(config, CLASSES)
     brought = drawn(model, 0) if brought is None else brought
     batch = labelled(config) if batch is None else batch
-    task = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
-    streams = ("labelled", *sorted(others or {}))
-    references = preview_of(term, model, task, streams, brought.params, setting.get("fresh", frozenset())).references
+    task, known = TASK, {"streams": ("labelled", *sorted(others or {})), "fresh": setting.get("fresh", frozenset())}
+    references = preview_of(term, model, params=brought.params, **known).references
     inserted = term.insert(model, brought.params, jax.random.key(5))
     brought = brought._replace(params=inserted)
     memory = term.memory(Setting(model, brought, task, lambda stream: [batch] if data is None else data, **setting))

@@ -74,6 +74,6 @@ def test_what_moves_in_each_turn(mlp):
 
 def test_what_was_drawn_afresh_is_no_source_encoder(mlp):
     with pytest.raises(ValueError, match=r"^Adda .* 'head/kernel' is drawn at random: .* weights=Weights"):
-        mlp.preview(terms.Adda(), mlp.model, None, fresh=frozenset({"head/kernel"}))
+        mlp.preview(terms.Adda(), mlp.model, fresh=frozenset({"head/kernel"}))
     with pytest.raises(ValueError, match=r"^Adda: width is 0; it is 1 or more$"):
         terms.Adda(width=0)

@@ -355,7 +355,7 @@ def test_impossible_terms_are_refused(make, message):
 
 def test_more_singular_values_than_features_are_refused(mlp):
     with pytest.raises(ValueError) as error:
-        mlp.preview(terms.Bsp(k=5), mlp.model, None)
+        mlp.preview(terms.Bsp(k=5), mlp.model)
     assert str(error.value) == "Bsp: k is 5; 4 features have no more singular values than that, lower k"
 
 

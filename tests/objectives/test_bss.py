@@ -16,7 +16,7 @@ def test_it_is_the_sum_of_the_smallest_squared_singular_values(mlp, k, rows):
 
 def test_more_than_there_are_is_refused(mlp):
     with pytest.raises(ValueError) as error:
-        mlp.preview(terms.Bss(k=5), mlp.model, None)
+        mlp.preview(terms.Bss(k=5), mlp.model)
     assert str(error.value) == "Bss: k is 5; 4 features have no more singular values than that, lower k"
     with pytest.raises(ValueError) as error:
         mlp.look(terms.Bss(k=4), batch=mlp.labelled(rows=3))

@@ -165,11 +165,11 @@ def test_tokens_that_a_tuning_puts_before_a_text_have_no_place_in_the_teacher(wh
     # Keys before those of the tokens are no tokens.
     task = tasks.Classification(classes=3)
     for how in (tuning.Prefix(tokens=5), tuning.Lora(rank=2)):
-        mlp.preview(term, model, task, params=how.insert(model, params, key))
+        mlp.preview(term, model, params=how.insert(model, params, key))
     with pytest.raises(ValueError, match=r"^Distill compares place by place: 'blocks/01' has \(6,\) places for the "):
-        mlp.preview(term, model, task, params=tuning.Prompt(tokens=5).insert(model, params, key))
+        mlp.preview(term, model, params=tuning.Prompt(tokens=5).insert(model, params, key))
     # A teacher that was itself tuned so has as many.
     prompted = tuning.Prompt(tokens=5).insert(model, params, key)
     teacher = Pretrained(model, Variables(prompted, {}), None, Manifest("", {}, ()), task)
     save_pretrained(teacher, tmp_path / "prompted")
-    mlp.preview(terms.Distill(teacher=str(tmp_path / "prompted"), what=what), model, task, params=prompted)
+    mlp.preview(terms.Distill(teacher=str(tmp_path / "prompted"), what=what), model, params=prompted)

@@ -73,7 +73,7 @@ def test_what_cannot_be_mixed_is_refused(mlp):
     tick = Tick(None, jax.random.key(0))
     for kind, name in ((terms.Mixup, "Mixup"), (terms.CutMix, "CutMix")):
         with pytest.raises(ValueError) as error:
-            mlp.preview(kind(), models.build(models.Bert(depth=1), 2), None)
+            mlp.preview(kind(), models.build(models.Bert(depth=1), 2))
         assert str(error.value) == f"{name} needs a model that reads 'image'; this one reads 'input_ids'"
         with pytest.raises(ValueError) as error:
             kind().streams({"labelled": mlp.labelled()}, tick)

@@ -127,12 +127,12 @@ def test_hidden_tokens_are_a_share_and_padding_stays_hidden():
 
 def test_what_has_no_strong_view_is_refused(mlp):
     with pytest.raises(ValueError) as error:
-        mlp.preview(terms.FixMatch(), mlp.model, None)
+        mlp.preview(terms.FixMatch(), mlp.model)
     assert str(error.value) == "FixMatch needs a model that reads 'image' or 'input_ids'; this one reads 'x'"
     with pytest.raises(ValueError) as error:
         terms.FixMatch().streams({"unlabelled": unlabelled(mlp)}, Tick(jnp.float32(0), jax.random.key(0)))
     assert str(error.value) == "FixMatch finds neither images nor text in 'unlabelled': index, x"
-    mlp.preview(terms.FixMatch(), models.build(IMAGES, 3), None)
+    mlp.preview(terms.FixMatch(), models.build(IMAGES, 3))
 
 
 @pytest.mark.parametrize(

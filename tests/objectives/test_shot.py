@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from tlx import tasks, terms
+from tlx import terms
 from tlx.objectives import check_frozen_head
 from tlx.objectives.shot import centroid_labels
 
@@ -65,10 +65,9 @@ def test_it_is_the_papers_loss(mlp):
 
 
 def test_the_head_is_brought_and_stays(mlp):
-    task = tasks.Classification(classes=3)
-    mlp.preview(terms.Shot(), mlp.model, task)
+    mlp.preview(terms.Shot(), mlp.model)
     with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' is drawn at random: .* weights=Weights"):
-        mlp.preview(terms.Shot(), mlp.model, task, fresh=frozenset({"head/kernel"}))
+        mlp.preview(terms.Shot(), mlp.model, fresh=frozenset({"head/kernel"}))
     objective = (terms.Entropy(on="unlabelled"), terms.Shot())
     check_frozen_head(objective, mlp.model, {"stem/kernel", "blocks/00/bias"})
     check_frozen_head(objective[:1], mlp.model, {"stem/kernel", "head/bias"})
