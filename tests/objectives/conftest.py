@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Pretrained, models, save_pretrained, tasks
+from tlx import models, save_pretrained, tasks
 from tlx.objectives import Preview, check_terms, load_references, loss_of, passes, structures, with_created
 from tlx.trees import flatten, map_named, nest
 from tlx.types import Setting, Tick, Variables, View

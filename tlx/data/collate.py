@@ -65,8 +65,8 @@ def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.n
     if field.pad:
         batch[:] = field.pad
     for row, array in enumerate(arrays):
-        filled: tuple[Any, ...] = (row, *map(slice, array.shape))
-        batch[filled] = array
+        place: tuple[Any, ...] = (row, *(slice(size) for size in array.shape))
+        batch[place] = array
     return batch
 
 

@@ -16,11 +16,12 @@ import numpy as np
 
 from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
-from tlx.processors.columns import HEAVY, LABEL, Columns, inputs, read_cell
-from tlx.types import Column
+from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source
+    from tlx.processors.columns import Columns
+    from tlx.types import Column
 
 Kind = TypeVar("Kind", bound="Examples")
 

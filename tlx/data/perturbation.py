@@ -6,13 +6,15 @@ import json
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tlx import config
 from tlx.data.shifts import Shift
-from tlx.processors.columns import Columns
+
+if TYPE_CHECKING:
+    from tlx.processors.columns import Columns
 
 # What is drawn of an example, each by numbers of its own. Shift n of a perturbation has those of SHIFTED + n.
 RELABELS, LABEL, SHIFTS, SHIFTED = range(4)

@@ -141,8 +141,8 @@ class Data:
         for name in ("target", "source"):
             object.__setattr__(self, name, _short(getattr(self, name)))
         if isinstance(self.tests, tuple) and isinstance(self.streams, tuple):
-            parts: tuple[Any, ...] = (*self.streams, *self.tests)
-            names = [part.name for part in parts]
+            further: tuple[Stream | Test, ...] = (*self.streams, *self.tests)
+            names = [part.name for part in further]
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ValueError(f"two streams or tests have the name {twice[0]!r}; give each its own name")
         if not self.target:

@@ -18,13 +18,14 @@ from tlx.data.shifts import USUAL, check_kind
 from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
 from tlx.functional.selection import SOURCE, TARGET
 from tlx.processors.base import shown
-from tlx.processors.columns import LABEL, Columns, kind_of, spelled
+from tlx.processors.columns import LABEL, kind_of, spelled
 from tlx.trees import near_miss
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
     from tlx.data.settings import Stream, Test
     from tlx.data.sources import Dataset, Source
+    from tlx.processors.columns import Columns
 
 # A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
 LOOKED_AT = 2000

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlx.processors.base import Inputs, Processor, shown
-from tlx.processors.columns import Columns, inputs, spelled
+from tlx.processors.columns import inputs, spelled
 from tlx.processors.pictures import ImageProcessor
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.texts import DEFAULT_TOKENS, TOKENIZER_FILES, TextProcessor
+
+if TYPE_CHECKING:
+    from tlx.processors.columns import Columns
 
 __all__ = [
     "DEFAULT_TOKENS",

@@ -29,10 +29,10 @@ import numpy as np
 
 from tlx import config
 from tlx.processors.opening import read_json
-from tlx.types import Field
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
+    from tlx.types import Field
 
 Inputs = dict[str, np.ndarray]
 

@@ -7,15 +7,17 @@ inputs, `label` is the target. A source gives its own columns these names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlx.processors.pictures import decode, pixels
 from tlx.processors.sounds import decoded
-from tlx.types import Column
 
-Columns = Mapping[str, Column]
+if TYPE_CHECKING:
+    from tlx.types import Column
+
+    Columns = Mapping[str, Column]
 
 LABEL = "label"
 # What several inputs of a kind are called in a sentence.

@@ -18,12 +18,12 @@ import numpy as np
 from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
-from tlx.types import Field
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tlx.processors.columns import Columns
+    from tlx.types import Field
 
 FILE = "preprocessor_config.json"
 # Names the rule of decoding in the keys of stored features; change it with the rule.
@@ -149,6 +149,8 @@ class ImageProcessor(Processor):
 
     @property
     def fields(self) -> Mapping[str, Field]:
+        from tlx.types import Field
+
         return {"image": Field(self.shape, "float32")}
 
     @classmethod

@@ -17,12 +17,12 @@ import numpy as np
 from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.files import check_tokenizer
 from tlx.processors.opening import REGISTERED, WITH_TYPES, WITHOUT_TYPES, open_tokenizer, read_json, set_length
-from tlx.types import Field
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
     from tlx.processors.columns import Columns
+    from tlx.types import Field
 
 
 TOKENIZER_FILES = (
@@ -73,6 +73,8 @@ class TextProcessor(Processor):
 
     @property
     def fields(self) -> Mapping[str, Field]:
+        from tlx.types import Field
+
         return {
             "input_ids": Field((None,), "int32", self.pad_id),
             "token_type_ids": Field((None,), "int32"),

@@ -1,7 +1,22 @@
 """Where data come from: a source is a frozen value, and `open()` gives its splits and describes its columns."""
 
-from tlx.data.sources.base import Dataset, Source
-from tlx.data.sources.csv import Csv
-from tlx.data.sources.tfds import Tfds
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlx.data.sources.base import Dataset, Source
+    from tlx.data.sources.csv import Csv
+    from tlx.data.sources.tfds import Tfds
+
+# The command line reads settings without what a source imports to read data.
+_HOMES = {"Csv": "csv", "Dataset": "base", "Source": "base", "Tfds": "tfds"}
 __all__ = ["Csv", "Dataset", "Source", "Tfds"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

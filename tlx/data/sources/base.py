@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from tlx.processors.columns import LABEL, READERS, inputs
 from tlx.trees import near_miss
-from tlx.types import Column
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
+    from tlx.types import Column
 
 
 @dataclass(frozen=True, kw_only=True)
