@@ -173,7 +173,7 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
         ({"tuning": tuning.Rules(("stemm/.*", None), (".*", Learn()))}, ValueError,
          "rule 'stemm/.*' claims no parameter; close: 'stem', 'stem/bias'"),
         ({"train": Train(steps=2, batch=12)}, ValueError,
-         "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16"),
+         "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16, or a mesh of data=6"),
         ({"seed": "0"}, TypeError, "seed wants int, got '0'"),
         ({"train": Train(steps=2, batch=16, accumulate=4)}, ValueError,
          "train.accumulate is 4: micro-batches of 4, which 8 devices cannot share evenly; take a batch that is a "

@@ -58,7 +58,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path
         ("data=four", "'four' is no whole number of devices; give data=4"),
         ("dat=4", "names the axis 'dat'; close: 'data'; give data=N"),
         ("fsdp=4", "names the axis 'fsdp'"),
-        ("4", "'' is no whole number of devices"),
+        ("4", "is not of the form data=N"),
     ],
 )
 def test_the_command_line_refuses_what_is_no_mesh(tmp_path, monkeypatch, text, message):

@@ -43,9 +43,9 @@ def taken(monkeypatch):
     """The numbers of the trials that are executed by one call, call by call."""
     found = []
 
-    def execute(trials, tell):
+    def execute(trials, tell, *more):
         found.append([trial.number for trial in trials])
-        attempt.execute(trials, tell)
+        attempt.execute(trials, tell, *more)
 
     monkeypatch.setattr(crew, "execute", execute)
     return found

@@ -70,9 +70,9 @@ def test_random_points_do_not_depend_on_how_many_are_asked_for(tmp_path):
 def test_points_that_are_known_beforehand_are_executed_together(tmp_path, monkeypatch):
     given = []
 
-    def execute(trials, tell):
+    def execute(trials, tell, *more):
         given.append([trial.number for trial in trials])
-        attempt.execute(trials, tell)
+        attempt.execute(trials, tell, *more)
 
     monkeypatch.setattr(crew, "execute", execute)
     search(RECIPE, SPACE, tmp_path / "random", trials=3, sampler="random", together=2, quiet=True)

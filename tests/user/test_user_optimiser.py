@@ -30,7 +30,7 @@ class Sign(Optim):
 
 def sign(optim, wave):
     signed = optax.stateless(lambda tree, _: jax.tree.map(lambda leaf: optim.size * jnp.sign(leaf), tree))
-    return optax.chain(optax.trace(optim.momentum), signed)
+    return optax.trace(optim.momentum), signed
 
 
 def recipe():

@@ -290,8 +290,10 @@ def mesh_of(text: str | None) -> Any:
     from tlx.sharding import Mesh
     from tlx.trees import near_miss
 
-    axis, sign, size = (text or "data=-1").partition("=")
-    if axis != "data" and sign:
+    axis, sign, size = ("data=-1" if text is None else text).partition("=")
+    if not sign:
+        raise ValueError(f"--mesh {text!r} is not of the form data=N, for example data=4 for four devices")
+    if axis != "data":
         raise ValueError(f"--mesh {text!r} names the axis {axis!r}{near_miss(axis, ['data'])}; give data=N")
     try:
         return Mesh(data=int(size))

@@ -1,7 +1,7 @@
 """The direction of a step for one wave: optax's transforms without the rate, which each leaf has for itself."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,9 +58,10 @@ class Optimiser(NamedTuple):
     needs_momentum: bool = False
 
 
-def directed(direction: Callable[[Any, Wave], optax.GradientTransformation]) -> Callable[[Any, Wave], Any]:
-    """Return the transform that follows a direction at each leaf's rate and decay."""
-    return lambda optim, wave: optax.chain(direction(optim, wave), wave.move())
+def directed(direction: Callable[[Any, Wave], Sequence[optax.GradientTransformation]]) -> Callable[[Any, Wave], Any]:
+    """Return the transform that follows a direction, some transforms one after another, at each leaf's rate and
+    decay."""
+    return lambda optim, wave: optax.chain(*direction(optim, wave), wave.move())
 
 
 def lamb(optim: Any, wave: Wave) -> optax.GradientTransformation:
@@ -80,14 +81,14 @@ def schedule_free_sgd(optim: Any, wave: Wave) -> optax.GradientTransformation:
     return contrib.schedule_free(wave.move(), wave.now, optim.beta1)
 
 
-def adafactor(optim: Any, wave: Wave) -> optax.GradientTransformation:
+def adafactor(optim: Any, wave: Wave) -> list[optax.GradientTransformation]:
     """Shazeer and Stern (2018) with their defaults, as optax has them: steps relative to the parameter's size."""
-    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+    return [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()]
 
 
-def momentum(optim: Any, wave: Wave) -> optax.GradientTransformation:
+def momentum(optim: Any, wave: Wave) -> list[optax.GradientTransformation]:
     """The gradient, or with `Optim.momentum` its trace."""
-    return optax.trace(optim.momentum) if optim.momentum is not None else optax.identity()
+    return [optax.trace(optim.momentum)] if optim.momentum is not None else []
 
 
 def adam(optim: Any) -> optax.GradientTransformation:
@@ -162,13 +163,13 @@ def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.
 
 # The optimisers that a recipe names; another is a subclass of `Optim` with its own `optimiser`.
 BY_NAME: Mapping[str, Optimiser] = {
-    "adamw": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
-    "adam": Optimiser(directed(lambda optim, wave: adam(optim)), elementwise=True),
+    "adamw": Optimiser(directed(lambda optim, wave: [adam(optim)]), elementwise=True),
+    "adam": Optimiser(directed(lambda optim, wave: [adam(optim)]), elementwise=True),
     "sgd": Optimiser(directed(momentum), elementwise=True),
     "adafactor": Optimiser(directed(adafactor)),
     "lamb": Optimiser(lamb),
-    "lion": Optimiser(directed(lambda optim, wave: optax.scale_by_lion(optim.beta1, optim.beta2)), elementwise=True),
-    "muon": Optimiser(directed(lambda optim, wave: muon(optim, wave.hidden)), needs_momentum=True),
+    "lion": Optimiser(directed(lambda optim, wave: [optax.scale_by_lion(optim.beta1, optim.beta2)]), elementwise=True),
+    "muon": Optimiser(directed(lambda optim, wave: [muon(optim, wave.hidden)]), needs_momentum=True),
     "schedule-free-adamw": Optimiser(schedule_free_adamw, averages=True),
     "schedule-free-sgd": Optimiser(schedule_free_sgd, averages=True),
 }

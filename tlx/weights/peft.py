@@ -27,7 +27,6 @@ Layers = dict[str, dict[str, np.ndarray]]
 Written = tuple[dict[str, Any], dict[str, np.ndarray]]
 MODEL = "base_model.model."
 LEARNED_TOKENS = ("PREFIX_TUNING", "PROMPT_TUNING")
-INSERTED = re.compile(r"(.+)/(lora|vera|ia3|prefix|prompt)/([^/]+)")
 
 
 class Place(NamedTuple):
@@ -100,8 +99,9 @@ def layout(form: Format, config: Any, head: Head | None) -> Layout:
 def grouped(leaves: Leaves) -> dict[str, Layers] | None:
     """Inserted leaves by entry (`lora`, ...), by layer, by name; None where one is of no entry that peft knows."""
     groups: dict[str, Layers] = {}
+    inserted = re.compile(rf"(.+)/({'|'.join(WRITERS)})/([^/]+)")
     for path, leaf in leaves.items():
-        found = INSERTED.fullmatch(path)
+        found = inserted.fullmatch(path)
         if found is None:
             return None
         groups.setdefault(found[2], {}).setdefault(found[1], {})[found[3]] = np.asarray(leaf)
