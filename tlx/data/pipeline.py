@@ -262,7 +262,11 @@ class Processed:
         if not self.ragged or (self.sizes >= 0).all():
             return
         file = self.file()
-        if file is not None and file.is_file():
+        kept = file is not None and file.is_file()
+        if gather is not None:
+            # All processes read the file or none does, because whoever measures waits for the others.
+            kept = bool(np.asarray(gather(np.array([kept], np.int32))).all())
+        if file is not None and kept:
             every = np.load(file, allow_pickle=False)
         else:
             share = slice(process_index, None, process_count) if gather is not None else slice(None)
