@@ -99,6 +99,9 @@ def test_processes_exchange_what_each_has_measured():
     tables = []
 
     def first(array):
+        if len(array) == 1:
+            # Whether each process has the lengths on its disk.
+            return np.stack([array, np.zeros_like(array)])
         tables.append(array)
         other = np.array([len(example["text"]) for example in split()], np.int32)
         other[::2] = 0

@@ -55,16 +55,24 @@ def padded(longest: int, lengths: Sequence[int]) -> int:
 
 def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.ndarray:
     """Return one array [B, ...] of a batch, each ragged axis padded to `length` with the padding of the field."""
-    arrays = [np.asarray(array) for array in arrays]
-    shape = tuple(length if side is None else side for side in field.shape)
-    for array in arrays:
-        check_array(name, array, field, length)
-    if None not in field.shape:
-        return np.stack(arrays).astype(field.dtype, copy=False) if arrays else np.zeros((0, *shape), field.dtype)
-    batch = np.zeros((len(arrays), *shape), field.dtype)
-    if field.pad:
+    shape, dtype = tuple(length if side is None else side for side in field.shape), np.dtype(field.dtype)
+    if not shape and arrays and (numbers := np.asarray(arrays)).ndim == 1:
+        # Labels and indices are plain numbers, which one call takes together.
+        check_array(name, numbers[0], field, length)
+        return numbers.astype(dtype)
+    batch = np.zeros((len(arrays), *shape), dtype)
+    if field.pad and None in field.shape:
         batch[:] = field.pad
-    for row, array in enumerate(arrays):
+    line = field.shape == (None,)
+    for row, array in enumerate(map(np.asarray, arrays)):
+        # The usual arrays need no slow check: token ids, and arrays of the very shape.
+        if array.dtype == dtype and line and array.ndim == 1 and len(array) <= length:
+            batch[row, : len(array)] = array
+            continue
+        if array.dtype == dtype and array.shape == shape:
+            batch[row] = array
+            continue
+        check_array(name, array, field, length)
         place: tuple[Any, ...] = (row, *(slice(size) for size in array.shape))
         batch[place] = array
     return batch

@@ -200,6 +200,8 @@ class Labels:
 
     def __init__(self, examples: Examples, targets: Targets | None):
         self.examples, self.targets, self.fields = examples, targets, dict[str, Field]()
+        # The label arrays that were made for a table, by position.
+        self.known: dict[int, dict[str, Any]] = {}
         if examples.labelled and targets is not None:
             self.fields = dict(targets.fields())
         elif examples.labelled and examples.scalar:
@@ -215,7 +217,12 @@ class Labels:
         """The label arrays of a batch, without reading an image or a sound."""
         if self.targets is None:
             return {name: self.examples.labels()[positions] for name in self.fields}
-        rows = [self.of(self.examples.light(position), processor) for position in positions.tolist() if self.fields]
+        if not self.fields:
+            return {}
+        for position in positions.tolist():
+            if position not in self.known:
+                self.known[position] = self.of(self.examples.light(position), processor)
+        rows = [self.known[position] for position in positions.tolist()]
         return collate(rows, self.fields, (length,) if length else ())
 
 
@@ -262,7 +269,11 @@ class Processed:
         if not self.ragged or (self.sizes >= 0).all():
             return
         file = self.file()
-        if file is not None and file.is_file():
+        kept = file is not None and file.is_file()
+        if gather is not None:
+            # All processes read the file or none does, because whoever measures waits for the others.
+            kept = bool(np.asarray(gather(np.array([kept], np.int32))).all())
+        if file is not None and kept:
             every = np.load(file, allow_pickle=False)
         else:
             share = slice(process_index, None, process_count) if gather is not None else slice(None)
