@@ -1,16 +1,18 @@
 """The whole life of a recipe that names a user's own class, in a file outside tlx, registered nowhere."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import tlx
 from tlx import Study, config, param
-from tlx.cli import load_recipe
+from tlx.cli import load_recipe, main
 from tlx.recipe import Recipe
 from tlx.study import run_study
 from tlx.training.loop import How
@@ -44,7 +46,13 @@ def live(tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.Monke
     """
 
     def check(
-        text: str, path: str, values: Sequence[Any], *, apart: bool = False, examples: Callable[..., Any] = digit
+        text: str,
+        path: str,
+        values: Sequence[Any],
+        *,
+        apart: bool = False,
+        examples: Callable[..., Any] = digit,
+        check_answers: Callable[[Any], None] = sums_to_one,
     ) -> Life:
         file = tmp_path / "mine.py"
         file.write_text(text)
@@ -54,7 +62,7 @@ def live(tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.Monke
         goes_on(recipe, (3,))
         folder = tmp_path / "whole"
         reopened(folder, file)
-        predicted(folder, examples(tmp_path))
+        predicted(folder, file, examples(tmp_path), check_answers)
         shared(recipe, path, values, tmp_path, 1 if apart else len(values), monkeypatch)
         study = Study(base=recipe, cells=param(path, *values), question="Does it matter?")
         swept(study, tmp_path / "study", file)
@@ -68,15 +76,25 @@ def reopened(folder: Path, file: Path) -> None:
     with pytest.raises(ValueError, match=rf"{file.name}.* is the user's, .*--config FILE"):
         reopen(folder)
     opened = reopen(folder, load_recipe(str(file), ())[1])
-    outcome = Meter(opened)(opened.after, "validation")
+    predictions = Meter(opened)(opened.after, "validation")
     stored = np.load(folder / "predictions" / "validation.npz")
-    np.testing.assert_allclose(outcome.logits, stored["logits"], **CLOSE)
+    for name, array in predictions.scores.items():
+        np.testing.assert_allclose(array, stored[name], **CLOSE, err_msg=name)
 
 
-def predicted(folder: Path, examples: Sequence[Any]) -> None:
-    """The saved model answers without the file: it holds the weights as they are used."""
-    for answer in tlx.predict.predict(folder, examples):
-        assert sum(answer.values()) == pytest.approx(1.0, abs=1e-5)
+def sums_to_one(answers: Sequence[Any]) -> None:
+    """Probabilities by class name."""
+    assert all(sum(answer.values()) == pytest.approx(1.0, abs=1e-5) for answer in answers)
+
+
+def predicted(folder: Path, file: Path, examples: Sequence[Any], check_answers: Callable[[Any], None]) -> None:
+    """The command answers when the file is given."""
+    command = ["predict", str(folder), *examples, "--json", "--config", str(file)]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.output.splitlines() if line.startswith("{")]
+    assert len(lines) == len(examples)
+    check_answers([json.loads(line)["answer"] for line in lines])
 
 
 def shared(
@@ -90,8 +108,9 @@ def shared(
     for one, other in zip(alone, grouped, strict=True):
         assert not isinstance(other, Exception), other
         assert other.result["pack"]["arms"] == together
-        answers = [np.load(run.folder / "predictions" / "validation.npz")["logits"] for run in (one, other)]
-        np.testing.assert_allclose(*answers, **CLOSE)
+        scores = [np.load(run.folder / "predictions" / "validation.npz") for run in (one, other)]
+        for name in scores[0]:
+            np.testing.assert_allclose(*(arrays[name] for arrays in scores), **CLOSE, err_msg=name)
 
 
 def swept(study: Study, folder: Path, file: Path) -> None:

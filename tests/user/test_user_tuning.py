@@ -86,15 +86,15 @@ def recipe():
 
 STUDY = '''"""A user's tuning against ours."""
 
-from mine import LastStages, recipe
+import mine
 
 from tlx import Study, param
 from tlx.tuning import Probe
 
 
 def study():
-    tunings = (Probe(), LastStages(lr=0.25), LastStages(lr=1.0))
-    return Study(base=recipe(), cells=param("tuning", *tunings), question="Does it?")
+    tunings = (Probe(), mine.LastStages(lr=0.25), mine.LastStages(lr=1.0))
+    return Study(base=mine.recipe(), cells=param("tuning", *tunings), question="Does it?")
 '''
 
 
@@ -121,7 +121,7 @@ def test_a_tuning_that_chooses_what_learns(live):
     [cell] = [path.parent for path in out.glob("cells/*/recipe.json") if '"lr": 0.25' in path.read_text()]
     result = CliRunner().invoke(main, ["rebuild", str(cell)])
     assert result.exit_code == 2 and "LastStages" in result.output and "--config FILE" in result.output
-    result = CliRunner().invoke(main, ["rebuild", str(cell), "--config", str(life.file)])
+    result = CliRunner().invoke(main, ["rebuild", str(cell), "--config", str(life.file.parent / "sweep.py")])
     assert result.exit_code == 0, result.output
 
 

@@ -95,6 +95,10 @@ def main() -> None:
     """
 
 
+class NoFunction(ValueError):
+    """A user's file has no function of the name that a command needs."""
+
+
 def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     """The function `name()` of a Python file of the user's; errors call the file a `what` file."""
     file = Path(path)
@@ -117,7 +121,7 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
 
         functions = [other for other, value in vars(module).items() if isinstance(value, FunctionType)]
         near = near_miss(name, functions) if functions else ""
-        raise ValueError(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
+        raise NoFunction(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
 
     def call() -> Any:
         with beside(file), located(file, what):
@@ -307,12 +311,19 @@ def mesh_words(text: str | None) -> list[str]:
     return ["--mesh", text] if text is not None else []
 
 
-config_option = click.option("--config", help="The run's config file, where the model is a module of your own.")
+config_option = click.option("--config", help="The run's config or study file, where it uses classes of your own.")
 
 
 def given_recipe(config: str | None) -> Any:
-    """The recipe of the config file, where one is given."""
-    return load_recipe(config, ())[1] if config else None
+    """Return the recipe of a config file, or the base of a study file; None where no file is given."""
+    if not config:
+        return None
+    try:
+        return load_recipe(config, ())[1]
+    except NoFunction:
+        with contextlib.suppress(NoFunction):
+            return function_of(config, "study", "study")().base
+        raise
 
 
 @main.command()

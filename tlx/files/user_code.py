@@ -82,7 +82,7 @@ def changed(sources: Mapping[str, str], folder: Path) -> list[str]:
             continue
         stat = path.stat()
         if wanted not in _now(str(path), part, (stat.st_mtime_ns, stat.st_size)):
-            found.append(_shown(path))
+            found.append(shown(path))
     return list(dict.fromkeys(found))
 
 
@@ -94,7 +94,7 @@ def _now(path: str, part: str, stamp: tuple[int, int]) -> frozenset[str]:
     return frozenset(map(_digest, texts)) if texts else frozenset((digest,))
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return a path as the user would write it."""
     path = path.resolve()
     here = Path.cwd()

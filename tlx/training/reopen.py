@@ -1,6 +1,5 @@
 """A finished run opened again: the weights that it was brought, those that it ended with, its data."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from tlx import config, models
 from tlx.data import Examples, Splits, evaluation_batches
-from tlx.files import run_files
+from tlx.files import run_files, user_code
 from tlx.files.class_names import Classes
 from tlx.files.documents import digests
 from tlx.recipe import OWN, Recipe, classes
@@ -149,7 +148,7 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
     """
     document = run_directory.read(path, run_directory.RECIPE)
     schema, file = migrations.rule_of(document), path / run_directory.RECIPE
-    files = {place: _from_here(path, name) for place, name in document.get("classes", {}).items()}
+    files = {place: user_code.shown(path / name) for place, name in document.get("classes", {}).items()}
     known = Classes(OWN, classes(given).users, files)
     try:
         recipe = config.load(document["recipe"], known, *(() if given is None else (given,)))
@@ -178,11 +177,6 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
             f"{document['fingerprint']}; give the file that it ran with"
         )
     return recipe
-
-
-def _from_here(path: Path, name: str) -> str:
-    """Return a file that is named from the run's folder, as seen from the working directory."""
-    return os.path.relpath(path / name)
 
 
 def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
