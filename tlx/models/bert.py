@@ -23,6 +23,7 @@ from tlx.layers import (
     dense,
     dropout,
     embed,
+    feed_forward,
     layer_norm,
     normal,
 )
@@ -223,7 +224,7 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
         mixed = mixed + bottleneck(params["attention"]["adapter"], mixed, context, INNER)
     x = layer_norm(params["attention"]["norm"], x + mixed, config.epsilon)
     own = params["mlp"]
-    hidden = dense(own["down"], ACTIVATIONS[config.activation](dense(own["up"], x, context, UP)), context, DOWN)
+    hidden = feed_forward(own, x, ACTIVATIONS[config.activation], context)
     hidden = dropout(hidden, config.dropout, context, 2)
     if "adapter" in own:
         hidden = hidden + bottleneck(own["adapter"], hidden, context, OUTER)
