@@ -220,8 +220,8 @@ def prefixed(
 ) -> tuple[KeyValue, Array | None, Array | None]:
     """Learned keys and values [P, G D] before those of the tokens; every token sees them, without a bias."""
     batch, heads, _, _ = keys.key.shape
-    rows = {name: split_heads(jnp.asarray(own)[None].astype(keys.key.dtype), heads) for name, own in prefix.items()}
-    both = {name: jnp.broadcast_to(own, (batch, *own.shape[1:])) for name, own in rows.items()}
+    rows = {name: split_heads(jnp.asarray(leaf)[None].astype(keys.key.dtype), heads) for name, leaf in prefix.items()}
+    both = {name: jnp.broadcast_to(array, (batch, *array.shape[1:])) for name, array in rows.items()}
     keys = KeyValue(*(jnp.concatenate([both[name], getattr(keys, name)], axis=2) for name in ("key", "value")))
     before = [(0, 0)] * 3 + [(rows["key"].shape[2], 0)]
     visible = None if visible is None else jnp.pad(visible, before, constant_values=True)
@@ -273,7 +273,7 @@ def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequen
         positions: The places of the tokens in their text, [T] or [B, T].
         size: F, how many numbers of a head are rotated, an even number.
         base: The base of the frequencies base ** (-2 n / F).
-        frequencies: [F / 2], in the place of those of `base` (a context that was made longer, say).
+        frequencies: [F / 2], in the place of those of `base` (for a longer context, say).
     """
     if frequencies is None:
         frequencies = 1.0 / base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
@@ -285,7 +285,7 @@ def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequen
 def rotate(x: Array, angles: Angles) -> Array:
     """Rotate the first F numbers of every head of `x` [B, H, T, D], whose first and second half are the pairs, as in
     Llama and GPT-NeoX."""
-    cos, sin = (own[:, None] if own.ndim == 3 else own for own in angles)
+    cos, sin = (array[:, None] if array.ndim == 3 else array for array in angles)
     size = cos.shape[-1]
     wide = x[..., :size].astype(jnp.float32)
     first, second = jnp.split(wide, 2, axis=-1)

@@ -57,10 +57,10 @@ def parametric(model: Model) -> list[str]:
 
 def levels(model: Model) -> list[list[str]]:
     """Return the stages with parameters by depth, the shallowest first: the stages of one depth lie side by side."""
-    found: dict[int, list[str]] = {}
+    stages: dict[int, list[str]] = {}
     for name in parametric(model):
-        found.setdefault(model.depths[name], []).append(name)
-    return [found[depth] for depth in sorted(found)]
+        stages.setdefault(model.depths[name], []).append(name)
+    return [stages[depth] for depth in sorted(stages)]
 
 
 def depths(model: Model) -> dict[str, int]:
