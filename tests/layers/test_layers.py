@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.layers import attention, declare_attention, gelu_exact, keep_mask
+from tlx.layers import (
+    attention,
+    attention_step,
+    conv,
+    declare_attention,
+    declare_conv,
+    declare_norm,
+    empty_cache,
+    gelu_exact,
+    keep_mask,
+    normal,
+)
 from tlx.trees import map_named
 from tlx.types import Context
 
@@ -61,3 +72,61 @@ def test_masked_tokens_do_not_reach_the_others_and_a_fully_masked_row_stays_fini
     np.testing.assert_array_equal(run(x)[0, :3], moved[0, :3])
     assert np.isfinite(run(x)).all()
     assert np.isfinite(jax.grad(lambda x: run(x).sum())(x)).all()
+
+
+def drawn_attention(**how):
+    keys = iter(jax.random.split(jax.random.key(4), 100))
+    declared = declare_attention(12, 4, normal(0.3), key_heads=2, **how)
+    return map_named(lambda path, param: param.init(next(keys), param.shape), declared)
+
+
+def test_no_token_sees_a_later_one_and_all_see_a_prefix():
+    params = drawn_attention()
+    prefix = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}
+    x = jax.random.normal(jax.random.key(1), (2, 5, 12))
+
+    def run(params, x):
+        return attention(params, x, heads=4, key_heads=2, causal=True)
+
+    np.testing.assert_array_equal(run(params, x)[:, :3], run(params, x.at[:, 3].add(9.0))[:, :3])
+    grown = params | {"prefix": prefix}
+    moved = params | {"prefix": prefix | {"value": prefix["value"] + 1.0}}
+    assert (np.abs(run(grown, x) - run(moved, x)).max((0, 2)) > 1e-3).all()
+    np.testing.assert_array_equal(run(grown, x)[:, :3], run(grown, x.at[:, 3].add(9.0))[:, :3])
+
+
+@pytest.mark.parametrize("inserted", ["nothing", "prefix", "lora"])
+def test_decoding_step_by_step_is_the_whole_causal_pass_with_what_a_tuning_inserts(inserted):
+    params = drawn_attention()
+    if inserted == "prefix":
+        rows = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}
+        params |= {"prefix": rows}
+    if inserted == "lora":
+        draws = {"a": (12, 2), "b": (2, 6)}
+        lora = {name: jax.random.normal(jax.random.key(7), shape) for name, shape in draws.items()}
+        params["key"] = params["key"] | {"lora": lora | {"scale": jnp.float32(0.5)}}
+    x = jax.random.normal(jax.random.key(1), (2, 5, 12))
+    whole = attention(params, x, heads=4, key_heads=2, causal=True)
+    cache, outputs = empty_cache(2, 6, 2, 3), []
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        output, cache = attention_step(params, x[:, rows], cache, heads=4)
+        outputs.append(output)
+    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, atol=1e-5)
+
+
+def test_a_declared_memory_has_its_own_width():
+    params = drawn_attention(memory=7, size=5, output_bias=False)
+    shapes = {"query": (12, 20), "key": (7, 10), "value": (7, 10), "output": (20, 12)}
+    assert {name: own["kernel"].shape for name, own in params.items()} == shapes
+    assert "bias" not in params["output"]
+    memory = jax.random.normal(jax.random.key(2), (2, 3, 7))
+    assert attention(params, jnp.ones((2, 5, 12)), heads=4, key_heads=2, memory=memory).shape == (2, 5, 12)
+
+
+def test_declared_convolutions_fit_their_layer():
+    key = jax.random.key(0)
+    for size, groups, shape in ((3, 3, (2, 7, 9, 6)), ((5,), 2, (2, 9, 6))):
+        params = map_named(lambda path, param: param.init(key, param.shape), declare_conv(size, 6, 12, groups=groups))
+        sides = [(side + 1) // 2 for side in shape[1:-1]]
+        assert conv(params, jnp.ones(shape), groups=groups, stride=2).shape == (2, *sides, 12)
+    assert declare_norm(4, bias=False).keys() == {"scale"}

@@ -203,3 +203,11 @@ def test_learned_tokens_before_a_text_get_no_label():
 def test_a_mean_over_tokens_is_no_head_of_every_token():
     with pytest.raises(ValueError, match=r"pooling='mean'.*PerToken.*pooling='first'"):
         models.build(CONFIGS["mean"], PerToken(3))
+
+
+def test_a_side_head_labels_no_tokens():
+    from tlx import tuning
+
+    model = models.build(CONFIGS["bert"], PerToken(3))
+    with pytest.raises(ValueError, match=r"SideHead.*PerToken\(outputs=3\)"):
+        tuning.SideHead().insert(model, models.initialise(model, jax.random.key(0)).params, jax.random.key(1))

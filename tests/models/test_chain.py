@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from flax import nnx
 
 from tlx.models import Bert, Cnn, Linen, Mlp, Nnx, Vit, architectures, build, forward, initialise
 from tlx.trees import flatten, map_named, subtree
-from tlx.types import Model, Param, Variables
+from tlx.types import Model, Param, Stage, Variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
@@ -225,6 +226,16 @@ def test_a_still_stage_runs_as_in_evaluation(name):
     assert equal(stats, variables.stats)
 
 
+def test_a_stage_keeps_its_noise_when_another_is_added():
+    model, variables, inputs = made("bert")
+    idle = Stage("idle", lambda params, stats, carry, context: (carry, stats))
+    longer = model._replace(stages=(model.stages[0], idle, *model.stages[1:]))
+    key = jax.random.key(1)
+    before, after = (forward(one, variables, inputs, key=key, train=True)[0] for one in (model, longer))
+    assert equal(before["logits"], after["logits"])
+    assert not equal(before["logits"], forward(model, variables, inputs)[0]["logits"])
+
+
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("cnn", "cnn-average", "linen", "nnx")])
 def test_noise_does_not_depend_on_how_the_batch_is_split(name):
     model, variables, inputs = made(name)
@@ -298,7 +309,7 @@ def test_linen_gives_what_the_module_gives():
     assert equal(taps["logits"], Net().apply(own, inputs["image"]))
     key = jax.random.key(1)
     taps, stats = forward(model, variables, inputs, key=key, train=True)
-    rngs = {"dropout": jax.random.fold_in(key, 0)}
+    rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(b"module"))}
     logits, moved = Net().apply(own, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
     assert equal(taps["logits"], logits)
     assert equal(stats["module"], moved["batch_stats"])

@@ -1,7 +1,17 @@
 """Layers: functions on sub-dicts of parameters, and the declarations of those sub-dicts."""
 
-from tlx.layers.attention import attention
-from tlx.layers.basic import ACTIVATIONS, as_dtype, batch_norm, conv, embed, example, gelu_exact, layer_norm, max_pool
+from tlx.layers.basic import (
+    ACTIVATIONS,
+    as_dtype,
+    batch_norm,
+    embed,
+    example,
+    gelu_exact,
+    group_norm,
+    layer_norm,
+    rms_norm,
+)
+from tlx.layers.conv import average_pool, conv, max_pool
 from tlx.layers.declare import (
     Init,
     constant,
@@ -18,10 +28,27 @@ from tlx.layers.declare import (
 )
 from tlx.layers.dense import bottleneck, column_norms, dense
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
+from tlx.layers.transformer import (
+    Angles,
+    Cache,
+    KeyValue,
+    attend,
+    attention,
+    attention_step,
+    attention_to,
+    empty_cache,
+    feed_forward,
+    keys_and_values,
+    relative_bias,
+    rotary_angles,
+    rotate,
+)
 
 __all__ = [
-    "ACTIVATIONS", "Init", "as_dtype", "attention", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
-    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
-    "dense", "dropout", "embed", "example", "example_keys", "gelu_exact", "he", "keep_mask", "layer_norm", "max_pool",
-    "mix", "normal", "ones", "stochastic_depth", "zeros",
+    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "as_dtype", "attend", "attention", "attention_step",
+    "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv", "declare_attention",
+    "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics", "dense", "dropout",
+    "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "keep_mask",
+    "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones", "relative_bias", "rms_norm", "rotary_angles",
+    "rotate", "stochastic_depth", "zeros",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Layers that nothing is inserted into: convolution, norms, activations, embeddings.
+"""Layers that nothing is inserted into: norms, activations, embeddings.
 
-Shapes: B batch, T tokens, W width, I height, J width of an image, C channels.
+Shapes: B batch, T tokens, W width, C channels, G groups of channels.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,6 @@ from tlx.trees import Tree
 from tlx.types import Array, Carry, Context
 
 
-def conv(params: Tree, x: Array, *, stride: int = 1, padding: str = "SAME") -> Array:
-    """[B, I, J, C] -> [B, I', J', C'] with a kernel [height, width, C, C']."""
-    y = lax.conv_general_dilated(
-        x, params["kernel"].astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return y + params["bias"].astype(x.dtype) if "bias" in params else y
-
-
 def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
     """Over the last axis, the moments in float32 (Ba et al., 2016)."""
     wide = x.astype(jnp.float32)
@@ -29,6 +21,23 @@ def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
     centred = wide - mean
     variance = (centred * centred).mean(-1, keepdims=True)
     return (centred * (lax.rsqrt(variance + epsilon) * params["scale"]) + params["bias"]).astype(x.dtype)
+
+
+def rms_norm(params: Tree, x: Array, epsilon: float) -> Array:
+    """Over the last axis, x / rms(x) * scale, the moment in float32 (Zhang and Sennrich, 2019)."""
+    wide = x.astype(jnp.float32)
+    moment = (wide * wide).mean(-1, keepdims=True)
+    return (wide * (lax.rsqrt(moment + epsilon) * params["scale"])).astype(x.dtype)
+
+
+def group_norm(params: Tree, x: Array, groups: int, epsilon: float = 1e-5) -> Array:
+    """Over all inner axes of [B, ..., C] and the channels of each of the `groups` (Wu and He, 2018), in float32."""
+    wide = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    centred = wide - wide.mean(axes, keepdims=True)
+    variance = (centred * centred).mean(axes, keepdims=True)
+    normed = (centred * lax.rsqrt(variance + epsilon)).reshape(x.shape)
+    return (normed * params["scale"] + params["bias"]).astype(x.dtype)
 
 
 def batch_norm(
@@ -51,12 +60,6 @@ def batch_norm(
         mean, variance = stats["mean"], stats["variance"]
     scale = lax.rsqrt(variance + epsilon) * params["scale"]
     return ((wide - mean) * scale + params["bias"]).astype(x.dtype), stats
-
-
-def max_pool(x: Array, size: int = 2) -> Array:
-    """Non-overlapping maximum over [B, I, J, C]."""
-    window = (1, size, size, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
 @jax.custom_jvp

@@ -42,12 +42,19 @@ def declare_dense(
     return params
 
 
-def declare_norm(width: int) -> Tree:
-    return {"scale": Param((width,), ("width",), ones), "bias": Param((width,), ("width",), zeros)}
+def declare_norm(width: int, bias: bool = True) -> Tree:
+    """The parameters of layer, batch and group norm; without a `bias`, those of RMS norm."""
+    params: Tree = {"scale": Param((width,), ("width",), ones)}
+    return params | ({"bias": Param((width,), ("width",), zeros)} if bias else {})
 
 
-def declare_conv(size: int, inputs: int, outputs: int, init: Init = he, bias: bool = True) -> Tree:
-    params: Tree = {"kernel": Param((size, size, inputs, outputs), (None, None, "width", "mlp"), init)}
+def declare_conv(
+    size: int | tuple[int, ...], inputs: int, outputs: int, init: Init = he, bias: bool = True, groups: int = 1
+) -> Tree:
+    """The parameters of a convolution; `size` is the side of a square kernel, or the size along each axis."""
+    sizes = (size, size) if isinstance(size, int) else size
+    axes = (*[None] * len(sizes), "width", "mlp")
+    params: Tree = {"kernel": Param((*sizes, inputs // groups, outputs), axes, init)}
     if bias:
         params["bias"] = Param((outputs,), ("mlp",), zeros)
     return params
@@ -57,10 +64,30 @@ def declare_statistics(width: int) -> Tree:
     return {"mean": Param((width,), ("width",), zeros), "variance": Param((width,), ("width",), ones)}
 
 
-def declare_attention(width: int, heads: int, init: Init = normal(), bias: bool = True) -> Tree:
+def declare_attention(
+    width: int,
+    heads: int,
+    init: Init = normal(),
+    bias: bool = True,
+    *,
+    key_heads: int | None = None,
+    size: int | None = None,
+    output_bias: bool = True,
+    memory: int | None = None,
+) -> Tree:
+    """The parameters of `attention`.
+
+    `key_heads` heads of `size` numbers (None: width / heads) hold the keys and values of a `memory` that is so wide
+    (None: `width`).
+    """
+    size = width // heads if size is None else size
+    inner, keys, source = heads * size, (key_heads or heads) * size, memory or width
     into, out = ("width", "heads"), ("heads", "width")
-    return {name: declare_dense(width, width, into, init, bias) for name in ("query", "key", "value")} | {
-        "output": declare_dense(width, width, out, init)
+    return {
+        "query": declare_dense(width, inner, into, init, bias),
+        "key": declare_dense(source, keys, into, init, bias),
+        "value": declare_dense(source, keys, into, init, bias),
+        "output": declare_dense(inner, width, out, init, output_bias),
     }
 
 

@@ -23,6 +23,7 @@ from tlx.layers import (
     dense,
     dropout,
     embed,
+    feed_forward,
     layer_norm,
     normal,
 )
@@ -222,15 +223,15 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
     if "adapter" in params["attention"]:
         mixed = mixed + bottleneck(params["attention"]["adapter"], mixed, context, INNER)
     x = layer_norm(params["attention"]["norm"], x + mixed, config.epsilon)
-    own = params["mlp"]
-    hidden = dense(own["down"], ACTIVATIONS[config.activation](dense(own["up"], x, context, UP)), context, DOWN)
+    mlp = params["mlp"]
+    hidden = feed_forward(mlp, x, ACTIVATIONS[config.activation], context)
     hidden = dropout(hidden, config.dropout, context, 2)
-    if "adapter" in own:
-        hidden = hidden + bottleneck(own["adapter"], hidden, context, OUTER)
+    if "adapter" in mlp:
+        hidden = hidden + bottleneck(mlp["adapter"], hidden, context, OUTER)
     x = x + hidden
     if "adapter" in params:
-        x = x + bottleneck(params["adapter"], layer_norm(own["norm"], x, config.epsilon), context, OUTER)
-    return layer_norm(own["norm"], x, config.epsilon)
+        x = x + bottleneck(params["adapter"], layer_norm(mlp["norm"], x, config.epsilon), context, OUTER)
+    return layer_norm(mlp["norm"], x, config.epsilon)
 
 
 def prompted(

@@ -26,6 +26,11 @@ def initialise(model: Model, key: Key) -> Variables:
     return Variables(map_named(fresh, model.params), map_named(fresh, model.stats))
 
 
+def stage_key(key: Key, name: str) -> Key:
+    """The key of a stage's noise. It depends on `key` and the stage's name alone: adding a stage changes no other."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
 def position(model: Model, name: str | None, default: int) -> int:
     """Where in the chain the stage `name` stands; ValueError names the near misses."""
     if name is None:
@@ -80,7 +85,7 @@ def forward(
         if stage.name == barrier and index > first:
             carry = jax.lax.optimization_barrier(carry)
         training = train and stage.name not in still
-        noise = jax.random.fold_in(key, index) if training and key is not None else None
+        noise = stage_key(key, stage.name) if training and key is not None else None
         context = Context(noise, training, dtype, offset, axis, *before_text)
         before = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})

@@ -23,14 +23,14 @@ def attention_scores(model: Model, params: Tree, taps: Mapping[str, Any], stage:
 
     The two products are done again, for a pass keeps hidden states alone. A learned prefix is left out.
     """
-    names = [own.name for own in model.stages]
-    own = subtree(params, stage)["attention"]
-    x = model.config.attention_input(own, taps[names[names.index(stage) - 1]])
+    names = [each.name for each in model.stages]
+    layer = subtree(params, stage)["attention"]
+    x = model.config.attention_input(layer, taps[names[names.index(stage) - 1]])
     batch, tokens, width = x.shape
     heads = model.config.heads
 
     def split(name: str) -> Array:
-        return dense(own[name], x).reshape(batch, tokens, heads, width // heads)
+        return dense(layer[name], x).reshape(batch, tokens, heads, width // heads)
 
     query = split("query") * (width // heads) ** -0.5
     scores = jnp.einsum("BTHD,BSHD->BHTS", query, split("key"), preferred_element_type=jnp.float32)

@@ -24,6 +24,7 @@ from tlx.layers import (
     dense,
     dropout,
     example,
+    feed_forward,
     layer_norm,
     normal,
     stochastic_depth,
@@ -224,18 +225,14 @@ def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -
         y = y * own["scale"].astype(y.dtype) if "scale" in own else y
         return x + stochastic_depth(y, rate, context, salt + 1)
 
-    own = params["attention"]
-    normed = layer_norm(own["norm"], x, config.epsilon)
-    mixed = attention(own, normed, None, heads=config.heads, rate=config.attention_dropout, context=context, salt=0)
-    x = branch(own, mixed, 1)
-    own = params["mlp"]
-    inner = dense(own["up"], layer_norm(own["norm"], x, config.epsilon), context, UP)
-    if config.gated:
-        gate, inner = jnp.split(inner, 2, axis=-1)
-        inner = ACTIVATIONS["silu"](gate) * inner
-    else:
-        inner = ACTIVATIONS[config.activation](inner)
-    x = branch(own, dense(own["down"], inner, context, DOWN), 3)
+    layer = params["attention"]
+    normed = layer_norm(layer["norm"], x, config.epsilon)
+    mixed = attention(layer, normed, None, heads=config.heads, rate=config.attention_dropout, context=context, salt=0)
+    x = branch(layer, mixed, 1)
+    mlp = params["mlp"]
+    normed = layer_norm(mlp["norm"], x, config.epsilon)
+    activation = ACTIVATIONS["silu" if config.gated else config.activation]
+    x = branch(mlp, feed_forward(mlp, normed, activation, context, fused=config.gated), 3)
     return x + bottleneck(params["adapter"], x, context, OUTER) if "adapter" in params else x
 
 

@@ -82,8 +82,9 @@ def layout(model: Model, partitions: Sequence[Partition], phase: int = 0, turns:
 
 
 def hidden_kernels(model: Model, paths: Mapping[str, Any]) -> frozenset[str]:
-    """The kernels between the first and the last stage with parameters: what enters and what answers is left to Adam
-    (Jordan et al., 2024)."""
-    stages = [stage.name for stage in model.stages if subtree(model.params, stage.name)][1:-1]
-    inside = tuple(f"{stage}/" for stage in stages)
+    """The kernels between the shallowest and the deepest stages with parameters: what enters and what answers is left
+    to Adam (Jordan et al., 2024)."""
+    depths = {name: depth for name, depth in model.depths.items() if subtree(model.params, name)}
+    ends = (min(depths.values(), default=0), max(depths.values(), default=0))
+    inside = tuple(f"{name}/" for name, depth in depths.items() if depth not in ends)
     return frozenset(path for path in paths if path.endswith("/kernel") and path.startswith(inside))

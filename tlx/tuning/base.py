@@ -114,21 +114,35 @@ def parametric(model: Model) -> list[str]:
     return [stage.name for stage in model.stages if subtree(model.params, stage.name)]
 
 
-def depths(model: Model) -> dict[str, int]:
-    """Return how many layers each stage with parameters lies below the last one, in the order of the chain.
+def levels(model: Model) -> list[list[str]]:
+    """Return the stages with parameters by depth, the shallowest first: the stages of one depth lie side by side."""
+    stages: dict[int, list[str]] = {}
+    for name in parametric(model):
+        stages.setdefault(model.depths[name], []).append(name)
+    return [stages[depth] for depth in sorted(stages)]
 
-    A layer is a stage, with those that join it (see `types.Stage`). Of a transformer with N blocks the head has 0,
-    block n (from 0) has N - n and the stem N + 1, in every family: the layers of `param_groups_layer_decay` in timm,
-    where the last norm counts with the last block.
+
+def depths(model: Model) -> dict[str, int]:
+    """Return how many layers each stage with parameters lies below the deepest ones, in the order of the chain.
+
+    A layer is the stages of one depth, with those that join it (see `types.Stage`). Of a transformer with N blocks the
+    head has 0, block n (from 0) has N - n and the stem N + 1, in every family: the layers of
+    `param_groups_layer_decay` in timm, where the last norm counts with the last block.
     """
-    stages = [stage for stage in model.stages if subtree(model.params, stage.name)]
-    found: dict[str, int] = {}
-    depth = 0
-    for stage, above in zip(reversed(stages), [None, *reversed(stages[1:])], strict=True):
-        if above is not None and stage.joins != "after" and above.joins != "before":
-            depth += 1
-        found[stage.name] = depth
-    return dict(reversed(found.items()))
+    joins = {stage.name: stage.joins for stage in model.stages}
+    distances: dict[str, int] = {}
+    distance, above = 0, None
+    for names in reversed(levels(model)):
+        if above is not None and not joined(joins, names, "after") and not joined(joins, above, "before"):
+            distance += 1
+        distances |= dict.fromkeys(names, distance)
+        above = names
+    return {name: distances[name] for name in parametric(model)}
+
+
+def joined(joins: Mapping[str, str | None], names: Iterable[str], side: str) -> bool:
+    """Whether all these stages of one depth count with the stages on that side."""
+    return all(joins[name] == side for name in names)
 
 
 def key_of(key: Key, path: str) -> Key:

@@ -12,6 +12,8 @@ from tlx.types import Model, Phase
 class Freeze(Tuning):
     """Freeze every stage up to and including `through`; above it the rate falls by `decay` a layer from the last one.
 
+    In a model of several branches these are the stages that lie no deeper (see `Stage.depth`).
+
     The layers, and so the rates of what is left to learn, are those of `Full(decay=...)`.
     """
 
@@ -28,7 +30,7 @@ class Freeze(Tuning):
         stages = parametric(model)
         if self.through not in stages:
             raise ValueError(f"Freeze(through={self.through!r}): no such stage{near_miss(self.through, stages)}")
-        cut = stages.index(self.through) + 1
-        if cut == len(stages):
+        frozen = [name for name in stages if model.depths[name] <= model.depths[self.through]]
+        if frozen == stages:
             raise ValueError(f"Freeze(through={self.through!r}) leaves nothing to learn: it is the last stage")
-        return (Phase(1.0, decayed(model, self.decay, frozen=stages[:cut])),)
+        return (Phase(1.0, decayed(model, self.decay, frozen=frozen)),)

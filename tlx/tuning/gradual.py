@@ -8,7 +8,7 @@ import numpy as np
 
 from tlx.partition import compile_rule
 from tlx.trees import flatten, near_miss, subtree
-from tlx.tuning.base import Tuning, depths, either, parametric, stage_rule
+from tlx.tuning.base import Tuning, depths, either, levels, parametric, stage_rule
 from tlx.types import Learn, Model, Phase, Rule
 
 
@@ -16,8 +16,8 @@ from tlx.types import Learn, Model, Phase, Rule
 class Gradual(Tuning):
     """The last stage learns first, and each phase one group more, until all do (Howard and Ruder, 2018).
 
-    The rate falls by `factor` a layer from the last one down, by the layers of `Full(decay=...)`. A group is one stage,
-    or the stages whose names a regex in `groups` matches in full, from the top:
+    The rate falls by `factor` a layer from the last one down, by the layers of `Full(decay=...)`. A group is one stage
+    (with those of the same depth), or the stages whose names a regex in `groups` matches in full, from the top:
     `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases: the last of them takes all groups that are
     left (None: a phase a group). `last` is the share of the run of the last phase, in which everything learns; the
     others share the rest equally (None: all alike). `schedule` is that of all that learns (None: the optimiser's own),
@@ -44,7 +44,7 @@ class Gradual(Tuning):
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Raises ValueError for a group that matches no stage, a stage in no group, and more phases than groups."""
         stages = parametric(model)
-        groups = self.grouped(stages)
+        groups = self.grouped(stages) if self.groups else list(reversed(levels(model)))
         count = len(groups) if self.count is None else self.count
         if count > len(groups):
             raise ValueError(f"Gradual(count={count}) has {len(groups)} groups to unfreeze; take at most as many")
@@ -56,8 +56,6 @@ class Gradual(Tuning):
         return unfrozen(stages, groups, shares, learns, restart=self.restart)
 
     def grouped(self, stages: Sequence[str]) -> list[list[str]]:
-        if not self.groups:
-            return [[name] for name in reversed(stages)]
         left, found = list(reversed(stages)), []
         for pattern in self.groups:
             rule = compile_rule(pattern)
@@ -94,11 +92,12 @@ class Episodes(Tuning):
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Raises ValueError for more episodes than stages."""
         stages = parametric(model)
-        count = min(T5_EPISODES, len(stages)) if self.episodes is None else self.episodes
-        if count > len(stages):
-            raise ValueError(f"Episodes(episodes={count}) has {len(stages)} stages to unfreeze; take at most as many")
-        top = list(reversed(stages))
-        groups = [[top[n] for n in places] for places in np.array_split(np.arange(len(top)), count)]
+        top = list(reversed(levels(model)))
+        count = min(T5_EPISODES, len(top)) if self.episodes is None else self.episodes
+        if count > len(top):
+            raise ValueError(f"Episodes(episodes={count}) has {len(top)} stages to unfreeze; take at most as many")
+        split = np.array_split(np.arange(len(top)), count)
+        groups = [[name for n in places for name in top[n]] for places in split]
         shares = [1 / count] * count
         tied = shared_embeddings(model)
         always = (either(tied, Learn()),) if tied else ()

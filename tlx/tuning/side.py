@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from tlx.models import summary, tap_shapes
+from tlx.models import Pooled, summary, tap_shapes
 from tlx.trees import Tree, added
 from tlx.tuning.base import Tuning, check_inserts, with_head
 from tlx.types import Key, Model, Phase
@@ -28,6 +28,8 @@ class SideHead(Tuning):
         last = model.stages[-1]
         if last.output != "logits" or len(model.stages) < 2:
             raise ValueError("SideHead() needs a stage below the head, and a head")
+        if model.head is not None and not isinstance(model.head, Pooled):
+            raise ValueError(f"SideHead() adds logits of the whole example, and the model ends in {model.head}")
         taps = tap_shapes(model)
         rows = {stage.name: jax.eval_shape(summary, taps[stage.name]) for stage in model.stages[:-1]}
         leaves = {f"{last.name}/side/mixture": jnp.zeros(len(rows))}

@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 def layout(form: Format, config: Any, head: Head | None) -> Layout:
     """The layout of a model in a foreign form."""
     prefix = form.prefix(config)
-    own = "" if form.bare(config, head) else prefix
+    begin = "" if form.bare(config, head) else prefix
     places: dict[str, Place] = {}
     modules: dict[str, dict[str, str]] = {}
     spellings: dict[tuple[bool, bool], dict[str, dict[str, str]]] = {}
@@ -81,18 +81,18 @@ def layout(form: Format, config: Any, head: Head | None) -> Layout:
         if tensor not in ("weight", "bias"):
             continue
         memory = form.in_memory(config, stem)
-        before = "" if name.head else own
+        before = "" if name.head else begin
         places[name.ours] = Place(None if memory is None else before + memory, tensor, name)
         for bare in dict.fromkeys((stem, memory or stem)):
             for alias in (bare,) if name.head else (bare, prefix + bare):
                 modules.setdefault(alias, {})[tensor] = name.ours
         # Older versions of transformers call the modules in memory as in a file.
-        for older, whole in ((False, own != ""), (False, own == ""), (True, own != ""), (True, own == "")):
+        for older, whole in ((False, begin != ""), (False, begin == ""), (True, begin != ""), (True, begin == "")):
             module = stem if older else memory
             if module is not None:
                 alias = prefix + module if whole and not name.head else module
                 spellings.setdefault((older, whole), {}).setdefault(alias, {})[tensor] = name.ours
-    spelled = tuple(Spelling(whole, own) for (_, whole), own in spellings.items())
+    spelled = tuple(Spelling(whole, names) for (_, whole), names in spellings.items())
     return Layout(form, config, head, places, modules, spelled)
 
 

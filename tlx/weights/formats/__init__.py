@@ -28,17 +28,17 @@ def opened(place: Any) -> Format:
     if isinstance(place, str):
         module, _, name = place.partition(":")
         place = getattr(import_module(module), name)
-    made = place()
-    if not isinstance(made, Format):
+    form = place()
+    if not isinstance(form, Format):
         raise TypeError(f"{place!r} is no format; expected a class that derives from tlx.weights.formats.Format")
-    return made
+    return form
 
 
 def foreign_kinds(kind: type[Architecture] | None = None) -> dict[str, Format]:
     """Return the formats by the Hugging Face `model_type` that they read: those of the architectures that come with
     tlx, and those of `kind`, which may be a user's own."""
     kinds = (*models.architectures(), *(() if kind is None else (kind,)))
-    return {name: form for own in kinds for form in formats_of(own) for name in form.families}
+    return {name: form for each in kinds for form in formats_of(each) for name in form.families}
 
 
 def foreign(name: str, kind: type[Architecture] | None = None) -> Format:

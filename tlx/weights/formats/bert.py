@@ -86,8 +86,8 @@ class BertFormat(Format):
         if document.get("is_decoder"):
             raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
         fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
-        given = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
-        values = ASSUMED[kind] | given
+        stated = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+        values = ASSUMED[kind] | stated
         if family != "distilbert":
             head = document.get("classifier_dropout")
             values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
@@ -192,16 +192,16 @@ def head_names(config: Bert, head: Head) -> Iterator[Name]:
 def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
     if config.family == "distilbert":
         foreign = f"transformer.layer.{n}"
-        own = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
+        layers = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
         rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
     else:
         foreign = f"encoder.layer.{n}"
-        own = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+        layers = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
         rest = (
             "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
         )  # fmt: skip
-    for name, theirs in own.items():
+    for name, theirs in layers.items():
         yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
     yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
     yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")

@@ -64,8 +64,8 @@ class VitFormat(Format):
             return Vit(family=family, mlp=units(values.get("width", Vit.width), ratio, gated), **values)
         if (act := document.get("pooler_act", "tanh")) != "tanh":
             raise ValueError(f"config.json asks for {act!r} in the pooler; tlx knows 'tanh'")
-        if (own := document.get("pooler_output_size")) not in (None, values.get("width", Vit.width)):
-            raise ValueError(f"config.json asks for {own} outputs of the pooler; tlx knows as many as hidden_size")
+        if (outputs := document.get("pooler_output_size")) not in (None, values.get("width", Vit.width)):
+            raise ValueError(f"config.json asks for {outputs} outputs of the pooler; tlx knows as many as hidden_size")
         architectures = document.get("architectures") or [f"{CLASSES[family]}Model"]
         # A checkpoint saved with a head holds no pooler, and config.json says so by the class alone.
         pooler = any(name.endswith("Model") for name in architectures)
@@ -134,8 +134,8 @@ def units(width: int, ratio: float, gated: bool) -> int:
 
 def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
     for name in ("query", "key", "value"):
-        own = f"{foreign}.attention.attention.{name}"
-        yield from dense_names(f"{ours}/attention/{name}", own, bias=config.qkv_bias)
+        module = f"{foreign}.attention.attention.{name}"
+        yield from dense_names(f"{ours}/attention/{name}", module, bias=config.qkv_bias)
     yield from dense_names(f"{ours}/attention/output", f"{foreign}.attention.output.dense")
     if config.family == "dinov2":
         mlp = ("mlp.weights_in", "mlp.weights_out") if config.gated else ("mlp.fc1", "mlp.fc2")

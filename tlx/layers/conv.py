@@ -1,0 +1,93 @@
+"""Convolutions and pooling over images and sequences, channels last.
+
+Shapes: B batch, I height, J width of an image, or I steps of a sequence, C channels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+
+from tlx.trees import Tree
+from tlx.types import Array
+
+# The letters of the axes, by how many of them a kernel slides over.
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+Padding = str | int | Sequence[int | tuple[int, int]]
+
+
+def each_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """One number for each axis that a kernel slides over."""
+    return (value,) * axes if isinstance(value, int) else tuple(value)
+
+
+def padding_of(padding: Padding, axes: int) -> str | list[tuple[int, int]]:
+    """What `lax` takes: a name, or how many zeros stand before and after the input along each axis."""
+    if isinstance(padding, str):
+        return padding
+    sides = [padding] * axes if isinstance(padding, int) else list(padding)
+    return [(side, side) if isinstance(side, int) else (side[0], side[1]) for side in sides]
+
+
+def conv(
+    params: Tree,
+    x: Array,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Array:
+    """Convolution over one or two axes: [B, I, J, C] -> [B, I', J', C'], or [B, I, C] -> [B, I', C'].
+
+    Args:
+        params: `kernel` [height, width, C / groups, C'], or [width, C / groups, C'], and maybe `bias` [C'].
+        x: The input.
+        stride: The step of the kernel, one number or one for each axis.
+        padding: "SAME" (as many outputs as inputs at a stride of 1; JAX puts the odd zero last), "VALID" (none), or the
+            number of zeros on both sides: one number, one for each axis, or (before, after) for each axis. torch's
+            `padding=p` is `p` here at any stride, where "SAME" is not.
+        groups: How many parts of the channels are convolved apart; C for a depthwise convolution.
+        dilation: The distance between the inputs that neighbouring places of the kernel read.
+    """
+    kernel = params["kernel"]
+    axes = kernel.ndim - 2
+    y = lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        each_axis(stride, axes),
+        padding_of(padding, axes),
+        rhs_dilation=each_axis(dilation, axes),
+        dimension_numbers=LAYOUTS[axes],
+        feature_group_count=groups,
+    )
+    return y + params["bias"].astype(x.dtype) if "bias" in params else y
+
+
+def windows(
+    x: Array, size: int, stride: int | None, padding: Padding
+) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
+    """Window, step and zeros along every axis of `x`, whose first and last ones are the batch and the channels."""
+    axes, step = x.ndim - 2, size if stride is None else stride
+    inner = padding_of(padding, axes)
+    window, strides = (1, *[size] * axes, 1), (1, *[step] * axes, 1)
+    if isinstance(inner, str):
+        return window, strides, lax.padtype_to_pads(x.shape, window, strides, inner)
+    return window, strides, [(0, 0), *inner, (0, 0)]
+
+
+def max_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
+    """The maximum over windows of `size` along the inner axes of [B, ..., C]; the windows do not overlap by default.
+
+    `padding` is as in `conv`; what is padded is never the maximum.
+    """
+    window, strides, pads = windows(x, size, stride, padding)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pads)
+
+
+def average_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
+    """The mean over windows, as `max_pool`; padded zeros count, as in torch."""
+    window, strides, pads = windows(x, size, stride, padding)
+    total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, window, strides, pads)
+    return (total / math.prod(window)).astype(x.dtype)

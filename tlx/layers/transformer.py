@@ -1,0 +1,345 @@
+"""The layers of transformers: attention to oneself and to a memory, masks, biases, rotary positions, grouped heads, a
+cache for decoding, and feed-forward layers.
+
+Shapes: B batch, T tokens that ask, S tokens that are asked, P prefix, W width, H heads, G heads of the keys and values
+(H is a multiple of G), D head size, F rotated part of a head.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tlx.layers.dense import STILL, dense
+from tlx.layers.noise import dropout
+from tlx.trees import Tree
+from tlx.types import Array, Context
+
+# Where the noise of the dense layers lies among a stage's salts.
+SALTS = {"query": 10, "key": 11, "value": 12, "output": 13, "up": 14, "down": 15, "gate": 20}
+
+
+class KeyValue(NamedTuple):
+    """What attention looks at: `key` and `value` [B, G, S, D]."""
+
+    key: Array
+    value: Array
+
+
+class Cache(NamedTuple):
+    """The keys and values [B, G, S, D] of the tokens that were decoded so far: the first `length` of S places."""
+
+    key: Array
+    value: Array
+    length: Array
+
+
+class Angles(NamedTuple):
+    """Cosine and sine of the rotary angle of each token, [T, F] or [B, T, F]."""
+
+    cos: Array
+    sin: Array
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """[B, T, H D] -> [B, H, T, D]."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(0, 2, 1, 3)
+
+
+def queries(params: Tree, x: Array, *, heads: int, rotary: Angles | None, context: Context) -> Array:
+    """What the tokens `x` [B, T, W] ask: [B, H, T, D]."""
+    query = split_heads(dense(params["query"], x, context, SALTS["query"]), heads)
+    return query if rotary is None else rotate(query, rotary)
+
+
+def keys_and_values(
+    params: Tree, memory: Array, *, heads: int, rotary: Angles | None = None, context: Context = STILL
+) -> KeyValue:
+    """Project a `memory` [B, S, W] to the keys and values of `heads` heads.
+
+    A decoder calls this once for the states of its encoder and hands the result to `attention_to` at every step.
+    """
+    key, value = (split_heads(dense(params[name], memory, context, SALTS[name]), heads) for name in ("key", "value"))
+    return KeyValue(key if rotary is None else rotate(key, rotary), value)
+
+
+def attention(
+    params: Tree,
+    x: Array,
+    mask: Array | None = None,
+    *,
+    heads: int,
+    key_heads: int | None = None,
+    memory: Array | None = None,
+    causal: bool = False,
+    bias: Array | None = None,
+    rotary: Angles | None = None,
+    scale: float | None = None,
+    rate: float = 0.0,
+    context: Context = STILL,
+    salt: int = 0,
+) -> Array:
+    """Multi-head attention (Vaswani et al., 2017) of `x` to itself or to a `memory`.
+
+    Args:
+        params: The dense layers `query`, `key`, `value` and `output`. Where it holds `prefix`, its `key` and `value`
+            [P, G D] stand before those of the tokens (Li and Liang, 2021).
+        x: The hidden states, [B, T, W].
+        mask: [B, S] or [B, T, S], True or above 0 where a token may be attended to; None for all.
+        heads: The number of heads.
+        key_heads: The number of heads of the keys and values, each shared by H / G heads (Ainslie et al., 2023).
+        memory: The hidden states that are attended to, [B, S, W]; None for `x`.
+        causal: Whether a token sees no later one. The last token that asks sees the last one that is asked.
+        bias: What is added to the scores, of a shape that broadcasts to [B, H, T, S].
+        rotary: The angles of the tokens of `x`; for attention of `x` to itself.
+        scale: The factor of the scores; None for D ** -0.5.
+        rate: The dropout rate of the attention probabilities.
+        context: What the layers may know, with the key of the noise.
+        salt: Which tells this dropout and the others of a stage apart.
+
+    Returns:
+        [B, T, W]. Scores and softmax are float32.
+    """
+    query = queries(params, x, heads=heads, rotary=rotary, context=context)
+    keys = keys_and_values(
+        params, x if memory is None else memory, heads=key_heads or heads, rotary=rotary, context=context
+    )
+    return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt)
+
+
+def attention_to(
+    params: Tree,
+    x: Array,
+    keys: KeyValue,
+    mask: Array | None = None,
+    *,
+    heads: int,
+    causal: bool = False,
+    bias: Array | None = None,
+    rotary: Angles | None = None,
+    scale: float | None = None,
+    rate: float = 0.0,
+    context: Context = STILL,
+    salt: int = 0,
+) -> Array:
+    """`attention` to keys and values that are projected already: [B, T, W] -> [B, T, W]."""
+    query = queries(params, x, heads=heads, rotary=rotary, context=context)
+    return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt)
+
+
+def answered(
+    params: Tree,
+    query: Array,
+    keys: KeyValue,
+    mask: Array | None,
+    causal: bool,
+    bias: Array | None,
+    scale: float | None,
+    rate: float,
+    context: Context,
+    salt: int,
+) -> Array:
+    """What `attention` returns, from the projected `query` and `keys`."""
+    visible = visibility(mask, query.shape[2], keys.key.shape[2], causal)
+    if "prefix" in params:
+        keys, visible, bias = prefixed(params["prefix"], keys, visible, bias)
+    mixed = attend(query, keys, visible, bias=bias, scale=scale, rate=rate, context=context, salt=salt)
+    return dense(params["output"], mixed, context, SALTS["output"])
+
+
+def attention_step(
+    params: Tree,
+    x: Array,
+    cache: Cache,
+    mask: Array | None = None,
+    *,
+    heads: int,
+    bias: Array | None = None,
+    rotary: Angles | None = None,
+    scale: float | None = None,
+    context: Context = STILL,
+) -> tuple[Array, Cache]:
+    """Causal attention of the next tokens `x` [B, T, W] to those in the `cache` and to themselves.
+
+    Args:
+        params: As in `attention`.
+        x: The hidden states of the next tokens, [B, T, W]: the whole prompt at first, then one token at a time.
+        cache: The tokens so far.
+        mask: [B, S] over the places of the cache, above 0 where a token may be attended to (padding on the left).
+        heads: The number of heads; that of the keys is the cache's.
+        bias: As in `attention`, over the S places of the cache.
+        rotary: The angles of the next tokens, at the places that they take.
+        scale: As in `attention`.
+        context: As in `attention`.
+
+    Returns:
+        ([B, T, W], the cache with the next tokens). NaN where the cache has too few places.
+    """
+    query = queries(params, x, heads=heads, rotary=rotary, context=context)
+    new = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, context=context)
+    place = (0, 0, cache.length, 0)
+    keys = KeyValue(*(lax.dynamic_update_slice(*both, place) for both in zip(cache[:2], new, strict=True)))
+    tokens, places = x.shape[1], keys.key.shape[2]
+    earlier = (jnp.arange(places) <= cache.length + jnp.arange(tokens)[:, None])[None, None]
+    shown = visibility(mask, tokens, places, False)
+    visible = earlier if shown is None else earlier & shown
+    length = cache.length + tokens
+    grown = Cache(*keys, length)
+    seen: Array | None = visible
+    if "prefix" in params:
+        keys, seen, bias = prefixed(params["prefix"], keys, visible, bias)
+    mixed = attend(query, keys, seen, bias=bias, scale=scale, context=context)
+    output = dense(params["output"], mixed, context, SALTS["output"])
+    # The update above would silently write over the last places.
+    return jnp.where(length > places, jnp.nan, output), grown
+
+
+def empty_cache(batch: int, tokens: int, heads: int, size: int, dtype: str = "float32") -> Cache:
+    """Return a cache with places for `tokens` tokens of `heads` heads of keys and values of `size` numbers."""
+    zeros = jnp.zeros((batch, heads, tokens, size), dtype)
+    return Cache(zeros, zeros, jnp.int32(0))
+
+
+def visibility(mask: Array | None, tokens: int, places: int, causal: bool) -> Array | None:
+    """Booleans that broadcast to [B, H, T, S], True where a token is seen; None where all are."""
+    visible = None if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+    if visible is not None and visible.dtype != bool:
+        visible = visible > 0
+    if not causal:
+        return visible
+    earlier = jnp.arange(places) <= places - tokens + jnp.arange(tokens)[:, None]
+    return earlier[None, None] if visible is None else visible & earlier
+
+
+def prefixed(
+    prefix: Tree, keys: KeyValue, visible: Array | None, bias: Array | None
+) -> tuple[KeyValue, Array | None, Array | None]:
+    """Learned keys and values [P, G D] before those of the tokens; every token sees them, without a bias."""
+    batch, heads, _, _ = keys.key.shape
+    rows = {name: split_heads(jnp.asarray(leaf)[None].astype(keys.key.dtype), heads) for name, leaf in prefix.items()}
+    both = {name: jnp.broadcast_to(array, (batch, *array.shape[1:])) for name, array in rows.items()}
+    keys = KeyValue(*(jnp.concatenate([both[name], getattr(keys, name)], axis=2) for name in ("key", "value")))
+    before = [(0, 0)] * 3 + [(rows["key"].shape[2], 0)]
+    visible = None if visible is None else jnp.pad(visible, before, constant_values=True)
+    return keys, visible, None if bias is None else jnp.pad(bias, before[4 - bias.ndim :])
+
+
+def attend(
+    query: Array,
+    keys: KeyValue,
+    visible: Array | None = None,
+    *,
+    bias: Array | None = None,
+    scale: float | None = None,
+    rate: float = 0.0,
+    context: Context = STILL,
+    salt: int = 0,
+) -> Array:
+    """Scaled dot-product attention: query [B, H, T, D], keys and values [B, G, S, D] -> [B, T, H D].
+
+    `visible`, of a shape that broadcasts to [B, H, T, S], is True where a token is seen.
+    """
+    batch, heads, tokens, size = query.shape
+    groups, places = keys.key.shape[1:3]
+    # Scaling the query and adding the mask touch less than scaling and selecting scores, forward and backward.
+    query = query * (size**-0.5 if scale is None else scale)
+    if groups == heads:
+        scores = jnp.einsum("BHTD,BHSD->BHTS", query, keys.key, preferred_element_type=jnp.float32)
+    else:
+        query = query.reshape(batch, groups, heads // groups, tokens, size)
+        scores = jnp.einsum("BGRTD,BGSD->BGRTS", query, keys.key, preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, heads, tokens, places)
+    if bias is not None:
+        scores = scores + bias
+    if visible is not None:
+        scores = scores + jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min)
+    probabilities = dropout(jax.nn.softmax(scores, -1), rate, context, salt).astype(query.dtype)
+    if groups == heads:
+        mixed = jnp.einsum("BHTS,BHSD->BHTD", probabilities, keys.value)
+    else:
+        probabilities = probabilities.reshape(batch, groups, heads // groups, tokens, places)
+        mixed = jnp.einsum("BGRTS,BGSD->BGRTD", probabilities, keys.value).reshape(batch, heads, tokens, size)
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * size)
+
+
+def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequencies: Array | None = None) -> Angles:
+    """Return the rotary angles of tokens (Su et al., 2021).
+
+    Args:
+        positions: The places of the tokens in their text, [T] or [B, T].
+        size: F, how many numbers of a head are rotated, an even number.
+        base: The base of the frequencies base ** (-2 n / F).
+        frequencies: [F / 2], in the place of those of `base` (for a longer context, say).
+    """
+    if frequencies is None:
+        frequencies = 1.0 / base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
+    angles = jnp.concatenate([angles, angles], axis=-1)
+    return Angles(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Array, angles: Angles) -> Array:
+    """Rotate the first F numbers of every head of `x` [B, H, T, D], whose first and second half are the pairs, as in
+    Llama and GPT-NeoX."""
+    cos, sin = (array[:, None] if array.ndim == 3 else array for array in angles)
+    size = cos.shape[-1]
+    wide = x[..., :size].astype(jnp.float32)
+    first, second = jnp.split(wide, 2, axis=-1)
+    turned = (wide * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+    return turned if size == x.shape[-1] else jnp.concatenate([turned, x[..., size:]], axis=-1)
+
+
+def relative_bias(
+    params: Tree, tokens: int, places: int, *, both: bool, furthest: int = 128, start: Array | int = 0
+) -> Array:
+    """Return the bias of T5 by the distance between two tokens (Raffel et al., 2020): [1, H, T, S].
+
+    Args:
+        params: `embedding` [buckets, H].
+        tokens: T, the number of tokens that ask.
+        places: S, the number of tokens that are asked.
+        both: Whether tokens look both ways (an encoder), or back only.
+        furthest: The distance from which on all share a bucket.
+        start: The place of the first token that asks, in decoding.
+    """
+    distance = jnp.arange(places) - start - jnp.arange(tokens)[:, None]
+    buckets = relative_buckets(distance, params["embedding"].shape[0], both=both, furthest=furthest)
+    return jnp.asarray(params["embedding"])[buckets].transpose(2, 0, 1)[None]
+
+
+def relative_buckets(distance: Array, buckets: int, *, both: bool, furthest: int) -> Array:
+    """The bucket of each distance: half of them count exactly, the rest grow logarithmically up to `furthest`."""
+    first: Array | int = 0
+    if both:
+        buckets //= 2
+        first = jnp.where(distance > 0, buckets, 0)
+        distance = abs(distance)
+    else:
+        distance = -jnp.minimum(distance, 0)
+    exact = buckets // 2
+    share = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(furthest / exact)
+    large = jnp.minimum(exact + (share * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return first + jnp.where(distance < exact, distance, large)
+
+
+def feed_forward(
+    params: Tree, x: Array, activation: Callable[[Array], Array], context: Context = STILL, *, fused: bool = False
+) -> Array:
+    """down(activation(up(x))), [..., W] -> [..., W].
+
+    With a layer `gate`, down(activation(gate(x)) up(x)), as in Llama and T5 1.1 (Shazeer, 2020). Where it is `fused`,
+    the gate is the first half of the outputs of `up`, as in DINOv2.
+    """
+    inner = dense(params["up"], x, context, SALTS["up"])
+    if fused:
+        gate, inner = jnp.split(inner, 2, axis=-1)
+        inner = activation(gate) * inner
+    elif "gate" in params:
+        inner = activation(dense(params["gate"], x, context, SALTS["gate"])) * inner
+    else:
+        inner = activation(inner)
+    return dense(params["down"], inner, context, SALTS["down"])
