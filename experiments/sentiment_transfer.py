@@ -11,7 +11,7 @@ All methods share seeds, orders and budgets, so differences to `source only` are
 `last`: no label of a target is looked at but to measure.
 
 300 runs, 2026-11-25: the best term is shown better than `source only` on 2 of 12 pairs (MCC on movies to amazon, CORAL
-on amazon to tweets; p corrected over all 48 comparisons), CORAL worse on two; docs/domains.md has the table.
+on amazon to tweets; p corrected over all 48 comparisons), CORAL worse on two; docs/results/domains.md has the table.
 """
 
 import argparse

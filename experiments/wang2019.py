@@ -15,7 +15,7 @@ is at chance, in the paper too.
 Digits, 2026-11-25: DANN's mean gap goes from -8.0 (one label of a class, clean) to +7.2 points (ten, eps 0.9), along
 labels and noise but for one step of the former, level at three labels; no single cell is shown after Holm's correction
 over twelve. The gate with bounded weights has +0.9 to +2.7 with ten labels and is nowhere shown to be worse than
-A(0,T); as published, without a bound, it is 34 to 60 points worse than that (docs/domains.md).
+A(0,T); as published, without a bound, it is 34 to 60 points worse than that (docs/results/domains.md).
 
 Each algorithm is a `tlx negative-transfer` study of its own, with its page, in `OUT/ALGORITHM`.
 """

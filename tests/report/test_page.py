@@ -119,7 +119,7 @@ def test_a_regression_shows_predicted_against_true(brightness):
     errors = [(row["true"] - row["predicted"]) ** 2 for row in rows]
     assert len(rows) == 40
     assert np.mean(errors) == pytest.approx(brightness.metrics["test/mse"])
-    assert "Furthest off" in Reader(draw(brightness.folder)).text
+    assert "Largest errors" in Reader(draw(brightness.folder)).text
 
 
 def test_every_rule_that_was_measured_stands_with_its_step_and_its_gap(digits, brightness):
@@ -127,14 +127,14 @@ def test_every_rule_that_was_measured_stands_with_its_step_and_its_gap(digits, b
     assert list(rules) == ["last", "oracle", "snd", "entropy"]
     assert rules["oracle"]["step"] == digits.result["selected_step"]
     # All labels are granted, so that the best by them is no oracle.
-    assert "oracle" not in text.partition("Rules of selection")[2].partition("Curves")[0]
+    assert "oracle" not in text.partition("Selection rules")[2].partition("Curves")[0]
     for name, own in rules.items():
         value, gap = (words.number(own[key], pad=True) for key in ("value", "gap"))
         shown = "best-validation" if name == "oracle" else name
         assert f"{shown} {own['step']} {value} {gap} {words.RULES[shown]}" in text
-    assert "Rules of selection" not in Reader(draw(brightness.folder)).text
+    assert "Selection rules" not in Reader(draw(brightness.folder)).text
     flattered = run.draw(reading.read(digits.folder))
-    assert flattered.count("chosen on this split, so flattering") == 4
+    assert flattered.count("chosen on this split") == 4
 
 
 def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
@@ -142,13 +142,13 @@ def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
     shutil.copytree(digits.folder, copy, ignore=shutil.ignore_patterns("files.json"))
     result = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps(result | {"selection": "snd"}))
-    assert "flattering" not in draw(copy)
+    assert "chosen on this split" not in draw(copy)
 
 
 def test_the_page_tells_how_the_run_came_to_be(digits):
     read = Reader(draw(digits.folder))
     text = read.text
-    for told in ("Changed from the file", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
+    for told in ("Overrides", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
         assert told in text
     trainable = digits.result["parameters"]["trainable"]
     assert f"{trainable:,} of {digits.result['parameters']['total']:,}" in text

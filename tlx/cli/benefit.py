@@ -37,36 +37,36 @@ class Counts(click.ParamType):
 @set_option
 @click.option(
     "--scratch", multiple=True, metavar="PATH=VALUE",
-    help="Change the arm from scratch alone, e.g. optim.lr=1e-3: a rate for fine-tuning may not suit it.",
+    help="Change only the runs from scratch, e.g. optim.lr=1e-3: a rate for fine-tuning may not suit them.",
 )  # fmt: skip
-@click.option("--seeds", default=5, show_default=True, help="How many seeds each arm has.")
+@click.option("--seeds", default=5, show_default=True, help="Number of seeds per arm.")
 @click.option(
     "--shots",
     type=Counts(),
-    help="Examples of a class, for the learning curve, in as many steps [default: those of 8,16,32,64 there are].",
+    help="Numbers of examples per class for the learning curve [default: those of 8,16,32,64 that the data have].",
 )
 @click.option(
     "--pue", type=float, default=PUE_2018, show_default=True,
-    help="Watts that the building draws a watt of the machine, in the formula of Strubell et al. (2019).",
+    help="Power usage effectiveness of the building, in the formula of Strubell et al. (2019).",
 )  # fmt: skip
 @click.option(
     "--pounds-per-kwh", type=float, default=POUNDS_2018, show_default=True,
-    help="Pounds of CO2e a kWh in that formula; TLX_KG_CO2E_PER_KWH is that of the measured energy.",
+    help="Pounds of CO2e per kWh in this formula; TLX_KG_CO2E_PER_KWH is the value for the measured energy.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/benefit- and the name]."
+    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/benefit- and the name]."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
-@click.option("--quiet", is_flag=True, help="Print the card alone.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
+@click.option("--quiet", is_flag=True, help="Print the card only.")
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
     pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
-    """Measure what transfer buys CONFIG: as it is against the same network from scratch, on the same data and budget.
+    """Measure the benefit of transfer: CONFIG against the same network from scratch, with equal data and budget.
 
-    The same command again goes on where this one was stopped; a run that is done is not run again.
+    Run the same command again to continue where it stopped; finished runs are not repeated.
     """
     from tlx.analysis.benefit import benefit_study, measure, words
 

@@ -13,17 +13,19 @@ from tlx.cli.group import config_argument, load_recipe, main, set_option, tell_t
 @set_option
 @click.option(
     "--methods", metavar="NAME,NAME,...",
-    help="Of source, target, coral, subspace, tca, ot, kmm, kliep, tradaboost [default: all that have their labels].",
+    help="Some of source, target, coral, subspace, tca, ot, kmm, kliep, tradaboost [default: all that can run].",
 )  # fmt: skip
-@click.option("--seeds", default=5, show_default=True, help="How many draws of the target's labels.")
-@click.option("--out", type=click.Path(file_okay=False), help="Where to write [default: runs/classical- and the name].")
-@click.option("--quiet", is_flag=True, help="Print the table alone.")
+@click.option("--seeds", default=5, show_default=True, help="Number of draws of the target's labels.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Output directory [default: runs/classical- and the name]."
+)
+@click.option("--quiet", is_flag=True, help="Print the table only.")
 def classical(
     config: str, changes: tuple[str, ...], methods: str | None, seeds: int, out: str | None, quiet: bool
 ) -> None:
-    """Measure classical transfer methods on the features that CONFIG's model brings, before any training.
+    """Measure classical transfer methods on the features of CONFIG's model, before any training.
 
-    Each is compared with logistic regression on the source, pair by pair, on the target's test split.
+    Each method is compared with logistic regression on the source, paired by seed, on the test split of the target.
     """
     from tlx.analysis.classical import DOCUMENT, compare
 
@@ -40,11 +42,11 @@ def classical(
 HEADS = (
     "method",
     "test accuracy",
-    "above source-only",
+    "difference to source only",
     "95 % over seeds",
     "over seeds and examples",
     "p, Holm",
-    "shown",
+    "verdict",
 )
 
 

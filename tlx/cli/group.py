@@ -89,9 +89,10 @@ def line_of(error: Exception) -> str:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tlx")
 def main() -> None:
-    """Transfer learning as a research subject, in JAX.
+    """Transfer-learning research in JAX.
 
-    TLX_CACHE moves the cache; TLX_OFFLINE=1 forbids the network; TLX_TRACEBACK=1 shows where an error came from.
+    TLX_CACHE sets the cache directory; TLX_OFFLINE=1 forbids the network; TLX_TRACEBACK=1 prints the traceback of an
+    error.
     """
 
 
@@ -279,13 +280,13 @@ set_option = click.option(
     "changes",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Change a field, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
+    help="Change a field of the recipe, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
 
 mesh_option = click.option(
     "--mesh",
     metavar="data=N",
-    help="Split every batch over N devices [default: data=-1, all devices].",
+    help="Number of devices that share a batch [default: data=-1, all devices].",
 )
 
 
@@ -311,7 +312,9 @@ def mesh_words(text: str | None) -> list[str]:
     return ["--mesh", text] if text is not None else []
 
 
-config_option = click.option("--config", help="The run's config or study file, where it uses classes of your own.")
+config_option = click.option(
+    "--config", help="The config or study file of the run; needed if the run uses classes of your own."
+)
 
 
 def given_recipe(config: str | None) -> Any:
@@ -329,7 +332,7 @@ def given_recipe(config: str | None) -> Any:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script: eval "$(tlx completion bash)"."""
+    """Print the shell completion script; use it by eval "$(tlx completion bash)"."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

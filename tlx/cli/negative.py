@@ -36,23 +36,25 @@ class Listed(click.ParamType):
 @main.command("negative-transfer")
 @config_argument
 @set_option
-@click.option("--sources", type=Listed("NAME,NAME,..."), help="Data sets to try as the source [default: CONFIG's own].")
-@click.option("--target", help="The data set on which all is measured [default: CONFIG's own].")
-@click.option("--seeds", default=5, show_default=True, help="How many seeds each arm has.")
+@click.option(
+    "--sources", type=Listed("NAME,NAME,..."), help="Data sets to test as the source [default: the source of CONFIG]."
+)
+@click.option("--target", help="Data set of the evaluation [default: the target of CONFIG].")
+@click.option("--seeds", default=5, show_default=True, help="Number of seeds per arm.")
 @click.option(
     "--labels", type=Listed("N,N,..."), default="0,0.1,0.5", show_default=True,
-    help="Labels of the target that are granted: of so many examples of each class, or of a share.",
+    help="Labelled target examples: a number per class, or a share such as 0.1.",
 )  # fmt: skip
 @click.option(
     "--eps", type=Listed("E,E,...", float), default="0", show_default=True,
-    help="Shares of the source whose inputs, and whose labels, are perturbed.",
+    help="Shares of source examples with perturbed inputs, and of those with random labels.",
 )  # fmt: skip
-@click.option("--smallest", default=0.0, show_default=True, help="The difference of the metric that is of no interest.")
+@click.option("--smallest", default=0.0, show_default=True, help="Smallest gap worth reporting.")
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/negative- and the name]."
+    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/negative- and the name]."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
-@click.option("--quiet", is_flag=True, help="Print the report alone.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
+@click.option("--quiet", is_flag=True, help="Print the report only.")
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
 def negative_transfer(
@@ -60,12 +62,12 @@ def negative_transfer(
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
     mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
-    """Measure whether each source helps or hurts CONFIG's algorithm on the target, by how much, and how surely.
+    """Measure whether each source helps or hurts the algorithm of CONFIG on the target, with intervals.
 
-    CONFIG's objective is the algorithm, such as (Supervised(on='source'), Dann()). It is run with each source and
-    number of labels, and compared with the same without the source (Wang et al., 2019), with the source's or the
-    target's labels alone, and with a network from scratch: equal seeds, orders and steps. The same command again goes
-    on where this one was stopped; a run that is done is not run again.
+    The objective of CONFIG is the algorithm, such as (Supervised(on='source'), Dann()). The command runs it with each
+    source and number of labels. It compares the result with the same algorithm without the source (Wang et al., 2019),
+    with the labels of the source or of the target alone, and with a network from scratch; seeds, orders and steps are
+    equal. Run the same command again to continue where it stopped; finished runs are not repeated.
     """
     from tlx import config as configs
     from tlx.analysis.negative import measure, negative_study, words

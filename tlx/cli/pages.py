@@ -7,11 +7,13 @@ from tlx.cli.group import main
 
 @main.command()
 @click.argument("sources", metavar="DIR...", nargs=-1, required=True, type=click.Path(file_okay=False))
-@click.option("--metric", help="Compare the arms of a study by this, e.g. test/loss [default: the study's own].")
-@click.option("--latex", "form", flag_value="latex", help="Print a study's table for LaTeX instead.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print a study's table for Markdown instead.")
+@click.option(
+    "--metric", help="Metric that compares the arms of a study, e.g. test/loss [default: the metric of the study]."
+)
+@click.option("--latex", "form", flag_value="latex", help="Print only the table of a study, for LaTeX.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print only the table of a study, for Markdown.")
 def report(sources: tuple[str, ...], metric: str | None, form: str | None) -> None:
-    """Draw the page of each DIR, a run's folder or a study's directory, from the records there."""
+    """Write the report of each DIR, the directory of a run or a study, from its records."""
     from tlx.report import table, write
 
     for number, source in enumerate(sources):

@@ -28,20 +28,20 @@ from tlx.cli.group import (
 @config_argument
 @set_option
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="The run's folder [default: runs/ and the config's name]."
+    "--out", type=click.Path(file_okay=False), help="Directory of the run [default: runs/ and the name of the config]."
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
+@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Delete the files of an earlier run first; other files stay.")
 @click.option(
-    "--overwrite", is_flag=True, help="Delete what an earlier run wrote into the folder first; other files stay."
+    "--no-prefix", is_flag=True, help="Do not cache features of the frozen layers; recompute them at every step."
 )
-@click.option("--no-prefix", is_flag=True, help="Compute what lies below all that learns at every step again.")
 @mesh_option
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, no_prefix: bool,
     mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train as CONFIG (a Python file with a function recipe()) says, measure, and draw the run's page."""
+    """Train the recipe of CONFIG (a Python file with a function recipe()), evaluate it, and write the report."""
     from tlx import config as records
     from tlx.training.loop import How
     from tlx.training.loop import run as train
@@ -72,7 +72,7 @@ def run(
 @config_argument
 @set_option
 def show(config: str, changes: tuple[str, ...]) -> None:
-    """Print what would learn: path, shape, group, rate, decay, trainable; totals and bytes."""
+    """List each parameter before training: path, shape, group, learning rate, weight decay, trainable; and totals."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,7 +93,7 @@ def show(config: str, changes: tuple[str, ...]) -> None:
         console.print(table)
         totals = describe.totals(ready, number)
         console.print(
-            f"{totals['trainable']:,} of {totals['total']:,} parameters learn\n"
+            f"{totals['trainable']:,} of {totals['total']:,} parameters are trainable\n"
             f"bytes: parameters {totals['bytes']:,}, gradients {totals['gradient_bytes']:,}, "
             f"optimiser state {totals['optimiser_bytes']:,}"
         )
@@ -105,18 +105,18 @@ def show(config: str, changes: tuple[str, ...]) -> None:
 @main.command("lr-find")
 @config_argument
 @set_option
-@click.option("--out", type=click.Path(file_okay=False), help="Where to write [default: runs/lr-find- and the name].")
-@click.option("--steps", default=100, show_default=True, help="How many steps at most.")
-@click.option("--start", default=1e-7, show_default=True, help="The first rate.")
-@click.option("--end", default=10.0, show_default=True, help="The last rate.")
-@click.option("--per-group", is_flag=True, help="One test a stage, in which that stage alone learns.")
+@click.option("--out", type=click.Path(file_okay=False), help="Output directory [default: runs/lr-find- and the name].")
+@click.option("--steps", default=100, show_default=True, help="Largest number of steps.")
+@click.option("--start", default=1e-7, show_default=True, help="First learning rate.")
+@click.option("--end", default=10.0, show_default=True, help="Last learning rate.")
+@click.option("--per-group", is_flag=True, help="Test each stage separately; only this stage is trainable.")
 @mesh_option
-@click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
+@click.option("--quiet", is_flag=True, help="Print the table and errors only.")
 def lr_find(
     config: str, changes: tuple[str, ...], out: str | None, steps: int, start: float, end: float, per_group: bool,
     mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Find a rate for CONFIG: train from its start at a rate that grows, and print what the losses suggest."""
+    """Find a learning rate for CONFIG: train with a growing rate, and print the rates that the losses suggest."""
     from rich.console import Console
     from rich.table import Table
 
@@ -151,10 +151,11 @@ def lr_find(
 @main.command()
 @click.argument("source", metavar="RUN")
 @click.argument("examples", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON line an example.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
 @config_option
 def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str | None) -> None:
-    """Answer with labels and probabilities. EXAMPLES are texts, image files, or files with a text a line."""
+    """Predict labels with probabilities. EXAMPLES are texts, image files, sound files, or files with one text per
+    line."""
     from tlx.predict import predict as answer
     from tlx.predict import read_examples
 
@@ -178,12 +179,12 @@ def answer_words(answer: Any) -> str:
 
 @main.command()
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
-@click.option("--examples", default=512, show_default=True, help="How many of each split to look at, at most.")
+@click.option("--examples", default=512, show_default=True, help="Largest number of examples of each split.")
 @config_option
 def moved(source: str, examples: int, config: str | None) -> None:
-    """Measure what moved in RUN: weights, spectra, features, probes, and the loss between before and after.
+    """Compare the weights of RUN before and after training: size, rank, features, probes, and the loss between them.
 
-    Writes moved.json, and the section "What moved" of the run's page. The test split is not looked at.
+    Write moved.json and the section "Changes" of the report. The test split is not read.
     """
     from rich.console import Console
     from rich.table import Table

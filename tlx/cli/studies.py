@@ -41,29 +41,29 @@ def load_study(path: str, changes: Sequence[str]) -> Any:
 @click.argument("file")
 @set_option
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="The study's directory [default: runs/ and the file's name]."
+    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/ and the name of the file]."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes work.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
 @click.option(
     "--most",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="The largest group of cells that train together in one program. Recorded groups stay as they are.",
+    help="Largest number of cells that train together in one program. Recorded groups do not change.",
 )
 @mesh_option
-@click.option("--status", is_flag=True, help="Run nothing: how far the study is, cell by cell.")
-@click.option("--results", is_flag=True, help="Run nothing: a table of the finished cells, in Markdown.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
+@click.option("--results", is_flag=True, help="Print the finished cells as a Markdown table; run nothing.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--worker", type=float, hidden=True)
 def study(
     file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, mesh: str | None, status: bool,
     results: bool, quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
-    """Run the cells of FILE (a Python file with a function study()) that are not done; --set changes the base of all.
+    """Run the unfinished cells of FILE (a Python file with a function study()); --set changes the base recipe.
 
-    The same command again goes on where this one was stopped, and tries failed cells again. It may run many times at
-    once, on many machines that share the directory: no cell is run twice.
+    Run the same command again to continue a stopped study and to retry failed cells. Several processes may run it at
+    the same time, also on several machines that share the directory: no cell runs twice.
     """
     out = out or f"runs/{Path(file).stem}"
     if results:
@@ -105,7 +105,7 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
 
     if not quiet:
         written = f"results.csv and results.parquet in {found.folder}"
-        missing = f"no {RESULTS}.csv and {RESULTS}.parquet, for {lacking()} is missing: pip install 'tlx[study]'"
+        missing = f"no {RESULTS}.csv and {RESULTS}.parquet, because {lacking()} is missing: pip install 'tlx[study]'"
         stale = f" (stale: {', '.join(found.changed)} changed since)" if found.changed else ""
         counted = f"{found.counts['done']} of {len(found.cells)} cells done{stale}"
         click.echo(f"{counted}; {missing if lacking() else written}")

@@ -30,34 +30,38 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @set_option
 @click.option(
     "--space", "file", required=True,
-    help="A Python file whose space() returns {path: uniform(...), log_uniform, integer or one_of from tlx.tune}.",
+    help="Python file with space(), which returns {path: uniform(...), log_uniform, integer or one_of of tlx.tune}.",
 )  # fmt: skip
-@click.option("--trials", required=True, type=int, help="How many points to try in all.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True)
+@click.option("--trials", required=True, type=int, help="Total number of trials.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="Search method.")
 @click.option(
     "--pruner", type=click.Choice(PRUNERS), default="none", show_default=True,
-    help="hyperband stops what is behind on validation; every trial then runs by itself, not side by side with others.",
+    help="hyperband stops trials that are worse on validation; every trial then trains alone, in no group.",
 )  # fmt: skip
-@click.option("--metric", help="What to search for, of the validation split [default: the task's primary metric].")
-@click.option("--direction", type=click.Choice(("maximize", "minimize")), help="[default: what is better.]")
-@click.option("--seed", default=0, show_default=True, help="Of the search; that of the runs is the recipe's.")
-@click.option("--out", type=click.Path(file_okay=False), help="The search's folder [default: runs/tune- and the name].")
-@click.option("--jobs", default=1, show_default=True, help="How many processes try points at once.")
+@click.option("--metric", help="Metric of the validation split [default: the task's primary metric].")
+@click.option(
+    "--direction", type=click.Choice(("maximize", "minimize")), help="[default: the better direction of the metric.]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the search; the runs use the recipe's seed.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Directory of the search [default: runs/tune- and the name]."
+)
+@click.option("--jobs", default=1, show_default=True, help="Number of processes.")
 @click.option(
     "--together", default=16, show_default=True,
-    help="The largest group of random or grid points; those of a group that share a program train together.",
+    help="Largest group of random or grid trials that train together in one program.",
 )  # fmt: skip
 @mesh_option
 @click.option("--share", type=int, hidden=True)
-@click.option("--quiet", is_flag=True, help="Print nothing but the result and errors.")
+@click.option("--quiet", is_flag=True, help="Print the result and errors only.")
 def tune(
     config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
     direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Search for the recipe of CONFIG that does best on the validation split; no trial reads a test label.
+    """Search for the hyperparameters of CONFIG that are best on the validation split; no trial reads a test label.
 
-    The same command again goes on to so many trials in all; in several shells at once, they share the search.
+    Run the same command again to continue a stopped search. Several shells that run it share the search.
     """
     from tlx.tune import search
 
@@ -83,7 +87,7 @@ def tune(
             click.echo(f"\nstopped; go on with: {command_of('tune', *again, *ending)}", err=True)
         sys.exit(130)
     if found.best is None:
-        reason = next((one.error for one in found.trials if one.error), "none was run to its end")
+        reason = next((one.error for one in found.trials if one.error), "none has finished")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")
     told = f"{found.asked.document['metric']} {found.best.value:.4f} (selection: best of {len(found.trials)} trials)"
     click.echo(f"{told}\n{found.command(shlex.join(base))}")

@@ -12,10 +12,10 @@ from tlx.cli.group import config_option, given_recipe, main
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
 def export(source: str, directory: str) -> None:
-    """Write RUN's model to DIRECTORY in the Hugging Face layout, for transformers' AutoModel to open.
+    """Write the model of RUN to DIRECTORY in the Hugging Face layout, which transformers opens.
 
-    The directory is opened again and compared with RUN before it is put in its place. A model that transformers would
-    open and answer otherwise with is refused.
+    The written files are opened again and compared with RUN. A model that would give other outputs in transformers is
+    refused.
     """
     from tlx.processors.vocabulary import notes
     from tlx.weights import check_trained, load_pretrained
@@ -41,7 +41,7 @@ def export(source: str, directory: str) -> None:
 @click.argument("source", metavar="CELL", type=click.Path(file_okay=False))
 @config_option
 def rebuild(source: str, config: str | None) -> None:
-    """Write the model and the page of a study's CELL, which kept only what it learned."""
+    """Write the model and the report of a study's CELL, which stores its trained parameters only."""
     from tlx.training.reopen import rebuild as again
     from tlx.training.results import write_page
 
@@ -51,11 +51,13 @@ def rebuild(source: str, config: str | None) -> None:
 
 @main.command()
 @click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
-@click.option("--greedy", is_flag=True, help="Keep a run where the first run's validation split does not fall.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory of the new model.")
+@click.option(
+    "--greedy", is_flag=True, help="Keep a run only if the validation score of the first run's recipe does not fall."
+)
 @config_option
 def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -> None:
-    """Average the final weights of RUNs of one model (Wortsman et al., 2022)."""
+    """Average the final weights of several RUNs of one model (Wortsman et al., 2022)."""
     from tlx.analysis.soups import soup as cook
 
     found = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
@@ -68,11 +70,16 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
 
 @main.command()
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
-@click.option("--share", default=0.5, show_default=True, help="0 is what the run was brought, 1 what it found.")
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="The new model's directory.")
+@click.option(
+    "--share",
+    default=0.5,
+    show_default=True,
+    help="Interpolation weight: 0 = initial (pretrained) weights, 1 = fine-tuned weights.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory of the new model.")
 @config_option
 def wise(source: str, share: float, out: str, config: str | None) -> None:
-    """Take the point between what RUN was brought and what it found (WiSE-FT, Wortsman et al., 2022)."""
+    """Interpolate between the initial and the fine-tuned weights of RUN (WiSE-FT, Wortsman et al., 2022)."""
     from tlx.analysis.soups import wise as interpolate
 
     found = interpolate(source, share, out, recipe=given_recipe(config))

@@ -29,7 +29,7 @@ def keep_mask(context: Context, shape: Sequence[int], rate: float | Array, salt:
     """Booleans of `shape` [B, ...], True with probability 1 - rate, to within 2**-32 (2**-24 for a traced rate).
 
     Each example's key comes from JAX's generator; within the example the bits are a hash of place and key. That is
-    random enough for dropout, and pure arithmetic that fuses into the product it masks (docs/performance.md).
+    random enough for dropout, and pure arithmetic that fuses into the product it masks (docs/results/performance.md).
     """
     batch, *rest = shape
     words = jax.random.key_data(example_keys(context, batch, salt)).astype(jnp.uint32)

@@ -54,8 +54,9 @@ def waiting(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(params, ...)` whose backward pass has to wait for its cotangent before it computes anything again.
 
     `jax.checkpoint` has a barrier for that. On processors XLA takes barriers away before it orders the operations, and
-    then finds that it may compute early again, or need not compute twice: little is saved (docs/performance.md). Here
-    zero is added to what was kept, made of the cotangent in a way that no compiler sees through (NaN where it is NaN).
+    then finds that it may compute early again, or need not compute twice: little is saved
+    (docs/results/performance.md). Here zero is added to what was kept, made of the cotangent in a way that no compiler
+    sees through (NaN where it is NaN).
     """
 
     @jax.custom_vjp

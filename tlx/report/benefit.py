@@ -129,9 +129,9 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
     layers = banded(rows, x, title, share, told)
     ends = [row["mean"] for row in rows if row["arm"] == "scratch" and row["labels"] == document["labels"][-1]]
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
-    caption = "Mean and 95 % t-interval over the seeds. Dashed: what scratch has with the most labels."
+    caption = "Mean and 95 % t-interval over the seeds. Dashed: from scratch with all labels."
     return charts.figure(
-        "learning", "By how many labels", caption, alt.layer(*layers, level), rows, height=300,
+        "learning", "By number of labels", caption, alt.layer(*layers, level), rows, height=300,
         level=[{"arm": "scratch", "mean": mean} for mean in ends],
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ def over_time(document: Mapping[str, Any], share: bool) -> Figure:
     layers = banded(document["training"], x, title, share, told)
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
     caption = (
-        "Mean over the seeds in the band from the lowest to the highest, most labels. Dashed: what scratch ends with."
+        "With all labels. Line: mean over the seeds. Band: lowest to highest seed. Dashed: final value from scratch."
     )
     return charts.figure(
         "time", "By time", caption, alt.layer(*layers, level), list(document["training"]), height=300,

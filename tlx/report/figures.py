@@ -21,9 +21,9 @@ LOSSES = ("validation/loss", "validation/mse")
 def training(records: Records) -> list[Figure]:
     """The loss raw and smoothed, the rate, the gradient's norm, and the terms of the objective if it has several."""
     captions = {
-        "train/loss": ("Training loss", "loss", "Of each batch, before the update."),
-        "train/rate": ("Learning rate", "rate", "The schedule's; a parameter's own is this times its factor."),
-        "train/gradient_norm": ("Gradient norm", "norm", "Of all parameters that learn, before clipping."),
+        "train/loss": ("Training loss", "loss", "Loss of each batch, before the update."),
+        "train/rate": ("Learning rate", "rate", "Rate of the schedule. Each parameter multiplies it by its factor."),
+        "train/gradient_norm": ("Gradient norm", "norm", "Norm over all trainable parameters, before clipping."),
     }
     marks, made = phases(records), []
     for name in MAIN:
@@ -53,7 +53,7 @@ def training(records: Records) -> list[Figure]:
             steps, values = records.series(name)
             kept = thin(values, max(50, LIMIT // len(terms)))
             rows += [{"term": name.removeprefix("train/"), "step": steps[n], "value": finite(values[n])} for n in kept]
-        caption = "What the terms of the objective report, each batch."
+        caption = "Values that the terms of the objective log, for each batch."
         made.append(charts.curves("train-terms", "Terms", caption, rows, axis="value", by="term"))
     return made
 
@@ -150,7 +150,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> 
         for p in range(len(names))
         if every or counts[t, p]
     ]
-    caption = f"{totals.sum():,} {split} examples; a share is of the examples of the true class, along a row."
+    caption = f"{totals.sum():,} {split} examples; shares are of the examples of the true class (rows sum to 1)."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
 
 
@@ -169,8 +169,8 @@ def reliability(bins: np.ndarray, split: str = "test", classes: int = 2) -> Figu
             }
         )
     caption = (
-        f"{split.capitalize()} predictions in {len(bins)} bins of confidence; a larger dot holds more of them, "
-        "a line is a 95 % Wilson interval. Below the diagonal the model claims more than it knows."
+        f"{split.capitalize()} predictions in {len(bins)} bins of confidence. A larger dot has more examples; a "
+        "line is a 95 % Wilson interval. Below the diagonal the model is overconfident."
     )
     return charts.reliability("reliability", "Calibration", caption, rows, height=charts.side(classes))
 
@@ -194,7 +194,7 @@ def regression(predictions: Predictions, split: str = "test") -> Figure:
         for n in chosen
         for k, output in enumerate(outputs)
     ]
-    caption = f"{told[0].upper()}{told[1:]}; on the dashed line the prediction is right."
+    caption = f"{told[0].upper()}{told[1:]}; predictions on the dashed line are exact."
     return charts.scatter("scatter", "Predicted against true", caption, rows, fields=outputs)
 
 

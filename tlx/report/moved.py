@@ -69,8 +69,8 @@ def change(document: dict[str, Any]) -> Figure:
                 rows.append({"stage": row["name"], "place": place, "kind": kind, "value": norms["relative"], **told})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["value"] is not None for row in rows)]
     caption = (
-        "The Euclidean norm of the change over that of the weights before. Where they were zero (fresh biases) there "
-        "is no ratio, and on a logarithmic axis no point for what did not move."
+        "Euclidean norm of the change divided by that of the initial weights. Zero initial weights (new biases) have "
+        "no ratio. A logarithmic axis has no point for unchanged weights."
     )
     return charts.staged(
         "moved-weights", "Relative change of the weights", caption, rows,
@@ -91,7 +91,7 @@ def similarity(document: dict[str, Any], held: int) -> Figure:
     ]
     caption = (
         f"Linear CKA of each stage's features before and after, over {held:,} validation examples: 1 is the same up to "
-        "rotation and scale. The plain form is biased upwards where features are wide and examples few."
+        "rotation and scale. The plain form is too high for wide features and few examples."
     )
     kinds, values = ("unbiased, by batches", "plain"), [row["value"] for row in rows if row["value"] is not None]
     domain = [min(0.0, *values), max(1.0, *values)] if values else None
@@ -113,7 +113,7 @@ def probes(document: dict[str, Any], held: int) -> Figure:
     measure = next((row["probe"]["after"]["measure"] for row in document["stages"] if "probe" in row), "accuracy")
     caption = (
         f"{'Logistic' if measure == 'accuracy' else 'Ridge'} regression on each stage's features, fitted on {fitted:,} "
-        f"training examples, scored on {held:,} of validation; a line is a 95 % interval."
+        f"training examples and evaluated on {held:,} validation examples. A line is a 95 % interval."
     )
     return charts.staged(
         "moved-probes", "Linear probes", caption, rows,
@@ -136,10 +136,10 @@ def lines(document: dict[str, Any], held: int) -> list[Figure]:
         ]
         told = words.metric(name)
         fresh = document["before"]["fresh_stages"]
-        drawn = "everything" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
-        caption = f"Over {held:,} validation examples, with 95 % intervals. Statistics of batch norm go along."
-        caption += f" Drawn afresh at 0, not brought: {drawn}." if fresh else ""
-        title = f"{told[0].upper()}{told[1:]} on the straight line"
+        drawn = "all weights" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
+        caption = f"{held:,} validation examples, with 95 % intervals. Statistics of batch norm are interpolated too."
+        caption += f" Random at 0, not pretrained: {drawn}." if fresh else ""
+        title = f"{told[0].upper()}{told[1:]} between initial and final weights"
         made.append(charts.along(f"moved-line-{name}", title, caption, rows, axis=told))
     return made
 
@@ -161,10 +161,10 @@ def ranks(document: dict[str, Any]) -> Figure:
         if kernel["path"] in paths
         for of in (*BOTH, "change")
     ]
-    more = f" The {LIMIT} of {len(kernels)} kernels whose change has the highest rank." if len(kernels) > LIMIT else ""
+    more = f" The {LIMIT} of {len(kernels)} kernels with the highest rank of change." if len(kernels) > LIMIT else ""
     caption = (
-        "The exponential of the entropy of the singular values, of each kernel as a matrix and of its change; 0 is no "
-        f"change. Point at a dot for the largest singular values.{more}"
+        "Exponential of the entropy of the singular values, for each kernel as a matrix and for its change; 0 means no "
+        f"change. Hover over a dot to see the largest singular values.{more}"
     )
     return charts.ranks(
         "moved-ranks", "Effective rank of the kernels", caption, rows, paths=paths, kinds=(*BOTH, "change")

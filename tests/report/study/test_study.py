@@ -62,7 +62,7 @@ def test_the_picture_and_the_columns_that_decide_come_first(html):
     heads = [
         unescape(re.sub("<[^>]*>", "", head)) for head in re.findall("<th scope.*?</th>", table.partition("<tbody>")[0])
     ]
-    assert heads[:5] == ["method", "shots", "difference", "shown", "95 % interval"]
+    assert heads[:5] == ["method", "shots", "difference", "verdict", "95 % interval"]
 
 
 def test_no_axis_has_ticks_with_a_positive_exponent(html):
@@ -137,7 +137,7 @@ def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
 
 def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
     told = text(html)
-    assert "12 of 14 cells are done (1 failed, 1 waiting), so this may still change." in told
+    assert "12 of 14 cells are done (1 failed, 1 waiting)" in told
     [failed] = [cell for cell in studies.read(small_study).cells if cell.failed]
     assert failed.failed["error"] in told
     assert "Traceback (most recent call last)" in told
@@ -150,7 +150,7 @@ def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
     assert sum(result["pack"]["arms"] == 1 for result in held) == 0 or "trained alone" in told
     assert "recorded in groups.json" in told
     read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in held)
-    assert f"{read} runs read what the frozen stages below head give from a store" in told
+    assert f"{read} runs read cached features of the frozen stages below head" in told
 
 
 def test_the_first_thing_said_is_the_answer(html):

@@ -7,7 +7,7 @@ from tlx.report.words import number, scaled
 
 BOUNDS = {"": "", "at least": ">= ", "at most": "<= "}
 # The column that decides comes first.
-HEADS = ("", "gain by transfer [95 %]", "pretrained", "from scratch")
+HEADS = ("measure", "gain by transfer [95 %]", "pretrained", "from scratch")
 
 
 def rows(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -27,11 +27,11 @@ def notes(card: Mapping[str, Any]) -> list[str]:
     return [
         f"{len(card['seeds'])} seeds, {card['labels'][-1]:,} labels, selection: {card['selection']}; "
         f"from scratch is {changes}",
-        f"what scratch ends with is measured on the validation split, which is looked at every {card['looked']} steps; "
-        "both arms are timed to their first such look",
+        f"the final metric from scratch is measured on the validation split, which is looked at every {card['looked']} "
+        "steps; the cost of each arm is counted up to the first evaluation that reaches it",
         f"operations: {card['counted']}",
         f"energy of one of the runs: {card['energy']}",
-        f"a whole run by the formula of 2019: {between(old['kwh'], 1000)} Wh, {between(old['co2e_kg'], 1000)} g CO2e, "
+        f"one run by the formula of 2019: {between(old['kwh'], 1000)} Wh, {between(old['co2e_kg'], 1000)} g CO2e, "
         f"{old['how']}",
         *card["notes"],
     ]

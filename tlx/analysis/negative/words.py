@@ -59,7 +59,7 @@ def advice(document: Mapping[str, Any]) -> list[str]:
         told = ", ".join(f"{source} {verdict}" for source, verdict in one["verdicts"].items())
         against = "chance" if one["baseline"] == "chance" else one["baseline"]
         if one["use"] is None:
-            found.append(f"{at}: use no source; none is shown to help against {against} ({told})")
+            found.append(f"{at}: use no source, because none is shown to help against {against} ({told})")
             continue
         equal = f"; not shown to be better than {', '.join(one['equal'])}" if one["equal"] else ""
         found.append(f"{at}: use {one['use']}{equal} (against {against}: {told})")
@@ -70,9 +70,9 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers."""
     metric, seeds = document["metric"], len(document["seeds"])
     return [
-        sign_of_gap(document) + f"; {metric} in {'points' if is_share(document) else 'its own units'}",
-        f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p corrected "
-        "over the settings of each baseline",
+        sign_of_gap(document) + f"; {metric} in {'points' if is_share(document) else 'its unit'}",
+        f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p values are "
+        "corrected over the settings of each baseline",
         *(f"{name}: {about}" for name, about in document["baselines"].items()),
         *(flip(one) for one in document["flips"]),
         *document["notes"],

@@ -90,7 +90,7 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
     told = [
         ("metric", names.metric(table.metric)),
         ("selection", ", ".join(dict.fromkeys(selections(table)))),
-        ("seeds an arm", " to ".join(map(str, sorted({min(several), max(several)})))),
+        ("seeds per arm", " to ".join(map(str, sorted({min(several), max(several)})))),
         ("cells done", f"{counts['done']} of {len(study.cells)}"),
     ]
     if study.baseline:
@@ -180,8 +180,8 @@ def grouped(held: tuple[Cell, ...]) -> str:
     told = f"{', '.join(parts)}. The groups follow from the study and are recorded in groups.json."
     if set(sizes) != {1}:
         told += (
-            " A run in a group and the same run alone differ at first by rounding and by more after many steps; a "
-            "group of the same cells has the same bits again."
+            " A run in a group differs from the same run alone by rounding at first, and by more after many steps. A "
+            "group of the same cells gives the same bits again."
         )
     return told
 
@@ -191,8 +191,8 @@ def stored(held: tuple[Cell, ...]) -> list[str]:
     phases = [cell.result.get("prefix") or [] for cell in held if cell.result]
     cuts = [cut for told in phases for cut in dict.fromkeys(phase["cut"] for phase in told)]
     return [
-        f"{counted(cuts.count(cut), 'run')} read what the frozen stages below {cut} give from a store, where it was "
-        "computed once."
+        f"{counted(cuts.count(cut), 'run')} read cached features of the frozen stages below {cut}, which were computed "
+        "once."
         for cut in dict.fromkeys(cuts)
         if cut
     ]

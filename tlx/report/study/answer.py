@@ -66,12 +66,13 @@ def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
     sizes = {len(found) for found in methods.values()}
     several = sizes != {1}
     together = several and len(sizes) == 1 and not mixed
-    throughout = " throughout" if several and not together else ""
+    throughout = " in all settings" if several and not together else ""
+    anywhere = " in any setting" if throughout else ""
     clauses: list[list[Piece]] = []
     for verdict, names in alike.items():
         listed = joined(names)
         if names and verdict == "no difference shown":
-            clauses.append([("no difference", verdict), (f" was shown for {listed}{throughout}", "")])
+            clauses.append([("no difference", verdict), (f" was shown for {listed}{anywhere}", "")])
         elif names and verdict == "not compared":
             are = "is" if len(names) == 1 else "are"
             clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (" (one seed)", "")])
@@ -123,7 +124,7 @@ def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     why = "No arm can be compared with its baseline yet" if table.study.baseline else "No baseline, so no comparison"
     which = "highest" if table.higher else "lowest"
     called = columns.arm(best.arm.names)
-    told = f"{why}. The {which} mean {metric(table.metric)} is that of {called}, "
+    told = f"{why}. {called} has the {which} mean {metric(table.metric)}, "
     return [(told, ""), (unit.value(best.mean), anchors(table, columns)[called]), (".", "")]
 
 
@@ -164,8 +165,8 @@ def seen(one: Comparison, unit: Unit) -> str:
     if one.detectable is not None:
         return f"minimum detectable difference {unit.size(one.detectable)}{unit.points}"
     if one.difference.pairs < FEW:
-        return f"{one.difference.pairs} seeds say little"
-    return "these seeds vary too much to show any difference"
+        return f"{one.difference.pairs} seeds are too few for a conclusion"
+    return "the seeds vary too much to show any difference"
 
 
 def how(table: Table, unit: Unit) -> str:
@@ -181,7 +182,7 @@ def how(table: Table, unit: Unit) -> str:
     smallest = f" and a difference beyond {unit.size(table.smallest)}{unit.points}" if table.smallest else ""
     family = f" after Holm's correction over {len(tested)} comparisons" if len(tested) > 1 else ""
     return (
-        f"{told} In brackets are 95 % t-intervals of the difference, paired over {seeds}; better or worse takes "
+        f"{told} Brackets: 95 % t-interval of the difference, paired over {seeds}. Better or worse requires "
         f"p < 0.05{family}{smallest}."
     )
 
@@ -201,5 +202,5 @@ def state(table: Table) -> str:
         return ""
     since = ""
     if changed := ", ".join(table.study.changed):
-        since = f" Stale cells are left out: {changed} changed since they ran; run the study again."
-    return f"{counts['done']} of {total} cells are done ({', '.join(left)}), so this may still change.{since}"
+        since = f" Stale cells are left out, because {changed} changed after they ran; run the study again."
+    return f"{counts['done']} of {total} cells are done ({', '.join(left)}), so the result may still change.{since}"

@@ -214,9 +214,9 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
         base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
     ]
-    caption = "Means with 95 % t-intervals over seeds; a small point is a run and opens it, a mean leads to its runs."
+    caption = "Means with 95 % t-intervals over seeds. A small point is a run; click a point to open its runs."
     if len(order) > 1:
-        caption += f" Arms of one {called} are drawn side by side."
+        caption += f" Arms with the same {called} are drawn side by side."
     figure = f"by-{slug(called)}" + (f"-{slug(setting)}" if setting else "")
     head, height = headed(f"{title} by {called}", setting), 320 + legend_height(named.values())
     return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=height, means=means)

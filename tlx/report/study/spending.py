@@ -35,15 +35,15 @@ def scientific(value: float) -> str:
 
 
 COSTS = (
-    Cost(TIME, "time", "seconds a run", words.duration),
-    Cost("seconds/train", "of it training", "seconds", words.duration),
+    Cost(TIME, "time", "seconds per run", words.duration),
+    Cost("seconds/train", "training time", "seconds", words.duration),
     Cost("seconds/compile", "compilation", "seconds", words.duration),
-    Cost("examples_per_second", "examples a second", "examples a second", words.number),
-    Cost("flops", "FLOPs", "FLOPs of a run's steps, by XLA's count", scientific),
+    Cost("examples_per_second", "examples per second", "examples per second", words.number),
+    Cost("flops", "FLOPs", "FLOPs of the training steps, counted by XLA", scientific),
     Cost("peak_memory_bytes", "peak memory", "peak memory, bytes", words.size),
     Cost("energy/kwh", "energy, kWh", "energy, kWh", words.number),
     Cost("energy/co2e_kg", "CO2e, kg", "CO2e, kg", words.number),
-    Cost("parameters/trainable", "parameters that learn", "parameters that learn", lambda n: f"{n:,.0f}"),
+    Cost("parameters/trainable", "trainable parameters", "trainable parameters", lambda n: f"{n:,.0f}"),
 )
 DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable")
 

@@ -13,7 +13,7 @@ ESCAPES = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "\N{MINUS SIGN}": "$-$", "\N{NO-BREAK SPACE}": "~", "–": "--",
     "·": r"\textperiodcentered{}",
 }  # fmt: skip
-HEADS = ("mean", "95 % interval", "seeds", "difference", "95 % interval", "p (Holm)", "shown", "detectable")
+HEADS = ("mean", "95 % interval", "seeds", "difference", "95 % interval", "p (Holm)", "verdict", "detectable")
 SHARES = {"mean": "mean, %", "difference": "difference, points"}
 
 
