@@ -47,14 +47,14 @@ def test_mistakes_are_the_wrong_ones_alone_worst_first():
     logits = np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.99, 0.01]])
     outcome = Predictions(scores_of(logits, np.array([0, 0, 0, 1])), np.arange(4))
     shown = [{"label": int(label), "index": n, "text": f"text {n}"} for n, label in enumerate(outcome.scores["label"])]
-    found = evaluate.mistakes(outcome, shown, TASK)
+    found = evaluate.mistakes(outcome, shown, TASK, list)
     assert [one["text"] for one in found] == ["text 3", "text 2", "text 1"]
     assert found[0]["label"] == "yes"
     assert list(found[0]["answer"]) == ["no", "yes"]
     assert [one["loss"] for one in found] == sorted((one["loss"] for one in found), reverse=True)
-    assert len(evaluate.mistakes(outcome, shown, TASK, count=1)) == 1
+    assert len(evaluate.mistakes(outcome, shown, TASK, list, count=1)) == 1
     right = Predictions(scores_of(logits[:1], np.array([0])), np.arange(1))
-    assert evaluate.mistakes(right, shown, TASK) == []
+    assert evaluate.mistakes(right, shown, TASK, list) == []
 
 
 def test_an_image_is_shown_as_it_is():

@@ -202,7 +202,8 @@ def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     label = labels.reshape(logits.shape)
     error = logits.astype(np.float64) - label
     return {
-        "label": label, "prediction": logits, "loss": (error**2).mean(-1), "absolute_error": np.abs(error).mean(-1)
+        "label": label, "prediction": logits, "loss": (error**2).mean(-1),
+        "absolute_error": np.abs(error).mean(-1), "logits": logits,
     }  # fmt: skip
 
 

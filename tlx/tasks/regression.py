@@ -48,12 +48,14 @@ class Regression(Task):
         return values, jnp.ones_like(values)
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`label` and `prediction` [B, K]; `loss` [B], the squared error, and `absolute_error` [B], means over K."""
+        """`label`, `prediction` and `logits`, the same, [B, K]; `loss`, the squared error, and `absolute_error` [B], means
+        over K."""
         prediction = outputs["logits"].astype(jnp.float32)
         label = batch["label"].reshape(prediction.shape)
         return {
             "label": label,
             "prediction": prediction,
+            "logits": prediction,
             "loss": losses.squared_error(prediction, label),
             "absolute_error": jnp.abs(prediction - label).mean(-1),
         }

@@ -146,22 +146,46 @@ def mistakes(
     predictions: Predictions,
     examples: Examples,
     task: Task,
-    answers: Callable[[Sequence[int]], list[Any]] | None = None,
+    answers: Callable[[Sequence[int]], list[Any]],
     count: int = 20,
 ) -> list[dict[str, Any]]:
     """The examples with the largest loss that the model got wrong, worst first: what a page shows of a run.
 
-    `answers(places)` returns what the model answers to the examples at these places; None takes the stored logits.
+    `answers(places)` returns what the model answers to the examples at these places; it is asked where the scores hold
+    no logits. A task whose scores have no `loss` has no mistakes to show.
     """
-    loss, correct = predictions.scores["loss"], predictions.scores.get("correct")
-    places = [int(n) for n in np.argsort(-loss) if correct is None or not correct[n]][:count]
-    if answers is None:
-        name = "logits" if "logits" in predictions.scores else "prediction"
-        stored = {"logits": predictions.scores[name][places]}
-        told = task.answers(stored, {}) if places else []
-    else:
-        told = answers(places) if places else []
-    return [shown(examples[n], task, answer, float(loss[n])) for n, answer in zip(places, told, strict=True)]
+    scores = predictions.scores
+    if "loss" not in scores:
+        return []
+    correct = scores.get("correct")
+    places = [int(n) for n in np.argsort(-scores["loss"]) if correct is None or not correct[n]][:count]
+    if not places:
+        return []
+    told = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
+    rows = zip(places, told, strict=True)
+    return [shown(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
+
+
+def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
+    """A function that returns what the task answers to some examples under these variables of the model."""
+    recipe = ready.recipe
+
+    @jax.jit
+    def outputs(variables: Variables, inputs: dict[str, Any]) -> dict[str, Any]:
+        taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
+        return {name: taps[name] for name in ("logits", "hidden", "pooled") if name in taps}
+
+    def answers(places: Sequence[int]) -> list[Any]:
+        batches = evaluation_batches(
+            examples.view(np.asarray(places)), ready.processor, batch=recipe.train.eval_batch,
+            buckets=recipe.data.lengths, targets=ready.targets,
+        )  # fmt: skip
+        read = partial(inputs_of, targets=ready.targets)
+        # The inputs are kept too, by their own names: a task may need the mask of the tokens.
+        arrays = passes(batches, lambda inputs: {**inputs, **outputs(variables, inputs)}, read)
+        return ready.task.answers(arrays, arrays)
+
+    return answers
 
 
 def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:

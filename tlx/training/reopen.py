@@ -88,7 +88,7 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     with run_directory.writing(path):
         ready, splits, found = learned(path, given)
         answers = run_directory.read_predictions(path, splits.shown)
-        write_tables(path, ready, splits, answers)
+        write_tables(path, ready, splits, answers, found)
         save_model(path, ready, found)
         # The list of the run's files is written when all of them are there.
         digests.write(path)

@@ -25,7 +25,7 @@ from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
-from tlx.training.evaluate import mistakes
+from tlx.training.evaluate import answering, mistakes
 from tlx.training.prepare import Prepared
 from tlx.training.step import TrainState
 from tlx.trees import flatten
@@ -83,7 +83,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         run_directory.write_predictions(path, name, predictions)
     if leave == "all":
         save_model(path, ready, state.variables)
-        write_tables(path, ready, splits, outcomes.get(splits.shown))
+        write_tables(path, ready, splits, outcomes.get(splits.shown), state.variables)
     else:
         save_learned(path, ready, state)
     arm.records.flush()
@@ -94,11 +94,16 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
     return result
 
 
-def write_tables(path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None) -> None:
+def write_tables(
+    path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None, variables: Variables
+) -> None:
     """What the page shows beside the result: the worst mistakes on the split that it is about (`Splits.shown`), all
     parameters, the manifest, the environment."""
     if outcome is not None:
-        write_json(path / "mistakes.json", mistakes(outcome, splits.named[splits.shown], ready.task))
+        examples = splits.named[splits.shown]
+        write_json(
+            path / "mistakes.json", mistakes(outcome, examples, ready.task, answering(ready, variables, examples))
+        )
     write_json(path / "parameters.json", describe.document(ready))
     if ready.recipe.weights is not None:
         write_json(path / run_directory.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
