@@ -34,7 +34,7 @@ def test_logits_come_in_the_order_of_the_split_without_the_copies_that_fill_a_ba
             "label": np.stack([given["label"]] * 2),
         },
     )
-    outcome, other = evaluate.evaluate(engine, None, None, [None], RECIPE)
+    outcome, other = evaluate.evaluate(engine, None, None, [None], SimpleNamespace(recipe=RECIPE, targets=None))
     np.testing.assert_array_equal(other.scores["logits"], -outcome.scores["logits"])
     assert outcome.scores["logits"][:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert outcome.scores["label"].tolist() == [0, 1, 0, 1, 0]

@@ -48,8 +48,7 @@ class Regression(Task):
         return values, jnp.ones_like(values)
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`label`, `prediction` and `logits`, the same, [B, K]; `loss`, the squared error, and `absolute_error` [B], means
-        over K."""
+        """`label`, `prediction` and `logits`, the same, [B, K]; `loss` [B], the squared error; `absolute_error` [B]."""
         prediction = outputs["logits"].astype(jnp.float32)
         label = batch["label"].reshape(prediction.shape)
         return {

@@ -101,9 +101,8 @@ def write_tables(
     parameters, the manifest, the environment."""
     if outcome is not None:
         examples = splits.named[splits.shown]
-        write_json(
-            path / "mistakes.json", mistakes(outcome, examples, ready.task, answering(ready, variables, examples))
-        )
+        answers = answering(ready, variables, examples)
+        write_json(path / "mistakes.json", mistakes(outcome, examples, ready.task, answers))
     write_json(path / "parameters.json", describe.document(ready))
     if ready.recipe.weights is not None:
         write_json(path / run_directory.WEIGHTS, {"source": ready.manifest.source, "entries": ready.manifest.lines()})
