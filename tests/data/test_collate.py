@@ -42,7 +42,7 @@ def test_no_rows_give_an_empty_batch():
     [
         ({"row": np.zeros(3)}, ("'row'", "[3]", "[2]")),
         ({"row": np.zeros((2, 1))}, ("'row'", "[2, 1]")),
-        ({"ids": np.zeros((2, 2), int)}, ("'ids'", "[2, 2]")),
+        ({"ids": np.zeros((2, 2), int)}, ("'ids'", "[2, 2]", "[None]")),
         ({"ids": np.array([0.5])}, ("'ids'", "float64", "int32")),
         ({"ids": np.arange(9)}, ("9 entries", "at most 4")),
     ],

@@ -184,7 +184,8 @@ def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> 
         size
         for name, field in fields.items()
         if None in field.shape
-        for size, side in zip(np.shape(arrays[name]), field.shape, strict=True)
+        # An array of another rank is refused when a batch is made.
+        for size, side in zip(np.shape(arrays[name]), field.shape, strict=False)
         if side is None
     ]
     return max(sides, default=0)
