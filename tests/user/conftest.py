@@ -11,6 +11,7 @@ from PIL import Image
 import tlx
 from tlx import Study, config, param
 from tlx.cli import load_recipe
+from tlx.predict import predict
 from tlx.recipe import Recipe
 from tlx.study import run_study
 from tlx.training.loop import How
@@ -75,7 +76,7 @@ def reopened(folder: Path, file: Path) -> None:
 
 def predicted(folder: Path, examples: Sequence[Any]) -> None:
     """The saved model answers without the file: it holds the weights as they are used."""
-    for answer in tlx.predict.predict(folder, examples):
+    for answer in predict(folder, examples):
         assert sum(answer.values()) == pytest.approx(1.0, abs=1e-5)
 
 
