@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import tlx
-from tlx.cli import main
+from tlx.cli import load_recipe, main
 from tlx.trees import flatten
 from tlx.weights import load_pretrained
 
@@ -135,4 +135,4 @@ def test_a_tuning_with_leaves_of_its_own_is_merged_into_the_model(live, tmp_path
     changed = tmp_path / "wrong.py"
     changed.write_text(GAIN.replace('layer | {"kernel"', 'layer | {"kernels"'))
     with pytest.raises(ValueError, match=r"Gain.merge: 'blocks/00/kernels' is \(16, 10\)|Gain.merge: '.*/kernels' is"):
-        tlx.run(tlx.cli.load_recipe(str(changed), ())[1], tmp_path / "wrong", quiet=True)
+        tlx.run(load_recipe(str(changed), ())[1], tmp_path / "wrong", quiet=True)
