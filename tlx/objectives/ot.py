@@ -36,8 +36,6 @@ class Ot(Between):
         super().__post_init__()
         if self.label_cost is not None and self.label_cost < 0:
             raise ValueError(f"Ot: label_cost is {self.label_cost}; it is 0 or more, or None")
-        if self.label_cost is not None and self.source == "unlabelled":
-            raise ValueError("Ot: label_cost reads the labels of its source, and the stream 'unlabelled' has none")
         if self.epsilon <= 0:
             raise ValueError(f"Ot: epsilon is {self.epsilon}; it is above 0")
         if self.iterations < 1:
