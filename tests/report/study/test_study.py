@@ -83,7 +83,7 @@ def test_notes_of_the_runs_are_on_the_page_once(written):
         written.add(right, method="a", seed=seed, notes=shared)
         written.add(right, method="b", seed=seed, notes=[*shared, *(["a <b>copy</b>"] if seed else [])])
     html = study.draw(written.compare())
-    assert "2 notes of the runs" in html and html.count("Labelled has 3 examples.") == 1
+    assert "2 notes" in html and html.count("Labelled has 3 examples.") == 1
     assert "A &lt;b&gt;copy&lt;/b&gt; (1 of 4 runs)." in html
 
 
