@@ -119,7 +119,7 @@ class Other(terms.Term):
         ),
         (
             {"objective": (SOURCE, terms.Mcc())},
-            "Alternating is for a term that takes turns (Mcd, Adda), and the objective has none: leave it out",
+            "Alternating is for a term that takes turns (Adda, Mcd), and the objective has none: leave it out",
         ),
         (
             {"objective": (*RECIPE.objective, Other())},
