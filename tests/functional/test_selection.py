@@ -384,7 +384,8 @@ ALONE = {"data": Data(target="digits"), "objective": (terms.Supervised(),)}
          "train.criteria names 'iwv', which looks at held-out examples of a source, and there is none: give "
          "data.source, or take one that looks at the target alone ('snd', 'im', 'entropy')"),
         ({"task": tasks.Regression(), "train": {"select": "entropy"}},
-         "train.select is 'entropy', which judges classes, and the task is a regression: leave it out"),
+         "train.select is 'entropy', which judges classes, and with Regression an example does not have exactly one: "
+         "leave it out"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(changes, message):

@@ -119,7 +119,8 @@ class Other(terms.Term):
         ),
         (
             {"objective": (SOURCE, terms.Mcc())},
-            "Alternating is for a term that takes turns (Adda, Mcd), and the objective has none: leave it out",
+            "Alternating is for a term that takes turns (one with a hook turns, such as Mcd or Adda), and the "
+            "objective has none: leave it out",
         ),
         (
             {"objective": (*RECIPE.objective, Other())},

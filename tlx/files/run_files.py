@@ -22,7 +22,7 @@ _MODEL = (
 FILES = frozenset({RECIPE, RESULT, digests.FILES, MOVED, LEARNED, FAILED, METRICS, PAGE, *TABLES})
 DIRECTORIES = {
     "tensorboard": r"events\.out\.tfevents\..*",
-    "predictions": r"[A-Za-z0-9][\w.-]*\.npz",
+    "predictions": r"(validation|test(-[A-Za-z0-9][\w.-]*)?)\.npz",
     "model": _MODEL,
     "model/adapter": _MODEL,
     "adapter": _MODEL,

@@ -193,12 +193,13 @@ def calibration_error(scores: Scores) -> float:
 def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the scores of logits [N, C] and labels [N] as runs of earlier versions stored them: of a classification
     where the labels are whole numbers, else of a regression."""
-    if labels.dtype.kind in "iu":
+    if labels.dtype.kind in "iu" and logits.ndim == 2:
         prediction = logits.argmax(-1)
         return {
             "label": labels, "prediction": prediction, "correct": prediction == labels,
             "confidence": softmax(logits).max(-1), "loss": negative_log_likelihood(logits, labels), "logits": logits,
         }  # fmt: skip
+    logits = logits.reshape(len(logits), -1)
     label = labels.reshape(logits.shape)
     error = logits.astype(np.float64) - label
     return {

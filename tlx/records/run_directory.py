@@ -184,15 +184,20 @@ def write_predictions(folder: Path, split: str, predictions: Predictions) -> Non
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, indices=predictions.indices, **predictions.scores)
     (folder / "predictions").mkdir(exist_ok=True)
-    write_whole(folder / "predictions" / f"{split}.npz", [stream.getbuffer()])
+    write_whole(folder / predictions_file(split), [stream.getbuffer()])
+
+
+def predictions_file(split: str) -> str:
+    """The file of the scores of a split: `validation`, `test`, or a further test set by its name."""
+    return f"predictions/{split if split in ('validation', 'test') else f'test-{split}'}.npz"
 
 
 def read_predictions(folder: Path, split: str) -> Predictions | None:
     """Read the scores of every example of a split; None where none were kept."""
-    path = Path(folder) / "predictions" / f"{split}.npz"
+    path = Path(folder) / predictions_file(split)
     if not path.is_file():
         return None
-    run_files.check_file(Path(folder), f"predictions/{split}.npz")
+    run_files.check_file(Path(folder), predictions_file(split))
     arrays = read_arrays(path, {"indices": 1}, others=True, remedy=RERUN)
     indices = arrays.pop("indices")
     if arrays.keys() == {"logits", "labels"}:

@@ -135,7 +135,7 @@ def test_a_source_that_is_weighed_by_the_target_is_not_the_source_alone():
 def test_the_gate_without_a_source_gates_the_labelled_examples():
     (alone,) = in_role((Gate(),))
     assert alone.source == alone.labelled == "labelled" and not alone.knows(("labelled", "unlabelled"))
-    assert alone.reads(("labelled", "unlabelled")) == ("labelled", "unlabelled")
+    assert alone.needs(("labelled", "unlabelled")).forward == ("labelled", "unlabelled")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_the_advice_names_a_source_that_is_shown_to_help_or_none(document, tmp_p
     told = {one["labels"]: one for one in document["advice"]}
     assert told[5]["use"] == "good" and told[5]["verdicts"] == {"good": "helps", "bad": "hurts"}
     assert told[5]["baseline"] == "A(0,T)" and told[0]["baseline"] == "chance"
-    assert "with 5 labels of each class: use good" in advice(document)[1]
+    assert "with 5 labels per class: use good" in advice(document)[1]
 
 
 def test_one_seed_shows_nothing(written):

@@ -13,6 +13,8 @@ from tlx.cli import main
 from tlx.data import Csv, Dataset, Test, Tfds, load
 from tlx.data.sources.base import check_columns
 from tlx.processors import load as open_processor
+from tlx.recipe import classes
+from tlx.records.run_directory import predictions_file
 from tlx.types import Column
 
 CONFIG = '''
@@ -114,8 +116,8 @@ def test_it_trains_and_every_test_set_is_measured(ran):
     assert ran.result["tests"] == ["hard", "noisy"]
     assert ran.result["examples"]["hard"] == 20 and ran.result["examples"]["noisy"] == 40
     for name, count in (("hard", 20), ("noisy", 40)):
-        kept = np.load(ran.folder / "predictions" / f"{name}.npz")
-        assert len(kept["labels"]) == count
+        kept = np.load(ran.folder / predictions_file(name))
+        assert len(kept["label"]) == count
     lines = [json.loads(line) for line in (ran.folder / "metrics.jsonl").read_text().splitlines()]
     assert {"hard/accuracy", "noisy/accuracy"} <= {line["name"] for line in lines}
 
@@ -190,9 +192,8 @@ def test_a_name_and_its_source_are_one_recipe():
     assert Data(target=Tfds("digits")) == Data(target="digits")
     assert Data(target="x", source=(Tfds("a"), "b")).source == ("a", "b")
     data = Data(target=Csv("x.csv", label="y"), tests=(Test(name="a", source=Csv("z.csv")),))
-    from tlx.recipe import KINDS
-
-    assert config.load(config.dump(data), KINDS) == data and hash(data) == hash(config.load(config.dump(data), KINDS))
+    again = config.load(config.dump(data), classes())
+    assert again == data and hash(data) == hash(again)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""A term of the user's own that compares the examples of a batch."""
+
+import json
+
+FILE = '''
+from dataclasses import dataclass
+
+from tlx import Data, Optim, Recipe, Train, models, tasks, terms
+from tlx.models import features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread(terms.Term):
+    """`weight` times the variance of the head's input over the batch of the stream `on`."""
+
+    on: str = "labelled"
+    weight: float = 0.1
+
+    def needs(self, streams):
+        return terms.Needs(forward=(self.on,), features=True, taps=("features",))
+
+    def loss(self, view):
+        spread = features(view.taps[self.on]).var(0).sum()
+        return self.weight * spread, {"spread": spread}
+
+
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(16,)),
+        objective=(terms.Supervised(), Spread()),
+        optim=Optim(lr=3e-3),
+        train=Train(steps=6, batch=16, eval_every=3, accumulate=2),
+    )
+'''
+
+
+def test_a_term_of_the_users_own_goes_through_everything(live):
+    life = live(FILE, "objective.1.weight", (0.01, 1.0))
+    lines = [json.loads(line) for line in (life.folder / "metrics.jsonl").read_text().splitlines()]
+    assert any(line["name"] == "train/spread/spread" for line in lines)
