@@ -116,7 +116,7 @@ def test_the_page_holds_the_curve_and_the_suggestions(found):
     # Every line has its name beside it, on rows that differ, and the page says which rate to take, or why none.
     assert sorted(row["row"] for row in marks) == list(range(len(marks)))
     assert sum(layer["mark"]["type"] == "text" for layer in spec["layer"]) == len(marks)
-    assert curve.reason in text and ("Recommended rate" in text) == (curve.recommended is not None)
+    assert curve.reason in text and ("Recommended learning rate" in text) == (curve.recommended is not None)
     assert "Content-Security-Policy" in text
     assert "default-src" in text
 

@@ -194,7 +194,7 @@ def run_group(
     since: float,
     share: int,
     look: Callable[[], None],
-    mesh: Mesh,
+    mesh: Mesh = Mesh(),
 ) -> bool:
     """Claim a group and run it; whether it could be claimed."""
     claims = claim_group(directory, cells, group.cells, since)

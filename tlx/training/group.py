@@ -240,9 +240,10 @@ class RunGroup:
             return run_directory.read(run.path)
         if run.failed is not None:
             return run.failed
-        if "test" in run.outcomes:
-            metrics = run.outcomes["test"].metrics(run.ready.task)
-            run.records.write(self.ended, {f"test/{name}": value for name, value in metrics.items()})
+        for split in self.splits.measured:
+            if split in run.outcomes:
+                metrics = run.outcomes[split].metrics(run.ready.task)
+                run.records.write(self.ended, {f"{split}/{name}": value for name, value in metrics.items()})
         run.records.flush()
         finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "timed": self.timed, "selected": selected}
         finish["pack"] = {"arms": len(self.runs), "place": n}
