@@ -24,8 +24,8 @@ from tlx import (
     updates,
 )
 from tlx.analysis import soups
-from tlx.data import examples
 from tlx.data.datasets.images import GreyImages, Images
+from tlx.data.sources import tfds
 from tlx.records.log import read_metrics
 from tlx.training.prepare import prepare
 from tlx.training.reopen import reopen
@@ -226,7 +226,7 @@ def test_data_whose_names_have_changed_since_are_refused(run, data, tmp_path, in
     interrupted(recipe, tmp_path / "stopped", 5)
     (folder / "label.labels.txt").write_text("one\nzero\n")
     # As a process that begins afterwards.
-    examples._opened.cache_clear()
+    tfds._opened.cache_clear()
     for again in (
         lambda: tlx.run(recipe, tmp_path / "stopped", resume=True, quiet=True),
         lambda: reopen(tmp_path / "whole"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tlx
-from tlx import models
+from tlx import models, tasks
 from tlx.layers import as_dtype, declare_dense, dense, example
 from tlx.models import Architecture, PerToken, Pooled
 from tlx.models.names import dense_names
@@ -124,7 +124,8 @@ def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
     assert document["architectures"][0].endswith("ForTokenClassification")
     assert document["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
     read = load_pretrained(tmp_path / "saved")
-    assert read.model.head == PerToken(3) and read.task is None
+    assert read.model.head == PerToken(3)
+    assert read.task == tasks.TokenClassification(names=("LABEL_0", "LABEL_1", "LABEL_2"))
     jax.tree.map(np.testing.assert_array_equal, read.variables, pretrained.variables)
     # An export opens what it wrote and compares the logits of every token.
     export_pretrained(read, tmp_path / "exported")

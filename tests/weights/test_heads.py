@@ -242,7 +242,7 @@ def test_a_head_of_another_class_is_drawn_again(name, tmp_path):
     change(tmp_path, architectures=[name])
     reset = actions(load_pretrained(tmp_path, named(NAMES)), "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
-    assert all(name in entry.note for entry in reset.values())
+    assert all(name.removeprefix("BertFor") in entry.note for entry in reset.values())
     # A config that names no class leaves the names, by which the head is compared.
     change(tmp_path, architectures=None)
     assert actions(load_pretrained(tmp_path, named(TURNED)), "permuted").keys() == reset.keys()
