@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks, tuning
-from tlx.data import Crop, Flip, Noise, shifts
+from tlx.data import Crop, Csv, Flip, Noise, Stream, Test, Tfds, shifts
 from tlx.files import schema_1
 from tlx.files.class_names import Classes
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
@@ -80,6 +80,12 @@ ONE_OF_EACH = {
     "BackgroundNoise": shifts.BackgroundNoise(snr=10.0),
     "Speed": shifts.Speed(factor=1.1),
     "Codec": shifts.Codec(law="a-law"),
+    "Csv": Csv("reviews.csv", label="stars"),
+    "Tfds": Tfds("digits"),
+    "Test": Test(name="far", source="mnist5k"),
+    "Stream": Stream(name="memory", source="mnist5k", batch=8),
+    "Pooled": models.Pooled(3),
+    "PerToken": models.PerToken(3),
     "Full": Full(decay=0.5),
     "Probe": Probe(),
     "Freeze": Freeze(through="blocks/00", decay=0.75),
@@ -94,8 +100,8 @@ ONE_OF_EACH = {
 
 
 # The others as they come.
-# Two cannot be loaded without a function or a module, and two are opened data, no part of a recipe.
-NAMED = [name for name in OWN if name not in ("Linen", "Nnx", "Dataset", "Splits")]
+# Two cannot be loaded without a function or a module, and the others are no part of a recipe.
+NAMED = [name for name in OWN if name not in ("Linen", "Nnx", "Dataset", "Splits", "Head", "Metric", "Statement")]
 ONE_OF_EACH |= {name: OWN[name]() for name in NAMED if name not in ONE_OF_EACH}
 
 
@@ -193,7 +199,7 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
         ("tuning", "Freeze(trough='x')", TypeError,
          "Freeze(trough='x'): Freeze.__init__() got an unexpected keyword argument 'trough'"),
         ("tuning.decay", "0", ValueError, "decay is 0.0; a rate multiplier a layer lies in (0, 1]"),
-        ("task", "Full()", TypeError, "task wants Classification | Regression, got Full(decay=1.0)"),
+        ("task", "Full()", TypeError, "task wants Task, got Full(decay=1.0)"),
     ],
 )  # fmt: skip
 def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text, kind, message):
@@ -448,7 +454,7 @@ def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
     named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum", "slant_peak", "slant_ratio"}
     assert named | {"cycle_peak", "cycle_start", "cycle_end", "cycle_momentum"} == numbers.keys()
     assert config.hyperparameters(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
-    assert config.hyperparameters(tasks.Classification(classes=3)) == {"smoothing": 0.0}
+    assert config.hyperparameters(tasks.Classification(classes=3)) == {"smoothing": 0.0, "class_weights": {}}
     assert config.hyperparameters(tasks.Regression(outputs=3)) == {}
     ramp = Ramp(0.5, over=(0.25, 0.5))
     assert config.hyperparameters(Supervised(weight=ramp))["weight"] == {

@@ -170,14 +170,24 @@ WEIGHING = [
 ]
 
 
-@pytest.mark.parametrize("task", WEIGHING)
-def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, mlp):
+@pytest.mark.parametrize(
+    ("task", "objective", "ways"),
+    [
+        # Pieces on several devices at once, and every way with every term among the slow tests.
+        (WEIGHING[1], (terms.Supervised(), terms.RDrop()), (("pmap", 2, 2),)),
+        *(
+            pytest.param(task, WEIGHED, (("jit", 8, 1), ("pmap", 4, 1), ("pmap", 2, 2)), marks=pytest.mark.slow)
+            for task in WEIGHING
+        ),
+    ],
+)
+def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, objective, ways, mlp):
     """Not a mean of the means of pieces, nor of devices; by hand for the supervised risk."""
     streams = streams_of(mlp)
-    parts, state = made(streams, WEIGHED, task=task)
+    parts, state = made(streams, objective, task=task)
     expected = stepped(parts, state, streams)
     same(stepped(parts._replace(accumulate=4), state, streams), expected)
-    for how, devices, pieces in (("jit", 8, 1), ("pmap", 4, 1), ("pmap", 2, 2)):
+    for how, devices, pieces in ways:
         compiled = compile_step(parts._replace(accumulate=pieces), sharding.make_mesh(jax.devices()[:devices]), how)
         placed = compiled.place(state)
         for _ in range(2):

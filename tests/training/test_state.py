@@ -8,9 +8,9 @@ import pytest
 from tlx import Data, Learn, Optim, Recipe, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised
+from tlx.optim.directions import BY_NAME
 from tlx.training.prepare import prepare
 from tlx.training.step import Parts, compile_step, initial_state, next_state, train_step
-from tlx.training.vectorize import ELEMENTWISE
 from tlx.trees import flatten, nest
 from tlx.types import Variables
 
@@ -164,7 +164,7 @@ def test_what_a_tuning_added_rests_while_another_has_its_turn():
 @pytest.mark.slow
 def test_zeros_behind_a_rank_stay_zeros():
     """Whatever the optimiser, for those that are said to be elementwise: packs pad ranks so."""
-    for name in ELEMENTWISE:
+    for name in (name for name, own in BY_NAME.items() if own.elementwise):
         ready = prepare(
             Recipe(
                 data=Data(target="digits", shots=4),

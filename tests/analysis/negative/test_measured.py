@@ -123,7 +123,7 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
     asked = ["negative-transfer", str(config), "--labels", "0,2", "--seeds", "2", "--out", str(out)]
     first = CliRunner().invoke(main, asked)
     assert first.exit_code == 0, first.output
-    assert "against chance" in first.output and "with 2 labels of each class: use" in first.output
+    assert "against chance" in first.output and "with 2 labels per class: use" in first.output
     done = {cell.fingerprint for cell in studies.read(out).cells}
     times = {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in done}
     document = json.loads((out / "negative.json").read_text(encoding="utf-8"))
