@@ -214,6 +214,17 @@ def test_intervals():
     assert intervals.measure("f1", one, tasks.Classification()) is None
 
 
+def test_examples_that_score_alike_have_no_interval():
+    """Of 20 words that are all right the bootstrap would say 100 % to 100 %."""
+    counts = {"tp": np.ones((20, 2)), "fp": np.zeros((20, 2)), "fn": np.zeros((20, 2)), "loss": np.ones(20)}
+    predictions = reading.Predictions(counts, np.arange(20))
+    task = tasks.MultiLabel(names=("a", "b"))
+    assert intervals.measure("micro_f1", predictions, task) is None
+    assert intervals.measure("loss", predictions, task) is None
+    correct = reading.Predictions({"correct": np.ones(20, bool)}, np.arange(20))
+    assert intervals.measure("exact_match", correct, task).low < 0.9
+
+
 def test_recipes_are_written_as_python(digits):
     document = json.loads((digits.folder / "recipe.json").read_text())["recipe"]
     written = words.source(document)

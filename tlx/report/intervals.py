@@ -46,7 +46,8 @@ def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vecto
 
 def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     """The interval of a metric of a task over the examples of a split; None where there is none: of one example, of a
-    metric that resampling biases, and of one that cannot be computed from the scores that were kept."""
+    metric that resampling biases, of one that cannot be computed from the scores that were kept, and where all examples
+    score alike, because resampling them shows no uncertainty."""
     metric, scores = task.metric(name), predictions.scores
     values = scores.get(metric.mean_of)
     if values is not None and values.dtype.kind == "b":
@@ -54,13 +55,19 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     if len(predictions) < 2 or not metric.interval:
         return None
     if values is not None:
-        return bootstrap(values.astype(np.float64))
+        return unless_constant(bootstrap(values.astype(np.float64)))
     places = np.arange(len(predictions))
     if metric.value is not None:
         kept = {key: array for key, array in scores.items() if key != "logits"}
-        return resampled(lambda rows: metric.value({key: array[rows] for key, array in kept.items()}), places)
+        value = metric.value
+        return unless_constant(resampled(lambda rows: value({key: array[rows] for key, array in kept.items()}), places))
     try:
-        return resampled(lambda rows: predictions.rows(rows).metrics(task)[name], places)
+        return unless_constant(resampled(lambda rows: predictions.rows(rows).metrics(task)[name], places))
     except ValueError:
         # The task of a run that was read from its files alone.
         return None
+
+
+def unless_constant(interval: Interval) -> Interval | None:
+    """The interval, None where it has no width."""
+    return None if interval.low == interval.high else interval
