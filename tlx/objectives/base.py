@@ -42,6 +42,7 @@ class Needs(NamedTuple):
         taps: what the loss reads of the model: "features" (the input of the head, see `tlx.models.features`),
             "hidden" (the hidden state of some stage), "head" (a head on a stage below it). A model without is rejected.
         inputs: the inputs that the term can work on, such as "image". A model that reads none of them is rejected.
+        pretrained: the term holds the run to its pretrained weights, so a run from scratch goes without it.
         models: other models that the term loads, by directory, run, asset or hub id. `check` finds them in
             `preview.references`, and the loss finds their structure in `view.references`.
     """
@@ -59,6 +60,7 @@ class Needs(NamedTuple):
     taps: tuple[Tap, ...] = ()
     inputs: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    pretrained: bool = False
 
     @property
     def streams(self) -> tuple[str, ...]:

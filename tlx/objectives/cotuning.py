@@ -39,6 +39,7 @@ class CoTuning(Term):
             features=False,
             taps=("head",),
             models=(self.source,),
+            pretrained=True,
         )
 
     def check(self, preview: Preview) -> None:

@@ -45,9 +45,9 @@ class Delta(Term):
 
     def needs(self, streams: Collection[str]) -> Needs:
         if not self.attention:
-            return Needs(forward=(self.on,), features=False, taps=("hidden",))
+            return Needs(forward=(self.on,), features=False, taps=("hidden",), pretrained=True)
         taps: tuple[Tap, ...] = ("hidden", "head", "features")
-        return Needs(forward=(self.on,), labels=(self.on,), features=False, taps=taps)
+        return Needs(forward=(self.on,), labels=(self.on,), features=False, taps=taps, pretrained=True)
 
     def chosen(self, model: Model) -> list[str]:
         """Return the stages that are compared; ValueError for one without a hidden state."""

@@ -29,7 +29,7 @@ class L2SP(Term):
         check_weight(self, "weight", "head")
 
     def needs(self, streams: Collection[str]) -> Needs:
-        return Needs(features=False)
+        return Needs(features=False, pretrained=True)
 
     def memory(self, setting: Setting) -> Tree:
         """Return `start`, w0_S by path, and `head`, a zero for each leaf of w_head."""

@@ -37,7 +37,7 @@ class Lwf(Term):
 
     def needs(self, streams: Collection[str]) -> Needs:
         models = () if self.source is None else (self.source,)
-        return Needs(forward=(self.on,), exclusive=True, features=False, taps=("head",), models=models)
+        return Needs(forward=(self.on,), exclusive=True, features=False, taps=("head",), models=models, pretrained=True)
 
     def check(self, preview: Preview) -> None:
         """Raise ValueError for a source without a trained head that fits, or, without a source, for a model whose head

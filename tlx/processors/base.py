@@ -126,6 +126,23 @@ class Processor:
         """
         raise ValueError(f"{type(self).__name__} defines no read(argument), so it cannot read {argument!r}; define it")
 
+    def within(self, rows: Mapping[str, int], room: int | None) -> Processor:
+        """Return the processor held to a model: the rows of its embedding for each input of integers, and how many
+        tokens of a text it has positions for.
+
+        Raises ValueError where the processor and the model cannot belong together.
+        """
+        return self
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Return fixed examples by which a processor that was opened again is compared with the one before."""
+        return []
+
+    def by_transformers(self, directory: Path) -> Processor | None:
+        """Return what `transformers` opens from a directory in the place of this processor; None where tlx does not
+        compare with it."""
+        return None
+
     def notes(self) -> list[str]:
         """Return what is odd about the processor and yet no mistake."""
         return []

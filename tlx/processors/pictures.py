@@ -205,6 +205,10 @@ class ImageProcessor(Processor):
         """Return the example of an image file, decoded as the images of a data set are."""
         return {"image": pixels(decode(file_of(argument, "images").read_bytes(), argument))}
 
+    def trials(self) -> list[dict[str, Any]]:
+        sides = (side + 3 for side in self.shape[:2])
+        return [{"image": np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)}]
+
     @property
     def identity(self) -> Any:
         return [repr(self), DECODING]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,15 @@ import numpy as np
 
 from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.files import check_tokenizer
-from tlx.processors.opening import REGISTERED, WITH_TYPES, WITHOUT_TYPES, open_tokenizer, read_json, set_length
+from tlx.processors.opening import (
+    REGISTERED,
+    WITH_TYPES,
+    WITHOUT_TYPES,
+    open_by_transformers,
+    open_tokenizer,
+    read_json,
+    set_length,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -39,6 +48,11 @@ TOKENIZER_FILES = (
 )
 # The length at which texts are cut where neither the tokenizer nor the model has one.
 DEFAULT_TOKENS = 512
+
+
+log = logging.getLogger(__name__)
+# Texts with accents, digits, white space, and none, by which two tokenizers are compared.
+TRIED = ("A gorgeous, witty film!", "CAFÉ naïve don't 123", "  two\n lines", "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +185,31 @@ class TextProcessor(Processor):
             return []
         count = "1 text is" if cut == 1 else f"{cut} texts are"
         return [f"{count} longer than the {self.tokens} tokens that the model reads; the rest was cut off"]
+
+    def within(self, rows: Mapping[str, int], room: int | None) -> TextProcessor:
+        """Return the processor that knows how many ids, types and positions the model has."""
+        from tlx.processors import vocabulary
+
+        if "input_ids" not in rows:
+            return self
+        tokens = self.tokens
+        if room is not None and room < tokens:
+            log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, tokens)
+            tokens = room
+        # DistilBERT has no types; transformers would be given them by a tokenizer of another class.
+        type_rows = rows.get("token_type_ids", 0)
+        types = self.token_types and type_rows > 0
+        processor = replace(self, tokens=tokens, rows=rows["input_ids"], type_rows=type_rows, token_types=types)
+        vocabulary.check(processor)
+        return processor
+
+    def trials(self) -> list[dict[str, Any]]:
+        pairs = [(one, other) for one in TRIED for other in (None, *TRIED)]
+        return [{"text": one} if other is None else {"text": one, "text_pair": other} for one, other in pairs]
+
+    def by_transformers(self, directory: Path) -> TextProcessor:
+        opened = open_by_transformers(directory)
+        return TextProcessor(opened.tokenizer, opened.length or self.tokens, None, opened.pad_id, opened.token_types)
 
     def notes(self) -> list[str]:
         from tlx.processors.vocabulary import odd

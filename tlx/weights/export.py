@@ -15,16 +15,13 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.processors import TextProcessor
-from tlx.processors.opening import open_by_transformers
-from tlx.processors.sounds import SoundProcessor
+from tlx.processors.base import Processor
 from tlx.weights.expected import expected
 from tlx.weights.files import read_config, read_tensors
 from tlx.weights.form import OWN, Pretrained, foreign_kind, inserted, unanswered, written_kind
 from tlx.weights.pretrained import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-5
-TEXTS = ("A gorgeous, witty film!", "CAFÉ naïve don't 123", "  two\n lines", "")
 
 
 def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
@@ -125,35 +122,23 @@ def check_tensors(document: dict[str, Any], directory: Path) -> None:
         )
 
 
-def check_processor(before: Any, after: Any, directory: Path) -> None:
+def check_processor(before: Processor | None, after: Processor | None, directory: Path) -> None:
     """Raise ValueError where the processor of `directory` makes other inputs than `before`."""
-    if not isinstance(before, TextProcessor):
-        if not same_picture(before, after):
+    if before is None or after is None or type(before) is not type(after):
+        if before is not after:
             raise ValueError(f"{directory}: the processor reads {after}, and the model has {before}")
         return
-    opened = open_by_transformers(directory)
-    theirs = TextProcessor(opened.tokenizer, opened.length or before.tokens, None, opened.pad_id, opened.token_types)
-    for one, other in ((a, b) for a in TEXTS for b in (None, *TEXTS)):
-        example = {"text": one} if other is None else {"text": one, "text_pair": other}
-        rows = [processor(example) for processor in (before, after, theirs)]
-        if any(not np.array_equal(row[name], rows[0][name]) for row in rows for name in row):
+    opened = [before, after, *filter(None, [before.by_transformers(directory)])]
+    for example in before.trials():
+        rows = [processor(example) for processor in opened]
+        if other := [name for row in rows for name in row if not np.array_equal(row[name], rows[0][name])]:
+            arrays = [np.asarray(row[other[0]]).tolist() for row in rows] if before.ragged else [after, before]
             raise ValueError(
-                f"{directory}: the tokenizer gives other ids once it is opened again, for {example}: "
-                f"{[row['input_ids'].tolist() for row in rows]} (before, after, transformers)"
+                f"{directory}: {before.noun} makes other {other[0]} once it is opened again, for "
+                f"{example if before.ragged else 'the same example'}: {arrays} (before, after, transformers)"
             )
-    if not before.tokens == after.tokens == theirs.tokens:
-        raise ValueError(f"{directory}: texts are cut at {after.tokens} tokens, and the model reads {before.tokens}")
-
-
-def same_picture(before: Any, after: Any) -> bool:
-    """Whether two processors of images or sounds, or of nothing, make the same of one example."""
-    if before is None or type(before) is not type(after):
-        return before is after
-    rng = np.random.default_rng(0)
-    image = {"image": rng.integers(0, 256, (*(side + 3 for side in before.shape[:2]), 3), dtype=np.uint8)}
-    sound = {"audio": rng.normal(0, 0.1, getattr(before, "samples", 1)).astype(np.float32)}
-    example = sound if isinstance(before, SoundProcessor) else image
-    return np.array_equal(before(example)["image"], after(example)["image"])
+    if len({processor.longest for processor in opened}) > 1:
+        raise ValueError(f"{directory}: texts are cut at {after.longest} tokens, and the model reads {before.longest}")
 
 
 def names(pretrained: Pretrained) -> tuple[type, int | None, tuple[str, ...]]:

@@ -1,16 +1,12 @@
 """The processor of a pretrained model: that of its directory, held to the embeddings and positions of the model."""
 
 import json
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 from tlx import models, processors
-from tlx.processors import TextProcessor, vocabulary
 from tlx.weights.form import Pretrained
 from tlx.weights.source import MODEL_IN_RUN
 
-log = logging.getLogger(__name__)
 RECIPE = "recipe.json"
 
 
@@ -28,20 +24,12 @@ def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
 
 
 def within(pretrained: Pretrained) -> Pretrained:
-    """Return the model with a text processor that knows how many ids, types and positions the model has."""
-    processor, rows = pretrained.processor, pretrained.model.config.embedding_rows()
-    if not isinstance(processor, TextProcessor) or "input_ids" not in rows:
+    """Return the model with a processor that knows how many ids, types and positions the model has."""
+    if pretrained.processor is None:
         return pretrained
     room = models.text_room(pretrained.model, pretrained.variables.params)
-    if room is not None and room < processor.tokens:
-        log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, processor.tokens)
-        processor = replace(processor, tokens=room)
-    # DistilBERT has no types; transformers would be given them by a tokenizer of another class.
-    type_rows = rows.get("token_type_ids", 0)
-    types = processor.token_types and type_rows > 0
-    processor = replace(processor, rows=rows["input_ids"], type_rows=type_rows, token_types=types)
-    vocabulary.check(processor)
-    return pretrained._replace(processor=processor)
+    rows = pretrained.model.config.embedding_rows()
+    return pretrained._replace(processor=pretrained.processor.within(rows, room))
 
 
 def recipe_tokens(directory: Path) -> int | None:

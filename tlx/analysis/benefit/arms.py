@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlx import config
-from tlx.objectives import L2SP, CoTuning, Delta, Lwf, Supervised
+from tlx.objectives import Supervised
 from tlx.recipe import Recipe, classes
 from tlx.study import Study
 from tlx.study.sweeps import Override
@@ -19,8 +19,6 @@ ARM, LABELS, SEED = "arm", "labels", "seed"
 SHOTS = (8, 16, 32, 64)
 # Looks at the validation split in a run that is timed, where the recipe does not say how many.
 LOOKS = 12
-# Terms that hold on to what was brought, of which scratch has nothing.
-HOLDING = (L2SP, Delta, Lwf, CoTuning)
 
 
 def benefit_study(
@@ -76,7 +74,7 @@ def scratch_changes(recipe: Recipe, given: Sequence[str] = ()) -> dict[str, Any]
     changes: dict[str, Any] = {"weights.reset": (r".*",)}
     if recipe.tuning != Full():
         changes["tuning"] = Full()
-    left = tuple(term for term in recipe.objective if not isinstance(term, HOLDING))
+    left = tuple(term for term in recipe.objective if not term.needs(recipe.data.stream_names).pretrained)
     if left != recipe.objective:
         changes["objective"] = left or (Supervised(),)
     for change in given:
