@@ -64,7 +64,7 @@ def test_a_strong_view_of_no_strength_is_the_weak_one(mlp):
         np.testing.assert_allclose(found.gradient[path], leaf, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("kind", [pytest.param("image", marks=pytest.mark.slow), "text"])
 def test_a_strong_view_depends_on_the_step_and_the_example_alone(kind):
     random = np.random.default_rng(0)
     stream = {"index": np.array([4, 9, 2, 7, 30], np.int32)}

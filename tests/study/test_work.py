@@ -187,6 +187,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
     assert studies.read(out).counts["waiting"] == 1
 
 
+@pytest.mark.slow
 def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out, "--jobs", "2", "--most", "1")

@@ -71,7 +71,7 @@ def same_end(ours, theirs):
     assert ours.metrics == theirs.metrics and ours.result["selected_step"] == theirs.result["selected_step"]
 
 
-@pytest.mark.parametrize("select", ["last", "best-validation"])
+@pytest.mark.parametrize("select", [pytest.param("last", marks=pytest.mark.slow), "best-validation"])
 def test_a_stopped_run_has_a_checkpoint_and_goes_on_from_it(pressed, tmp_path, select, monkeypatch):
     # One step a program, so that the signal can come anywhere between two validations.
     monkeypatch.setattr("tlx.training.batches.MOST", 1)
@@ -83,6 +83,7 @@ def test_a_stopped_run_has_a_checkpoint_and_goes_on_from_it(pressed, tmp_path, s
     same_end(resumed, tlx.run(recipe, tmp_path / "whole", how=HOW))
 
 
+@pytest.mark.slow
 def test_runs_that_share_a_program_stop_and_go_on_together(pressed, tmp_path):
     recipes = [recipe_of(seed) for seed in range(3)]
     folders = [tmp_path / f"{seed}" for seed in range(3)]

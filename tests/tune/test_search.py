@@ -43,7 +43,10 @@ def tried(found):
     return [(one.number, one.state, one.value, one.point) for one in found.trials]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", pytest.param("random", marks=pytest.mark.slow), pytest.param("cmaes", marks=pytest.mark.slow)],
+)
 def test_a_search_that_goes_on_finds_what_one_that_never_stopped_does(sampler, tmp_path):
     whole = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler=sampler, seed=3, quiet=True)
     assert [one.state for one in whole.trials] == ["done"] * 4
@@ -149,6 +152,7 @@ def test_no_trial_reads_a_test_example(tmp_path, monkeypatch):
         assert not [name for name in json.loads((folder / "result.json").read_text())["metrics"] if "test" in name]
 
 
+@pytest.mark.slow
 def test_hyperband_stops_what_is_behind_and_counts_what_it_was_worth(tmp_path):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, steps=18))
     space = {"optim.lr": log_uniform(1e-6, 0.1)}

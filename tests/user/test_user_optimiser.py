@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 import tlx
 from tlx.training.grouping import groups
 
@@ -44,6 +46,7 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_an_optimiser(live):
     life = live(SIGN, "optim.size", (0.5, 1.0))
     # It is elementwise, so runs that learn other leaves may share a program.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+import pytest
+
 from tlx import Data, Optim, Recipe, Train, models, tasks
 from tlx.updates import Update
 
@@ -35,5 +37,6 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_an_update(live):
     live(NORMALISED, "update.size", (0.25, 1.0))

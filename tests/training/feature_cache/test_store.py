@@ -154,6 +154,7 @@ def test_a_run_stopped_and_gone_on_with_has_the_same_bits(text, store, tmp_path)
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_run_that_reads_less_than_it_would_compute_computes_nothing(text, changed, store, tmp_path):
     recipe = changed(text, data={"shots": None}, train={"steps": 2, "eval_every": 2})
     told = run(recipe, tmp_path / "run", how=STORED).result["prefix"][0]
@@ -235,6 +236,7 @@ def test_a_prefix_that_gives_nan_names_the_example(image, changed, store):
         sources([(ready, splits)], cut, 10**6, lambda told: None)
 
 
+@pytest.mark.slow
 def test_a_half_written_shard_is_not_seen(text, store, tmp_path):
     run(text, tmp_path / "a", how=STORED)
     for folder in store.iterdir():
