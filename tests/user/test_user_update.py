@@ -1,13 +1,13 @@
 """A user's own update."""
 
+import pytest
+
 NORMALISED = '''"""Steps of one size."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-
-import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
 from tlx.updates import Update
