@@ -22,6 +22,8 @@ from tlx.trees import near_miss
 
 Named = Mapping[str, type]
 MISSING = object()
+# The entries by which a recipe.json says what a value is.
+RESERVED = ("kind", "class", "repr")
 # The version of recipe.json, and of the rule by which fingerprints are made (see `tlx.records.migrations`).
 SCHEMA = 2
 
@@ -303,6 +305,11 @@ def check(value: Any, path: str = "") -> None:
         hints = typing.get_type_hints(type(value))
         for name, field in fields(value).items():
             where = f"{path}.{name}" if path else name
+            if name in RESERVED:
+                raise ValueError(
+                    f"{type(value).__name__} has a field {name!r}, which recipe.json uses for itself "
+                    f"({', '.join(RESERVED)}); give the field another name"
+                )
             conform(field, hints.get(name, Any), where)
             if isinstance(field, float) and math.isnan(field):
                 raise ValueError(f"{where} is nan; expected a number")

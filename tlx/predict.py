@@ -45,6 +45,10 @@ def predict(
     pretrained = load_pretrained(source, None if task is None else resolved(Path(source), task), model=model)
     if processor is not None:
         pretrained = pretrained._replace(processor=opened(processor, Path(source)))
+    if pretrained.task is None and pretrained.model.head is not None:
+        raise ValueError(
+            f"{source} was trained for a task that tlx does not know; give the config file of the run: --config FILE"
+        )
     if pretrained.task is None:
         raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)

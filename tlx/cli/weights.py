@@ -93,6 +93,8 @@ def blended(found: dict[str, Any], out: str) -> None:
     for note in found["notes"]:
         click.echo(f"note: {note}", err=True)
     for split in ("validation", "test"):
+        if f"{split}/{found['primary']}" not in found["metrics"]:
+            continue
         value = found["metrics"][f"{split}/{found['primary']}"]
         click.echo(f"{split} {found['primary']} {value:.4f} (selection: {found['selection']})")
     click.echo(out)

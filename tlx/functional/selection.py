@@ -3,6 +3,7 @@
 Shapes: N held-out examples of the source, M unlabelled ones of the target, C classes, W width of features.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,5 +189,6 @@ def gaps(lines: Iterable[Mapping[str, Any]], primary: str, higher_is_better: boo
 
 
 def best(values: Mapping[int, float], higher_is_better: bool) -> int:
-    """The first step of the best value."""
-    return (max if higher_is_better else min)(sorted(values), key=values.__getitem__)
+    """The first step of the best value; a value that is no number is never the best of several."""
+    numbers = [step for step in sorted(values) if not math.isnan(values[step])] or sorted(values)
+    return (max if higher_is_better else min)(numbers, key=values.__getitem__)

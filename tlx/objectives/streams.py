@@ -113,7 +113,11 @@ def loss_of(term: Term, view: View) -> tuple[Array, dict[str, Array]]:
 
     def placed(source: str) -> View:
         taps = {SOURCE: view.taps[source]} if source in view.taps else {}
-        return view._replace(batch={**view.batch, SOURCE: view.batch[source]}, taps={**view.taps, **taps})
+        whole = view.whole
+        if whole is not None and source in whole:
+            whole = {**whole, SOURCE: whole[source]}
+        batch = {**view.batch, SOURCE: view.batch[source]}
+        return view._replace(batch=batch, taps={**view.taps, **taps}, whole=whole)
 
     losses = [checked_loss(term, needs, placed(source)) for source in sources]
     return jax.tree.map(lambda *values: sum(values) / len(values), *losses)

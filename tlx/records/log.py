@@ -22,7 +22,14 @@ LINES = 256
 
 def json_text(document: Any) -> str:
     """The text of a JSON file, as `write_json` writes it."""
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(document, indent=2, default=plain) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Return an array or a number of numpy as JSON knows it; TypeError for anything else."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON has no form for")
 
 
 def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
@@ -59,7 +66,9 @@ class Records:
         """
         now = round(time.time(), 3)
         for name, value in values.items():
-            self.lines.append(json.dumps({"step": step, "name": name, "value": value, "time": now}) + "\n")
+            self.lines.append(
+                json.dumps({"step": step, "name": name, "value": value, "time": now}, default=plain) + "\n"
+            )
             if self.events is not None:
                 self.events.add(name, value, step)
         if len(self.lines) >= LINES:

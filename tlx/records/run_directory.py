@@ -162,21 +162,30 @@ def read(folder: Path, name: str = RESULT) -> Any:
 
 class Predictions(NamedTuple):
     """The scores of every example of one split: arrays [N, ...] by name as the task's `score` names them, and `indices`
-    [N], the places of the examples in the split."""
+    [N], the places of the examples in the split. `finite` says whether all logits were finite numbers."""
 
     scores: dict[str, np.ndarray]
     indices: np.ndarray
+    finite: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def metrics(self, task: Any) -> dict[str, float]:
-        """Compute the metrics of a task from the scores."""
-        return task.summarise(self.scores)
+        """Compute the metrics of a task from the scores. Raises ValueError where these are not the declared ones."""
+        metrics = task.summarise(self.scores)
+        if metrics.keys() != task.metrics.keys():
+            raise ValueError(
+                f"{type(task).__name__}.summarise returns {', '.join(metrics) or 'nothing'}, and its metrics are "
+                f"{', '.join(task.metrics)}; declare each one, and return each one"
+            )
+        return {name: float(value) for name, value in metrics.items()}
 
     def rows(self, places: np.ndarray) -> "Predictions":
         """Return the examples at these places."""
-        return Predictions({name: array[places] for name, array in self.scores.items()}, self.indices[places])
+        return Predictions(
+            {name: array[places] for name, array in self.scores.items()}, self.indices[places], self.finite
+        )
 
 
 def write_predictions(folder: Path, split: str, predictions: Predictions) -> None:

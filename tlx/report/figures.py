@@ -120,7 +120,9 @@ def confusion_counts(records: Records) -> np.ndarray | None:
     """Count the examples of the split that is shown by true and predicted class, [C, C]; None where an example has not
     one class."""
     scores, names = records.predictions[records.split].scores, records.task.names
-    if not names or not {"label", "prediction"} <= scores.keys() or scores["label"].ndim > 1:
+    if not names or not {"label", "prediction"} <= scores.keys():
+        return None
+    if any(scores[name].ndim > 1 or scores[name].dtype.kind not in "iu" for name in ("label", "prediction")):
         return None
     return confusion_matrix(scores["label"], scores["prediction"], len(names))
 

@@ -50,6 +50,8 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     score alike, because resampling them shows no uncertainty."""
     metric, scores = task.metric(name), predictions.scores
     values = scores.get(metric.mean_of)
+    if values is not None and values.ndim > 1:
+        values = values.reshape(len(values), -1).mean(-1, dtype=np.float64)
     if values is not None and values.dtype.kind == "b":
         return wilson(int(values.sum()), len(values))
     if len(predictions) < 2 or not metric.interval:

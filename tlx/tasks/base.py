@@ -77,8 +77,8 @@ class Task:
 
     def config_document(self) -> dict[str, Any]:
         """Return the entries of a model's config.json that describe the task, as transformers names them."""
-        named = numbered(self.names) if self.names else {}
-        return named | ({"problem_type": self.problem} if self.problem else {})
+        names = self.names if self.by_class and self.names else [f"LABEL_{n}" for n in range(self.outputs or 0)]
+        return numbered(names) | ({"problem_type": self.problem} if self.problem else {})
 
     @classmethod
     def stated(cls, statement: "Statement") -> Self | None:
@@ -87,8 +87,10 @@ class Task:
 
     def label_words(self, example: Mapping[str, Any]) -> str | float:
         """Return the true label of a raw example as a page shows it."""
-        label = example["label"]
-        return self.names[label] if self.names else label
+        label = np.asarray(example["label"])
+        if label.ndim:
+            return ", ".join(f"{number:g}" for number in label.ravel())
+        return self.names[int(label)] if self.names else label.item()
 
     def metric(self, name: str) -> Metric:
         """Return what the task declares of one of its metrics. Raises KeyError for a metric that it lacks."""

@@ -65,7 +65,7 @@ class Best(NamedTuple):
 
     def better(self, step: int, value: float, higher_is_better: bool, candidate: Variables) -> "Best":
         """This, or the new one where it is strictly better; the first of equals stays."""
-        wins = value > self.value if higher_is_better else value < self.value
+        wins = math.isnan(self.value) or (value > self.value if higher_is_better else value < self.value)
         if self.variables is not None and not wins:
             return self
         return Best(step, value, jax.tree.map(jnp.copy, candidate))
@@ -211,7 +211,7 @@ class ActiveRun:
 
         Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
         """
-        if not (finite(outcome) and seen.finite):
+        if not (outcome.finite and seen.finite):
             raise Diverged(
                 f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
                 "lower optim.lr, or bound the gradient with optim.clip"
@@ -266,12 +266,6 @@ def opened(
         run = ActiveRun(recipe, path, ready, splits, memory, records)
         run.lock = lock.pop_all()
     return run
-
-
-def finite(predictions: Predictions) -> bool:
-    """Whether every score is a finite number."""
-    floats = [array for array in predictions.scores.values() if array.dtype.kind == "f"]
-    return all(bool(np.isfinite(array).all()) for array in floats)
 
 
 def program() -> str:

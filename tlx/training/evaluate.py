@@ -16,6 +16,7 @@ from tlx.processors.sounds import drawn
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
+from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
 from tlx.types import Variables
 
@@ -30,8 +31,15 @@ def evaluate(
     `readers` is one for all runs, a processor or the table of a feature cache, or a table for each run.
     """
     scores = measured(engine, state, examples, readers, ready, scored)
-    indices = scores.pop("index")
-    return [Predictions({name: array[:, n] for name, array in scores.items()}, indices) for n in range(engine.runs)]
+    indices, finite = scores.pop("index"), scores.pop(FINITE, None)
+    return [
+        Predictions(
+            {name: array[:, n] for name, array in scores.items()},
+            indices,
+            finite is None or bool(finite[:, n].all()),
+        )
+        for n in range(engine.runs)
+    ]
 
 
 def look(
@@ -97,9 +105,15 @@ def passes(
         real = batch["weight"] > 0
         inputs = read(batch)
         kept = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
-        parts.append({name: np.asarray(array)[real] for name, array in (kept | dict(compute(inputs))).items()})
+        parts.append({name: stored(array)[real] for name, array in (kept | dict(compute(inputs))).items()})
     order = np.argsort(np.concatenate([part.pop("position") for part in parts]))
     return {name: joined([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def stored(array: Any) -> np.ndarray:
+    """An array on the host, of a type that files can hold: float32 in the place of bfloat16."""
+    array = np.asarray(array)
+    return array if array.dtype.kind in "biuf" else array.astype(np.float32)
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

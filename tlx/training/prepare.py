@@ -66,8 +66,9 @@ class Prepared(NamedTuple):
     def targets(self) -> Task | None:
         """The task where it makes label arrays itself; None where the label of an example is its label array."""
         own = type(self.task).targets is not Task.targets
-        shaped = any(field.shape for field in self.task.fields().values())
-        return self.task if own or shaped else None
+        fields = self.task.fields()
+        plain = fields.keys() == {"label"} and not fields["label"].shape
+        return None if plain and not own else self.task
 
     @property
     def turns(self) -> tuple[Turn, ...]:

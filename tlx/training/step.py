@@ -98,9 +98,19 @@ def eval_step(parts: Parts, state: TrainState, batch: Mapping[str, Any]) -> dict
     inputs = {name: array for name, array in batch.items() if name not in labels}
     taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
     if with_labels(parts.task, labels):
-        return with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
+        scores = with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
+        return scores | ({FINITE: finite_rows(taps["logits"])} if "logits" in taps else {})
     logits = {"logits": taps["logits"]}
     return logits | {"features": features(taps).astype(jnp.float32)} if parts.features else logits
+
+
+# Beside the scores: whether all logits of an example are finite numbers.
+FINITE = "logits are finite"
+
+
+def finite_rows(logits: Array) -> Array:
+    """Whether all logits of each example are finite: [B, ...] -> booleans [B]."""
+    return jnp.isfinite(logits).reshape(len(logits), -1).all(-1)
 
 
 class Compiled(NamedTuple):

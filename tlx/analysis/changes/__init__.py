@@ -65,7 +65,7 @@ def moved(
         write_json(path / MOVED, document)
         if report.available():
             tell("page", 0, 1)
-            report.write_run(path)
+            report.write_run(path, opened.ready.task)
             tell("page", 1, 1)
     return document
 
@@ -134,9 +134,11 @@ def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str
         old, new = (side[name] for side in passed["validation"])
         probes = {}
         for when, train, held in zip(("before", "after"), passed["train"], passed["validation"], strict=True):
-            pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, held)]
-            probes[when] = features.probe(pairs[0], pairs[1], classes)
-        rows[name] = {"similarity": features.similarity(old, new), "probe": probes}
+            # A probe reads one label for each example.
+            if "label" in train and train["label"].ndim == 1:
+                pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, held)]
+                probes[when] = features.probe(pairs[0], pairs[1], classes)
+        rows[name] = {"similarity": features.similarity(old, new)} | ({"probe": probes} if probes else {})
         tell("probes", number, len(names))
     return rows
 

@@ -172,7 +172,10 @@ def score(cell: Cell, metric: str) -> Score:
     if predictions is not None:
         predictions = predictions.rows(np.argsort(predictions.indices, kind="stable"))
         scores, correct = predictions.scores, predictions.scores.get("correct")
-        examples = scores[declared.mean_of].astype(np.float64) if declared.mean_of in scores else None
+        examples = None
+        if declared.mean_of in scores:
+            values = scores[declared.mean_of].astype(np.float64)
+            examples = values.reshape(len(values), -1).mean(-1)
         if examples is not None or declared.value is not None:
             value = metrics.of_scores(declared, scores)
             return Score(cell, value, said, "predictions", predictions.indices, examples, correct)
