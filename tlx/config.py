@@ -206,6 +206,9 @@ def _printed(value: Any, schema: int) -> Any:
         or name not in usual
         or json.dumps(field, sort_keys=True) != json.dumps(_printed(usual[name], schema), sort_keys=True)
     }
+    # The code of an installed package counts nowhere else: all that its class says counts here.
+    if schema > 1 and not class_names.is_own(kind) and not code.of([value])[0]:
+        return {"kind": kind.__name__, "class": class_names.place(kind)} | printed
     return {"kind": kind.__name__} | counts
 
 

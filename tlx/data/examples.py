@@ -44,6 +44,7 @@ class Examples(Sequence[dict[str, Any]]):
         columns: What each column holds; `label` is the target.
         rows: The places in `source` that this view shows, None for all.
         key: Names the file that remembers the labels, "" for none. It changes with the content.
+        content: The fingerprint of the data set, by which computed features are kept apart.
         mapping: int[C]: what each class of the source counts as, where `columns` name the classes of another data set.
         perturbation: What changes labels and inputs after that.
     """
@@ -59,13 +60,14 @@ class Examples(Sequence[dict[str, Any]]):
         *,
         rows: np.ndarray | None = None,
         key: str = "",
+        content: str = "",
         mapping: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
     ):
         self.name, self.split, self.source, self.columns = name, split, source, columns
         self.mapping, self.perturbation = mapping, perturbation
         self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
-        self.key = key
+        self.key, self.content = key, content
         # What the pipeline has made of these examples, by processor; a view has its own.
         self.memory: dict[Any, Any] = {}
         # Measurements for the notes on odd data; runs on the same examples share them.
@@ -181,7 +183,7 @@ class Examples(Sequence[dict[str, Any]]):
     def _like(self, kind: type[Kind], rows: np.ndarray | None) -> Kind:
         return kind(
             self.name, self.split, self.source, self.columns,
-            rows=rows, key=self.key, mapping=self.mapping, perturbation=self.perturbation,
+            rows=rows, key=self.key, content=self.content, mapping=self.mapping, perturbation=self.perturbation,
         )  # fmt: skip
 
     def seal(self) -> Sealed:

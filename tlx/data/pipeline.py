@@ -322,7 +322,7 @@ class Tabled:
     ) -> Batch:
         length = 0
         if self.table.ragged:
-            length = padded(int(self.lengths(positions).max()), buckets)
+            length = padded(int(self.lengths(positions).max()), limits(buckets, self.table.processor.longest))
         share = positions[mine]
         indices = self.examples.rows[share]
         rows = indices * self.table.views + (0 if views is None else views[mine])

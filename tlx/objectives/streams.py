@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 
 from tlx.objectives.base import Needs, Streams, Term
+from tlx.tasks import with_labels
 from tlx.types import Array, Tick, View
 
 SOURCE = "source"
@@ -128,8 +129,8 @@ def checked_loss(term: Term, needs: Needs, view: View) -> tuple[Array, dict[str,
     if missing := [stream for stream in needs.streams if stream not in view.batch]:
         raise ValueError(missing_stream(term, missing[0], view.batch))
     for stream in needs.labels:
-        if "label" not in view.batch[stream]:
-            known = ", ".join(name for name, arrays in view.batch.items() if "label" in arrays)
+        if not with_labels(view.task, view.batch[stream]):
+            known = ", ".join(name for name, arrays in view.batch.items() if with_labels(view.task, arrays))
             raise ValueError(
                 f"{type(term).__name__} reads labels, and the stream {stream!r} has none; those with labels: {known}"
             )

@@ -55,6 +55,14 @@ log = logging.getLogger(__name__)
 TRIED = ("A gorgeous, witty film!", "CAFÉ naïve don't 123", "  two\n lines", "")
 
 
+@lru_cache(maxsize=8)
+def glues_words(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer needs a space before a word to know that one begins, and puts none there."""
+    steps = json.loads(tokenizer.to_str()).get("pre_tokenizer") or {}
+    parts = [steps, *steps.get("pretokenizers", [])]
+    return any(part.get("type") == "ByteLevel" and not part.get("add_prefix_space") for part in parts)
+
+
 @dataclass(frozen=True, eq=False)
 class TextProcessor(Processor):
     """Text, a pair of texts, or a list of words to token ids, at most `tokens` of them, special tokens included.
@@ -222,8 +230,17 @@ class TextProcessor(Processor):
 
     def _encode(self, example: Mapping[str, Any]) -> Encoding:
         if "words" in example:
+            self._check_words()
             return self.tokenizer.encode(example["words"], is_pretokenized=True)
         return self.tokenizer.encode(example["text"], example.get("text_pair"))
+
+    def _check_words(self) -> None:
+        """Raise ValueError for a tokenizer that would glue the words of a list together."""
+        if glues_words(self.tokenizer):
+            raise ValueError(
+                "the tokenizer finds words by the space before them (ByteLevel with add_prefix_space=False), so a list "
+                "of words would be read as one; save it with add_prefix_space=True, as for token classification"
+            )
 
     def _check(self, ids: np.ndarray, types: np.ndarray) -> None:
         if self.rows is not None and ids.size and (highest := int(ids.max())) >= self.rows:

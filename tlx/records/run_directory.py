@@ -80,8 +80,8 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
 def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
     """Return why the run of `recipe.json` is not that of the recipe: another recipe, or the same with other code."""
     held, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
-    bare = config.fingerprint(recipe, with_sources=False)
     schema = migrations.rule_of(document)
+    bare = config.fingerprint(recipe, with_sources=False, schema=schema)
     if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == held:
         return (
             f"holds this recipe's run with a fingerprint of schema {schema}, and this tlx makes those of schema "

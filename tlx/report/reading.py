@@ -133,7 +133,7 @@ def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
     from tlx.recipe import classes
 
     names, measures = tuple(result["classes"]), result.get("measures")
-    if measures and document["kind"] not in classes():
+    if measures and (document.get("class") or document["kind"] not in classes()):
         return RecordedTask(names, measures)
     task = config.load(document, classes())
     return task.resolve({"label": Column(result.get("label", "class" if names else "number"), names)})

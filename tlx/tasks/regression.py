@@ -27,6 +27,9 @@ class Regression(Task):
         """Raises ValueError for data with classes."""
         if names := columns["label"].classes:
             raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); it fits tasks.Classification")
+        kind = columns["label"].kind
+        if kind == "numbers" and self.outputs == 1:
+            raise ValueError("the label holds several numbers; it fits tasks.Regression(outputs=K) with K above 1")
         return self
 
     @classmethod

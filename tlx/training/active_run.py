@@ -317,7 +317,7 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
                 f"name one, such as '{stream}/0'"
             )
         for batch in read(all_examples[0]):
-            yield {name: array for name, array in batch.items() if name != "label"}
+            yield {name: array for name, array in batch.items() if name not in ready.task.fields()}
 
     return Setting(ready.model, ready.variables, ready.task, batches, ready.new, ready.trainable, inputs)
 

@@ -186,9 +186,8 @@ def order_of(run: Any, how: Any) -> Order:
     """Which training examples each of the run's steps takes."""
     recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
-    return Order(
-        run.splits.train, how, batch=recipe.train.batch, seed=seed, group=recipe.data.group, targets=run.ready.targets
-    )
+    batch = recipe.data.batches.get(name) or recipe.train.batch
+    return Order(run.splits.train, how, batch=batch, seed=seed, group=recipe.data.group, targets=run.ready.targets)
 
 
 def batches_for(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tlx import config
+from tlx.files import user_code
 from tlx.recipe import Recipe
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun
@@ -45,6 +46,9 @@ def signature(recipe: Recipe) -> str:
         document["tuning"] = config.dump(tuning)
     if recipe.train.steps is not None and recipe.train.eval_every is not None:
         document["data"] |= dict.fromkeys(DRAWN, "#")
+    # Two functions of the user may have one name.
+    sources, state = user_code.of([recipe])
+    document["code"] = [sorted(sources.values()), state]
     return json.dumps(document, sort_keys=True)
 
 

@@ -175,6 +175,12 @@ def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> Non
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
     count, pieces = mesh.devices.size, recipe.train.accumulate
+    for stream in recipe.data.streams:
+        if stream.batch is not None and stream.batch % (count * pieces):
+            raise ValueError(
+                f"the stream {stream.name!r} has batch={stream.batch}, which {count} devices and {pieces} pieces "
+                f"(train.accumulate) cannot share evenly; take a multiple of {count * pieces}"
+            )
     if recipe.train.batch % (count * pieces):
         raise ValueError(
             f"train.accumulate is {pieces}: micro-batches of {recipe.train.batch // pieces}, which {count} devices "

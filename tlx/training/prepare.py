@@ -15,6 +15,7 @@ from tlx.data import Splits, load, train_batches
 from tlx.functional.selection import CRITERIA, read_by
 from tlx.optim import Optim
 from tlx.partition import Partition
+from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.training.step import Parts
@@ -27,7 +28,8 @@ from tlx.weights import Manifest
 class Prepared(NamedTuple):
     """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `pretrained` are the
     numbers before a tuning or a term added any, `term_notes` the sentences that the run must say of its terms,
-    `references` the structures of the models that the terms load."""
+    `references` the structures of the models that the terms load,
+    `stored_processor` the processor of the weights, before it was fitted to the data."""
 
     recipe: Recipe
     task: Task
@@ -40,6 +42,7 @@ class Prepared(NamedTuple):
     pretrained: Variables
     term_notes: tuple[str, ...] = ()
     references: Mapping[str, Model] = MappingProxyType({})
+    stored_processor: Any = None
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -126,7 +129,10 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
     """
     check_objective(recipe)
-    check_batches(recipe)
+    if splits is not None and LABEL not in splits.columns:
+        raise ValueError(
+            f"the data have the columns {', '.join(splits.columns)}; expected one called {LABEL!r}, the target"
+        )
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.columns)
     task.head()
     if recipe.weights is None:
@@ -135,12 +141,13 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         term_notes, references = check_fit(recipe, model, task, manifest, model.params)
         variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
     elif like is not None and same_weights(recipe, task, like):
-        model, processor, manifest, variables = like.model, like.processor, like.manifest, redrawn(like, recipe.seed)
+        model, processor, manifest = like.model, like.stored_processor, like.manifest
+        variables = redrawn(like, recipe.seed)
     else:
         model, variables, processor, manifest, _ = bring(recipe, task)
     if recipe.weights is not None:
         term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
-    pretrained = variables
+    pretrained, stored_processor = variables, processor
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
@@ -157,7 +164,18 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         optim.layout(model, partitions, number)
     variables = Variables(params, variables.stats)
     return Prepared(
-        recipe, task, model, variables, processor, manifest, phases, partitions, pretrained, term_notes, references
+        recipe,
+        task,
+        model,
+        variables,
+        processor,
+        manifest,
+        phases,
+        partitions,
+        pretrained,
+        term_notes,
+        references,
+        stored_processor,
     )
 
 
@@ -203,17 +221,6 @@ def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[s
     if recipe.weights is None:
         return frozenset(flatten(model.params))
     return frozenset(entry.path for entry in manifest.entries if entry.action == "reset")
-
-
-def check_batches(recipe: Recipe) -> None:
-    """Raise ValueError where the devices, or the pieces of a batch, cannot share the batch of a stream evenly."""
-    shares = jax.device_count() * recipe.train.accumulate
-    for stream in recipe.data.streams:
-        if stream.batch is not None and stream.batch % shares:
-            raise ValueError(
-                f"the stream {stream.name!r} has batch={stream.batch}, which {jax.device_count()} devices and "
-                f"{recipe.train.accumulate} pieces (train.accumulate) cannot share evenly; take a multiple of {shares}"
-            )
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:

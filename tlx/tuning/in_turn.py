@@ -35,6 +35,13 @@ class InTurn(Tuning):
             raise ValueError(f"the shares of InTurn sum to {sum(shares):g}, not to 1, or are not positive: {shares}")
         object.__setattr__(self, "turns", tuple((share, how) for share, (_, how) in zip(shares, given, strict=True)))
         tunings = [how for _, how in given]
+        merged = [type(how).__name__ for how in tunings if how.merged_in_step]
+        others = [how for how in tunings if not how.merged_in_step and type(how).insert is not Tuning.insert]
+        if merged and others:
+            raise ValueError(
+                f"InTurn takes {type(others[0]).__name__}, whose leaves the layers read, and {merged[0]}, which is "
+                "merged in the step; take tunings of one of the two kinds"
+            )
         object.__setattr__(self, "merged_in_step", any(how.merged_in_step for how in tunings))
         object.__setattr__(self, "unmergeable", tuple(pair for how in tunings for pair in how.unmergeable))
         object.__setattr__(self, "padded", tuple(path for how in tunings for path in how.padded))

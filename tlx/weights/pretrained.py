@@ -118,7 +118,9 @@ def load_pretrained(
         settings = settings.resized(resize)
     check_size(settings, head, directory)
     built = models.build(settings, head)
-    before = models.build(stored, stated.head)
+    # A head of the user's own is stated by no config.json.
+    known = stated.head is None or isinstance(stated.head, stored.supported_heads)
+    before = models.build(stored, stated.head if known else head)
     held = beside(before, kind_of(document, stored, before.head), directory)
     tensors = read_tensors(directory)
     resettable = (built.stages[-1].name, "pool") if kind == OWN else ("head", "pool")

@@ -80,7 +80,7 @@ class Dataset:
                 f"{self.name} {split}[0] has no cell of the column {missing[0]!r}"
                 f"{near_miss(missing[0], list(records[0]))}; give it, or leave the column out"
             )
-        return Examples(self.name, split, records, self.columns)
+        return Examples(self.name, split, records, self.columns, content=self.fingerprint)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ class Rows(Sequence[Mapping[str, Any]]):
         if self.part.labels is not None:
             return self.part.labels[position]
         column = self.table.columns[LABEL]
-        return [column.classes.index(name) for name in names_in(cell, self.table.settings)]
+        return [column.classes.index(name) for name in names_in(cell, self.table.settings, column.kind)]
 
 
 @lru_cache(maxsize=8)
@@ -208,6 +208,8 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
     names = {role: name for role, name in roles.items() if name is not None}
     for name in names.values():
         place(file, name)
+    if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
+        raise ValueError(f"{settings} names the column {twice[0]!r} twice; give each role its own column")
     asked = dict(names)
     if LABEL not in names:
         names[LABEL] = only(file, names, LABELS, "label", "label='...'")
@@ -215,7 +217,8 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
         lowered = {name.lower(): name for name in file.header}
         pairs = [pair for pair in PAIRS if set(pair) <= lowered.keys()]
         if len(pairs) == 1:
-            names["text"], names["text_pair"] = (lowered[name] for name in pairs[0])
+            first, second = (lowered[name] for name in pairs[0])
+            names |= {"text": first, "text_pair": names.get("text_pair", second)}
         else:
             names["text"] = only(file, names, TEXTS, "text", "text='...'")
     order = [role for role in ("text", "text_pair", "words", LABEL) if role in names]
@@ -259,7 +262,7 @@ def with_labels(
     kept, dropped = {}, 0
     for split, own in cells.items():
         empty = np.array([not cell.strip() for cell in own], bool)
-        if settings.separator:
+        if settings.separator and settings.label_kind in (None, "classes"):
             empty[:] = False
         if empty.any() and settings.missing == "error":
             line = files[split].line(int(empty.argmax()))
@@ -293,11 +296,11 @@ def number_in(cell: str) -> float | None:
         return None
 
 
-def names_in(cell: str, settings: Csv) -> list[str]:
-    """The classes that one cell names."""
-    if settings.words is not None:
+def names_in(cell: str, settings: Csv, kind: str) -> list[str]:
+    """The classes that one cell of a column of this kind names."""
+    if kind == "tags":
         return cell.split()
-    if settings.separator is None:
+    if kind != "classes" or settings.separator is None:
         return [cell.strip()]
     return [name for part in cell.split(settings.separator) if (name := part.strip())]
 
@@ -316,7 +319,7 @@ def column_of(
     seen: dict[str, int] = {}
     for split, own in cells.items():
         for row in kept[split].tolist():
-            for name in names_in(own[row], settings):
+            for name in names_in(own[row], settings, kind):
                 if settings.classes and name not in settings.classes:
                     raise ValueError(
                         f"{files[split].path} line {files[split].line(row)}: {label!r} is {name!r}, which is none of "

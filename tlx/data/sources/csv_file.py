@@ -6,6 +6,7 @@ import csv
 import io
 import mmap
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,8 +36,8 @@ class CsvFile:
             "".encode(encoding)
         except LookupError:
             raise ValueError(f"encoding={encoding!r} is unknown; expected one such as 'utf-8' or 'latin-1'") from None
-        with Path(path).open("rb") as stream:
-            self.content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.stream, self.lock = Path(path).open("rb"), threading.Lock()  # noqa: SIM115
+        self.content = mmap.mmap(self.stream.fileno(), 0, access=mmap.ACCESS_READ)
         for mark, name in WIDE.items():
             if self.content[:2] == mark:
                 raise ValueError(f"{path} is {name}; convert it: iconv -f utf-16 -t utf-8 {path} > new.csv")
@@ -73,8 +74,15 @@ class CsvFile:
 
     def row(self, row: int) -> list[str]:
         """The cells of one row."""
-        text = self._decoded(self.content[self.starts[row] : self.starts[row + 1]], self.line(row))
-        return next(self._reader(io.StringIO(text, newline="")))
+        first, last = int(self.starts[row]), int(self.starts[row + 1])
+        # Read and not mapped: a file that was cut short since would end the process with a bus error.
+        with self.lock:
+            self.stream.seek(first)
+            content = self.stream.read(last - first)
+        cells = next(self._reader(io.StringIO(self._decoded(content, self.line(row)), newline="")), [])
+        if len(content) < last - first or len(cells) != len(self.header):
+            raise ValueError(f"{self.path} changed while it was open (line {self.line(row)}); start again")
+        return cells
 
     def _rows(self) -> Iterator[tuple[int, int, list[str]]]:
         """Each row that is not empty: its first byte, its line, its cells."""

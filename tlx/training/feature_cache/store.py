@@ -96,7 +96,7 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     views = views_of(ready, name)
     augment = config.dump(recipe.data.augment) if augments(ready, name) else None
     reads = [["/".join(path), str(shape.dtype)] for path, shape in cut.reads]
-    data = [examples.key or examples.name, examples.split, views, augment]
+    data = [examples.key or f"{examples.name} {examples.content}", examples.split, views, augment]
     if examples.perturbation is not None and (seen := examples.perturbation.of_inputs) is not None:
         data.append(seen.spelled)
     # Another version may compute the same stages otherwise.
@@ -106,6 +106,8 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
         config.dump(model.config),
         # Code of the user's own, in the model or in what changes its inputs.
         *([config.fingerprint((model.config, recipe.data))] if config.sources((model.config, recipe.data)) else []),
+        # A tuning that is merged in the step may change what a frozen stage computes.
+        *([config.fingerprint(recipe.tuning)] if recipe.tuning.merged_in_step else []),
         cut.stage,
         side,
         reads,
