@@ -269,7 +269,9 @@ def paths_read(model: Model, params: Tree) -> set[str]:
     Only a training step reads all of them: no other pass reads the leaves of dropout.
     """
     stats = jax.tree.map(
-        lambda own: jax.ShapeDtypeStruct(own.shape, "float32"), model.stats, is_leaf=lambda own: isinstance(own, Param)
+        lambda param: jax.ShapeDtypeStruct(param.shape, "float32"),
+        model.stats,
+        is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
     def taps(own: Tree, stats: Tree, inputs: dict[str, Any], key: Any) -> dict[str, Any]:
@@ -278,8 +280,8 @@ def paths_read(model: Model, params: Tree) -> set[str]:
     inputs = models.example_inputs(model.config, tokens=1)
     traced = jax.make_jaxpr(taps)(params, stats, inputs, jax.random.key(0)).jaxpr
     names = jax.tree.leaves(nest({path: path for path in flatten(params)}))
-    read_ids = {id(own) for equation in traced.eqns for own in equation.invars} | set(map(id, traced.outvars))
-    return {path for path, own in zip(names, traced.invars, strict=False) if id(own) in read_ids}
+    read_ids = {id(var) for equation in traced.eqns for var in equation.invars} | set(map(id, traced.outvars))
+    return {path for path, var in zip(names, traced.invars, strict=False) if id(var) in read_ids}
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
         kept: The paths of declared leaves to save; the other leaves of their modules are saved with them.
     """
     groups = grouped(leaves)
-    if not groups or len(groups) != 1 or any(getattr(form.places.get(p), "module", None) is None for p in kept):
+    if not groups or len(groups) != 1 or any(getattr(form.places.get(path), "module", None) is None for path in kept):
         return None
     ((entry, layers),) = groups.items()
     written = WRITERS[entry](form, layers)
@@ -179,27 +179,27 @@ def within(module: str, kept: Collection[str]) -> bool:
 
 def write_lora(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    kinds = {frozenset(own) - {"dropout"} for own in layers.values()}
-    rates = {float(own.get("dropout", 0.0)) for own in layers.values()}
+    kinds = {frozenset(leaves) - {"dropout"} for leaves in layers.values()}
+    rates = {float(leaves.get("dropout", 0.0)) for leaves in layers.values()}
     if None in modules.values() or len(kinds) > 1 or len(rates) > 1:
         return None
     tensors, ranks, alphas = {}, {}, {}
-    for layer, own in layers.items():
+    for layer, leaves in layers.items():
         module = str(modules[layer])
-        ranks[module] = own["a"].shape[1]
-        alphas[module] = float(own["scale"]) * ranks[module]
-        tensors[f"{MODEL}{module}.lora_A.weight"] = own["a"].T
-        tensors[f"{MODEL}{module}.lora_B.weight"] = own["b"].T
-        if "magnitude" in own:
-            tensors[f"{MODEL}{module}.lora_magnitude_vector"] = own["magnitude"]
-    rank, alpha = (Counter(given.values()).most_common(1)[0][0] for given in (ranks, alphas))
+        ranks[module] = leaves["a"].shape[1]
+        alphas[module] = float(leaves["scale"]) * ranks[module]
+        tensors[f"{MODEL}{module}.lora_A.weight"] = leaves["a"].T
+        tensors[f"{MODEL}{module}.lora_B.weight"] = leaves["b"].T
+        if "magnitude" in leaves:
+            tensors[f"{MODEL}{module}.lora_magnitude_vector"] = leaves["magnitude"]
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     fields = {
         "peft_type": "LORA",
         "target_modules": sorted(ranks),
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {module: own for module, own in ranks.items() if own != rank},
-        "alpha_pattern": {module: own for module, own in alphas.items() if own != alpha},
+        "rank_pattern": {module: leaves for module, leaves in ranks.items() if leaves != rank},
+        "alpha_pattern": {module: leaves for module, leaves in alphas.items() if leaves != alpha},
         "lora_dropout": rates.pop(),
         "use_dora": "magnitude" in next(iter(kinds)),
         # alpha is computed from the scale of the layer, so that plain LoRA has the same scale.
@@ -212,11 +212,11 @@ def write_lora(form: Layout, layers: Layers) -> Written | None:
 
 def write_ia3(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    if None in modules.values() or any(len(own) != 1 for own in layers.values()):
+    if None in modules.values() or any(len(leaves) != 1 for leaves in layers.values()):
         return None
     tensors, inner = {}, []
-    for layer, own in layers.items():
-        ((side, factor),) = own.items()
+    for layer, leaves in layers.items():
+        ((side, factor),) = leaves.items()
         tensors[f"{MODEL}{modules[layer]}.ia3_l"] = factor[None] if side == "input" else factor[:, None]
         inner += [str(modules[layer])] * (side == "input")
     targets = sorted(map(str, modules.values()))
@@ -226,18 +226,18 @@ def write_ia3(form: Layout, layers: Layers) -> Written | None:
 
 def write_vera(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    a = max((own["a"] for own in layers.values()), key=len)
-    b = max((own["b"] for own in layers.values()), key=lambda own: own.shape[1])
+    a = max((leaves["a"] for leaves in layers.values()), key=len)
+    b = max((leaves["b"] for leaves in layers.values()), key=lambda leaf: leaf.shape[1])
     shared = all(
-        np.array_equal(own["a"], a[: len(own["a"])]) and np.array_equal(own["b"], b[:, : own["b"].shape[1]])
-        for own in layers.values()
+        np.array_equal(leaves["a"], a[: len(leaves["a"])]) and np.array_equal(leaves["b"], b[:, : leaves["b"].shape[1]])
+        for leaves in layers.values()
     )
     if None in modules.values() or not shared:
         return None
     tensors = {"base_model.vera_A": a.T, "base_model.vera_B": b.T}
-    for layer, own in layers.items():
-        tensors[f"{MODEL}{modules[layer]}.vera_lambda_d"] = own["inner"]
-        tensors[f"{MODEL}{modules[layer]}.vera_lambda_b"] = own["outer"]
+    for layer, leaves in layers.items():
+        tensors[f"{MODEL}{modules[layer]}.vera_lambda_d"] = leaves["inner"]
+        tensors[f"{MODEL}{modules[layer]}.vera_lambda_b"] = leaves["outer"]
     fields = {"peft_type": "VERA", "target_modules": sorted(map(str, modules.values())), "r": a.shape[1]}
     return fields | {"save_projection": True, "vera_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}, tensors
 
@@ -256,7 +256,7 @@ def write_prefix(form: Layout, layers: Layers) -> Written | None:
     if not form.format.reads_prefix(config) or sorted(layers) != blocks_of(config):
         return None
     rows = [layers[block][name] for block in blocks_of(config) for name in ("key", "value")]
-    if len({len(own) for own in rows}) > 1:
+    if len({len(leaf) for leaf in rows}) > 1:
         return None
     fields = token_fields(config, "PREFIX_TUNING", len(rows[0]), config.width)
     fields |= {"encoder_hidden_size": config.width, "prefix_projection": False}

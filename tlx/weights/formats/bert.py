@@ -203,8 +203,8 @@ def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
             "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
         )  # fmt: skip
-    for name, theirs in layers.items():
-        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
+    for name, module in layers.items():
+        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{module}")
     yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
     yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
     yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
