@@ -32,10 +32,10 @@ def keep_mask(context: Context, shape: Sequence[int], rate: float | Array, salt:
     generator; within the example the bits are a hash of place and key. That is random enough for dropout, and it is
     pure arithmetic that fuses into the product it masks (docs/results/performance.md).
     """
-    batch, *rest = shape
+    batch, *inner_shape = shape
     words = jax.random.key_data(example_keys(context, batch, salt)).astype(jnp.uint32)
-    first, second = (words[:, n].reshape(batch, *(1 for _ in rest)) for n in (0, -1))
-    place = lax.iota(jnp.uint32, math.prod(rest)).reshape(1, *rest)
+    first, second = (words[:, n].reshape(batch, *(1 for _ in inner_shape)) for n in (0, -1))
+    place = lax.iota(jnp.uint32, math.prod(inner_shape)).reshape(1, *inner_shape)
     bound = (rate * 2.0**32).astype(jnp.uint32) if isinstance(rate, jax.Array) else jnp.uint32(round(rate * 2**32))
     return mix(mix(place * jnp.uint32(0x9E3779B9) + first) ^ second) >= bound
 

@@ -182,7 +182,9 @@ def attention_step(
     query = queries(params, x, heads=heads, rotary=rotary, context=context)
     new_keys = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, context=context)
     place = (0, 0, cache.length, 0)
-    keys = KeyValue(*(lax.dynamic_update_slice(*both, place) for both in zip(cache[:2], new_keys, strict=True)))
+    keys = KeyValue(
+        *(lax.dynamic_update_slice(*cached_and_new, place) for cached_and_new in zip(cache[:2], new_keys, strict=True))
+    )
     tokens, places = x.shape[1], keys.key.shape[2]
     earlier = (jnp.arange(places) <= cache.length + jnp.arange(tokens)[:, None])[None, None]
     unmasked = visibility(mask, tokens, places, False)

@@ -301,5 +301,5 @@ def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
         raise ValueError(
             f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
         )
-    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
-    return np.concatenate([array[:unread], np.asarray(rest)])
+    resized_rows = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
+    return np.concatenate([array[:unread], np.asarray(resized_rows)])

@@ -75,16 +75,18 @@ def bridged(config: Linen | Nnx, head: Head | None, fresh: Callable[..., Any], r
         outputs |= {"logits": outputs["logits"].astype(jnp.float32)}
         return carry | outputs, nest(new_stats) if context.train else stats
 
-    still = Context()
-    outputs, _ = jax.eval_shape(lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, still), params, stats, dummy)
+    evaluation = Context()
+    outputs, _ = jax.eval_shape(
+        lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, evaluation), params, stats, dummy
+    )
     shape = outputs["logits"].shape
     if head is not None and shape != (2, head.outputs):
         raise ValueError(
             f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {head.outputs})"
         )
-    others = tuple(sorted(outputs.keys() - {"logits", config.input}))
+    other_outputs = tuple(sorted(outputs.keys() - {"logits", config.input}))
     declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
-    return Model((Stage("module", apply, "logits", others=others),), *declared, config, head, inserts=False)
+    return Model((Stage("module", apply, "logits", others=other_outputs),), *declared, config, head, inserts=False)
 
 
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
@@ -133,10 +135,10 @@ def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
     from flax import nnx
 
     def parts(key: Key) -> tuple[Any, ...]:
-        definition, params, stats, noise, other = nnx.split(
+        definition, params, stats, noise, other_state = nnx.split(
             config.make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState, ...
         )
-        if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other)}:
+        if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other_state)}:
             raise ValueError(f"the module keeps {sorted(kinds)}; the bridge carries Param and BatchStat")
         return definition, params, stats, noise
 

@@ -67,11 +67,13 @@ def chain(config: Mlp, head: Head | None) -> Model:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     fans = (math.prod(config.inputs), *config.widths)
-    first, *rest = (declare_dense(inputs, outputs, ("width", "mlp"), he) for inputs, outputs in pairwise(fans))
-    params: Tree = {"stem": first} | ({"blocks": {f"{n:02d}": layer for n, layer in enumerate(rest)}} if rest else {})
+    first, *blocks = (declare_dense(inputs, outputs, ("width", "mlp"), he) for inputs, outputs in pairwise(fans))
+    params: Tree = {"stem": first} | (
+        {"blocks": {f"{n:02d}": layer for n, layer in enumerate(blocks)}} if blocks else {}
+    )
     stages = [
         Stage("stem", stem, others=("pooled",)),
-        *(Stage(f"blocks/{n:02d}", block, others=("pooled",)) for n in range(len(rest))),
+        *(Stage(f"blocks/{n:02d}", block, others=("pooled",)) for n in range(len(blocks))),
     ]
     if head is not None:
         params["head"] = declare_dense(config.widths[-1], head.outputs, ("width", None))

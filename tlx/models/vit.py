@@ -188,8 +188,10 @@ def chain(config: Vit, head: Head | None) -> Model:
         if "prompt" in params:
             # After the extra tokens and without a position, as in visual prompt tuning (Jia et al., 2022).
             prompt = as_dtype(params["prompt"]["tokens"], context)
-            first, rest = hidden[:, : len(names)], hidden[:, len(names) :]
-            hidden = jnp.concatenate([first, jnp.broadcast_to(prompt, (batch, *prompt.shape)), rest], axis=1)
+            extra_tokens, patch_tokens = hidden[:, : len(names)], hidden[:, len(names) :]
+            hidden = jnp.concatenate(
+                [extra_tokens, jnp.broadcast_to(prompt, (batch, *prompt.shape)), patch_tokens], axis=1
+            )
         return {"hidden": dropout(hidden, config.dropout, context, 0)}, stats
 
     def block(rate: float) -> Any:
@@ -267,10 +269,10 @@ def resize_positions(config: Vit, array: np.ndarray, size: int | tuple[int, int]
 def bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
     """Return the matrix [new, old] that resamples a line of `old` points at `new` points."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
-    left = np.floor(centre).astype(int)
+    first_neighbour = np.floor(centre).astype(int)
     matrix = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
-        x = np.abs(centre - left - step)
+        x = np.abs(centre - first_neighbour - step)
         near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        matrix[np.arange(new), np.clip(left + step, 0, old - 1)] += np.where(x <= 1, near, far)
+        matrix[np.arange(new), np.clip(first_neighbour + step, 0, old - 1)] += np.where(x <= 1, near, far)
     return matrix

@@ -79,8 +79,8 @@ def save_adapter(
     if not untrained:
         check_trained(pretrained, "Train it first, or write it as it is: save_adapter(..., untrained=True)")
     declared = flatten(pretrained.model.params).keys()
-    if strange := sorted(set(moved) - declared):
-        raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
+    if undeclared := sorted(set(moved) - declared):
+        raise ValueError(f"moved names {undeclared[0]!r}, which is no parameter of the model")
     base_leaves = {
         path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared
     }
@@ -163,22 +163,22 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
         return with_leaves(pretrained, found, source)
     if task.by_class and not task.names:
         return with_leaves(pretrained._replace(task=records.replace(task, names=names)), found, source)
-    ours: tuple[str, ...] = task.names
-    matching = match(names, ours)
+    task_names: tuple[str, ...] = task.names
+    matching = match(names, task_names)
     if matching.take is None:
         raise ValueError(
-            f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
+            f"{source} brings a head for the classes {shown(names)}, the model has {shown(task_names)}; load the base with "
             f"the adapter's classes: load_pretrained(..., tasks.{type(task).__name__}(names={names}))"
         )
     if matching.moves:
-        check_known(pretrained.model, source, orders(names, ours))
+        check_known(pretrained.model, source, orders(names, task_names))
         leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, matching.take)
         adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
-        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
+        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, task_names))
         return adapted._replace(manifest=manifest)
     if task.by_class and matching.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
         # The head comes from the adapter, so its names replace placeholders of the base.
-        head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
+        head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(task_names))
         pretrained = pretrained._replace(task=records.replace(task, names=head_names))
     return with_leaves(pretrained, found, source)
 

@@ -66,8 +66,8 @@ def indexed_files(index: Path) -> dict[str, Path]:
     shard_tensors = {name: read_header(path).tensors.keys() for name, path in shards.items()}
     for tensor, shard in sorted(names.items()):
         if tensor not in shard_tensors[shard]:
-            others = [name for name in shard_tensors if tensor in shard_tensors[name]]
-            where = f"it is in {', '.join(others)}" if others else "none of its shards has it"
+            holders = [name for name in shard_tensors if tensor in shard_tensors[name]]
+            where = f"it is in {', '.join(holders)}" if holders else "none of its shards has it"
             raise ValueError(
                 f"{index} says that tensor {tensor!r} is in {shard}, but {where}; fetch the checkpoint again"
             )

@@ -81,15 +81,17 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
         {path: tuple(leaf.shape) for path, leaf in adapter.items() if "dropout" not in path} for adapter in adapters
     ]
     plain = tuple(f"/lora/{name}" for name in ("a", "b", "scale"))
-    if strange := sorted(path for path in shapes[0] if not path.endswith(plain)):
-        raise ValueError(f"{strange[0]!r} is no plain LoRA's, and a sum of such adapters is none; merge it by itself")
+    if not_plain := sorted(path for path in shapes[0] if not path.endswith(plain)):
+        raise ValueError(f"{not_plain[0]!r} is no plain LoRA's, and a sum of such adapters is none; merge it by itself")
     if not shapes[0]:
         raise ValueError("the models carry no adapter")
     for number, other in enumerate(shapes[1:], 1):
         if different := sorted(shapes[0].items() ^ other.items()):
             path = different[0][0]
-            here, there = (f"{sizes[path]}" if path in sizes else "missing" for sizes in (shapes[0], other))
-            raise ValueError(f"the models have different adapters: {path!r} is {here} in model 0, {there} in {number}")
+            first_size, other_size = (f"{sizes[path]}" if path in sizes else "missing" for sizes in (shapes[0], other))
+            raise ValueError(
+                f"the models have different adapters: {path!r} is {first_size} in model 0, {other_size} in {number}"
+            )
     bases = [fingerprint(model, head_paths(model.model)) for model in adapted]
     if any(base != bases[0] for base in bases):
         raise ValueError(f"the models have different bases: {', '.join(bases)}")

@@ -95,8 +95,8 @@ def layout(form: Format, config: Any, head: Head | None) -> Layout:
         if tensor not in ("weight", "bias"):
             continue
         memory = form.in_memory(config, stem)
-        before = "" if name.head else begin
-        places[name.ours] = Place(None if memory is None else before + memory, tensor, name)
+        memory_prefix = "" if name.head else begin
+        places[name.ours] = Place(None if memory is None else memory_prefix + memory, tensor, name)
         for bare in dict.fromkeys((stem, memory or stem)):
             for alias in (bare,) if name.head else (bare, prefix + bare):
                 modules.setdefault(alias, {})[tensor] = name.ours

@@ -59,8 +59,8 @@ class Manifest(NamedTuple):
 
 def find(foreign: str, head: bool, tensors: Mapping[str, Any], prefix: str) -> str | None:
     """Return the key in `tensors` of a tensor that may be stored with or without the prefix of the backbone."""
-    old = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-    candidates = [foreign, old] if head else [prefix + foreign, foreign, prefix + old, old]
+    older_name = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    candidates = [foreign, older_name] if head else [prefix + foreign, foreign, prefix + older_name, older_name]
     return next((name for name in candidates if name in tensors), None)
 
 

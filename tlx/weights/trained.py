@@ -88,8 +88,8 @@ def sentences(model: Model, entries: Iterable[Entry], moving: Mapping[str, Any] 
         elif "kept " in entry.note:
             paths_by_note.setdefault(("the head was not compared by class name", entry.note), []).append(entry.path)
     notes = []
-    for (what, why), paths in paths_by_note.items():
-        frozen = what.endswith("random") and not any(path in moving for path in paths)
+    for (sentence, reason), paths in paths_by_note.items():
+        frozen = sentence.endswith("random") and not any(path in moving for path in paths)
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        notes.append(f"{what}{' and does not learn' if frozen else ''}: {paths[0]}{more} ({why})")
+        notes.append(f"{sentence}{' and does not learn' if frozen else ''}: {paths[0]}{more} ({reason})")
     return notes

@@ -195,18 +195,18 @@ def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
     if config.family == "distilbert":
         foreign = f"transformer.layer.{n}"
         layers = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
-        rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
+        modules = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
     else:
         foreign = f"encoder.layer.{n}"
         layers = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
-        rest = (
+        modules = (
             "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
         )  # fmt: skip
     for name, module in layers.items():
         yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{module}")
-    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
-    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
-    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
-    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{rest[3]}")
-    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{rest[4]}")
+    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{modules[0]}")
+    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{modules[1]}")
+    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{modules[2]}")
+    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{modules[3]}")
+    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{modules[4]}")

@@ -145,8 +145,8 @@ def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
         mlp, norms = ("intermediate.dense", "output.dense"), ("layernorm_before", "layernorm_after")
     for branch, norm in zip(("attention", "mlp"), norms, strict=True):
         yield from norm_names(f"{ours}/{branch}/norm", f"{foreign}.{norm}")
-    for layer, name_in_mlp in zip(("up", "down"), mlp, strict=True):
-        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{name_in_mlp}")
+    for layer, module_name in zip(("up", "down"), mlp, strict=True):
+        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{module_name}")
     if config.layer_scale is not None:
         yield Name(f"{ours}/attention/scale", f"{foreign}.layer_scale1.lambda1")
         yield Name(f"{ours}/mlp/scale", f"{foreign}.layer_scale2.lambda1")
