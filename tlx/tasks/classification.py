@@ -75,9 +75,9 @@ class Classification(Task):
         classes = self.classes or len(names)
         if len(names) > classes:
             raise ValueError(f"labels outside the class range: the data have {len(names)} classes, the task {classes}")
-        if conflicts := contradictions(names, self.names):
+        if strange := contradictions(names, self.names):
             raise ValueError(
-                f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {conflicts[0]!r} is "
+                f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {strange[0]!r} is "
                 "another class there. Give the names in the order of the data's labels, or leave names out"
             )
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))

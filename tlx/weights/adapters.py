@@ -163,22 +163,22 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
         return with_leaves(pretrained, found, source)
     if task.by_class and not task.names:
         return with_leaves(pretrained._replace(task=records.replace(task, names=names)), found, source)
-    task_names: tuple[str, ...] = task.names
-    matching = match(names, task_names)
+    ours: tuple[str, ...] = task.names
+    matching = match(names, ours)
     if matching.take is None:
         raise ValueError(
-            f"{source} brings a head for the classes {shown(names)}, the model has {shown(task_names)}; load the base with "
+            f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
             f"the adapter's classes: load_pretrained(..., tasks.{type(task).__name__}(names={names}))"
         )
     if matching.moves:
-        check_known(pretrained.model, source, orders(names, task_names))
+        check_known(pretrained.model, source, orders(names, ours))
         leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, matching.take)
         adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
-        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, task_names))
+        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
         return adapted._replace(manifest=manifest)
     if task.by_class and matching.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
         # The head comes from the adapter, so its names replace placeholders of the base.
-        head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(task_names))
+        head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
         pretrained = pretrained._replace(task=records.replace(task, names=head_names))
     return with_leaves(pretrained, found, source)
 

@@ -275,12 +275,10 @@ def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
         )
     listed = tuple(names[str(n)] for n in range(len(names)))
     numbers = {str(name): str(number) for name, number in (document.get("label2id") or {}).items()}
-    if numbers.keys() == set(listed) and (
-        contradictions := [name for n, name in enumerate(listed) if numbers[name] != str(n)]
-    ):
+    if numbers.keys() == set(listed) and (wrong := [name for n, name in enumerate(listed) if numbers[name] != str(n)]):
         raise ValueError(
-            f"{file} contradicts itself: {contradictions[0]!r} is class {listed.index(contradictions[0])} in id2label and class "
-            f"{numbers[contradictions[0]]} in label2id; correct one of the two"
+            f"{file} contradicts itself: {wrong[0]!r} is class {listed.index(wrong[0])} in id2label and class "
+            f"{numbers[wrong[0]]} in label2id; correct one of the two"
         )
     return listed
 
