@@ -6,6 +6,7 @@ import pytest
 import tlx
 from tlx import Data, Optim, Recipe, Train, config, models, tasks, terms
 from tlx.data import Blur, Stream, load
+from tlx.training.loop import check_devices
 from tlx.training.prepare import open_data, prepare, training_batches
 
 MEMORY = Stream(name="memory", source="mnist5k", batch=8, shift=(Blur(sigma=0.5),))
@@ -48,7 +49,7 @@ def test_it_trains_and_changes_the_data(tmp_path):
         (lambda: load(Data(target="digits", streams=(Stream(name="m", source="sentiment/nyt"),)), 0), ("'m'", "text")),
         (lambda: load(Data(target="digits", streams=(Stream(name="m", source="mnist5k", split="trian"),)), 0),
          ("'trian'", "'train'")),
-        (lambda: prepare(recipe(config.replace(MEMORY, batch=jax.device_count() + 1))), ("'memory'", "devices")),
+        (lambda: check_devices(recipe(config.replace(MEMORY, batch=jax.device_count() + 1))), ("'memory'", "devices")),
         (lambda: prepare(recipe()), ("'memory'", "labelled")),
     ],
 )  # fmt: skip

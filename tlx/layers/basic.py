@@ -1,4 +1,4 @@
-"""Layers that nothing is inserted into: norms, activations, embeddings.
+"""Layers without adapters: norms, activations, embeddings.
 
 Shapes: B batch, T tokens, W width, C channels, G groups of channels.
 """
@@ -15,7 +15,7 @@ from tlx.types import Array, Carry, Context
 
 
 def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
-    """Over the last axis, the moments in float32 (Ba et al., 2016)."""
+    """Normalise over the last axis, with the moments in float32 (Ba et al., 2016): [..., W] -> [..., W]."""
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
@@ -24,14 +24,14 @@ def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
 
 
 def rms_norm(params: Tree, x: Array, epsilon: float) -> Array:
-    """Over the last axis, x / rms(x) * scale, the moment in float32 (Zhang and Sennrich, 2019)."""
+    """Compute x / rms(x) * scale over the last axis, with the moment in float32 (Zhang and Sennrich, 2019)."""
     wide = x.astype(jnp.float32)
     moment = (wide * wide).mean(-1, keepdims=True)
     return (wide * (lax.rsqrt(moment + epsilon) * params["scale"])).astype(x.dtype)
 
 
 def group_norm(params: Tree, x: Array, groups: int, epsilon: float = 1e-5) -> Array:
-    """Over all inner axes of [B, ..., C] and the channels of each of the `groups` (Wu and He, 2018), in float32."""
+    """Normalise [B, ..., C] over its inner axes and the channels of each group, in float32 (Wu and He, 2018)."""
     wide = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(1, x.ndim - 1), x.ndim)
     centred = wide - wide.mean(axes, keepdims=True)
@@ -43,9 +43,21 @@ def group_norm(params: Tree, x: Array, groups: int, epsilon: float = 1e-5) -> Ar
 def batch_norm(
     params: Tree, stats: Tree, x: Array, context: Context, *, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> tuple[Array, Tree]:
-    """Over all axes but the last (Ioffe and Szegedy, 2015): batch moments in training, running ones otherwise.
+    """Normalise [B, ..., C] over all axes except the last (Ioffe and Szegedy, 2015).
 
-    The moments are those of the global batch, over every device; the running variance is the biased one.
+    Training uses the moments of the global batch, over every device. Evaluation uses the running moments. The running
+    variance is the biased one.
+
+    Args:
+        params: `scale` and `bias` [C].
+        stats: The running `mean` and `variance` [C].
+        x: The input.
+        context: Whether this is training, and the device axis.
+        epsilon: The number added to the variance.
+        momentum: The share of the old statistics in the new ones.
+
+    Returns:
+        The normalised input, and the statistics after this batch.
     """
     wide = x.astype(jnp.float32)
     if context.train:
@@ -54,8 +66,8 @@ def batch_norm(
         if context.axis is not None:
             mean, square = lax.pmean((mean, square), context.axis)
         variance = jnp.maximum(square - mean * mean, 0.0)
-        moved = {"mean": mean, "variance": variance}
-        stats = {name: momentum * stats[name] + (1 - momentum) * lax.stop_gradient(moved[name]) for name in stats}
+        moments = {"mean": mean, "variance": variance}
+        stats = {name: momentum * stats[name] + (1 - momentum) * lax.stop_gradient(moments[name]) for name in stats}
     else:
         mean, variance = stats["mean"], stats["variance"]
     scale = lax.rsqrt(variance + epsilon) * params["scale"]
@@ -64,13 +76,13 @@ def batch_norm(
 
 @jax.custom_jvp
 def gelu_exact(x: Array) -> Array:
-    """x Phi(x) with the error function (Hendrycks and Gimpel, 2016), not its tanh approximation."""
+    """Compute x Phi(x) with the error function (Hendrycks and Gimpel, 2016), not its tanh approximation."""
     return x * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)))
 
 
 @gelu_exact.defjvp
 def _gelu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The slope Phi(x) + x phi(x) as one function of x: by itself autodiff keeps three arrays of x's size for it."""
+    """Compute the slope Phi(x) + x phi(x) as one function of x: plain autodiff keeps three arrays of x's size."""
     (x,), (tangent,) = primals, tangents
     density = 0.3989422804014327 * jnp.exp(-0.5 * x * x)
     return gelu_exact(x), tangent * (0.5 * (1.0 + lax.erf(x * 0.7071067811865476)) + x * density)
@@ -90,17 +102,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def embed(params: Tree, ids: Array) -> Array:
-    """Rows of `params["embedding"]`: [B, T] integers -> [B, T, W]; NaN for an index that has no row."""
+    """Look up rows of `params["embedding"]`: [B, T] integers -> [B, T, W]; NaN for an index without a row."""
     return jnp.asarray(params["embedding"]).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def as_dtype(x: Any, context: Context) -> Array:
-    """Activations in the dtype of the context."""
+    """Return activations in the dtype of the context."""
     return jnp.asarray(x, context.dtype)
 
 
 def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
-    """The input `name` [B, *shape]; ValueError where it is missing or of another shape."""
+    """Return the input `name` [B, *shape]. Raises ValueError if it is missing or has another shape."""
     if name not in carry:
         raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
     array = jnp.asarray(carry[name])

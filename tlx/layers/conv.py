@@ -12,18 +12,18 @@ from jax import lax
 from tlx.trees import Tree
 from tlx.types import Array
 
-# The letters of the axes, by how many of them a kernel slides over.
+# The letters of the axes, by the number of axes that a kernel slides over.
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 Padding = str | int | Sequence[int | tuple[int, int]]
 
 
 def each_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """One number for each axis that a kernel slides over."""
+    """Return one number for each axis that a kernel slides over."""
     return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
 def padding_of(padding: Padding, axes: int) -> str | list[tuple[int, int]]:
-    """What `lax` takes: a name, or how many zeros stand before and after the input along each axis."""
+    """Return the padding as `lax` takes it: a name, or the number of zeros before and after the input on each axis."""
     if isinstance(padding, str):
         return padding
     sides = [padding] * axes if isinstance(padding, int) else list(padding)
@@ -39,17 +39,17 @@ def conv(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Array:
-    """Convolution over one or two axes: [B, I, J, C] -> [B, I', J', C'], or [B, I, C] -> [B, I', C'].
+    """Convolve over one or two axes: [B, I, J, C] -> [B, I', J', C'], or [B, I, C] -> [B, I', C'].
 
     Args:
-        params: `kernel` [height, width, C / groups, C'], or [width, C / groups, C'], and maybe `bias` [C'].
+        params: `kernel` [height, width, C / groups, C'], or [width, C / groups, C'], and optionally `bias` [C'].
         x: The input.
         stride: The step of the kernel, one number or one for each axis.
         padding: "SAME" (as many outputs as inputs at a stride of 1; JAX puts the odd zero last), "VALID" (none), or the
             number of zeros on both sides: one number, one for each axis, or (before, after) for each axis. torch's
             `padding=p` is `p` here at any stride, where "SAME" is not.
-        groups: How many parts of the channels are convolved apart; C for a depthwise convolution.
-        dilation: The distance between the inputs that neighbouring places of the kernel read.
+        groups: The number of groups of channels that are convolved separately; C for a depthwise convolution.
+        dilation: The distance between inputs that neighbouring places of the kernel read.
     """
     kernel = params["kernel"]
     axes = kernel.ndim - 2
@@ -68,7 +68,7 @@ def conv(
 def windows(
     x: Array, size: int, stride: int | None, padding: Padding
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
-    """Window, step and zeros along every axis of `x`, whose first and last ones are the batch and the channels."""
+    """Return window, step and zeros along every axis of `x`; its first axis is the batch, its last the channels."""
     axes, step = x.ndim - 2, size if stride is None else stride
     inner = padding_of(padding, axes)
     window, strides = (1, *[size] * axes, 1), (1, *[step] * axes, 1)
@@ -78,16 +78,17 @@ def windows(
 
 
 def max_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
-    """The maximum over windows of `size` along the inner axes of [B, ..., C]; the windows do not overlap by default.
+    """Return the maximum over windows along the inner axes of [B, ..., C].
 
-    `padding` is as in `conv`; what is padded is never the maximum.
+    `size` is the side of a window. The windows do not overlap by default. `padding` is as in `conv`; padding is never
+    the maximum.
     """
     window, strides, pads = windows(x, size, stride, padding)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pads)
 
 
 def average_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
-    """The mean over windows, as `max_pool`; padded zeros count, as in torch."""
+    """Return the mean over windows, which are as in `max_pool`; padded zeros count, as in torch."""
     window, strides, pads = windows(x, size, stride, padding)
     total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, window, strides, pads)
     return (total / math.prod(window)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Declarations of the layers' sub-dicts of parameters, and how each begins."""
+"""Declarations of the layers' sub-dicts of parameters, with their initialisers."""
 
 from collections.abc import Callable
 
@@ -24,12 +24,12 @@ def constant(value: float) -> Init:
 
 
 def normal(deviation: float = 0.02) -> Init:
-    """Truncated at two deviations, as BERT and ViT initialise."""
+    """Return a normal initialiser truncated at two deviations, as BERT and ViT use."""
     return lambda key, shape: deviation * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
 def he(key: Key, shape: tuple[int, ...]) -> Array:
-    """He et al. (2015), fan in: every axis but the last."""
+    """Initialise as He et al. (2015), with all axes except the last as fan in."""
     return jax.nn.initializers.he_normal()(key, shape, jnp.float32)
 
 
@@ -43,7 +43,7 @@ def declare_dense(
 
 
 def declare_norm(width: int, bias: bool = True) -> Tree:
-    """The parameters of layer, batch and group norm; without a `bias`, those of RMS norm."""
+    """Declare the parameters of layer, batch and group norm; without a `bias`, those of RMS norm."""
     params: Tree = {"scale": Param((width,), ("width",), ones)}
     return params | ({"bias": Param((width,), ("width",), zeros)} if bias else {})
 
@@ -51,7 +51,7 @@ def declare_norm(width: int, bias: bool = True) -> Tree:
 def declare_conv(
     size: int | tuple[int, ...], inputs: int, outputs: int, init: Init = he, bias: bool = True, groups: int = 1
 ) -> Tree:
-    """The parameters of a convolution; `size` is the side of a square kernel, or the size along each axis."""
+    """Declare the parameters of a convolution; `size` is the side of a square kernel, or the size along each axis."""
     sizes = (size, size) if isinstance(size, int) else size
     axes = (*[None] * len(sizes), "width", "mlp")
     params: Tree = {"kernel": Param((*sizes, inputs // groups, outputs), axes, init)}
@@ -75,10 +75,17 @@ def declare_attention(
     output_bias: bool = True,
     memory: int | None = None,
 ) -> Tree:
-    """The parameters of `attention`.
+    """Declare the parameters of `attention`.
 
-    `key_heads` heads of `size` numbers (None: width / heads) hold the keys and values of a `memory` that is so wide
-    (None: `width`).
+    Args:
+        width: The width of the hidden states.
+        heads: The number of heads.
+        init: The initialiser of the kernels.
+        bias: Whether the query, key and value layers have a bias.
+        key_heads: The number of heads of the keys and values; None for `heads`.
+        size: The size of a head; None for width / heads.
+        output_bias: Whether the output layer has a bias.
+        memory: The width of the memory that is attended to; None for `width`.
     """
     size = width // heads if size is None else size
     inner, keys, source = heads * size, (key_heads or heads) * size, memory or width

@@ -1,12 +1,12 @@
-"""The dense layer and what may be inserted beside its kernel. Shapes: I inputs, O outputs, R rank.
+"""The dense layer and the adapters beside its kernel. Shapes: I inputs, O outputs, R rank.
 
-The structure of a sub-dict is the switch: a layer whose sub-dict holds `lora`, `vera` or `ia3` computes with it, one
-without does not. No wrapper, and no list of the layers that support it.
+The structure of a sub-dict is the switch: a layer computes with `lora`, `vera` or `ia3` if its sub-dict holds that
+entry. There is no wrapper, and no list of the layers that support it.
 
 | entry | leaves | source |
 | --- | --- | --- |
-| `lora` | `a` [I, R], `b` [R, O], `scale` []; maybe `dropout` [] | Hu et al., 2022 |
-| | and maybe `magnitude` [O]: DoRA | Liu et al., 2024 |
+| `lora` | `a` [I, R], `b` [R, O], `scale` []; optionally `dropout` [] | Hu et al., 2022 |
+| | and optionally `magnitude` [O]: DoRA | Liu et al., 2024 |
 | `vera` | `a` [I, R], `b` [R, O] (both random, fixed), `inner` [R], `outer` [O] | Kopiczko et al., 2024 |
 | `ia3` | `input` [I] or `output` [O] | Liu et al., 2022 |
 """
@@ -23,9 +23,13 @@ STILL = Context()
 
 
 def dense(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Array:
-    """`x @ kernel + bias`, and what is inserted: [..., I] -> [..., O], in the type of `x`.
+    """Compute `x @ kernel + bias` with the adapters of the layer: [..., I] -> [..., O], in the dtype of `x`.
 
-    `context` and `salt` (which tells the dense layers of one stage apart) feed the dropout before LoRA.
+    Args:
+        params: `kernel` [I, O], optionally `bias` [O] and adapters (see the table of this module).
+        x: The input.
+        context: The context of the dropout before LoRA.
+        salt: The number of this layer's noise, different for each dense layer of a stage.
     """
     ia3 = params.get("ia3", {})
     if "input" in ia3:
@@ -34,35 +38,38 @@ def dense(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Ar
     if "lora" in params:
         y = low_rank(params["lora"], params["kernel"], x, y, context, salt)
     if "vera" in params:
-        own = {name: leaf.astype(x.dtype) for name, leaf in params["vera"].items()}
-        y = y + ((x @ own["a"]) * own["inner"]) @ own["b"] * own["outer"]
+        vera = {name: leaf.astype(x.dtype) for name, leaf in params["vera"].items()}
+        y = y + ((x @ vera["a"]) * vera["inner"]) @ vera["b"] * vera["outer"]
     if "bias" in params:
         y = y + params["bias"].astype(x.dtype)
     return y * ia3["output"].astype(x.dtype) if "output" in ia3 else y
 
 
 def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, salt: int) -> Array:
-    """`y = x @ kernel` moved by LoRA, and by DoRA where there is a `magnitude`.
+    """Add LoRA to `y = x @ kernel`, and DoRA if there is a `magnitude`.
 
-    Two thin products cost less than adding `a @ b` to the kernel in the step, whose gradient would be a full one.
+    Two thin products cost less than adding `a @ b` to the kernel in the step: the gradient of that sum has the size of
+    the kernel.
     """
-    # A rate is no weight, even where everything learns.
-    given = dropout(x, jax.lax.stop_gradient(lora["dropout"]), context, salt) if "dropout" in lora else x
+    # A rate is not a weight: it must not learn, even if everything else does.
+    dropped = dropout(x, jax.lax.stop_gradient(lora["dropout"]), context, salt) if "dropout" in lora else x
     a, b, scale = (lora[name].astype(x.dtype) for name in ("a", "b", "scale"))
-    y = y + (given @ a) @ b * scale
+    y = y + (dropped @ a) @ b * scale
     if "magnitude" not in lora:
         return y
     return y * (lora["magnitude"] / column_norms(lora, kernel)).astype(x.dtype)
 
 
 def column_norms(lora: Tree, kernel: Array) -> Array:
-    """|kernel + scale a b| of each output [O], a constant to the gradient (Liu et al., 2024, section 4.3). A column of
-    zeros has the least norm there is, so that it has a direction too."""
-    moved = kernel + lora["scale"] * (lora["a"] @ lora["b"])
-    return jax.lax.stop_gradient(jnp.maximum(jnp.sqrt((moved * moved).sum(0)), jnp.finfo(jnp.float32).tiny))
+    """Compute |kernel + scale a b| of each output [O], a constant to the gradient (Liu et al., 2024, section 4.3).
+
+    A column of zeros gets the smallest positive norm, so that it has a direction too.
+    """
+    adapted = kernel + lora["scale"] * (lora["a"] @ lora["b"])
+    return jax.lax.stop_gradient(jnp.maximum(jnp.sqrt((adapted * adapted).sum(0)), jnp.finfo(jnp.float32).tiny))
 
 
 def bottleneck(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Array:
-    """What an adapter adds to `x`: up(gelu(down(x))), [..., W] -> [..., W] (Houlsby et al., 2019)."""
+    """Compute the output of an adapter, up(gelu(down(x))): [..., W] -> [..., W] (Houlsby et al., 2019)."""
     inner = ACTIVATIONS["gelu"](dense(params["down"], x, context, salt))
     return dense(params["up"], inner, context, salt + 1)

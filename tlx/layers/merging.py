@@ -1,4 +1,4 @@
-"""What was inserted beside a kernel, merged into the kernel. Shapes: I inputs, O outputs of a dense layer.
+"""Merge adapters into the kernels beside them. Shapes: I inputs, O outputs of a dense layer.
 
 LoRA: Hu et al., 2022; DoRA: Liu et al., 2024; VeRA: Kopiczko et al., 2024; IA3: Liu et al., 2022.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.layers.dense import column_norms
 from tlx.trees import Tree
 
-# What `layers.dense` reads beside a kernel.
+# The entries that `layers.dense` reads beside a kernel.
 BESIDE_KERNELS = ("lora", "vera", "ia3")
 
 
@@ -26,19 +26,19 @@ def merged(tree: Mapping[str, Any]) -> Tree:
 
 
 def merged_dense(params: Tree) -> Tree:
-    """The `kernel` [I, O], and the `bias` [O] if any, of one dense layer, in the order of `layers.dense`."""
+    """Return the merged `kernel` [I, O], and `bias` [O] if any, of one dense layer, in the order of `layers.dense`."""
     kernel = jnp.asarray(params["kernel"])
     if "lora" in params:
         lora = {name: jnp.asarray(leaf) for name, leaf in params["lora"].items()}
-        moved = kernel + lora["scale"] * (lora["a"] @ lora["b"])
-        kernel = moved * (lora["magnitude"] / column_norms(lora, kernel)) if "magnitude" in lora else moved
+        adapted = kernel + lora["scale"] * (lora["a"] @ lora["b"])
+        kernel = adapted * (lora["magnitude"] / column_norms(lora, kernel)) if "magnitude" in lora else adapted
     if "vera" in params:
         vera = {name: jnp.asarray(leaf) for name, leaf in params["vera"].items()}
         kernel = kernel + (vera["a"] * vera["inner"]) @ vera["b"] * vera["outer"]
     ia3 = params.get("ia3", {})
-    found = {"kernel": kernel} | ({"bias": jnp.asarray(params["bias"])} if "bias" in params else {})
+    layer = {"kernel": kernel} | ({"bias": jnp.asarray(params["bias"])} if "bias" in params else {})
     if "input" in ia3:
-        found["kernel"] = found["kernel"] * jnp.asarray(ia3["input"])[:, None]
+        layer["kernel"] = layer["kernel"] * jnp.asarray(ia3["input"])[:, None]
     if "output" in ia3:
-        found = {name: leaf * jnp.asarray(ia3["output"]) for name, leaf in found.items()}
-    return found
+        layer = {name: leaf * jnp.asarray(ia3["output"]) for name, leaf in layer.items()}
+    return layer

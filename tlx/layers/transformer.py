@@ -1,7 +1,7 @@
-"""The layers of transformers: attention to oneself and to a memory, masks, biases, rotary positions, grouped heads, a
+"""The layers of transformers: self-attention and cross-attention, masks, biases, rotary positions, grouped heads, a
 cache for decoding, and feed-forward layers.
 
-Shapes: B batch, T tokens that ask, S tokens that are asked, P prefix, W width, H heads, G heads of the keys and values
+Shapes: B batch, T query tokens, S key tokens, P prefix, W width, H heads, G heads of the keys and values
 (H is a multiple of G), D head size, F rotated part of a head.
 """
 
@@ -18,12 +18,12 @@ from tlx.layers.noise import dropout
 from tlx.trees import Tree
 from tlx.types import Array, Context
 
-# Where the noise of the dense layers lies among a stage's salts.
+# The salts of the dense layers' noise, apart from the other salts of a stage.
 SALTS = {"query": 10, "key": 11, "value": 12, "output": 13, "up": 14, "down": 15, "gate": 20}
 
 
 class KeyValue(NamedTuple):
-    """What attention looks at: `key` and `value` [B, G, S, D]."""
+    """The keys and values of attention, `key` and `value` [B, G, S, D]."""
 
     key: Array
     value: Array
@@ -45,13 +45,13 @@ class Angles(NamedTuple):
 
 
 def split_heads(x: Array, heads: int) -> Array:
-    """[B, T, H D] -> [B, H, T, D]."""
+    """Split the last axis into heads: [B, T, H D] -> [B, H, T, D]."""
     batch, tokens, width = x.shape
     return x.reshape(batch, tokens, heads, width // heads).transpose(0, 2, 1, 3)
 
 
 def queries(params: Tree, x: Array, *, heads: int, rotary: Angles | None, context: Context) -> Array:
-    """What the tokens `x` [B, T, W] ask: [B, H, T, D]."""
+    """Project the tokens `x` [B, T, W] to queries [B, H, T, D]."""
     query = split_heads(dense(params["query"], x, context, SALTS["query"]), heads)
     return query if rotary is None else rotate(query, rotary)
 
@@ -59,9 +59,9 @@ def queries(params: Tree, x: Array, *, heads: int, rotary: Angles | None, contex
 def keys_and_values(
     params: Tree, memory: Array, *, heads: int, rotary: Angles | None = None, context: Context = STILL
 ) -> KeyValue:
-    """Project a `memory` [B, S, W] to the keys and values of `heads` heads.
+    """Project a `memory` [B, S, W] to the keys and values [B, G, S, D] of `heads` heads.
 
-    A decoder calls this once for the states of its encoder and hands the result to `attention_to` at every step.
+    A decoder calls this once for the states of its encoder and passes the result to `attention_to` at every step.
     """
     key, value = (split_heads(dense(params[name], memory, context, SALTS[name]), heads) for name in ("key", "value"))
     return KeyValue(key if rotary is None else rotate(key, rotary), value)
@@ -83,23 +83,23 @@ def attention(
     context: Context = STILL,
     salt: int = 0,
 ) -> Array:
-    """Multi-head attention (Vaswani et al., 2017) of `x` to itself or to a `memory`.
+    """Compute multi-head attention (Vaswani et al., 2017) of `x` to itself or to a `memory`.
 
     Args:
-        params: The dense layers `query`, `key`, `value` and `output`. Where it holds `prefix`, its `key` and `value`
-            [P, G D] stand before those of the tokens (Li and Liang, 2021).
+        params: The dense layers `query`, `key`, `value` and `output`. If it holds `prefix`, its `key` and `value`
+            [P, G D] come before those of the tokens (Li and Liang, 2021).
         x: The hidden states, [B, T, W].
-        mask: [B, S] or [B, T, S], True or above 0 where a token may be attended to; None for all.
+        mask: [B, S] or [B, T, S], True or above 0 if a token may be attended to; None for all.
         heads: The number of heads.
         key_heads: The number of heads of the keys and values, each shared by H / G heads (Ainslie et al., 2023).
         memory: The hidden states that are attended to, [B, S, W]; None for `x`.
-        causal: Whether a token sees no later one. The last token that asks sees the last one that is asked.
-        bias: What is added to the scores, of a shape that broadcasts to [B, H, T, S].
-        rotary: The angles of the tokens of `x`; for attention of `x` to itself.
+        causal: Whether a token sees no later token. The last query token sees the last key token.
+        bias: The array added to the scores, of a shape that broadcasts to [B, H, T, S].
+        rotary: The angles of the tokens of `x`, for self-attention.
         scale: The factor of the scores; None for D ** -0.5.
         rate: The dropout rate of the attention probabilities.
-        context: What the layers may know, with the key of the noise.
-        salt: Which tells this dropout and the others of a stage apart.
+        context: The context of the layers, with the key of the noise.
+        salt: The number of this dropout, different for each dropout of a stage.
 
     Returns:
         [B, T, W]. Scores and softmax are float32.
@@ -126,7 +126,7 @@ def attention_to(
     context: Context = STILL,
     salt: int = 0,
 ) -> Array:
-    """`attention` to keys and values that are projected already: [B, T, W] -> [B, T, W]."""
+    """Compute `attention` to keys and values that are projected already: [B, T, W] -> [B, T, W]."""
     query = queries(params, x, heads=heads, rotary=rotary, context=context)
     return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt)
 
@@ -143,7 +143,7 @@ def answered(
     context: Context,
     salt: int,
 ) -> Array:
-    """What `attention` returns, from the projected `query` and `keys`."""
+    """Compute the output of `attention` from the projected `query` and `keys`."""
     visible = visibility(mask, query.shape[2], keys.key.shape[2], causal)
     if "prefix" in params:
         keys, visible, bias = prefixed(params["prefix"], keys, visible, bias)
@@ -163,39 +163,41 @@ def attention_step(
     scale: float | None = None,
     context: Context = STILL,
 ) -> tuple[Array, Cache]:
-    """Causal attention of the next tokens `x` [B, T, W] to those in the `cache` and to themselves.
+    """Compute causal attention of the next tokens to the tokens in the `cache` and to themselves.
 
     Args:
         params: As in `attention`.
         x: The hidden states of the next tokens, [B, T, W]: the whole prompt at first, then one token at a time.
-        cache: The tokens so far.
-        mask: [B, S] over the places of the cache, above 0 where a token may be attended to (padding on the left).
-        heads: The number of heads; that of the keys is the cache's.
+        cache: The keys and values of the tokens so far.
+        mask: [B, S] over the places of the cache, above 0 if a token may be attended to (padding on the left).
+        heads: The number of heads; the cache has the number of key heads.
         bias: As in `attention`, over the S places of the cache.
-        rotary: The angles of the next tokens, at the places that they take.
+        rotary: The angles of the next tokens, at their places in the text.
         scale: As in `attention`.
         context: As in `attention`.
 
     Returns:
-        ([B, T, W], the cache with the next tokens). NaN where the cache has too few places.
+        The output [B, T, W] (NaN if the cache has too few places), and the cache with the next tokens.
     """
     query = queries(params, x, heads=heads, rotary=rotary, context=context)
-    new = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, context=context)
+    new_keys = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, context=context)
     place = (0, 0, cache.length, 0)
-    keys = KeyValue(*(lax.dynamic_update_slice(*both, place) for both in zip(cache[:2], new, strict=True)))
+    keys = KeyValue(
+        *(lax.dynamic_update_slice(*cached_and_new, place) for cached_and_new in zip(cache[:2], new_keys, strict=True))
+    )
     tokens, places = x.shape[1], keys.key.shape[2]
     earlier = (jnp.arange(places) <= cache.length + jnp.arange(tokens)[:, None])[None, None]
-    shown = visibility(mask, tokens, places, False)
-    visible = earlier if shown is None else earlier & shown
+    unmasked = visibility(mask, tokens, places, False)
+    visible = earlier if unmasked is None else earlier & unmasked
     length = cache.length + tokens
-    grown = Cache(*keys, length)
-    seen: Array | None = visible
+    extended = Cache(*keys, length)
+    visible_keys: Array | None = visible
     if "prefix" in params:
-        keys, seen, bias = prefixed(params["prefix"], keys, visible, bias)
-    mixed = attend(query, keys, seen, bias=bias, scale=scale, context=context)
+        keys, visible_keys, bias = prefixed(params["prefix"], keys, visible, bias)
+    mixed = attend(query, keys, visible_keys, bias=bias, scale=scale, context=context)
     output = dense(params["output"], mixed, context, SALTS["output"])
     # The update above would silently write over the last places.
-    return jnp.where(length > places, jnp.nan, output), grown
+    return jnp.where(length > places, jnp.nan, output), extended
 
 
 def empty_cache(batch: int, tokens: int, heads: int, size: int, dtype: str = "float32") -> Cache:
@@ -205,7 +207,7 @@ def empty_cache(batch: int, tokens: int, heads: int, size: int, dtype: str = "fl
 
 
 def visibility(mask: Array | None, tokens: int, places: int, causal: bool) -> Array | None:
-    """Booleans that broadcast to [B, H, T, S], True where a token is seen; None where all are."""
+    """Return booleans that broadcast to [B, H, T, S], True if a token is seen; None if all are seen."""
     visible = None if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None]
     if visible is not None and visible.dtype != bool:
         visible = visible > 0
@@ -218,14 +220,14 @@ def visibility(mask: Array | None, tokens: int, places: int, causal: bool) -> Ar
 def prefixed(
     prefix: Tree, keys: KeyValue, visible: Array | None, bias: Array | None
 ) -> tuple[KeyValue, Array | None, Array | None]:
-    """Learned keys and values [P, G D] before those of the tokens; every token sees them, without a bias."""
+    """Put learned keys and values [P, G D] before those of the tokens; every token sees them, without a bias."""
     batch, heads, _, _ = keys.key.shape
     rows = {name: split_heads(jnp.asarray(leaf)[None].astype(keys.key.dtype), heads) for name, leaf in prefix.items()}
-    both = {name: jnp.broadcast_to(array, (batch, *array.shape[1:])) for name, array in rows.items()}
-    keys = KeyValue(*(jnp.concatenate([both[name], getattr(keys, name)], axis=2) for name in ("key", "value")))
-    before = [(0, 0)] * 3 + [(rows["key"].shape[2], 0)]
-    visible = None if visible is None else jnp.pad(visible, before, constant_values=True)
-    return keys, visible, None if bias is None else jnp.pad(bias, before[4 - bias.ndim :])
+    learned = {name: jnp.broadcast_to(array, (batch, *array.shape[1:])) for name, array in rows.items()}
+    keys = KeyValue(*(jnp.concatenate([learned[name], getattr(keys, name)], axis=2) for name in ("key", "value")))
+    padding = [(0, 0)] * 3 + [(rows["key"].shape[2], 0)]
+    visible = None if visible is None else jnp.pad(visible, padding, constant_values=True)
+    return keys, visible, None if bias is None else jnp.pad(bias, padding[4 - bias.ndim :])
 
 
 def attend(
@@ -239,9 +241,9 @@ def attend(
     context: Context = STILL,
     salt: int = 0,
 ) -> Array:
-    """Scaled dot-product attention: query [B, H, T, D], keys and values [B, G, S, D] -> [B, T, H D].
+    """Compute scaled dot-product attention: query [B, H, T, D], keys and values [B, G, S, D] -> [B, T, H D].
 
-    `visible`, of a shape that broadcasts to [B, H, T, S], is True where a token is seen.
+    `visible`, of a shape that broadcasts to [B, H, T, S], is True if a token is seen.
     """
     batch, heads, tokens, size = query.shape
     groups, places = keys.key.shape[1:3]
@@ -271,9 +273,12 @@ def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequen
 
     Args:
         positions: The places of the tokens in their text, [T] or [B, T].
-        size: F, how many numbers of a head are rotated, an even number.
+        size: F, the number of rotated dimensions of a head, an even number.
         base: The base of the frequencies base ** (-2 n / F).
-        frequencies: [F / 2], in the place of those of `base` (for a longer context, say).
+        frequencies: [F / 2], used instead of the frequencies of `base`, for example for a longer context.
+
+    Returns:
+        Cosine and sine, [T, F] or [B, T, F].
     """
     if frequencies is None:
         frequencies = 1.0 / base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
@@ -283,14 +288,16 @@ def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequen
 
 
 def rotate(x: Array, angles: Angles) -> Array:
-    """Rotate the first F numbers of every head of `x` [B, H, T, D], whose first and second half are the pairs, as in
-    Llama and GPT-NeoX."""
+    """Rotate the first F dimensions of every head of `x` [B, H, T, D].
+
+    The pairs are the first and the second half of the F dimensions, as in Llama and GPT-NeoX.
+    """
     cos, sin = (array[:, None] if array.ndim == 3 else array for array in angles)
     size = cos.shape[-1]
     wide = x[..., :size].astype(jnp.float32)
     first, second = jnp.split(wide, 2, axis=-1)
-    turned = (wide * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
-    return turned if size == x.shape[-1] else jnp.concatenate([turned, x[..., size:]], axis=-1)
+    rotated = (wide * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+    return rotated if size == x.shape[-1] else jnp.concatenate([rotated, x[..., size:]], axis=-1)
 
 
 def relative_bias(
@@ -300,11 +307,11 @@ def relative_bias(
 
     Args:
         params: `embedding` [buckets, H].
-        tokens: T, the number of tokens that ask.
-        places: S, the number of tokens that are asked.
+        tokens: T, the number of query tokens.
+        places: S, the number of key tokens.
         both: Whether tokens look both ways (an encoder), or back only.
-        furthest: The distance from which on all share a bucket.
-        start: The place of the first token that asks, in decoding.
+        furthest: Larger distances share one bucket.
+        start: The place of the first query token, in decoding.
     """
     distance = jnp.arange(places) - start - jnp.arange(tokens)[:, None]
     buckets = relative_buckets(distance, params["embedding"].shape[0], both=both, furthest=furthest)
@@ -312,7 +319,8 @@ def relative_bias(
 
 
 def relative_buckets(distance: Array, buckets: int, *, both: bool, furthest: int) -> Array:
-    """The bucket of each distance: half of them count exactly, the rest grow logarithmically up to `furthest`."""
+    """Return the bucket of each distance: half of the buckets count exactly, the rest grow logarithmically up to
+    `furthest`."""
     first: Array | int = 0
     if both:
         buckets //= 2
@@ -329,10 +337,16 @@ def relative_buckets(distance: Array, buckets: int, *, both: bool, furthest: int
 def feed_forward(
     params: Tree, x: Array, activation: Callable[[Array], Array], context: Context = STILL, *, fused: bool = False
 ) -> Array:
-    """down(activation(up(x))), [..., W] -> [..., W].
+    """Compute down(activation(up(x))): [..., W] -> [..., W].
 
-    With a layer `gate`, down(activation(gate(x)) up(x)), as in Llama and T5 1.1 (Shazeer, 2020). Where it is `fused`,
-    the gate is the first half of the outputs of `up`, as in DINOv2.
+    With a layer `gate` it is down(activation(gate(x)) up(x)), as in Llama and T5 1.1 (Shazeer, 2020).
+
+    Args:
+        params: The dense layers `up`, `down` and optionally `gate`.
+        x: The hidden states.
+        activation: The activation function.
+        context: The context of the layers.
+        fused: Whether the gate is the first half of the outputs of `up`, as in DINOv2.
     """
     inner = dense(params["up"], x, context, SALTS["up"])
     if fused:

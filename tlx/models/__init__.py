@@ -1,7 +1,7 @@
-"""Architectures: one file each, a frozen dataclass of its numbers that builds a chain of stages.
+"""Architectures: one file each, a frozen dataclass of sizes and rates that builds a chain of stages.
 
-An architecture derives from `Architecture` (see there for one of your own). How other libraries name and store its
-parameters is in `tlx.weights.formats`.
+An architecture derives from `Architecture`, which explains how to write a new one. The names and layouts of its
+parameters in other libraries are in `tlx.weights.formats`.
 """
 
 from collections.abc import Mapping
@@ -62,31 +62,40 @@ __all__ = [
 
 def architectures() -> tuple[type[Architecture], ...]:
     """Return the architectures that come with tlx: the classes that this package exports."""
-    named = (globals()[name] for name in __all__)
+    exports = (globals()[name] for name in __all__)
     return tuple(
-        kind for kind in named if isinstance(kind, type) and issubclass(kind, Architecture) and kind is not Architecture
+        kind
+        for kind in exports
+        if isinstance(kind, type) and issubclass(kind, Architecture) and kind is not Architecture
     )
 
 
 def tap_shapes(model: Model, params: Tree | None = None, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The taps of a forward pass as shapes: with the `params` of the model and what is inserted among them (None:
-    nothing is), of `inputs` (None: two examples of it)."""
+    """Return the shapes of the taps of a forward pass.
+
+    Args:
+        model: The model.
+        params: The parameters, with adapters; None for the declared parameters.
+        inputs: The inputs, or their shapes; None for two examples.
+    """
     declared = jax.eval_shape(partial(initialise, model), jax.random.key(0))
     variables = declared if params is None else declared._replace(params=params)
     inputs = example_inputs(model.config) if inputs is None else inputs
-    return jax.eval_shape(lambda v, x: forward(model, v, x)[0], variables, inputs)
+    return jax.eval_shape(lambda leaves, arrays: forward(model, leaves, arrays)[0], variables, inputs)
 
 
 def text_room(model: Model, params: Tree) -> int | None:
-    """How many tokens of a text the model has positions for, beside those that a tuning puts before them; None where
-    it reads no text."""
+    """Return the number of text tokens that the model has positions for; None if it reads no text.
+
+    The positions of tokens that a tuning puts before the text are not counted.
+    """
     if (room := model.config.longest_text()) is None:
         return None
     return int(room) - prompt_length(model, params) - prefix_length(model, params)
 
 
 def check_tokens(model: Model, params: Tree, tokens: int) -> None:
-    """ValueError where a text of so many `tokens`, with what a tuning put before them, is too long for the model."""
+    """Raise ValueError if a text of `tokens` tokens, with those that a tuning puts before it, is too long."""
     if (room := text_room(model, params)) is not None:
         longest = model.config.longest_text()
         check_length(longest, tokens + longest - room)

@@ -1,4 +1,4 @@
-"""What an architecture is: an open base class of frozen, keyword-only dataclasses."""
+"""Base class of architectures, and functions that build and describe their models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from tlx.types import Array, Field, Model
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The numbers of a model, and the functions that need nothing but them.
+    """Open base class of architectures: the sizes and rates of a model, and the functions that depend on them alone.
 
-    An architecture of your own is a frozen, keyword-only dataclass that derives from this class and defines `build` and
-    `input_fields`. It is registered nowhere: a recipe or `load_pretrained` gets an instance of it.
+    A user's architecture is a frozen, keyword-only dataclass that derives from this class and defines `build` and
+    `input_fields`. It needs no registration: pass an instance to a recipe or to `load_pretrained`.
 
     Attributes:
         supported_heads: The heads that `build` takes; `models.build` refuses others.
@@ -30,23 +30,23 @@ class Architecture:
     formats: ClassVar[tuple[Any, ...]] = ()
 
     def build(self, head: Head | None) -> Model:
-        """Return the chain of stages with the declared parameters; without a `head`, the bare backbone."""
+        """Return the chain of stages with the declared parameters; the bare backbone if `head` is None."""
         raise TypeError(f"{type(self).__name__} does not say how it is built: define build(head)")
 
     def input_fields(self) -> Mapping[str, Field]:
-        """Return the arrays that the model cannot do without, by name, with their shapes for one example."""
+        """Return the required inputs of the model by name, with their shapes for one example."""
         raise TypeError(f"{type(self).__name__} does not say what it reads: define input_fields()")
 
     def count(self, head: Head | None) -> int:
-        """Count the declared parameters; an architecture of many alike layers does so without building them all."""
+        """Count the declared parameters. An architecture with many equal layers need not build them all for that."""
         return total(self.build(head).params)
 
     def longest_text(self) -> int | None:
-        """Return how many tokens a text may have, None where the model reads no text or has no limit."""
+        """Return the largest number of tokens of a text; None if the model reads no text or has no limit."""
         return None
 
     def embedding_rows(self) -> Mapping[str, int]:
-        """Return the number of rows of the embedding that each input of integers is looked up in."""
+        """Return the number of embedding rows for each integer input, by the name of the input."""
         return {}
 
     def resized(self, size: int) -> Self:
@@ -54,19 +54,19 @@ class Architecture:
         raise ValueError(f"resize: {type(self).__name__} has no position embeddings")
 
     def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
-        """Return the leaf at `path`, which this architecture declares, for the size `size`; None where it stays."""
+        """Return the declared leaf at `path` resized to `size`; None if it does not depend on the size."""
         return None
 
     def attention_input(self, params: Tree, x: Array) -> Array:
-        """Return what the attention of a block reads of the hidden states `x` [B, T, W] before the block.
+        """Return the input of the attention of a block, computed from the hidden states `x` [B, T, W] before it.
 
-        `params` are those of the attention. A block whose norm comes first returns the normed hidden states.
+        `params` are the parameters of the attention. A pre-norm block returns the normed hidden states.
         """
         return x
 
 
 def check_architecture(config: Any) -> Architecture:
-    """Return `config`; raise TypeError where it is no architecture."""
+    """Return `config`. Raises TypeError if it is not an architecture."""
     if not isinstance(config, Architecture):
         raise TypeError(
             f"{type(config).__name__} is not an architecture; expected a value such as models.Bert(...), or of a class "
@@ -86,14 +86,14 @@ def check_head(config: Architecture, head: Head | None) -> None:
     if head is None or isinstance(head, kinds):
         return
     names = [kind.__name__ for kind in kinds]
-    asked = type(head).__name__
-    close = near_miss(asked, names) or (f"; closest: {closest(type(head), kinds)!r}" if kinds else "")
+    head_name = type(head).__name__
+    close = near_miss(head_name, names) or (f"; closest: {closest(type(head), kinds)!r}" if kinds else "")
     raise ValueError(f"{type(config).__name__} does not support the head {head}; it supports {', '.join(names)}{close}")
 
 
 def closest(kind: type[Head], kinds: tuple[type[Head], ...]) -> str:
     """Return the name of the head that shares the most classes with `kind`."""
-    return max(kinds, key=lambda other: len(set(kind.__mro__) & set(other.__mro__))).__name__
+    return max(kinds, key=lambda candidate: len(set(kind.__mro__) & set(candidate.__mro__))).__name__
 
 
 def build(config: Any, head: Head | int | None = None) -> Model:
@@ -101,13 +101,13 @@ def build(config: Any, head: Head | int | None = None) -> Model:
 
     Args:
         config: The architecture.
-        head: What the model ends in; an int is short for `Pooled` of that many outputs; None for the bare backbone.
+        head: The head of the model; an int is short for `Pooled` of that many outputs; None for the bare backbone.
 
     Returns:
         The chain of stages with the parameters that they declare.
 
     Raises:
-        TypeError: `config` is no architecture.
+        TypeError: `config` is not an architecture.
         ValueError: The architecture does not support the head.
     """
     architecture, head = check_architecture(config), as_head(head)
@@ -123,7 +123,7 @@ def count(config: Any, head: Head | int | None = None) -> int:
 
 
 def image_shape(config: Architecture) -> tuple[int, int, int] | None:
-    """Return (height, width, channels) of the images that a model reads; None where it reads something else."""
+    """Return (height, width, channels) of the images that a model reads; None if it reads other inputs."""
     field = config.input_fields().get("image")
     if field is None or len(field.shape) != 3:
         return None
@@ -132,9 +132,9 @@ def image_shape(config: Architecture) -> tuple[int, int, int] | None:
 
 
 def example_inputs(config: Architecture, batch: int = 2, tokens: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return shapes of inputs that a model reads, with which it is traced where there are no data.
+    """Return shapes of inputs that a model reads, for tracing it without data.
 
-    A ragged axis has the length `tokens`, or as much as the model has positions for.
+    A ragged axis has the length `tokens`, or less if the model has fewer positions.
     """
     length = min(tokens, config.longest_text() or tokens)
     return {

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2019) and what shares its form: MiniLM, RoBERTa, DistilBERT, ELECTRA.
+"""BERT (Devlin et al., 2019) and models of the same form: MiniLM, RoBERTa, DistilBERT, ELECTRA.
 
 Stages: `stem`, `blocks/00` ..., `pool` (where the family has one), `head`. Shapes: B batch, T tokens, W width.
 """
@@ -39,10 +39,13 @@ POSITIVE = ("vocabulary", "width", "depth", "heads", "mlp", "positions", "embedd
 
 @dataclass(frozen=True, kw_only=True)
 class Bert(Architecture):
-    """A member of the BERT family. `family` decides the names, the head and how positions are counted.
+    """A member of the BERT family.
 
-    `pooling` "mean" puts a linear head on the mean over the tokens that are not padding, as sentence encoders are
-    trained; "first" is the family's own head on the first token, which `transformers` opens.
+    Attributes:
+        family: "bert", "roberta", "distilbert" or "electra". It decides the names, the head and the positions.
+        embedding: The width of the embeddings; None for `width`.
+        pooling: "mean" puts a linear head on the mean over the tokens that are not padding, as sentence encoders are
+            trained; "first" is the head of the family on the first token, which `transformers` opens.
     """
 
     supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
@@ -79,7 +82,7 @@ class Bert(Architecture):
         """Return the chain of stages.
 
         Raises:
-            ValueError: A head of every token is asked for with pooling="mean", which is for a head of the whole text.
+            ValueError: The head is per token and pooling is "mean", which is for a head of the whole text.
         """
         return chain(self, head)
 
@@ -90,7 +93,7 @@ class Bert(Architecture):
         return counted(declare, self, head)
 
     def longest_text(self) -> int:
-        """Return how many tokens there are positions for: RoBERTa keeps the first rows for padding."""
+        """Return the number of tokens that have positions: RoBERTa keeps the first rows for padding."""
         return self.positions - unread(self)
 
     def embedding_rows(self) -> Mapping[str, int]:
@@ -100,25 +103,27 @@ class Bert(Architecture):
         return replace(self, positions=size)
 
     def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
-        """Return the rows that tokens read resized linearly; None for other leaves than the positions."""
+        """Return the position rows that tokens read, resized linearly; None for other leaves than the positions."""
         return resize_rows(array, size, unread(self)) if path.startswith("stem/positions") else None
 
 
 READS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-# The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
+# The salts of the noise of the dense layers, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, PROJECT, POOL, INNER, OUTER = 14, 15, 14, 14, 16, 18
 
 
 def pooled(config: Bert, head: Head | None) -> bool:
-    """Whether the chain has a dense `pool` stage: as in `transformers`, BERT for the whole text, RoBERTa only without a
-    head."""
+    """Return whether the chain has a dense `pool` stage.
+
+    As in `transformers`, BERT has one for the whole text, RoBERTa only without a head.
+    """
     if config.pooling == "mean" or isinstance(head, PerToken):
         return False
     return config.family == "bert" or (config.family == "roberta" and head is None)
 
 
 def declare(config: Bert, head: Head | None) -> Tree:
-    """The tree of declared parameters."""
+    """Return the tree of declared parameters."""
     init = normal(config.deviation)
     rows = config.embedding or config.width
     stem: Tree = {
@@ -149,9 +154,9 @@ def declare(config: Bert, head: Head | None) -> Tree:
 
 
 def chain(config: Bert, head: Head | None) -> Model:
-    """The chain of stages, with the family's own sequence classifier or one linear layer over every token."""
-    every = isinstance(head, PerToken)
-    if every and config.pooling == "mean":
+    """Build the chain of stages, with the sequence classifier of the family or one linear layer over every token."""
+    per_token = isinstance(head, PerToken)
+    if per_token and config.pooling == "mean":
         raise ValueError(f"pooling='mean' is for a head of the whole text, not for {head}: take pooling='first'")
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
@@ -189,7 +194,7 @@ def chain(config: Bert, head: Head | None) -> Model:
         return carry | {"pooled": jnp.tanh(dense(params, carry["hidden"][:, 0], context, POOL))}, stats
 
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        logits = label_tokens if every else classify
+        logits = label_tokens if per_token else classify
         return carry | {"logits": logits(config, params, carry, context).astype(jnp.float32)}, stats
 
     stages = [Stage("stem", stem, others=("mask",)), *(Stage(f"blocks/{n:02d}", block) for n in range(config.depth))]
@@ -201,10 +206,11 @@ def chain(config: Bert, head: Head | None) -> Model:
 
 
 def positions(config: Bert, ids: Array, prefix: int = 0, prompt: bool = False) -> Array:
-    """[T] or [B, T]: from 0, but in RoBERTa from pad + 1 over the tokens that are not padding.
+    """Return the positions of the tokens, [T] or [B, T].
 
-    Learned keys before the tokens take the first `prefix` positions. With a `prompt` among the embeddings RoBERTa
-    counts padding too. Both are as in `transformers`, where peft's adapters are trained.
+    Positions count from 0, but in RoBERTa from pad + 1 over the tokens that are not padding. Learned keys before the
+    tokens take the first `prefix` positions. With a `prompt` among the embeddings RoBERTa counts padding too. Both are
+    as in `transformers`, where adapters of peft are trained.
     """
     if config.family != "roberta":
         return jnp.arange(prefix, prefix + ids.shape[1])
@@ -215,7 +221,7 @@ def positions(config: Bert, ids: Array, prefix: int = 0, prompt: bool = False) -
 
 
 def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) -> Array:
-    """One post-norm transformer block: [B, T, W] -> [B, T, W]."""
+    """Run one post-norm transformer block: [B, T, W] -> [B, T, W]."""
     mixed = attention(
         params["attention"], x, mask, heads=config.heads, rate=config.attention_dropout, context=context, salt=0
     )
@@ -237,34 +243,37 @@ def encode(config: Bert, params: Tree, x: Array, mask: Array, context: Context) 
 def prompted(
     config: Bert, prompt: Array, hidden: Array, ids: Array, mask: Array, types: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """A learned `prompt` [P, W] before the word embeddings [B, T, W] (Lester et al., 2021), with the ids, mask and
-    types of P + T tokens: those of the prompt are attended to, of type 0, and no padding."""
+    """Put a learned `prompt` [P, W] before the word embeddings [B, T, W] (Lester et al., 2021).
+
+    Returns the embeddings, ids, mask and types of P + T tokens. The tokens of the prompt are attended to, have type 0,
+    and are not padding.
+    """
     batch, count = len(ids), len(prompt)
     rows = jnp.broadcast_to(prompt.astype(hidden.dtype), (batch, *prompt.shape))
     hidden = jnp.concatenate([rows, hidden], axis=1)
-    # Any id but that of padding: only RoBERTa's positions look at it.
-    before = {"ids": config.pad + 1, "mask": 1, "types": 0}
+    # Any id except that of padding: only the positions of RoBERTa depend on it.
+    values = {"ids": config.pad + 1, "mask": 1, "types": 0}
     ids, mask, types = (
-        jnp.concatenate([jnp.full((batch, count), before[name], array.dtype), array], axis=1)
+        jnp.concatenate([jnp.full((batch, count), values[name], array.dtype), array], axis=1)
         for name, array in (("ids", ids), ("mask", mask), ("types", types))
     )
     return hidden, ids, mask, types
 
 
 def unread(config: Bert) -> int:
-    """Return how many of the first position embeddings no token reads: RoBERTa counts from pad + 1."""
+    """Return the number of first position embeddings that no token reads: RoBERTa counts from pad + 1."""
     return config.pad + 1 if config.family == "roberta" else 0
 
 
 def token_mean(hidden: Array, mask: Array) -> Array:
-    """The mean over tokens where `mask` [B, T] is 1, in float32: [B, T, W] -> [B, W] (Reimers and Gurevych, 2019)."""
+    """Average over tokens where `mask` [B, T] is 1, in float32: [B, T, W] -> [B, W] (Reimers and Gurevych, 2019)."""
     weight = mask.astype(jnp.float32)[..., None]
     total = (hidden.astype(jnp.float32) * weight).sum(1)
     return (total / jnp.maximum(weight.sum(1), 1.0)).astype(hidden.dtype)
 
 
 def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
-    """The family's own sequence classification head, or a linear one on the mean: [B, outputs]."""
+    """Compute the sequence classification head of the family, or a linear head on the mean: [B, outputs]."""
     if config.family == "bert" or config.pooling == "mean":
         return dense(params["output"], dropout(carry["pooled"], config.head_dropout, context, 0), context, DOWN)
     first = carry["hidden"][:, 0]
@@ -277,18 +286,20 @@ def classify(config: Bert, params: Tree, carry: Carry, context: Context) -> Arra
 
 
 def label_tokens(config: Bert, params: Tree, carry: Carry, context: Context) -> Array:
-    """One linear layer over every token of the text, as in `BertForTokenClassification`: [B, T, outputs]."""
-    # DistilBERT has no rate of its own for this head.
+    """Apply one linear layer to every token of the text, as `BertForTokenClassification`: [B, T, outputs]."""
+    # DistilBERT has no separate dropout rate for this head.
     rate = config.dropout if config.family == "distilbert" else config.head_dropout
     return dense(params["output"], dropout(carry["hidden"][:, context.prompt :], rate, context, 0), context, DOWN)
 
 
 def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
-    """Resize the rows of `array` [P, W] to `size` of them, linearly: [`size`, W]. The first `unread` ones stay as they
-    are. Raises ValueError where `size` leaves no row that is read."""
+    """Resize the rows of `array` [P, W] to `size` rows, linearly: [`size`, W].
+
+    The first `unread` rows are unchanged. Raises ValueError if `size` leaves no row that is read.
+    """
     if size <= unread:
         raise ValueError(
             f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
         )
-    rest = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
-    return np.concatenate([array[:unread], np.asarray(rest)])
+    resized_rows = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
+    return np.concatenate([array[:unread], np.asarray(resized_rows)])

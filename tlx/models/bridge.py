@@ -1,9 +1,9 @@
-"""Any Flax module, Linen or NNX, as a model of one stage named `module`: the one file that imports Flax's modules.
+"""Use any Flax module, Linen or NNX, as a model of one stage named `module`. Only this file imports Flax modules.
 
-A parameter keeps the module's own name: `module/Dense_0/kernel`. The module gets the noise of `context.key`, and says
-by its signature whether it wants `train` or `deterministic`; an NNX module is also put in its own `train()` or `eval()`
-mode. It returns the logits [B, outputs], or a dict that holds `logits` and may hold `hidden` and `pooled`. Its types
-are its own: it gets the `dtype` of its config whatever that of the pass.
+A parameter keeps its name in the module: `module/Dense_0/kernel`. The module gets the noise of `context.key`, and its
+signature says whether it takes `train` or `deterministic`; an NNX module is also put in `train()` or `eval()` mode. It
+returns the logits [B, outputs], or a dict with `logits` and optionally `hidden` and `pooled`. Its inputs have the
+`dtype` of its config, whatever the dtype of the pass.
 """
 
 import inspect
@@ -26,7 +26,7 @@ Leaves = dict[str, Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Linen(Architecture):
-    """A `flax.linen.Module`; `shape` is that of one example's `input`, without the batch."""
+    """A `flax.linen.Module`; `shape` is the shape of `input` for one example, without the batch."""
 
     module: Any
     shape: tuple[int, ...]
@@ -34,8 +34,12 @@ class Linen(Architecture):
     dtype: str = "float32"
 
     def build(self, head: Head | None) -> Model:
-        """Return the one-stage model; ValueError where the module's last axis is not that of the head, or it keeps
-        other state than parameters and batch statistics."""
+        """Return the one-stage model.
+
+        Raises:
+            ValueError: The last axis of the logits is not that of the head, or the module keeps other state than
+                parameters and batch statistics.
+        """
         return bridged(self, head, *from_linen(self))
 
     def input_fields(self) -> Mapping[str, Field]:
@@ -44,7 +48,7 @@ class Linen(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Nnx(Architecture):
-    """A function of `nnx.Rngs` that makes an `nnx.Module`; `shape` is that of one example's `input`."""
+    """A function of `nnx.Rngs` that makes an `nnx.Module`; `shape` is the shape of `input` for one example."""
 
     make: Callable[[Any], Any]
     shape: tuple[int, ...]
@@ -52,7 +56,7 @@ class Nnx(Architecture):
     dtype: str = "float32"
 
     def build(self, head: Head | None) -> Model:
-        """As `Linen.build`."""
+        """Return the one-stage model, as `Linen.build`."""
         return bridged(self, head, *from_nnx(self))
 
     def input_fields(self) -> Mapping[str, Field]:
@@ -60,34 +64,36 @@ class Nnx(Architecture):
 
 
 def bridged(config: Linen | Nnx, head: Head | None, fresh: Callable[..., Any], run: Callable[..., Any]) -> Model:
-    """The one-stage model of a module, from two functions as `from_linen` returns them."""
+    """Build the one-stage model of a module from two functions as `from_linen` returns them."""
     dummy = jax.ShapeDtypeStruct((2, *config.shape), config.dtype)
     params, stats = jax.eval_shape(fresh, jax.random.key(0))
 
     def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         x = example(carry, config.input, config.shape).astype(config.dtype)
-        given, moved = run(flatten(params), flatten(stats), x, context)
-        given = dict(given) if isinstance(given, Mapping) else {"logits": given}
-        given |= {"logits": given["logits"].astype(jnp.float32)}
-        return carry | given, nest(moved) if context.train else stats
+        outputs, new_stats = run(flatten(params), flatten(stats), x, context)
+        outputs = dict(outputs) if isinstance(outputs, Mapping) else {"logits": outputs}
+        outputs |= {"logits": outputs["logits"].astype(jnp.float32)}
+        return carry | outputs, nest(new_stats) if context.train else stats
 
-    still = Context()
-    given, _ = jax.eval_shape(lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, still), params, stats, dummy)
-    shape = given["logits"].shape
+    evaluation = Context()
+    outputs, _ = jax.eval_shape(
+        lambda p, s, x: apply(nest(p), nest(s), {config.input: x}, evaluation), params, stats, dummy
+    )
+    shape = outputs["logits"].shape
     if head is not None and shape != (2, head.outputs):
         raise ValueError(
             f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {head.outputs})"
         )
-    others = tuple(sorted(given.keys() - {"logits", config.input}))
+    other_outputs = tuple(sorted(outputs.keys() - {"logits", config.input}))
     declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
-    return Model((Stage("module", apply, "logits", others=others),), *declared, config, head, inserts=False)
+    return Model((Stage("module", apply, "logits", others=other_outputs),), *declared, config, head, inserts=False)
 
 
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
-    """Under `module`, a `Param` for each leaf, whose `init` keeps that leaf of all that `fresh` makes of the key."""
+    """Declare a `Param` for each leaf under `module`. Its `init` runs `fresh` and keeps that leaf."""
 
     def param(path: str, leaf: Any) -> Param:
-        # Compiled, so that what the other leaves would cost is dropped.
+        # Compiled, so that the computation of the other leaves is dropped.
         pick = jax.jit(lambda key: fresh(key)[path])
         return Param(leaf.shape, (None,) * len(leaf.shape), lambda key, shape: pick(key))
 
@@ -95,44 +101,44 @@ def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
 
 
 def mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """The keywords among `train` and `deterministic` that `call` names."""
-    known = inspect.signature(call).parameters
-    return {name: value for name, value in (("train", train), ("deterministic", not train)) if name in known}
+    """Return the keyword arguments among `train` and `deterministic` that `call` takes."""
+    parameters = inspect.signature(call).parameters
+    return {name: value for name, value in (("train", train), ("deterministic", not train)) if name in parameters}
 
 
 def from_linen(config: Linen) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`fresh(key) -> (params, stats)` and `run(params, stats, x, context) -> (output, stats)`, on leaves by path."""
+    """Return `fresh(key) -> (params, stats)` and `run(params, stats, x, context) -> (output, stats)`, by path."""
     from flax import linen as nn
 
     call = type(config.module).__call__
 
     def fresh(key: Key) -> tuple[Leaves, Leaves]:
         x = jnp.zeros((2, *config.shape), config.dtype)
-        made = nn.unbox(config.module.init({"params": key, "dropout": key}, x, **mode(call, False)))
-        if other := made.keys() - {"params", "batch_stats"}:
-            raise ValueError(f"the module keeps {sorted(other)}; the bridge carries params and batch_stats")
-        return flatten(made.get("params", {})), flatten(made.get("batch_stats", {}))
+        collections = nn.unbox(config.module.init({"params": key, "dropout": key}, x, **mode(call, False)))
+        if unknown := collections.keys() - {"params", "batch_stats"}:
+            raise ValueError(f"the module keeps {sorted(unknown)}; the bridge carries params and batch_stats")
+        return flatten(collections.get("params", {})), flatten(collections.get("batch_stats", {}))
 
     def run(params: Leaves, stats: Leaves, x: Array, context: Context) -> tuple[Any, Leaves]:
         variables = {"params": nest(params), "batch_stats": nest(stats)}
         rngs = None if context.key is None else {"dropout": context.key}
-        given, moved = config.module.apply(
+        outputs, updates = config.module.apply(
             variables, x, rngs=rngs, mutable=["batch_stats"], **mode(call, context.train)
         )
-        return given, flatten(moved.get("batch_stats", {}))
+        return outputs, flatten(updates.get("batch_stats", {}))
 
     return fresh, run
 
 
 def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """As `from_linen`, for a module that `config.make` makes."""
+    """Return the functions of `from_linen` for a module that `config.make` makes."""
     from flax import nnx
 
     def parts(key: Key) -> tuple[Any, ...]:
-        definition, params, stats, noise, other = nnx.split(
+        definition, params, stats, noise, other_state = nnx.split(
             config.make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState, ...
         )
-        if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other)}:
+        if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other_state)}:
             raise ValueError(f"the module keeps {sorted(kinds)}; the bridge carries Param and BatchStat")
         return definition, params, stats, noise
 
@@ -159,7 +165,7 @@ def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
         values = (lambda path, leaf: params[path], lambda path, leaf: stats[path], noise)
         module = nnx.merge(definition, *(fill(state, value) for state, value in zip(states, values, strict=True)))
         module.train() if context.train else module.eval()
-        given = module(x, **mode(type(module).__call__, context.train))
-        return given, leaves(nnx.state(module, nnx.BatchStat))
+        outputs = module(x, **mode(type(module).__call__, context.train))
+        return outputs, leaves(nnx.state(module, nnx.BatchStat))
 
     return fresh, run

@@ -1,4 +1,4 @@
-"""A model is a chain of stages: initial values, and the forward pass over any stretch of the chain."""
+"""The chain of stages of a model: initial values, and the forward pass over any part of the chain."""
 
 import zlib
 from collections.abc import Collection, Mapping
@@ -13,12 +13,12 @@ from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Array, Context, Key, Model, Variables
 
-# The outputs that every stage may write without saying so.
+# The outputs that every stage may write without declaring them.
 CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
 
 
 def initialise(model: Model, key: Key) -> Variables:
-    """Fresh variables. A leaf's value depends on `key` and its own path alone: adding a leaf changes no other."""
+    """Draw initial variables. A leaf depends on `key` and its path only, so adding a leaf changes no other leaf."""
 
     def fresh(path: str, param: Any) -> Array:
         return param.init(jax.random.fold_in(key, zlib.crc32(path.encode())), param.shape)
@@ -27,12 +27,12 @@ def initialise(model: Model, key: Key) -> Variables:
 
 
 def stage_key(key: Key, name: str) -> Key:
-    """The key of a stage's noise. It depends on `key` and the stage's name alone: adding a stage changes no other."""
+    """Return the noise key of a stage. It depends on `key` and `name` only, so adding a stage changes no other."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def position(model: Model, name: str | None, default: int) -> int:
-    """Where in the chain the stage `name` stands; ValueError names the near misses."""
+    """Return the place of the stage `name` in the chain. Raises ValueError, with near names, if it is unknown."""
     if name is None:
         return default
     names = [stage.name for stage in model.stages]
@@ -57,68 +57,80 @@ def forward(
     offset: Any = 0,
     axis: str | None = None,
 ) -> tuple[dict[str, Any], Tree]:
-    """Runs the chain: `(taps, stats)`.
+    """Run the chain of stages.
 
-    `inputs` is a dict in fixed names: `input_ids`, `attention_mask`, `token_type_ids`, `position_ids` [batch, tokens];
-    `image` [batch, height, width, channels]. `taps` holds every named output of every stage: under the stage's name its
-    main one, under `stage/output` each, and under an output's own name the last one that was written: `hidden` (the
-    last hidden state), `pooled`, `logits` (float32). `carry` is what a later `start` goes on from.
-    `stats` are the running statistics after the pass.
+    Args:
+        model: The model.
+        variables: The parameters and running statistics.
+        inputs: A dict with fixed names: `input_ids`, `attention_mask`, `token_type_ids`, `position_ids` [batch,
+            tokens]; `image` [batch, height, width, channels]. With `start`, the `carry` of an earlier pass.
+        key: The key of dropout, needed only for `train`.
+        train: Whether dropout is on and batch norm uses the moments of the batch.
+        start: The first stage to run; None for the first stage of the chain.
+        stop: The stage before which the pass ends; None runs the chain to its end.
+        barrier: The compiler fuses nothing across the start of this stage, so that one pass computes the same bits as
+            two passes that meet there.
+        still: Stages that run as in evaluation.
+        remat: For each stage, the values that the backward pass recomputes instead of keeping: "stage" for all of them,
+            "dots" for all except the large products.
+        dtype: The dtype of activations.
+        offset: See `types.Context`, for `jax.pmap`.
+        axis: See `types.Context`, for `jax.pmap`.
 
-    `start` and `stop` name stages: the pass runs from `start` (its `inputs` then are the `carry` of an earlier pass)
-    up to, not including, `stop`. `barrier` names a stage below which the compiler may mix nothing with what comes from
-    there on, so that a pass gives the same bits as the two halves by themselves. `key` feeds dropout and is needed
-    only when `train`. Stages named in `still` run as in evaluation. `remat` says, by stage, what the backward pass
-    computes again instead of keeping: "stage", all of it, or "dots", all but the large products. `dtype` is that of
-    activations. `offset` and `axis` belong to `jax.pmap` (see `types.Context`).
+    Returns:
+        `taps` and `stats`. `taps` holds every named output of every stage: the main output under the name of the stage,
+        each output under `stage/output`, and the last one written under the name of the output: `hidden` (the last
+        hidden state), `pooled`, `logits` (float32). Its `carry` is the input of a later pass with `start`. `stats` are
+        the running statistics after the pass.
 
-    Raises ValueError for a stage that does not exist, for an input that the model does not read, and for an index that
-    has no row in an embedding; inside of a compiled function such an index gives NaN.
+    Raises:
+        ValueError: A stage does not exist, the model does not read an input, or an index has no row in an embedding.
+            Inside a compiled function such an index results in NaN.
     """
     first, last = position(model, start, 0), position(model, stop, len(model.stages))
     side, neck = (subtree(variables.params, f"{model.stages[-1].name}/{name}") for name in ("side", "neck"))
-    before_text = prefix_length(model, variables.params), prompt_length(model, variables.params)
+    learned_tokens = prefix_length(model, variables.params), prompt_length(model, variables.params)
     carry: dict[str, Any] = dict(inputs)
     taps: dict[str, Any] = {}
-    moved: dict[str, Tree] = {}
+    new_stats: dict[str, Tree] = {}
     for index, stage in enumerate(model.stages[first:last], first):
         if stage.name == barrier and index > first:
             carry = jax.lax.optimization_barrier(carry)
         training = train and stage.name not in still
         noise = stage_key(key, stage.name) if training and key is not None else None
-        context = Context(noise, training, dtype, offset, axis, *before_text)
-        before = subtree(variables.stats, stage.name)
+        context = Context(noise, training, dtype, offset, axis, *learned_tokens)
+        old_stats = subtree(variables.stats, stage.name)
         rows = carry.get("side", {})
         if neck and index == len(model.stages) - 1:
             carry = narrowed(neck, carry)
         apply = again(stage.apply, remat[stage.name]) if stage.name in remat else stage.apply
-        carry, after = apply(subtree(variables.params, stage.name), before, carry, context)
+        carry, stage_stats = apply(subtree(variables.params, stage.name), old_stats, carry, context)
         if side:
             carry = beside(side, stage, carry, rows)
         taps[stage.name] = carry[stage.output]
         taps |= {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
-        if before:
-            moved[stage.name] = after
-    stats = updated(variables.stats, moved)
-    named = {name for stage in model.stages for name in (stage.output, *stage.others)}
-    taps |= {name: carry[name] for name in sorted(named | CUSTOMARY) if name in carry}
+        if old_stats:
+            new_stats[stage.name] = stage_stats
+    stats = updated(variables.stats, new_stats)
+    output_names = {name for stage in model.stages for name in (stage.output, *stage.others)}
+    taps |= {name: carry[name] for name in sorted(output_names | CUSTOMARY) if name in carry}
     taps["carry"] = carry
     return taps, stats
 
 
 def prompt_length(model: Model, params: Tree) -> int:
-    """How many learned tokens a tuning put before those of the text, 0 for none."""
+    """Return the number of learned tokens that a tuning put before the text, 0 for none."""
     return len(subtree(params, f"{model.stages[0].name}/prompt").get("tokens", ()))
 
 
 def prefix_length(model: Model, params: Tree) -> int:
-    """How many learned keys a tuning put before the tokens of the blocks (the most of any block), 0 for none."""
+    """Return the largest number of learned keys that a tuning put before the tokens of a block, 0 for none."""
     rows = (subtree(params, f"{stage.name}/attention/prefix").get("key") for stage in model.stages)
-    return max((len(own) for own in rows if own is not None), default=0)
+    return max((len(keys) for keys in rows if keys is not None), default=0)
 
 
 def updated(stats: Tree, moved: Mapping[str, Tree]) -> Tree:
-    """`stats` with the sub-trees in `moved` (by stage name) in place of the old ones."""
+    """Return `stats` with the sub-trees in `moved` (by stage name) in place of the old ones."""
     leaves = flatten(stats)
     for name, tree in moved.items():
         leaves |= flatten(tree, f"{name}/")
@@ -126,8 +138,10 @@ def updated(stats: Tree, moved: Mapping[str, Tree]) -> Tree:
 
 
 def summary(tap: Array, mask: Array | None = None) -> Array:
-    """One row an example, in float32: [B, W] as it is, [B, T, W] by the mean over tokens (where `mask` [B, T] is 1),
-    [B, I, J, C] by the mean over places."""
+    """Return one row per example, in float32.
+
+    [B, W] stays as it is, [B, T, W] is averaged over the tokens (where `mask` [B, T] is 1), [B, I, J, C] over places.
+    """
     wide = tap.astype(jnp.float32)
     if tap.ndim == 3 and mask is not None and mask.shape == tap.shape[:2]:
         weight = mask.astype(jnp.float32)[..., None]
@@ -136,9 +150,9 @@ def summary(tap: Array, mask: Array | None = None) -> Array:
 
 
 def features(taps: Mapping[str, Any]) -> Array:
-    """What the head reads, [B, W]: `pooled`, else the first token of `hidden` or its mean over places.
+    """Return the features [B, W] that the head reads: `pooled`, or the first token of `hidden` or its mean over places.
 
-    Raises ValueError where a model (a bridged one) gives neither.
+    Raises ValueError if a (bridged) model returns neither.
     """
     if "pooled" in taps:
         return taps["pooled"]
@@ -149,23 +163,28 @@ def features(taps: Mapping[str, Any]) -> Array:
 
 
 def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
-    """The carry with x + up(gelu(down(x))) in the place of the features x that the head reads (see `features`).
+    """Return the carry with the features x that the head reads (see `features`) replaced by x + up(gelu(down(x))).
 
-    A head may read several tokens, such as DeiT's and DINOv2's, so tokens are narrowed each; the compiler drops those
-    that nobody reads.
+    A head may read several tokens (DeiT, DINOv2), so every token is replaced; the compiler drops those that no stage
+    reads.
     """
-    read = [name for name in ("pooled", "hidden") if name in carry]
-    if len(read) == 2 and carry["hidden"].ndim != 3:
-        read.remove("hidden")
-    return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in read}
+    feature_names = [name for name in ("pooled", "hidden") if name in carry]
+    if len(feature_names) == 2 and carry["hidden"].ndim != 3:
+        feature_names.remove("hidden")
+    return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in feature_names}
 
 
 def beside(side: Tree, stage: Any, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
-    """The carry with what a side head reads of `stage` beside the `rows` of those before it, or, after the last stage,
-    with what it adds to the logits.
+    """Return the carry with the summary of `stage` added for a side head, or, at the last stage, with its logits added.
 
-    logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of all stages'
-    features (after Peters et al., 2018, whose stages are all of one width and share one kernel).
+    logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of the features
+    of all stages (after Peters et al., 2018, where all stages have one width and share one kernel).
+
+    Args:
+        side: The parameters of the side head.
+        stage: The stage that was just run.
+        carry: The carry after the stage.
+        rows: The summaries of the earlier stages by name.
     """
     if stage.output != "logits":
         return carry | {"side": {**rows, stage.name: summary(carry[stage.output], carry.get("mask"))}}

@@ -36,8 +36,14 @@ from tlx.types import Array, Carry, Context, Field, Model, Stage
 class Cnn(Architecture):
     """A small convolutional network.
 
-    `widths` are the channels after each halving; `dense` is the width of the hidden layer over the flattened
-    image, None for the average over places instead; `dropout` is that of the pooled features."""
+    Attributes:
+        size: The side of the image.
+        channels: The channels of the image.
+        widths: The channels after each halving.
+        dense: The width of the hidden layer over the flattened image; None averages over places instead.
+        dropout: The dropout rate of the pooled features.
+        momentum: The momentum of the running statistics of batch norm.
+    """
 
     size: int = 28
     channels: int = 1
@@ -62,7 +68,7 @@ class Cnn(Architecture):
 
 
 def chain(config: Cnn, head: Head | None) -> Model:
-    """The chain of stages, with a linear head."""
+    """Build the chain of stages, with a linear head."""
 
     def layer(params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
         normed, norm = batch_norm(params["norm"], stats["norm"], conv(params, x), context, momentum=config.momentum)
@@ -105,6 +111,6 @@ def chain(config: Cnn, head: Head | None) -> Model:
 
 
 def staged(layers: list[Tree]) -> Tree:
-    """The first layer under `stem`, the others under `blocks/00` ..."""
+    """Return a tree with the first layer under `stem`, the others under `blocks/00` ..."""
     blocks = {f"{n:02d}": layer for n, layer in enumerate(layers[1:])}
     return {"stem": layers[0]} | ({"blocks": blocks} if blocks else {})

@@ -1,4 +1,4 @@
-"""The heads that a task may ask a model to end in. An architecture lists those that it can build."""
+"""The heads of models. A task needs one of them; an architecture lists those that it can build."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Head:
     """The end of a model: `outputs` numbers for each example, or for each part of an example that a subclass names.
 
-    A head of your own is a subclass that an architecture of your own lists in its `supported_heads`.
+    A user's head is a subclass, listed in the `supported_heads` of a user's architecture.
     """
 
     outputs: int

@@ -1,7 +1,7 @@
 """Check the inputs of a model before they are read: JAX itself reads the last row for every index beyond it.
 
-Where the inputs are arrays, a wrong one raises ValueError. Inside of a compiled function the numbers are not known yet;
-there `tlx.layers.embed` gives NaN for an index without a row.
+A wrong array raises ValueError. Inside a compiled function the values are not known yet; there `tlx.layers.embed`
+returns NaN for an index without a row.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 
 from tlx.types import Array
 
-# Inputs of `transformers` models that change the answer and that no model here reads.
+# Inputs of `transformers` models that change the outputs and that no model of tlx reads.
 UNREAD = (
     "bool_masked_pos",
     "encoder_attention_mask",
@@ -26,7 +26,7 @@ UNREAD = (
 
 
 def refuse_unread(inputs: Mapping[str, Any], reads: tuple[str, ...]) -> None:
-    """Raise ValueError for an input that would change the answer of `transformers` and that this model ignores."""
+    """Raise ValueError for an input that changes the outputs of `transformers` and that this model ignores."""
     if ignored := [name for name in UNREAD if name in inputs and name not in reads and inputs[name] is not None]:
         raise ValueError(
             f"the model does not read {ignored[0]!r}; it reads {', '.join(reads)}: leave {ignored[0]!r} out"
@@ -34,7 +34,7 @@ def refuse_unread(inputs: Mapping[str, Any], reads: tuple[str, ...]) -> None:
 
 
 def token_ids(inputs: Mapping[str, Any], rows: int) -> Array:
-    """Return `input_ids` [B, T]; ValueError where they are missing, no integers, or beyond the `rows` embeddings."""
+    """Return `input_ids` [B, T]. Raises ValueError if they are missing, not integers, or not below `rows`."""
     if inputs.get("input_ids") is None:
         raise ValueError(f"the model reads 'input_ids', the inputs hold {sorted(inputs)}")
     ids = jnp.asarray(inputs["input_ids"])
@@ -45,7 +45,7 @@ def token_ids(inputs: Mapping[str, Any], rows: int) -> Array:
 
 
 def beside_ids(inputs: Mapping[str, Any], name: str, ids: Array, default: Array) -> Array:
-    """Return the input `name`, of one number a token, or `default` where it is not given."""
+    """Return the input `name`, with one number per token; `default` if it is absent."""
     if inputs.get(name) is None:
         return default
     array = jnp.asarray(inputs[name])
@@ -55,7 +55,7 @@ def beside_ids(inputs: Mapping[str, Any], name: str, ids: Array, default: Array)
 
 
 def placed(places: Any, ids: Array) -> Array:
-    """Return `position_ids` [T], [1, T] or [B, T] of the tokens `ids` [B, T]; ValueError for another shape."""
+    """Return `position_ids` [T], [1, T] or [B, T] for the tokens `ids` [B, T]. Raises ValueError for another shape."""
     array = jnp.asarray(places)
     if array.shape not in (ids.shape, ids.shape[1:], (1, ids.shape[1])) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
@@ -66,19 +66,19 @@ def placed(places: Any, ids: Array) -> Array:
 
 
 def check_length(room: int, tokens: int) -> None:
-    """ValueError for more tokens than there are positions: JAX would read the last position's row again and again."""
+    """Raise ValueError for more tokens than positions: JAX would read the row of the last position for all others."""
     if tokens > room:
         raise ValueError(f"{tokens} tokens, and the model has positions for {room}: lower Data(tokens=...)")
 
 
 def check_rows(name: str, indices: Any, rows: int, what: str) -> None:
-    """Raise ValueError where `indices` go beyond the `rows` of an embedding; do nothing inside a compiled function."""
+    """Raise ValueError if `indices` are beyond the `rows` of an embedding; do nothing inside a compiled function."""
     if isinstance(indices, jax.core.Tracer):
         return
     array = np.asarray(indices)
     if array.size and (array.min() < 0 or array.max() >= rows):
-        wrong = int(array.max() if array.max() >= rows else array.min())
+        index = int(array.max() if array.max() >= rows else array.min())
         raise ValueError(
-            f"{name} holds {wrong}, and the model has {rows} {what} (0 to {rows - 1}): use the tokenizer that belongs "
+            f"{name} holds {index}, and the model has {rows} {what} (0 to {rows - 1}): use the tokenizer that belongs "
             "to the model"
         )

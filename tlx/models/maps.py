@@ -1,4 +1,4 @@
-"""Where a transformer block looks: the scores of its attention, from the tap of the stage before it.
+"""Attention maps: the attention scores of a transformer block, from the tap of the stage before it.
 
 Shapes: B batch, T tokens, W width, H heads, D head size.
 """
@@ -14,16 +14,23 @@ from tlx.types import Array, Model
 
 
 def attention_stages(model: Model) -> list[str]:
-    """The stages that attend: none in a model that is no transformer."""
+    """Return the names of the stages with attention; empty if the model is not a transformer."""
     return [stage.name for stage in model.stages if "query" in subtree(model.params, f"{stage.name}/attention")]
 
 
 def attention_scores(model: Model, params: Tree, taps: Mapping[str, Any], stage: str) -> Array:
-    """Scores before the softmax, [B, H, T, T] in float32: those of masked tokens are the least number there is.
+    """Return the attention scores of a stage before the softmax, [B, H, T, T] in float32.
 
-    The two products are done again, for a pass keeps hidden states alone. A learned prefix is left out.
+    The scores of masked tokens are the lowest float32. The two products are recomputed, because a forward pass keeps
+    the hidden states only. A learned prefix is left out.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        taps: The taps of a forward pass.
+        stage: The name of the stage.
     """
-    names = [each.name for each in model.stages]
+    names = [link.name for link in model.stages]
     layer = subtree(params, stage)["attention"]
     x = model.config.attention_input(layer, taps[names[names.index(stage) - 1]])
     batch, tokens, width = x.shape

@@ -19,7 +19,12 @@ from tlx.types import Array, Carry, Context, Field, Model, Stage
 class Mlp(Architecture):
     """A multilayer perceptron.
 
-    `inputs` is the shape of one example's `input`, which is flattened; `widths` has one hidden layer each.
+    Attributes:
+        inputs: The shape of `input` for one example, which is flattened.
+        widths: The width of each hidden layer.
+        activation: The activation function.
+        dropout: The dropout rate after each hidden layer.
+        input: The name of the input.
     """
 
     inputs: tuple[int, ...] = (28, 28, 1)
@@ -44,7 +49,7 @@ class Mlp(Architecture):
 
 
 def chain(config: Mlp, head: Head | None) -> Model:
-    """The chain of stages, with a linear head."""
+    """Build the chain of stages, with a linear head."""
 
     def layer(params: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
         hidden = ACTIVATIONS[config.activation](dense(params, x, context, 1))
@@ -62,11 +67,13 @@ def chain(config: Mlp, head: Head | None) -> Model:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
     fans = (math.prod(config.inputs), *config.widths)
-    first, *rest = (declare_dense(a, b, ("width", "mlp"), he) for a, b in pairwise(fans))
-    params: Tree = {"stem": first} | ({"blocks": {f"{n:02d}": layer for n, layer in enumerate(rest)}} if rest else {})
+    first, *blocks = (declare_dense(inputs, outputs, ("width", "mlp"), he) for inputs, outputs in pairwise(fans))
+    params: Tree = {"stem": first} | (
+        {"blocks": {f"{n:02d}": layer for n, layer in enumerate(blocks)}} if blocks else {}
+    )
     stages = [
         Stage("stem", stem, others=("pooled",)),
-        *(Stage(f"blocks/{n:02d}", block, others=("pooled",)) for n in range(len(rest))),
+        *(Stage(f"blocks/{n:02d}", block, others=("pooled",)) for n in range(len(blocks))),
     ]
     if head is not None:
         params["head"] = declare_dense(config.widths[-1], head.outputs, ("width", None))

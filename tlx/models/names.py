@@ -1,4 +1,4 @@
-"""How a parameter of ours is called, and laid out, in a foreign checkpoint."""
+"""Names and layouts of our parameters in foreign checkpoints."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,8 +13,15 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
 
 
 class Name(NamedTuple):
-    """`ours` is a path, `foreign` the tensor's name without the backbone's prefix; `head` marks what follows the
-    backbone and carries no prefix in a foreign file; `squeeze` tells of leading axes of size one that we drop."""
+    """The name and layout of one parameter in a foreign checkpoint.
+
+    Attributes:
+        ours: Our path.
+        foreign: The name of the tensor, without the prefix of the backbone.
+        layout: The layout of the tensor, one of `LAYOUTS`.
+        head: Whether the tensor belongs to the head, whose names have no prefix in a foreign file.
+        squeeze: The number of leading axes of size one that we drop.
+    """
 
     ours: str
     foreign: str
@@ -24,14 +31,14 @@ class Name(NamedTuple):
 
 
 def inward(name: Name, tensor: np.ndarray) -> np.ndarray:
-    """A foreign tensor in our layout."""
+    """Return a foreign tensor in our layout."""
     order = LAYOUTS[name.layout]
     tensor = tensor.reshape(tensor.shape[name.squeeze :]) if name.squeeze else tensor
     return tensor if order is None else np.transpose(tensor, order)
 
 
 def outward(name: Name, array: np.ndarray) -> np.ndarray:
-    """The inverse of `inward`."""
+    """Return our array in the foreign layout: the inverse of `inward`."""
     order = LAYOUTS[name.layout]
     array = array if order is None else np.transpose(array, np.argsort(order))
     return np.ascontiguousarray(array.reshape((1,) * name.squeeze + array.shape))

@@ -1,4 +1,4 @@
-"""Whether the numbers of an architecture make sense, before anything of that size is built."""
+"""Check the sizes and rates of an architecture before it is built."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from tlx import config as records
 from tlx.trees import flatten, size
 
-# Far above what a new head or resized positions add to a checkpoint.
+# Far more parameters than a new head or resized positions add to a checkpoint.
 ROOM = 2_000_000
 TIMES = 2
 
@@ -16,7 +16,7 @@ def check_ranges(config: Any, positive: tuple[str, ...] = (), shares: tuple[str,
 
     Args:
         config: The record.
-        positive: Names of fields that are numbers above 0, or tuples of such.
+        positive: Names of fields that are numbers above 0, or tuples of such numbers.
         shares: Names of fields from 0 to 1.
 
     Raises:
@@ -36,14 +36,14 @@ def check_ranges(config: Any, positive: tuple[str, ...] = (), shares: tuple[str,
 
 
 def counted(declare: Callable[[Any, Any], Any], config: Any, head: Any) -> int:
-    """Count the parameters that `declare(config, head)` declares, without a tree of all of its layers.
+    """Count the parameters that `declare(config, head)` declares, without a tree of all layers.
 
-    The `depth` layers are alike, so two of them say what all hold.
+    The `depth` layers are equal, so the counts for one and for two layers determine the total.
     """
     if config.depth <= 2:
         return total(declare(config, head))
-    first, both = (total(declare(records.replace(config, depth=n), head)) for n in (1, 2))
-    return first + (config.depth - 1) * (both - first)
+    first, second = (total(declare(records.replace(config, depth=n), head)) for n in (1, 2))
+    return first + (config.depth - 1) * (second - first)
 
 
 def total(tree: Any) -> int:
@@ -51,11 +51,11 @@ def total(tree: Any) -> int:
 
 
 def check_count(described: int, held: int, config: Any, where: object) -> None:
-    """Raise ValueError where config.json describes a model far larger than the files of tensors beside it.
+    """Raise ValueError if config.json describes a model far larger than the files of tensors beside it.
 
     Args:
-        described: How many parameters config.json describes.
-        held: How many bytes the files of tensors have.
+        described: The number of parameters that config.json describes.
+        held: The size of the files of tensors in bytes.
         config: The architecture's record.
         where: The config.json.
     """

@@ -37,7 +37,7 @@ from tlx.models.sizes import check_ranges, counted
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Field, Model, Param, Stage
 
-# The salts of the dense layers' own noise, apart from those of the attention (10 to 13) and of the other dropouts.
+# The salts of the noise of the dense layers, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, INNER, OUTER = 14, 15, 16, 18
 FAMILIES = ("vit", "deit", "dinov2")
 POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsilon")
@@ -45,14 +45,18 @@ POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsi
 
 @dataclass(frozen=True, kw_only=True)
 class Vit(Architecture):
-    """A member of the ViT family. `family` decides the names, the extra tokens, the pooler and the head.
+    """A member of the ViT family.
 
-    `size` is the image's side, or (height, width), of which whole patches are read. `distilled` gives a DeiT with a
-    head two classifiers, over the class and the distillation token, whose logits are averaged
-    (`DeiTForImageClassificationWithTeacher`); without it the head reads the class token alone. `pooler` says whether
-    a ViT or DeiT without a head ends in the dense and tanh of `transformers`; `pooled` otherwise is the class token.
-    `gated` makes the feed-forward layer SwiGLU with `mlp` units. `layer_scale` is the initial scale of the residual
-    branches, None for none. `stochastic_depth` is the last block's rate, which falls linearly to 0 in the first.
+    Attributes:
+        family: "vit", "deit" or "dinov2". It decides the names, the extra tokens, the pooler and the head.
+        size: The side of the image, or (height, width). Only whole patches are read.
+        gated: Whether the feed-forward layer is SwiGLU with `mlp` units.
+        layer_scale: The initial scale of the residual branches; None for no scale.
+        distilled: Whether the head of a DeiT has two classifiers, over the class and the distillation token, and
+            averages their logits (`DeiTForImageClassificationWithTeacher`). Otherwise it reads the class token only.
+        pooler: Whether a ViT or DeiT without a head ends in the dense layer and tanh of `transformers`. Otherwise
+            `pooled` is the class token.
+        stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.vit:VitFormat",)
@@ -91,7 +95,7 @@ class Vit(Architecture):
             raise ValueError(f"distilled belongs to the family 'deit', not {self.family!r}")
 
     def build(self, head: Head | None) -> Model:
-        """Return the chain of stages, with the family's own image classifier as the head."""
+        """Return the chain of stages, with the image classifier of the family as the head."""
         return chain(self, head)
 
     def input_fields(self) -> Mapping[str, Field]:
@@ -112,28 +116,28 @@ class Vit(Architecture):
 
 
 def sides(config: Vit) -> tuple[int, int]:
-    """(height, width) of an image."""
+    """Return (height, width) of an image."""
     return (config.size, config.size) if isinstance(config.size, int) else config.size
 
 
 def grid(config: Vit) -> tuple[int, int]:
-    """How many whole patches lie one below the other, and side by side."""
+    """Return the number of whole patches along the height and the width."""
     height, width = sides(config)
     return height // config.patch, width // config.patch
 
 
 def extra(config: Vit) -> int:
-    """How many tokens stand before those of the patches."""
+    """Return the number of tokens before those of the patches."""
     return 2 if config.family == "deit" else 1
 
 
 def pooled(config: Vit, head: Head | None) -> bool:
-    """Whether the chain has a `pool` stage: as in `transformers`, only without a head, and never in DINOv2."""
+    """Return whether the chain has a `pool` stage: as in `transformers`, only without a head, and never in DINOv2."""
     return config.pooler and head is None and config.family != "dinov2"
 
 
 def declare(config: Vit, head: Head | None) -> Tree:
-    """The tree of declared parameters."""
+    """Return the tree of declared parameters."""
     init, width = normal(config.deviation), config.width
     rows, columns = grid(config)
     token = Param((width,), ("width",), init)
@@ -170,7 +174,7 @@ def declare(config: Vit, head: Head | None) -> Tree:
 
 
 def chain(config: Vit, head: Head | None) -> Model:
-    """The chain of stages, with the family's own image classifier."""
+    """Build the chain of stages, with the image classifier of the family."""
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
@@ -184,8 +188,10 @@ def chain(config: Vit, head: Head | None) -> Model:
         if "prompt" in params:
             # After the extra tokens and without a position, as in visual prompt tuning (Jia et al., 2022).
             prompt = as_dtype(params["prompt"]["tokens"], context)
-            first, rest = hidden[:, : len(names)], hidden[:, len(names) :]
-            hidden = jnp.concatenate([first, jnp.broadcast_to(prompt, (batch, *prompt.shape)), rest], axis=1)
+            extra_tokens, patch_tokens = hidden[:, : len(names)], hidden[:, len(names) :]
+            hidden = jnp.concatenate(
+                [extra_tokens, jnp.broadcast_to(prompt, (batch, *prompt.shape)), patch_tokens], axis=1
+            )
         return {"hidden": dropout(hidden, config.dropout, context, 0)}, stats
 
     def block(rate: float) -> Any:
@@ -216,7 +222,7 @@ def chain(config: Vit, head: Head | None) -> Model:
 
 
 def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -> Array:
-    """One pre-norm transformer block whose two branches are dropped at `rate`: [B, T, W] -> [B, T, W]."""
+    """Run one pre-norm transformer block with stochastic depth at `rate`: [B, T, W] -> [B, T, W]."""
 
     def branch(own: Tree, y: Array, salt: int) -> Array:
         y = dropout(y, config.dropout, context, salt)
@@ -237,7 +243,7 @@ def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -
 
 
 def classify(config: Vit, params: Tree, hidden: Array, context: Context) -> Array:
-    """The family's own image classification head: [B, T, W] -> [B, outputs]."""
+    """Compute the image classification head of the family: [B, T, W] -> [B, outputs]."""
     if config.family == "dinov2":
         mean = hidden[:, 1:].astype(jnp.float32).mean(1).astype(hidden.dtype)
         return dense(params["output"], jnp.concatenate([hidden[:, 0], mean], axis=-1), context, UP)
@@ -246,26 +252,27 @@ def classify(config: Vit, params: Tree, hidden: Array, context: Context) -> Arra
 
 
 def resize_positions(config: Vit, array: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Position embeddings [T, W] of `config` for images of another `size`, float32 [T', W].
+    """Resize the position embeddings [T, W] of `config` to images of another `size`: float32 [T', W].
 
-    The extra tokens keep theirs. Bicubic over the grid as `torch` does it (Keys, 1981, with a = -0.75, edges repeated,
-    half-pixel centres, no smoothing), which is what `transformers` does on images of another size.
+    The embeddings of the extra tokens are unchanged. The interpolation over the grid is bicubic as in `torch` (Keys,
+    1981, with a = -0.75, edges repeated, half-pixel centres, no smoothing). `transformers` does the same for images of
+    another size.
     """
-    other = grid(replace(config, size=size))
-    rows, columns = (bicubic(old, new) for old, new in zip(grid(config), other, strict=True))
+    new_grid = grid(replace(config, size=size))
+    rows, columns = (bicubic(old, new) for old, new in zip(grid(config), new_grid, strict=True))
     array = np.asarray(array, np.float64)
-    kept, places = array[: extra(config)], array[extra(config) :].reshape(*grid(config), -1)
+    extra_rows, places = array[: extra(config)], array[extra(config) :].reshape(*grid(config), -1)
     places = np.einsum("iI,jJ,IJW->ijW", rows, columns, places)
-    return np.concatenate([kept, places.reshape(-1, array.shape[1])]).astype(np.float32)
+    return np.concatenate([extra_rows, places.reshape(-1, array.shape[1])]).astype(np.float32)
 
 
 def bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """The matrix [new, old] that resamples a line of `old` points at `new` points."""
+    """Return the matrix [new, old] that resamples a line of `old` points at `new` points."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
-    left = np.floor(centre).astype(int)
+    first_neighbour = np.floor(centre).astype(int)
     matrix = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
-        x = np.abs(centre - left - step)
+        x = np.abs(centre - first_neighbour - step)
         near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        matrix[np.arange(new), np.clip(left + step, 0, old - 1)] += np.where(x <= 1, near, far)
+        matrix[np.arange(new), np.clip(first_neighbour + step, 0, old - 1)] += np.where(x <= 1, near, far)
     return matrix

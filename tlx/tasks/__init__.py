@@ -21,6 +21,6 @@ __all__ = [
 
 
 def stated(statement: Statement) -> Task | None:
-    """Return the task of tlx that a checkpoint's config.json states, None where there is none."""
+    """Return the tlx task that a checkpoint's config.json states; None if it states none."""
     kinds = (TokenClassification, Regression, MultiLabel, Classification)
     return next((task for kind in kinds if (task := kind.stated(statement)) is not None), None)

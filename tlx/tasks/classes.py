@@ -1,4 +1,4 @@
-"""Names of classes: whether two lists name the same classes, and in which order.
+"""Compare lists of class names: whether they name the same classes, and in which order.
 
 >>> match(("zero", "one"), ("One ", "zero")).take
 (1, 0)
@@ -17,9 +17,10 @@ SHOWN = 12
 class Match(NamedTuple):
     """The places of our classes in another list of classes.
 
-    `take[n]` is the place in the other list of our class n, None if the two lists do not name the same classes.
-    `by_position` are our classes that were paired by their position alone, because one of the two names is a
-    placeholder such as "LABEL_0", "class 0" or "0".
+    Attributes:
+        take: `take[n]` is the place of our class n in the other list; None if the lists do not name the same classes.
+        by_position: Our classes that were paired by their position alone, because one of the two names is a
+            placeholder such as "LABEL_0", "class 0" or "0".
     """
 
     take: tuple[int, ...] | None
@@ -27,7 +28,7 @@ class Match(NamedTuple):
 
     @property
     def moves(self) -> bool:
-        """Whether the classes are the same in another order."""
+        """Return whether the classes are the same in another order."""
         return self.take is not None and self.take != tuple(range(len(self.take)))
 
 
@@ -41,58 +42,63 @@ def plain(name: str) -> str:
 
 
 def placeholder(name: str, number: int) -> bool:
-    """Return whether the name of the class with this number says no more than the number.
+    """Return whether a class name contains no more than the number of the class.
 
     >>> placeholder("LABEL_1", 1), placeholder("LABEL_1", 0), placeholder("cat", 1)
     (True, False, False)
     """
-    found = PLACEHOLDER.fullmatch(plain(name))
-    return found is not None and found[1].lstrip("0") == str(number).lstrip("0")
+    digits = PLACEHOLDER.fullmatch(plain(name))
+    return digits is not None and digits[1].lstrip("0") == str(number).lstrip("0")
 
 
 def match(theirs: Sequence[str], ours: Sequence[str]) -> Match:
     """Find our classes in another list by name: first by the exact name, then without case and white space.
 
-    Classes whose name is on one side only are paired if they have the same number and one of the two names is a
-    placeholder. Every other difference means that the lists name other classes.
+    Two classes with different names are paired if they have the same number and one of the two names is a placeholder.
+    Every other difference means that the lists name other classes.
+
+    Args:
+        theirs: The class names of the other list, in order.
+        ours: Our class names, in order.
     """
     if len(theirs) != len(ours):
         return Match(None)
     spellings: tuple[Callable[[str], str], ...] = (str, plain)
     for complete, spelling in product((True, False), spellings):
-        found = paired([*map(spelling, theirs)], [*map(spelling, ours)])
-        if found is not None and not (complete and found.by_position):
-            return found
+        pairing = paired([*map(spelling, theirs)], [*map(spelling, ours)])
+        if pairing is not None and not (complete and pairing.by_position):
+            return pairing
     return Match(None)
 
 
 def paired(theirs: list[str], ours: list[str]) -> Match | None:
-    """The match of two lists of equal length in one spelling, None if there is none or a name occurs twice."""
+    """Match two lists of equal length in one spelling; None if they do not match or a name occurs twice."""
     if len(set(theirs)) < len(theirs) or len(set(ours)) < len(ours):
         return None
     places = {name: place for place, name in enumerate(theirs)}
-    rest = tuple(n for n, name in enumerate(ours) if name not in places)
-    free = set(range(len(theirs))) - {places[name] for name in ours if name in places}
-    if any(n not in free or not (placeholder(theirs[n], n) or placeholder(ours[n], n)) for n in rest):
+    unmatched = tuple(n for n, name in enumerate(ours) if name not in places)
+    unused = set(range(len(theirs))) - {places[name] for name in ours if name in places}
+    if any(n not in unused or not (placeholder(theirs[n], n) or placeholder(ours[n], n)) for n in unmatched):
         return None
-    return Match(tuple(places.get(name, n) for n, name in enumerate(ours)), rest)
+    return Match(tuple(places.get(name, n) for n, name in enumerate(ours)), unmatched)
 
 
 def contradictions(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
-    """Return our names that the other list gives to a class with another number.
+    """Return our names that belong to a class with another number in the other list.
 
-    A placeholder of the other list may be given to another class, as long as the lists are not the same names in two
-    orders: classes "0", "1" and "2" may be renamed to "1", "2" and "3".
+    A placeholder of the other list may name another class in ours, unless the lists are the same names in two orders:
+    classes "0", "1" and "2" may be renamed to "1", "2" and "3".
 
     >>> contradictions(("no", "yes"), ("yes", "no")), contradictions(("no", "yes"), ("bad", "good"))
     (['yes', 'no'], [])
     """
-    known, given = [plain(name) for name in theirs], [plain(name) for name in ours]
-    same = sorted(known) == sorted(given)
+    their_names, our_names = [plain(name) for name in theirs], [plain(name) for name in ours]
+    same = sorted(their_names) == sorted(our_names)
     return [
         name
         for n, name in enumerate(ours)
-        if given[n] in known[:n] + known[n + 1 :] and (same or not placeholder(given[n], known.index(given[n])))
+        if our_names[n] in their_names[:n] + their_names[n + 1 :]
+        and (same or not placeholder(our_names[n], their_names.index(our_names[n])))
     ]
 
 

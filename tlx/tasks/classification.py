@@ -23,10 +23,14 @@ STORED_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """One class for each example. `classes` None takes as many as the data set names; `names` None takes its names.
+    """One class for each example.
 
-    `smoothing` is label smoothing (Szegedy et al., 2016). `class_weights` weighs the examples of each class: the loss
-    is the sum of weighted losses over the sum of weights of the whole batch, as torch's `CrossEntropyLoss(weight)`.
+    Attributes:
+        classes: The number of classes; None takes the number of classes in the data set.
+        names: The class names; empty takes those of the data set.
+        smoothing: The share of label smoothing (Szegedy et al., 2016).
+        class_weights: The weight of the examples of each class. The loss is the sum of weighted losses divided by the
+            sum of weights of the whole batch, as in torch's `CrossEntropyLoss(weight)`.
     """
 
     classes: int | None = None
@@ -57,14 +61,16 @@ class Classification(Task):
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with classes and names filled in from the data.
 
-        The names of the data are in the order of its labels. The task's own names rename the classes. Raises ValueError
-        if the data have more classes than the task, or if the task gives a name of the data to another class.
+        The names of the data are in the order of its labels. The names of the task rename the classes.
+
+        Raises:
+            ValueError: The data have more classes than the task, or the task uses a name of the data for another class.
         """
         label = columns["label"]
         if label.kind != "class":
-            fits = {"number": "Regression", "numbers": "Regression", "classes": "MultiLabel"}
-            other = fits.get(label.kind, "TokenClassification")
-            raise ValueError(f"the data set names no classes; it fits tasks.{other}")
+            task_names = {"number": "Regression", "numbers": "Regression", "classes": "MultiLabel"}
+            task_name = task_names.get(label.kind, "TokenClassification")
+            raise ValueError(f"the data set names no classes; it fits tasks.{task_name}")
         names = label.classes
         classes = self.classes or len(names)
         if len(names) > classes:
@@ -100,8 +106,10 @@ class Classification(Task):
         return weights * values, weights
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`label`, `prediction`, `correct`, `confidence`, `loss` (without smoothing), each [B]; `logits` [B, C] of few
-        classes."""
+        """Return `label`, `prediction`, `correct`, `confidence` and `loss` (without smoothing), each [B].
+
+        `logits` [B, C] are added for at most `STORED_CLASSES` classes.
+        """
         logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
         prediction = logits.argmax(-1).astype(jnp.int32)
         scores = {
@@ -119,7 +127,9 @@ class Classification(Task):
         return super().summarise(scores)
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return probabilities by class name, the most probable first: a dict for each example."""
+        """Return a dict for each example: probabilities by class name, the most probable class first."""
         logits = np.asarray(outputs["logits"])
-        rows, order = softmax(logits), np.argsort(-logits, axis=-1, kind="stable")
-        return [{self.names[c]: float(row[c]) for c in places} for row, places in zip(rows, order, strict=True)]
+        probabilities, order = softmax(logits), np.argsort(-logits, axis=-1, kind="stable")
+        return [
+            {self.names[c]: float(row[c]) for c in places} for row, places in zip(probabilities, order, strict=True)
+        ]

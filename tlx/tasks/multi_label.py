@@ -19,7 +19,9 @@ from tlx.types import Array, Column, Field
 class MultiLabel(Task):
     """Any number of classes for each example: one sigmoid and one binary cross-entropy for each class.
 
-    `names` () takes the classes of the data set. A class is predicted where its probability is above `threshold`.
+    Attributes:
+        names: The class names; empty takes those of the data set.
+        threshold: A class is predicted if its probability is above this value.
     """
 
     names: tuple[str, ...] = ()
@@ -38,8 +40,11 @@ class MultiLabel(Task):
             raise ValueError(f"threshold is {self.threshold}; expected a probability between 0 and 1")
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
-        """Return the task with the classes of the data. Raises ValueError for data with one label for each example, and
-        for other names."""
+        """Return the task with the classes of the data.
+
+        Raises:
+            ValueError: The data have one label for each example, or other class names than the task.
+        """
         label = columns["label"]
         if label.kind not in ("class", "classes") or not label.classes:
             raise ValueError(f"the label is a {label.kind}; tasks.MultiLabel wants a column of classes")
@@ -52,8 +57,8 @@ class MultiLabel(Task):
 
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:
-        several = statement.head is Pooled and statement.problem == cls.problem
-        return cls(names=statement.classes) if several else None
+        is_multi_label = statement.head is Pooled and statement.problem == cls.problem
+        return cls(names=statement.classes) if is_multi_label else None
 
     def head(self) -> Pooled:
         if not self.names:
@@ -64,19 +69,19 @@ class MultiLabel(Task):
         return {"label": Field((len(self.names),), "float32")}
 
     def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
-        """Return `label` [C]: 1 for each class of the example, else 0."""
+        """Return `label` [C]: 1 for each class of the example, 0 for the others."""
         label = np.zeros(len(self.names), np.float32)
         label[np.atleast_1d(np.asarray(example["label"], np.int64))] = 1.0
         return {"label": label}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """The mean over the classes of the binary cross-entropy."""
+        """Return the binary cross-entropy of each example, averaged over the classes, and weights of 1, both [B]."""
         logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
         values = (jax.nn.softplus(logits) - label * logits).mean(-1)
         return values, jnp.ones_like(values)
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`label` and `prediction` [B, C], booleans; `tp`, `fp` and `fn` [B, C]; `correct` and `loss` [B]."""
+        """Return `label` and `prediction` [B, C], booleans; `tp`, `fp` and `fn` [B, C]; `correct` and `loss` [B]."""
         label, prediction = batch["label"] > 0.5, jax.nn.sigmoid(outputs["logits"]) > self.threshold
         return {
             "label": label,
@@ -89,11 +94,13 @@ class MultiLabel(Task):
         }
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return the probability of each class by name, the most probable first: a dict for each example."""
+        """Return a dict for each example: the probability of each class by name, the most probable class first."""
         logits = np.asarray(outputs["logits"], np.float64)
-        rows = np.exp(-np.logaddexp(0.0, -logits))
+        probabilities = np.exp(-np.logaddexp(0.0, -logits))
         order = np.argsort(-logits, axis=-1, kind="stable")
-        return [{self.names[c]: float(row[c]) for c in places} for row, places in zip(rows, order, strict=True)]
+        return [
+            {self.names[c]: float(row[c]) for c in places} for row, places in zip(probabilities, order, strict=True)
+        ]
 
     def label_words(self, example: Mapping[str, Any]) -> str:
         places = np.atleast_1d(np.asarray(example["label"], np.int64))

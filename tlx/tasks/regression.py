@@ -24,7 +24,7 @@ class Regression(Task):
     problem: ClassVar[str] = "regression"
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
-        """Raises ValueError for data with classes."""
+        """Return the task unchanged. Raises ValueError for data with classes."""
         if names := columns["label"].classes:
             raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); it fits tasks.Classification")
         kind = columns["label"].kind
@@ -34,8 +34,8 @@ class Regression(Task):
 
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:
-        numbers = statement.problem == cls.problem or (statement.outputs == 1 and statement.problem is None)
-        return cls(outputs=statement.outputs) if statement.head is Pooled and numbers else None
+        is_regression = statement.problem == cls.problem or (statement.outputs == 1 and statement.problem is None)
+        return cls(outputs=statement.outputs) if statement.head is Pooled and is_regression else None
 
     def config_document(self) -> dict[str, Any]:
         return numbered([f"LABEL_{n}" for n in range(self.outputs)]) | {"problem_type": self.problem}
@@ -51,7 +51,8 @@ class Regression(Task):
         return values, jnp.ones_like(values)
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`label`, `prediction` and `logits`, the same, [B, K]; `loss` [B], the squared error; `absolute_error` [B]."""
+        """Return `label`, `prediction` and `logits` (equal to `prediction`) [B, K]; squared error `loss` and
+        `absolute_error` [B]."""
         prediction = outputs["logits"].astype(jnp.float32)
         label = batch["label"].reshape(prediction.shape)
         return {
@@ -63,5 +64,5 @@ class Regression(Task):
         }
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return a dict of numbers for each example."""
+        """Return a dict of numbers for each example, by the name of the output."""
         return [{f"output {n}": float(value) for n, value in enumerate(row)} for row in np.asarray(outputs["logits"])]

@@ -14,7 +14,7 @@ from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
 from tlx.types import Array, Column, Field
 
-# The label of tokens that do not count: padding, special tokens, all pieces of a word but the first.
+# The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
 IGNORED = -100
 
 
@@ -22,8 +22,11 @@ IGNORED = -100
 class TokenClassification(Task):
     """One class for each word: part-of-speech tags, named entities.
 
-    `names` () takes the classes of the data set. The label of a word is that of its first token; the other tokens do
-    not count. `outside` names the class that F1 leaves out, "O" in data of named entities.
+    The first token of a word has the label of the word; the other tokens do not count.
+
+    Attributes:
+        names: The class names; empty takes those of the data set.
+        outside: The class that F1 leaves out, "O" in data of named entities.
     """
 
     names: tuple[str, ...] = ()
@@ -41,7 +44,11 @@ class TokenClassification(Task):
         check_names(self.names)
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
-        """Return the task with the classes of the data. Raises ValueError for data without tags or with other names."""
+        """Return the task with the classes of the data.
+
+        Raises:
+            ValueError: The data have no tags, or other class names than the task.
+        """
         label = columns["label"]
         if label.kind != "tags":
             raise ValueError(f"the label is a {label.kind}; tasks.TokenClassification wants a column of tags")
@@ -65,26 +72,26 @@ class TokenClassification(Task):
         return {"label": Field((None,), "int32", IGNORED)}
 
     def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
-        """Return `label` [T]: the class of each word at its first token, elsewhere `IGNORED`."""
+        """Return `label` [T]: the class of each word at its first token, `IGNORED` at all other tokens."""
         words = np.asarray(processor.word_ids(example))
         first = (words >= 0) & (np.diff(words, prepend=-1) != 0)
         tags = np.asarray(example["label"], np.int32)
         return {"label": np.where(first, tags[np.maximum(words, 0)], IGNORED).astype(np.int32)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """The sum of the cross-entropies of the words of each example [B], and the number of words [B]."""
+        """Return the sum of the cross-entropies of the words of each example [B], and the number of words [B]."""
         counted = batch["label"] != IGNORED
         log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), -1)
         values = -jnp.take_along_axis(log_p, jnp.where(counted, batch["label"], 0)[..., None], -1)[..., 0]
         return jnp.where(counted, values, 0.0).sum(-1), counted.sum(-1).astype(jnp.float32)
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """`loss`, a sum, `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes but
+        """Return `loss` (a sum), `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes except
         `outside`."""
         label, counted = batch["label"], batch["label"] != IGNORED
         prediction = outputs["logits"].argmax(-1)
         classes = jnp.arange(outputs["logits"].shape[-1])
-        # Of the class outside nothing is counted.
+        # F1 leaves the class `outside` out.
         inside = jnp.asarray([name != self.outside for name in self.names])
         true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
         sums, tokens = self.loss(outputs, batch)[0], counted.sum(-1)
@@ -100,9 +107,9 @@ class TokenClassification(Task):
         }
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return the class of every token that is no padding: a list of names for each example."""
+        """Return a list of class names for each example: the class of every token that is not padding."""
         guesses, mask = np.asarray(outputs["logits"]).argmax(-1), np.asarray(inputs["attention_mask"]) > 0
-        return [[self.names[c] for c in row[kept]] for row, kept in zip(guesses, mask, strict=True)]
+        return [[self.names[c] for c in row[real_tokens]] for row, real_tokens in zip(guesses, mask, strict=True)]
 
     def label_words(self, example: Mapping[str, Any]) -> str:
         return " ".join(self.names[n] for n in example["label"])

@@ -1,4 +1,4 @@
-"""Foreign numbers in and out."""
+"""Read and write pretrained weights, adapters and heads, and combine models."""
 
 from tlx.weights.adapters import load_adapter, save_adapter
 from tlx.weights.export import export_pretrained

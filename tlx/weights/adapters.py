@@ -1,7 +1,7 @@
-"""Adapters as files of their own: what a tuning inserted, and the head, apart from the base they were trained on.
+"""Save and load adapters: the leaves that a tuning inserted, and the head, without the base they were trained on.
 
-The directory is peft's: `adapter_config.json` and `adapter_model.safetensors`. What peft has no form for lies in the
-same two files under our own names, with `peft_type` "TLX".
+The directory has the layout of peft: `adapter_config.json` and `adapter_model.safetensors`. Adapters that peft has no
+form for are written in the same two files under our own names, with `peft_type` "TLX".
 """
 
 import json
@@ -42,7 +42,7 @@ from tlx.weights.values import check_values
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
-BROUGHT = "adapter "  # begins the manifest's note of every leaf that an adapter brought
+BROUGHT = "adapter "  # begins the note of every leaf in the manifest that came from an adapter
 
 
 def save_adapter(
@@ -52,16 +52,26 @@ def save_adapter(
     moved: Collection[str] = (),
     untrained: bool = False,
 ) -> Path:
-    """Writes the adapter of a model and its head for `peft.PeftModel.from_pretrained(base, directory)` to open, or, for
-    what peft has no form for, for `load_adapter` alone. Returns the directory.
+    """Write the adapter of a model and its head.
 
-    `moved` are paths of the base's own leaves that were trained too (norms, say): they go along with the head, and so
-    do the leaves that the manifest says were drawn at random, or came with an adapter. The base is known by a hash of
-    the rest. The class names go along too: a base with its classes in another order gets the head in that order.
+    `peft.PeftModel.from_pretrained(base, directory)` opens the directory. An adapter that peft has no form for is
+    opened by `load_adapter` only. The files also hold the leaves that the manifest lists as drawn at random or as
+    loaded with an adapter, a hash of all other leaves of the base, and the class names. A base with its classes in
+    another order gets the head in that order.
 
-    Raises ValueError where nothing was inserted, for a path in `moved` that the model does not declare, and, unless
-    `untrained` is set, if the head or the pooler is still as it was drawn at random; OSError, naming the file, where
-    the disk does not take it.
+    Args:
+        pretrained: The model.
+        directory: The directory to write; it is created if needed.
+        moved: Paths of leaves of the base that were trained too, for example norms; they are saved with the head.
+        untrained: Whether to write a head or a pooler that was drawn at random and never trained.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: The model has no adapter, `moved` has a path that the model does not declare, or the head or the
+            pooler was never trained and `untrained` is not set.
+        OSError: The disk does not take the files. The error names the file.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
     if not leaves:
@@ -69,14 +79,16 @@ def save_adapter(
     if not untrained:
         check_trained(pretrained, "Train it first, or write it as it is: save_adapter(..., untrained=True)")
     declared = flatten(pretrained.model.params).keys()
-    if strange := sorted(set(moved) - declared):
-        raise ValueError(f"moved names {strange[0]!r}, which is no parameter of the model")
-    own = {path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared}
-    # The base's checkpoint lacks what was drawn at random, and what came with the adapter that was loaded.
-    apart = {
-        line.path for line in pretrained.manifest.entries if line.action == "reset" or line.note.startswith(BROUGHT)
+    if undeclared := sorted(set(moved) - declared):
+        raise ValueError(f"moved names {undeclared[0]!r}, which is no parameter of the model")
+    base_leaves = {
+        path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared
     }
-    kept = head_paths(pretrained.model) | set(moved) | (apart & declared)
+    # The checkpoint of the base lacks the leaves that were drawn at random or loaded with an adapter.
+    random_or_adapter = {
+        entry.path for entry in pretrained.manifest.entries if entry.action == "reset" or entry.note.startswith(BROUGHT)
+    }
+    saved_paths = head_paths(pretrained.model) | set(moved) | (random_or_adapter & declared)
     kind, written = foreign_kind(pretrained), None
     mapping: dict[str, Any] = {}
     if kind != OWN:
@@ -84,18 +96,18 @@ def save_adapter(
         foreign = format_of(kind, model)
         form = layout(foreign, model.config, model.head)
         document = foreign.write(model.config, model.head, {"model_type": kind})
-        # Where peft itself looks for the class of a base; a field it does not know would make it warn.
+        # peft looks here for the class of a base; a field that it does not know would make it warn.
         mapping = {"base_model_class": document["architectures"][0], "parent_library": "transformers"}
-        written = write(form, leaves, own, kept)
+        written = write(form, leaves, base_leaves, saved_paths)
         if written is not None:
-            modules = {form.places[path].module for path in kept}
-            kept = {path for path, place in form.places.items() if place.module in modules}
+            modules = {form.places[path].module for path in saved_paths}
+            saved_paths = {path for path, place in form.places.items() if place.module in modules}
     if written is None:
         stats = {STATS + path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.stats).items()}
-        written = {"peft_type": TLX}, leaves | {path: own[path] for path in kept} | stats
+        written = {"peft_type": TLX}, leaves | {path: base_leaves[path] for path in saved_paths} | stats
     fields, tensors = written
     fields["base_model_name_or_path"] = pretrained.manifest.source if pretrained.manifest.entries else None
-    fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, kept)}
+    fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, saved_paths)}
     if names := getattr(pretrained.task, "names", ()):
         fields["auto_mapping"][CLASSES] = list(names)
     directory = Path(directory)
@@ -108,33 +120,43 @@ def save_adapter(
 
 
 def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Pretrained:
-    """The model with the adapter in `directory`, ours or peft's, and with the head that came along.
+    """Return the model with the adapter in `directory`, written by tlx or peft, and with the head saved in it.
 
-    Adapters of one kind and shape give variables of one structure: a compiled forward pass serves them all. Raises
-    FileNotFoundError where there is no adapter; ValueError for an adapter of a kind that we do not know, for one that
-    was trained on another base, for tensors that are missing (among them those of a head that its config names), extra
-    or misshapen, for a head of other classes than the model's, and for a model that carries an adapter already.
+    A head with class names is put in the order of the model's classes. Adapters of one kind and shape have variables
+    of one structure: one compiled forward pass serves them all.
 
-    A head that came along with its class names is put in the order of the model's classes.
+    Args:
+        pretrained: The base.
+        directory: The directory of the adapter.
+
+    Raises:
+        FileNotFoundError: There is no adapter.
+        ValueError: The kind of adapter is unknown, it was trained on another base, its tensors (or those of a head that
+            its config names) are missing, extra or misshapen, its head has other classes than the model, or the model
+            has an adapter already.
     """
-    if held := sorted(inserted(pretrained)):
-        raise ValueError(f"the model carries an adapter already ({held[0]!r}, ...): merge it, or load the base again")
-    document, found = read_adapter(pretrained.model, foreign_kind(pretrained), Path(directory))
+    if inserted_paths := sorted(inserted(pretrained)):
+        raise ValueError(
+            f"the model carries an adapter already ({inserted_paths[0]!r}, ...): merge it, or load the base again"
+        )
+    document, leaves = read_adapter(pretrained.model, foreign_kind(pretrained), Path(directory))
     declared = flatten(pretrained.model.params).keys()
-    given = (document.get("auto_mapping") or {}).get(BASE)
-    if given is not None and given != (own := fingerprint(pretrained, found.keys() & declared)):
+    stored_hash = (document.get("auto_mapping") or {}).get(BASE)
+    if stored_hash is not None and stored_hash != (base_hash := fingerprint(pretrained, leaves.keys() & declared)):
         raise ValueError(
             f"{directory} was trained on another base: on {document.get('base_model_name_or_path') or 'one'} with the "
-            f"weights {given}; those of {pretrained.manifest.source} are {own}"
+            f"weights {stored_hash}; those of {pretrained.manifest.source} are {base_hash}"
         )
     names = (document.get("auto_mapping") or {}).get(CLASSES) or ()
     # A prompt or a prefix takes positions from the text.
-    return within(with_head(pretrained, found, tuple(map(str, names)), str(directory)))
+    return within(with_head(pretrained, leaves, tuple(map(str, names)), str(directory)))
 
 
 def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], source: str) -> Pretrained:
-    """The model with the leaves in `found`, of which those of a head for the classes `names` are put in the order of
-    the model's classes. Raises ValueError, with both lists, for other classes."""
+    """Return the model with the leaves in `found`, with a head for the classes `names` in the order of its own classes.
+
+    Raises ValueError, with both lists, for other classes.
+    """
     classes, task = class_axis(pretrained.model), pretrained.task
     bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & found.keys())
     if not names or task is None or not (bridged or any(classes(path) for path in found)):
@@ -142,63 +164,63 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
     if task.by_class and not task.names:
         return with_leaves(pretrained._replace(task=records.replace(task, names=names)), found, source)
     ours: tuple[str, ...] = task.names
-    how = match(names, ours)
-    if how.take is None:
+    matching = match(names, ours)
+    if matching.take is None:
         raise ValueError(
             f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
             f"the adapter's classes: load_pretrained(..., tasks.{type(task).__name__}(names={names}))"
         )
-    if how.moves:
+    if matching.moves:
         check_known(pretrained.model, source, orders(names, ours))
-        leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, how.take)
+        leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, matching.take)
         adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
         manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
         return adapted._replace(manifest=manifest)
-    if task.by_class and how.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
-        # The head is the adapter's, and so are its names where the base has none that say anything.
-        said = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
-        pretrained = pretrained._replace(task=records.replace(task, names=said))
+    if task.by_class and matching.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
+        # The head comes from the adapter, so its names replace placeholders of the base.
+        head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
+        pretrained = pretrained._replace(task=records.replace(task, names=head_names))
     return with_leaves(pretrained, found, source)
 
 
 def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained:
-    """The model with the leaves in `found` added or in the place of its own, each with its line in the manifest."""
+    """Return the model with the leaves in `found` added or replaced, each with its line in the manifest."""
     params, stats = flatten(pretrained.variables.params), flatten(pretrained.variables.stats)
     for path, (array, _) in found.items():
         if path.startswith(STATS):
             stats[path.removeprefix(STATS)] = array
         else:
             params[path] = array
-    lines = [line for line in pretrained.manifest.entries if line.path not in found]
+    entries = [entry for entry in pretrained.manifest.entries if entry.path not in found]
     for path, (_, key) in sorted(found.items()):
-        lines.append(Entry("loaded" if key == path else "renamed", path, key, f"{BROUGHT}{source}"))
+        entries.append(Entry("loaded" if key == path else "renamed", path, key, f"{BROUGHT}{source}"))
     variables = Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
-    return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(lines)))
+    return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(entries)))
 
 
 def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:
-    """`(adapter_config.json, leaves by our path)` for a `model` of the Hugging Face `model_type` `kind`."""
+    """Return adapter_config.json and the leaves by our path, for a `model` of the Hugging Face `model_type` `kind`."""
     digests.verify_below(directory)
     document = read_adapter_config(directory)
     tensors = read_file(directory / TENSORS)
     declared = flatten(model.params)
     if document["peft_type"] == TLX:
-        found = read_own(model, tensors, directory)
+        leaves = read_own(model, tensors, directory)
     elif kind == OWN:
         raise ValueError(f"{directory} is peft's, for a model of transformers; this model has no form there")
     else:
         shapes = {path: param.shape for path, param in declared.items()}
-        found = read(
+        leaves = read(
             layout(format_of(kind, model), model.config, model.head), document, tensors, shapes, str(directory)
         )
-    keys = {path: key for path, (_, key) in found.items() if key in tensors}
-    arrays = {path: array for path, (array, _) in found.items()}
+    keys = {path: key for path, (_, key) in leaves.items() if key in tensors}
+    arrays = {path: array for path, (array, _) in leaves.items()}
     check_values(arrays, keys, declared | prefixed_stats(model), lambda key: directory / TENSORS)
-    return document, found
+    return document, leaves
 
 
 def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> Found:
-    """An adapter under our own names."""
+    """Return the leaves of an adapter that is stored under our own names."""
     shapes = {path: param.shape for path, param in flatten(model.params).items()}
     shapes |= {STATS + path: param.shape for path, param in flatten(model.stats).items()}
     stages = tuple(f"{stage.name}/" for stage in model.stages)
@@ -208,7 +230,9 @@ def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> F
         if path in shapes and tensor.shape != shapes[path]
     ]
     extra = [
-        f"{path!r} {t.shape}" for path, t in sorted(tensors.items()) if not path.removeprefix(STATS).startswith(stages)
+        f"{path!r} {tensor.shape}"
+        for path, tensor in sorted(tensors.items())
+        if not path.removeprefix(STATS).startswith(stages)
     ]
     missing = [f"{path} {shapes[path]}" for path in sorted(head_paths(model) - tensors.keys())]
     stop(str(directory), missing, misshapen, extra)
@@ -217,24 +241,37 @@ def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> F
 
 
 def check_reads(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> None:
-    """ValueError where the layers cannot read what is inserted among their parameters: a part of it is missing, or of
-    another shape, or nobody asks for it. Our own form has no list of what belongs to a layer, so a pass is traced."""
-    leaves: dict[str, Any] = {p: jax.ShapeDtypeStruct(own.shape, "float32") for p, own in flatten(model.params).items()}
+    """Raise ValueError if the layers cannot read the adapter: a part is missing, misshapen, or read by no layer.
+
+    Our own form has no list of the leaves that belong to a layer, so a forward pass is traced.
+    """
+    leaves: dict[str, Any] = {
+        path: jax.ShapeDtypeStruct(param.shape, "float32") for path, param in flatten(model.params).items()
+    }
     added = {path: tensor for path, tensor in tensors.items() if path not in leaves and not path.startswith(STATS)}
     leaves |= {path: tensor for path, tensor in tensors.items() if not path.startswith(STATS)}
     try:
         read = paths_read(model, nest(dict(sorted(leaves.items()))))
     except (KeyError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{directory} holds an adapter that the layers of the model cannot read ({told})") from None
-    stop(str(directory), [], [], [f"{path!r} {t.shape}" for path, t in sorted(added.items()) if path not in read])
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{directory} holds an adapter that the layers of the model cannot read ({message})") from None
+    stop(
+        str(directory),
+        [],
+        [],
+        [f"{path!r} {tensor.shape}" for path, tensor in sorted(added.items()) if path not in read],
+    )
 
 
 def paths_read(model: Model, params: Tree) -> set[str]:
-    """The paths of the parameters that a step of training reads; there, for dropout has leaves that no other pass asks
-    for."""
+    """Return the paths of the parameters that a training step reads.
+
+    Only a training step reads all of them: no other pass reads the leaves of dropout.
+    """
     stats = jax.tree.map(
-        lambda own: jax.ShapeDtypeStruct(own.shape, "float32"), model.stats, is_leaf=lambda own: isinstance(own, Param)
+        lambda param: jax.ShapeDtypeStruct(param.shape, "float32"),
+        model.stats,
+        is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
     def taps(own: Tree, stats: Tree, inputs: dict[str, Any], key: Any) -> dict[str, Any]:
@@ -243,12 +280,12 @@ def paths_read(model: Model, params: Tree) -> set[str]:
     inputs = models.example_inputs(model.config, tokens=1)
     traced = jax.make_jaxpr(taps)(params, stats, inputs, jax.random.key(0)).jaxpr
     names = jax.tree.leaves(nest({path: path for path in flatten(params)}))
-    asked = {id(own) for equation in traced.eqns for own in equation.invars} | set(map(id, traced.outvars))
-    return {path for path, own in zip(names, traced.invars, strict=False) if id(own) in asked}
+    read_ids = {id(var) for equation in traced.eqns for var in equation.invars} | set(map(id, traced.outvars))
+    return {path for path, var in zip(names, traced.invars, strict=False) if id(var) in read_ids}
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:
-    """`adapter_config.json` as a dict; FileNotFoundError or ValueError say what is wrong with the directory."""
+    """Return `adapter_config.json` as a dict. Raises FileNotFoundError or ValueError for an unreadable directory."""
     if (directory / PICKLE).is_file() and not (directory / TENSORS).is_file():
         raise ValueError(
             f"{directory} holds {PICKLE}, a pickle, which can run code when it is opened; tlx reads {TENSORS} only. "

@@ -1,13 +1,13 @@
 """Arithmetic on weights: interpolation, soups, task vectors. Pure functions on `Variables` and on trees of parameters.
 
-These trees carry no class names: put the heads in one order first (`tlx.weights.reorder`); `tlx soup` does so.
+These trees have no class names: put the heads in one order first (`tlx.weights.reorder`); `tlx soup` does so.
 
-All trees of one call must have the same paths and shapes, which is checked before anything is computed; a scale or a
-share may be an array, so that no value of it is a constant of a compiled program.
+All trees of one call must have the same paths and shapes. This is checked before anything is computed. A scale or a
+share may be an array, so that its value is not a constant of a compiled program.
 
-Running statistics of batch norm, the `stats` of `Variables`, are treated as parameters are: interpolated, and averaged
-in a soup. That is a fair guess at the statistics of the blended network and no more; whoever wants its own runs a few
-batches through `forward(train=True)`. A negated or enlarged vector can make a variance negative: give `params` alone.
+Running statistics of batch norm, the `stats` of `Variables`, are treated like parameters: interpolated, and averaged in
+a soup. This only approximates the statistics of the blended network; to compute them, run a few batches through
+`forward(train=True)`. A negated or enlarged vector can make a variance negative: pass `params` only.
 """
 
 import math
@@ -25,8 +25,14 @@ Scale = float | jax.Array
 
 
 class Greedy(NamedTuple):
-    """A greedy soup: its `variables`, which candidates are in it (`chosen`, in the order they were added), the score of
-    each candidate by itself (`scores`), and that of the soup."""
+    """A greedy soup.
+
+    Attributes:
+        variables: The averaged variables.
+        chosen: The numbers of the candidates in the soup, in the order in which they were added.
+        scores: The score of each single candidate.
+        score: The score of the soup.
+    """
 
     variables: Any
     chosen: tuple[int, ...]
@@ -35,25 +41,36 @@ class Greedy(NamedTuple):
 
 
 def interpolate(before: Weights, after: Weights, share: Scale) -> Weights:
-    """(1 - share) before + share after: WiSE-FT (Wortsman et al., 2022a). Exact at 0, at 1, and where both are equal.
+    """Compute (1 - share) before + share after: WiSE-FT (Wortsman et al., 2022a).
 
-    `share` outside [0, 1] extrapolates. Raises ValueError for trees that differ.
+    The result is exact at 0, at 1, and where both are equal. `share` outside [0, 1] extrapolates.
+
+    Args:
+        before: The initial (pretrained) weights.
+        after: The fine-tuned weights.
+        share: Interpolation weight: 0 = initial weights, 1 = fine-tuned weights.
+
+    Raises:
+        ValueError: The trees differ.
     """
     check_alike([before, after])
 
     def mixed(low: Any, high: Any) -> Any:
         low, high = jnp.asarray(low), jnp.asarray(high)
         part, difference = jnp.asarray(share, low.dtype), high - low
-        # From the nearer end, which is then exact.
+        # Starting from the nearer end makes both ends exact.
         return jnp.where(part < 0.5, low + part * difference, high - (1 - part) * difference)
 
     return jax.tree.map(mixed, before, after)
 
 
 def soup(ingredients: Sequence[Weights], weights: Sequence[float] | None = None) -> Weights:
-    """The average of fine-tuned models (Wortsman et al., 2022b), uniform or with `weights` that sum to 1.
+    """Average fine-tuned models (Wortsman et al., 2022b), uniformly or with `weights` that sum to 1.
 
-    Exact where all are equal. Raises ValueError for no ingredients, other weights, or trees that differ.
+    The result is exact where all models are equal.
+
+    Raises:
+        ValueError: There are no ingredients, the weights do not sum to 1 or have another number, or the trees differ.
     """
     if not ingredients:
         raise ValueError("a soup of nothing; give one or more sets of variables")
@@ -66,7 +83,7 @@ def soup(ingredients: Sequence[Weights], weights: Sequence[float] | None = None)
 
     def mean(first: Any, *others: Any) -> Any:
         first = jnp.asarray(first)
-        # As differences from the first: equal ingredients then give themselves, whatever 1/3 rounds to.
+        # As differences from the first: the average of equal ingredients is then exact, whatever 1/3 rounds to.
         terms = (share * (jnp.asarray(other) - first) for share, other in zip(shares[1:], others, strict=True))
         return sum(terms, start=first)
 
@@ -74,37 +91,43 @@ def soup(ingredients: Sequence[Weights], weights: Sequence[float] | None = None)
 
 
 def greedy_soup(candidates: Sequence[Weights], score: Callable[[Weights], float]) -> Greedy:
-    """The greedy soup (Wortsman et al., 2022b, recipe 1): the candidates in order of their own score, each kept where
-    the soup with it scores no lower than without.
+    """Make a greedy soup (Wortsman et al., 2022b, recipe 1).
 
-    `score` is higher for better and must come from held-out examples that choose, never from those that test. The soup
-    scores no lower than the best candidate. Raises ValueError for no candidates, for trees that differ, and for a best
-    score that is not a number.
+    Candidates are added in the order of their scores. Each stays if the soup scores no lower with it than without it.
+    The soup scores no lower than the best candidate.
+
+    Args:
+        candidates: The fine-tuned models.
+        score: Returns the score of a model, higher for better. It must use held-out validation examples, never test
+            examples.
+
+    Raises:
+        ValueError: There are no candidates, the trees differ, or a score is not a number.
     """
     if not candidates:
         raise ValueError("a soup of nothing; give one or more candidates")
     check_alike(candidates)
     scores = tuple(float(score(candidate)) for candidate in candidates)
-    if strange := [n for n, value in enumerate(scores) if math.isnan(value)]:
-        raise ValueError(f"candidate {strange[0]} has no score (NaN), so it has no place in the order")
+    if unscored := [n for n, value in enumerate(scores) if math.isnan(value)]:
+        raise ValueError(f"candidate {unscored[0]} has no score (NaN), so it has no place in the order")
     first, *others = sorted(range(len(candidates)), key=lambda n: -scores[n])
     chosen: list[int] = [first]
-    found, best = candidates[first], scores[first]
+    best_soup, best = candidates[first], scores[first]
     for number in others:
-        tried = soup([candidates[n] for n in (*chosen, number)])
-        if (value := float(score(tried))) >= best:
-            chosen, found, best = [*chosen, number], tried, value
-    return Greedy(found, tuple(chosen), scores, best)
+        trial = soup([candidates[n] for n in (*chosen, number)])
+        if (value := float(score(trial))) >= best:
+            chosen, best_soup, best = [*chosen, number], trial, value
+    return Greedy(best_soup, tuple(chosen), scores, best)
 
 
 def task_vector(before: Weights, after: Weights) -> Weights:
-    """after - before: what a task moved (Ilharco et al., 2023). Raises ValueError for trees that differ."""
+    """Compute after - before, the task vector (Ilharco et al., 2023). Raises ValueError for trees that differ."""
     check_alike([before, after])
     return jax.tree.map(lambda old, new: jnp.asarray(new) - jnp.asarray(old), before, after)
 
 
 def apply_vector(before: Weights, vector: Weights, scale: Scale = 1.0) -> Weights:
-    """before + scale vector; a scale of -1 forgets the task (Ilharco et al., 2023, section 3).
+    """Compute before + scale * vector; a scale of -1 forgets the task (Ilharco et al., 2023, section 3).
 
     Raises ValueError for trees that differ.
     """
@@ -118,7 +141,7 @@ def apply_vector(before: Weights, vector: Weights, scale: Scale = 1.0) -> Weight
 
 
 def combine(vectors: Sequence[Weights], scales: Sequence[Scale] | None = None) -> Weights:
-    """The sum of scale times vector, all scales 1 by default: several tasks at once (Ilharco et al., 2023, section 4).
+    """Sum scaled task vectors, to combine several tasks (Ilharco et al., 2023, section 4). Scales are 1 by default.
 
     `combine([a, b], [1, -1])` adds one task and forgets another. Raises ValueError for no vectors, another number of
     scales, or trees that differ.
@@ -132,15 +155,21 @@ def combine(vectors: Sequence[Weights], scales: Sequence[Scale] | None = None) -
 
     def total(*changes: Any) -> Any:
         arrays = [jnp.asarray(change) for change in changes]
-        first, *others = (jnp.asarray(s, a.dtype) * a for s, a in zip(scales, arrays, strict=True))
+        first, *others = (
+            jnp.asarray(factor, array.dtype) * array for factor, array in zip(scales, arrays, strict=True)
+        )
         return sum(others, start=first)
 
     return jax.tree.map(total, *vectors)
 
 
 def check_alike(trees: Sequence[Any]) -> None:
-    """Raises TypeError for what is not the same kind of tree or holds other than floats, ValueError, naming the first
-    path that differs and the nearest of the other tree, for other paths or shapes. Looks at no value."""
+    """Raise an error unless all trees have one kind, the same paths and shapes, and floats only. Values are not read.
+
+    Raises:
+        TypeError: The trees are of different kinds, or hold other leaves than floats.
+        ValueError: Paths or shapes differ. The error names the first such path and the nearest ones in the other tree.
+    """
     first, *others = (leaves(tree) for tree in trees)
     for number, other in enumerate(others, 1):
         if type(trees[number]) is not type(trees[0]):
@@ -163,7 +192,7 @@ def check_alike(trees: Sequence[Any]) -> None:
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """Every leaf by path; statistics under `stats:`, for a parameter may have the same path."""
+    """Return every leaf by path; statistics are under `stats:`, because a parameter may have the same path."""
     if isinstance(tree, Variables):
         return flatten(tree.params) | flatten(tree.stats, "stats:")
     if not isinstance(tree, Mapping):
@@ -172,7 +201,7 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def ordinal(number: int) -> str:
-    """The place of an item in words, from 0.
+    """Return the place of an item in words, counted from 0.
 
     >>> ordinal(1), ordinal(11)
     ('second', '12th')

@@ -1,7 +1,7 @@
-"""The tensors that a class of `transformers` reads: their names and shapes, from `config.json` alone.
+"""Names and shapes of the tensors that a class of `transformers` reads, from `config.json` alone.
 
-`transformers` draws a tensor that it misses at random, says so in a line of its log, and answers. These lists are
-written apart from the names in `tlx.models`, so that one checks the other.
+`transformers` draws a missing tensor at random, writes a line to its log, and continues. These lists are independent of
+the names in `tlx.models`, so that one checks the other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,8 +31,8 @@ def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
     kind, name = document["model_type"], (document.get("architectures") or [""])[0]
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
-    other = ("Image",) if kind in TEXT else ("Sequence", "Token")
-    if not stem or head not in HEADS or any(word in head for word in other):
+    other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")
+    if not stem or head not in HEADS or any(word in head for word in other_words):
         raise ValueError(f"config.json names the class {name!r} for the model_type {kind!r}; expected one of its heads")
     if kind in IMAGE:
         backbone, top = dict(image_backbone(kind, head, document)), dict(image_head(kind, head, document))
@@ -44,20 +44,20 @@ def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Shapes:
-    """A torch `Linear`."""
+    """Yield the tensors of a torch `Linear`."""
     yield f"{name}.weight", (outputs, inputs)
     if bias:
         yield f"{name}.bias", (outputs,)
 
 
 def norm(name: str, width: int) -> Shapes:
-    """A torch `LayerNorm`."""
+    """Yield the tensors of a torch `LayerNorm`."""
     yield f"{name}.weight", (width,)
     yield f"{name}.bias", (width,)
 
 
 def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
-    """`BertModel` and what shares its form."""
+    """Yield the tensors of `BertModel` and models of the same form."""
     distil = kind == "distilbert"
     names = ("dim", "hidden_dim") if distil else ("hidden_size", "intermediate_size")
     width, inner = (document[name] for name in names)
@@ -86,13 +86,13 @@ def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
         yield from linear(f"{block}.intermediate.dense", width, inner)
         yield from linear(f"{block}.output.dense", inner, width)
         yield from norm(f"{block}.output.LayerNorm", width)
-    # RoBERTa's classifier and one of every token stand on the hidden states; ELECTRA and DistilBERT have no pooler.
+    # The classifier of RoBERTa and classifiers of tokens read the hidden states; ELECTRA and DistilBERT have no pooler.
     if (kind == "bert" and head != TOKENS) or (kind not in ("electra", "distilbert") and head == "Model"):
         yield from linear("pooler.dense", width, width)
 
 
 def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
-    """The classifier of a text model."""
+    """Yield the tensors of the classifier of a text model."""
     if head == "Model":
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
@@ -106,7 +106,7 @@ def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
 
 
 def image_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
-    """`ViTModel`, `DeiTModel`, `Dinov2Model`."""
+    """Yield the tensors of `ViTModel`, `DeiTModel` or `Dinov2Model`."""
     width, patch, size = document["hidden_size"], document["patch_size"], document["image_size"]
     height, breadth = (size, size) if isinstance(size, int) else size
     places = (height // patch) * (breadth // patch) + (2 if kind == "deit" else 1)
@@ -148,7 +148,7 @@ def image_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
 
 
 def image_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
-    """The classifier, or the two classifiers, of an image model."""
+    """Yield the tensors of the classifier, or of the two classifiers, of an image model."""
     if head == "Model":
         return
     width, outputs = document["hidden_size"] * (2 if kind == "dinov2" else 1), len(document["id2label"])

@@ -1,4 +1,4 @@
-"""Tensors in files: safetensors, whole or sharded. No file of a checkpoint is ever executed."""
+"""Read and write tensors in safetensors files, whole or sharded. No file of a checkpoint is ever executed."""
 
 import hashlib
 import math
@@ -20,12 +20,12 @@ INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
 INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
-# In the header of the files that tlx writes: the hash of their tensors.
+# The key in the header of files that tlx writes, for the hash of their tensors.
 CHECKSUM = "tlx_sha256"
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json` as a dict; FileNotFoundError or ValueError say what is wrong with it."""
+    """Return `config.json` as a dict. Raises FileNotFoundError if it is missing, ValueError if it is invalid."""
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {CONFIG}; a Hugging Face directory has one")
@@ -36,12 +36,12 @@ def read_config(directory: Path) -> dict[str, Any]:
 def tensor_files(directory: Path) -> dict[str, Path]:
     """Return the file of every tensor of a checkpoint, by the tensor's name.
 
-    `model.safetensors` comes before the index where both are there, as in `transformers`. The index decides which
-    shard a tensor is read from.
+    If both exist, `model.safetensors` is read and not the index, as in `transformers`. The index decides which shard a
+    tensor is read from.
 
     Raises:
-        FileNotFoundError: where there are no weights, or a shard that the index names is not there.
-        ValueError: for pickles, for a damaged file, and where the index and the shards contradict each other.
+        FileNotFoundError: There are no weights, or a shard that the index names is missing.
+        ValueError: There are only pickles, a file is damaged, or the index and the shards contradict each other.
     """
     if (directory / WEIGHTS).is_file():
         return dict.fromkeys(read_header(directory / WEIGHTS).tensors, directory / WEIGHTS)
@@ -58,20 +58,20 @@ def tensor_files(directory: Path) -> dict[str, Path]:
 
 
 def indexed_files(index: Path) -> dict[str, Path]:
-    """The shard of every tensor that an index names; ValueError where the shards do not hold what it says."""
+    """Return the shard of every tensor in an index. Raises ValueError if index and shards contradict each other."""
     names = read_index(index)
     shards = {name: index.parent / name for name in sorted(set(names.values()))}
     if missing := [name for name, path in shards.items() if not path.is_file()]:
         raise FileNotFoundError(f"{index} names {', '.join(missing)}, which is not there; fetch the missing files")
-    held = {name: read_header(path).tensors.keys() for name, path in shards.items()}
+    shard_tensors = {name: read_header(path).tensors.keys() for name, path in shards.items()}
     for tensor, shard in sorted(names.items()):
-        if tensor not in held[shard]:
-            others = [name for name in held if tensor in held[name]]
-            where = f"it is in {', '.join(others)}" if others else "none of its shards has it"
+        if tensor not in shard_tensors[shard]:
+            holders = [name for name in shard_tensors if tensor in shard_tensors[name]]
+            where = f"it is in {', '.join(holders)}" if holders else "none of its shards has it"
             raise ValueError(
                 f"{index} says that tensor {tensor!r} is in {shard}, but {where}; fetch the checkpoint again"
             )
-    for shard, tensors in held.items():
+    for shard, tensors in shard_tensors.items():
         if extra := sorted(tensors - names.keys()):
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise ValueError(
@@ -82,7 +82,7 @@ def indexed_files(index: Path) -> dict[str, Path]:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The `weight_map` of an index: the shard's name by the tensor's name."""
+    """Return the `weight_map` of an index: the name of the shard by the name of the tensor."""
     names = read_json(path, INDEX_FORM, remedy=f"fetch it again, or join the shards in one {WEIGHTS}")["weight_map"]
     if not names:
         raise ValueError(f"{path} has an empty weight_map; expected the file of every tensor; fetch it again")
@@ -99,7 +99,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
-    """Every tensor by its foreign name, floating ones as float32."""
+    """Return every tensor by its foreign name, with floating point tensors as float32."""
     files = tensor_files(directory)
     tensors: dict[str, np.ndarray] = {}
     for path in sorted(set(files.values())):
@@ -108,23 +108,23 @@ def read_tensors(directory: Path) -> dict[str, np.ndarray]:
 
 
 def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The tensors of one safetensors file (all, or those in `names`), floating ones as float32.
+    """Return the tensors of one safetensors file (all, or those in `names`), with floating point tensors as float32.
 
     Raises ValueError for a file that is cut short, damaged, or changed since tlx wrote it.
     """
     header = read_header(path)
-    wanted = header.tensors.keys() if names is None else set(names)
+    wanted_names = header.tensors.keys() if names is None else set(names)
     tensors: dict[str, np.ndarray] = {}
     digest = hashlib.sha256()
     checked = CHECKSUM in header.metadata
     with path.open("rb") as stream:
         for name in sorted(header.tensors):
-            own = header.tensors[name]
-            if name in wanted or checked:
-                stored = read_stored(stream, own)
-                add(digest, name, own.dtype, stored)
-                if name in wanted:
-                    tensors[name] = as_numbers(stored, own)
+            extent = header.tensors[name]
+            if name in wanted_names or checked:
+                stored = read_stored(stream, extent)
+                add(digest, name, extent.dtype, stored)
+                if name in wanted_names:
+                    tensors[name] = as_numbers(stored, extent)
     if checked and digest.hexdigest() != header.metadata[CHECKSUM]:
         raise ValueError(
             f"{path} is damaged: its numbers are not those that tlx wrote (hash {digest.hexdigest()[:12]}, expected "
@@ -135,7 +135,7 @@ def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.nd
 
 
 def read_stored(stream: Any, own: Extent) -> np.ndarray:
-    """A tensor in the type in which it is stored (bfloat16 as its 16 bits)."""
+    """Read a tensor in its stored type (bfloat16 as its 16 bits)."""
     stream.seek(own.start)
     stored = np.fromfile(stream, DTYPES[own.dtype], math.prod(own.shape))
     if stored.size != math.prod(own.shape):
@@ -144,7 +144,7 @@ def read_stored(stream: Any, own: Extent) -> np.ndarray:
 
 
 def as_numbers(stored: np.ndarray, own: Extent) -> np.ndarray:
-    """A stored tensor as float32 where it is floating; whole numbers and truth values stay."""
+    """Return a stored floating point tensor as float32; whole numbers and booleans stay unchanged."""
     if own.dtype == "BF16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     if stored.dtype.kind != "f":
@@ -160,14 +160,14 @@ def add(digest: Any, name: str, dtype: str, stored: np.ndarray) -> None:
 
 
 def write_tensors(directory: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `model.safetensors`, whole (see `write_file`)."""
+    """Write `model.safetensors` (see `write_file`)."""
     write_file(directory / WEIGHTS, tensors)
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file so that a reader sees the old file or the new one, never a half.
+    """Write a safetensors file atomically: a reader sees the old file or the new one.
 
-    The header holds a hash of the tensors, which `read_file` compares. Equal tensors give equal bytes.
+    The header holds a hash of the tensors, which `read_file` compares. Equal tensors result in equal bytes.
     """
     arrays = {name: stored_as(name, tensors[name]) for name in sorted(tensors)}
     digest = hashlib.sha256()
@@ -188,12 +188,12 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def stored_as(name: str, tensor: Any) -> tuple[str, np.ndarray]:
-    """The format's name of an array's type, and the array in little-endian order."""
+    """Return the name of the type of an array in the format, and the array in little-endian order."""
     array = np.asarray(tensor, order="C")
     if array.dtype.name == "bfloat16":
         return "BF16", array.view(np.uint16)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    dtype = next((dtype for dtype, own in DTYPES.items() if own == array.dtype and dtype != "BF16"), None)
+    dtype = next((dtype for dtype, candidate in DTYPES.items() if candidate == array.dtype and dtype != "BF16"), None)
     if dtype is None:
         raise ValueError(f"tensor {name!r} has the type {array.dtype}; a file takes {', '.join(DTYPES)}")
     return dtype, array

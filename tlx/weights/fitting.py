@@ -1,4 +1,4 @@
-"""The processor of a pretrained model: that of its directory, held to the embeddings and positions of the model."""
+"""The processor of a pretrained model, limited to the embeddings and positions of the model."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ RECIPE = "recipe.json"
 def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
     """Return the model with the processor of `directory`.
 
-    Texts are cut at the length of the run that `directory` lies in, else at the length that tokenizer_config.json
-    states, else at as many tokens as the model has positions for.
+    Texts are cut at the text length of the run that contains `directory`, else at the length in tokenizer_config.json,
+    else at the number of positions of the model.
 
-    Raises ValueError where the tokenizer and the model cannot belong together.
+    Raises ValueError if the tokenizer does not fit the model.
     """
     room = models.text_room(pretrained.model, pretrained.variables.params)
     processor = processors.load(directory, recipe_tokens(directory), room)
@@ -24,7 +24,7 @@ def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
 
 
 def within(pretrained: Pretrained) -> Pretrained:
-    """Return the model with a processor that knows how many ids, types and positions the model has."""
+    """Return the model with a processor that knows the numbers of ids, types and positions of the model."""
     if pretrained.processor is None:
         return pretrained
     room = models.text_room(pretrained.model, pretrained.variables.params)
@@ -33,7 +33,7 @@ def within(pretrained: Pretrained) -> Pretrained:
 
 
 def recipe_tokens(directory: Path) -> int | None:
-    """Return the text length of the run whose model lies in `directory`; None where it lies in no run."""
+    """Return the text length of the run with its model in `directory`; None if it belongs to no run."""
     path = directory.parent / RECIPE
     if directory.name != MODEL_IN_RUN or not path.is_file():
         return None

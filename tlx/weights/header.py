@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensor lies where. Every field is checked before any number is read.
+"""The header of a safetensors file: the place of each tensor. Every field is checked before any tensor is read.
 
 A file is 8 bytes (the length of the header, little-endian), the header (JSON), and the numbers. The header has an entry
 for each tensor: `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`, offsets counted from the header's end.
@@ -15,7 +15,7 @@ import numpy as np
 from tlx.files.documents import parse_json
 
 METADATA = "__metadata__"
-# The format's own limit.
+# The limit of the format.
 LONGEST = 100_000_000
 # NumPy takes 64 axes, and an array without numbers must not have one that is too long for it.
 MOST_AXES, LONGEST_AXIS = 32, 2**48
@@ -38,7 +38,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 class Extent(NamedTuple):
-    """Where a tensor lies in its file: `start` and `stop` count bytes from the beginning of the file."""
+    """The type, shape and place of a tensor: `start` and `stop` count bytes from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Extent(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The tensors of a file by name, and the strings that its writer left beside them."""
+    """The tensors of a file by name, and the metadata strings of its writer."""
 
     tensors: dict[str, Extent]
     metadata: dict[str, str]
@@ -60,8 +60,8 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file.
 
     Raises:
-        ValueError: for a header that is cut short, is not the JSON that the format asks for, names a tensor twice, has
-            a dtype that tlx does not read, or whose offsets do not cover the rest of the file exactly once.
+        ValueError: The header is cut short, is not the JSON of the format, names a tensor twice, has a dtype that tlx
+            does not read, or has offsets that do not cover the rest of the file exactly once.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -80,7 +80,7 @@ def read_header(path: Path) -> Header:
 
 
 def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
-    """The checked entry of one tensor; its numbers lie behind byte `begin`."""
+    """Check and return the entry of one tensor; its data start after byte `begin`."""
     if not isinstance(entry, dict):
         raise damaged(path, f"tensor {name!r} has the entry {short(entry)}, expected dtype, shape and data_offsets")
     dtype: Any = entry.get("dtype")
@@ -99,24 +99,24 @@ def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
     if not naturals(offsets) or len(offsets) != 2:
         raise damaged(path, f"tensor {name!r} has the data_offsets {short(offsets)}, expected [start, stop] in bytes")
     start, stop = offsets
-    wanted = math.prod(shape) * DTYPES[dtype].itemsize
-    if stop - start != wanted:
+    expected_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if stop - start != expected_bytes:
         raise damaged(
             path,
             f"tensor {name!r} has the data_offsets {offsets}, {stop - start} bytes; {dtype} {short(shape)} takes "
-            f"{wanted}",
+            f"{expected_bytes}",
         )
     return Extent(dtype, tuple(shape), begin + start, begin + stop)
 
 
 def check_cover(path: Path, tensors: dict[str, Extent], begin: int, size: int) -> None:
-    """ValueError unless the tensors cover the bytes from `begin` to the end of the file, each byte once."""
+    """Raise ValueError unless the tensors cover each byte from `begin` to the end of the file exactly once."""
     end, last = begin, ""
-    for name, own in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if own.start != end:
-            what = "overlaps" if own.start < end else f"leaves {own.start - end} bytes unused after"
-            raise damaged(path, f"tensor {name!r} at byte {own.start - begin} {what} {last!r}")
-        end, last = own.stop, name
+    for name, span in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if span.start != end:
+            problem = "overlaps" if span.start < end else f"leaves {span.start - end} bytes unused after"
+            raise damaged(path, f"tensor {name!r} at byte {span.start - begin} {problem} {last!r}")
+        end, last = span.stop, name
     if size < end:
         raise ValueError(f"{path} is cut short: it has {size} bytes, its header describes {end}; fetch it again")
     if size > end:
@@ -124,7 +124,7 @@ def check_cover(path: Path, tensors: dict[str, Extent], begin: int, size: int) -
 
 
 def header_bytes(arrays: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> bytes:
-    """The header of a file that holds `arrays` (each with its type's name) in this order, with its length before it."""
+    """Return the header of a file with `arrays` (each with the name of its type) in this order, after its length."""
     entries: dict[str, Any] = {METADATA: dict(metadata)}
     start = 0
     for name, (dtype, array) in arrays.items():
@@ -140,7 +140,7 @@ def naturals(value: Any) -> bool:
 
 
 def short(value: Any, length: int = 60) -> str:
-    """A value for an error message, on one line and not too long."""
+    """Return a value for an error message, on one line of at most `length` characters."""
     text = str(value) if isinstance(value, Exception) else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,4 +1,4 @@
-"""Heads and the names of their classes: a stored head is kept, reordered by name, drawn again, or refused.
+"""Compare a stored head with a task: keep it, reorder it by class name, draw it at random again, or refuse it.
 
 Shapes: I inputs, C classes, R rank.
 """
@@ -26,8 +26,12 @@ TASK = "tlx_task"
 class Stated(NamedTuple):
     """The head that a checkpoint's config.json states.
 
-    `task` is the task of tlx that it states, if any; `names` are the class names of `id2label` (none if it is absent);
-    `architecture` is the class that config.json names; `kind` names the class of the task, also one of the user's own.
+    Attributes:
+        task: The tlx task that it states, if any.
+        names: The class names of `id2label`; empty if it is absent.
+        architecture: The class that config.json names.
+        head: The head, if any.
+        kind: The name of the class of the task, which may be a user's own class.
     """
 
     task: Task | None
@@ -40,8 +44,11 @@ class Stated(NamedTuple):
 class Reordered(NamedTuple):
     """A checkpoint's leaves after their head was compared with the task.
 
-    `arrays` and `entries` are as `reconcile` returns them; `task` has the stored class names if it gave none. `order`,
-    as in `Match.take`, is how leaves that a tuning inserted into the head are to be reordered, None if they stay.
+    Attributes:
+        arrays: As `reconcile` returns them.
+        entries: As `reconcile` returns them.
+        task: The task, with the stored class names if it had none.
+        order: The new order of the leaves that a tuning inserted into the head, as in `Match.take`; None if they stay.
     """
 
     arrays: dict[str, np.ndarray]
@@ -51,24 +58,24 @@ class Reordered(NamedTuple):
 
 
 def class_axis(model: Model) -> Callable[[str], bool]:
-    """Return whether the last axis of the leaf at a path is that of the classes.
+    """Return a function that says whether the last axis of the leaf at a path is the axis of the classes.
 
-    That is so in every dense layer of the head but a hidden one (`dense`), in the maps of a side head, and in what a
-    tuning inserts there beside a kernel. It is never so in a bridged module, where nobody knows which leaf gives the
+    It is in every dense layer of the head except a hidden one (`dense`), in the maps of a side head, and in the
+    adapters beside their kernels. It never is in a bridged module: tlx does not know which of its leaves compute the
     logits.
     """
     if not model.inserts or model.stages[-1].output != "logits":
         return lambda path: False
     head = model.stages[-1].name
     layers = {path.rpartition("/")[0] for path in head_paths(model)} - {f"{head}/dense"}
-    known = {f"{layer}/{name}" for layer in layers for name in BY_OUTPUT}
-    return lambda path: path in known or (path.startswith(f"{head}/side/maps/") and path.endswith("/kernel"))
+    class_paths = {f"{layer}/{name}" for layer in layers for name in BY_OUTPUT}
+    return lambda path: path in class_paths or (path.startswith(f"{head}/side/maps/") and path.endswith("/kernel"))
 
 
 def in_order(leaves: Mapping[str, Any], model: Model, order: Sequence[int]) -> dict[str, Any]:
     """Return leaves by path with the classes in another order: class n is the one that was at `order[n]`.
 
-    The logits are reordered alike: kernels [I, C], biases [C], and what is inserted beside them.
+    This reorders the logits in the same way: kernels [I, C], biases [C], and adapters beside them.
     """
     classes, places = class_axis(model), np.asarray(order)
     return dict(leaves) | {
@@ -79,18 +86,23 @@ def in_order(leaves: Mapping[str, Any], model: Model, order: Sequence[int]) -> d
 def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
     """Return a classifier with its classes in the order of `names`, matched by name.
 
-    Raises ValueError, with both lists, if `names` are other classes, or if the model is a bridged module, of which
-    nobody knows which leaf gives the logits.
+    Args:
+        pretrained: The classifier.
+        names: The class names in the new order.
+
+    Raises:
+        ValueError: `names` are other classes (the error has both lists), or the model is a bridged module, whose leaves
+            that compute the logits are unknown.
     """
     task = pretrained.task
     stored = task.names if task is not None and task.by_class else ()
-    found = match(stored, names)
-    if found.take is None:
+    matching = match(stored, names)
+    if matching.take is None:
         raise ValueError(f"{pretrained.manifest.source} has the classes {shown(stored)}, not {shown(names)}")
-    if not found.moves:
+    if not matching.moves:
         return pretrained
     check_known(pretrained.model, pretrained.manifest.source, orders(stored, names))
-    leaves = in_order(flatten(pretrained.variables.params), pretrained.model, found.take)
+    leaves = in_order(flatten(pretrained.variables.params), pretrained.model, matching.take)
     return pretrained._replace(
         variables=pretrained.variables._replace(params=nest(leaves)),
         manifest=permuted(pretrained.manifest, leaves, pretrained.model, orders(stored, names)),
@@ -99,7 +111,7 @@ def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
 
 
 def permuted(manifest: Manifest, paths: Collection[str], model: Model, note: str) -> Manifest:
-    """The manifest after the classes of the leaves at `paths` were reordered, as the `note` says."""
+    """Return the manifest after the classes of the leaves at `paths` were reordered, with the `note` added."""
     classes = class_axis(model)
     return manifest._replace(
         entries=tuple(
@@ -120,7 +132,7 @@ def orders(theirs: Sequence[str], ours: Sequence[str]) -> str:
 
 
 def check_known(model: Model, source: str, why: str) -> None:
-    """Raise ValueError if nobody knows which leaves of the model give the logits."""
+    """Raise ValueError if tlx does not know which leaves of the model compute the logits."""
     if not model.inserts:
         raise ValueError(
             f"the head of {source} does not fit the task: {why}. tlx does not know which parameters of a "
@@ -137,62 +149,73 @@ def fit(
     task: Task,
     source: str,
 ) -> Reordered:
-    """Compare a checkpoint's head, as far as it was kept by its shape, with the task.
+    """Compare the head of a checkpoint with the task, as far as its shape allowed to keep it.
 
-    Classes in another order are reordered by name. A head for other classes, or for another kind of task, is left out
-    of the arrays, so that it is drawn again. Names that are placeholders, or absent, leave the head as it is, and the
-    manifest says so. Raises ValueError for a bridged module whose classes would have to be reordered.
+    Classes in another order are reordered by name. A head for other classes, or for another kind of task, is removed
+    from the arrays, so that it is drawn at random again. A head with placeholder names, or without names, stays
+    unchanged, and the manifest says so.
+
+    Args:
+        model: The model with the head of the task.
+        arrays: The arrays that `reconcile` returned.
+        entries: The entries that `reconcile` returned.
+        stated: The head that the checkpoint states.
+        task: The task.
+        source: The checkpoint, for the errors.
+
+    Raises:
+        ValueError: The classes of a bridged module would have to be reordered.
     """
     head = head_paths(model)
     classes = class_axis(model)
-    kept = {path for path in head if path in arrays and (classes(path) or not model.inserts)}
-    # Of a module that tlx does not know, whoever had a part drawn again has said which part that is.
+    kept_paths = {path for path in head if path in arrays and (classes(path) or not model.inserts)}
+    # For a module that tlx does not know, the user has named the leaves of the head in `reset`.
     shapes = {path: param.shape for path, param in flatten(model.params).items()}
-    again = {entry.path for entry in entries if entry.action == "reset"} & head
-    named = not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in again)
+    reset_paths = {entry.path for entry in entries if entry.action == "reset"} & head
+    user_reset = not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in reset_paths)
     unchanged = Reordered(arrays, tuple(entries), task)
-    if not kept:
+    if not kept_paths:
         return unchanged
 
     def noted(note: str, action: str | None = None) -> tuple[Entry, ...]:
         return tuple(
             entry._replace(action=action or entry.action, note=joined(entry.note, note))
-            if entry.path in kept
+            if entry.path in kept_paths
             else entry
             for entry in entries
         )
 
     def drawn_again(note: str) -> Reordered:
-        if named:
+        if user_reset:
             return unchanged._replace(entries=noted(f"kept beside the leaves that were drawn again: {note}"))
         check_known(model, source, note)
         return Reordered(*left_out(model, arrays, entries, note), task)
 
-    if other := other_kind(stated, task):
-        return drawn_again(other)
+    if other_reason := other_kind(stated, task):
+        return drawn_again(other_reason)
     if not task.by_class:
         return unchanged
-    stored, ours = stated.names, task.names
+    stored, task_names = stated.names, task.names
     if stored and len(stored) != task.outputs:
         return drawn_again(
             f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.outputs}"
         )
-    if not ours:
-        whole = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
-        return unchanged._replace(task=records.replace(task, names=stored)) if whole else unchanged
+    if not task_names:
+        complete = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
+        return unchanged._replace(task=records.replace(task, names=stored)) if complete else unchanged
     if not stored:
-        note = f"kept by position: config.json has no id2label to compare with the classes {shown(ours)}"
+        note = f"kept by position: config.json has no id2label to compare with the classes {shown(task_names)}"
         return unchanged._replace(entries=noted(note))
-    found = match(stored, ours)
-    if found.take is None:
-        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(ours)} here")
-    if found.moves:
-        note = orders(stored, ours)
+    matching = match(stored, task_names)
+    if matching.take is None:
+        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} here")
+    if matching.moves:
+        note = orders(stored, task_names)
         if not model.inserts:
             return drawn_again(note)
-        return Reordered(in_order(arrays, model, found.take), noted(note, "permuted"), task, found.take)
-    if found.by_position:
-        note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(ours)} here"
+        return Reordered(in_order(arrays, model, matching.take), noted(note, "permuted"), task, matching.take)
+    if matching.by_position:
+        note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(task_names)} here"
         return unchanged._replace(entries=noted(note))
     return unchanged
 
@@ -200,7 +223,7 @@ def fit(
 def left_out(
     model: Model, arrays: Mapping[str, np.ndarray], entries: Sequence[Entry], why: str
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
-    """The arrays without the layers that give the logits, and the manifest's entries, which say why."""
+    """Return the arrays without the layers that compute the logits, and the manifest entries with the reason `why`."""
     classes = class_axis(model)
     return (
         {path: array for path, array in arrays.items() if not classes(path)},
@@ -212,9 +235,9 @@ def left_out(
 
 
 def other_kind(stated: Stated, task: Task) -> str:
-    """Say why a stored head answers another kind of question than the task; empty if nothing says so."""
+    """Return why a stored head is for another kind of task; empty if it is not."""
     if not stated.kind:
-        named = stated.architecture
-        return f"config.json names {named}, which has no head for a whole example" if named else ""
+        architecture = stated.architecture
+        return f"config.json names {architecture}, which has no head for a whole example" if architecture else ""
     kind = type(task).__name__
     return "" if stated.kind == kind else f"the checkpoint's head is for {stated.kind}, the task is {kind}"

@@ -1,4 +1,4 @@
-"""Adapters in the layout of peft: which tensor holds what. Shapes: I inputs, O outputs, R rank, P tokens.
+"""Write adapters in the layout of peft. Shapes: I inputs, O outputs, R rank, P tokens.
 
 | peft_type | tensors of a module | ours |
 | --- | --- | --- |
@@ -30,8 +30,10 @@ LEARNED_TOKENS = ("PREFIX_TUNING", "PROMPT_TUNING")
 
 
 class Place(NamedTuple):
-    """Where a declared leaf lies: the `tensor` (weight or bias) of a `module` in memory; None where it has no such
-    module there."""
+    """The place of a declared leaf: the `tensor` (weight or bias) of a `module` in memory.
+
+    `module` is None if the leaf has no module in memory.
+    """
 
     module: str | None
     tensor: str
@@ -39,17 +41,29 @@ class Place(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """One way of calling a model's modules: `modules` has the paths of their leaves by tensor. `whole` says whether the
-    names begin with the backbone's prefix, as within a model that has a head."""
+    """One way to name the modules of a model.
+
+    Attributes:
+        whole: Whether the names begin with the prefix of the backbone, as within a model that has a head.
+        modules: The paths of the leaves of each module, by the name of the tensor.
+    """
 
     whole: bool
     modules: dict[str, dict[str, str]]
 
 
 class Layout(NamedTuple):
-    """A model in peft's words: each declared leaf's `places` entry by path, and by any name that a module may have
-    (with or without the backbone's prefix, as in a file or as in memory) its leaves' paths by tensor. Each of the
-    `spellings` has every module under one name, the likeliest spelling first."""
+    """The names of a model in peft.
+
+    Attributes:
+        format: The foreign format.
+        config: The architecture.
+        head: The head.
+        places: The place of each declared leaf, by path.
+        modules: The paths of the leaves of a module by tensor, under any name that the module may have: with or without
+            the prefix of the backbone, as in a file or as in memory.
+        spellings: The ways to name the modules, the likeliest first; each has every module under one name.
+    """
 
     format: Format
     config: Any
@@ -59,18 +73,18 @@ class Layout(NamedTuple):
     spellings: tuple[Spelling, ...]
 
     def module(self, layer: str) -> str | None:
-        """The module of a dense layer of ours."""
+        """Return the module of one of our dense layers; None if it has none."""
         place = self.places.get(f"{layer}/kernel")
         return place.module if place and place.name.layout == "transpose" else None
 
     def layer(self, module: str) -> str | None:
-        """The dense layer of ours that a module is."""
+        """Return our dense layer for a module; None if there is none."""
         path = self.modules.get(module, {}).get("weight", "")
         return path.removesuffix("/kernel") if path in self.places and self.module(path[: -len("/kernel")]) else None
 
 
 def layout(form: Format, config: Any, head: Head | None) -> Layout:
-    """The layout of a model in a foreign form."""
+    """Return the layout of a model in a foreign form."""
     prefix = form.prefix(config)
     begin = "" if form.bare(config, head) else prefix
     places: dict[str, Place] = {}
@@ -81,59 +95,64 @@ def layout(form: Format, config: Any, head: Head | None) -> Layout:
         if tensor not in ("weight", "bias"):
             continue
         memory = form.in_memory(config, stem)
-        before = "" if name.head else begin
-        places[name.ours] = Place(None if memory is None else before + memory, tensor, name)
+        memory_prefix = "" if name.head else begin
+        places[name.ours] = Place(None if memory is None else memory_prefix + memory, tensor, name)
         for bare in dict.fromkeys((stem, memory or stem)):
             for alias in (bare,) if name.head else (bare, prefix + bare):
                 modules.setdefault(alias, {})[tensor] = name.ours
-        # Older versions of transformers call the modules in memory as in a file.
-        for older, whole in ((False, begin != ""), (False, begin == ""), (True, begin != ""), (True, begin == "")):
-            module = stem if older else memory
+        # Older versions of transformers name the modules in memory as in a file.
+        for as_in_file, whole in ((False, begin != ""), (False, begin == ""), (True, begin != ""), (True, begin == "")):
+            module = stem if as_in_file else memory
             if module is not None:
                 alias = prefix + module if whole and not name.head else module
-                spellings.setdefault((older, whole), {}).setdefault(alias, {})[tensor] = name.ours
-    spelled = tuple(Spelling(whole, names) for (_, whole), names in spellings.items())
-    return Layout(form, config, head, places, modules, spelled)
+                spellings.setdefault((as_in_file, whole), {}).setdefault(alias, {})[tensor] = name.ours
+    all_spellings = tuple(Spelling(whole, names) for (_, whole), names in spellings.items())
+    return Layout(form, config, head, places, modules, all_spellings)
 
 
 def grouped(leaves: Leaves) -> dict[str, Layers] | None:
-    """Inserted leaves by entry (`lora`, ...), by layer, by name; None where one is of no entry that peft knows."""
+    """Return inserted leaves by entry (`lora`, ...), layer and name; None if peft does not know one of the entries."""
     groups: dict[str, Layers] = {}
     inserted = re.compile(rf"(.+)/({'|'.join(WRITERS)})/([^/]+)")
     for path, leaf in leaves.items():
-        found = inserted.fullmatch(path)
-        if found is None:
+        parts = inserted.fullmatch(path)
+        if parts is None:
             return None
-        groups.setdefault(found[2], {}).setdefault(found[1], {})[found[3]] = np.asarray(leaf)
+        groups.setdefault(parts[2], {}).setdefault(parts[1], {})[parts[3]] = np.asarray(leaf)
     return groups
 
 
 def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str]) -> Written | None:
-    """`(fields of adapter_config.json, tensors)`; None for what peft has no form for: among others an adapter in a
-    module that goes along whole.
+    """Return the fields of adapter_config.json and the tensors; None if peft has no form for the adapter.
 
-    `leaves` are the inserted ones, `declared` the model's own, of which `kept` go along, with the rest of their module.
+    peft has no form, for example, for an adapter in a module that is saved whole.
+
+    Args:
+        form: The layout of the model.
+        leaves: The inserted leaves by path.
+        declared: The declared leaves by path.
+        kept: The paths of declared leaves to save; the other leaves of their modules are saved with them.
     """
     groups = grouped(leaves)
-    if not groups or len(groups) != 1 or any(getattr(form.places.get(p), "module", None) is None for p in kept):
+    if not groups or len(groups) != 1 or any(getattr(form.places.get(path), "module", None) is None for path in kept):
         return None
     ((entry, layers),) = groups.items()
-    told = WRITERS[entry](form, layers)
-    if told is None:
+    written = WRITERS[entry](form, layers)
+    if written is None:
         return None
-    fields, tensors = told
-    before = "base_model." if fields["peft_type"] in LEARNED_TOKENS else MODEL
-    own = {form.places[path].module for path in kept}
+    fields, tensors = written
+    prefix = "base_model." if fields["peft_type"] in LEARNED_TOKENS else MODEL
+    saved_modules = {form.places[path].module for path in kept}
     heads = set()
     for path, place in form.places.items():
-        if place.module in own:
-            tensors[f"{before}{place.module}.{place.tensor}"] = outward(place.name, np.asarray(declared[path]))
-            # peft takes a whole classifier along, and does so of itself; a part of it by name would be taken twice.
+        if place.module in saved_modules:
+            tensors[f"{prefix}{place.module}.{place.tensor}"] = outward(place.name, np.asarray(declared[path]))
+            # peft always saves the whole classifier; a part of it listed by name would be saved twice.
             heads.add(str(place.module).split(".", maxsplit=1)[0] if place.name.head else str(place.module))
     if any(within(module, heads) for module in adapted(form, fields)):
         return None
     if form.format.bare(form.config, form.head):
-        # The head has no class in transformers: its tensors lie in the file, and peft leaves them alone.
+        # The head has no class in transformers: its tensors are in the file, and peft ignores them.
         heads -= {place.module for place in form.places.values() if place.name.head}
     fields |= {
         "task_type": form.format.peft_task(form.config, form.head),
@@ -144,44 +163,46 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
 
 
 def adapted(form: Layout, fields: Mapping[str, Any]) -> list[str]:
-    """The modules that peft would leave as they are where they are to be kept whole: it puts no adapter into one of
-    those, and looks prompts up in the embedding as it was."""
+    """Return the modules that must not be kept whole.
+
+    peft puts no adapter into a module that it keeps whole, and looks prompts up in the original embedding.
+    """
     if fields["peft_type"] == "PROMPT_TUNING":
         return [str(form.places["stem/words/embedding"].module)]
     return list(fields.get("target_modules", ()))
 
 
 def within(module: str, kept: Collection[str]) -> bool:
-    """Whether peft takes a module for one of those in `modules_to_save`, or for a part of one."""
-    return any(f".{own}." in f".{module}." for own in kept)
+    """Return whether peft treats a module as one of those in `modules_to_save`, or as a part of one."""
+    return any(f".{name}." in f".{module}." for name in kept)
 
 
 def write_lora(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    kinds = {frozenset(own) - {"dropout"} for own in layers.values()}
-    rates = {float(own.get("dropout", 0.0)) for own in layers.values()}
+    kinds = {frozenset(leaves) - {"dropout"} for leaves in layers.values()}
+    rates = {float(leaves.get("dropout", 0.0)) for leaves in layers.values()}
     if None in modules.values() or len(kinds) > 1 or len(rates) > 1:
         return None
     tensors, ranks, alphas = {}, {}, {}
-    for layer, own in layers.items():
+    for layer, leaves in layers.items():
         module = str(modules[layer])
-        ranks[module] = own["a"].shape[1]
-        alphas[module] = float(own["scale"]) * ranks[module]
-        tensors[f"{MODEL}{module}.lora_A.weight"] = own["a"].T
-        tensors[f"{MODEL}{module}.lora_B.weight"] = own["b"].T
-        if "magnitude" in own:
-            tensors[f"{MODEL}{module}.lora_magnitude_vector"] = own["magnitude"]
-    rank, alpha = (Counter(given.values()).most_common(1)[0][0] for given in (ranks, alphas))
+        ranks[module] = leaves["a"].shape[1]
+        alphas[module] = float(leaves["scale"]) * ranks[module]
+        tensors[f"{MODEL}{module}.lora_A.weight"] = leaves["a"].T
+        tensors[f"{MODEL}{module}.lora_B.weight"] = leaves["b"].T
+        if "magnitude" in leaves:
+            tensors[f"{MODEL}{module}.lora_magnitude_vector"] = leaves["magnitude"]
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     fields = {
         "peft_type": "LORA",
         "target_modules": sorted(ranks),
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {module: own for module, own in ranks.items() if own != rank},
-        "alpha_pattern": {module: own for module, own in alphas.items() if own != alpha},
+        "rank_pattern": {module: leaves for module, leaves in ranks.items() if leaves != rank},
+        "alpha_pattern": {module: leaves for module, leaves in alphas.items() if leaves != alpha},
         "lora_dropout": rates.pop(),
         "use_dora": "magnitude" in next(iter(kinds)),
-        # The scale of a layer is what it is: alpha says the same of both kinds.
+        # alpha is computed from the scale of the layer, so that plain LoRA has the same scale.
         "use_rslora": False,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -191,11 +212,11 @@ def write_lora(form: Layout, layers: Layers) -> Written | None:
 
 def write_ia3(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    if None in modules.values() or any(len(own) != 1 for own in layers.values()):
+    if None in modules.values() or any(len(leaves) != 1 for leaves in layers.values()):
         return None
     tensors, inner = {}, []
-    for layer, own in layers.items():
-        ((side, factor),) = own.items()
+    for layer, leaves in layers.items():
+        ((side, factor),) = leaves.items()
         tensors[f"{MODEL}{modules[layer]}.ia3_l"] = factor[None] if side == "input" else factor[:, None]
         inner += [str(modules[layer])] * (side == "input")
     targets = sorted(map(str, modules.values()))
@@ -205,18 +226,18 @@ def write_ia3(form: Layout, layers: Layers) -> Written | None:
 
 def write_vera(form: Layout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
-    a = max((own["a"] for own in layers.values()), key=len)
-    b = max((own["b"] for own in layers.values()), key=lambda own: own.shape[1])
+    a = max((leaves["a"] for leaves in layers.values()), key=len)
+    b = max((leaves["b"] for leaves in layers.values()), key=lambda leaf: leaf.shape[1])
     shared = all(
-        np.array_equal(own["a"], a[: len(own["a"])]) and np.array_equal(own["b"], b[:, : own["b"].shape[1]])
-        for own in layers.values()
+        np.array_equal(leaves["a"], a[: len(leaves["a"])]) and np.array_equal(leaves["b"], b[:, : leaves["b"].shape[1]])
+        for leaves in layers.values()
     )
     if None in modules.values() or not shared:
         return None
     tensors = {"base_model.vera_A": a.T, "base_model.vera_B": b.T}
-    for layer, own in layers.items():
-        tensors[f"{MODEL}{modules[layer]}.vera_lambda_d"] = own["inner"]
-        tensors[f"{MODEL}{modules[layer]}.vera_lambda_b"] = own["outer"]
+    for layer, leaves in layers.items():
+        tensors[f"{MODEL}{modules[layer]}.vera_lambda_d"] = leaves["inner"]
+        tensors[f"{MODEL}{modules[layer]}.vera_lambda_b"] = leaves["outer"]
     fields = {"peft_type": "VERA", "target_modules": sorted(map(str, modules.values())), "r": a.shape[1]}
     return fields | {"save_projection": True, "vera_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}, tensors
 
@@ -235,7 +256,7 @@ def write_prefix(form: Layout, layers: Layers) -> Written | None:
     if not form.format.reads_prefix(config) or sorted(layers) != blocks_of(config):
         return None
     rows = [layers[block][name] for block in blocks_of(config) for name in ("key", "value")]
-    if len({len(own) for own in rows}) > 1:
+    if len({len(leaf) for leaf in rows}) > 1:
         return None
     fields = token_fields(config, "PREFIX_TUNING", len(rows[0]), config.width)
     fields |= {"encoder_hidden_size": config.width, "prefix_projection": False}

@@ -1,4 +1,4 @@
-"""The form of peft's adapter_config.json: what each field may be, and which fields tlx does not know."""
+"""Check adapter_config.json of peft: the allowed values of each field, and unknown fields."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ BASE, CLASSES = "tlx_base", "tlx_classes"
 REMEDY = "save the adapter again with the library that wrote it"
 NAMES = Either((Rows(Text()), Text(named="a regular expression")))
 PLAIN = Text(r"\w+(\.\w+)*", "the name of a list of layers")
-# The base's class, for peft; the hash of the base and what else is ours.
+# The class of the base, for peft; the hash of the base and the class names, for tlx.
 MAPPING = Record(optional={BASE: Text(), CLASSES: Rows(Text())})
 
 COMMON: dict[str, Form] = {
@@ -29,7 +29,7 @@ COMMON: dict[str, Form] = {
 }
 LAYERS: dict[str, Form] = {
     "exclude_modules": maybe(NAMES),
-    "fan_in_fan_out": maybe(Flag()),  # of Conv1D layers; peft, too, ignores it for any other
+    "fan_in_fan_out": maybe(Flag()),  # for Conv1D layers; peft also ignores it for all others
     "bias": OneOf(("none",)),
     "layers_to_transform": maybe(Either((Rows(Whole()), Whole()))),
     "layers_pattern": maybe(Either((Rows(PLAIN), PLAIN))),
@@ -65,7 +65,7 @@ FORMS: dict[str, Record] = {
     "PROMPT_TUNING": Record({"num_virtual_tokens": Whole(1)}, COMMON | TOKENS),
     TLX: Record({"auto_mapping": Record({BASE: Text()}, {CLASSES: Rows(Text())})}, COMMON),
 }
-# Fields that change no answer of a finished adapter: how it began, how it was trained, how peft runs it.
+# Fields that do not change the outputs of a trained adapter: its initialisation, its training, how peft runs it.
 WITHOUT_EFFECT = {
     "LORA": (
         "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_ga_config", "megatron_core",
@@ -79,8 +79,8 @@ WITHOUT_EFFECT = {
     ),
     TLX: (),
 }  # fmt: skip
-# How LoRA's matrices may have begun. By any other of peft's ways (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), it takes out of
-# the base's kernels what they begin with, each time that it opens the adapter.
+# Allowed initialisations of the LoRA matrices. With any other (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), peft subtracts the
+# initial matrices from the kernels of the base each time that it opens the adapter.
 BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -88,8 +88,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read and check an `adapter_config.json`.
 
     Raises:
-        ValueError: for a document that is no adapter's, an adapter of a kind that tlx does not know, and a field of
-            another type or with a value that tlx does not know. The message names the file and the field.
+        ValueError: The document does not describe an adapter, tlx does not know the kind of adapter, or a field has
+            another type or a value that tlx does not know. The message has the file and the field.
     """
     document: dict[str, Any] = read_json(path, Record({"peft_type": Text()}), remedy=REMEDY)
     kind = document["peft_type"]
@@ -106,7 +106,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def expressions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The regular expressions of a config, each with its field."""
+    """Yield the regular expressions of a config, each with its field."""
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
         if isinstance(document.get(field), str):
             yield field, document[field]
@@ -115,11 +115,11 @@ def expressions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
-    """ValueError for a field that tlx does not know and that is set: it may change what the adapter computes."""
+    """Raise ValueError if an unknown field is set: it may change the outputs of the adapter."""
     form = FORMS[kind]
-    known = {*form.required, *form.optional, *WITHOUT_EFFECT[kind]}
+    fields = {*form.required, *form.optional, *WITHOUT_EFFECT[kind]}
     for name, value in document.items():
-        if name not in known and value not in (None, False, "", [], {}):
+        if name not in fields and value not in (None, False, "", [], {}):
             near = near_miss(name, {*form.required, *form.optional})
             raise ValueError(
                 f"{path} sets {name} to {shown(value)}, which tlx does not know{near if 'close' in near else ''}. If "
@@ -128,18 +128,18 @@ def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
 
 
 def check_begun(document: Mapping[str, Any], path: Path) -> None:
-    """ValueError where peft changes the base's weights as it opens the adapter."""
-    begun = document.get("init_lora_weights")
-    if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
+    """Raise ValueError if peft changes the weights of the base when it opens the adapter."""
+    initialisation = document.get("init_lora_weights")
+    if (initialisation.lower() if isinstance(initialisation, str) else initialisation) not in BEGUN:
         raise ValueError(
-            f"{path} sets init_lora_weights to {begun!r}, by which peft changes the base's own weights; tlx "
+            f"{path} sets init_lora_weights to {initialisation!r}, by which peft changes the base's own weights; tlx "
             "leaves them as they are. Save it as plain LoRA: peft's "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
 
 
 def check_layers(document: Mapping[str, Any], path: Path) -> None:
-    """ValueError for a choice of layers that peft, too, refuses."""
+    """Raise ValueError for a choice of layers that peft refuses too."""
     layers, lists = document.get("layers_to_transform"), document.get("layers_pattern")
     if isinstance(document.get("target_modules"), str) and (layers is not None or lists is not None):
         name = "layers_pattern" if layers is None else "layers_to_transform"

@@ -1,4 +1,4 @@
-"""An adapter that peft wrote, as leaves of ours. What cannot be explained stops the load with both sides listed."""
+"""Read an adapter that peft wrote. Missing, misshapen and extra tensors stop the load with an error."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
-# The tensors of a module, by what their names end in, as ours.
+# Our name of each tensor of a module, by the end of its name in peft.
 PARTS = {
     "LORA": {
         ".lora_A.weight": "lora/a",
@@ -27,7 +27,7 @@ Found = dict[str, tuple[np.ndarray, str]]
 
 
 class Reading(NamedTuple):
-    """What was found so far: arrays by our path, each with the tensor it came from, and what does not fit."""
+    """The result so far: arrays by our path, each with the name of its tensor, and the tensors that do not fit."""
 
     arrays: Found
     missing: list[str]
@@ -35,14 +35,14 @@ class Reading(NamedTuple):
     extra: list[str]
 
     def take(self, path: str, tensor: np.ndarray, key: str, wanted: tuple[int, ...], turned: bool = False) -> None:
-        """A tensor of shape `wanted`, the transpose of ours where `turned`."""
+        """Add a tensor under `path` if it has the shape `wanted`; `turned` transposes it to our layout."""
         if tensor.shape != wanted:
             self.misshapen.append(f"{path} wants {wanted}, {key!r} gives {tensor.shape}")
             return
         self.arrays[path] = (np.ascontiguousarray(tensor.T if turned else tensor), key)
 
     def once(self, held: dict[str, tuple[np.ndarray, str]], part: str, tensor: np.ndarray, key: str) -> None:
-        """Put a part of an adapter among those `held`; a second tensor for one part is extra."""
+        """Add a part of an adapter to `held`; a second tensor for one part is extra."""
         if part in held:
             self.extra.append(f"{key!r} {tensor.shape}: {held[part][1]!r} is the same")
         else:
@@ -56,14 +56,24 @@ def read(
     shapes: Mapping[str, tuple[int, ...]],
     source: str,
 ) -> Found:
-    """The adapter's leaves by our path, and the declared leaves that it brings along (a head), each with the name of
-    the tensor it came from. `shapes` are those of the declared leaves.
+    """Read the leaves of an adapter, and the declared leaves saved with it (a head).
 
-    Raises ValueError for tensors that are missing, extra or misshapen. A tensor of a layer that the config does not
-    name is extra, and one of a module that the config keeps whole is missing where the file lacks it.
+    Args:
+        form: The layout of the model.
+        document: The content of adapter_config.json.
+        tensors: The tensors of the file by name.
+        shapes: The shapes of the declared leaves by path.
+        source: The adapter, for the error.
+
+    Returns:
+        The leaves by our path, each with the name of its tensor.
+
+    Raises:
+        ValueError: Tensors are missing, extra or misshapen. A tensor of a layer that the config does not name is extra.
+            A tensor of a module that the config keeps whole is missing if the file lacks it.
     """
     kind = document["peft_type"]
-    found = Reading({}, [], [], [])
+    reading = Reading({}, [], [], [])
     layers: dict[str, dict[str, tuple[np.ndarray, str]]] = {}
     shared: dict[str, tuple[np.ndarray, str]] = {}
     bare = {key: key.removeprefix("base_model.").removeprefix("model.") for key in tensors}
@@ -73,56 +83,56 @@ def read(
     for key, tensor in sorted(tensors.items()):
         suffix, (module, _, name) = suffixes[key], bare[key].rpartition(".")
         if bare[key] in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
-            found.once(shared, bare[key], tensor, key)
+            reading.once(shared, bare[key], tensor, key)
         elif suffix and (layer := form.layer(module := bare[key].removesuffix(suffix))):
             if reason := why_not(document, module):
-                found.extra.append(f"{key!r} {tensor.shape}: {reason}")
+                reading.extra.append(f"{key!r} {tensor.shape}: {reason}")
             else:
-                found.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
+                reading.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
             name_of = form.places[path].name
-            if path in found.arrays:
-                found.extra.append(f"{key!r} {tensor.shape}: {found.arrays[path][1]!r} is the same")
+            if path in reading.arrays:
+                reading.extra.append(f"{key!r} {tensor.shape}: {reading.arrays[path][1]!r} is the same")
                 continue
-            found.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
-            if path in found.arrays:
-                found.arrays[path] = (inward(name_of, tensor), key)
+            reading.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
+            if path in reading.arrays:
+                reading.arrays[path] = (inward(name_of, tensor), key)
         else:
-            found.extra.append(f"{key!r} {tensor.shape}")
+            reading.extra.append(f"{key!r} {tensor.shape}")
     if kind in LEARNED_TOKENS:
-        read_tokens(form, document, shared, shapes, found)
+        read_tokens(form, document, shared, shapes, reading)
     else:
-        called = {layer: module for module in spelling.modules if (layer := form.layer(module))}
-        wanted = {layer for layer, module in called.items() if not why_not(document, module)}
+        module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
+        expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
         if not spelling.whole:  # A bare backbone has no head that the config could name.
-            wanted -= {layer for layer in wanted if form.places[f"{layer}/kernel"].name.head}
-        check_patterns(document, form, {layer: called[layer] for layer in layers}, source)
-        for layer in sorted(layers.keys() | wanted):
+            expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
+        check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
+        for layer in sorted(layers.keys() | expected_layers):
             READERS[kind](
-                called[layer], document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, found
+                module_names[layer], document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, reading
             )
-    read = found.arrays.keys() | {line.split(" ")[0] for line in found.misshapen}
+    read_paths = reading.arrays.keys() | {message.split(" ")[0] for message in reading.misshapen}
     for path, tensor_name in sorted(kept_paths(document, spelling).items()):
-        if path not in read:
-            found.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}, which the config keeps whole)")
-    stop(source, found.missing, found.misshapen, found.extra)
-    return found.arrays
+        if path not in read_paths:
+            reading.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}, which the config keeps whole)")
+    stop(source, reading.missing, reading.misshapen, reading.extra)
+    return reading.arrays
 
 
 def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
-    wanted: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
+    expected: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
     if document.get("use_dora"):
-        wanted["lora/magnitude"] = (shape[1],)
-    for name, size in wanted.items():
+        expected["lora/magnitude"] = (shape[1],)
+    for name, size in expected.items():
         if name not in own:
             found.missing.append(f"{layer}/{name} {size[::-1]}")
         else:
             tensor, key = own[name]
             found.take(f"{layer}/{name}", tensor, key, size, turned=True)
-    if stray := own.keys() - wanted.keys():
-        tensor, key = own[min(stray)]
+    if extra_names := own.keys() - expected.keys():
+        tensor, key = own[min(extra_names)]
         found.extra.append(f"{key!r} {tensor.shape}")
     scale = alpha / (rank**0.5 if document.get("use_rslora") else rank)
     found.arrays[f"{layer}/lora/scale"] = (np.asarray(scale, np.float32), "lora_alpha")
@@ -132,13 +142,13 @@ def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shar
 
 def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     inner = document.get("feedforward_modules") or []
-    before = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
-    path, size = (f"{layer}/ia3/input", shape[0]) if before else (f"{layer}/ia3/output", shape[1])
+    on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
+    path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
     if "ia3" not in own:
         found.missing.append(f"{path} {(size,)}")
         return
     tensor, key = own["ia3"]
-    found.take(path, tensor, key, (1, size) if before else (size, 1))
+    found.take(path, tensor, key, (1, size) if on_inputs else (size, 1))
     if path in found.arrays:
         found.arrays[path] = (tensor.reshape(-1), key)
 
@@ -154,7 +164,7 @@ def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shar
     for name, key, size in (("a", "vera_A", (rank, shape[0])), ("b", "vera_B", (shape[1], rank))):
         if key in shared:
             tensor, foreign = shared[key]
-            # Those of the widest layers; a narrower layer reads a part. The rank is one for all.
+            # These have the size of the widest layers; a narrower layer reads a part. All layers have one rank.
             part = tensor if tensor.ndim != 2 else tensor[:, : size[1]] if name == "a" else tensor[: size[0]]
             found.take(f"{layer}/vera/{name}", part, foreign, size, turned=True)
         else:
@@ -170,13 +180,13 @@ def read_tokens(form: Layout, document: Any, shared: Any, shapes: Mapping[str, A
     if words is None:
         raise ValueError(f"{document['peft_type']} is for text; this model is a {type(form.config).__name__}")
     blocks = blocks_of(form.config)
-    wanted = (count, 2 * len(blocks) * form.config.width if prefix else words[1])
+    expected_shape = (count, 2 * len(blocks) * form.config.width if prefix else words[1])
     if "prompt_embeddings" not in shared:
-        found.missing.append(f"'prompt_embeddings' {wanted}")
+        found.missing.append(f"'prompt_embeddings' {expected_shape}")
         return
     tensor, key = shared["prompt_embeddings"]
-    if tensor.shape != wanted:
-        found.misshapen.append(f"the model wants {wanted}, {key!r} gives {tensor.shape}")
+    if tensor.shape != expected_shape:
+        found.misshapen.append(f"the model wants {expected_shape}, {key!r} gives {tensor.shape}")
     elif not prefix:
         found.arrays["stem/prompt/tokens"] = (tensor, key)
     else:

@@ -1,4 +1,4 @@
-"""Which modules an adapter's config names: those that are adapted, and those that are kept whole."""
+"""Find the modules that the config of an adapter names: adapted modules, and modules that are kept whole."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from tlx.files.patterns import compile_pattern
 from tlx.weights.peft import Layout, Spelling
 
 ALL = "all-linear"
-# The modules that peft keeps whole for the classification of sequences and of tokens, whatever the config names.
+# peft keeps these modules whole for the classification of sequences and of tokens, whatever the config names.
 HEADS = ("classifier", "score")
 CLASSIFYING = ("SEQ_CLS", "TOKEN_CLS")
 NUMBERED = re.compile(r".*?\.[^.]*\.(\d+)\..*")
@@ -18,15 +18,15 @@ Config = Mapping[str, Any]
 
 
 def spelled(form: Layout, modules: Collection[str], source: str) -> Spelling:
-    """Return the names of the model's modules, spelled as in an adapter's file.
+    """Return the names of the modules of a model, spelled as in the file of an adapter.
 
     Args:
-        form: the model.
-        modules: the modules whose tensors the file holds; some may be no module of the model.
-        source: the adapter, for the error.
+        form: The layout of the model.
+        modules: The modules with tensors in the file; some may not belong to the model.
+        source: The adapter, for the error.
 
     Raises:
-        ValueError: where the file spells some modules in one way and some in another.
+        ValueError: The file spells some modules in one way and some in another.
     """
     ours = {module for module in modules if module in form.modules}
     for spelling in form.spellings:
@@ -44,19 +44,19 @@ def full(pattern: str, module: str, field: str) -> bool:
 
 
 def listed(names: Any, module: str, field: str) -> bool:
-    """Whether a list of names, or a regular expression, names a module."""
+    """Return whether a list of names, or a regular expression, names a module."""
     if isinstance(names, str):
         return full(names, module, field)
     return any(module == name or module.endswith(f".{name}") for name in names or ())
 
 
 def kept_names(config: Config) -> list[str]:
-    """The names of modules that go along whole."""
+    """Return the names of the modules that are kept whole."""
     return [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFYING else ())]
 
 
 def why_not(config: Config, module: str) -> str:
-    """Return why peft puts no adapter into a module; "" where it does. (peft: `check_target_module_exists`.)"""
+    """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)"""
     if config.get("exclude_modules") and listed(config["exclude_modules"], module, "exclude_modules"):
         return f"exclude_modules {shown(config['exclude_modules'])} leaves it out"
     for name in kept_names(config):
@@ -78,10 +78,10 @@ def why_not(config: Config, module: str) -> str:
 
 
 def layer_number(module: str, lists: Any) -> int | None:
-    """The number of the layer that a module is in, in one of the `lists` of layers; None where it is in none."""
+    """Return the number of the layer that contains a module, in one of the `lists` of layers; None if there is none."""
     if not lists:
-        numbered = NUMBERED.fullmatch(module)
-        return int(numbered[1]) if numbered else None
+        layer_match = NUMBERED.fullmatch(module)
+        return int(layer_match[1]) if layer_match else None
     parts = module.split(".")
     for name in [lists] if isinstance(lists, str) else lists:
         for place, part in enumerate(parts[:-1]):
@@ -91,9 +91,9 @@ def layer_number(module: str, lists: Any) -> int | None:
 
 
 def kept_paths(config: Config, spelling: Spelling) -> dict[str, str]:
-    """Return the leaves that the config says the file has whole, with the names of their tensors.
+    """Return the leaves of the modules that the config keeps whole, with the names of their tensors.
 
-    As in peft, a name stands for every module whose name ends with it, and for all that lies within.
+    As in peft, a name means every module with a name that ends with it, and all modules within.
     """
     ends = tuple(kept_names(config))
     paths: dict[str, str] = {}
@@ -105,13 +105,13 @@ def kept_paths(config: Config, spelling: Spelling) -> dict[str, str]:
 
 
 def pattern(config: Config, field: str, module: str, default: float) -> float:
-    """The module's own rank or alpha where a pattern names it."""
-    own = config.get(field) or {}
-    return next((value for key, value in own.items() if full(rf"(.*\.)?({key})", module, field)), default)
+    """Return the rank or alpha of a module if a pattern names the module; else `default`."""
+    values = config.get(field) or {}
+    return next((value for key, value in values.items() if full(rf"(.*\.)?({key})", module, field)), default)
 
 
 def check_patterns(config: Config, form: Layout, names: Mapping[str, str], source: str) -> None:
-    """ValueError where a pattern of ranks or alphas names an adapted layer by a spelling that the file does not use.
+    """Raise ValueError if a pattern of ranks or alphas uses another spelling of an adapted layer than the file.
 
     `names` are the modules by layer, spelled as in the file.
     """

@@ -1,4 +1,4 @@
-"""Pretrained models in and out, in the Hugging Face layout."""
+"""Load and save pretrained models in the Hugging Face layout."""
 
 import json
 import os
@@ -46,20 +46,23 @@ from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
 ADVICE = "Correct the checkpoint (its config.json or its weights), or train it first: tlx run CONFIG"
-# Fields of a config.json that was read and that are not true of what is written: a dtype, a quantisation of the
+# Fields of the config.json read from a checkpoint that may be wrong for the written one: a dtype, a quantisation of the
 # tensors, code of a repository, a count beside the names of the classes.
 DROPPED = ("torch_dtype", "quantization_config", "auto_map", "num_labels", "_num_labels", "_name_or_path")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which numbers a recipe brings.
+    """The pretrained weights of a recipe.
 
-    `source` is a Hugging Face directory, a hub id, a run directory or a named asset. Leaves that match a pattern in
-    `reset` (fullmatch on the path) start afresh: `(r".*",)` is the same network from scratch. `resize` is the new
-    image side, or the new number of text positions, to which position embeddings are resized; None never resizes.
-    `pooling` "mean" puts the head on the mean over a text's tokens, as sentence encoders want it; None leaves the
-    family's own head.
+    Attributes:
+        source: A Hugging Face directory, a hub id, a run directory or a named asset.
+        reset: Patterns of leaves (fullmatch on the path) that are initialised at random instead of loaded; `(r".*",)`
+            trains the same network from scratch.
+        resize: The new image side, or the new number of text positions, to which position embeddings are resized; None
+            never resizes.
+        pooling: "mean" puts the head on the mean over the tokens of a text, as sentence encoders need it; None keeps
+            the head of the family.
     """
 
     source: str
@@ -81,27 +84,38 @@ def load_pretrained(
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
 
-    With a `task` the model gets that task's head: the checkpoint's own if its shape, its kind of task and its classes
-    fit, else a head drawn from `seed`. Classes in another order are reordered by name; names such as "LABEL_0" cannot
-    be compared, and the head is then kept by position. A task without names gets those of the checkpoint. Without a
-    `task` the model gets the task that the checkpoint states, or it is the bare backbone. `reset`, `resize` and
-    `pooling` are as in `Weights`. `model` is the architecture's dataclass if the checkpoint cannot name it (a bridged
-    module).
+    Classes in another order are reordered by name. Names such as "LABEL_0" cannot be compared; the head is then kept by
+    position.
 
-    The manifest has a line for every tensor. Raises FileNotFoundError if there is nothing to read, ValueError for what
-    cannot be explained: missing, extra or misshapen tensors, damaged files, pickles, and a bridged module whose classes
-    have another order, because tlx does not know which of its parameters give the logits.
+    Args:
+        source: The directory, hub id, asset or run.
+        task: The model gets the head of this task: the head of the checkpoint if its shape, its kind of task and its
+            classes fit, else a head drawn from `seed`. A task without names gets those of the checkpoint. None takes
+            the task that the checkpoint states; if it states none, the model is the bare backbone.
+        reset: As in `Weights`.
+        resize: As in `Weights`.
+        pooling: As in `Weights`.
+        model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module).
+        seed: The seed of the leaves that are initialised at random.
+
+    Returns:
+        The model, with a manifest that has a line for every tensor.
+
+    Raises:
+        FileNotFoundError: There is nothing to read.
+        ValueError: Tensors are missing, extra or misshapen, files are damaged or pickles, or a bridged module has its
+            classes in another order (tlx does not know which of its parameters compute the logits).
     """
     records.check_seed(seed, "seed")
     directory = locate(source)
     digests.verify_below(directory)
     document = read_config(directory)
     kind = document["model_type"]
-    # Our own form describes its head as a foreign one does.
+    # Our own form describes its head in the same way as a foreign form.
     form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
     stated = stated_head(document, form, directory / CONFIG)
-    given = task
-    if stated.task is not None and stated.task.by_class and not stated.task.names and given is None:
+    requested_task = task
+    if stated.task is not None and stated.task.by_class and not stated.task.names and requested_task is None:
         raise ValueError(
             f"{directory / CONFIG}: id2label gives one name to several classes {shown(stated.names)}; correct it, or "
             "give the task: tasks.Classification(names=...)"
@@ -119,9 +133,9 @@ def load_pretrained(
     check_size(settings, head, directory)
     built = models.build(settings, head)
     # A head of the user's own is stated by no config.json.
-    known = stated.head is None or isinstance(stated.head, stored.supported_heads)
-    before = models.build(stored, stated.head if known else head)
-    held = beside(before, kind_of(document, stored, before.head), directory)
+    supported = stated.head is None or isinstance(stated.head, stored.supported_heads)
+    stored_model = models.build(stored, stated.head if supported else head)
+    adapter_leaves = beside(stored_model, kind_of(document, stored, stored_model.head), directory)
     tensors = read_tensors(directory)
     resettable = (built.stages[-1].name, "pool") if kind == OWN else ("head", "pool")
     arrays, entries = reconcile(
@@ -132,7 +146,7 @@ def load_pretrained(
         prefix=form.prefix(settings),
         unused=form.unused,
         resettable=resettable,
-        reset=declared_resets(reset, built, held),
+        reset=declared_resets(reset, built, adapter_leaves),
         reshape=None if resize is None else lambda path, array: stored.resize_positions(path, array, resize),
     )
     check_values(
@@ -142,46 +156,50 @@ def load_pretrained(
         lambda key: tensor_files(directory)[key],
     )
     order = None
-    if given is not None and task is not None:
+    if requested_task is not None and task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, stated, task, str(source))
     if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
-        why = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
-        arrays, entries = left_out(built, arrays, entries, why)
+        reason = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
+        arrays, entries = left_out(built, arrays, entries, reason)
     variables = fill(built, arrays, seed)
     manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
     pretrained = Pretrained(built, variables, None, manifest, task)
-    # What a tuning put into a head goes with that head.
-    afresh = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
-    gone = [f"{built.stages[-1].name}/.*"] if afresh else []
-    kept = {p: found for p, found in held.items() if not any(compile_rule(r).fullmatch(p) for r in [*reset, *gone])}
-    if kept and order is not None:
-        leaves = in_order({path: array for path, (array, _) in kept.items()}, built, order)
-        kept = {path: (leaves[path], key) for path, (_, key) in kept.items()}
-    if kept:
-        pretrained = with_leaves(pretrained, kept, str(directory / ADAPTER))
-    if kept and order is not None:
+    # Adapters in a head are dropped together with that head.
+    reset_head = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
+    dropped_patterns = [f"{built.stages[-1].name}/.*"] if reset_head else []
+    kept_leaves = {
+        path: leaf
+        for path, leaf in adapter_leaves.items()
+        if not any(compile_rule(pattern).fullmatch(path) for pattern in [*reset, *dropped_patterns])
+    }
+    if kept_leaves and order is not None:
+        leaves = in_order({path: array for path, (array, _) in kept_leaves.items()}, built, order)
+        kept_leaves = {path: (leaves[path], key) for path, (_, key) in kept_leaves.items()}
+    if kept_leaves:
+        pretrained = with_leaves(pretrained, kept_leaves, str(directory / ADAPTER))
+    if kept_leaves and order is not None:
         note = next(entry.note for entry in entries if entry.action == "permuted")
-        pretrained = pretrained._replace(manifest=permuted(pretrained.manifest, kept, built, note))
+        pretrained = pretrained._replace(manifest=permuted(pretrained.manifest, kept_leaves, built, note))
     return with_processor(pretrained, directory)
 
 
 def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
-    """ValueError where the architecture is far larger than the files of tensors: before anything of it is built."""
+    """Raise ValueError if the architecture is far larger than the files of tensors, before it is built."""
     size = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
     models.sizes.check_count(models.count(settings, head), size, settings, directory / CONFIG)
 
 
 def beside(model: Model, kind: str, directory: Path) -> Found:
-    """The leaves that a tuning inserted into the model of `directory`, whose base is the model there."""
+    """Return the leaves that a tuning inserted into the model of `directory`; empty if it has no adapter."""
     if not (directory / ADAPTER / ADAPTER_CONFIG).exists():
         return {}
     declared = flatten(model.params).keys()
-    _, found = read_adapter(model, kind, directory / ADAPTER)
-    return {path: own for path, own in found.items() if path not in declared and not path.startswith(STATS)}
+    _, leaves = read_adapter(model, kind, directory / ADAPTER)
+    return {path: leaf for path, leaf in leaves.items() if path not in declared and not path.startswith(STATS)}
 
 
 def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str]:
-    """The patterns that are about declared parameters; one that matches inserted leaves alone is not."""
+    """Return the patterns for declared parameters, without those that match inserted leaves only."""
     declared = flatten(model.params)
     return [
         pattern
@@ -192,18 +210,25 @@ def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str
 
 
 def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
-    """`arrays` (by path; statistics under `stats:`) with fresh values for the leaves they lack."""
+    """Return variables from `arrays` (by path; statistics under `stats:`), with missing leaves drawn from `seed`."""
     needed = {path for path in flatten(model.params) if path not in arrays}
     needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
-    params, stats = (nest({p: v for p, v in flatten(t).items() if p in needed}) for t in (model.params, model.stats))
+    params, stats = (
+        nest({path: param for path, param in flatten(tree).items() if path in needed})
+        for tree in (model.params, model.stats)
+    )
     fresh = models.initialise(Model((), params, stats), jax.random.key(seed))
-    found = flatten(fresh.params) | {p: np.asarray(a) for p, a in arrays.items() if not p.startswith(STATS)}
-    moved = flatten(fresh.stats) | {p.removeprefix(STATS): a for p, a in arrays.items() if p.startswith(STATS)}
-    return Variables(nest(dict(sorted(found.items()))), nest(dict(sorted(moved.items()))))
+    param_leaves = flatten(fresh.params) | {
+        path: np.asarray(array) for path, array in arrays.items() if not path.startswith(STATS)
+    }
+    stat_leaves = flatten(fresh.stats) | {
+        path.removeprefix(STATS): array for path, array in arrays.items() if path.startswith(STATS)
+    }
+    return Variables(nest(dict(sorted(param_leaves.items()))), nest(dict(sorted(stat_leaves.items()))))
 
 
 def own_settings(document: dict[str, Any], model: Any) -> Any:
-    """The architecture of a checkpoint in our own form."""
+    """Return the architecture of a checkpoint in our own form."""
     if model is not None:
         return model
     try:
@@ -213,55 +238,71 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
 
 
 def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
-    """Return the head that `config.json`, in the format `form`, says the checkpoint has.
+    """Return the head that `config.json` states.
 
-    The task has no names if `id2label` gives one name to several classes. Raises ValueError if `id2label` does not
-    number the classes from 0, or if `label2id` gives them another order.
+    The task has no names if `id2label` has one name for several classes.
+
+    Args:
+        document: The content of `config.json`.
+        form: The format of the document.
+        file: The path of `config.json`, for the errors.
+
+    Raises:
+        ValueError: `id2label` does not number the classes from 0, or `label2id` has them in another order.
     """
     architecture = (document.get("architectures") or [""])[0]
     kind = form.head_in(document)
-    named, problem = stated_names(document, file), document.get("problem_type")
+    names, problem = stated_names(document, file), document.get("problem_type")
     if kind is None:
-        return Stated(None, named, architecture)
-    statement = Statement(kind, len(named) or document.get("num_labels", 2), named, problem)
+        return Stated(None, names, architecture)
+    statement = Statement(kind, len(names) or document.get("num_labels", 2), names, problem)
     head = kind(statement.outputs)
     if user_kind := document.get(TASK):
-        return Stated(None, named, architecture, head, str(user_kind))
+        return Stated(None, names, architecture, head, str(user_kind))
     task = tasks.stated(statement)
-    return Stated(task, named, architecture, head, type(task).__name__ if task else "")
+    return Stated(task, names, architecture, head, type(task).__name__ if task else "")
 
 
 def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
-    """The class names of `config.json` in the order of their numbers; none if it has no `id2label`."""
-    given = document.get("id2label") or {}
+    """Return the class names of `config.json` in the order of their numbers; empty if it has no `id2label`."""
+    labels = document.get("id2label") or {}
     for field in ("id2label", "label2id"):
         if not isinstance(document.get(field) or {}, dict):
             raise ValueError(f"{file}: {field} is {document[field]!r}; it is an object of class numbers and names")
-    names = {str(number): str(name) for number, name in given.items()}
+    names = {str(number): str(name) for number, name in labels.items()}
     if names.keys() != {str(n) for n in range(len(names))}:
         raise ValueError(
             f"{file}: id2label numbers its classes {', '.join(sorted(names)[:12])}; number them from 0 to "
             f"{len(names) - 1}"
         )
     listed = tuple(names[str(n)] for n in range(len(names)))
-    back = {str(name): str(number) for name, number in (document.get("label2id") or {}).items()}
-    if back.keys() == set(listed) and (wrong := [name for n, name in enumerate(listed) if back[name] != str(n)]):
+    numbers = {str(name): str(number) for name, number in (document.get("label2id") or {}).items()}
+    if numbers.keys() == set(listed) and (wrong := [name for n, name in enumerate(listed) if numbers[name] != str(n)]):
         raise ValueError(
             f"{file} contradicts itself: {wrong[0]!r} is class {listed.index(wrong[0])} in id2label and class "
-            f"{back[wrong[0]]} in label2id; correct one of the two"
+            f"{numbers[wrong[0]]} in label2id; correct one of the two"
         )
     return listed
 
 
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:
-    """Write a directory that `transformers.AutoModel*.from_pretrained` opens (or, for architectures that have no form
-    there, that `load_pretrained` opens): config.json, model.safetensors, and the processor's files. Return it.
+    """Write config.json, model.safetensors, and the files of the processor.
 
-    What a tuning inserted lies beside the base in `adapter/`, for `load_pretrained` to insert again;
-    `tlx.weights.merge` makes plain weights of it where that can be done.
+    `transformers.AutoModel*.from_pretrained` opens the directory. An architecture without a form in transformers is
+    written for `load_pretrained`. Adapters are written beside the base in `adapter/`, and `load_pretrained` inserts
+    them again; `tlx.weights.merge` merges them into plain weights if that is possible.
 
-    Raises ValueError if the head or the pooler is still as it was drawn at random, unless `untrained` is set; OSError,
-    naming the directory, if the disk does not take it; nothing that was there is lost.
+    Args:
+        pretrained: The model.
+        directory: The directory to write; it is created if needed.
+        untrained: Whether to write a head or a pooler that was drawn at random and never trained.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: The head or the pooler was never trained, and `untrained` is not set.
+        OSError: The disk does not take the files. The error names the directory; existing files are not lost.
     """
     if not untrained:
         check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) writes it as it is")
@@ -273,7 +314,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model)
     document = write_document(pretrained, kind)
-    # A file of the bare backbone's class has no prefix before its names.
+    # The names in a file of the bare backbone's class have no prefix.
     bare = kind == OWN or document["architectures"][0].endswith("Model")
     prefix = "" if bare else format_of(kind, model).prefix(model.config)
     tensors = {
@@ -294,17 +335,17 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
 
 
 def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
-    """`config.json` of a model to be saved."""
+    """Return the `config.json` of a model to be saved."""
     model, task = pretrained.model, pretrained.task
     if kind == OWN:
         document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
-        every = "Token" if isinstance(model.head, models.PerToken) else ""
-        headed = task or every
-        document["architectures"] = [f"{type(model.config).__name__}For{every}Classification"] if headed else []
+        token = "Token" if isinstance(model.head, models.PerToken) else ""
+        has_head = task or token
+        document["architectures"] = [f"{type(model.config).__name__}For{token}Classification"] if has_head else []
     else:
-        before = pretrained.manifest.document
-        read = dict(before) if before.get("model_type") == kind else {"model_type": kind}
-        document = format_of(kind, model).write(model.config, model.head, read) | {"dtype": "float32"}
+        source_document = pretrained.manifest.document
+        base_document = dict(source_document) if source_document.get("model_type") == kind else {"model_type": kind}
+        document = format_of(kind, model).write(model.config, model.head, base_document) | {"dtype": "float32"}
         for name in DROPPED:
             document.pop(name, None)
     if task is not None:
@@ -327,6 +368,6 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
 
 
 def head_drawn(pretrained: Pretrained) -> bool:
-    """Whether a parameter of the head did not come from the checkpoint."""
+    """Return whether a parameter of the head did not come from the checkpoint."""
     head = head_paths(pretrained.model)
     return any(entry.action == "reset" and entry.path in head for entry in pretrained.manifest.entries)

@@ -1,6 +1,6 @@
-"""Foreign tensors against declared parameters: what was loaded, renamed, transposed, reset, left unused, and why.
+"""Match foreign tensors with declared parameters: loaded, renamed, transposed, reset or unused, each with a reason.
 
-Anything that this cannot explain stops the load with both sides listed.
+Missing, misshapen and extra tensors stop the load with an error that lists them all.
 """
 
 import re
@@ -18,7 +18,10 @@ ACTIONS = ("loaded", "renamed", "transposed", "permuted", "reset", "unused")
 
 
 class Entry(NamedTuple):
-    """One line of a manifest. `path` is ours ("" for an unused tensor), `foreign` theirs ("" for a reset leaf)."""
+    """One line of a manifest.
+
+    `path` is our name ("" for an unused tensor), `foreign` the name in the checkpoint ("" for a reset leaf).
+    """
 
     action: str
     path: str
@@ -27,9 +30,13 @@ class Entry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Where a model's numbers came from: `source`, the `document` (config.json) beside them, a line a tensor.
+    """The origin of the weights of a model.
 
-    `drawn` holds a checksum of every leaf of a head or pooler that was drawn at random (see `weights/trained.py`).
+    Attributes:
+        source: The checkpoint.
+        document: The config.json of the checkpoint.
+        entries: A line for each tensor.
+        drawn: A checksum of every leaf of a head or pooler that was drawn at random (see `weights/trained.py`).
     """
 
     source: str
@@ -38,22 +45,22 @@ class Manifest(NamedTuple):
     drawn: Mapping[str, int] = {}
 
     def counts(self) -> dict[str, int]:
-        found = Counter(entry.action for entry in self.entries)
-        return {action: found[action] for action in ACTIONS if found[action]}
+        counts = Counter(entry.action for entry in self.entries)
+        return {action: counts[action] for action in ACTIONS if counts[action]}
 
     def lines(self) -> list[dict[str, str]]:
-        """The entries as JSON values."""
+        """Return the entries as JSON values."""
         return [entry._asdict() for entry in self.entries]
 
     def __str__(self) -> str:
-        told = ", ".join(f"{count} {action}" for action, count in self.counts().items())
-        return f"{self.source}: {told}"
+        counts = ", ".join(f"{count} {action}" for action, count in self.counts().items())
+        return f"{self.source}: {counts}"
 
 
 def find(foreign: str, head: bool, tensors: Mapping[str, Any], prefix: str) -> str | None:
-    """The key in `tensors` of a tensor that may be stored with or without the backbone's prefix."""
-    old = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-    candidates = [foreign, old] if head else [prefix + foreign, foreign, prefix + old, old]
+    """Return the key in `tensors` of a tensor that may be stored with or without the prefix of the backbone."""
+    older_name = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    candidates = [foreign, older_name] if head else [prefix + foreign, foreign, prefix + older_name, older_name]
     return next((name for name in candidates if name in tensors), None)
 
 
@@ -69,28 +76,39 @@ def reconcile(
     reset: Sequence[str] = (),
     reshape: Any = None,
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
-    """`(arrays by our path, entries)`; leaves that are reset are missing from the arrays.
+    """Match foreign tensors with declared parameters.
 
-    `declared` is the tree of `Param`s; `unused` are patterns of tensors that may stay unread; stages in `resettable`
-    may be missing from the checkpoint or of another shape (a new head). `reset` are the user's own patterns over our
-    paths. `reshape(path, array)` may mend a shape (position embeddings), or return None.
+    Args:
+        declared: The tree of `Param`s.
+        names: The foreign name of each parameter.
+        tensors: The foreign tensors by name.
+        source: The checkpoint, for the errors.
+        prefix: The prefix of the backbone in foreign names.
+        unused: Patterns of tensors that may stay unread.
+        resettable: Stages that may be missing from the checkpoint or have another shape (a new head).
+        reset: Patterns of the user over our paths.
+        reshape: `reshape(path, array)` returns an array of the right shape (position embeddings), or None.
 
-    Raises ValueError for a `reset` pattern that matches nothing and for tensors that are missing, extra or misshapen.
+    Returns:
+        The arrays by our path, without the leaves that are reset, and the entries of the manifest.
+
+    Raises:
+        ValueError: A `reset` pattern matches nothing, or tensors are missing, extra or misshapen.
     """
     params = flatten(declared)
-    wanted_fresh = matched(reset, params)
+    reset_paths = matched(reset, params)
     arrays: dict[str, np.ndarray] = {}
     entries: list[Entry] = []
     missing: list[str] = []
     misshapen: list[str] = []
-    read: set[str] = set()
+    read_keys: set[str] = set()
     for name in names:
         key = find(name.foreign, name.head, tensors, prefix)
         shape = params[name.ours].shape
         may_reset = name.ours.split("/")[0] in resettable
         if key is not None:
-            read.add(key)
-        if name.ours in wanted_fresh:
+            read_keys.add(key)
+        if name.ours in reset_paths:
             entries.append(Entry("reset", name.ours, key or "", "asked for"))
             continue
         if key is None:
@@ -99,14 +117,14 @@ def reconcile(
             else:
                 missing.append(f"{name.ours} {shape} (as {prefix + name.foreign!r})")
             continue
-        theirs = tensors[key]
-        array = inward(name, theirs) if theirs.ndim == len(shape) + name.squeeze else theirs
+        tensor = tensors[key]
+        array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze else tensor
         note = ""
-        if array.shape != shape and reshape is not None and (mended := reshape(name.ours, array)) is not None:
-            note, array = f"resized from {array.shape}", mended
+        if array.shape != shape and reshape is not None and (reshaped := reshape(name.ours, array)) is not None:
+            note, array = f"resized from {array.shape}", reshaped
         if array.shape != shape:
             if may_reset:
-                entries.append(Entry("reset", name.ours, key, f"the checkpoint's is {theirs.shape}, ours {shape}"))
+                entries.append(Entry("reset", name.ours, key, f"the checkpoint's is {tensor.shape}, ours {shape}"))
             else:
                 misshapen.append(f"{name.ours} wants {shape}, {key!r} gives {array.shape}")
             continue
@@ -114,7 +132,7 @@ def reconcile(
         action = "transposed" if name.layout != "same" else "loaded" if key == name.ours else "renamed"
         entries.append(Entry(action, name.ours, key, note))
     extra = []
-    for key in sorted(tensors.keys() - read):
+    for key in sorted(tensors.keys() - read_keys):
         bare = key.removeprefix(prefix)
         if any(re.fullmatch(pattern, key) or re.fullmatch(pattern, bare) for pattern in unused):
             entries.append(Entry("unused", "", key, "another head, or a constant"))
@@ -125,20 +143,20 @@ def reconcile(
 
 
 def matched(patterns: Sequence[str], params: Mapping[str, Any]) -> set[str]:
-    """The paths that any of `patterns` matches in full; each must match one."""
+    """Return the paths that any of `patterns` matches in full. Raises ValueError for a pattern without a match."""
     paths: set[str] = set()
     for pattern in patterns:
-        found = {path for path in params if compile_rule(pattern).fullmatch(path)}
-        if not found:
+        matches = {path for path in params if compile_rule(pattern).fullmatch(path)}
+        if not matches:
             literal = pattern.removesuffix("/.*")
             raise ValueError(f"reset {pattern!r} matches no parameter{near_miss(literal, prefixes(params), n=2)}")
-        paths |= found
+        paths |= matches
     return paths
 
 
 def stop(source: str, missing: list[str], misshapen: list[str], extra: list[str]) -> None:
-    """Raises ValueError with both sides listed, unless all three lists are empty."""
-    told = []
+    """Raise ValueError with all three lists, unless they are empty."""
+    sections = []
     for title, lines in (
         ("missing from the checkpoint", missing),
         ("misshapen", misshapen),
@@ -146,6 +164,6 @@ def stop(source: str, missing: list[str], misshapen: list[str], extra: list[str]
     ):
         if lines:
             shown = lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else [])
-            told.append(f"{title} ({len(lines)}):\n" + "\n".join(f"    {line}" for line in shown))
-    if told:
-        raise ValueError(f"{source} does not fit the model:\n  " + "\n  ".join(told))
+            sections.append(f"{title} ({len(lines)}):\n" + "\n".join(f"    {line}" for line in shown))
+    if sections:
+        raise ValueError(f"{source} does not fit the model:\n  " + "\n  ".join(sections))

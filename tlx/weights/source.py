@@ -1,4 +1,4 @@
-"""From what a user calls a source to a directory on disk: a directory, a run, a named asset, a hub id."""
+"""Find the directory of a source: a directory, a run, a named asset or a hub id."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ MODEL_ASSETS = ("minilm-l6",)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The Hugging Face directory that `source` means; FileNotFoundError says what was tried."""
+    """Return the Hugging Face directory of `source`. Raises FileNotFoundError if there is none."""
     path = Path(source).expanduser()
     if (path / "config.json").is_file():
         return path
@@ -32,7 +32,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
 
 
 def from_hub(name: str) -> Path:
-    """A snapshot of the hub id `name`: from the local cache, then, where allowed, from the network."""
+    """Return a snapshot of the hub id `name`, from the local cache or, if allowed, from the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -47,6 +47,6 @@ def from_hub(name: str) -> Path:
             ) from None
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises a wide family for one thing: it could not be had
+    except Exception as error:  # the client of the hub raises many types of errors for a failed download
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"no directory or run {name!r}, and the hub did not give it: {reason}") from None

@@ -1,4 +1,4 @@
-"""Whether the numbers that a model takes from a file are numbers it can compute with."""
+"""Check the numbers that a model reads from a file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,17 +19,17 @@ def check_values(
     declared: Mapping[str, Param],
     file_of: Callable[[str], Path],
 ) -> None:
-    """Refuse numbers that no parameter may have. Tensors that the model does not read may hold anything.
+    """Raise ValueError for numbers that no parameter may have. Tensors that the model does not read are not checked.
 
     Args:
-        arrays: the arrays that the model takes, by the path of the parameter.
-        keys: the name of each array's tensor in its file, by the path; arrays without one are not checked.
-        declared: the model's own parameters by path; others (an adapter's) are floating point.
-        file_of: the file of a tensor by its name.
+        arrays: The arrays that the model takes, by the path of the parameter.
+        keys: The name of the tensor of each array in its file, by path; arrays without a name are not checked.
+        declared: The declared parameters by path; all others (those of an adapter) are floating point.
+        file_of: Returns the file of a tensor by its name.
 
     Raises:
-        ValueError: for whole numbers or truth values where the parameter is floating point, and for NaN and infinity.
-            The message names the file, the tensor, how many, and the first.
+        ValueError: The parameter is floating point and the numbers are integers or booleans, or there are NaN or
+            infinite numbers. The message has the file, the tensor, their number, and the first of them.
     """
     for path, array in arrays.items():
         if path not in keys:
@@ -48,13 +48,13 @@ def check_values(
 
 
 def floating(param: Param) -> bool:
-    """Whether a parameter is floating point. Nearly all are; a module of the user's own may count in whole numbers."""
+    """Return whether a parameter is floating point. Nearly all are; a user's module may have integers."""
     drawn = jax.eval_shape(lambda key: param.init(key, param.shape), jax.random.key(0))
     return bool(np.issubdtype(drawn.dtype, np.floating))
 
 
 def not_finite(path: str, key: str, file: Path) -> ValueError:
-    """What is wrong with a tensor that has numbers which are not finite in float32."""
+    """Return the error for a tensor with numbers that are not finite in float32."""
     extent = read_header(file).tensors[key]
     with file.open("rb") as stream:
         stored = read_stored(stream, extent)
@@ -64,8 +64,8 @@ def not_finite(path: str, key: str, file: Path) -> ValueError:
     nan, infinite = np.isnan(stored), np.isinf(stored)
     large = np.isfinite(stored) & (np.abs(stored) > LARGEST)
     counts = [
-        f"{count} {what}"
-        for count, what in (
+        f"{count} {kind}"
+        for count, kind in (
             (int(nan.sum()), "NaN"),
             (int(infinite.sum()), "infinite"),
             (int(large.sum()), f"beyond float32's largest number ({LARGEST:.2g})"),

@@ -1,6 +1,6 @@
-"""Foreign forms of checkpoints, one file for each family: names of tensors, and config.json read and written.
+"""Foreign forms of checkpoints, one file for each family: names of tensors, and reading and writing of config.json.
 
-An architecture names its formats (`Architecture.formats`); nothing else lists them.
+An architecture names its formats (`Architecture.formats`); there is no other list of them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def formats_of(kind: type[Architecture]) -> Iterator[Format]:
 
 @cache
 def opened(place: Any) -> Format:
-    """The format at a `place`: a class, or "module:Class"."""
+    """Return the format at a `place`: a class, or "module:Class"."""
     if isinstance(place, str):
         module, _, name = place.partition(":")
         place = getattr(import_module(module), name)
@@ -35,10 +35,12 @@ def opened(place: Any) -> Format:
 
 
 def foreign_kinds(kind: type[Architecture] | None = None) -> dict[str, Format]:
-    """Return the formats by the Hugging Face `model_type` that they read: those of the architectures that come with
-    tlx, and those of `kind`, which may be a user's own."""
+    """Return the formats by the Hugging Face `model_type` that they read.
+
+    These are the formats of the architectures of tlx, and of `kind`, which may be a user's architecture.
+    """
     kinds = (*models.architectures(), *(() if kind is None else (kind,)))
-    return {name: form for each in kinds for form in formats_of(each) for name in form.families}
+    return {name: form for architecture in kinds for form in formats_of(architecture) for name in form.families}
 
 
 def foreign(name: str, kind: type[Architecture] | None = None) -> Format:
@@ -46,12 +48,12 @@ def foreign(name: str, kind: type[Architecture] | None = None) -> Format:
 
     Args:
         name: The `model_type` of config.json.
-        kind: The architecture of the model, where it is a user's own.
+        kind: The architecture of the model, if it is a user's architecture.
 
     Raises:
-        ValueError: No architecture reads it. The error names the nearest ones.
+        ValueError: No architecture reads it. The error has the nearest names.
     """
-    known = foreign_kinds(kind)
-    if name not in known:
-        raise ValueError(f"no architecture for model_type {name!r}{near_miss(name, known)}")
-    return known[name]
+    formats = foreign_kinds(kind)
+    if name not in formats:
+        raise ValueError(f"no architecture for model_type {name!r}{near_miss(name, formats)}")
+    return formats[name]

@@ -1,4 +1,4 @@
-"""What a foreign form of a checkpoint is: an open base class, which a user's own architecture may name too."""
+"""Base class of foreign forms of checkpoints, for the architectures of tlx and of users."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ Document = dict[str, Any]
 
 
 class Format:
-    """How another library names, lays out and describes the models of an architecture.
+    """The names, layouts and config.json of the models of an architecture in another library.
 
     Attributes:
-        families: The `model_type`s of config.json that are read, each with our name for the family.
+        families: Our name of the family for each `model_type` of config.json that is read.
         unused: Patterns of foreign tensors that may stay unread.
     """
 
@@ -23,13 +23,13 @@ class Format:
     unused: ClassVar[tuple[str, ...]] = ()
 
     def read(self, document: Document) -> Any:
-        """Return the architecture that config.json describes; ValueError for what the architecture does not cover."""
+        """Return the architecture that config.json describes. Raises ValueError for settings that it does not cover."""
         raise TypeError(f"{type(self).__name__} does not say how config.json is read: define read(document)")
 
     def write(self, config: Any, head: Head | None, document: Document) -> Document:
-        """Return a config.json for an architecture and its head, over what an earlier `document` says.
+        """Return a config.json for an architecture and its head, with other fields from an earlier `document`.
 
-        Raises ValueError for an architecture or a head that has no foreign form.
+        Raises ValueError for an architecture or a head without a foreign form.
         """
         raise TypeError(f"{type(self).__name__} does not say how config.json is written: define write(...)")
 
@@ -38,23 +38,23 @@ class Format:
         raise TypeError(f"{type(self).__name__} does not name the tensors: define names(config, head)")
 
     def prefix(self, config: Any) -> str:
-        """Return what the names of the backbone's tensors begin with in a checkpoint that has a head."""
+        """Return the prefix of the backbone's tensor names in a checkpoint with a head."""
         return ""
 
     def kind(self, config: Any) -> str:
-        """Return the `model_type` to write where none was read."""
+        """Return the `model_type` to write if none was read."""
         return str(config.family)
 
     def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
-        """Return the kind of head that config.json says the checkpoint has."""
+        """Return the kind of head that config.json states; None if it states none."""
         return head_of_class((document.get("architectures") or [""])[0])
 
     def bare(self, config: Any, head: Head | None) -> bool:
-        """Whether the tensors are named as in a class without a head."""
+        """Return whether the tensors are named as in a class without a head."""
         return head is None
 
     def unanswered(self, config: Any, head: Head | None) -> str | None:
-        """Return why no class of the other library answers as the model does, and what to do; None where one does."""
+        """Return why no class of the other library computes the same outputs, and what to do; None if one does."""
         return None
 
     def constants(self, config: Any, head: Head | None) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ class Format:
         return {}
 
     def in_memory(self, config: Any, module: str) -> str | None:
-        """Return the name in memory of a `module` of a file, as peft sees it; None where it is split there."""
+        """Return the name in memory of a `module` of a file, as in peft; None if it is split in memory."""
         return module
 
     def peft_task(self, config: Any, head: Head | None) -> str | None:
@@ -70,11 +70,11 @@ class Format:
         return None
 
     def reads_prompt(self, config: Any) -> bool:
-        """Whether the other library's model reads embeddings that peft puts before the tokens."""
+        """Return whether the model of the other library reads embeddings that peft puts before the tokens."""
         return False
 
     def reads_prefix(self, config: Any) -> bool:
-        """Whether the other library's model reads keys and values that peft puts before the tokens."""
+        """Return whether the model of the other library reads keys and values that peft puts before the tokens."""
         return False
 
 

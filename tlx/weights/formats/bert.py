@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, DistilBERT, ELECTRA and their relatives as `transformers` stores them."""
+"""The form of BERT, RoBERTa, DistilBERT, ELECTRA and related models in `transformers`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -60,7 +60,7 @@ DISTILBERT_FIELDS = {
     "pad": "pad_token_id",
     "deviation": "initializer_range",
 }
-# What `transformers` takes a field for that config.json leaves out, where that is not our own default.
+# Defaults of `transformers` for fields that config.json leaves out, if they differ from ours.
 ASSUMED: dict[str, dict[str, Any]] = {
     "bert": {},
     "roberta": {"vocabulary": 50265, "pad": 1},
@@ -78,15 +78,15 @@ class BertFormat(Format):
     unused = UNUSED
 
     def read(self, document: Document) -> Bert:
-        """Return a `Bert` from config.json; ValueError for what this form does not cover."""
+        """Return a `Bert` from config.json. Raises ValueError for settings that tlx does not cover."""
         kind = document["model_type"]
         family = FAMILIES[kind]
-        if (how := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
-            raise ValueError(f"config.json asks for {how!r} position embeddings; tlx knows 'absolute' ones")
+        if (embedding_type := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
+            raise ValueError(f"config.json asks for {embedding_type!r} position embeddings; tlx knows 'absolute' ones")
         if document.get("is_decoder"):
             raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
         fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
-        stated = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+        stated = {field: document[foreign] for field, foreign in fields.items() if document.get(foreign) is not None}
         values = ASSUMED[kind] | stated
         if family != "distilbert":
             head = document.get("classifier_dropout")
@@ -96,13 +96,13 @@ class BertFormat(Format):
         return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
 
     def write(self, config: Bert, head: Head | None, document: Document) -> Document:
-        """Return a config.json for `config`, over what an earlier `document` says.
+        """Return a config.json for `config`, with other fields from an earlier `document`.
 
-        A head on the mean has no class there: the backbone is named, for `AutoModel` to open, and `tlx_pooling` beside
-        it.
+        A head on the mean has no class in `transformers`: config.json names the class of the backbone, which
+        `AutoModel` opens, and has `tlx_pooling`.
         """
         fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
-        values = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
+        values = {foreign: getattr(config, field) for field, foreign in fields.items()}
         kind = document.get("model_type", config.family)
         stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
         end = "ForTokenClassification" if isinstance(head, PerToken) else "ForSequenceClassification"
@@ -119,7 +119,7 @@ class BertFormat(Format):
         return f"{config.family}."
 
     def names(self, config: Bert, head: Head | None) -> Iterator[Name]:
-        """Yield every parameter's foreign name."""
+        """Yield the foreign name of every parameter."""
         yield Name("stem/words/embedding", "embeddings.word_embeddings.weight")
         yield Name("stem/positions/embedding", "embeddings.position_embeddings.weight")
         if config.types:
@@ -135,14 +135,14 @@ class BertFormat(Format):
             yield from head_names(config, head)
 
     def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
-        """As in `Format`. Earlier versions wrote a head on the mean beside the name of the bare backbone's class."""
+        """Return the kind of head. Earlier versions of tlx wrote a head on the mean with the class of the backbone."""
         return Pooled if POOLING in document and "problem_type" in document else super().head_in(document)
 
     def bare(self, config: Bert, head: Head | None) -> bool:
         return head is None or config.pooling == "mean"
 
     def unanswered(self, config: Bert, head: Head | None) -> str | None:
-        """As in `Format`. A class of the family would draw the layers that it misses at random, and answer by them."""
+        """Return why no class computes the same outputs: it would draw the layers that it misses at random."""
         if head is None or config.pooling != "mean":
             return None
         return (
@@ -152,8 +152,10 @@ class BertFormat(Format):
         )
 
     def constants(self, config: Bert, head: Head | None) -> dict[str, np.ndarray]:
-        """Return a pooler of zeros for an encoder with pooling="mean": `transformers` would draw one at random, so that
-        `pooler_output` would differ from one load to the next."""
+        """Return a pooler of zeros for an encoder with pooling="mean".
+
+        Otherwise `transformers` would draw one at random, and `pooler_output` would differ between loads.
+        """
         if config.pooling != "mean" or config.family not in ("bert", "roberta"):
             return {}
         width = config.width
@@ -175,7 +177,7 @@ class BertFormat(Format):
 
 
 def head_names(config: Bert, head: Head) -> Iterator[Name]:
-    """The foreign names of the head: a head of every token is one linear layer in all families."""
+    """Yield the foreign names of the head; a head per token is one linear layer in all families."""
     inner, output = {
         "bert": ("", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),
@@ -193,18 +195,18 @@ def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
     if config.family == "distilbert":
         foreign = f"transformer.layer.{n}"
         layers = {"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"}
-        rest = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
+        modules = ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
     else:
         foreign = f"encoder.layer.{n}"
         layers = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
-        rest = (
+        modules = (
             "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
         )  # fmt: skip
-    for name, theirs in layers.items():
-        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{theirs}")
-    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{rest[0]}")
-    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{rest[1]}")
-    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{rest[2]}")
-    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{rest[3]}")
-    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{rest[4]}")
+    for name, module in layers.items():
+        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{module}")
+    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{modules[0]}")
+    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{modules[1]}")
+    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{modules[2]}")
+    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{modules[3]}")
+    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{modules[4]}")

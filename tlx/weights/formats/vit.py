@@ -1,4 +1,4 @@
-"""ViT, DeiT and DINOv2 as `transformers` stores them."""
+"""The form of ViT, DeiT and DINOv2 in `transformers`."""
 
 from collections.abc import Iterator
 
@@ -48,10 +48,10 @@ class VitFormat(Format):
     unused = UNUSED
 
     def read(self, document: Document) -> Vit:
-        """Return a `Vit` from config.json; ValueError for what this form does not cover."""
+        """Return a `Vit` from config.json. Raises ValueError for settings that tlx does not cover."""
         family = FAMILIES[document["model_type"]]
         fields = DINOV2_FIELDS if family == "dinov2" else FIELDS
-        values = {ours: document[theirs] for ours, theirs in fields.items() if document.get(theirs) is not None}
+        values = {field: document[foreign] for field, foreign in fields.items() if document.get(foreign) is not None}
         size, patch = document.get("image_size", 224), document.get("patch_size", 14 if family == "dinov2" else 16)
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = (patch, patch) if isinstance(patch, int) else patch
@@ -73,9 +73,10 @@ class VitFormat(Format):
         return Vit(family=family, pooler=pooler, distilled=distilled, **values)
 
     def write(self, config: Vit, head: Head | None, document: Document) -> Document:
-        """Return a config.json for `config`, over what an earlier `document` says.
+        """Return a config.json for `config`, with other fields from an earlier `document`.
 
-        Raises ValueError for what has no foreign form: layer scale and gates belong to DINOv2 alone, which has no rest.
+        Raises ValueError for settings without a foreign form: DINOv2 always has layer scale, the other families have
+        neither layer scale nor gates, and `mlp` of DINOv2 is a whole multiple of its width.
         """
         dino = config.family == "dinov2"
         if (config.layer_scale is not None) != dino or (config.gated and not dino):
@@ -83,7 +84,7 @@ class VitFormat(Format):
                 f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face "
                 "form"
             )
-        values = {theirs: getattr(config, ours) for ours, theirs in (DINOV2_FIELDS if dino else FIELDS).items()}
+        values = {foreign: getattr(config, field) for field, foreign in (DINOV2_FIELDS if dino else FIELDS).items()}
         values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
         if dino:
             ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
@@ -100,7 +101,7 @@ class VitFormat(Format):
         return f"{config.family}."
 
     def names(self, config: Vit, head: Head | None) -> Iterator[Name]:
-        """Yield every parameter's foreign name."""
+        """Yield the foreign name of every parameter."""
         yield Name("stem/patch/kernel", "embeddings.patch_embeddings.projection.weight", "convolution")
         yield Name("stem/patch/bias", "embeddings.patch_embeddings.projection.bias")
         yield Name("stem/class", "embeddings.cls_token", squeeze=2)
@@ -128,7 +129,7 @@ class VitFormat(Format):
 
 
 def units(width: int, ratio: float, gated: bool) -> int:
-    """The feed-forward width that DINOv2 derives from `mlp_ratio`; gated, two thirds of it in whole eights."""
+    """Return the feed-forward width that DINOv2 derives from `mlp_ratio`; gated, 2/3 of it, a multiple of 8."""
     return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8 if gated else int(width * ratio)
 
 
@@ -144,8 +145,8 @@ def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
         mlp, norms = ("intermediate.dense", "output.dense"), ("layernorm_before", "layernorm_after")
     for branch, norm in zip(("attention", "mlp"), norms, strict=True):
         yield from norm_names(f"{ours}/{branch}/norm", f"{foreign}.{norm}")
-    for layer, theirs in zip(("up", "down"), mlp, strict=True):
-        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{theirs}")
+    for layer, module_name in zip(("up", "down"), mlp, strict=True):
+        yield from dense_names(f"{ours}/mlp/{layer}", f"{foreign}.{module_name}")
     if config.layer_scale is not None:
         yield Name(f"{ours}/attention/scale", f"{foreign}.layer_scale1.lambda1")
         yield Name(f"{ours}/mlp/scale", f"{foreign}.layer_scale2.lambda1")
