@@ -234,8 +234,7 @@ def norm(x: Array, axis: int = -1) -> Array:
 
 
 def confusion(logits: Array, temperature: float | Array = 2.5) -> Array:
-    """Compute how much the classes are confused, from the logits [N, C] alone (minimum class confusion; Jin et al.,
-    2020).
+    """Compute the minimum class confusion of Jin et al. (2020) from the logits [N, C] alone.
 
     With P = softmax(logits / temperature), weights w = N (1 + exp(-H)) / sum (1 + exp(-H)) of the rows' entropies H,
     which have no gradient, and K = P^T diag(w) P with every row divided by its sum, the result is sum over c != c' of

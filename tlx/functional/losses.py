@@ -70,8 +70,9 @@ def distillation(logits: Array, teacher: Array, temperature: float | Array) -> A
 
 
 def attention_divergence(scores: Array, teacher: Array, mask: Array | None = None) -> Array:
-    """Compute KL(teacher's attention || student's attention), the mean over heads and tokens (Wang et al., 2020,
-    equation 2).
+    """Compute KL(teacher's attention || student's attention) (MiniLM; Wang et al., 2020, equation 2).
+
+    It is the mean over heads and over the tokens that count.
 
     Args:
         scores: the student's scores before the softmax, [B, H, T, T].

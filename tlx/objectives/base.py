@@ -196,11 +196,11 @@ def task_losses(
     batch = relabel(view.batch[stream])
     sums, weights = view.task.loss(outputs, batch)
     if view.whole is not None and stream in view.whole:
-        whole = relabel(view.whole[stream])
-        examples = len(whole["index"])
+        whole_batch = relabel(view.whole[stream])
+        examples = len(whole_batch["index"])
         blank = jax.tree.map(lambda leaf: jnp.zeros((examples, *leaf.shape[1:]), leaf.dtype), dict(outputs))
-        weights = view.task.loss(blank, whole)[1]
-        return sums / mean_weight(view, weights, whole)
+        weights = view.task.loss(blank, whole_batch)[1]
+        return sums / mean_weight(view, weights, whole_batch)
     return sums / mean_weight(view, weights, batch)
 
 

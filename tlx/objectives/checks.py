@@ -125,10 +125,10 @@ def check_frozen_head(
 ) -> None:
     """Raise ValueError for a term that needs a frozen head, where some path in `trainable` is in the head."""
     head = model.stages[-1].name
-    moved = sorted(path for path in trainable if path.startswith(f"{head}/"))
-    if moved and (names := [type(term).__name__ for term in terms if term.needs(streams).frozen_head]):
+    trained = sorted(path for path in trainable if path.startswith(f"{head}/"))
+    if trained and (names := [type(term).__name__ for term in terms if term.needs(streams).frozen_head]):
         raise ValueError(
-            f"{names[0]} needs a frozen head, and the tuning trains {moved[0]!r}: take "
+            f"{names[0]} needs a frozen head, and the tuning trains {trained[0]!r}: take "
             f"Rules(({head + '/.*'!r}, None), ('.*', Learn()))"
         )
 

@@ -119,7 +119,7 @@ def least_squares(rows: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> 
 
 
 def loss_increases(setting: Setting, stages: Iterable[str], stream: str, batches: int) -> dict[str, np.ndarray]:
-    """Return, for each stage, the increase of the squared error where one unit is set to 0, [C]; zeros without data."""
+    """Return by stage the increase of the squared error where one unit is set to 0, [C]; zeros without data."""
     model, variables = setting.model, setting.variables
     names, head = stage_names(model), model.stages[-1].name
     shapes = tap_shapes(model)

@@ -102,7 +102,7 @@ class Distill(Term):
         return added(params, leaves, "Distill")
 
     def shapes(self, model: Model, params: Tree, teacher: Pretrained) -> list[tuple[Shape, Shape, str, str]]:
-        """Return, for each pair of stages, the shapes of both hidden states (student, teacher) and both stage names."""
+        """Return the shapes of both hidden states (student, teacher) and both stage names, for each pair of stages."""
         # One token, because a tuning may put tokens before the text, and positions are limited.
         inputs = example_inputs(model.config, tokens=1)
         student_taps, teacher_taps = (

@@ -17,8 +17,7 @@ STREAM = "fixmatch"
 
 @dataclass(frozen=True, kw_only=True)
 class FixMatch(PseudoLabel):
-    """FixMatch (Sohn et al., 2020): `PseudoLabel` with the classes predicted on a weak view and learned on a strong
-    view.
+    """FixMatch (Sohn et al., 2020): `PseudoLabel` with classes from a weak view, learned on a strong view.
 
     The weak view is the stream `on` as the data provide it, so `Data(augment=(...))` sets the weak augmentation. The
     strong view of an image has two random changes and a square cut out, each at most `strength` times the paper's sizes

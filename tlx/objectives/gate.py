@@ -98,15 +98,16 @@ class Gate(Between):
             labelled_losses = task_losses(view, self.labelled)
             risk = mean_over(view, self.labelled, labelled_losses)
         weight = self.weights(jax.lax.stop_gradient(logits[self.source]))
-        every = gathered(view, weight)
-        effective = effective_share(every)
+        batch_weights = gathered(view, weight)
+        effective = effective_share(batch_weights)
         if self.normalised:
-            weight = relative_to_mean(weight, every)
+            weight = relative_to_mean(weight, batch_weights)
         source_losses = task_losses(view, self.source)
         gated = mean_over(view, self.source, weight * source_losses)
         return weighed(
             self.weight, risk + self.share * gated + domain, view,
-            risk=risk, gated=gated, discriminator=domain, effective=effective, weight_mean=every.mean(), reversal=scale,
+            risk=risk, gated=gated, discriminator=domain, effective=effective,
+            weight_mean=batch_weights.mean(), reversal=scale,
         )  # fmt: skip
 
 

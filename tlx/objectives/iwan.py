@@ -62,14 +62,14 @@ class Iwan(Between):
             domain_logits[stream] = discriminate(params["apart"], reversed_gradient(f, scale))
         # 1 - D as the sigmoid of the negative logit, which does not round to 0 for D near 1.
         weight = jax.nn.sigmoid(-jax.lax.stop_gradient(weigher_logits[self.source]))
-        all_weights = gathered(view, weight)
+        batch_weights = gathered(view, weight)
         counts = {
-            self.source: relative_to_mean(weight, all_weights),
+            self.source: relative_to_mean(weight, batch_weights),
             self.target: jnp.ones(len(domain_logits[self.target])),
         }
-        weigher_risk, _ = domain_risk(view, self.source, self.target, weigher_logits)
+        weighting, _ = domain_risk(view, self.source, self.target, weigher_logits)
         risk, accuracy = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
-            self.weight, risk + weigher_risk, view,
-            risk=risk, weigher=weigher_risk, accuracy=accuracy, effective=effective_share(all_weights), reversal=scale,
+            self.weight, risk + weighting, view,
+            risk=risk, weigher=weighting, accuracy=accuracy, effective=effective_share(batch_weights), reversal=scale,
         )  # fmt: skip

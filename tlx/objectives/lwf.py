@@ -41,8 +41,12 @@ class Lwf(Term):
         return Needs(forward=(self.on,), exclusive=True, features=False, taps=("head",), models=models, pretrained=True)
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a `source` without a trained head that fits, or, without `source`, for a head in no
-        checkpoint."""
+        """Check that the old head is trained and fits.
+
+        Raises:
+            ValueError: `source` has no trained head that fits; or, without `source`, the model's head is in no
+                checkpoint.
+        """
         if self.source is not None:
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
         elif fresh := drawn_head(preview.model, preview.fresh):

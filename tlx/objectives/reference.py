@@ -139,8 +139,10 @@ def remember(setting: Setting) -> Tree:
 
 
 def remembered(view: View) -> Variables:
-    """Return the variables at the start of the run, without gradient, from what `remember` stored and the frozen
-    leaves."""
+    """Return the variables at the start of the run, without gradient.
+
+    `remember` stored the leaves that learn; the frozen ones come from the view.
+    """
     params = jax.lax.stop_gradient(flatten(view.params)) | flatten(view.memory["params"])
     return Variables(nest(dict(sorted(params.items()))), view.memory["stats"])
 

@@ -50,8 +50,10 @@ class Reweighted(Term):
         """Return the weight of each row of the source: [N, W], [M, W] -> [N]."""
 
     def memory(self, setting: Setting) -> Tree:
-        """Return `counts`, the weights w by example index, and their effective share. Without data all weights are
-        equal."""
+        """Return `counts`, the weights w by example index, and `effective`, their effective share.
+
+        Without data all weights are equal.
+        """
         (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
         if not len(source) or not len(target):
             return {"counts": np.ones(1, np.float32), "effective": np.ones((), np.float32)}

@@ -11,10 +11,10 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing(Term):
-    """`weight` times the mean of -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C (Szegedy et al.,
-    2016).
+    """Cross-entropy to smoothed labels (Szegedy et al., 2016), in the place of `Supervised`.
 
-    Use it in the place of `Supervised`; it ignores the task's own smoothing.
+    The loss is `weight` times the mean of -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C. The
+    task's own smoothing is ignored.
     """
 
     smoothing: float = 0.1

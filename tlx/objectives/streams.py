@@ -67,7 +67,7 @@ def passes(terms: Sequence[Term], streams: Sequence[str], batch: Streams) -> lis
     The noise of a data stream does not depend on the streams that terms add, and neither do the running statistics,
     unless no data stream has a pass. A term of weight 0 therefore equals leaving it out. Where a target stream has a
     pass, only the target streams update the running statistics, because the model is evaluated on the target; each
-    stream trains with the statistics of its own batch.
+    stream trains with the statistics of its batch.
 
     Args:
         terms: the objective.

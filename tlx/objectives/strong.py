@@ -102,8 +102,10 @@ def inside(key: Key, sides: tuple[int, int], most: float | Array) -> Array:
 
 
 def strong_text(stream: Mapping[str, Array], keys: Array, masked: float | Array) -> Array:
-    """Return the attention mask [B, T] with a share `masked` of the tokens hidden, except the first, which a head may
-    read."""
+    """Return the attention mask [B, T] with a share `masked` of the tokens hidden.
+
+    The first token is never hidden, because a head may read it.
+    """
     ids = jnp.asarray(stream["input_ids"])
     mask = jnp.asarray(stream["attention_mask"]) if "attention_mask" in stream else jnp.ones_like(ids)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, ids.shape[1:], jnp.float32))(keys)

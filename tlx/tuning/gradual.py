@@ -81,12 +81,12 @@ T5_EPISODES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(Tuning):
-    """Split the run into `episodes` equal phases and unfreeze one group of stages per phase (Raffel et al., 2020,
-    3.5.1).
+    """Split the run into `episodes` equal phases and unfreeze one group of stages per phase.
 
-    In phase n the top n groups learn; there is one group per episode. None takes the paper's twelve episodes, or one
-    per stage where there are fewer stages. The stages are split as evenly as possible, and the upper groups take the
-    remainder. Where the output reads the matrix of the embeddings, that matrix learns from the first phase.
+    In phase n the top n groups learn (Raffel et al., 2020, 3.5.1); there is one group per episode. None takes the
+    paper's twelve episodes, or one per stage where there are fewer stages. The stages are split as evenly as possible,
+    and the upper groups take the remainder. Where the output reads the matrix of the embeddings, that matrix learns
+    from the first phase.
     """
 
     episodes: int | None = None

@@ -45,13 +45,13 @@ class NormTuning(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBN(Tuning):
-    """Adapt the running statistics to the batches that the objective reads, and freeze all parameters (Li et al.,
-    2016).
+    """Adapt the running statistics to the batches that the objective reads, and freeze all parameters.
 
-    The scales and shifts beside the statistics get the learning rate 0 in the optimiser, so that their stages run in
-    training mode. The objective is measured and changes nothing: `Entropy(on="unlabelled")` selects the stream. The
-    paper computes the moments over all examples of the target at once. Here they are an exponential average over the
-    batches (`Cnn.momentum`), in which the initial moments have the weight momentum ** steps.
+    This is AdaBN (Li et al., 2016). The scales and shifts beside the statistics get the learning rate 0 in the
+    optimiser, so that their stages run in training mode. The objective is measured and changes nothing:
+    `Entropy(on="unlabelled")` selects the stream. The paper computes the moments over all examples of the target at
+    once. Here they are an exponential average over the batches (`Cnn.momentum`), in which the initial moments have the
+    weight momentum ** steps.
     """
 
     def phases(self, model: Model) -> tuple[Phase, ...]:

@@ -30,8 +30,8 @@ class LinearThenFull(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Tuning):
-    """fastai's `fine_tune` (Howard and Gugger, 2020): train the last stage alone for `share` of the run, then
-    everything.
+    """Train the last stage alone for `share` of the run, then everything: fastai's `fine_tune` (Howard and Gugger,
+    2020).
 
     Each phase has its own one-cycle. In the first phase the rate rises nearly throughout. In the second phase, at half
     the rate, it starts at a fifth of its peak and rises during the first 0.3 of the phase. The rates of the second
