@@ -45,9 +45,9 @@ class Adda(Between):
     def check(self, preview: Preview) -> None:
         """Raise ValueError where some part of the source encoder or of its head is in no checkpoint."""
         stages = below(stage_names(preview.model))
-        if fresh := sorted(path for path in preview.fresh if path.startswith(stages)):
+        if paths := sorted(path for path in preview.fresh if path.startswith(stages)):
             raise ValueError(
-                f"Adda adapts a model that was trained on the source, and {fresh[0]!r} is drawn at random: name a run "
+                f"Adda adapts a model that was trained on the source, and {paths[0]!r} is drawn at random: name a run "
                 "that trained on the source: weights=Weights(...)"
             )
 

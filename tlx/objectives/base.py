@@ -162,8 +162,8 @@ def weighed(weight: Weight, value: Array, view: View, **metrics: Array) -> tuple
     Returns:
         The weighted loss, and the numbers to log: the `metrics`, and the weight where it is a ramp.
     """
-    now = current(weight, view.tick)
-    return now * value, metrics | ({"weight": now} if isinstance(weight, Ramp) else {})
+    factor = current(weight, view.tick)
+    return factor * value, metrics | ({"weight": factor} if isinstance(weight, Ramp) else {})
 
 
 def mean_over(view: View, stream: str, values: Array) -> Array:

@@ -49,9 +49,9 @@ class Lwf(Term):
         """
         if self.source is not None:
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
-        elif fresh := drawn_head(preview.model, preview.fresh):
+        elif paths := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Lwf keeps the answers of the pretrained head, and {fresh[0]!r} is drawn at random: name the "
+                f"Lwf keeps the answers of the pretrained head, and {paths[0]!r} is drawn at random: name the "
                 "checkpoint of the old head: Lwf(source=...)"
             )
 

@@ -159,8 +159,8 @@ def apply_head(head: Stage, params: Tree, carry: dict[str, Any], dtype: Any = "f
     Returns:
         The logits, [B, C].
     """
-    after, _ = head.apply(params, {}, carry, Context(dtype=dtype))
-    return (beside(params["side"], head, after, carry["side"]) if "side" in params else after)["logits"]
+    outputs, _ = head.apply(params, {}, carry, Context(dtype=dtype))
+    return (beside(params["side"], head, outputs, carry["side"]) if "side" in params else outputs)["logits"]
 
 
 def compiled(model: Model) -> Any:

@@ -47,9 +47,9 @@ class Shot(Term):
 
     def check(self, preview: Preview) -> None:
         """Raise ValueError for a head that is in no checkpoint."""
-        if fresh := drawn_head(preview.model, preview.fresh):
+        if paths := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Shot adapts features to the pretrained head, and {fresh[0]!r} is drawn at random: start from a "
+                f"Shot adapts features to the pretrained head, and {paths[0]!r} is drawn at random: start from a "
                 "classifier of the same classes: weights=Weights(...)"
             )
 

@@ -89,15 +89,15 @@ def with_created(terms: Sequence[Term], batch: Streams, tick: Tick) -> Streams:
             one that its `needs` declare.
     """
     for term in terms:
-        creates, before = term.needs(batch).creates, batch
+        creates, previous = term.needs(batch).creates, batch
         for stream in creates:
-            check_new(stream, before, term)
-        batch = term.streams(before, tick)
+            check_new(stream, previous, term)
+        batch = term.streams(previous, tick)
         for stream in creates:
             if stream not in batch:
                 raise ValueError(f"{type(term).__name__}.streams does not create {stream!r}, which its needs declare")
         for stream in batch:
-            if stream not in before and stream not in creates:
+            if stream not in previous and stream not in creates:
                 raise ValueError(
                     f"{type(term).__name__}.streams creates {stream!r}, which its needs do not declare: add "
                     f"creates=({stream!r},)"

@@ -70,8 +70,8 @@ def directed(direction: Callable[[Any, Wave], Sequence[optax.GradientTransformat
 
 def lamb(optim: Any, wave: Wave) -> optax.GradientTransformation:
     """Return LAMB (You et al., 2020). The decay is part of the ratio, so the last transform adds none."""
-    inside = optax.chain(adam(optim), decay(wave.rates), optax.scale_by_trust_ratio())
-    return optax.chain(inside, wave.move(decays=False))
+    ratio = optax.chain(adam(optim), decay(wave.rates), optax.scale_by_trust_ratio())
+    return optax.chain(ratio, wave.move(decays=False))
 
 
 def schedule_free_adamw(optim: Any, wave: Wave) -> optax.GradientTransformation:
@@ -107,12 +107,12 @@ def muon(optim: Any, hidden: frozenset[str]) -> optax.GradientTransformation:
     rest = adam(optim)
 
     def turn(shapes: Mapping[str, Any]) -> optax.GradientTransformation:
-        numbers = {
+        dimensions = {
             path: contrib.MuonDimensionNumbers(tuple(range(len(leaf.shape) - 1)), len(leaf.shape) - 1)
             for path, leaf in shapes.items()
         }
         return optax.chain(
-            contrib.scale_by_muon(beta=optim.momentum, eps=optim.epsilon, weight_dimension_numbers=numbers),
+            contrib.scale_by_muon(beta=optim.momentum, eps=optim.epsilon, weight_dimension_numbers=dimensions),
             optax.stateless(lambda updates, _: {path: leaf * size(leaf.shape) for path, leaf in updates.items()}),
         )
 

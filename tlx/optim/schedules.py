@@ -25,9 +25,9 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     """
     schedule = optim.schedule if schedule is None else schedule
     step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
-    warm, now, length = course(optim, step, steps)
+    warm, elapsed, length = course(optim, step, steps)
     rise = jnp.minimum((step + 1) / jnp.maximum(warm, 1.0), 1.0)
-    progress = now / length
+    progress = elapsed / length
     if schedule == "cosine":
         fall = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     elif schedule == "linear":
@@ -39,7 +39,7 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     elif schedule == "slanted-triangular":
         # The small number prevents floor from losing a step where rounding puts the product just below a whole number.
         cut = jnp.maximum(jnp.floor(length * optim.slant_peak + 1e-4), 1.0)
-        p = jnp.where(now < cut, now / cut, 1.0 - (now - cut) / jnp.maximum(length - cut, 1.0))
+        p = jnp.where(elapsed < cut, elapsed / cut, 1.0 - (elapsed - cut) / jnp.maximum(length - cut, 1.0))
         fall = (1.0 + p * (optim.slant_ratio - 1.0)) / optim.slant_ratio
     else:
         fall = jnp.ones_like(progress)
@@ -60,8 +60,8 @@ def with_cycled_momentum(optim: Optim, step: Array, steps: Array) -> Optim:
     """
     step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
     ends, peak = optim.cycle_momentum
-    _, now, length = course(optim, step, steps)
-    momentum = cycle(optim, now / length, ends, peak, ends)
+    _, elapsed, length = course(optim, step, steps)
+    momentum = cycle(optim, elapsed / length, ends, peak, ends)
     cycled = jnp.maximum(ends, peak) > 0
     changes = {"beta1": jnp.where(cycled, momentum, optim.beta1)}
     if optim.momentum is not None:

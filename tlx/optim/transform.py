@@ -49,14 +49,14 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
         layout: the layout of the phase.
     """
     shared = layout.schedule(rates)
-    now = rate(optim, step, steps, shared)
+    shared_rate = rate(optim, step, steps, shared)
     # A schedule-free optimiser's beta1 is not a momentum: its average assumes that this mixing number is constant.
     if (shared or optim.schedule) == "one-cycle" and not optim.averages:
         optim = with_cycled_momentum(optim, step, steps)
     default = rate(optim, step, steps)
     named = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
     nows = {path: named[layout.schedules[path]] if path in layout.schedules else default for path in rates}
-    inner = promoting(optim.optimiser().transform(optim, Wave(now, rates, nows, layout.hidden)))
+    inner = promoting(optim.optimiser().transform(optim, Wave(shared_rate, rates, nows, layout.hidden)))
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         if optim.clip is not None:

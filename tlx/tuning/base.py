@@ -137,12 +137,12 @@ def depths(model: Model) -> dict[str, int]:
     """
     joins = {stage.name: stage.joins for stage in model.stages}
     distances: dict[str, int] = {}
-    distance, above = 0, None
+    distance, upper_names = 0, None
     for names in reversed(levels(model)):
-        if above is not None and not joined(joins, names, "after") and not joined(joins, above, "before"):
+        if upper_names is not None and not joined(joins, names, "after") and not joined(joins, upper_names, "before"):
             distance += 1
         distances |= dict.fromkeys(names, distance)
-        above = names
+        upper_names = names
     return {name: distances[name] for name in parametric(model)}
 
 
@@ -160,9 +160,9 @@ def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappi
     """Yield every sub-dict of `tree` with its path."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            here = f"{path}/{name}" if path else name
-            yield here, value
-            yield from groups(value, here)
+            inner_path = f"{path}/{name}" if path else name
+            yield inner_path, value
+            yield from groups(value, inner_path)
 
 
 def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
