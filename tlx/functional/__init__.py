@@ -1,3 +1,5 @@
-"""Arrays in, numbers out: losses, metrics, distances between domains, weights of examples, tests of significance, rules
-that choose a checkpoint. Nothing here reads a file.
+"""Functions from arrays to numbers; none of them reads a file.
+
+Losses, metrics, distances between domains, weights of examples, tests of significance, and rules that choose a
+checkpoint.
 """

@@ -1,4 +1,4 @@
-"""Arrays in, a number an example out (a number for a matrix or a tree). All in float32.
+"""Losses: one number per example, or one number for a matrix or a tree. All in float32.
 
 Shapes: B batch, C classes, K outputs, W width, T tokens, H heads.
 """
@@ -12,9 +12,9 @@ from tlx.types import Array
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float | Array = 0.0) -> Array:
-    """-sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C: [B, C], [B] -> [B].
+    """Compute -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C: [B, C], [B] -> [B].
 
-    Label smoothing after Szegedy et al. (2016), the convention of torch.
+    Label smoothing follows Szegedy et al. (2016), with the convention of torch.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
     picked = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
@@ -22,64 +22,86 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float | Array = 0.0) 
 
 
 def soft_cross_entropy(logits: Array, targets: Array) -> Array:
-    """-sum_c q_c log p_c with the probabilities q = `targets`: [B, C], [B, C] -> [B]."""
+    """Compute -sum_c q_c log p_c with the probabilities q = `targets`: [B, C], [B, C] -> [B]."""
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32), -1)).sum(-1)
 
 
 def log_odds(logits: Array, labels: Array) -> Array:
-    """log p_y / (1 - p_y) = z_y - log sum_{c != y} exp(z_c): [B, C], [B] -> [B].
+    """Compute log p_y / (1 - p_y) = z_y - log sum_{c != y} exp(z_c): [B, C], [B] -> [B].
 
-    Of these odds m, log p_y is -softplus(-m) and log(1 - p_y) is -softplus(m), exact and of bounded gradient where p_y
-    rounds to 0 or 1.
+    With these odds m, log p_y is -softplus(-m) and log(1 - p_y) is -softplus(m). Both are exact and have a bounded
+    gradient where p_y rounds to 0 or 1.
     """
-    z, own = logits.astype(jnp.float32), jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.where(own, z, 0.0).sum(-1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, z), -1)
+    z, labelled = logits.astype(jnp.float32), jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.where(labelled, z, 0.0).sum(-1) - jax.nn.logsumexp(jnp.where(labelled, -jnp.inf, z), -1)
 
 
 def entropy(logits: Array) -> Array:
-    """-sum_c p_c log p_c: [..., C] -> [...]."""
+    """Compute -sum_c p_c log p_c: [..., C] -> [...]."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
     return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 def divergence(logits: Array, other: Array) -> Array:
-    """KL(p || q) = sum_c p_c (log p_c - log q_c), p from `logits` and q from `other`: [..., C], [..., C] -> [...]."""
+    """Compute KL(p || q) = sum_c p_c (log p_c - log q_c): [..., C], [..., C] -> [...].
+
+    p is the softmax of `logits`, and q the softmax of `other`.
+    """
     log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32), -1) for x in (logits, other))
     return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
 
 
 def disagreement(logits: Array, other: Array) -> Array:
-    """Mean over the classes of |p_c - q_c|, p from `logits` and q from `other`: [..., C], [..., C] -> [...] (the
-    discrepancy of Saito et al., 2018)."""
+    """Compute the mean over the classes of |p_c - q_c| (Saito et al., 2018): [..., C], [..., C] -> [...].
+
+    p is the softmax of `logits`, and q the softmax of `other`.
+    """
     p, q = (jax.nn.softmax(x.astype(jnp.float32), -1) for x in (logits, other))
     return jnp.abs(p - q).mean(-1)
 
 
 def distillation(logits: Array, teacher: Array, temperature: float | Array) -> Array:
-    """T^2 KL(softmax(teacher / T) || softmax(logits / T)): [B, C], [B, C] -> [B] (Hinton et al., 2015).
+    """Compute T^2 KL(softmax(teacher / T) || softmax(logits / T)): [B, C], [B, C] -> [B] (Hinton et al., 2015).
 
-    The factor T^2 keeps the gradient's size as T grows (section 2 there).
+    The factor T^2 keeps the size of the gradient as T grows (section 2 of the paper).
     """
     teacher, logits = (x.astype(jnp.float32) / temperature for x in (teacher, logits))
     return temperature**2 * divergence(teacher, logits)
 
 
 def attention_divergence(scores: Array, teacher: Array, mask: Array | None = None) -> Array:
-    """KL(teacher's attention || ours), the mean over heads and tokens where `mask` [B, T] is 1: [B, H, T, T] twice,
-    scores before the softmax -> [B] (Wang et al., 2020: MiniLM, equation 2)."""
+    """Compute KL(teacher's attention || student's attention) (MiniLM; Wang et al., 2020, equation 2).
+
+    It is the mean over heads and over the tokens that count.
+
+    Args:
+        scores: the student's scores before the softmax, [B, H, T, T].
+        teacher: the teacher's scores, [B, H, T, T].
+        mask: the tokens that count have 1, [B, T]; None counts all.
+
+    Returns:
+        One number per example, [B].
+    """
     return token_mean(divergence(teacher, scores).mean(1), mask)
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
-    """Mean over outputs of the squared difference: [B, K], [B] or [B, K] -> [B]."""
+    """Compute the mean over the outputs of the squared difference: [B, K], [B] or [B, K] -> [B]."""
     difference = predictions.astype(jnp.float32) - targets.reshape(predictions.shape)
     return (difference * difference).mean(-1)
 
 
 def feature_distance(tap: Array, other: Array, units: Array | None = None, mask: Array | None = None) -> Array:
-    """sum_c units_c mean over places of (tap - other)_c^2: [B, ..., W] twice, [W] -> [B].
+    """Compute sum_c units_c mean over places of (tap - other)_c^2.
 
-    Places are tokens (those where `mask` [B, T] is 1) or pixels; without `units` each counts 1.
+    Args:
+        tap: the features, [B, ..., W].
+        other: the features to compare with, [B, ..., W].
+        units: the weight of each unit, [W]; None is 1 for each.
+        mask: the tokens that count have 1, [B, T]; None, or a mask of another shape, counts all places.
+
+    Returns:
+        One number per example, [B].
     """
     difference = tap.astype(jnp.float32) - other.astype(jnp.float32)
     squares = difference * difference
@@ -88,7 +110,7 @@ def feature_distance(tap: Array, other: Array, units: Array | None = None, mask:
 
 
 def token_mean(values: Array, mask: Array | None = None) -> Array:
-    """The mean over tokens where `mask` [B, T] is 1 (over all where the shapes differ): [B, T] -> [B]."""
+    """Compute the mean over tokens where `mask` [B, T] is 1 (over all where the shapes differ): [B, T] -> [B]."""
     if mask is None or mask.shape != values.shape:
         return values.mean(-1)
     weight = mask.astype(jnp.float32)
@@ -96,7 +118,7 @@ def token_mean(values: Array, mask: Array | None = None) -> Array:
 
 
 def squared_distance(leaves: Mapping[str, Array], anchors: Mapping[str, Array]) -> Array:
-    """sum over the leaves of |leaf - anchor|^2: a scalar."""
+    """Compute the sum over the leaves of |leaf - anchor|^2, a scalar."""
     total = jnp.zeros(())
     for path, leaf in leaves.items():
         difference = leaf.astype(jnp.float32) - anchors[path]
@@ -105,35 +127,44 @@ def squared_distance(leaves: Mapping[str, Array], anchors: Mapping[str, Array]) 
 
 
 def smallest_squares(matrix: Array, k: int) -> Array:
-    """The sum of the `k` smallest squared singular values of `matrix` [B, W], of which there are min(B, W). Raises
-    ValueError where there are fewer than `k`."""
+    """Compute the sum of the `k` smallest of the min(B, W) squared singular values of `matrix` [B, W].
+
+    Raises:
+        ValueError: the matrix has fewer than `k` singular values.
+    """
     return singular_squares(matrix, k, slice(None, k))
 
 
 def largest_squares(matrix: Array, k: int) -> Array:
-    """The sum of the `k` largest squared singular values of `matrix` [B, W], of which there are min(B, W). Raises
-    ValueError where there are fewer than `k`."""
+    """Compute the sum of the `k` largest of the min(B, W) squared singular values of `matrix` [B, W].
+
+    Raises:
+        ValueError: the matrix has fewer than `k` singular values.
+    """
     return singular_squares(matrix, k, slice(-k, None))
 
 
 def singular_squares(matrix: Array, k: int, which: slice) -> Array:
-    """The sum of `k` squared singular values of `matrix` [B, W]: those at `which`, in rising order.
+    """Compute the sum of `k` squared singular values of `matrix` [B, W]: those at `which`, in ascending order.
 
-    With the singular vectors v_i held fixed, the sum of |matrix v_i|^2 has this value and this gradient (a singular
-    value is stationary in its vectors): finite where singular values are equal or 0, as that of an SVD is not. Raises
-    ValueError where there are fewer than `k`.
+    With constant singular vectors v_i, the sum of |matrix v_i|^2 has the same value and the same gradient, because a
+    singular value is stationary in its vectors. This gradient is finite where singular values are equal or 0, unlike
+    that of an SVD.
+
+    Raises:
+        ValueError: the matrix has fewer than `k` singular values.
     """
     wide = matrix.astype(jnp.float32)
     if k > min(wide.shape):
         raise ValueError(f"a matrix of {wide.shape[0]}x{wide.shape[1]} has no {k} singular values; lower k")
     tall = wide if wide.shape[0] >= wide.shape[1] else wide.T
     _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(tall.T @ tall))
-    kept = tall @ jax.lax.stop_gradient(vectors[:, which])
-    return (kept * kept).sum()
+    projected = tall @ jax.lax.stop_gradient(vectors[:, which])
+    return (projected * projected).sum()
 
 
 def weighted_mean(values: Array, weight: Array | None = None) -> Array:
-    """Mean over the examples, by `weight` [B] where given; 0 where all weights are."""
+    """Compute the mean over the examples, by `weight` [B] where present; 0 where all weights are 0."""
     if weight is None:
         return values.mean()
     total = weight.sum()

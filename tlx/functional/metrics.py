@@ -1,4 +1,4 @@
-"""Metrics of per-example scores, and similarities of features. NumPy, on the host, in float64.
+"""Metrics from per-example scores, and similarities of features. NumPy, on the host, in float64.
 
 Shapes: N examples, C classes, K outputs, V and W widths of features.
 """
@@ -14,12 +14,18 @@ Scores = Mapping[str, np.ndarray]
 
 
 class Metric(NamedTuple):
-    """One metric that a task declares: what reports, comparisons and searches need to know about it.
+    """One metric that a task declares, with the facts that reports, comparisons and searches need.
 
-    `better` says which direction is better; `low` and `high` bound its values. `mean_of` names the score whose mean
-    over the examples is the metric, and `value` computes any other metric from the scores; a task that computes its
-    metrics in `summarise` needs neither. Where `interval` is False, resampling gives no valid interval. `points` marks
-    a share that pages show in percent. `words` is its name on a page.
+    Attributes:
+        better: which direction is better.
+        low: the lowest possible value.
+        high: the highest possible value.
+        mean_of: the score whose mean over the examples is the metric.
+        value: a function that computes any other metric from the scores. A task that computes its metrics in
+            `summarise` needs neither `mean_of` nor `value`.
+        interval: whether resampling gives a valid interval.
+        points: whether pages show the metric in percent.
+        words: its name on a page.
     """
 
     better: Literal["max", "min"]
@@ -41,7 +47,7 @@ class Metric(NamedTuple):
 
 
 def of_scores(metric: Metric, scores: Scores) -> float:
-    """Compute a metric from scores [N, ...] of examples. Raises ValueError for a metric that declares no way."""
+    """Compute a metric from scores [N, ...]; raise ValueError where it declares neither `mean_of` nor `value`."""
     if metric.mean_of:
         return float(np.asarray(scores[metric.mean_of], np.float64).mean())
     if metric.value is None:
@@ -50,7 +56,7 @@ def of_scores(metric: Metric, scores: Scores) -> float:
 
 
 def document(metric: Metric) -> dict[str, Any]:
-    """Return a metric as JSON values, for `result.json`; `value` by the name of one of the functions of this file."""
+    """Return a metric as JSON values for `result.json`; `value` is the name of a function of this file."""
     names = {function: name for name, function in VALUES.items()}
     ends = [None if math.isinf(end) else end for end in metric.bounds]
     return {
@@ -61,7 +67,7 @@ def document(metric: Metric) -> dict[str, Any]:
 
 
 def from_document(values: Mapping[str, Any]) -> Metric:
-    """Return the metric that `document` has written."""
+    """Return the metric that `document` has stored."""
     low, high = values["low"], values["high"]
     return Metric(
         "max" if values["better"] == "max" else "min",
@@ -76,8 +82,10 @@ def from_document(values: Mapping[str, Any]) -> Metric:
 
 
 def known(name: str, measures: Mapping[str, Any] | None = None) -> Metric:
-    """Return what is known of a metric: as a run's `measures` declare it, else as tlx does, else nothing but that more
-    is better. The name may begin with that of its split.
+    """Return the declaration of a metric by its name, which may begin with the name of a split.
+
+    The run's `measures` have priority, then the metrics of tlx. For any other name the only assumption is that more is
+    better.
 
     >>> known("test/accuracy").bounds, known("mse").better, known("words").bounds
     ((0.0, 1.0), 'min', (-inf, inf))
@@ -89,7 +97,14 @@ def known(name: str, measures: Mapping[str, Any] | None = None) -> Metric:
 
 
 class SimilaritySums(NamedTuple):
-    """Sums over batches of HSIC_1 of the left features with the right (`cross`) and of each with itself."""
+    """Sums over batches of HSIC_1, for linear CKA.
+
+    Attributes:
+        cross: the left features with the right features.
+        left: the left features with themselves.
+        right: the right features with themselves.
+        batches: the number of batches.
+    """
 
     cross: float
     left: float
@@ -98,24 +113,27 @@ class SimilaritySums(NamedTuple):
 
 
 def merge(a: SimilaritySums, b: SimilaritySums) -> SimilaritySums:
-    """Sums over two disjoint sets of batches as the sums over their union."""
+    """Return the sums over the union of two disjoint sets of batches."""
     return SimilaritySums(a.cross + b.cross, a.left + b.left, a.right + b.right, a.batches + b.batches)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    """Compute the softmax over the last axis in float64: [..., C] -> [..., C]."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)_label of each example, float64: [B, C], [B] -> [B]. Exact however unlikely the label is."""
+    """Compute -log softmax(logits)_label of each example in float64: [N, C], [N] -> [N].
+
+    The result is exact for very unlikely labels too.
+    """
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
-    """ValueError for a label outside 0..C-1: NumPy would count -1 as the last class."""
+    """Raise ValueError for a label outside 0..C-1, because NumPy would read -1 as the last class."""
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         place = int(outside.argmax())
@@ -176,11 +194,18 @@ def token_loss(scores: Scores) -> float:
 
 
 def calibration_bins(scores: Scores) -> np.ndarray:
-    """Sum examples, `confidence` [N] and `correct` [N] in bins of equal width of the confidence: [15, 3]."""
+    """Sum the examples in 15 bins of equal width of the confidence.
+
+    Args:
+        scores: `confidence` [N] and `correct` [N].
+
+    Returns:
+        [15, 3]: by bin, the number of examples, the sum of confidences and the number of correct examples.
+    """
     confidence, correct = (np.asarray(scores[name], np.float64) for name in ("confidence", "correct"))
     bins = np.zeros((BINS, 3))
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    np.add.at(bins, place, np.stack([np.ones_like(confidence), confidence, correct], -1))
+    bin_index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    np.add.at(bins, bin_index, np.stack([np.ones_like(confidence), confidence, correct], -1))
     return bins
 
 
@@ -191,8 +216,15 @@ def calibration_error(scores: Scores) -> float:
 
 
 def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores of logits [N, C] and labels [N] as runs of earlier versions stored them: of a classification
-    where the labels are whole numbers, else of a regression."""
+    """Return the scores of stored logits and labels, as in runs of earlier versions.
+
+    Args:
+        logits: [N, C] for classification, [N, K] or [N] for regression.
+        labels: whole numbers [N] for classification, else the targets of a regression.
+
+    Returns:
+        The arrays of scores by name.
+    """
     if labels.dtype.kind in "iu" and logits.ndim == 2:
         prediction = logits.argmax(-1)
         return {
@@ -209,14 +241,14 @@ def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def deviations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean [K] of `x` [B, K] and the deviations from it. Those of a constant are exactly 0."""
+    """Return the mean [K] of `x` [N, K] and the deviations [N, K] from it. Those of a constant are exactly 0."""
     shifted = x - x[:1]
     mean = shifted.mean(0)
     return x[0] + mean, shifted - mean
 
 
 def both_deviations(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """The deviations [N, K] of `label` and of `prediction` from their means."""
+    """Return the deviations [N, K] of `label` and of `prediction` from their means."""
     labels, predictions = (
         np.asarray(scores[name], np.float64).reshape(len(scores[name]), -1) for name in ("label", "prediction")
     )
@@ -226,8 +258,8 @@ def both_deviations(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
 def r_squared(scores: Scores) -> float:
     """Compute 1 - residual / total variance of `label` and `prediction` [N, K]; 0 where the labels do not vary.
 
-    The variances of several outputs, each about the mean of its output, are summed before the division: outputs with
-    different means are no variance that could be explained.
+    The variances of several outputs, each about the mean of its output, are summed before the division. The differences
+    between the means of the outputs thus do not count as variance.
     """
     labels, predictions = (
         np.asarray(scores[name], np.float64).reshape(len(scores[name]), -1) for name in ("label", "prediction")
@@ -249,7 +281,7 @@ VALUES: dict[str, Callable[[Scores], float]] = {
         macro_f1, micro_f1, class_f1, token_accuracy, token_loss, calibration_error, r_squared, pearson,
     )
 }  # fmt: skip
-# The metrics of the tasks of tlx, which runs of earlier versions do not declare.
+# The metrics of the tasks of tlx, because runs of earlier versions do not declare them.
 STANDARD: dict[str, Metric] = {
     "accuracy": Metric("max", 0.0, 1.0, "correct", points=True, words="accuracy"),
     "f1": Metric("max", 0.0, 1.0, value=macro_f1, points=True, words="macro F1"),
@@ -267,9 +299,14 @@ STANDARD: dict[str, Metric] = {
 
 
 def hsic(left: np.ndarray, right: np.ndarray) -> float:
-    """HSIC_1, the unbiased estimate of the Hilbert-Schmidt independence criterion (Song et al., 2012, equation 5).
+    """Compute HSIC_1, the unbiased Hilbert-Schmidt independence criterion (Song et al., 2012, equation 5).
 
-    `left`, `right` [B, B] are the kernels' matrices; ValueError below four examples, where it is not defined.
+    Args:
+        left: a kernel matrix, [B, B].
+        right: the other kernel matrix, [B, B].
+
+    Raises:
+        ValueError: there are fewer than four examples; the estimate is not defined for them.
     """
     n = len(left)
     if n < 4:
@@ -280,15 +317,22 @@ def hsic(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def centred(x: np.ndarray) -> np.ndarray:
-    """[B, W] in float64 with columns of mean zero."""
-    wide = x.astype(np.float64)
-    return wide - wide.mean(0)
+    """Return `x` [B, W] in float64 with columns of mean zero."""
+    values = x.astype(np.float64)
+    return values - values.mean(0)
 
 
 def sum_similarity(x: np.ndarray, y: np.ndarray) -> SimilaritySums:
-    """Sums over one batch of features [B, V] and [B, W] of the same examples, with linear kernels.
+    """Compute the sums for one batch of features of the same examples, with linear kernels.
 
-    Centring changes nothing but the rounding. Raises ValueError where the two differ in length, or below 4 examples.
+    The features are centred, which changes only the rounding.
+
+    Args:
+        x: the left features, [B, V].
+        y: the right features, [B, W].
+
+    Raises:
+        ValueError: the two differ in length, or have fewer than four examples.
     """
     if len(x) != len(y):
         raise ValueError(f"features of {len(x)} and of {len(y)} examples; both must be of the same ones")
@@ -298,19 +342,19 @@ def sum_similarity(x: np.ndarray, y: np.ndarray) -> SimilaritySums:
 
 
 def summarise_similarity(sums: SimilaritySums) -> dict[str, float]:
-    """`cka`: linear CKA by batches (Nguyen et al., 2021, equation 3), the ratio of the summed HSIC_1.
+    """Return `cka`: linear CKA by batches (Nguyen et al., 2021, equation 3), the ratio of the summed HSIC_1.
 
-    It may leave [0, 1] a little, for the estimates are unbiased; it is NaN where either side does not vary.
+    It may leave [0, 1] slightly, because the estimates are unbiased. It is NaN where one side does not vary.
     """
     product = sums.left * sums.right
     return {"cka": float(sums.cross / product**0.5) if sums.left > 0 and sums.right > 0 else float("nan")}
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """|Y^T X|^2 / (|X^T X| |Y^T Y|), Frobenius norms of centred columns (Kornblith et al., 2019, section 3): [B, V] and
-    [B, W] -> [0, 1].
+    """Compute |Y^T X|^2 / (|X^T X| |Y^T Y|) (Kornblith et al., 2019, section 3): [B, V], [B, W] -> [0, 1].
 
-    Biased upwards where the widths are not small beside B; NaN where either side does not vary.
+    The norms are Frobenius norms of centred columns. The result is biased upwards where the widths are not small
+    compared with B, and NaN where one side does not vary.
     """
     x, y = centred(x), centred(y)
     if not x.any() or not y.any():
@@ -320,9 +364,9 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def effective_rank(singular_values: np.ndarray) -> float:
-    """exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007): 1 to the rank.
+    """Compute exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007).
 
-    0 for a matrix of zeros, whose rank it is.
+    The result lies between 1 and the rank; it is 0 for a matrix of zeros, which has rank 0.
     """
     values = singular_values[singular_values > 0].astype(np.float64)
     if not len(values):

@@ -1,6 +1,6 @@
-"""Criteria that choose a checkpoint without a label of the target, and what each would have cost. NumPy, in float64.
+"""Criteria that choose a checkpoint without labels of the target, and the cost of each choice. NumPy, in float64.
 
-Shapes: N held-out examples of the source, M unlabelled ones of the target, C classes, W width of features.
+Shapes: N held-out examples of the source, M unlabelled examples of the target, C classes, W width of features.
 """
 
 import math
@@ -14,18 +14,23 @@ import numpy as np
 
 from tlx.functional.metrics import softmax
 
-# What a criterion may look at: held-out examples of the source with their labels, training examples of the target
-# without.
+# The data that a criterion may read: held-out examples of the source with labels, and training examples of the target
+# without labels.
 SOURCE, TARGET = "source-held-out", "target-unlabelled"
-# The rules that look at the labels of the target's validation split.
+# The rules that read the labels of the target's validation split.
 BY_VALIDATION = ("best-validation", "oracle")
-# Under which name a run writes a criterion down.
+# The prefix of a criterion's name in the log of a run.
 PREFIX = "criterion/"
 
 
 class Rows(NamedTuple):
-    """What a model gives of some examples: `logits` [N, C] and, where they were asked for, `features` [N, W], which its
-    head reads; `labels` [N] where they are known."""
+    """The outputs of a model for some examples.
+
+    Attributes:
+        logits: [N, C].
+        features: the input of the head, [N, W], where requested.
+        labels: [N], where known.
+    """
 
     logits: np.ndarray
     features: Any = None
@@ -34,51 +39,65 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model gives of all that is looked at, by name; what several criteria need of it is computed once."""
+    """The outputs of a model for the data that criteria read, by name; shared results are computed once."""
 
     rows: Mapping[str, Rows] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
-        given = [array for rows in self.rows.values() for array in (rows.logits, rows.features) if array is not None]
-        return all(bool(np.isfinite(array).all()) for array in given)
+        arrays = [array for rows in self.rows.values() for array in (rows.logits, rows.features) if array is not None]
+        return all(bool(np.isfinite(array).all()) for array in arrays)
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """Whether each held-out example of the source is taken for another class, as 0 and 1, [N]."""
+        """Return 1 for each misclassified held-out example of the source, else 0: [N]."""
         rows = self.rows[SOURCE]
         return (rows.logits.argmax(-1) != rows.labels).astype(np.float64)
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """How much more likely the target is to hold each of them than the source, [N]."""
+        """Return the density ratio of the target to the source at each held-out example of the source, [N]."""
         return density_ratio(self.rows[SOURCE].features, self.rows[TARGET].features)
 
 
 def entropies(p: np.ndarray) -> np.ndarray:
-    """- sum_c p_c log p_c of distributions: [..., C] -> [...]."""
+    """Compute -sum_c p_c log p_c of distributions: [..., C] -> [...]."""
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
 
 
 def mean_entropy(logits: np.ndarray) -> float:
-    """The mean entropy of the predictions [M, C] (Morerio et al., 2018): 0 where all are certain, log C where none is.
-    Less is better."""
+    """Compute the mean entropy of the predictions [M, C] (Morerio et al., 2018). Less is better.
+
+    It is 0 where all predictions are certain, and log C where none is.
+    """
     return float(entropies(softmax(logits)).mean())
 
 
 def information(logits: np.ndarray) -> float:
-    """The entropy of the mean prediction less the mean entropy of the predictions [M, C], in [0, log C]: the mutual
-    information of example and class (Krause et al., 2010, section 2). More is better."""
+    """Compute the mutual information of example and class (Krause et al., 2010, section 2). More is better.
+
+    It is the entropy of the mean prediction minus the mean entropy of the predictions [M, C], in [0, log C].
+    """
     p = softmax(logits)
     return float(entropies(p.mean(0)) - entropies(p).mean())
 
 
 def neighbourhood_density(logits: np.ndarray, temperature: float = 0.05) -> float:
-    """Soft neighbourhood density (Saito et al., 2021, section 3.2) of the predictions [M, C], in [0, log (M - 1)].
+    """Compute the soft neighbourhood density (Saito et al., 2021, section 3.2). More is better.
 
-    With the cosines S of the rows of softmax(logits), and P_ij = exp(S_ij / temperature) / sum_{k != i} of those of the
-    others: the mean over i of the entropy of P_i. More is better. The authors' code gives an example a cosine of -1
-    with itself and adds 1e-5 within the logarithm; here it is left out and nothing is added. ValueError for one row.
+    With the cosines S of the rows of softmax(logits), and P_ij = exp(S_ij / temperature) / sum_{k != i} exp(S_ik /
+    temperature), it is the mean over i of the entropy of P_i. The authors' code sets the cosine of an example with
+    itself to -1 and adds 1e-5 within the logarithm; here the example is left out and nothing is added.
+
+    Args:
+        logits: the predictions, [M, C].
+        temperature: the divisor of the cosines.
+
+    Returns:
+        A number in [0, log (M - 1)].
+
+    Raises:
+        ValueError: there are fewer than two rows.
     """
     if len(logits) < 2:
         raise ValueError(f"there is {len(logits)} row; the density of neighbourhoods needs two or more")
@@ -90,11 +109,11 @@ def neighbourhood_density(logits: np.ndarray, temperature: float = 0.05) -> floa
 
 
 def density_ratio(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """p_T(x) / p_S(x) at the rows of the source: [N, W], [M, W] -> [N].
+    """Estimate p_T(x) / p_S(x) at the rows of the source: [N, W], [M, W] -> [N].
 
-    By Bayes' rule it is N / M P(target | x) / P(source | x), which a logistic regression estimates (Bickel et al.,
-    2007), here of all rows, standardised, under a penalty of half the squared norm of its slopes. Where it tells the
-    two apart with ease all weights are near 0.
+    By Bayes' rule the ratio is N / M P(target | x) / P(source | x), which a logistic regression estimates (Bickel et
+    al., 2007). It is fitted to all rows, standardised, with a penalty of half the squared norm of its slopes. Where it
+    separates the two sets easily, all weights are near 0.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -110,20 +129,24 @@ def density_ratio(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def weighted_risk(errors: np.ndarray, weights: np.ndarray) -> float:
-    """mean(w e): the risk on the target, by importance-weighted validation on the source (Sugiyama et al., 2007),
-    of errors e [N] and weights w [N]. Less is better."""
+    """Compute mean(w e), the target risk by importance-weighted validation (Sugiyama et al., 2007). Less is better.
+
+    Args:
+        errors: the errors e on the source, [N].
+        weights: the density ratios w, [N].
+    """
     return float((weights * errors).mean())
 
 
 def controlled_risk(errors: np.ndarray, weights: np.ndarray) -> float:
-    """mean(w e) + eta (mean(w) - 1) with eta = -cov(w e, w) / var(w): the same with the weights, whose mean is known to
-    be 1, as a control variate (deep embedded validation; You et al., 2019, section 4.3). Less is better.
+    """Compute mean(w e) + eta (mean(w) - 1) with eta = -cov(w e, w) / var(w). Less is better.
 
-    Where the weights do not vary there is nothing to control, and eta is 0.
+    This is `weighted_risk` with the weights as a control variate, because their true mean is 1 (deep embedded
+    validation; You et al., 2019, section 4.3). Where the weights do not vary, eta is 0.
     """
     weighted = weights * errors
     spread = weights.var()
-    # What rounding leaves of equal weights is no spread.
+    # A variance from the rounding of equal weights must not count.
     if spread <= 1e-20 * (weights**2).mean():
         return float(weighted.mean())
     eta = -((weighted - weighted.mean()) * (weights - weights.mean())).mean() / spread
@@ -131,7 +154,14 @@ def controlled_risk(errors: np.ndarray, weights: np.ndarray) -> float:
 
 
 class Criterion(NamedTuple):
-    """A way to judge a model: its value, whether more of it is better, what it `reads`, and whether also `features`."""
+    """A way to judge a model.
+
+    Attributes:
+        value: the function that computes it.
+        higher_is_better: whether a larger value is better.
+        reads: the data that it reads.
+        features: whether it also reads the features.
+    """
 
     value: Callable[[Seen], float]
     higher_is_better: bool
@@ -150,23 +180,29 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def read_by(names: Iterable[str]) -> tuple[str, ...]:
-    """What these criteria look at, each once."""
+    """Return the data that these criteria read, each once."""
     return tuple(dict.fromkeys(read for name in names for read in CRITERIA[name].reads))
 
 
 def measure(names: Sequence[str], seen: Seen) -> dict[str, float]:
-    """The value of each of these criteria."""
+    """Compute the value of each of these criteria."""
     return {name: CRITERIA[name].value(seen) for name in names}
 
 
 def gaps(lines: Iterable[Mapping[str, Any]], primary: str, higher_is_better: bool) -> dict[str, dict[str, float]]:
-    """What every rule would have chosen of one run, and what that would have cost: by rule the `step`, the `value`
-    there of the metric `primary` of the validation split, and the `gap`, by how much the best value of all steps is
-    better. The rules are "last", "oracle", which chooses by that metric, and the criteria that were measured; of steps
-    that are equal to a rule it takes the first.
+    """Return the step that each rule would have chosen in one run, and the cost of that choice.
 
-    `lines` are those of `metrics.jsonl`: `step`, `name`, `value`; what was written last of a step counts. Empty where
-    no criterion was measured.
+    The rules are "last", "oracle", which chooses by the metric `primary` of the validation split, and the criteria that
+    were measured. Of several best steps, a rule takes the first.
+
+    Args:
+        lines: the lines of `metrics.jsonl`: `step`, `name`, `value`. The last line of a step and name counts.
+        primary: the name of the metric.
+        higher_is_better: whether a larger value of the metric is better.
+
+    Returns:
+        By rule, the `step`, the `value` of the metric there, and the `gap` by which the best value of all steps is
+        better. Empty where no criterion was measured.
 
     >>> told = {"validation/accuracy": {1: 0.75, 2: 0.5}, "criterion/im": {1: 2.0, 2: 3.0}}
     >>> lines = [{"step": k, "name": n, "value": v} for n, own in told.items() for k, v in own.items()]
@@ -181,7 +217,7 @@ def gaps(lines: Iterable[Mapping[str, Any]], primary: str, higher_is_better: boo
         return {}
     values = series[f"validation/{primary}"]
     steps = {"last": max(values), "oracle": best(values, higher_is_better)}
-    steps |= {name: best(found, CRITERIA[name].higher_is_better) for name, found in measured.items()}
+    steps |= {name: best(scores, CRITERIA[name].higher_is_better) for name, scores in measured.items()}
     top, sign = values[steps["oracle"]], 1.0 if higher_is_better else -1.0
     return {
         rule: {"step": step, "value": values[step], "gap": sign * (top - values[step])} for rule, step in steps.items()
@@ -189,6 +225,6 @@ def gaps(lines: Iterable[Mapping[str, Any]], primary: str, higher_is_better: boo
 
 
 def best(values: Mapping[int, float], higher_is_better: bool) -> int:
-    """The first step of the best value; a value that is no number is never the best of several."""
+    """Return the first step of the best value; a value that is no number is never the best of several."""
     numbers = [step for step in sorted(values) if not math.isnan(values[step])] or sorted(values)
     return (max if higher_is_better else min)(numbers, key=values.__getitem__)

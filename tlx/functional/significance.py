@@ -1,7 +1,7 @@
-"""Honest comparison of two arms: paired differences, intervals, exact tests, verdicts, what could have been seen.
+"""Compare two arms: paired differences, intervals, exact tests, verdicts, minimum detectable differences.
 
-Shapes: S seeds (pairs of runs), N test examples, M comparisons of one table. Everything is in the units of what is
-given: accuracies as shares give differences as shares.
+Shapes: S seeds (pairs of runs), N test examples, M comparisons of one table. All results have the units of the input:
+accuracies as shares give differences as shares.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-# With fewer pairs than this a standard deviation is hardly known, and neither is what could have been detected.
+# With fewer pairs the standard deviation is too uncertain to compute a minimum detectable difference.
 FEW = 3
 Verdict = Literal["better", "worse", "no difference shown", "not compared"]
 Bounds = tuple[float, float]
@@ -18,8 +18,17 @@ UNBOUNDED: Bounds = (-np.inf, np.inf)
 
 
 class Difference(NamedTuple):
-    """Of S paired runs: the `mean` difference, its 95 % t-interval from `low` to `high` (nan for one pair), the
-    standard `deviation` of a pair's difference, and the two-sided p of the exact `sign` and `wilcoxon` tests."""
+    """The difference of S paired runs.
+
+    Attributes:
+        mean: the mean difference.
+        low: the lower end of its 95 % t-interval; nan for one pair.
+        high: the upper end; nan for one pair.
+        deviation: the standard deviation of a pair's difference; nan for one pair.
+        pairs: the number of pairs, S.
+        sign: the two-sided p of the exact sign test.
+        wilcoxon: the two-sided p of the exact Wilcoxon test.
+    """
 
     mean: float
     low: float
@@ -48,11 +57,11 @@ def over_seeds(values: Sequence[float] | np.ndarray, bounds: Bounds = UNBOUNDED)
     """
     from scipy import stats
 
-    given = np.asarray(values, np.float64)
-    mean, count = float(given.mean()), len(given)
+    numbers = np.asarray(values, np.float64)
+    mean, count = float(numbers.mean()), len(numbers)
     if count < 2:
         return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * given.std(ddof=1) / np.sqrt(count))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * numbers.std(ddof=1) / np.sqrt(count))
     return mean, max(mean - half, bounds[0]), min(mean + half, bounds[1])
 
 
@@ -93,18 +102,18 @@ def paired(values: Sequence[float], against: Sequence[float], bounds: Bounds = U
         raise ValueError(f"pairs need equally many finite numbers on both sides, got shapes {a.shape} and {b.shape}")
     gain = a - b
     deviation = float(gain.std(ddof=1)) if len(gain) > 1 else float("nan")
-    apart = gain[gain != 0]
-    sign = float(stats.binomtest(int((apart > 0).sum()), len(apart)).pvalue) if len(apart) else 1.0
-    return Difference(*over_seeds(gain, difference_bounds(bounds)), deviation, len(gain), sign, wilcoxon(apart))
+    nonzero = gain[gain != 0]
+    sign = float(stats.binomtest(int((nonzero > 0).sum()), len(nonzero)).pvalue) if len(nonzero) else 1.0
+    return Difference(*over_seeds(gain, difference_bounds(bounds)), deviation, len(gain), sign, wilcoxon(nonzero))
 
 
 def wilcoxon(apart: np.ndarray) -> float:
-    """The two-sided p of Wilcoxon's signed ranks over the differences that are not 0, over all 2**S signs."""
+    """Compute the two-sided p of Wilcoxon's signed ranks of the nonzero differences, over all 2**S signs."""
     if len(apart) < 2:
         return 1.0
     from scipy import stats
 
-    # The distribution over all signs, for it is exact with equal differences too.
+    # The distribution over all signs is exact with equal differences too.
     exact: Any = stats.PermutationMethod(n_resamples=np.inf) if len(apart) <= 12 else "auto"
     return float(stats.wilcoxon(apart, method=exact).pvalue)
 
@@ -112,50 +121,65 @@ def wilcoxon(apart: np.ndarray) -> float:
 def over_seeds_and_examples(
     values: np.ndarray, against: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """`(mean, low, high)` of the difference of two arms' results on every example, [S, N] both: the percentile
-    bootstrap that draws seeds and examples anew (Owen, 2007), examples being the same for all seeds.
+    """Compute `(mean, low, high)` of the difference of two arms by a bootstrap over seeds and examples (Owen, 2007).
 
-    It says how far another draw of both could have gone; of a few seeds it tells too little, so quote it beside
-    `paired`, not in its place. Raises ValueError for other than equal shapes [S, N].
+    It is the percentile bootstrap; the examples are the same for all seeds. The interval describes the variation under
+    new seeds and new examples. Few seeds carry too little information for it, so report it beside `paired`, not in its
+    place.
+
+    Args:
+        values: the results of the first arm, [S, N].
+        against: the results of the second arm, [S, N].
+        resamples: the number of bootstrap samples.
+        seed: the seed of the bootstrap.
+
+    Returns:
+        The mean and both ends of the 95 % interval.
+
+    Raises:
+        ValueError: the shapes differ or are not [S, N].
     """
     a, b = (np.asarray(side, np.float64) for side in (values, against))
     if a.ndim != 2 or a.shape != b.shape or not a.size:
         raise ValueError(f"both arms need the shape [seeds, examples], got {a.shape} and {b.shape}")
     gain, draw = a - b, np.random.default_rng(seed)
     seeds, examples = gain.shape
-    found = np.empty(resamples)
+    means = np.empty(resamples)
     for n in range(resamples):
         by_example = gain[draw.integers(0, seeds, seeds)].mean(0)
-        found[n] = by_example[draw.integers(0, examples, examples)].mean()
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        means[n] = by_example[draw.integers(0, examples, examples)].mean()
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(gain.mean()), float(low), float(high)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p of M comparisons of one table, corrected so that the chance of any false one stays below the level (Holm,
-    1979).
+    """Correct the p of M comparisons of one table (Holm, 1979).
+
+    The chance of any false positive then stays below the level.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     order = np.argsort(ps, kind="stable")
-    found, highest = [0.0] * len(order), 0.0
+    corrected, highest = [0.0] * len(order), 0.0
     for place, n in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - place) * float(ps[n])))
-        found[int(n)] = highest
-    return found
+        corrected[int(n)] = highest
+    return corrected
 
 
 def t_test(difference: Difference, smallest: float = 0.0) -> float:
-    """The two-sided p of the paired t-test that the true difference is no larger than `smallest` either way; 1 for one
-    pair, and where all pairs differ by the same, which no chance has moved, 0 or 1.
+    """Compute the two-sided p of the paired t-test that the true difference is at most `smallest` in either direction.
 
     It is below 0.05 exactly where the 95 % interval lies beyond `smallest` (Murphy and Myors, 1999, test such minimum
-    effects), so that `holm` corrects the same question that `verdict` answers.
+    effects), so `holm` corrects the same question that `verdict` answers.
+
+    Returns:
+        The p; 1 for one pair. Where all pairs differ by the same amount, without any variation, it is 0 or 1.
     """
     if difference.pairs < 2:
         return 1.0
-    # The rounding of equal gains is no deviation.
+    # A deviation from the rounding of equal gains must not count.
     if difference.deviation <= 1e-12 * abs(difference.mean):
         return float(abs(difference.mean) <= smallest)
     from scipy import stats
@@ -187,10 +211,16 @@ def verdict(low: float, high: float, smallest: float = 0.0) -> Verdict:
 
 
 def detectable(deviation: float, pairs: int, level: float = LEVEL, power: float = 0.8) -> float:
-    """The smallest mean difference that a two-sided paired t-test of so many `pairs` would have shown with probability
-    `power`, where a pair's difference has this standard `deviation` (Cohen, 1988).
+    """Compute the minimum detectable difference: the smallest mean difference that a two-sided paired t-test finds.
 
-    Raises ValueError for fewer than two pairs.
+    Args:
+        deviation: the standard deviation of a pair's difference.
+        pairs: the number of pairs.
+        level: the level of the test.
+        power: the probability that the test finds the difference (Cohen, 1988).
+
+    Raises:
+        ValueError: there are fewer than two pairs.
 
     >>> round(detectable(1.0, 5), 2)
     1.68
@@ -214,30 +244,38 @@ def detectable(deviation: float, pairs: int, level: float = LEVEL, power: float 
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """`(rho, p)`: the correlation of ranks (Spearman, 1904) of three or more pairs, with its two-sided p; `(nan, 1)`
-    where one side does not vary."""
+    """Compute `(rho, p)`: the correlation of ranks (Spearman, 1904), with its two-sided p.
+
+    It is `(nan, 1)` for fewer than three pairs, or where one side does not vary.
+    """
     from scipy import stats
 
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return float("nan"), 1.0
-    found = stats.spearmanr(x, y)
-    return float(found.statistic), float(found.pvalue)
+    test = stats.spearmanr(x, y)
+    return float(test.statistic), float(test.pvalue)
 
 
 def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
-    """The exact two-sided p that two models err equally often, from booleans [N] on the same examples (McNemar, 1947):
-    a sign test over the examples that one of them alone got right."""
+    """Compute the exact two-sided p that two models err equally often on the same examples (McNemar, 1947).
+
+    It is a sign test over the examples that exactly one of the models classifies correctly.
+
+    Args:
+        correct: booleans of the first model, [N].
+        against: booleans of the second model, [N].
+    """
     from scipy import stats
 
     a, b = (np.asarray(side, bool) for side in (correct, against))
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"both models need booleans [examples], got {a.shape} and {b.shape}")
-    ours, theirs = int((a & ~b).sum()), int((b & ~a).sum())
-    return float(stats.binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
 
 
 def p_text(given: float | None) -> str:
-    """A p as a table tells it.
+    """Return a p as text for a table.
 
     >>> p_text(0.0312), p_text(0.00004), p_text(None)
     ('0.031', '< 0.001', '–')

@@ -1,4 +1,4 @@
-"""A target encoder whose features a discriminator cannot tell from those of the source encoder."""
+"""ADDA: train a target encoder until a discriminator cannot distinguish its features from the source encoder's."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ from tlx.types import Array, Key, Model, Setting, Turn, View
 
 @dataclass(frozen=True, kw_only=True)
 class Adda(Between):
-    """Adversarial discriminative domain adaptation (Tzeng et al., 2017, equation 9), with `update=Alternating()`: the
-    second of its stages, on `weights` that an earlier run has trained on the source.
+    """Adversarial discriminative domain adaptation (Tzeng et al., 2017, equation 9), with `update=Alternating()`.
 
-    The source encoder is the model as the run begins, run as in evaluation; the target encoder is the one that learns,
-    and begins as a copy of it. A step takes two turns: (A) the discriminator minimises its risk of telling the source
-    encoder's features of the source from the target encoder's features of the target; (B) the target encoder minimises
-    the discriminator's risk on the target with the labels inverted, -log D. The head stays frozen, whatever the tuning.
+    This term is the second stage of the paper: its `weights` come from an earlier run that was trained on the source.
 
-    The discriminator has two hidden layers of `width`.
+    The source encoder is the model at the start of the run, in evaluation mode. The target encoder is the model that
+    learns; it starts as a copy of the source encoder. A step takes two turns: (A) the discriminator minimises its risk
+    of classifying the source encoder's features of the source against the target encoder's features of the target; (B)
+    the target encoder minimises the discriminator's risk on the target with inverted labels, -log D. The head stays
+    frozen under every tuning.
+
+    The discriminator has two hidden layers of `width` units.
     """
 
     width: int = 256
@@ -37,15 +39,15 @@ class Adda(Between):
         check_width(self.width, "Adda")
 
     def needs(self, streams: Collection[str]) -> Needs:
-        # The encoder that learns never sees the source, and neither do its running statistics.
+        # The target encoder never reads the source, so the source must not change its running statistics.
         return Needs(forward=(self.target,), batch=(self.source,), features=False, taps=("features", "head"))
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError where no checkpoint holds some part of the source encoder or its head."""
+        """Raise ValueError where some part of the source encoder or of its head is in no checkpoint."""
         stages = below(stage_names(preview.model))
-        if fresh := sorted(path for path in preview.fresh if path.startswith(stages)):
+        if paths := sorted(path for path in preview.fresh if path.startswith(stages)):
             raise ValueError(
-                f"Adda adapts a model that was trained on the source, and {fresh[0]!r} is drawn at random: name a run "
+                f"Adda adapts a model that was trained on the source, and {paths[0]!r} is drawn at random: name a run "
                 "that trained on the source: weights=Weights(...)"
             )
 
@@ -53,16 +55,16 @@ class Adda(Between):
         return added(params, discriminator("adda", read_features(model, "Adda"), self.width, key), "Adda")
 
     def memory(self, setting: Setting) -> Tree:
-        """Return the numbers of the source encoder."""
+        """Return the initial parameters and statistics of the source encoder."""
         return remember(setting)
 
     def turns(self, model: Model) -> tuple[Turn, ...]:
         return Turn(below(["adda"])), Turn(below(stage_names(model)[:-1]))
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        before, _ = forward(view.model, remembered(view), view.batch[self.source], dtype=view.dtype)
-        rows = {self.source: features(before), self.target: features(view.taps[self.target])}
-        logits = {stream: discriminate(view.params["adda"], x.astype(jnp.float32)) for stream, x in rows.items()}
-        risk, right = domain_risk(view, self.source, self.target, logits)
+        source_taps, _ = forward(view.model, remembered(view), view.batch[self.source], dtype=view.dtype)
+        inputs = {self.source: features(source_taps), self.target: features(view.taps[self.target])}
+        logits = {stream: discriminate(view.params["adda"], x.astype(jnp.float32)) for stream, x in inputs.items()}
+        risk, accuracy = domain_risk(view, self.source, self.target, logits)
         fooled = mean_over(view, self.target, jax.nn.softplus(-logits[self.target]))
-        return weighed(self.weight, (risk, fooled)[view.turn], view, risk=risk, fooled=fooled, accuracy=right)
+        return weighed(self.weight, (risk, fooled)[view.turn], view, risk=risk, fooled=fooled, accuracy=accuracy)

@@ -1,4 +1,4 @@
-"""Features of growing norm."""
+"""AFN: let the norms of the features grow."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,20 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Afn(Between):
-    """Adaptive feature norm (Xu et al., 2019, stepwise): `weight` times the mean over each of the two streams of (|f| -
-    (|f| as it is + `step`))^2, f being the input of the head: every norm has to grow by `step`, the smaller norms of
-    the target more safely."""
+    """Adaptive feature norm, stepwise version (Xu et al., 2019).
+
+    The loss is `weight` times the sum, over the two streams, of the mean of (|f| - (sg(|f|) + `step`))^2. f is the
+    input of the head, and sg stops the gradient. Every norm has to grow by `step`, because the small norms of the
+    target transfer worse.
+    """
 
     step: float = 1.0
     weight: Weight = 0.05
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         norms = {stream: norm(features(view.taps[stream])) for stream in (self.source, self.target)}
-        short = {stream: (own - jax.lax.stop_gradient(own) - self.step) ** 2 for stream, own in norms.items()}
-        source, target = (mean_over(view, stream, own) for stream, own in short.items())
-        told = {f"norm_{name}": mean_over(view, getattr(self, name), norms[getattr(self, name)])
+        gaps = {stream: (values - jax.lax.stop_gradient(values) - self.step) ** 2 for stream, values in norms.items()}
+        source, target = (mean_over(view, stream, values) for stream, values in gaps.items())
+        metrics = {f"norm_{name}": mean_over(view, getattr(self, name), norms[getattr(self, name)])
                 for name in ("source", "target")}  # fmt: skip
-        return weighed(self.weight, source + target, view, **told)
+        return weighed(self.weight, source + target, view, **metrics)

@@ -1,4 +1,4 @@
-"""What terms share that compare the examples of whole batches, and those of two streams."""
+"""Shared parts of the terms that compare the examples of whole batches, or the examples of two streams."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -30,34 +30,34 @@ class Between(Term):
 
 
 def check_scales(scales: Sequence[float], name: str) -> None:
-    """Raise ValueError, for the term `name`, where a width of a kernel is not above 0, or there is none."""
+    """Raise ValueError, for the term `name`, where `scales` is empty or has a width that is not above 0."""
     if not scales or min(scales) <= 0:
         raise ValueError(f"{name}: scales are {scales}; give one or more, each above 0")
 
 
 def check_singular(model: Model, k: int, name: str) -> None:
-    """Raise ValueError, for the term `name`, for a model of fewer than `k` features."""
+    """Raise ValueError, for the term `name`, for a model with fewer than `k` features."""
     width = read_features(model, name)
     if k > width:
         raise ValueError(f"{name}: k is {k}; {width} features have no more singular values than that, lower k")
 
 
 def rows(view: View, stream: str) -> Array:
-    """Return the input of the head for every example of a stream, [B, W], those on all devices."""
+    """Return the input of the head for every example of a stream on all devices, [B, W]."""
     return gathered(view, features(view.taps[stream]))
 
 
 def over_devices(view: View, value: Array) -> Array:
-    """Return the mean over the devices of a `value` that each has of its part of the batch (by `pmap`)."""
+    """Return the mean over the devices of a `value` that each device computes on its part of the batch (`pmap`)."""
     return value if view.axis is None else jax.lax.pmean(value, view.axis)
 
 
 def check_sources(sources: Collection[str], target: str, name: str) -> None:
-    """Raise ValueError, for the term `name`, for sources that are not all different, or of which one is the target."""
+    """Raise ValueError, for the term `name`, where the sources are not all different or include the target."""
     if len({*sources, target}) <= len(sources):
         raise ValueError(f"{name}: sources are {sources} and the target is {target!r}; each is a stream of its own")
 
 
 def gathered(view: View, values: Array) -> Array:
-    """Return [B, ...] of the whole batch, where devices hold a part each (by `pmap`)."""
+    """Return `values` [B, ...] of the whole batch, where each device holds one part (`pmap`)."""
     return values if view.axis is None else jax.lax.all_gather(values, view.axis, tiled=True)

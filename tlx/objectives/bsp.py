@@ -1,4 +1,4 @@
-"""No singular value that outweighs the others among the features of two streams."""
+"""BSP: penalise large singular values of the features of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Bsp(Between):
-    """Batch spectral penalisation (Chen et al., 2019), beside an adversarial term: `weight` times the sum of the `k`
-    largest squared singular values of the matrix of the inputs of the head, one row an example of the (global) batch,
-    of the one stream and of the other."""
+    """Batch spectral penalisation (Chen et al., 2019), for use beside an adversarial term.
+
+    The loss is `weight` times the sum of the `k` largest squared singular values of two matrices, one for each stream.
+    A matrix holds the inputs of the head, one row per example of the (global) batch.
+    """
 
     k: int = 1
     weight: Weight = 2e-4
@@ -28,10 +30,10 @@ class Bsp(Between):
         return super().needs(streams)._replace(features=True)
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a model of fewer than `k` features."""
+        """Raise ValueError for a model with fewer than `k` features."""
         check_singular(preview.model, self.k, "Bsp")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError where a batch has fewer than `k` examples."""
+        """Return the loss and its metrics; raise ValueError where a batch has fewer than `k` examples."""
         source, target = (largest_squares(rows(view, stream), self.k) for stream in (self.source, self.target))
         return weighed(self.weight, source + target, view, squares_source=source, squares_target=target)

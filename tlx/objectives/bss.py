@@ -1,4 +1,4 @@
-"""No small singular values among the features."""
+"""BSS: penalise small singular values of the features."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Bss(Term):
-    """Batch spectral shrinkage (Chen et al., 2019): `weight` times the sum of the `k` smallest squared singular values
-    of the matrix of the inputs of the head, one row an example of the (global) batch."""
+    """Batch spectral shrinkage (Chen et al., 2019).
+
+    The loss is `weight` times the sum of the `k` smallest squared singular values of the matrix of the inputs of the
+    head, one row per example of the (global) batch.
+    """
 
     k: int = 1
     on: str = "labelled"
@@ -28,10 +31,10 @@ class Bss(Term):
         return Needs(forward=(self.on,), features=True, taps=("features",))
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a model of fewer than `k` features."""
+        """Raise ValueError for a model with fewer than `k` features."""
         check_singular(preview.model, self.k, "Bss")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError where the batch has fewer than `k` examples."""
-        shrunk = smallest_squares(rows(view, self.on), self.k)
-        return weighed(self.weight, shrunk, view, squares=shrunk)
+        """Return the loss and its metrics; raise ValueError where the batch has fewer than `k` examples."""
+        squares = smallest_squares(rows(view, self.on), self.k)
+        return weighed(self.weight, squares, view, squares=squares)

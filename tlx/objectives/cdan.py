@@ -1,4 +1,4 @@
-"""Features and predictions together, by which a discriminator cannot tell two streams apart."""
+"""CDAN: a discriminator between two streams that reads features and predictions together."""
 
 import math
 from collections.abc import Collection
@@ -21,11 +21,14 @@ from tlx.types import Array, Key, Model, Setting, View
 
 @dataclass(frozen=True, kw_only=True)
 class Cdan(Between):
-    """Conditional adversarial training (Long et al., 2018): as `Dann`, but the discriminator reads the outer product of
-    the input of the head, f, and the softmax of its logits, p, which has no gradient.
+    """Conditional adversarial training (Long et al., 2018).
 
-    With `projection` d it reads (R f) * (Q p) / sqrt(d) instead, R and Q being fixed normal matrices. With `entropy`
-    (CDAN+E) an example counts 1 + exp(-H(p)), over the mean of both streams.
+    It equals `Dann`, but the discriminator reads the outer product of f, the input of the head, and p, the softmax of
+    its logits. p has no gradient.
+
+    With `projection` d the discriminator reads (R f) * (Q p) / sqrt(d) instead, where R and Q are fixed normal
+    matrices. With `entropy` (CDAN+E) an example has the weight 1 + exp(-H(p)), divided by the mean weight over both
+    streams.
     """
 
     width: int = 256
@@ -47,7 +50,7 @@ class Cdan(Between):
         return added(params, discriminator("cdan", inputs, self.width, key), "Cdan")
 
     def memory(self, setting: Setting) -> Tree:
-        """Return the fixed matrices, if any."""
+        """Return the fixed matrices R and Q, [W, d] and [C, d], by name; empty without `projection`."""
         if self.projection is None:
             return {}
         sizes = {"features": read_features(setting.model, "Cdan"), "classes": setting.task.outputs}
@@ -70,7 +73,7 @@ class Cdan(Between):
                 joint = (f @ view.memory["features"]) * (p @ view.memory["classes"]) / math.sqrt(self.projection)
             domain_logits[stream] = discriminate(view.params["cdan"], reversed_gradient(joint, scale))
             certainty[stream] = 1.0 + jnp.exp(-entropy(logits)) if self.entropy else jnp.ones(len(f))
-        mean = jnp.concatenate([gathered(view, each) for each in certainty.values()]).mean()
-        counts = {stream: each / mean for stream, each in certainty.items()}
-        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
-        return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)
+        mean = jnp.concatenate([gathered(view, weights) for weights in certainty.values()]).mean()
+        counts = {stream: weights / mean for stream, weights in certainty.items()}
+        risk, accuracy = domain_risk(view, self.source, self.target, domain_logits, counts)
+        return weighed(self.weight, risk, view, risk=risk, accuracy=accuracy, reversal=scale)

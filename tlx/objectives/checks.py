@@ -1,4 +1,4 @@
-"""Every rejection of an objective, before anything is drawn or compiled: by its recipe, then by its model."""
+"""Reject an objective before anything is drawn or compiled: first by its recipe, then by its model."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, get_args
@@ -16,26 +16,27 @@ TAPS = get_args(Tap)
 
 
 def check_needs(terms: Sequence[Term], streams: Sequence[str], task: Any = None) -> None:
-    """Check all that the recipe alone can tell: before data, weights or a model are opened.
+    """Check everything that the recipe alone determines, before data, weights or a model are opened.
 
     Args:
         terms: the objective.
         streams: the streams of the data.
-        task: the task of the recipe; None leaves it unchecked.
+        task: the task of the recipe; None skips the checks of the task.
 
     Raises:
-        ValueError: a term reads a stream that neither the data nor a term has, or labels of a stream without labels, or
-            creates a stream that is there; the task is of another class than a term is for; no term reads a source.
-        TypeError: what a term's `needs` return is malformed.
+        ValueError: a term reads a stream that neither the data nor a term provides, or labels of a stream without
+            labels, or creates a stream that exists already; a term does not support the class of the task; or no term
+            reads a source.
+        TypeError: a term's `needs` returns a malformed value.
     """
-    every = [(term, needs_of(term, streams)) for term in terms]
-    have = list(streams)
-    for term, needs in every:
+    pairs = [(term, needs_of(term, streams)) for term in terms]
+    available = list(streams)
+    for term, needs in pairs:
         for stream in needs.creates:
-            check_new(stream, have, term)
-            have.append(stream)
-    for term, needs in every:
-        check_streams(term, needs, streams, have)
+            check_new(stream, available, term)
+            available.append(stream)
+    for term, needs in pairs:
+        check_streams(term, needs, streams, available)
         if task is not None:
             check_task(term, needs, task)
     sources, read = several(SOURCE, streams), batch_streams(terms, streams)
@@ -47,7 +48,7 @@ def check_needs(terms: Sequence[Term], streams: Sequence[str], task: Any = None)
 
 
 def needs_of(term: Term, streams: Collection[str]) -> Needs:
-    """Return what a term needs; TypeError where that is malformed."""
+    """Return what a term needs; raise TypeError where its `needs` returns a malformed value."""
     name, needs = type(term).__name__, term.needs(streams)
     if not isinstance(needs, Needs):
         raise TypeError(f"{name}.needs returns {needs!r}; expected a tlx.terms.Needs")
@@ -65,8 +66,17 @@ def needs_of(term: Term, streams: Collection[str]) -> Needs:
 
 
 def check_streams(term: Term, needs: Needs, streams: Sequence[str], have: Sequence[str]) -> None:
-    """Raise ValueError for a stream that a term reads and that is not in `have`, the streams of the data and of all
-    terms, or that has no labels that the term reads."""
+    """Raise ValueError for a stream that a term cannot read.
+
+    Args:
+        term: the term.
+        needs: what the term needs.
+        streams: the streams of the data.
+        have: the streams of the data and those that terms create.
+
+    Raises:
+        ValueError: the term reads a stream that is not in `have`, or labels of a stream without labels.
+    """
     missing = [stream for stream in in_batch(needs, streams) if stream not in have]
     if missing := missing + [stream for stream in needs.once if stream not in streams]:
         raise ValueError(missing_stream(term, missing[0], have))
@@ -75,7 +85,7 @@ def check_streams(term: Term, needs: Needs, streams: Sequence[str], have: Sequen
 
 
 def check_task(term: Term, needs: Needs, task: Any) -> None:
-    """Raise ValueError for a task that a term is not for."""
+    """Raise ValueError for a task that a term does not support."""
     if needs.exclusive and not task.exclusive:
         raise ValueError(f"{type(term).__name__} is for tasks.Classification, not tasks.{type(task).__name__}")
     if needs.task is not None and not isinstance(task, needs.task):
@@ -85,7 +95,7 @@ def check_task(term: Term, needs: Needs, task: Any) -> None:
 
 
 def check_terms(terms: Sequence[Term], preview: Preview) -> None:
-    """Raise ValueError for a model, its tuning or a task that a term is not for."""
+    """Raise ValueError for a model, its tuning or a task that a term does not support."""
     for term in terms:
         needs = needs_of(term, preview.streams)
         check_task(term, needs, preview.task)
@@ -94,7 +104,7 @@ def check_terms(terms: Sequence[Term], preview: Preview) -> None:
 
 
 def check_model(term: Term, needs: Needs, model: Model) -> None:
-    """Raise ValueError for a model that lacks what a term reads of it."""
+    """Raise ValueError for a model without an input or a tap that a term reads."""
     name, inputs = type(term).__name__, example_inputs(model.config) if needs.inputs else {}
     if needs.inputs and not inputs.keys() & set(needs.inputs):
         raise ValueError(
@@ -113,18 +123,22 @@ def check_model(term: Term, needs: Needs, model: Model) -> None:
 def check_frozen_head(
     terms: Sequence[Term], model: Model, trainable: Collection[str], streams: Collection[str] = ()
 ) -> None:
-    """Raise ValueError for a term that needs a frozen head, where the parameters of the paths `trainable` learn."""
+    """Raise ValueError for a term that needs a frozen head, where some path in `trainable` is in the head."""
     head = model.stages[-1].name
-    moved = sorted(path for path in trainable if path.startswith(f"{head}/"))
-    if moved and (names := [type(term).__name__ for term in terms if term.needs(streams).frozen_head]):
+    trained = sorted(path for path in trainable if path.startswith(f"{head}/"))
+    if trained and (names := [type(term).__name__ for term in terms if term.needs(streams).frozen_head]):
         raise ValueError(
-            f"{names[0]} needs a frozen head, and the tuning trains {moved[0]!r}: take "
+            f"{names[0]} needs a frozen head, and the tuning trains {trained[0]!r}: take "
             f"Rules(({head + '/.*'!r}, None), ('.*', Learn()))"
         )
 
 
 def read_features(model: Model, name: str) -> int:
-    """Return the width of the input of the head; ValueError, for the term `name`, for a model that does not give it."""
+    """Return the width of the input of the head.
+
+    Raises:
+        ValueError: the model has no such input; the message names the term `name`.
+    """
     try:
         return features(tap_shapes(model)).shape[-1]
     except ValueError as error:
@@ -132,14 +146,14 @@ def read_features(model: Model, name: str) -> int:
 
 
 def head_of(model: Model, name: str) -> Stage:
-    """Return the last stage; ValueError, for the term `name`, where it is no head on stages below it."""
+    """Return the last stage; raise ValueError, for the term `name`, where it is not a head with a stage below it."""
     if model.stages[-1].output != "logits" or len(model.stages) < 2:
         raise ValueError(f"{name} needs a head on a stage below it; this model has {stage_names(model)}")
     return model.stages[-1]
 
 
 def hidden_stages(model: Model, name: str) -> list[str]:
-    """Return the stages that have a hidden state; ValueError, for the term `name`, where there is none."""
+    """Return the names of the stages with a hidden state; raise ValueError, for the term `name`, without any."""
     stages = [stage.name for stage in model.stages if stage.output == "hidden"]
     if not stages:
         raise ValueError(f"{name} needs a stage with a hidden state; this model has {stage_names(model)}")

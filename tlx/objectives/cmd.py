@@ -1,4 +1,4 @@
-"""Features of two streams whose moments agree."""
+"""CMD: match the central moments of the features of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Cmd(Between):
-    """`weight` times the central moment discrepancy of order `moments` (Zellinger et al., 2017) between what the head
-    reads of the two streams, through a tanh, for the measure is of bounded features."""
+    """`weight` times the central moment discrepancy up to the order `moments` (Zellinger et al., 2017).
+
+    It compares the inputs of the head of the two streams after a tanh, because the measure is defined for bounded
+    features.
+    """
 
     moments: int = 5
 
@@ -27,7 +30,7 @@ class Cmd(Between):
         return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError for a batch of one example."""
+        """Return the loss and its metrics; raise ValueError for a batch of one example."""
         source, target = (jnp.tanh(rows(view, stream)) for stream in (self.source, self.target))
         distance = central_moments(source, target, self.moments)
         return weighed(self.weight, distance, view, distance=distance)

@@ -1,4 +1,4 @@
-"""Features of two streams whose covariances agree."""
+"""CORAL: match the covariances of the features of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,9 +14,12 @@ FORMS = {"paper": coral, "mean": mean_coral}
 
 @dataclass(frozen=True, kw_only=True)
 class Coral(Between):
-    """`weight` times the distance between the covariances of the inputs of the head for the two streams. `form` "paper"
-    is |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016); "mean" the mean squared difference of their entries plus that of the
-    means, which several libraries call by the same name and which is four times as large and more."""
+    """`weight` times the distance between the covariances C and C' of the inputs of the head for the two streams.
+
+    With `form` "paper" the distance is |C - C'|^2 / (4 W^2) (Sun and Saenko, 2016). With "mean" it is the mean squared
+    difference of the entries of the covariances, plus the mean squared difference of the means. Several libraries call
+    the second form CORAL; it is at least four times as large.
+    """
 
     form: Literal["paper", "mean"] = "paper"
 
@@ -29,6 +32,6 @@ class Coral(Between):
         return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError for a batch of one example."""
+        """Return the loss and its metrics; raise ValueError for a batch of one example."""
         distance = FORMS[self.form](rows(view, self.source), rows(view, self.target))
         return weighed(self.weight, distance, view, distance=distance)

@@ -1,4 +1,4 @@
-"""The head of a checkpoint learns on, beside the new head."""
+"""Co-Tuning: train the head of a checkpoint beside the new head."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from tlx.weights import load_pretrained
 class CoTuning(Term):
     """Co-Tuning (You et al., 2020): `weight` times the mean of -sum_s p(s | y) log q_s.
 
-    q is the softmax of the head of the checkpoint `source` on the current features; its parameters are inserted below
-    `cotuning` and learn. p(s | y) is the mean of the source model's own softmax over the training examples of the
-    target class y, found once (uniform for a class without any). The paper also calibrates that softmax on the source's
-    validation data, which a checkpoint does not bring.
+    q is the softmax of the head of the checkpoint `source` on the current features; the parameters of that head are
+    inserted below `cotuning` and learn. p(s | y) is the mean softmax of the source model over the training examples of
+    the target class y, computed once (uniform for a class without examples). The paper also calibrates that softmax on
+    the source's validation data, which a checkpoint does not contain.
     """
 
     source: str
@@ -43,7 +43,7 @@ class CoTuning(Term):
         )
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a source without a trained head, or one that does not fit the model's features."""
+        """Raise ValueError for a source without a trained head, or with a head that does not fit the features."""
         source = preview.references[self.source]
         check_source(preview.model, source, self.source, "CoTuning")
 
@@ -58,9 +58,11 @@ class CoTuning(Term):
         pretrained = load_pretrained(self.source)
         sums = np.zeros((setting.task.outputs, pretrained.model.outputs or 0))
         counts = np.zeros((len(sums), 1))
-        run = compiled(pretrained.model)
+        compute_taps = compiled(pretrained.model)
         for batch in setting.batches(self.on):
-            p = np.asarray(jax.nn.softmax(run(pretrained.variables, inputs_of(batch))["logits"], -1), np.float64)
+            p = np.asarray(
+                jax.nn.softmax(compute_taps(pretrained.variables, inputs_of(batch))["logits"], -1), np.float64
+            )
             weight = np.asarray(batch.get("weight", np.ones(len(p))), np.float64)[:, None]
             np.add.at(sums, np.asarray(batch["label"]), p * weight)
             np.add.at(counts, np.asarray(batch["label"]), weight)

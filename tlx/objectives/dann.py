@@ -1,4 +1,4 @@
-"""Features by which a discriminator cannot tell two streams apart."""
+"""DANN: a discriminator between two streams with a reversed gradient."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,13 @@ from tlx.types import Array, Key, Model, View
 
 @dataclass(frozen=True, kw_only=True)
 class Dann(Between):
-    """Domain-adversarial training (Ganin et al., 2016): `weight` times the mean cross-entropy of a discriminator that
-    tells the streams apart by the input of the head. Its gradient reaches the features reversed, times `reversal`, by
-    default 2 / (1 + exp(-10 p)) - 1 of the run's progress p as there.
+    """Domain-adversarial training (Ganin et al., 2016).
 
-    The discriminator has two hidden layers of `width` and learns whatever the tuning.
+    The loss is `weight` times the mean cross-entropy of a discriminator that classifies the input of the head by its
+    stream. Its gradient reaches the features reversed, times `reversal`. The default is the paper's: 2 / (1 + exp(-10
+    p)) - 1, with p the progress of the run.
+
+    The discriminator has two hidden layers of `width` units and learns under every tuning.
     """
 
     width: int = 256
@@ -38,5 +40,5 @@ class Dann(Between):
             stream: discriminate(view.params["dann"], reversed_gradient(features(view.taps[stream]), scale))
             for stream in (self.source, self.target)
         }
-        risk, right = domain_risk(view, self.source, self.target, logits)
-        return weighed(self.weight, risk, view, risk=risk, accuracy=right, reversal=scale)
+        risk, accuracy = domain_risk(view, self.source, self.target, logits)
+        return weighed(self.weight, risk, view, risk=risk, accuracy=accuracy, reversal=scale)

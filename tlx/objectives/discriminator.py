@@ -11,12 +11,12 @@ from tlx.objectives.base import mean_over
 from tlx.trees import Tree
 from tlx.types import Array, Key, View
 
-# About the smallest number of float32, by which may be divided.
+# About the smallest normal number of float32: a smaller divisor overflows.
 SMALLEST = 1e-37
 
 
 def perceptron(name: str, widths: Sequence[int], key: Key) -> dict[str, Array]:
-    """Return new leaves, by path, of dense layers between the `widths`, of which the first is that of the inputs."""
+    """Return the new leaves, by path, of dense layers between the `widths`; the first width is that of the inputs."""
     leaves = {}
     for number, (before, after) in enumerate(pairwise(widths)):
         layer_key = jax.random.fold_in(key, number)
@@ -26,7 +26,7 @@ def perceptron(name: str, widths: Sequence[int], key: Key) -> dict[str, Array]:
 
 
 def perceive(params: Tree, x: Array) -> Array:
-    """Apply a `perceptron`, with a relu between its layers: [B, W] -> [B, K]."""
+    """Apply a `perceptron`, with a ReLU between its layers: [B, W] -> [B, K]."""
     *hidden, last = (params[str(number)] for number in range(len(params)))
     for layer in hidden:
         x = jax.nn.relu(dense(layer, x))
@@ -34,7 +34,7 @@ def perceive(params: Tree, x: Array) -> Array:
 
 
 def discriminator(name: str, inputs: int, width: int, key: Key) -> dict[str, Array]:
-    """Return new leaves, by path, of a network of two hidden layers and one output."""
+    """Return the new leaves, by path, of a network with two hidden layers and one output."""
     return perceptron(name, (inputs, width, width, 1), key)
 
 
@@ -46,29 +46,36 @@ def discriminate(params: Tree, x: Array) -> Array:
 def domain_risk(
     view: View, first: str, second: str, logits: Mapping[str, Array], counts: Mapping[str, Array] | None = None
 ) -> tuple[Array, Array]:
-    """Return the risk of a discriminator and its accuracy.
+    """Return the risk and the accuracy of a discriminator.
 
-    The risk is the mean cross-entropy of the `logits` [B] by stream, that an example is of the stream `first`. Either
-    stream counts one half, and an example as `counts` [B] says.
+    Args:
+        view: the view of the current step.
+        first: the stream of the positive class.
+        second: the stream of the negative class.
+        logits: by stream, the logits [B] that an example belongs to `first`.
+        counts: by stream, the weight of each example [B]; None weights all equally.
+
+    Returns:
+        The mean cross-entropy, in which either stream has the weight one half, and the accuracy, both scalars.
     """
-    risk, right = jnp.zeros(()), jnp.zeros(())
+    risk, accuracy = jnp.zeros(()), jnp.zeros(())
     for stream, sign in ((first, 1.0), (second, -1.0)):
-        # log(1 + exp(-z)) of the logit z of being what it is.
-        each = jax.nn.softplus(-sign * logits[stream])
-        risk += 0.5 * mean_over(view, stream, each if counts is None else counts[stream] * each)
-        right += 0.5 * mean_over(view, stream, (sign * logits[stream] > 0).astype(jnp.float32))
-    return risk, right
+        # log(1 + exp(-z)), with z the logit of the correct stream.
+        losses = jax.nn.softplus(-sign * logits[stream])
+        risk += 0.5 * mean_over(view, stream, losses if counts is None else counts[stream] * losses)
+        accuracy += 0.5 * mean_over(view, stream, (sign * logits[stream] > 0).astype(jnp.float32))
+    return risk, accuracy
 
 
 def effective_share(weights: Array) -> Array:
     """Return the effective share of the examples, (sum w)^2 / (N sum w^2), of weights [N]; 0 where all are 0."""
-    # Of weights whose largest is 1, for the squares of small ones are no numbers any more.
+    # Scaled to a largest weight of 1, because the squares of small weights underflow.
     relative = weights / jnp.maximum(weights.max(), SMALLEST)
     return relative.sum() ** 2 / (len(weights) * jnp.maximum((relative**2).sum(), SMALLEST))
 
 
 def relative_to_mean(weights: Array, every: Array) -> Array:
-    """Return `weights` over the mean of `every` weight of the whole batch."""
+    """Return `weights` [B] divided by the mean of `every`, the weights of the whole batch."""
     return weights / jnp.maximum(every.mean(), SMALLEST)
 
 

@@ -1,4 +1,4 @@
-"""Logits, hidden states or attention of a teacher."""
+"""Distillation: match the logits, hidden states or attention of a teacher."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,14 +25,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Term):
-    """`weight` times how far the model is from the model `teacher` (any that can be loaded), over the stream `on`.
+    """`weight` times the distance of the model from the model `teacher` (any that tlx can load), over the stream `on`.
 
-    "logits": T^2 KL(teacher / T || ours / T) with T the `temperature` (Hinton et al., 2015). "hidden": the mean squared
-    difference of two stages' hidden states, ours mapped by a learned projection, inserted below `distill`, where the
-    widths differ (Romero et al., 2015; Jiao et al., 2020). "attention": KL(teacher's attention || ours), the mean over
-    heads and tokens (Wang et al., 2020). `pairs` are (our stage, the teacher's); none: the last of each.
+    "logits": T^2 KL(teacher / T || student / T), with T the `temperature` (Hinton et al., 2015). "hidden": the mean
+    squared difference of the hidden states of two stages; where the widths differ, a learned projection below `distill`
+    maps the student's state (Romero et al., 2015; Jiao et al., 2020). "attention": KL(teacher's attention || student's
+    attention), the mean over heads and tokens (Wang et al., 2020). `pairs` are (student stage, teacher stage); by
+    default the last stage of each.
 
-    The teacher runs without dropout, on the same inputs. Its classes are put in the order of the task's, by name.
+    The teacher runs without dropout, on the same inputs. Its classes are reordered by name to match the task's.
     """
 
     teacher: str
@@ -56,8 +57,12 @@ class Distill(Term):
         return Needs(forward=(self.on,), task=task, features=False, models=(self.teacher,))
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a teacher of other inputs, of other classes or of other names for them, a head that
-        nobody trained, or stages and places that cannot be compared."""
+        """Check that the model can learn from the teacher.
+
+        Raises:
+            ValueError: the teacher has other inputs, other classes or other class names, or an untrained head; or the
+                stages or their places cannot be compared.
+        """
         model, pretrained = preview.model, preview.references[self.teacher]
         teacher = pretrained.model
         check_inputs(model, teacher, self.teacher, "Distill")
@@ -75,11 +80,11 @@ class Distill(Term):
                 f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
                 f"{model.config.heads}; attention is compared head by head"
             )
-        for ours, theirs, stage, other in self.shapes(model, preview.params, pretrained):
-            check_places(ours, theirs, stage, other)
+        for shape, teacher_shape, stage, teacher_stage in self.shapes(model, preview.params, pretrained):
+            check_places(shape, teacher_shape, stage, teacher_stage)
 
     def notes(self, preview: Preview) -> list[str]:
-        """Say it if the teacher's classes are in another order than the task's, or cannot be compared with them."""
+        """Return a note where the teacher's classes were reordered, or cannot be compared with the task's."""
         if self.what != "logits":
             return []
         return order_notes(self.teacher, preview.references[self.teacher], preview.task.names)
@@ -89,70 +94,82 @@ class Distill(Term):
             return params
         leaves = {}
         shapes = self.shapes(model, params, load_pretrained(self.teacher))
-        for number, (ours, theirs, stage, other) in enumerate(shapes):
-            inputs, outputs = ours[-1], theirs[-1]
+        for number, (shape, teacher_shape, stage, teacher_stage) in enumerate(shapes):
+            inputs, outputs = shape[-1], teacher_shape[-1]
             if inputs != outputs:
-                drawn = jax.random.normal(jax.random.fold_in(key, number), (inputs, outputs))
-                leaves[f"distill/{stage}/{other}/kernel"] = drawn * inputs**-0.5
+                kernel = jax.random.normal(jax.random.fold_in(key, number), (inputs, outputs))
+                leaves[f"distill/{stage}/{teacher_stage}/kernel"] = kernel * inputs**-0.5
         return added(params, leaves, "Distill")
 
     def shapes(self, model: Model, params: Tree, teacher: Pretrained) -> list[tuple[Shape, Shape, str, str]]:
-        """Return the shapes of the hidden states of each pair of stages, ours and the teacher's, and the stages."""
-        # One token, for the tokens that a tuning puts before a text may leave little room.
+        """Return the shapes of both hidden states (student, teacher) and both stage names, for each pair of stages."""
+        # One token, because a tuning may put tokens before the text, and positions are limited.
         inputs = example_inputs(model.config, tokens=1)
-        ours, theirs = tap_shapes(model, params, inputs), tap_shapes(teacher.model, teacher.variables.params, inputs)
+        student_taps, teacher_taps = (
+            tap_shapes(model, params, inputs),
+            tap_shapes(teacher.model, teacher.variables.params, inputs),
+        )
         pairs = self.paired(model, teacher.model)
-        return [(ours[stage].shape, theirs[other].shape, stage, other) for stage, other in pairs]
+        return [
+            (student_taps[stage].shape, teacher_taps[teacher_stage].shape, stage, teacher_stage)
+            for stage, teacher_stage in pairs
+        ]
 
     def paired(self, model: Model, teacher: Model) -> tuple[tuple[str, str], ...]:
-        """Return pairs (our stage, the teacher's); ValueError for a stage that does not exist or lacks `what`."""
-        both = []
-        for side in (model, teacher):
+        """Return pairs (student stage, teacher stage).
+
+        Raises:
+            ValueError: a stage in `pairs` does not exist or lacks `what`, or a model has no such stages.
+        """
+        candidates = []
+        for side_model in (model, teacher):
             if self.what == "hidden":
-                both.append(hidden_stages(side, "Distill(what='hidden')"))
-            elif not (stages := attention_stages(side)):
+                candidates.append(hidden_stages(side_model, "Distill(what='hidden')"))
+            elif not (stages := attention_stages(side_model)):
                 raise ValueError(
-                    f"Distill(what='attention') needs transformer blocks; {type(side.config).__name__} has none"
+                    f"Distill(what='attention') needs transformer blocks; {type(side_model.config).__name__} has none"
                 )
             else:
-                both.append(stages)
+                candidates.append(stages)
         for pair in self.pairs:
-            for stage, known in zip(pair, both, strict=True):
-                if stage not in known:
-                    raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, known)}")
-        return self.pairs or ((both[0][-1], both[1][-1]),)
+            for stage, names in zip(pair, candidates, strict=True):
+                if stage not in names:
+                    raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, names)}")
+        return self.pairs or ((candidates[0][-1], candidates[1][-1]),)
 
     def memory(self, setting: Setting) -> Tree:
-        """Return the numbers of the teacher, with its classes in the order of the task's."""
+        """Return the variables of the teacher, with its classes in the order of the task's."""
         teacher = load_pretrained(self.teacher)
         if self.what == "logits":
             teacher = in_order_of(teacher, setting.task.names, "Distill")
         return teacher.variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        teacher, batch, ours = view.references[self.teacher], view.batch[self.on], view.taps[self.on]
+        teacher, batch, taps = view.references[self.teacher], view.batch[self.on], view.taps[self.on]
         variables = Variables(**view.memory)
-        theirs, _ = forward(teacher, variables, batch, dtype=view.dtype)
+        teacher_taps, _ = forward(teacher, variables, batch, dtype=view.dtype)
         if self.what == "logits":
-            apart = distillation(ours["logits"], theirs["logits"], self.temperature)
+            distances = distillation(taps["logits"], teacher_taps["logits"], self.temperature)
         else:
             pairs = self.paired(view.model, teacher)
             total = jnp.zeros(len(batch["index"]))
-            for stage, other in pairs:
+            for stage, teacher_stage in pairs:
                 if self.what == "hidden":
-                    total += hidden_apart(view, ours, theirs, stage, other)
+                    total += hidden_apart(view, taps, teacher_taps, stage, teacher_stage)
                 else:
-                    scores = attention_scores(view.model, view.params, ours, stage)
-                    target = attention_scores(teacher, variables.params, theirs, other)
-                    total += attention_divergence(scores, target, ours["carry"].get("mask"))
-            apart = total / len(pairs)
-        mean = mean_over(view, self.on, apart)
+                    scores = attention_scores(view.model, view.params, taps, stage)
+                    target = attention_scores(teacher, variables.params, teacher_taps, teacher_stage)
+                    total += attention_divergence(scores, target, taps["carry"].get("mask"))
+            distances = total / len(pairs)
+        mean = mean_over(view, self.on, distances)
         return weighed(self.weight, mean, view, distance=mean)
 
 
 def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any], stage: str, other: str) -> Array:
-    """Return the mean over units and places of the squared difference, ours projected where there is a projection:
-    [B]."""
+    """Return the mean squared difference of two hidden states over units and places: [B].
+
+    The student's state is projected where there is a projection.
+    """
     x, y = ours[stage], theirs[other]
     if projection := subtree(view.params, f"distill/{stage}/{other}"):
         x = dense(projection, x)
@@ -160,7 +177,7 @@ def hidden_apart(view: View, ours: Mapping[str, Any], theirs: Mapping[str, Any],
 
 
 def check_places(ours: Shape, theirs: Shape, stage: str, other: str) -> None:
-    """Raise ValueError for maps that differ in their places (tokens, pixels)."""
+    """Raise ValueError for feature maps with different places (tokens, pixels)."""
     if ours[1:-1] != theirs[1:-1]:
         raise ValueError(
             f"Distill compares place by place: {stage!r} has {ours[1:-1]} places for the least input, the teacher's "

@@ -1,4 +1,4 @@
-"""Confident predictions: minimum entropy."""
+"""Entropy minimisation: train confident predictions."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Entropy(Term):
-    """`weight` times the mean over the stream `on` of -sum_c p_c log p_c (Grandvalet and Bengio, 2005), for which a
-    stream needs no labels."""
+    """`weight` times the mean over the stream `on` of -sum_c p_c log p_c (Grandvalet and Bengio, 2005).
+
+    The stream needs no labels.
+    """
 
     on: str = "labelled"
     weight: Weight = 0.1

@@ -1,4 +1,4 @@
-"""Confident predictions as labels for strongly augmented inputs."""
+"""FixMatch: use confident predictions as labels for strongly augmented inputs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,13 +17,12 @@ STREAM = "fixmatch"
 
 @dataclass(frozen=True, kw_only=True)
 class FixMatch(PseudoLabel):
-    """FixMatch (Sohn et al., 2020): `PseudoLabel` whose classes come from the stream `on` as it is, and are learned on
-    a strong view of it.
+    """FixMatch (Sohn et al., 2020): `PseudoLabel` with classes from a weak view, learned on a strong view.
 
-    The weak view is the stream as the data give it, so `Data(augment=(...))` is what makes it one. The strong view of
-    an image is two random changes and a box cut out, of at most `strength` times the paper's sizes (see
-    `strong.strong_image`); that of a text has the share `masked` of its tokens hidden from attention. What is drawn
-    depends on the step and the example alone.
+    The weak view is the stream `on` as the data provide it, so `Data(augment=(...))` sets the weak augmentation. The
+    strong view of an image has two random changes and a square cut out, each at most `strength` times the paper's sizes
+    (see `strong.strong_image`). The strong view of a text hides the share `masked` of its tokens from attention. The
+    random draws depend on the step and the example alone.
     """
 
     strength: float = 1.0
@@ -44,9 +43,9 @@ class FixMatch(PseudoLabel):
         )
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raise ValueError for a stream with neither images nor text."""
+        """Return the batch with the strong views; raise ValueError for a stream with neither images nor text."""
         stream = batch[self.on]
-        # By example, so that how devices share the batch changes nothing.
+        # One key per example, so that the result does not depend on the number of devices.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(tick.key, 2), jnp.asarray(stream["index"]))
         if "image" in stream:
             strong = {"image": strong_image(jnp.asarray(stream["image"]), keys, self.strength)}

@@ -1,4 +1,4 @@
-"""A source whose examples are weighted by how much they look like the target, in every step."""
+"""Gate against negative transfer: weight source examples in every step by their similarity to the target."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -28,17 +28,18 @@ from tlx.types import Array, Key, Model, View
 class Gate(Between):
     """The gate against negative transfer (Wang et al., 2019, equations 7 to 9), in the place of `Supervised`.
 
-    One discriminator D reads the input of the head and a label, or none: it is trained to tell the target's unlabelled
-    examples from the source's without labels, and its labelled ones from the source's with theirs, each stream of a
-    pair counting one half, as in `Dann`. The risk is that of the `labelled` stream plus `share` times the mean over the
-    source of w times each example's, with w = D(f, y) / (1 - D(f, y)), which has no gradient; without that stream, or
-    where it is the `source` itself, w is D's answer without a label. The features get the discriminator's gradient
-    reversed, times `reversal` (mu there).
+    One discriminator D reads the input of the head and a label, or no label. It learns two tasks: to classify the
+    target's unlabelled examples against the source's without labels, and the target's labelled examples against the
+    source's with their labels. Each stream of a pair has the weight one half, as in `Dann`. The risk is that of the
+    `labelled` stream, plus `share` times the mean over the source of w times each example's loss, with w = D(f, y) / (1
+    - D(f, y)), which has no gradient. Without that stream, or where it is the `source` itself, w uses D without a
+    label. The features receive the discriminator's gradient reversed, times `reversal` (mu in the paper).
 
-    `most` bounds w, and `normalised` divides it by its mean over the batch; None and False are the paper's, by which
-    one example may be all that counts (on digits a batch's mean w rose to 10^8): `most=10, normalised=True` hold.
-    The odds are cut at exp(20) in any case, where one example would be the whole source. `effective` is logged, the
-    effective share of the source's examples, (sum w)^2 / (N sum w^2).
+    `most` bounds w, and `normalised` divides w by its mean over the batch. The defaults None and False are the paper's;
+    with them one example may dominate the loss (on digits, a batch's mean w rose to 10^8), and `most=10,
+    normalised=True` prevents this. The odds are cut at exp(20) in any case, because beyond it one example would
+    outweigh the whole source. The metric `effective` is the effective share of the source's examples, (sum w)^2 / (N
+    sum w^2).
     """
 
     labelled: str = "labelled"
@@ -57,17 +58,17 @@ class Gate(Between):
             raise ValueError(f"Gate: share is {self.share}; it is 0 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
-        known = (self.labelled,) if self.knows(streams) else ()
+        labelled = (self.labelled,) if self.knows(streams) else ()
         return Needs(
-            forward=(self.source, self.target, *known),
-            labels=(self.source, *known),
+            forward=(self.source, self.target, *labelled),
+            labels=(self.source, *labelled),
             exclusive=True,
             features=True,
             taps=("features",),
         )
 
     def knows(self, streams: Collection[str]) -> bool:
-        """Return whether there are labelled examples of the target beside the source."""
+        """Return whether the streams contain labelled examples of the target besides the source."""
         return self.labelled in streams and self.labelled != self.source
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
@@ -75,8 +76,8 @@ class Gate(Between):
         return added(params, discriminator("gate", inputs, self.width, key), "Gate")
 
     def weights(self, odds: Array) -> Array:
-        """Return w of log-odds [B], before it is normalised."""
-        # A ratio of densities; far beyond this, one example would be the whole source.
+        """Return the weights w [B] of log-odds [B], before normalisation."""
+        # A ratio of densities: far beyond this bound, one example would outweigh the whole source.
         weight = jnp.exp(jnp.minimum(odds, 20.0))
         return weight if self.most is None else jnp.minimum(weight, self.most)
 
@@ -87,29 +88,37 @@ class Gate(Between):
             f = reversed_gradient(features(view.taps[stream]).astype(jnp.float32), scale)
             return log_odds(view.params["gate"], f, view.batch[stream]["label"] if with_label else None, classes)
 
-        # Log-odds of the target's, so that the target is the first of the two that are told apart.
+        # These are log-odds of the target, so the target is the positive class.
         logits = {stream: logit(stream, False) for stream in (self.target, self.source)}
-        told, _ = domain_risk(view, self.target, self.source, logits)
+        domain, _ = domain_risk(view, self.target, self.source, logits)
         risk = jnp.zeros(())
         if self.knows(view.batch):
             logits = {stream: logit(stream, True) for stream in (self.labelled, self.source)}
-            told += domain_risk(view, self.labelled, self.source, logits)[0]
-            own = task_losses(view, self.labelled)
-            risk = mean_over(view, self.labelled, own)
+            domain += domain_risk(view, self.labelled, self.source, logits)[0]
+            labelled_losses = task_losses(view, self.labelled)
+            risk = mean_over(view, self.labelled, labelled_losses)
         weight = self.weights(jax.lax.stop_gradient(logits[self.source]))
-        every = gathered(view, weight)
-        effective = effective_share(every)
+        batch_weights = gathered(view, weight)
+        effective = effective_share(batch_weights)
         if self.normalised:
-            weight = relative_to_mean(weight, every)
-        each = task_losses(view, self.source)
-        gated = mean_over(view, self.source, weight * each)
+            weight = relative_to_mean(weight, batch_weights)
+        source_losses = task_losses(view, self.source)
+        gated = mean_over(view, self.source, weight * source_losses)
         return weighed(
-            self.weight, risk + self.share * gated + told, view,
-            risk=risk, gated=gated, discriminator=told, effective=effective, weight_mean=every.mean(), reversal=scale,
+            self.weight, risk + self.share * gated + domain, view,
+            risk=risk, gated=gated, discriminator=domain, effective=effective,
+            weight_mean=batch_weights.mean(), reversal=scale,
         )  # fmt: skip
 
 
 def log_odds(params: Tree, f: Array, label: Array | None, classes: int) -> Array:
-    """Return log D / (1 - D) of features [B, W] and labels [B], or none: that an example is the target's."""
+    """Return log D / (1 - D), the log-odds that an example belongs to the target: [B].
+
+    Args:
+        params: the discriminator's parameters.
+        f: the features, [B, W].
+        label: the classes [B], or None for no label.
+        classes: the number of classes.
+    """
     label = jnp.full(len(f), classes) if label is None else label
     return discriminate(params, jnp.concatenate([f, jax.nn.one_hot(label, classes + 1)], -1))

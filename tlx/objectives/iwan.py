@@ -1,4 +1,4 @@
-"""Features by which a discriminator cannot tell the target from those examples of the source that look like it."""
+"""IWAN: a discriminator between the target and those source examples that resemble it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,13 +26,15 @@ from tlx.types import Array, Key, Model, View
 
 @dataclass(frozen=True, kw_only=True)
 class Iwan(Between):
-    """Importance weighted adversarial nets (Zhang et al., 2018): as `Dann`, but in the discriminator's risk an example
-    of the source counts w = 1 - D(f), over its mean in the batch. D is a second discriminator on the same features,
-    trained beside it, of which these hear nothing: an example that is easily known for the source's hardly counts.
+    """Importance weighted adversarial nets (Zhang et al., 2018).
 
-    The paper's D reads a source extractor of its own, trained before; this one is shared. Its entropy of the target is
-    Entropy(on="unlabelled"). `effective` is logged, the effective share of the source's examples,
-    (sum w)^2 / (N sum w^2).
+    It equals `Dann`, but in the discriminator's risk an example of the source has the weight w = 1 - D(f), divided by
+    its mean in the batch. D is a second discriminator on the same features, trained in the same run; its gradient does
+    not reach the features. A source example that D recognises easily thus has little weight.
+
+    The paper's D reads a separate source extractor that was trained before; here D and the model share the features.
+    The paper's entropy of the target is the term Entropy(on="unlabelled"). The metric `effective` is the effective
+    share of the source's examples, (sum w)^2 / (N sum w^2).
     """
 
     width: int = 256
@@ -47,8 +49,8 @@ class Iwan(Between):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         inputs, leaves = read_features(model, "Iwan"), dict[str, Array]()
-        for name, part in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
-            leaves |= discriminator(name, inputs, self.width, part)
+        for name, part_key in zip(("iwan/apart", "iwan/weigher"), jax.random.split(key), strict=True):
+            leaves |= discriminator(name, inputs, self.width, part_key)
         return added(params, leaves, "Iwan")
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
@@ -58,16 +60,16 @@ class Iwan(Between):
             f = features(view.taps[stream])
             weigher_logits[stream] = discriminate(params["weigher"], jax.lax.stop_gradient(f))
             domain_logits[stream] = discriminate(params["apart"], reversed_gradient(f, scale))
-        # 1 - D, as a sigmoid of the negative logit.
+        # 1 - D as the sigmoid of the negative logit, which does not round to 0 for D near 1.
         weight = jax.nn.sigmoid(-jax.lax.stop_gradient(weigher_logits[self.source]))
-        every = gathered(view, weight)
+        batch_weights = gathered(view, weight)
         counts = {
-            self.source: relative_to_mean(weight, every),
+            self.source: relative_to_mean(weight, batch_weights),
             self.target: jnp.ones(len(domain_logits[self.target])),
         }
-        weigher, _ = domain_risk(view, self.source, self.target, weigher_logits)
-        risk, right = domain_risk(view, self.source, self.target, domain_logits, counts)
+        weighting, _ = domain_risk(view, self.source, self.target, weigher_logits)
+        risk, accuracy = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
-            self.weight, risk + weigher, view,
-            risk=risk, weigher=weigher, accuracy=right, effective=effective_share(every), reversal=scale,
+            self.weight, risk + weighting, view,
+            risk=risk, weigher=weighting, accuracy=accuracy, effective=effective_share(batch_weights), reversal=scale,
         )  # fmt: skip

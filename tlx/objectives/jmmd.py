@@ -1,4 +1,4 @@
-"""Features and predictions of two streams whose joint kernel means agree."""
+"""JAN: match the joint kernel means of features and predictions of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Jmmd(Between):
-    """`weight` times the joint maximum mean discrepancy (JAN; Long et al., 2017) between the two streams: as `Mmd`, but
-    the kernel of the inputs of the head is multiplied by a Gaussian one of width `sigma` of the softmax of its logits,
-    so that features and predictions agree together."""
+    """`weight` times the joint maximum mean discrepancy between the two streams (JAN; Long et al., 2017).
+
+    It equals `Mmd`, but the kernel of the inputs of the head is multiplied by a Gaussian kernel of width `sigma` on the
+    softmax of the logits. Features and predictions are thus matched jointly.
+    """
 
     scales: tuple[float, ...] = SCALES
     sigma: float = 0.92
@@ -32,7 +34,7 @@ class Jmmd(Between):
         return super().needs(streams)._replace(exclusive=True, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError for a batch of one example."""
+        """Return the loss and its metrics; raise ValueError for a batch of one example."""
 
         def layers(stream: str) -> tuple[Array, Array]:
             logits = gathered(view, view.taps[stream]["logits"])

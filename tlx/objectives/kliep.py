@@ -1,4 +1,4 @@
-"""A source under which, weighed, the target is most likely."""
+"""KLIEP: weight the source so that the target has the greatest likelihood."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ from tlx.objectives.reweighted import Reweighted
 
 @dataclass(frozen=True, kw_only=True)
 class Kliep(Reweighted):
-    """The Kullback-Leibler importance estimation procedure (Sugiyama et al., 2008): w is a sum of Gaussians about
-    `centres` examples of the target, drawn once, whose mean over the source is 1 and whose mean logarithm over the
-    target is greatest.
+    """The Kullback-Leibler importance estimation procedure (Sugiyama et al., 2008).
 
-    The squared width is one of `scales` times the mean squared distance among all examples: of several, the one under
-    which fifths of the target that were held out are most likely, as there.
+    w is a sum of Gaussians about `centres` examples of the target, drawn once. Its mean over the source is 1, and its
+    mean logarithm over the target is maximal.
+
+    The squared width is one of `scales` times the mean squared distance among all examples. Among several scales, the
+    one with the greatest likelihood of held-out fifths of the target is chosen, as in the paper.
     """
 
     scales: tuple[float, ...] = SCALES

@@ -1,4 +1,4 @@
-"""A source whose mean, by a kernel, is the target's."""
+"""KMM: weight the source so that its kernel mean matches the target's."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,15 @@ from tlx.objectives.reweighted import Reweighted
 
 @dataclass(frozen=True, kw_only=True)
 class Kmm(Reweighted):
-    """Kernel mean matching (Huang et al., 2007): the w bring the mean of the source, in the space of a Gaussian kernel,
-    nearest to the target's, with 0 <= w <= `most` (1000 in the paper) and |mean w - 1| <= `slack` (None is the paper's
-    (sqrt(N) - 1) / sqrt(N)).
+    """Kernel mean matching (Huang et al., 2007).
 
-    The kernel's squared width is `scale` times the mean squared distance among all examples. Of more than `landmarks`
-    of them, of both streams together, it is Nystroem's approximation by so many, drawn once: time grows as N times the
-    square of these, and no matrix of N x N is held.
+    The weights w minimise the distance between the means of the source and of the target in the space of a Gaussian
+    kernel, with 0 <= w <= `most` (1000 in the paper) and |mean w - 1| <= `slack` (None is the paper's (sqrt(N) - 1) /
+    sqrt(N)).
+
+    The kernel's squared width is `scale` times the mean squared distance among all examples. Where both streams
+    together have more than `landmarks` examples, the kernel is Nystroem's approximation with that number of landmarks,
+    drawn once: time grows as N times the square of `landmarks`, and no N x N matrix is stored.
     """
 
     scale: float = 1.0

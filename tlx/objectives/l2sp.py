@@ -1,4 +1,4 @@
-"""The starting point as an anchor."""
+"""L2-SP: keep the parameters near their starting point."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from tlx.types import Array, Setting, View
 class L2SP(Term):
     """weight / 2 |w_S - w0_S|^2 + head / 2 |w_head|^2 (Li et al., 2018), over the leaves that learn.
 
-    w_S are the pretrained leaves, and those that a tuning adds; their anchor w0_S are their values as the run begins.
-    w_head are the last stage and every leaf that was drawn at random; their anchor is 0. Leaves that other terms add
-    belong to neither. The optimiser's own `weight_decay` would count a second time: leave it 0.
+    w_S are the pretrained leaves and those that a tuning adds; their anchor w0_S is their value at the start of the
+    run. w_head are the leaves of the last stage and all leaves that were drawn at random; their anchor is 0. Leaves
+    that other terms add belong to neither group. Keep the optimiser's own `weight_decay` at 0, because it would
+    penalise the same leaves a second time.
     """
 
     head: Weight = 0.01
@@ -35,10 +36,10 @@ class L2SP(Term):
         """Return `start`, w0_S by path, and `head`, a zero for each leaf of w_head."""
         stages = stage_names(setting.model)
         params = flatten(setting.variables.params)
-        moving = params.keys() if setting.moving is None else setting.moving
-        leaves = {path: leaf for path, leaf in params.items() if path in moving and path.startswith(below(stages))}
-        last = below(stages[-1:]) if len(stages) > 1 else ()
-        head = {path for path in leaves if path in setting.fresh or path.startswith(last)}
+        trainable = params.keys() if setting.moving is None else setting.moving
+        leaves = {path: leaf for path, leaf in params.items() if path in trainable and path.startswith(below(stages))}
+        head_prefixes = below(stages[-1:]) if len(stages) > 1 else ()
+        head = {path for path in leaves if path in setting.fresh or path.startswith(head_prefixes)}
         return {
             "start": nest({path: leaf for path, leaf in leaves.items() if path not in head}),
             "head": nest({path: jnp.zeros(()) for path in leaves if path in head}),
@@ -48,7 +49,7 @@ class L2SP(Term):
         params = flatten(view.params)
         anchors = {name: flatten(view.memory.get(name, {})) for name in ("start", "head")}
         start, head = (squared_distance({path: params[path] for path in anchor}, anchor) for anchor in anchors.values())
-        now = current(self.head, view.tick)
-        ramp = {"head_weight": now} if isinstance(self.head, Ramp) else {}
+        head_weight = current(self.head, view.tick)
+        ramp = {"head_weight": head_weight} if isinstance(self.head, Ramp) else {}
         value, logged = weighed(self.weight, 0.5 * start, view, distance=start, head=head, **ramp)
-        return value + 0.5 * now * head, logged
+        return value + 0.5 * head_weight * head, logged

@@ -1,4 +1,4 @@
-"""The answers of the old head stay as they were."""
+"""Learning without forgetting: keep the predictions of the old head."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ from tlx.weights import load_pretrained
 class Lwf(Term):
     """Learning without forgetting (Li and Hoiem, 2016): `weight` times the mean of -sum_c q_c log p_c.
 
-    q = softmax(old / T) are the answers of the old model, as it came, to the new data, and p = softmax(logits / T)
-    those of a copy of its head, inserted below `lwf`, that learns on the current features. The old model is the
-    pretrained one, with its own head; where the new task takes another head, `source` names the checkpoint again.
+    q = softmax(old / T) are the predictions of the old model on the new data, with its initial parameters. p =
+    softmax(logits / T) are the predictions of a copy of its head on the current features; the copy is inserted below
+    `lwf` and learns. The old model is the pretrained one, with its own head. Where the new task uses another head,
+    `source` names the checkpoint of the old model.
     """
 
     source: str | None = None
@@ -40,27 +41,31 @@ class Lwf(Term):
         return Needs(forward=(self.on,), exclusive=True, features=False, taps=("head",), models=models, pretrained=True)
 
     def check(self, preview: Preview) -> None:
-        """Raise ValueError for a source without a trained head that fits, or, without a source, for a model whose head
-        no checkpoint holds."""
+        """Check that the old head is trained and fits.
+
+        Raises:
+            ValueError: `source` has no trained head that fits; or, without `source`, the model's head is in no
+                checkpoint.
+        """
         if self.source is not None:
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
-        elif fresh := drawn_head(preview.model, preview.fresh):
+        elif paths := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Lwf keeps the answers of the pretrained head, and {fresh[0]!r} is drawn at random: name the "
+                f"Lwf keeps the answers of the pretrained head, and {paths[0]!r} is drawn at random: name the "
                 "checkpoint of the old head: Lwf(source=...)"
             )
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        old, numbers = model, params
+        old_model, old_params = model, params
         if self.source is not None:
             pretrained = load_pretrained(self.source)
-            old, numbers = pretrained.model, pretrained.variables.params
-        head = old.stages[-1].name
-        leaves = declared(old, numbers, head)
+            old_model, old_params = pretrained.model, pretrained.variables.params
+        head = old_model.stages[-1].name
+        leaves = declared(old_model, old_params, head)
         return added(params, {f"lwf/{head}/{path}": leaf for path, leaf in leaves.items()}, "Lwf")
 
     def memory(self, setting: Setting) -> Tree:
-        """Return the numbers of the old model."""
+        """Return the variables of the old model."""
         return remember(setting) if self.source is None else load_pretrained(self.source).variables._asdict()
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
@@ -68,10 +73,10 @@ class Lwf(Term):
             model, variables = view.model, remembered(view)
         else:
             model, variables = view.references[self.source], Variables(**view.memory)
-        old = forward(model, variables, view.batch[self.on], dtype=view.dtype)[0]["logits"]
+        old_logits = forward(model, variables, view.batch[self.on], dtype=view.dtype)[0]["logits"]
         head = model.stages[-1]
         params = subtree(view.params, f"lwf/{head.name}")
         logits = apply_head(head, params, view.taps[self.on]["carry"], view.dtype)
-        targets = jax.nn.softmax(old / self.temperature, -1)
+        targets = jax.nn.softmax(old_logits / self.temperature, -1)
         risk = mean_over(view, self.on, soft_cross_entropy(logits / self.temperature, targets))
         return weighed(self.weight, risk, view, risk=risk)

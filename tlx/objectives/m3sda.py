@@ -1,4 +1,4 @@
-"""Features of several sources and a target whose moments agree."""
+"""M3SDA: match the moments of the features of several sources and a target."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class M3sda(Term):
-    """Moment matching among several sources (Peng et al., 2019, equations 2 and 3): `weight` times the distance of the
-    first `moments` moments of what the head reads, of every source from the target and of every two sources from one
-    another. The paper's pairs of classifiers are left out.
+    """Moment matching among several sources (Peng et al., 2019, equations 2 and 3).
 
-    `sources` are the streams of the sources, () all that there are.
+    The loss is `weight` times the distance of the first `moments` moments of the inputs of the head: between each
+    source and the target, and between each two sources. The paper's pairs of classifiers are left out.
+
+    `sources` are the streams of the sources; () takes all sources of the data.
     """
 
     sources: tuple[str, ...] = ()
@@ -35,7 +36,7 @@ class M3sda(Term):
         return Needs(forward=self.compared(streams), features=True, taps=("features",))
 
     def compared(self, streams: Collection[str]) -> tuple[str, ...]:
-        """Return the streams of the sources, and last the target's."""
+        """Return the streams of the sources, followed by the stream of the target."""
         return (*(self.sources or several("source", streams)), self.target)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

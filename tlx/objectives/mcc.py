@@ -1,4 +1,4 @@
-"""Classes that are not confused with one another."""
+"""MCC: minimise the confusion between classes."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Mcc(Term):
-    """Minimum class confusion (Jin et al., 2020): `weight` times how much the classes are confused on the stream `on`,
-    whose labels it does not read, with the logits divided by `temperature`."""
+    """Minimum class confusion (Jin et al., 2020).
+
+    The loss is `weight` times the class confusion on the stream `on`, with the logits divided by `temperature`. The
+    term reads no labels.
+    """
 
     on: str = "unlabelled"
     temperature: float = 2.5
@@ -28,5 +31,5 @@ class Mcc(Term):
         return Needs(forward=(self.on,), exclusive=True, features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        confused = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
-        return weighed(self.weight, confused, view, confusion=confused)
+        value = confusion(gathered(view, view.taps[self.on]["logits"]), self.temperature)
+        return weighed(self.weight, value, view, confusion=value)

@@ -1,4 +1,4 @@
-"""Two classifiers that agree on the target."""
+"""MCD: train two classifiers and features on which they agree for the target."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from tlx.types import Array, Key, Model, Turn, View
 
 @dataclass(frozen=True, kw_only=True)
 class Mcd(Between):
-    """Maximum classifier discrepancy (Saito et al., 2018, section 3.3), beside `Supervised(on="source")` and with
-    `update=Alternating()`.
+    """Maximum classifier discrepancy (Saito et al., 2018, section 3.3).
 
-    A second head, inserted below `mcd` and drawn at random, learns the source as the model's own does. With d the mean
-    over the target of |p1 - p2|, of the softmaxes of both, a step takes these turns: (A) all leaves minimise both
-    risks; (B) the heads minimise both risks - `trade_off` x d; (C) the stages below them minimise `trade_off` x d,
-    `repeats` times. The loss is `weight` times that.
+    Use it beside `Supervised(on="source")` and with `update=Alternating()`.
 
-    The paper takes 1 for `trade_off`, its followers up to 10. The heads are compared without noise of their own. The
-    model answers by its own head alone; the paper's code reports each of the two and the sum of their logits.
+    A second head, inserted below `mcd` and drawn at random, learns the source as the model's own head does. d is the
+    mean over the target of |p1 - p2|, where p1 and p2 are the softmaxes of the two heads. A step takes these turns: (A)
+    all leaves minimise both risks; (B) the heads minimise both risks - `trade_off` x d; (C) the stages below the heads
+    minimise `trade_off` x d, `repeats` times. The loss is `weight` times these objectives.
+
+    The paper uses 1 for `trade_off`, later work up to 10. The heads are compared without noise. The model predicts with
+    its own head alone; the paper's code reports each of the two heads and the sum of their logits.
     """
 
     trade_off: Weight = 1.0
@@ -43,8 +44,8 @@ class Mcd(Between):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         head = model.stages[-1].name
-        fresh = initialise(Model((), {head: subtree(model.params, head)}, {}), key).params
-        return added(params, {f"mcd/{path}": leaf for path, leaf in flatten(fresh).items()}, "Mcd")
+        new_params = initialise(Model((), {head: subtree(model.params, head)}, {}), key).params
+        return added(params, {f"mcd/{path}": leaf for path, leaf in flatten(new_params).items()}, "Mcd")
 
     def turns(self, model: Model) -> tuple[Turn, ...]:
         *features, head = stage_names(model)
@@ -59,10 +60,10 @@ class Mcd(Between):
             return apply_head(head, params, view.taps[stream]["carry"], view.dtype)
 
         risk = mean_over(view, self.source, task_losses(view, self.source, {"logits": answers(second, self.source)}))
-        each = disagreement(answers(first, self.target), answers(second, self.target))
-        discrepancy = mean_over(view, self.target, each)
-        now = current(self.trade_off, view.tick)
-        ramp = {"trade_off": now} if isinstance(self.trade_off, Ramp) else {}
-        apart = now * discrepancy
-        value = (risk, risk - apart, *[apart] * self.repeats)[view.turn]
+        disagreements = disagreement(answers(first, self.target), answers(second, self.target))
+        discrepancy = mean_over(view, self.target, disagreements)
+        trade_off = current(self.trade_off, view.tick)
+        ramp = {"trade_off": trade_off} if isinstance(self.trade_off, Ramp) else {}
+        scaled = trade_off * discrepancy
+        value = (risk, risk - scaled, *[scaled] * self.repeats)[view.turn]
         return weighed(self.weight, value, view, risk=risk, discrepancy=discrepancy, **ramp)

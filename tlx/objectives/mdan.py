@@ -1,4 +1,4 @@
-"""Several sources, of which the hardest count most."""
+"""MDAN: train on several sources, with more weight on the hardest ones."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,14 +19,17 @@ from tlx.types import Array, Key, Model, View
 
 @dataclass(frozen=True, kw_only=True)
 class Mdan(Term):
-    """Multisource adversarial training in its soft version (Zhao et al., 2018), in the place of `Supervised`: `weight`
-    times log(sum_i exp(gamma v_i)) / gamma over the `sources`, streams with labels, v_i being the task's mean loss on
-    source i minus `share` times the risk of a discriminator of its own, that tells it from the target.
+    """Multisource adversarial training in its soft version (Zhao et al., 2018), in the place of `Supervised`.
 
-    The weights of the sources are thus not learned but follow: softmax(gamma v), which is logged (weights that are
-    learned to make the loss small would all go to the easiest source). Of the discriminator's two gradients, its own
-    makes its risk small, the features' makes it large, times `reversal`. The paper subtracts the risk; published code
-    adds it under a reversed gradient, which trains the same but makes a source that is easily told apart count less.
+    The loss is `weight` times log(sum_i exp(gamma v_i)) / gamma over the `sources`, which are streams with labels. v_i
+    is the task's mean loss on source i minus `share` times the risk of a discriminator between this source and the
+    target. Each source has its own discriminator.
+
+    The weights of the sources are therefore not learned; they are softmax(gamma v), which is logged. (Learned weights
+    that minimise the loss would all move to the easiest source.) The gradient for the discriminator's parameters
+    minimises its risk; the gradient for the features maximises it, times `reversal`. The paper subtracts the risk.
+    Published code adds it under a reversed gradient, which trains the same way but gives less weight to a source that
+    is easy to distinguish from the target.
     """
 
     sources: tuple[str, ...] = ("source/0", "source/1")
@@ -58,21 +61,21 @@ class Mdan(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         scale = current(self.reversal, view.tick)
-        risks, apart = [], []
+        risks, domain_risks = [], []
         for number, source in enumerate(self.sources):
-            # The risk is subtracted: its discriminator hears it reversed, and the features as it is, times the scale.
+            # The risk is subtracted, so the discriminator needs a reversed gradient, the features only a scaled one.
             params = jax.tree.map(lambda leaf: reversed_gradient(leaf, jnp.ones(())), view.params["mdan"][str(number)])
             logits = {
                 stream: discriminate(params, reversed_gradient(features(view.taps[stream]), -scale))
                 for stream in (source, self.target)
             }
-            apart.append(domain_risk(view, source, self.target, logits)[0])
-            loss = task_losses(view, source)
-            risks.append(mean_over(view, source, loss))
-        # Of the whole batch, for the sum of exponentials is no mean over examples.
-        values = over_devices(view, jnp.stack(risks) - self.share * jnp.stack(apart))
+            domain_risks.append(domain_risk(view, source, self.target, logits)[0])
+            losses = task_losses(view, source)
+            risks.append(mean_over(view, source, losses))
+        # Of the whole batch, because the log-sum-exp is not a mean over examples.
+        values = over_devices(view, jnp.stack(risks) - self.share * jnp.stack(domain_risks))
         value = jax.nn.logsumexp(self.gamma * values) / self.gamma
-        metrics = {"reversal": scale, "discriminator": sum(apart, jnp.zeros(())) / len(apart)}
-        for number, (risk, counts) in enumerate(zip(risks, jax.nn.softmax(self.gamma * values), strict=True)):
-            metrics |= {f"risk_{number}": risk, f"weight_{number}": counts}
+        metrics = {"reversal": scale, "discriminator": sum(domain_risks, jnp.zeros(())) / len(domain_risks)}
+        for number, (risk, source_weight) in enumerate(zip(risks, jax.nn.softmax(self.gamma * values), strict=True)):
+            metrics |= {f"risk_{number}": risk, f"weight_{number}": source_weight}
         return weighed(self.weight, value, view, **metrics)

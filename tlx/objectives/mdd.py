@@ -1,4 +1,4 @@
-"""Features on which no second head disagrees with the first in one stream alone."""
+"""MDD: a second head that disagrees with the first on one stream only, and features that prevent this."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,14 +19,16 @@ from tlx.types import Array, Key, Model, View
 
 @dataclass(frozen=True, kw_only=True)
 class Mdd(Between):
-    """Margin disparity discrepancy (Zhang et al., 2019, section 4). A second head with the probabilities p is asked to
-    say what the first one says, h, on the source and not to on the target: `weight` times -D, with
+    """Margin disparity discrepancy (Zhang et al., 2019, section 4).
+
+    A second head with the probabilities p learns to predict the class h of the first head on the source, and to avoid
+    it on the target. The loss is `weight` times -D, with
 
         D = margin E_source[log p_h] + E_target[log(1 - p_h)].
 
-    h is the class that the first head's logits are largest for, and hears nothing of it. The gradient reaches what the
-    heads read, f, reversed, times `reversal`, by default as the authors': up to 0.1. The second head has one hidden
-    layer of `width` and learns whatever the tuning. `disparity` is logged, D.
+    h is the class with the largest logit of the first head, which receives no gradient from this term. The gradient
+    reaches the inputs of the heads, f, reversed, times `reversal`; the default is the authors' ramp up to 0.1. The
+    second head has one hidden layer of `width` units and learns under every tuning. D is logged as `disparity`.
     """
 
     margin: float = 4.0
@@ -50,7 +52,7 @@ class Mdd(Between):
         scale = current(self.reversal, view.tick)
 
         def odds(stream: str) -> Array:
-            """log p_h / (1 - p_h) of every example."""
+            """Return log p_h / (1 - p_h) of every example, [B]."""
             f = reversed_gradient(features(view.taps[stream]), scale)
             return log_odds(perceive(view.params["mdd"], f), view.taps[stream]["logits"].argmax(-1))
 

@@ -1,4 +1,4 @@
-"""The model agrees with its own moving average."""
+"""Mean teacher: train the model to agree with its own moving average."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from tlx.types import Array, Variables, View
 
 @dataclass(frozen=True, kw_only=True)
 class MeanTeacher(Term):
-    """Mean teacher (Tarvainen and Valpola, 2017): `weight` times the mean over the stream `on` of the mean over classes
-    of (p_c - q_c)^2, p the model's probabilities and q those of the moving average of its parameters, which
+    """Mean teacher (Tarvainen and Valpola, 2017): `weight` times the mean over the stream `on` of mean_c (p_c - q_c)^2.
+
+    p are the model's probabilities, and q those of the teacher, the moving average of its parameters that
     `Train(ema=...)` keeps. q has no gradient.
 
-    The teacher is what the run evaluates and saves. It answers as it does there: without dropout and by the running
-    statistics, where the paper's has noise of its own; and its average is corrected for its start, where the paper lets
-    the share that is kept rise. The default weight ends at the paper's for images, 100.
+    The run evaluates and saves the teacher. The teacher predicts as in evaluation, without dropout and with the running
+    statistics; the paper's teacher has independent noise. The average is corrected for its start; the paper increases
+    the decay instead. The default weight ends at the paper's value for images, 100.
     """
 
     on: str = "unlabelled"
@@ -32,7 +33,7 @@ class MeanTeacher(Term):
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         assert view.average is not None
         teacher = Variables(view.average, view.stats)
-        theirs, _ = forward(view.model, teacher, view.batch[self.on], dtype=view.dtype)
-        p, q = (jax.nn.softmax(logits, -1) for logits in (view.taps[self.on]["logits"], theirs["logits"]))
-        apart = mean_over(view, self.on, squared_error(p, jax.lax.stop_gradient(q)))
-        return weighed(self.weight, apart, view, distance=apart)
+        teacher_taps, _ = forward(view.model, teacher, view.batch[self.on], dtype=view.dtype)
+        p, q = (jax.nn.softmax(logits, -1) for logits in (view.taps[self.on]["logits"], teacher_taps["logits"]))
+        distance = mean_over(view, self.on, squared_error(p, jax.lax.stop_gradient(q)))
+        return weighed(self.weight, distance, view, distance=distance)

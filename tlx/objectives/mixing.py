@@ -1,8 +1,8 @@
-"""Images mixed two by two, and their labels with them. Shapes: B batch, I height, J width, C channels.
+"""Mixup and CutMix: mix pairs of images and their labels. Shapes: B batch, I height, J width, C channels.
 
-Neighbours in the batch are mixed with each other, the first with the second and so on. Batches are drawn in random
-order, so neighbours are random pairs; and how many devices share the batch changes nothing, as long as each holds an
-even number of examples.
+Neighbours in the batch are mixed with each other: the first with the second, and so on. Batches are drawn in random
+order, so neighbours are random pairs. The result does not depend on the number of devices, as long as each device has
+an even number of examples.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,9 +20,10 @@ from tlx.types import Array, Key, Tick, View
 def symmetric_beta(key: Key, alpha: float | Array) -> Array:
     """Return a draw of Beta(alpha, alpha), a scalar.
 
-    (1 + t / sqrt(nu + t^2)) / 2, where t = sqrt(nu (U^(-2 / nu) - 1)) cos(2 pi V) is Student's with nu = 2 alpha
-    degrees of freedom (Bailey, 1994) and U, V are uniform; written so that nothing overflows. JAX's own generator,
-    which is for any two parameters, rejects in two loops that take longer to compile than the rest of a small step.
+    (1 + t / sqrt(nu + t^2)) / 2, where t = sqrt(nu (U^(-2 / nu) - 1)) cos(2 pi V) follows Student's distribution with
+    nu = 2 alpha degrees of freedom (Bailey, 1994), and U, V are uniform; written so that nothing overflows. JAX's
+    generator supports any two parameters, but it rejects in two loops that take longer to compile than the rest of a
+    small step.
     """
     u, v = jax.random.uniform(key, (2,), jnp.float32)
     power, cosine = u ** (1.0 / alpha), jnp.cos(2.0 * jnp.pi * v)
@@ -31,7 +32,7 @@ def symmetric_beta(key: Key, alpha: float | Array) -> Array:
 
 
 def partnered(batch: Mapping[str, Array]) -> dict[str, Array]:
-    """The batch with the labels of the partners."""
+    """Return the batch with the labels of the partners."""
     return {**batch, "label": batch["partner"]}
 
 
@@ -41,13 +42,15 @@ def neighbours(x: Array) -> Array:
 
 
 class Mixing(Term):
-    """What `Mixup` and `CutMix` share: a stream of mixed images, and the loss share CE(own label) + (1 - share)
-    CE(partner's label) on it."""
+    """The shared part of `Mixup` and `CutMix`: a stream of mixed images, and the loss on it.
+
+    The loss is share CE(own label) + (1 - share) CE(partner's label).
+    """
 
     on: str
     alpha: float
     weight: Weight
-    # The one stream that the term creates.
+    # The only stream that the term creates.
     adds: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
@@ -67,33 +70,44 @@ class Mixing(Term):
         )
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
-        """Return the mixed images and the share [] that is the own image's."""
+        """Mix images with their partners.
+
+        Args:
+            image: the images, [B, I, J, C].
+            partner: the partner of each image, [B, I, J, C].
+            key: the random key of the step.
+
+        Returns:
+            The mixed images [B, I, J, C], and the share [] of each mixed image that comes from the image itself.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it mixes")
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
-        """Raise ValueError for a stream without images, or with an odd number of examples on a device."""
-        who, stream = type(self).__name__, batch[self.on]
+        """Return the batch with the mixed stream; raise ValueError without images or for an odd number of examples."""
+        name, stream = type(self).__name__, batch[self.on]
         if "image" not in stream:
-            raise ValueError(f"{who} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
+            raise ValueError(f"{name} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
         image, label = jnp.asarray(stream["image"]), jnp.asarray(stream["label"])
         if len(image) % 2:
-            raise ValueError(f"{who} mixes neighbours: an even number of examples on each device, not {len(image)}")
+            raise ValueError(f"{name} mixes neighbours: an even number of examples on each device, not {len(image)}")
         mixed, share = self.mix(image, neighbours(image), jax.random.fold_in(tick.key, 1))
-        more = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
-        return {**batch, self.adds[0]: {**stream, **more}}
+        mixed_arrays = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
+        return {**batch, self.adds[0]: {**stream, **mixed_arrays}}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         batch = view.batch[self.adds[0]]
-        own = task_losses(view, self.adds[0])
-        other = task_losses(view, self.adds[0], relabel=partnered)
-        risk = mean_over(view, self.adds[0], batch["share"] * own + (1.0 - batch["share"]) * other)
+        own_losses = task_losses(view, self.adds[0])
+        partner_losses = task_losses(view, self.adds[0], relabel=partnered)
+        risk = mean_over(view, self.adds[0], batch["share"] * own_losses + (1.0 - batch["share"]) * partner_losses)
         return weighed(self.weight, risk, view, risk=risk, share=batch["share"].mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup(Mixing):
-    """`weight` times the loss on share x + (1 - share) x' with share ~ Beta(alpha, alpha), one draw a batch (Zhang et
-    al., 2018), in the place of `Supervised`."""
+    """`weight` times the loss on share x + (1 - share) x' (Zhang et al., 2018), in the place of `Supervised`.
+
+    share ~ Beta(alpha, alpha), with one draw per batch.
+    """
 
     on: str = "labelled"
     alpha: float = 0.2
@@ -103,16 +117,16 @@ class Mixup(Mixing):
 
     def mix(self, image: Array, partner: Array, key: Key) -> tuple[Array, Array]:
         share = symmetric_beta(key, self.alpha)
-        own = share.astype(image.dtype)
-        return own * image + (1 - own) * partner, share
+        factor = share.astype(image.dtype)
+        return factor * image + (1 - factor) * partner, share
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutMix(Mixing):
-    """`weight` times the loss on images with a box of their partner's, of the share 1 - Beta(alpha, alpha) of the area
-    about a random centre, one draw a batch (Yun et al., 2019), in the place of `Supervised`.
+    """`weight` times the loss on images with a box from their partner (Yun et al., 2019), in the place of `Supervised`.
 
-    The box is cut off at the border, and the labels' share is that of the pixels which remain the image's own.
+    The box has the share 1 - Beta(alpha, alpha) of the area and a random centre, with one draw per batch. The box is
+    cut off at the border, and the share of the own label is the share of the pixels that remain.
     """
 
     on: str = "labelled"

@@ -1,4 +1,4 @@
-"""Features of two streams whose kernel means agree."""
+"""MMD: match the kernel means of the features of two streams."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Mmd(Between):
-    """`weight` times the unbiased squared maximum mean discrepancy between the inputs of the head for the two streams,
-    under a sum of Gaussian kernels (as in DAN; Long et al., 2015). `scales` are the kernels' squared widths as shares
-    of the mean squared distance of the batch; `linear` takes disjoint pairs of rows alone, in linear time and with
+    """`weight` times the unbiased squared maximum mean discrepancy between the inputs of the head for the two streams.
+
+    The kernel is a sum of Gaussian kernels (as in DAN; Long et al., 2015). `scales` are the kernels' squared widths as
+    shares of the mean squared distance of the batch. `linear` uses disjoint pairs of rows only, in linear time and with
     more noise.
     """
 
@@ -28,7 +29,7 @@ class Mmd(Between):
         return super().needs(streams)._replace(features=True)
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
-        """Raise ValueError for a batch of one example."""
+        """Return the loss and its metrics; raise ValueError for a batch of one example."""
         measure = linear_mmd if self.linear else mmd
         distance = measure(rows(view, self.source), rows(view, self.target), self.scales)
         return weighed(self.weight, distance, view, distance=distance)

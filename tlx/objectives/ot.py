@@ -1,4 +1,4 @@
-"""Features of two streams that lie near one another under a transport plan."""
+"""Optimal transport: move the features of two streams together under a transport plan."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class Ot(Between):
-    """`weight` times what it costs to carry the source's batch to the target's, sum_ij P_ij C_ij with
-    C_ij = |f_i - f_j|^2 of what the head reads, by the plan P that costs least.
+    """`weight` times the cost of transporting the source's batch to the target's, sum_ij P_ij C_ij.
 
-    With `label_cost`, C_ij has that number times the task's loss of the target's prediction j against the source's
-    label i beside it (DeepJDOT; Damodaran et al., 2018: alpha there is `weight`, lambda is `weight` times `label_cost`,
-    and their numbers are 0.001 and 0.1). As there the plan has no gradient.
+    C_ij = |f_i - f_j|^2 for the inputs f of the head, and P is the plan with the least cost.
 
-    The plan is the entropic one of `tlx.functional.discrepancy.transport`, for `epsilon` as a share of the mean cost:
-    more even than the one of least cost, and that one as `epsilon` goes to 0. `missed` is logged, the share of the
-    mass that the `iterations` left in the wrong place.
+    With `label_cost`, C_ij also contains `label_cost` times the task's loss of the target's prediction j against the
+    source's label i (DeepJDOT; Damodaran et al., 2018: alpha in the paper is `weight`, lambda is `weight` times
+    `label_cost`, and the paper uses 0.001 and 0.1). As in the paper, the plan has no gradient.
+
+    The plan is the entropic plan of `tlx.functional.discrepancy.transport`, with `epsilon` as a share of the mean cost.
+    It is more even than the plan of least cost, and converges to it as `epsilon` goes to 0. The metric `missed` is the
+    share of the mass that is still in the wrong place after the `iterations`.
     """
 
     label_cost: float | None = None
@@ -52,7 +53,7 @@ class Ot(Between):
             labels = gathered(view, view.batch[self.source]["label"])
 
             def risks(label: Array) -> Array:
-                """Of every prediction of the target against one label of the source."""
+                """Return the loss of every prediction of the target against one label of the source, [M]."""
                 return view.task.loss(
                     {"logits": logits}, {"label": jnp.broadcast_to(label, (len(logits), *label.shape))}
                 )[0]

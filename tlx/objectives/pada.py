@@ -1,4 +1,4 @@
-"""A source whose classes count as far as the target seems to hold them."""
+"""PADA: weight the source's classes by how often the model predicts them on the target."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ from tlx.types import Array, Key, Model, View
 
 @dataclass(frozen=True, kw_only=True)
 class Pada(Between):
-    """Partial adversarial domain adaptation (Cao et al., 2018), in the place of `Supervised` on the source: an example
-    of the class c counts g_c = p_c / max p, both in the source's risk and in that of a discriminator as `Dann`'s, p
-    being the mean softmax over the target, which has no gradient.
+    """Partial adversarial domain adaptation (Cao et al., 2018), in the place of `Supervised` on the source.
 
-    The mean is over the batch, as the model is now; the paper takes all of the target, every few hundred steps.
-    `effective` is logged, the effective share of the source's examples, (sum g)^2 / (N sum g^2).
+    An example of the class c has the weight g_c = p_c / max p, both in the source's risk and in the risk of a
+    discriminator as in `Dann`. p is the mean softmax over the target and has no gradient.
+
+    The mean is over the batch, with the current model; the paper uses the whole target, every few hundred steps. The
+    metric `effective` is the effective share of the source's examples, (sum g)^2 / (N sum g^2).
     """
 
     width: int = 256
@@ -48,15 +49,15 @@ class Pada(Between):
             self.source: (classes / classes.max())[view.batch[self.source]["label"]],
             self.target: jnp.ones(len(logits)),
         }
-        each = task_losses(view, self.source)
-        risk = mean_over(view, self.source, counts[self.source] * each)
+        losses = task_losses(view, self.source)
+        risk = mean_over(view, self.source, counts[self.source] * losses)
         domain_logits = {
             stream: discriminate(view.params["pada"], reversed_gradient(features(view.taps[stream]), scale))
             for stream in (self.source, self.target)
         }
-        apart, right = domain_risk(view, self.source, self.target, domain_logits, counts)
+        discriminator_risk, accuracy = domain_risk(view, self.source, self.target, domain_logits, counts)
         return weighed(
-            self.weight, risk + apart, view,
-            risk=risk, discriminator=apart, accuracy=right,
+            self.weight, risk + discriminator_risk, view,
+            risk=risk, discriminator=discriminator_risk, accuracy=accuracy,
             effective=effective_share(gathered(view, counts[self.source])), reversal=scale,
         )  # fmt: skip

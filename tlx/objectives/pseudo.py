@@ -1,4 +1,4 @@
-"""The model's own predictions as labels."""
+"""Pseudo-labels: train on the model's own predictions as labels."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoLabel(Term):
-    """Self-training on the stream `on` (Lee, 2013): `weight` times the mean over its examples of the cross-entropy to
-    the likeliest class, where that has a probability of `threshold` or more, and of 0 elsewhere. The class has no
-    gradient. `kept` is logged, the share of the examples that count.
+    """Self-training on the stream `on` (Lee, 2013).
 
-    Lee keeps all of them (threshold 0) and lets the weight rise, which is `Ramp(0.0, 3.0, over=...)` there.
+    The loss is `weight` times the mean over the examples of the cross-entropy to the most likely class where its
+    probability is at least `threshold`, and of 0 elsewhere. The class has no gradient. The metric `kept` is the share
+    of the examples above the threshold.
+
+    Lee keeps all examples (threshold 0) and increases the weight: `Ramp(0.0, 3.0, over=...)`.
     """
 
     on: str = "unlabelled"
@@ -38,16 +40,22 @@ class PseudoLabel(Term):
 
 
 def self_taught(term: PseudoLabel, view: View, teaching: Array, taught: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the loss by which the logits `taught` [B, C] learn the classes that the logits `teaching` predict with
-    confidence."""
+    """Return the loss for confident predictions as labels, and its metrics.
+
+    Args:
+        term: the term, with its threshold and weight.
+        view: the view of the current step.
+        teaching: the logits that predict the classes, [B, C].
+        taught: the logits that learn these classes, [B, C].
+    """
     p = jax.nn.softmax(jax.lax.stop_gradient(teaching).astype(jnp.float32), -1)
-    kept = (p.max(-1) >= term.threshold).astype(jnp.float32)
-    risk = mean_over(view, term.on, kept * cross_entropy(taught, p.argmax(-1)))
-    return weighed(term.weight, risk, view, risk=risk, kept=mean_over(view, term.on, kept))
+    confident = (p.max(-1) >= term.threshold).astype(jnp.float32)
+    risk = mean_over(view, term.on, confident * cross_entropy(taught, p.argmax(-1)))
+    return weighed(term.weight, risk, view, risk=risk, kept=mean_over(view, term.on, confident))
 
 
 def check_share(term: Term, *names: str) -> None:
-    """Raise ValueError for a number outside [0, 1]."""
+    """Raise ValueError for a field outside [0, 1]."""
     for name in names:
         if not 0.0 <= (value := getattr(term, name)) <= 1.0:
             raise ValueError(f"{type(term).__name__}: {name} is {value}; it lies in [0, 1]")

@@ -1,4 +1,4 @@
-"""Weights of terms that change as the run goes on."""
+"""Weights of terms that change during the run."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -13,11 +13,11 @@ SHAPES = ("linear", "cosine", "sigmoid")
 
 @dataclass(frozen=True)
 class Ramp:
-    """A number that goes from `start` to `end` while the run's progress goes through the two shares `over`.
+    """A number that goes from `start` to `end` while the progress of the run goes through the interval `over`.
 
-    With p the progress within `over`, in [0, 1], the way gone is p ("linear"), (1 - cos(pi p)) / 2 ("cosine"), or
-    2 / (1 + exp(-steepness p)) - 1 ("sigmoid", after Ganin et al., 2016, who take steepness 10: it ends just short of
-    `end`).
+    With p the progress within `over`, in [0, 1], the covered share of the way is p ("linear"), (1 - cos(pi p)) / 2
+    ("cosine"), or 2 / (1 + exp(-steepness p)) - 1 ("sigmoid"; Ganin et al., 2016, use the steepness 10, which ends just
+    below `end`).
     """
 
     start: float = 0.0
@@ -40,7 +40,7 @@ Weight = float | Ramp
 
 
 def current(weight: Weight, tick: Tick) -> Array:
-    """The number that `weight` is at `tick`."""
+    """Return the value of `weight` at `tick`, a scalar."""
     if not isinstance(weight, Ramp):
         return jnp.asarray(weight, jnp.float32)
     first, last = weight.over
@@ -48,6 +48,6 @@ def current(weight: Weight, tick: Tick) -> Array:
     if weight.shape == "cosine":
         p = 0.5 * (1.0 - jnp.cos(jnp.pi * p))
     elif weight.shape == "sigmoid":
-        # 2 / (1 + exp(-x)) - 1, which does not overflow.
+        # Equals 2 / (1 + exp(-x)) - 1, but does not overflow.
         p = jnp.tanh(0.5 * weight.steepness * p)
     return weight.start + (weight.end - weight.start) * p

@@ -1,4 +1,4 @@
-"""Two passes with other dropout agree."""
+"""R-Drop: two passes with different dropout agree."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ STREAM = "rdrop"
 
 @dataclass(frozen=True, kw_only=True)
 class RDrop(Term):
-    """R-Drop (Liang et al., 2021): a second pass of the stream `on` with other dropout, and the two passes agree.
+    """R-Drop (Liang et al., 2021): a second pass over the stream `on` with different dropout, and the two passes agree.
 
-    `weight` times (CE of the second pass + `alpha` (KL(p1 || p2) + KL(p2 || p1)) / 2): with `Supervised()`, which
-    is the first pass's CE, that is the paper's loss, whose alpha it is. Without dropout the two are
-    `Supervised` counted twice.
+    The loss is `weight` times (CE of the second pass + `alpha` (KL(p1 || p2) + KL(p2 || p1)) / 2). `Supervised()` adds
+    the CE of the first pass; the sum is the paper's loss, with the same alpha. Without dropout the sum is `Supervised`
+    counted twice.
     """
 
     on: str = "labelled"
@@ -44,6 +44,6 @@ class RDrop(Term):
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         first, second = (view.taps[stream]["logits"] for stream in (self.on, STREAM))
         risk = mean_over(view, self.on, task_losses(view, self.on, {"logits": second}))
-        apart = mean_over(view, self.on, 0.5 * (divergence(first, second) + divergence(second, first)))
-        total = risk + current(self.alpha, view.tick) * apart
-        return weighed(self.weight, total, view, risk=risk, divergence=apart)
+        divergences = mean_over(view, self.on, 0.5 * (divergence(first, second) + divergence(second, first)))
+        total = risk + current(self.alpha, view.tick) * divergences
+        return weighed(self.weight, total, view, risk=risk, divergence=divergences)

@@ -1,4 +1,4 @@
-"""Models beside the one that trains: the model as the run began, and others that a term loads (teachers, sources)."""
+"""Reference models: the model at the start of the run, and others that a term loads (teachers, sources)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,45 +22,46 @@ def load_references(terms: Sequence[Term], streams: Sequence[str]) -> dict[str, 
 
 
 def structures(references: Mapping[str, Pretrained]) -> dict[str, Model]:
-    """Return the models without their numbers: what a step is compiled with."""
+    """Return the models without their parameters; a step is compiled with these."""
     return {name: pretrained.model for name, pretrained in references.items()}
 
 
 def in_order_of(teacher: Pretrained, names: Sequence[str], who: str) -> Pretrained:
     """Return the teacher with its classes in the order of the task's `names`.
 
-    Names that are placeholders (those that a library numbers), or absent, leave the order as it is. Raises ValueError,
-    with both lists, for other classes, and for a teacher whose classes tlx cannot reorder.
+    Placeholder names (which a library numbers) and missing names leave the order unchanged.
+
+    Raises:
+        ValueError: the classes differ (the message has both lists), or tlx cannot reorder the teacher's classes.
     """
-    theirs = teacher.task.names if teacher.task is not None else ()
-    if not names or not theirs:
+    labels = teacher.task.names if teacher.task is not None else ()
+    if not names or not labels:
         return teacher
-    if match(theirs, names).take is None:
+    if match(labels, names).take is None:
         raise ValueError(
-            f"{who}: the teacher's classes are {theirs}, the task's {tuple(names)}. Where they mean the same, call the "
-            f"task's as the teacher's: tasks.Classification(names={theirs})"
+            f"{who}: the teacher's classes are {labels}, the task's {tuple(names)}. Where they mean the same, call the "
+            f"task's as the teacher's: tasks.Classification(names={labels})"
         )
     return reorder(teacher, names)
 
 
 def order_notes(source: str, teacher: Pretrained, names: Sequence[str]) -> list[str]:
-    """Return a note if the classes of the teacher, loaded from `source`, are in another order than `names`, or cannot
-    be compared with them."""
-    theirs = teacher.task.names if teacher.task is not None else ()
-    if not names or not theirs:
+    """Return a note where the teacher's classes were reordered, or cannot be compared with `names`."""
+    labels = teacher.task.names if teacher.task is not None else ()
+    if not names or not labels:
         return []
-    order = match(theirs, names)
+    order = match(labels, names)
     if order.moves:
-        return [f"the teacher's classes were reordered by name: {shown(theirs)} in {source}, {shown(names)} here"]
+        return [f"the teacher's classes were reordered by name: {shown(labels)} in {source}, {shown(names)} here"]
     if order.by_position:
         return [
-            f"the teacher's classes {shown(theirs)} cannot be compared with {shown(names)}: they keep their position"
+            f"the teacher's classes {shown(labels)} cannot be compared with {shown(names)}: they keep their position"
         ]
     return []
 
 
 def with_head(pretrained: Pretrained, source: str, who: str) -> Model:
-    """Return the model of `source`; ValueError if it has no head, or a head or a pooler that nobody trained."""
+    """Return the model of `source`; raise ValueError where it has no head, or an untrained head or pooler."""
     if pretrained.model.outputs is None:
         raise ValueError(f"{who}: {source!r} has no head of its own; give a checkpoint of a classifier")
     if paths := untrained(pretrained):
@@ -72,26 +73,40 @@ def with_head(pretrained: Pretrained, source: str, who: str) -> Model:
 
 
 def check_inputs(model: Model, other: Model, source: str, who: str) -> None:
-    """Raise ValueError where the model of `source` cannot read what `model` reads."""
-    ours, theirs = (example_inputs(each.config) for each in (model, other))
-    for name, shape in theirs.items():
-        same = ours.get(name)
-        words = [getattr(each.config, "vocabulary", None) for each in (model, other)]
-        if same is None:
-            raise ValueError(f"{who}: {source!r} reads {name!r}, the model reads {', '.join(map(repr, ours))}")
-        if words[0] != words[1]:
-            raise ValueError(f"{who}: {source!r} has a vocabulary of {words[1]}, the model one of {words[0]}")
-        if words[0] is None and same.shape[1:] != shape.shape[1:]:
-            raise ValueError(f"{who}: {source!r} reads {name!r} of {shape.shape[1:]}, the model of {same.shape[1:]}")
+    """Raise ValueError where the model of `source` cannot read the inputs of `model`."""
+    model_inputs, source_inputs = (example_inputs(side.config) for side in (model, other))
+    for name, shape in source_inputs.items():
+        model_input = model_inputs.get(name)
+        vocabularies = [getattr(side.config, "vocabulary", None) for side in (model, other)]
+        if model_input is None:
+            raise ValueError(f"{who}: {source!r} reads {name!r}, the model reads {', '.join(map(repr, model_inputs))}")
+        if vocabularies[0] != vocabularies[1]:
+            raise ValueError(
+                f"{who}: {source!r} has a vocabulary of {vocabularies[1]}, the model one of {vocabularies[0]}"
+            )
+        if vocabularies[0] is None and model_input.shape[1:] != shape.shape[1:]:
+            raise ValueError(
+                f"{who}: {source!r} reads {name!r} of {shape.shape[1:]}, the model of {model_input.shape[1:]}"
+            )
 
 
 def check_source(model: Model, source: Pretrained, name: str, who: str) -> None:
-    """Raise ValueError for a model `source`, loaded from `name`, without a trained head on stages below it, or that
-    cannot read what `model` reads, or whose head cannot read the features of `model`."""
-    other = with_head(source, name, who)
-    head_of(other, who)
-    check_inputs(model, other, name, who)
-    check_head(model, other, name, who)
+    """Check that the head of `source` can read the features of `model`.
+
+    Args:
+        model: the model that trains.
+        source: the loaded model.
+        name: the name from which it was loaded.
+        who: the term, for messages.
+
+    Raises:
+        ValueError: `source` has no trained head with a stage below it, cannot read the inputs of `model`, or has a head
+            that cannot read the features of `model`.
+    """
+    source_model = with_head(source, name, who)
+    head_of(source_model, who)
+    check_inputs(model, source_model, name, who)
+    check_head(model, source_model, name, who)
 
 
 def check_head(model: Model, source: Model, name: str, who: str) -> None:
@@ -108,35 +123,46 @@ def check_head(model: Model, source: Model, name: str, who: str) -> None:
 
 
 def head_shapes(model: Model) -> str:
-    """Return the kernels of a head, in words."""
+    """Return the shapes of the kernels of a head as text."""
     head = model.stages[-1].name
     kernels = declared(model, model.params, head).items()
     return " and ".join(f"{path} {leaf.shape}" for path, leaf in kernels if path.endswith("kernel"))
 
 
 def remember(setting: Setting) -> Tree:
-    """Return the numbers with which the run begins, of the leaves that learn; every view has those of the others."""
+    """Return the initial values of the trainable leaves and statistics; every view contains the frozen leaves."""
     params = flatten(setting.variables.params)
     trainable = params.keys() if setting.moving is None else setting.moving
     stages = tuple(f"{stage.name}/" for stage in setting.model.stages)
-    kept = {path: leaf for path, leaf in params.items() if path in trainable and path.startswith(stages)}
-    return {"params": nest(kept), "stats": setting.variables.stats}
+    initial = {path: leaf for path, leaf in params.items() if path in trainable and path.startswith(stages)}
+    return {"params": nest(initial), "stats": setting.variables.stats}
 
 
 def remembered(view: View) -> Variables:
-    """Return the variables with which the run began, of which `remember` kept what learns: constants to the
-    gradient."""
+    """Return the variables at the start of the run, without gradient.
+
+    `remember` stored the leaves that learn; the frozen ones come from the view.
+    """
     params = jax.lax.stop_gradient(flatten(view.params)) | flatten(view.memory["params"])
     return Variables(nest(dict(sorted(params.items()))), view.memory["stats"])
 
 
 def apply_head(head: Stage, params: Tree, carry: dict[str, Any], dtype: Any = "float32") -> Array:
-    """Return the logits of a head, and of what a tuning put beside it, on the outputs of the stages below a model's
-    own head, without noise."""
-    after, _ = head.apply(params, {}, carry, Context(dtype=dtype))
-    return (beside(params["side"], head, after, carry["side"]) if "side" in params else after)["logits"]
+    """Return the logits of a head on the outputs of the stages below a model's own head, without noise.
+
+    Args:
+        head: the stage of the head.
+        params: its parameters, and those of a side head where a tuning added one.
+        carry: the outputs of the stages below.
+        dtype: the type of the computation.
+
+    Returns:
+        The logits, [B, C].
+    """
+    outputs, _ = head.apply(params, {}, carry, Context(dtype=dtype))
+    return (beside(params["side"], head, outputs, carry["side"]) if "side" in params else outputs)["logits"]
 
 
 def compiled(model: Model) -> Any:
-    """Return the forward pass in evaluation, compiled: `(variables, inputs) -> taps`."""
+    """Return the compiled forward pass in evaluation mode: `(variables, inputs) -> taps`."""
     return jax.jit(lambda variables, inputs: forward(model, variables, inputs)[0])

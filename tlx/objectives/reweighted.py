@@ -1,4 +1,4 @@
-"""A source whose examples are weighted by how much they look like the target, once, by the pretrained features."""
+"""Weight source examples once, by their similarity to the target in the pretrained features."""
 
 from abc import abstractmethod
 from collections.abc import Collection
@@ -22,9 +22,9 @@ from tlx.types import Array, Setting, View
 class Reweighted(Term):
     """`weight` times the mean over the stream `on` of w times each example's loss, in the place of `Supervised`.
 
-    The w are computed before the first step, from the input of the head for every example of `on` and of `target`, in
-    the model as the run begins. No label of the target is read. `effective` is logged, the effective share of the
-    examples, (sum w)^2 / (N sum w^2).
+    The weights w are computed before the first step, from the input of the head for every example of `on` and of
+    `target`, in the model at the start of the run. No label of the target is read. The metric `effective` is the
+    effective share of the examples, (sum w)^2 / (N sum w^2).
     """
 
     on: str = "source"
@@ -47,11 +47,13 @@ class Reweighted(Term):
 
     @abstractmethod
     def counts(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Return how much each row of the source counts: [N, W], [M, W] -> [N]."""
+        """Return the weight of each row of the source: [N, W], [M, W] -> [N]."""
 
     def memory(self, setting: Setting) -> Tree:
-        """Return `counts`, the w by an example's index, and their effective share. Without data each counts the
-        same."""
+        """Return `counts`, the weights w by example index, and `effective`, their effective share.
+
+        Without data all weights are equal.
+        """
         (index, source), (_, target) = (features_of(setting, stream) for stream in (self.on, self.target))
         if not len(source) or not len(target):
             return {"counts": np.ones(1, np.float32), "effective": np.ones((), np.float32)}
@@ -62,21 +64,25 @@ class Reweighted(Term):
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         counts = jnp.take(view.memory["counts"], view.batch[self.on]["index"], mode="clip")
-        each = task_losses(view, self.on)
-        risk = mean_over(view, self.on, counts * each)
+        losses = task_losses(view, self.on)
+        risk = mean_over(view, self.on, counts * losses)
         return weighed(self.weight, risk, view, risk=risk, effective=view.memory["effective"])
 
 
 def features_of(setting: Setting, stream: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index [N] of every example of a stream, ascending, and the input of the head for it, [N, W]."""
-    run, parts = compiled(setting.model), []
+    """Compute the input of the head for every example of a stream.
+
+    Returns:
+        The index of every example, ascending, [N], and the features, [N, W].
+    """
+    compute_taps, parts = compiled(setting.model), []
     variables = jax.device_put(setting.variables)
     for batch in setting.inputs(stream):
-        real = np.asarray(batch.get("weight", np.ones(len(batch["index"])))) > 0
-        rows = np.asarray(features(run(variables, inputs_of(batch))), np.float64)
-        parts.append((np.asarray(batch["index"])[real], rows[real]))
+        present = np.asarray(batch.get("weight", np.ones(len(batch["index"])))) > 0
+        rows = np.asarray(features(compute_taps(variables, inputs_of(batch))), np.float64)
+        parts.append((np.asarray(batch["index"])[present], rows[present]))
     if not parts:
         return np.zeros(0, int), np.zeros((0, 0))
-    index, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
+    index, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(index)
     return index[order], rows[order]

@@ -1,4 +1,4 @@
-"""Cross-entropy to smoothed labels."""
+"""Label smoothing: cross-entropy to smoothed labels."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,8 +11,11 @@ from tlx.types import Array, View
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing(Term):
-    """`weight` times the mean of -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C (Szegedy et al.,
-    2016), in the place of `Supervised`; the task's own smoothing plays no part in it."""
+    """Cross-entropy to smoothed labels (Szegedy et al., 2016), in the place of `Supervised`.
+
+    The loss is `weight` times the mean of -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C. The
+    task's own smoothing is ignored.
+    """
 
     smoothing: float = 0.1
     on: str = "labelled"

@@ -1,4 +1,4 @@
-"""The task's own risk on a labelled stream."""
+"""Supervised loss of the task on a labelled stream."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

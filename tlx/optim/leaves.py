@@ -1,4 +1,4 @@
-"""What the optimiser must know of each leaf: its rate, its schedule, its wave, whether Muon may turn it."""
+"""Facts about each leaf for the optimiser: its rate, its schedule, its wave, whether Muon may update it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,10 +12,12 @@ FIRST = "0"
 
 
 class Layout(NamedTuple):
-    """The static half of what is known of the leaves, by path.
+    """The static facts about the leaves, by path.
 
-    `waves` names the wave of a leaf (`FIRST` where it has no entry), `schedules` its own schedule where it has one,
-    `hidden` the kernels that Muon makes orthogonal.
+    Attributes:
+        waves: the wave of a leaf (`FIRST` where it has no entry).
+        schedules: the schedule of a leaf where it differs from the optimiser's.
+        hidden: the kernels that Muon makes orthogonal.
     """
 
     waves: Mapping[str, str] = {}
@@ -26,40 +28,40 @@ class Layout(NamedTuple):
         return self.waves.get(path, FIRST)
 
     def schedule(self, paths: Iterable[str]) -> str | None:
-        """The schedule that all these leaves share where it is not the optimiser's own, else None."""
-        found = {self.schedules.get(path) for path in paths}
-        return found.pop() if len(found) == 1 else None
+        """Return the schedule that all these leaves share where it is not the optimiser's; else None."""
+        names = {self.schedules.get(path) for path in paths}
+        return names.pop() if len(names) == 1 else None
 
 
 def leaf_rates(optim: Optim, params: Mapping[str, Any], parts: Partition) -> dict[str, dict[str, float]]:
-    """`{path: {"lr": multiplier, "weight_decay": decay}}` of the leaves that learn."""
-    found = {}
+    """Return `{path: {"lr": multiplier, "weight_decay": decay}}` of the leaves that learn."""
+    rates = {}
     for path, leaf in flatten(params).items():
         learn = parts[path]
         if learn is None:
             continue
         decays = len(leaf.shape) > 1
-        own = (optim.weight_decay if decays else 0.0) if learn.weight_decay is None else learn.weight_decay
-        found[path] = {"lr": learn.lr, "weight_decay": own}
-    return found
+        decay = (optim.weight_decay if decays else 0.0) if learn.weight_decay is None else learn.weight_decay
+        rates[path] = {"lr": learn.lr, "weight_decay": decay}
+    return rates
 
 
 def wave_names(partitions: Sequence[Partition]) -> dict[str, str]:
-    """The wave of every leaf that ever learns: the phases in which it does, joined.
+    """Return the wave of every leaf that ever learns: the numbers of the phases in which it learns, joined.
 
     >>> from tlx.types import Learn
     >>> wave_names([{"stem": None, "head": Learn()}, {"stem": Learn(), "head": Learn()}])
     {'head': '0_1', 'stem': '1'}
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for number, parts in enumerate(partitions):
         for path in sorted(path for path, learn in parts.items() if learn is not None):
-            found[path] = f"{found[path]}_{number}" if path in found else str(number)
-    return found
+            names[path] = f"{names[path]}_{number}" if path in names else str(number)
+    return names
 
 
 def turn_names(turns: Sequence[Turn], path: str) -> str:
-    """Which of the turns of a step a leaf moves in: a turn that comes again counts once.
+    """Return the numbers of the turns of a step in which a leaf moves, joined; a repeated turn counts once.
 
     >>> turns = (Turn(("",)), Turn(("head/",)), Turn(("stem/",)), Turn(("stem/",)))
     >>> turn_names(turns, "head/bias"), turn_names(turns, "stem/bias")
@@ -69,8 +71,17 @@ def turn_names(turns: Sequence[Turn], path: str) -> str:
 
 
 def layout(model: Model, partitions: Sequence[Partition], phase: int = 0, turns: Sequence[Turn] = ()) -> Layout:
-    """The layout of one phase; with `turns`, leaves of a wave move in the same of them. Raises ValueError for a rule's
-    schedule that does not exist."""
+    """Return the layout of one phase.
+
+    Args:
+        model: the model that trains.
+        partitions: the partition of each phase.
+        phase: the number of the phase.
+        turns: the turns of a step; leaves of one wave then move in the same turns.
+
+    Raises:
+        ValueError: a rule has a schedule that does not exist.
+    """
     schedules = {path: learn.schedule for path, learn in partitions[phase].items() if learn and learn.schedule}
     for name in sorted(set(schedules.values())):
         check_schedule(name)
@@ -82,9 +93,11 @@ def layout(model: Model, partitions: Sequence[Partition], phase: int = 0, turns:
 
 
 def hidden_kernels(model: Model, paths: Mapping[str, Any]) -> frozenset[str]:
-    """The kernels between the shallowest and the deepest stages with parameters: what enters and what answers is left
-    to Adam (Jordan et al., 2024)."""
+    """Return the kernels between the shallowest and the deepest stages with parameters.
+
+    Adam updates the first and the last layers (Jordan et al., 2024).
+    """
     depths = {name: depth for name, depth in model.depths.items() if subtree(model.params, name)}
     ends = (min(depths.values(), default=0), max(depths.values(), default=0))
-    inside = tuple(f"{name}/" for name, depth in depths.items() if depth not in ends)
-    return frozenset(path for path in paths if path.endswith("/kernel") and path.startswith(inside))
+    prefixes = tuple(f"{name}/" for name, depth in depths.items() if depth not in ends)
+    return frozenset(path for path in paths if path.endswith("/kernel") and path.startswith(prefixes))

@@ -1,4 +1,4 @@
-"""What a recipe says of its optimiser."""
+"""The optimiser's part of a recipe."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -13,21 +13,25 @@ OPTIMISERS = tuple(BY_NAME)
 
 @dataclass(frozen=True)
 class Optim:
-    """`lr` is the peak rate; `warmup` the share of all steps in which it rises; `schedule` its course after.
+    """An optimiser with its learning rate, schedule, decay and clipping.
 
-    `weight_decay` is decoupled (times the rate), and skips biases, norms and other one-dimensional leaves unless a
-    rule's `Learn(weight_decay=...)` says otherwise. `clip` bounds the global norm of the trainable gradient, None
-    leaves it. `momentum` is that of `sgd` and `muon`, None for none; `beta1`, `beta2`, `epsilon` those of Adam and its
-    kin (the papers take beta2 0.99 for `lion`, epsilon 1e-6 for `lamb`, momentum 0.95 for `muon`).
+    `lr` is the peak learning rate. `warmup` is the share of all steps in which the rate rises; `schedule` is the course
+    of the rate after it.
 
-    The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`; `beta1`
-    (`momentum` of `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
-    its peak, and back; (0, 0) leaves it as it is. The slanted triangle rises from lr / `slant_ratio` in the share
-    `slant_peak` and falls back. The schedule-free optimisers want schedule="constant", and are evaluated and saved at
-    their averaged parameters.
+    `weight_decay` is decoupled (multiplied by the rate), and skips biases, norms and other one-dimensional leaves
+    unless a rule's `Learn(weight_decay=...)` changes this. `clip` bounds the global norm of the trainable gradient;
+    None does not clip. `momentum` applies to `sgd` and `muon`; None is no momentum. `beta1`, `beta2` and `epsilon`
+    apply to Adam and related optimisers (the papers use beta2 0.99 for `lion`, epsilon 1e-6 for `lamb`, momentum 0.95
+    for `muon`).
 
-    An optimiser of your own is a frozen subclass whose `optimiser` returns an `Optimiser`; rate, schedule, decay and
-    clip work as for every other.
+    The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. `beta1`
+    (`momentum` for `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
+    its peak, and back; (0, 0) leaves it unchanged. The slanted triangle rises from lr / `slant_ratio` in the share
+    `slant_peak` and falls back. The schedule-free optimisers need schedule="constant"; their averaged parameters are
+    evaluated and saved.
+
+    For a new optimiser, write a frozen subclass whose `optimiser` returns an `Optimiser`. Rate, schedule, decay and
+    clipping work as for every other optimiser.
     """
 
     name: Literal[
@@ -84,26 +88,26 @@ class Optim:
             )
 
     def optimiser(self) -> Optimiser:
-        """Return how gradients become steps; a subclass returns its own `Optimiser`."""
+        """Return the way gradients become steps; a subclass returns another `Optimiser`."""
         return BY_NAME[self.name]
 
     @property
     def averages(self) -> bool:
-        """Whether the parameters that are evaluated are an average of those that learn."""
+        """Return whether the evaluated parameters are an average of the trained parameters."""
         return self.optimiser().averages
 
     @property
     def elementwise(self) -> bool:
-        """Whether the step of a number depends on its own history alone (see `Optimiser`)."""
+        """Return whether the step of a number depends on its own history alone (see `Optimiser`)."""
         return self.optimiser().elementwise
 
 
 def elsewhere(name: object) -> str:
-    """Where else in a recipe what is called an optimiser is asked for."""
+    """Return a hint for a name that belongs to another part of a recipe; empty for other names."""
     return "; SAM is a way of taking steps with any of them: Recipe(update=Sam())" if str(name).lower() == "sam" else ""
 
 
 def check_schedule(name: object) -> None:
-    """ValueError for a schedule that does not exist."""
+    """Raise ValueError for a schedule that does not exist."""
     if name not in SCHEDULES:
         raise ValueError(f"no schedule {name!r}{near_miss(str(name), SCHEDULES)}")

@@ -17,10 +17,10 @@ PLACEMENTS = ("houlsby", "pfeiffer")
 class Adapter(Tuning):
     """x + up(gelu(down(x))) with `width` units in the middle; adapters and head learn.
 
-    `placement` "houlsby" puts one after the attention and one after the feed-forward layer of every block, each before
-    the residual sum, and lets the block's norms learn too; "pfeiffer" puts one after the feed-forward layer's residual
-    sum (in a post-norm block it reads that sum's norm). `up` begins at zero, so the model begins as it came.
-    `norms` None is as the placement's paper has it.
+    `placement` "houlsby" puts one adapter after the attention and one after the feed-forward layer of every block, each
+    before the residual sum, and trains the block's norms too. "pfeiffer" puts one adapter after the feed-forward
+    layer's residual sum (in a post-norm block it reads the norm of that sum). `up` starts at zero, so the initial model
+    computes the pretrained function. `norms` None follows the paper of the placement.
     """
 
     unmergeable = (("adapter", "an adapter"),)
@@ -36,24 +36,26 @@ class Adapter(Tuning):
             raise ValueError(f"no placement {self.placement!r}{near_miss(str(self.placement), PLACEMENTS)}")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without transformer blocks."""
+        """Return `params` with the adapters; raise ValueError for a model without transformer blocks."""
         leaves: dict[str, Any] = {}
         for block in blocks(model, "Adapter"):
-            inside = subtree(model.params, f"{block}/attention/query")["kernel"].shape[0]
-            where = [f"{block}/attention", f"{block}/mlp"] if self.placement == "houlsby" else [block]
-            for path in where:
-                down = 0.02 * jax.random.truncated_normal(key_of(key, path), -2.0, 2.0, (inside, self.width))
-                own = {"down/kernel": down, "down/bias": jnp.zeros(self.width)}
-                own |= {"up/kernel": jnp.zeros((self.width, inside)), "up/bias": jnp.zeros(inside)}
-                leaves |= {f"{path}/adapter/{name}": leaf for name, leaf in own.items()}
+            features = subtree(model.params, f"{block}/attention/query")["kernel"].shape[0]
+            paths = [f"{block}/attention", f"{block}/mlp"] if self.placement == "houlsby" else [block]
+            for path in paths:
+                down = 0.02 * jax.random.truncated_normal(key_of(key, path), -2.0, 2.0, (features, self.width))
+                adapter = {"down/kernel": down, "down/bias": jnp.zeros(self.width)}
+                adapter |= {"up/kernel": jnp.zeros((self.width, features)), "up/bias": jnp.zeros(features)}
+                leaves |= {f"{path}/adapter/{name}": leaf for name, leaf in adapter.items()}
         return added(params, leaves, "Adapter")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        still = Learn(weight_decay=0.0)
-        rules: list[Rule] = [(r".*/adapter/.*", still)]
+        learn = Learn(weight_decay=0.0)
+        rules: list[Rule] = [(r".*/adapter/.*", learn)]
         if self.norms if self.norms is not None else self.placement == "houlsby":
-            inside = tuple(f"{block}/" for block in blocks(model, "Adapter"))
+            prefixes = tuple(f"{block}/" for block in blocks(model, "Adapter"))
             norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
-            found = [f"{path}/{name}" for path in norms if path.startswith(inside) for name in ("scale", "bias")]
-            rules.append(either(found, still))
+            norm_leaves = [
+                f"{path}/{name}" for path in norms if path.startswith(prefixes) for name in ("scale", "bias")
+            ]
+            rules.append(either(norm_leaves, learn))
         return with_head(model, "Adapter", *rules)

@@ -1,4 +1,4 @@
-"""What a way of tuning is: two pure hooks on a frozen dataclass, and what the ways that add leaves share."""
+"""Define a way of tuning: two pure hooks on a frozen dataclass, and the shared parts of tunings that add leaves."""
 
 import re
 import zlib
@@ -15,23 +15,23 @@ from tlx.types import Apply, Key, Learn, Model, Phase, Rule
 
 ALL: Rule = (r".*", Learn())
 REST_STILL: Rule = (r".*", None)
-# The leaves that a tuning inserts and that never learn (see `layers.dense`), wherever they lie.
+# The inserted leaves that never learn (see `layers.dense`), at any place in the tree.
 FIXED = r"(.*/)?(lora/(scale|dropout)|vera/(a|b))"
 
 
 class Tuning:
     """A way of tuning: a frozen dataclass. `phases` says what learns, and when; `insert` adds leaves (none by default).
 
-    The class attributes declare what other parts of tlx need to know:
+    The class attributes declare facts that other parts of tlx need:
 
-    * `merged_in_step`: no layer reads the inserted leaves; the step computes with what `merge` makes of them. Use it
-      for leaves of your own. (Layers read `lora`, `vera` and `ia3` beside a kernel, which takes fewer operations.)
-    * `unmergeable`: the inserted sub-dicts that no layer's own parameters can take up, as pairs of a name and the words
-      for a message; a run then keeps them in `adapter/`, beside a base that holds nothing of them.
-    * `padded`: the ends of the paths of inserted leaves that may have zeros behind them, where runs with other `sizes`
-      (fields of the tuning) share a program; zeros must stay zeros.
-    * `chooses`: nothing is inserted and there is one phase, so that which leaves learn may be a mask where runs share a
-      program.
+    * `merged_in_step`: no layer reads the inserted leaves; the step computes with the result of `merge`. Use it for
+      your own leaves. (Layers read `lora`, `vera` and `ia3` beside a kernel, which needs fewer operations.)
+    * `unmergeable`: the inserted sub-dicts that cannot be merged into a layer's own parameters, as pairs of a name and
+      the words for a message; a run then keeps them in `adapter/`, beside a base without them.
+    * `padded`: the ends of the paths of inserted leaves that may be padded with zeros, where runs with other `sizes`
+      (fields of the tuning) share a program; the zeros must stay zeros.
+    * `chooses`: the tuning inserts nothing and has one phase, so the trainable leaves may be given as a mask where runs
+      share a program.
     """
 
     merged_in_step: ClassVar[bool] = False
@@ -41,7 +41,7 @@ class Tuning:
     chooses: ClassVar[bool] = False
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Return the parameters with the inserted leaves. It is traced on shapes before it is called with numbers."""
+        """Return the parameters with the inserted leaves. It is first traced on shapes, then called with arrays."""
         return params
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
@@ -49,16 +49,16 @@ class Tuning:
         raise TypeError(f"{type(self).__name__} does not say which phases it has")
 
     def merge(self, params: Tree) -> Tree:
-        """Return parameters without the inserted leaves that compute the same; what is `unmergeable` stays.
+        """Return equivalent parameters without the inserted leaves, except the `unmergeable` ones.
 
-        `params` is the whole tree or that of one stage, and may have been merged already.
+        `params` is the whole tree or the tree of one stage, and may be merged already.
         """
         return merged(params)
 
 
 @dataclass(frozen=True)
 class Merging:
-    """The computation of a stage with the parameters that a tuning's `merge` makes of its own."""
+    """The computation of a stage, with its parameters merged by the tuning's `merge`."""
 
     tuning: Tuning
     plain: Apply
@@ -68,7 +68,10 @@ class Merging:
 
 
 def merging(model: Model, tuning: Tuning) -> Model:
-    """Return the model whose stages merge what the tuning inserted, where it is `merged_in_step`; else the model."""
+    """Return the model with stages that merge the inserted leaves before they compute.
+
+    The model is unchanged where the tuning is not `merged_in_step`.
+    """
     plain = [stage._replace(apply=getattr(stage.apply, "plain", stage.apply)) for stage in model.stages]
     if tuning.merged_in_step:
         return model._replace(stages=tuple(stage._replace(apply=Merging(tuning, stage.apply)) for stage in plain))
@@ -76,7 +79,7 @@ def merging(model: Model, tuning: Tuning) -> Model:
 
 
 def merge_layers(params: Mapping[str, Any], entry: str, merge: Callable[[Tree, Tree], Tree]) -> Tree:
-    """Return the tree in which every sub-dict that holds `entry` is `merge(the rest of it, the entry)`.
+    """Return the tree with every sub-dict that holds `entry` replaced by `merge(the rest of it, the entry)`.
 
     >>> tree = {"head": {"kernel": 2.0, "gain": {"scale": 3.0}}, "stem": {"kernel": 1.0}}
     >>> merge_layers(tree, "gain", lambda layer, gain: layer | {"kernel": layer["kernel"] * gain["scale"]})
@@ -88,15 +91,17 @@ def merge_layers(params: Mapping[str, Any], entry: str, merge: Callable[[Tree, T
 
 
 def stage_rule(stage: str, learn: Learn | None) -> Rule:
-    """A rule over every parameter of one stage."""
+    """Return a rule for every parameter of one stage."""
     return (f"{stage}/.*", learn)
 
 
 def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
-    """The last stage with parameters learns, but for what is `FIXED` in it: a new task needs its own head however
-    little else moves.
+    """Return the rule that trains the last stage with parameters, except its `FIXED` leaves.
 
-    Raises ValueError where there is no stage below it.
+    A new task needs its own head, also where few other parameters are trained.
+
+    Raises:
+        ValueError: the model has no stage below the head.
     """
     stages = parametric(model)
     if len(stages) < 2:
@@ -105,17 +110,17 @@ def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
 
 
 def with_head(model: Model, who: str, *rules: Rule) -> tuple[Phase, ...]:
-    """One phase, in which what `rules` say and the head learn, and the rest stays as it came."""
+    """Return one phase that trains the head and the leaves that `rules` select, and freezes the rest."""
     return (Phase(1.0, (*rules, head_rule(model, who), REST_STILL)),)
 
 
 def parametric(model: Model) -> list[str]:
-    """The stages that have parameters, in the order of the chain."""
+    """Return the stages that have parameters, in the order of the chain."""
     return [stage.name for stage in model.stages if subtree(model.params, stage.name)]
 
 
 def levels(model: Model) -> list[list[str]]:
-    """Return the stages with parameters by depth, the shallowest first: the stages of one depth lie side by side."""
+    """Return the stages with parameters grouped by depth, the shallowest first."""
     stages: dict[int, list[str]] = {}
     for name in parametric(model):
         stages.setdefault(model.depths[name], []).append(name)
@@ -123,79 +128,86 @@ def levels(model: Model) -> list[list[str]]:
 
 
 def depths(model: Model) -> dict[str, int]:
-    """Return how many layers each stage with parameters lies below the deepest ones, in the order of the chain.
+    """Return how many layers each stage with parameters lies below the deepest ones.
 
-    A layer is the stages of one depth, with those that join it (see `types.Stage`). Of a transformer with N blocks the
-    head has 0, block n (from 0) has N - n and the stem N + 1, in every family: the layers of
-    `param_groups_layer_decay` in timm, where the last norm counts with the last block.
+    The result is in the order of the chain. A layer consists of the stages of one depth and the stages that join it
+    (see `types.Stage`). In a transformer with N blocks the head has 0, block n (from 0) has N - n and the stem N + 1,
+    in every family. These are the layers of `param_groups_layer_decay` in timm, where the last norm counts with the
+    last block.
     """
     joins = {stage.name: stage.joins for stage in model.stages}
     distances: dict[str, int] = {}
-    distance, above = 0, None
+    distance, upper_names = 0, None
     for names in reversed(levels(model)):
-        if above is not None and not joined(joins, names, "after") and not joined(joins, above, "before"):
+        if upper_names is not None and not joined(joins, names, "after") and not joined(joins, upper_names, "before"):
             distance += 1
         distances |= dict.fromkeys(names, distance)
-        above = names
+        upper_names = names
     return {name: distances[name] for name in parametric(model)}
 
 
 def joined(joins: Mapping[str, str | None], names: Iterable[str], side: str) -> bool:
-    """Whether all these stages of one depth count with the stages on that side."""
+    """Return whether all these stages of one depth count with the stages on the given side."""
     return all(joins[name] == side for name in names)
 
 
 def key_of(key: Key, path: str) -> Key:
-    """The key of one place: what is drawn there depends on `key` and the path alone."""
+    """Return the random key of one place, which depends on `key` and the path alone."""
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every sub-dict of `tree` with its path."""
+    """Yield every sub-dict of `tree` with its path."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            here = f"{path}/{name}" if path else name
-            yield here, value
-            yield from groups(value, here)
+            inner_path = f"{path}/{name}" if path else name
+            yield inner_path, value
+            yield from groups(value, inner_path)
 
 
 def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
-    """The dense layers whose path `on` matches in full, with the shapes of their kernels.
+    """Return the dense layers with a path that `on` matches in full, with the shapes of their kernels.
 
-    Raises ValueError where it matches nothing, something else than dense layers, or a model of another library, whose
-    layers would not see an added leaf.
+    Args:
+        model: the model that trains.
+        on: the regex for paths.
+        who: the tuning, for messages.
+
+    Raises:
+        ValueError: `on` matches nothing or something other than a dense layer, or the model comes from another library,
+            whose layers would ignore an added leaf.
     """
     check_inserts(model, who)
     pattern = compile_rule(on)
-    found = {path: group for path, group in groups(model.params) if pattern.fullmatch(path)}
-    if not found:
+    matches = {path: group for path, group in groups(model.params) if pattern.fullmatch(path)}
+    if not matches:
         names = [path for path, group in groups(model.params) if "kernel" in group]
         literal = re.sub(r"\\d[+*]?|\[\d-\d\]", "00", on.split("(", maxsplit=1)[0].removeprefix(".*/"))
         raise ValueError(f"{who}(on={on!r}) matches no layer{near_miss(literal, prefixes(names), n=2)}")
-    strange = [path for path, group in found.items() if len(getattr(group.get("kernel"), "shape", ())) != 2]
-    if strange:
-        shape = getattr(found[strange[0]].get("kernel"), "shape", None)
-        told = f"its kernel is {shape}" if shape else "it has no kernel"
-        raise ValueError(f"{who}(on={on!r}) matches {strange[0]!r}, which is no dense layer: {told}")
-    return {path: group["kernel"].shape for path, group in sorted(found.items())}
+    others = [path for path, group in matches.items() if len(getattr(group.get("kernel"), "shape", ())) != 2]
+    if others:
+        shape = getattr(matches[others[0]].get("kernel"), "shape", None)
+        reason = f"its kernel is {shape}" if shape else "it has no kernel"
+        raise ValueError(f"{who}(on={on!r}) matches {others[0]!r}, which is no dense layer: {reason}")
+    return {path: group["kernel"].shape for path, group in sorted(matches.items())}
 
 
 def check_inserts(model: Model, who: str) -> None:
-    """ValueError for a model whose layers do not read what a tuning adds."""
+    """Raise ValueError for a model whose layers do not read the leaves that a tuning adds."""
     if not model.inserts:
         kind = type(model.config).__name__
         raise ValueError(f"{who} adds leaves, which a bridged module ({kind}) does not read; use Rules(...) on its own")
 
 
 def blocks(model: Model, who: str) -> list[str]:
-    """The paths of the transformer blocks; ValueError for a model without any."""
+    """Return the paths of the transformer blocks; raise ValueError for a model without any."""
     check_inserts(model, who)
-    found = [path for path, group in groups(model.params) if {"attention", "mlp"} <= group.keys()]
-    if not found:
+    paths = [path for path, group in groups(model.params) if {"attention", "mlp"} <= group.keys()]
+    if not paths:
         raise ValueError(f"{who} needs transformer blocks; {type(model.config).__name__} has none")
-    return found
+    return paths
 
 
 def either(paths: Iterable[str], learn: Learn | None) -> Rule:
-    """One rule over just these paths."""
+    """Return one rule for exactly these paths."""
     return ("|".join(map(re.escape, paths)), learn)

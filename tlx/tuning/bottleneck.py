@@ -13,11 +13,13 @@ from tlx.types import Key, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Bottleneck(Tuning):
-    """The head reads x + up(gelu(down(x))), with `width` units in the middle, of the features x, which stay as they
-    came; bottleneck and head learn, and so does what terms between domains look at.
+    """The head reads x + up(gelu(down(x))) of the frozen features x, with `width` units in the middle.
 
-    The bottleneck of domain adaptation (256 units between a network and a fresh head; Long et al., 2015) as a residual
-    adapter (Houlsby et al., 2019): `up` begins at zero, so the model begins as it came, and all below is computed once.
+    Bottleneck and head learn. Terms between domains read the output of the bottleneck.
+
+    This is the bottleneck of domain adaptation (256 units between a network and a new head; Long et al., 2015) as a
+    residual adapter (Houlsby et al., 2019). `up` starts at zero, so the initial model computes the pretrained function.
+    Everything below the bottleneck is computed once.
     """
 
     unmergeable = (("neck", "a bottleneck"),)
@@ -29,16 +31,16 @@ class Bottleneck(Tuning):
             raise ValueError(f"width is {self.width}; it is 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that has no head on features."""
+        """Return `params` with the bottleneck; raise ValueError for a model without a head on features."""
         check_inserts(model, "Bottleneck")
-        last = model.stages[-1]
-        if last.output != "logits" or len(model.stages) < 2:
+        head = model.stages[-1]
+        if head.output != "logits" or len(model.stages) < 2:
             raise ValueError("Bottleneck() needs a stage below the head, and a head")
-        inside = features(tap_shapes(model)).shape[-1]
-        path = f"{last.name}/neck"
-        down = he(key_of(key, path), (inside, self.width))
+        inputs = features(tap_shapes(model)).shape[-1]
+        path = f"{head.name}/neck"
+        down = he(key_of(key, path), (inputs, self.width))
         leaves = {f"{path}/down/kernel": down, f"{path}/down/bias": jnp.zeros(self.width)}
-        leaves |= {f"{path}/up/kernel": jnp.zeros((self.width, inside)), f"{path}/up/bias": jnp.zeros(inside)}
+        leaves |= {f"{path}/up/kernel": jnp.zeros((self.width, inputs)), f"{path}/up/bias": jnp.zeros(inputs)}
         return added(params, leaves, "Bottleneck")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:

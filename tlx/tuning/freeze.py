@@ -1,4 +1,4 @@
-"""Still up to a stage, learning above it."""
+"""Freeze the stages up to a given one, and train those above it."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from tlx.types import Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Freeze(Tuning):
-    """Freeze every stage up to and including `through`; above it the rate falls by `decay` a layer from the last one.
+    """Freeze every stage up to and including `through`, and train the stages above it.
 
-    In a model of several branches these are the stages that lie no deeper (see `Stage.depth`).
+    Each layer below the last one multiplies the learning rate by `decay`. In a model of several branches, the frozen
+    stages are those no deeper than `through` (see `Stage.depth`).
 
-    The layers, and so the rates of what is left to learn, are those of `Full(decay=...)`.
+    The layers, and thus the learning rates of the trained stages, are those of `Full(decay=...)`.
     """
 
     chooses = True
@@ -26,7 +27,7 @@ class Freeze(Tuning):
         check_decay(self.decay)
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        """Raises ValueError for a stage that does not exist or leaves nothing to learn."""
+        """Return the only phase; raise ValueError for a stage that does not exist or leaves nothing to learn."""
         stages = parametric(model)
         if self.through not in stages:
             raise ValueError(f"Freeze(through={self.through!r}): no such stage{near_miss(self.through, stages)}")

@@ -1,4 +1,4 @@
-"""Everything moves."""
+"""Train all parameters."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from tlx.types import Learn, Model, Phase, Rule
 class Full(Tuning):
     """Train all parameters. With `decay` below 1 the rate of a layer is decay ** (its distance from the last one).
 
-    The layers are those of `param_groups_layer_decay` in timm, for every architecture: of a transformer with N blocks
-    the head has the full rate, block n (from 0) decay ** (N - n), the stem decay ** (N + 1). The last norm of a ViT
-    counts with the last block (BEiT gives it the full rate), BERT's pooler with the head, as the dense layer of the
-    heads of RoBERTa, ELECTRA and DistilBERT does.
+    The layers are those of `param_groups_layer_decay` in timm, for every architecture. In a transformer with N blocks
+    the head has the full rate, block n (from 0) decay ** (N - n), and the stem decay ** (N + 1). The last norm of a ViT
+    counts with the last block (BEiT gives it the full rate). BERT's pooler counts with the head, as does the dense
+    layer in the heads of RoBERTa, ELECTRA and DistilBERT.
     """
 
     chooses = True
@@ -29,12 +29,13 @@ class Full(Tuning):
 
 
 def check_decay(decay: float) -> None:
+    """Raise ValueError for a decay outside (0, 1]."""
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a rate multiplier a layer lies in (0, 1]")
 
 
 def decayed(model: Model, decay: float, frozen: Collection[str] = ()) -> tuple[Rule, ...]:
-    """A rule a stage: decay ** (its depth in layers, see `depths`), None for the `frozen` ones."""
+    """Return one rule per stage: the rate decay ** (its distance, see `depths`), None for the `frozen` stages."""
     return tuple(
         stage_rule(name, None if name in frozen else Learn(lr=decay**depth)) for name, depth in depths(model).items()
     )

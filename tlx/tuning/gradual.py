@@ -1,4 +1,4 @@
-"""From the top down, a group a phase: gradual unfreezing as ULMFiT and as T5 have it."""
+"""Unfreeze from the top down, one group of stages per phase: gradual unfreezing as in ULMFiT and T5."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from tlx.types import Learn, Model, Phase, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Gradual(Tuning):
-    """The last stage learns first, and each phase one group more, until all do (Howard and Ruder, 2018).
+    """Train the last stage first, and one more group in each phase, until all groups learn (Howard and Ruder, 2018).
 
-    The rate falls by `factor` a layer from the last one down, by the layers of `Full(decay=...)`. A group is one stage
-    (with those of the same depth), or the stages whose names a regex in `groups` matches in full, from the top:
-    `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases: the last of them takes all groups that are
-    left (None: a phase a group). `last` is the share of the run of the last phase, in which everything learns; the
-    others share the rest equally (None: all alike). `schedule` is that of all that learns (None: the optimiser's own),
-    once over the whole run; `restart` begins it anew in every phase.
+    Each layer below the last one divides the learning rate by `factor`; the layers are those of `Full(decay=...)`. A
+    group is one stage (with those of the same depth), or the stages whose names a regex in `groups` matches in full,
+    from the top: `("head|pool", r"blocks/\\d+", "stem")`. `count` is the number of phases; the last phase takes all
+    remaining groups (None: one phase per group). `last` is the last phase's share of the run, in which all groups
+    learn; the other phases share the rest equally (None: all phases are equal). `schedule` is the schedule of all
+    trained leaves (None: the optimiser's own), once over the whole run; `restart` restarts it in every phase.
 
-    The whole of ULMFiT is `Gradual(schedule="slanted-triangular")`.
+    `Gradual(schedule="slanted-triangular")` is all of ULMFiT.
     """
 
     factor: float = 2.6
@@ -42,7 +42,11 @@ class Gradual(Tuning):
             raise ValueError(f"last is {self.last}; it is a share of the run in (0, 1)")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        """Raises ValueError for a group that matches no stage, a stage in no group, and more phases than groups."""
+        """Return the phases.
+
+        Raises:
+            ValueError: a group matches no stage, a stage is in no group, or there are more phases than groups.
+        """
         stages = parametric(model)
         groups = self.grouped(stages) if self.groups else list(reversed(levels(model)))
         count = len(groups) if self.count is None else self.count
@@ -51,36 +55,38 @@ class Gradual(Tuning):
         groups = [*groups[: count - 1], [name for group in groups[count - 1 :] for name in group]]
         last = 1 / count if self.last is None or count == 1 else self.last
         shares = [(1 - last) / max(count - 1, 1)] * (count - 1) + [last]
-        own = Learn(schedule=self.schedule)
-        learns = {name: own._replace(lr=self.factor**-depth) for name, depth in depths(model).items()}
+        learn = Learn(schedule=self.schedule)
+        learns = {name: learn._replace(lr=self.factor**-depth) for name, depth in depths(model).items()}
         return unfrozen(stages, groups, shares, learns, restart=self.restart)
 
     def grouped(self, stages: Sequence[str]) -> list[list[str]]:
-        left, found = list(reversed(stages)), []
+        """Return the stages of each group in `groups`; raise ValueError for an empty group or a stage in no group."""
+        rest, grouped = list(reversed(stages)), []
         for pattern in self.groups:
             rule = compile_rule(pattern)
-            own = [name for name in left if rule.fullmatch(name)]
-            if not own:
+            group = [name for name in rest if rule.fullmatch(name)]
+            if not group:
                 close = near_miss(re.sub(r"\\d[+*]?", "00", pattern), stages)
                 raise ValueError(f"Gradual(groups=...): {pattern!r} matches no stage that is left{close}")
-            left = [name for name in left if name not in own]
-            found.append(own)
-        if left:
-            raise ValueError(f"Gradual(groups=...) leaves out {', '.join(map(repr, left))}; every stage needs a group")
-        return found
+            rest = [name for name in rest if name not in group]
+            grouped.append(group)
+        if rest:
+            raise ValueError(f"Gradual(groups=...) leaves out {', '.join(map(repr, rest))}; every stage needs a group")
+        return grouped
 
 
-# The episodes of T5, whose two stacks have as many blocks.
+# The episodes of T5, which has twelve blocks in each of its two stacks.
 T5_EPISODES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(Tuning):
-    """`episodes` equal phases; in the n-th the top n of as many groups of stages learn (Raffel et al., 2020, 3.5.1).
+    """Split the run into `episodes` equal phases and unfreeze one group of stages per phase.
 
-    None takes the paper's twelve, or one a stage where there are fewer. The stages are shared out as evenly as they go,
-    the upper groups taking what is over. Where the output reads the matrix of the embeddings, that matrix learns from
-    the first.
+    In phase n the top n groups learn (Raffel et al., 2020, 3.5.1); there is one group per episode. None takes the
+    paper's twelve episodes, or one per stage where there are fewer stages. The stages are split as evenly as possible,
+    and the upper groups take the remainder. Where the output reads the matrix of the embeddings, that matrix learns
+    from the first phase.
     """
 
     episodes: int | None = None
@@ -90,30 +96,34 @@ class Episodes(Tuning):
             raise ValueError(f"episodes is {self.episodes}; there is one or more")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        """Raises ValueError for more episodes than stages."""
+        """Return the phases; raise ValueError for more episodes than stages."""
         stages = parametric(model)
-        top = list(reversed(levels(model)))
-        count = min(T5_EPISODES, len(top)) if self.episodes is None else self.episodes
-        if count > len(top):
-            raise ValueError(f"Episodes(episodes={count}) has {len(top)} stages to unfreeze; take at most as many")
-        split = np.array_split(np.arange(len(top)), count)
-        groups = [[name for n in places for name in top[n]] for places in split]
+        descending = list(reversed(levels(model)))
+        count = min(T5_EPISODES, len(descending)) if self.episodes is None else self.episodes
+        if count > len(descending):
+            raise ValueError(
+                f"Episodes(episodes={count}) has {len(descending)} stages to unfreeze; take at most as many"
+            )
+        split = np.array_split(np.arange(len(descending)), count)
+        groups = [[name for n in places for name in descending[n]] for places in split]
         shares = [1 / count] * count
         tied = shared_embeddings(model)
         always = (either(tied, Learn()),) if tied else ()
-        # A stage that is nothing but that matrix has no rule of its own left.
+        # A stage that consists of that matrix alone would leave its rule nothing to match.
         ruled = [name for name in stages if set(leaves_below(model, name)) - set(tied)]
         return unfrozen(ruled, groups, shares, dict.fromkeys(stages, Learn()), always)
 
 
 def shared_embeddings(model: Model) -> list[str]:
-    """The embeddings that the output reads: the model answers with a number a word, and its last stage has no matrix
-    that wide."""
+    """Return the paths of the embeddings that the output reads.
+
+    These exist where the model predicts one number per word and its last stage has no matrix of that width.
+    """
     leaves = flatten(model.params)
-    found = [path for path, leaf in leaves.items() if "vocabulary" in leaf.axes and model.outputs in leaf.shape]
-    above = flatten(subtree(model.params, model.stages[-1].name)).values()
-    own = [leaf for leaf in above if len(leaf.shape) > 1 and leaf.shape[-1] == model.outputs]
-    return [] if own or model.outputs is None else found
+    embeddings = [path for path, leaf in leaves.items() if "vocabulary" in leaf.axes and model.outputs in leaf.shape]
+    head_leaves = flatten(subtree(model.params, model.stages[-1].name)).values()
+    output_matrices = [leaf for leaf in head_leaves if len(leaf.shape) > 1 and leaf.shape[-1] == model.outputs]
+    return [] if output_matrices or model.outputs is None else embeddings
 
 
 def unfrozen(
@@ -124,7 +134,7 @@ def unfrozen(
     always: tuple[Rule, ...] = (),
     restart: bool = False,
 ) -> tuple[Phase, ...]:
-    """A phase a group: it learns, and all groups before it."""
+    """Return one phase per group, in which this group and all groups before it learn."""
     learning: set[str] = set()
     phases = []
     for group, share in zip(groups, shares, strict=True):
@@ -135,4 +145,5 @@ def unfrozen(
 
 
 def leaves_below(model: Model, stage: str) -> list[str]:
+    """Return the paths of the leaves of one stage."""
     return list(flatten(subtree(model.params, stage), f"{stage}/"))

@@ -1,4 +1,4 @@
-"""(IA)^3 (Liu et al., 2022): a learned factor a unit of keys, values and inner activations."""
+"""(IA)^3 (Liu et al., 2022): one learned factor per unit of keys, values and inner activations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,11 @@ from tlx.types import Key, Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Ia3(Tuning):
-    """The outputs of the dense layers that `on` matches and the inputs of those that `inputs` matches are scaled, unit
-    by unit; the factors begin at one and learn, and the head. None for either leaves it out."""
+    """Scale the outputs of the dense layers that `on` matches, and the inputs of those that `inputs` matches.
+
+    There is one factor per unit. The factors start at one and learn, and so does the head. None for either regex leaves
+    it out.
+    """
 
     on: str | None = r".*/attention/(key|value)"
     inputs: str | None = r".*/mlp/down"
@@ -23,11 +26,11 @@ class Ia3(Tuning):
             raise ValueError("Ia3(on=None, inputs=None) scales nothing; give one of them")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a rule that matches nothing or no dense layer."""
+        """Return `params` with the factors; raise ValueError for a rule that matches nothing or no dense layer."""
         leaves: dict[str, Any] = {}
         for rule, name, side in ((self.on, "output", 1), (self.inputs, "input", 0)):
-            found = places(model, rule, "Ia3") if rule is not None else {}
-            leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in found.items()}
+            layers = places(model, rule, "Ia3") if rule is not None else {}
+            leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in layers.items()}
         return added(params, leaves, "Ia3")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:

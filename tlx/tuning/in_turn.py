@@ -1,4 +1,4 @@
-"""One way of tuning after another."""
+"""Run one way of tuning after another."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,64 +15,67 @@ Turn = tuple[float, Tuning]
 
 @dataclass(frozen=True, init=False)
 class InTurn(Tuning):
-    """`InTurn((share, tuning), ...)`: each tuning's phases in its share of the run.
+    """`InTurn((share, tuning), ...)`: the phases of each tuning, in its share of the run.
 
-    All leaves that any of them adds are there from the first step; in the turn of another they stay as they are.
+    The leaves that the tunings add exist from the first step. In the turn of one tuning, the leaves of the others do
+    not change.
     """
 
     turns: tuple[Turn, ...]
 
     def __init__(self, *args: Turn, turns: tuple[Turn, ...] = ()) -> None:
-        given = tuple(args) or tuple(turns)
-        for turn in given:
+        pairs = tuple(args) or tuple(turns)
+        for turn in pairs:
             pair = isinstance(turn, tuple) and len(turn) == 2
             if not pair or not isinstance(turn[0], int | float) or not isinstance(turn[1], Tuning):
                 raise TypeError(f"a turn is (share of the run, tuning), got {turn!r}")
-        if not given:
+        if not pairs:
             raise ValueError("InTurn() needs at least one (share of the run, tuning)")
-        shares = [float(share) for share, _ in given]
+        shares = [float(share) for share, _ in pairs]
         if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError(f"the shares of InTurn sum to {sum(shares):g}, not to 1, or are not positive: {shares}")
-        object.__setattr__(self, "turns", tuple((share, how) for share, (_, how) in zip(shares, given, strict=True)))
-        tunings = [how for _, how in given]
-        merged = [type(how).__name__ for how in tunings if how.merged_in_step]
-        others = [how for how in tunings if not how.merged_in_step and type(how).insert is not Tuning.insert]
+        object.__setattr__(
+            self, "turns", tuple((share, tuning) for share, (_, tuning) in zip(shares, pairs, strict=True))
+        )
+        tunings = [tuning for _, tuning in pairs]
+        merged = [type(tuning).__name__ for tuning in tunings if tuning.merged_in_step]
+        others = [own for own in tunings if not own.merged_in_step and type(own).insert is not Tuning.insert]
         if merged and others:
             raise ValueError(
                 f"InTurn takes {type(others[0]).__name__}, whose leaves the layers read, and {merged[0]}, which is "
                 "merged in the step; take tunings of one of the two kinds"
             )
-        object.__setattr__(self, "merged_in_step", any(how.merged_in_step for how in tunings))
-        object.__setattr__(self, "unmergeable", tuple(pair for how in tunings for pair in how.unmergeable))
-        object.__setattr__(self, "padded", tuple(path for how in tunings for path in how.padded))
+        object.__setattr__(self, "merged_in_step", any(tuning.merged_in_step for tuning in tunings))
+        object.__setattr__(self, "unmergeable", tuple(pair for tuning in tunings for pair in tuning.unmergeable))
+        object.__setattr__(self, "padded", tuple(path for tuning in tunings for path in tuning.padded))
 
     def merge(self, params: Tree) -> Tree:
-        for _, how in self.turns:
-            params = how.merge(params)
+        for _, tuning in self.turns:
+            params = tuning.merge(params)
         return params
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError where two tunings add the same leaf."""
-        for number, (_, how) in enumerate(self.turns):
-            params = how.insert(model, params, jax.random.fold_in(key, number))
+        """Return `params` with the leaves of every tuning; raise ValueError where two tunings add the same leaf."""
+        for number, (_, tuning) in enumerate(self.turns):
+            params = tuning.insert(model, params, jax.random.fold_in(key, number))
         return params
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        added = [leaves_of(how, model) for _, how in self.turns]
-        found = []
-        for number, (share, how) in enumerate(self.turns):
+        added = [leaves_of(tuning, model) for _, tuning in self.turns]
+        phases = []
+        for number, (share, tuning) in enumerate(self.turns):
             others = sorted({path for n, paths in enumerate(added) if n != number for path in paths})
-            still = (either(others, None),) if others else ()
-            for phase in how.phases(model):
-                found.append(phase._replace(share=share * phase.share, rules=(*still, *phase.rules)))
-        return tuple(found)
+            frozen = (either(others, None),) if others else ()
+            for phase in tuning.phases(model):
+                phases.append(phase._replace(share=share * phase.share, rules=(*frozen, *phase.rules)))
+        return tuple(phases)
 
 
 def leaves_of(how: Tuning, model: Model) -> set[str]:
-    """The paths of the leaves that a tuning adds."""
+    """Return the paths of the leaves that a tuning adds."""
     if type(how).insert is Tuning.insert:
         return set()
     key = jax.random.key(0)
     declared = jax.eval_shape(partial(initialise, model), key).params
-    grown = jax.eval_shape(lambda params: how.insert(model, params, key), declared)
-    return flatten(grown).keys() - flatten(declared).keys()
+    extended = jax.eval_shape(lambda params: how.insert(model, params, key), declared)
+    return flatten(extended).keys() - flatten(declared).keys()

@@ -17,14 +17,14 @@ from tlx.types import Key, Learn, Model, Phase, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Tuning):
-    """x @ kernel + scale (x @ a) @ b on the dense layers whose path `on` matches in full; a, b and the head learn.
+    """x @ kernel + scale (x @ a) @ b on the dense layers that `on` matches in full; a, b and the head learn.
 
-    `b` begins at zero, so the model begins as it came. `scale` is alpha / rank, or alpha / sqrt(rank) where
-    `rank_stabilised` (Kalajdzievski, 2023). `dropout` is that of the input of `a`. `plus` is the rate of `b` over that
-    of `a` (LoRA+, Hayou et al., 2024). `weight_decay` is that of `a` and `b`.
+    `b` starts at zero, so the initial model computes the pretrained function. `scale` is alpha / rank, or alpha /
+    sqrt(rank) with `rank_stabilised` (Kalajdzievski, 2023). `dropout` applies to the input of `a`. `plus` is the
+    learning rate of `b` divided by that of `a` (LoRA+, Hayou et al., 2024). `weight_decay` applies to `a` and `b`.
     """
 
-    # The gradient of either is a product with the other, so zeros behind a smaller rank stay zeros.
+    # The gradient of each matrix is a product with the other, so the zeros that pad a smaller rank stay zeros.
     padded = ("lora/a", "lora/b")
     sizes = ("rank",)
 
@@ -51,9 +51,10 @@ class Lora(Tuning):
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Adds `lora/a` [I, R] (uniform in +-1/sqrt(I)), `lora/b` [R, O] (zeros) and `lora/scale`.
+        """Return `params` with `lora/a` [I, R] (uniform in +-1/sqrt(I)), `lora/b` [R, O] (zeros) and `lora/scale`.
 
-        Raises ValueError for a rule that matches nothing or no dense layer, and for a rank above a kernel's sides.
+        Raises:
+            ValueError: the rule matches nothing or no dense layer, or the rank exceeds a side of a kernel.
         """
         leaves: dict[str, Any] = {}
         for path, (inputs, outputs) in places(model, self.on, type(self).__name__).items():
@@ -73,7 +74,7 @@ class Lora(Tuning):
         return leaves | ({"dropout": jnp.float32(self.dropout)} if self.dropout else {})
 
     def more(self, layer: Tree) -> dict[str, Any]:
-        """Leaves that depend on the layer's own numbers."""
+        """Return further leaves, which depend on the layer's parameters."""
         return {}
 
     def rules(self) -> tuple[Rule, ...]:
@@ -86,7 +87,7 @@ class Lora(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class Dora(Lora):
-    """LoRA on the direction of each column of the kernel, its `magnitude` [O] learning by itself (Liu et al., 2024)."""
+    """LoRA on the direction of each column of the kernel, with a separate `magnitude` [O] (Liu et al., 2024)."""
 
     def more(self, layer: Tree) -> dict[str, Any]:
         zero = {"a": jnp.zeros((layer["kernel"].shape[0], 1)), "b": jnp.zeros((1, layer["kernel"].shape[1]))}

@@ -1,4 +1,4 @@
-"""Only the head moves."""
+"""Train the head alone."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from tlx.types import Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Tuning):
-    """The last stage learns on features that stay as they came (a linear probe where the head is linear)."""
+    """Train the last stage on frozen features (a linear probe where the head is linear)."""
 
     chooses = True
 

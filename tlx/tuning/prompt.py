@@ -16,10 +16,12 @@ def small(key: Key, shape: tuple[int, int]) -> jax.Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(Tuning):
-    """`tokens` learned rows among the embeddings: before those of a text, which move on by as many positions (Lester et
-    al., 2021), or between an image's extra tokens and its patches (Jia et al., 2022); they learn, and the head.
+    """Train `tokens` inserted rows among the embeddings, and the head.
 
-    A text's head that reads the first token then reads that of the prompt, as in peft.
+    In a text the rows come before its tokens, and the positions of these increase by `tokens` (Lester et al., 2021). In
+    an image they come between the extra tokens and the patches (Jia et al., 2022).
+
+    A text head that reads the first token then reads the first token of the prompt, as in peft.
     """
 
     unmergeable = (("prompt", "a prompt"),)
@@ -31,11 +33,11 @@ class Prompt(Tuning):
             raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model that reads no tokens."""
+        """Return `params` with the prompt; raise ValueError for a model that reads no tokens."""
         check_inserts(model, "Prompt")
         stem = subtree(model.params, "stem")
-        rows = stem.get("words", stem) if "words" in stem or "class" in stem else {}
-        leaf = rows.get("embedding", rows.get("class"))
+        embeddings = stem.get("words", stem) if "words" in stem or "class" in stem else {}
+        leaf = embeddings.get("embedding", embeddings.get("class"))
         if leaf is None:
             raise ValueError(f"Prompt needs a model of tokens; {type(model.config).__name__} has none")
         path = "stem/prompt/tokens"
@@ -47,7 +49,7 @@ class Prompt(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix(Tuning):
-    """`tokens` learned keys and values before those of every block's attention (Li and Liang, 2021), and the head."""
+    """Train `tokens` keys and values before those of every block's attention (Li and Liang, 2021), and the head."""
 
     unmergeable = (("prefix", "a prefix"),)
 
@@ -58,7 +60,7 @@ class Prefix(Tuning):
             raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a model without transformer blocks."""
+        """Return `params` with the prefixes; raise ValueError for a model without transformer blocks."""
         leaves: dict[str, Any] = {}
         for block in blocks(model, "Prefix"):
             for name in ("key", "value"):

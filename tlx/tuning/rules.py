@@ -1,4 +1,4 @@
-"""The user's own rules."""
+"""Tune by the user's rules."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from tlx.types import Learn, Model, Phase, Rule
 
 @dataclass(frozen=True, init=False)
 class Rules(Tuning):
-    """`Rules((regex, Learn | None), ...)`: fullmatch on the whole path, first match wins, None freezes.
+    """`Rules((regex, Learn | None), ...)`: fullmatch on the whole path, the first match wins, None freezes.
 
     >>> Rules((r"stem/.*", None), (r".*", Learn(lr=0.3)))
     Rules(rules=(('stem/.*', None), ('.*', Learn(lr=0.3, weight_decay=None, schedule=None))))
@@ -19,14 +19,14 @@ class Rules(Tuning):
     rules: tuple[Rule, ...]
 
     def __init__(self, *args: Rule, rules: tuple[Rule, ...] = ()) -> None:
-        given = tuple(args) or tuple(rules)
-        for rule in given:
+        ordered = tuple(args) or tuple(rules)
+        for rule in ordered:
             pair = isinstance(rule, tuple) and len(rule) == 2
             if not pair or not isinstance(rule[0], str) or not isinstance(rule[1], Learn | None):
                 raise TypeError(f"a rule is (regex, Learn(...) or None), got {rule!r}")
-        if not given:
+        if not ordered:
             raise ValueError("Rules() needs at least one rule")
-        object.__setattr__(self, "rules", given)
+        object.__setattr__(self, "rules", ordered)
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         return (Phase(1.0, self.rules),)

@@ -1,4 +1,4 @@
-"""Tunings that add nothing and let a few of the model's own numbers move: its biases, its norms, its statistics."""
+"""Tunings that add nothing and train few of the model's parameters or statistics: biases, norms, running statistics."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tlx.types import Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Tuning):
-    """Every bias and the head learn (Ben Zaken et al., 2022)."""
+    """Train every bias and the head (Ben Zaken et al., 2022)."""
 
     chooses = True
 
@@ -19,12 +19,12 @@ class BitFit(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class NormTuning(Tuning):
-    """The scales and shifts of every norm, and the head, learn (for batch norm, Frankle et al., 2021).
+    """Train the scales and shifts of every norm, and the head (for batch norm, Frankle et al., 2021).
 
-    Without `head` the last stage stays as it came. With `objective=(Entropy(on="unlabelled", weight=1.0),)` on a model
-    that was brought, that is Tent (Wang et al., 2021): batch norm normalises by the moments of the target's batch, its
-    scales and shifts go down the entropy, and nothing else moves. Tent answers while it adapts, each batch by its own
-    moments; here it is the running ones that answer, after the run.
+    Without `head` the last stage is frozen. With `objective=(Entropy(on="unlabelled", weight=1.0),)` on a trained
+    model, this is Tent (Wang et al., 2021): batch norm normalises by the moments of the target's batch, and its scales
+    and shifts minimise the entropy. Tent predicts while it adapts, each batch with its own moments; here the model
+    predicts after the run, with the running moments.
     """
 
     chooses = True
@@ -32,32 +32,32 @@ class NormTuning(Tuning):
     head: bool = True
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        """Raises ValueError for a model without norms, or, without `head`, without any below the head."""
+        """Return the only phase; raise ValueError for a model without norms (without `head`: none below the head)."""
         norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
         if not self.head:
-            last = parametric(model)[-1]
-            norms = [path for path in norms if not f"{path}/".startswith(f"{last}/")]
+            head = parametric(model)[-1]
+            norms = [path for path in norms if not f"{path}/".startswith(f"{head}/")]
         if not norms:
             raise ValueError(f"NormTuning() finds no norm (a scale and a bias) in {type(model.config).__name__}")
-        found = either([f"{path}/{name}" for path in norms for name in ("scale", "bias")], Learn(weight_decay=0.0))
-        return with_head(model, "NormTuning", found) if self.head else (Phase(1.0, (found, REST_STILL)),)
+        norm_rule = either([f"{path}/{name}" for path in norms for name in ("scale", "bias")], Learn(weight_decay=0.0))
+        return with_head(model, "NormTuning", norm_rule) if self.head else (Phase(1.0, (norm_rule, REST_STILL)),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBN(Tuning):
-    """No parameter moves; running statistics do, towards those of the batches that the objective reads (Li et al.,
-    2016).
+    """Adapt the running statistics to the batches that the objective reads, and freeze all parameters.
 
-    The scales and shifts beside the statistics are given to the optimiser at the rate 0, so that their stages run as in
-    training. The objective is measured and moves nothing: `Entropy(on="unlabelled")` says which stream is read. There,
-    the moments are those of all the target's examples at once; here they are an exponential average over the batches
-    (`Cnn.momentum`), in which what was brought counts momentum ** steps after so many steps.
+    This is AdaBN (Li et al., 2016). The scales and shifts beside the statistics get the learning rate 0 in the
+    optimiser, so that their stages run in training mode. The objective is measured and changes nothing:
+    `Entropy(on="unlabelled")` selects the stream. The paper computes the moments over all examples of the target at
+    once. Here they are an exponential average over the batches (`Cnn.momentum`), in which the initial moments have the
+    weight momentum ** steps.
     """
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
-        """Raises ValueError for a model without running statistics."""
-        beside = {path.rpartition("/")[0] for path in flatten(model.stats)}
-        found = [path for path in flatten(model.params) if path.rpartition("/")[0] in beside]
-        if not found:
+        """Return the only phase; raise ValueError for a model without running statistics."""
+        layers = {path.rpartition("/")[0] for path in flatten(model.stats)}
+        paths = [path for path in flatten(model.params) if path.rpartition("/")[0] in layers]
+        if not paths:
             raise ValueError(f"AdaBN() finds no batch norm (running statistics) in {type(model.config).__name__}")
-        return (Phase(1.0, (either(found, Learn(lr=0.0, weight_decay=0.0)), REST_STILL)),)
+        return (Phase(1.0, (either(paths, Learn(lr=0.0, weight_decay=0.0)), REST_STILL)),)

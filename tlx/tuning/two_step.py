@@ -1,4 +1,4 @@
-"""The head first, then everything: two phases, each with its schedule to itself."""
+"""Train the head first, then everything: two phases, each with its own schedule."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tlx.types import Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class LinearThenFull(Tuning):
-    """The last stage alone for the `share` of the run, then everything from there (LP-FT, Kumar et al., 2022).
+    """Train the last stage alone for `share` of the run, then everything from there (LP-FT, Kumar et al., 2022).
 
     With `decay` below 1 the rate of a layer in the second phase is decay ** (its distance from the last one), as in
     `Full`.
@@ -30,13 +30,15 @@ class LinearThenFull(Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Tuning):
-    """fastai's `fine_tune` (Howard and Gugger, 2020): the last stage alone for the `share` of the run, then everything.
+    """Train the last stage alone for `share` of the run, then everything: fastai's `fine_tune` (Howard and Gugger,
+    2020).
 
-    Each phase is a one-cycle of its own: the first rises nearly throughout; the second, at half the rate, rises for 0.3
-    of it from a fifth. Its rates fall in equal ratios from the last layer to the first (see `Full`), which has 1 /
-    `ratio` of the last one's. The momentum (Adam's beta1) goes from 0.95 to 0.85 and back. fastai's epochs are shares
-    here: `fine_tune(3)`, with its one frozen epoch, is the default. The norms of the frozen stages, which it lets
-    learn, stay.
+    Each phase has its own one-cycle. In the first phase the rate rises nearly throughout. In the second phase, at half
+    the rate, it starts at a fifth of its peak and rises during the first 0.3 of the phase. The rates of the second
+    phase fall in equal ratios from the last layer to the first (see `Full`), which has 1 / `ratio` of the last layer's
+    rate. The momentum (Adam's beta1) goes from 0.95 to 0.85 and back. fastai's epochs are shares here: the default
+    corresponds to `fine_tune(3)`, with its one frozen epoch. fastai trains the norms of frozen stages; here they stay
+    frozen.
     """
 
     share: float = 0.25
@@ -50,17 +52,18 @@ class FineTune(Tuning):
     def phases(self, model: Model) -> tuple[Phase, ...]:
         cycle = Learn(schedule="one-cycle")
         first = (head_rule(model, type(self).__name__, cycle), REST_STILL)
-        own = depths(model)
-        lowest = max(own.values())
-        rates = {name: 0.5 * self.ratio ** (-depth / lowest) for name, depth in own.items()}
+        distances = depths(model)
+        lowest = max(distances.values())
+        rates = {name: 0.5 * self.ratio ** (-depth / lowest) for name, depth in distances.items()}
         second = tuple(stage_rule(name, cycle._replace(lr=rate)) for name, rate in rates.items())
-        both = (("cycle_end", 1e5), ("cycle_momentum", (0.95, 0.85)))
+        settings = (("cycle_end", 1e5), ("cycle_momentum", (0.95, 0.85)))
         return (
-            Phase(self.share, first, restart=True, optim=(("cycle_peak", 0.99), ("cycle_start", 25.0), *both)),
-            Phase(1 - self.share, second, restart=True, optim=(("cycle_peak", 0.3), ("cycle_start", 5.0), *both)),
+            Phase(self.share, first, restart=True, optim=(("cycle_peak", 0.99), ("cycle_start", 25.0), *settings)),
+            Phase(1 - self.share, second, restart=True, optim=(("cycle_peak", 0.3), ("cycle_start", 5.0), *settings)),
         )
 
 
 def check_share(share: float) -> None:
+    """Raise ValueError for a share outside (0, 1)."""
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; the first phase's share of the run lies in (0, 1)")

@@ -1,4 +1,4 @@
-"""VeRA (Kopiczko et al., 2024): two vectors a layer between random matrices that never move."""
+"""VeRA (Kopiczko et al., 2024): two learned vectors per layer between frozen random matrices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,12 @@ from tlx.types import Key, Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Vera(Tuning):
-    """x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R] and `outer` [O] learn, and the head.
+    """x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R], `outer` [O] and the head learn.
 
-    `outer` begins at zero, so the model begins as it came, and `inner` at `start`. `a` and `b` are one pair of random
-    matrices for all layers, each layer taking the corner that it needs; every layer holds its copy. The rank may be
-    above a kernel's sides (the authors take 1,024 for kernels of 768): the matrices cost memory and do not learn.
+    `outer` starts at zero, so the initial model computes the pretrained function; `inner` starts at `start`. `a` and
+    `b` are one pair of random matrices for all layers. Each layer uses the corner of the size that it needs and stores
+    a copy of it. The rank may exceed a kernel's sides (the authors use 1,024 for kernels of 768): the matrices cost
+    memory and do not learn.
     """
 
     rank: int = 64
@@ -28,21 +29,21 @@ class Vera(Tuning):
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it is 1 or more")
         if self.start <= 0:
-            # The slope of either vector is a product with the other.
+            # The gradient of each vector is a product with the other.
             raise ValueError(f"start is {self.start}; it is positive, for beside an outer of zero nothing would learn")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
-        """Raises ValueError for a rule that matches nothing or no dense layer."""
-        found = places(model, self.on, "Vera")
-        widest, tallest = (max(shape[n] for shape in found.values()) for n in (0, 1))
-        # Kaiming uniform (He et al., 2015), as the authors' code in peft draws them: a bound of sqrt(6 / fan in).
+        """Return `params` with the vectors and matrices; raise ValueError for a rule that matches no dense layer."""
+        layers = places(model, self.on, "Vera")
+        widest, tallest = (max(shape[n] for shape in layers.values()) for n in (0, 1))
+        # Kaiming uniform (He et al., 2015) with the bound sqrt(6 / fan in), as in the authors' code in peft.
         a = uniform(key_of(key, "vera/a"), (widest, self.rank), widest)
         b = uniform(key_of(key, "vera/b"), (self.rank, tallest), self.rank)
         leaves: dict[str, Any] = {}
-        for path, (inputs, outputs) in found.items():
-            own = {"a": a[:inputs], "b": b[:, :outputs], "outer": jnp.zeros(outputs)}
-            own["inner"] = jnp.full(self.rank, self.start, jnp.float32)
-            leaves |= {f"{path}/vera/{name}": leaf for name, leaf in own.items()}
+        for path, (inputs, outputs) in layers.items():
+            vectors = {"a": a[:inputs], "b": b[:, :outputs], "outer": jnp.zeros(outputs)}
+            vectors["inner"] = jnp.full(self.rank, self.start, jnp.float32)
+            leaves |= {f"{path}/vera/{name}": leaf for name, leaf in vectors.items()}
         return added(params, leaves, "Vera")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:

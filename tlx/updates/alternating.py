@@ -1,4 +1,4 @@
-"""Several moves a step, each of some of the leaves."""
+"""Take several moves in one step, each for some of the leaves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,38 +13,40 @@ from tlx.updates.base import Aux, Descend, Point, Slope, Update
 
 @dataclass(frozen=True, kw_only=True)
 class Alternating(Update):
-    """The turns of the term that takes some, one after another: in each the leaves that move in it go down what it
-    asks, by a step of the optimiser with a gradient, a bound and noise of its own; to the other leaves and to what the
-    optimiser knows of them nothing happens.
+    """Take the turns of one term in sequence.
 
-    Clock, average and checkpoints count all of it as one step. What is logged and the running statistics are those of
-    the first turn, and a leaf's gradient is that of the first turn in which it moves.
+    In each turn the leaves that move in it minimise the loss of that turn, by one optimiser step with a separate
+    gradient, clipping and noise. The other leaves and their optimiser state are unchanged.
+
+    Clock, average and checkpoints count all turns together as one step. The logged numbers and the running statistics
+    are those of the first turn. The reported gradient of a leaf is that of the first turn in which it moves.
     """
 
     alternates: ClassVar[bool] = True
 
     def step(self, slope: Slope, descend: Descend, point: Point, tick: Tick) -> tuple[Point, Tree, Aux]:
         [taker] = [place for place, turns in enumerate(slope.turns) if turns]
-        told: list[tuple[Tree, Aux]] = []
-        # Unrolled, for XLA's loops are slow on processors, and it would count the FLOPs of one round.
+        results: list[tuple[Tree, Aux]] = []
+        # Unrolled, because XLA's loops are slow on CPUs, and XLA would count the FLOPs of a single iteration.
         for number, turn in enumerate(slope.turns[taker]):
             leaves = flatten(point.trainable)
             moving = {path: leaf for path, leaf in leaves.items() if path.startswith(turn.moves)}
             if not moving:
                 continue
-            held = nest({path: leaf for path, leaf in leaves.items() if path not in moving})
+            fixed = nest({path: leaf for path, leaf in leaves.items() if path not in moving})
             weights = [float(turn.others or place == taker) for place in range(len(slope.terms))]
-            told.append(slope.at(nest(moving), weights, number, held))
-            point = descend(point, told[-1][0])
-        gradients = {path: leaf for gradient, _ in reversed(told) for path, leaf in flatten(gradient).items()}
-        return point, nest(dict(sorted(gradients.items()))), told[0][1]
+            results.append(slope.at(nest(moving), weights, number, fixed))
+            point = descend(point, results[-1][0])
+        gradients = {path: leaf for gradient, _ in reversed(results) for path, leaf in flatten(gradient).items()}
+        return point, nest(dict(sorted(gradients.items()))), results[0][1]
 
 
 def taker_of(update: Update, terms: Sequence[Term], model: Model) -> tuple[str, tuple[Turn, ...]] | None:
-    """Return the one term that takes turns, by the name of its class, with its turns; None where none does.
+    """Return the class name and the turns of the term that takes turns; None where no term does.
 
-    Raises ValueError for a term that takes turns under an update that does not, for the reverse, and for two such
-    terms.
+    Raises:
+        ValueError: a term takes turns but the update does not, the update takes turns but no term does, or two terms
+            take turns.
     """
     takers = [(type(term).__name__, turns) for term in terms if (turns := term.turns(model))]
     name = type(update).__name__
@@ -71,19 +73,21 @@ def taker_of(update: Update, terms: Sequence[Term], model: Model) -> tuple[str, 
 def in_turns(
     update: Update, terms: Sequence[Term], model: Model, partitions: Sequence[Partition]
 ) -> tuple[Partition, ...]:
-    """Return the partition of every phase without what moves in no turn, which does not learn; as they are where no
-    term takes turns.
+    """Return the partition of every phase, with the leaves that move in no turn frozen.
 
-    Raises ValueError as `taker_of` does, and for a turn in which nothing would move.
+    Where no term takes turns, the partitions are unchanged.
+
+    Raises:
+        ValueError: as for `taker_of`, or a turn would move nothing.
     """
     if (taker := taker_of(update, terms, model)) is None:
         return tuple(partitions)
     who, turns = taker
     moves = tuple(prefix for turn in turns for prefix in turn.moves)
-    found = []
+    moved_partitions = []
     for phase, claimed in enumerate(partitions):
-        own = {path: learn if path.startswith(moves) else None for path, learn in claimed.items()}
-        learning = [path for path, learn in own.items() if learn is not None]
+        moved = {path: learn if path.startswith(moves) else None for path, learn in claimed.items()}
+        learning = [path for path, learn in moved.items() if learn is not None]
         for turn in turns:
             if not any(path.startswith(turn.moves) for path in learning):
                 when = f" in phase {phase}" if len(partitions) > 1 else ""
@@ -91,5 +95,5 @@ def in_turns(
                     f"{who} moves {' and '.join(prefix + '*' for prefix in turn.moves)} in a turn of its own, of which "
                     f"the tuning lets nothing learn{when}"
                 )
-        found.append(own)
-    return tuple(found)
+        moved_partitions.append(moved)
+    return tuple(moved_partitions)

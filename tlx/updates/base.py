@@ -1,4 +1,4 @@
-"""What an update is: a pure function from the terms' losses to where the trainable leaves go."""
+"""Define an update: a pure function from the losses of the terms to the next values of the trainable leaves."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -10,7 +10,7 @@ Aux = Any
 
 
 class At(Protocol):
-    """What `Slope.at` is called with."""
+    """The signature of `Slope.at`."""
 
     def __call__(
         self, trainable: Tree, weights: Sequence[Array | float] | None = None, turn: int = 0, held: Tree | None = None
@@ -18,14 +18,18 @@ class At(Protocol):
 
 
 class Slope(NamedTuple):
-    """The losses of the terms as an update sees them: by their gradients, which are already those of the whole batch,
-    however it is cut into micro-batches and shared by devices.
+    """The losses of the terms, as gradients of the whole batch, independent of micro-batches and devices.
 
-    `at(trainable, weights, turn, held)` is `(gradient, aux)` of the sum of weight x loss over the terms; `weights` has
-    one number a term, a plain 0 leaves it out, None is the plain sum. Trainable leaves that are to have no gradient are
-    given as `held`. `turn` is the place of the move in its step: what a term that takes turns is asked, and the noise.
-    `aux` is what the step goes on with (running statistics, numbers to log), and an update returns that of the one
-    point that it wants to have happened. `terms` names the terms, in order, `turns` has the turns of each.
+    `at(trainable, weights, turn, held)` returns `(gradient, aux)` of the sum of weight x loss over the terms. `weights`
+    has one number per term: a plain 0 leaves the term out, and None is the plain sum. Pass trainable leaves that need
+    no gradient as `held`. `turn` is the number of the move in its step; it selects the loss of a term that takes turns,
+    and the noise. `aux` holds the running statistics and the numbers to log; an update returns the `aux` of the one
+    point that the step should report.
+
+    Attributes:
+        terms: the names of the terms, in order.
+        at: the gradient function.
+        turns: the turns of each term.
     """
 
     terms: tuple[str, ...]
@@ -34,33 +38,36 @@ class Slope(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a step stands: the leaves that learn, and the optimiser's state."""
+    """The state within a step: the trainable leaves and the optimiser's state."""
 
     trainable: Tree
     optimiser: Any
 
 
-# `descend(point, gradient)`: a step of the optimiser, from which the leaves that the gradient does not have, and what
-# the optimiser knows of them, come back bit for bit.
+# `descend(point, gradient)`: one step of the optimiser. Leaves that are not in the gradient, and their optimiser state,
+# stay bit-identical.
 Descend = Callable[[Point, Tree], Point]
 
 
 class Update:
-    """Of the two hooks of an update, a frozen dataclass, one is its own: `gradient`, a gradient with the structure of
-    `trainable` and the `aux` of one call of `slope.at`, which the optimiser goes down once; or, where that is not
-    enough, `step`, from one point to the next, with the gradient that is logged.
+    """An update: a frozen dataclass that overrides one of two hooks.
 
-    `alternates` says whether it takes the turns of a term that takes some. `elementwise` says that the step of a
-    parameter depends on the gradient of this parameter alone, so that runs in which other parameters learn may share a
-    program, where those that do not learn have a gradient of zero.
+    `gradient` returns a gradient with the structure of `trainable` and the `aux` of one call of `slope.at`; the
+    optimiser takes one step with it. Where that is not enough, `step` computes the next point, and the gradient to log.
+
+    `alternates` declares that the update takes the turns of a term. `elementwise` declares that the step of a parameter
+    depends on the gradient of this parameter alone. Runs that train different parameters may then share a program, in
+    which frozen parameters have a gradient of zero.
     """
 
     alternates: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
 
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
+        """Return the gradient for one optimiser step, and the `aux` to report."""
         raise TypeError(f"{type(self).__name__} does not say which gradient it takes")
 
     def step(self, slope: Slope, descend: Descend, point: Point, tick: Tick) -> tuple[Point, Tree, Aux]:
+        """Return the next point, the gradient to log, and the `aux` to report."""
         gradient, aux = self.gradient(slope, point.trainable, tick)
         return descend(point, gradient), gradient, aux

@@ -12,10 +12,10 @@ from tlx.updates.base import Aux, Slope, Update
 
 @dataclass(frozen=True, kw_only=True)
 class Sam(Update):
-    """The gradient at w + rho g / |g|, where g is that at w (Foret et al., 2021, equation 2 with p = 2).
+    """Take the gradient at w + rho g / |g|, where g is the gradient at w (Foret et al., 2021, equation 2 with p = 2).
 
-    g is the gradient of the whole batch. It takes two passes; what is logged and the running statistics are those of
-    the first, at w.
+    g is the gradient of the whole batch. The update needs two passes; the logged numbers and the running statistics are
+    those of the first pass, at w.
     """
 
     rho: float = 0.05
@@ -27,6 +27,6 @@ class Sam(Update):
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
         first, aux = slope.at(trainable, None)
         norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(first)))
-        # The small number lets a gradient of zero stay one.
+        # The small number keeps a gradient of zero at zero.
         scale = self.rho / (norm + 1e-12)
         return slope.at(jax.tree.map(lambda w, g: w + scale * g, trainable, first), None)[0], aux

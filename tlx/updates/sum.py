@@ -1,4 +1,4 @@
-"""The gradient of the sum of the terms."""
+"""Take the gradient of the sum of the terms."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tlx.updates.base import Aux, Slope, Update
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(Update):
-    """One gradient of all terms together."""
+    """Take one gradient of the sum of all terms."""
 
     elementwise = True
 
