@@ -46,12 +46,12 @@ def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim 
     folder = directory / CELLS / fingerprint
     if settled(folder, since):
         return None
-    claim_found = locked(directory, fingerprint, cell)
+    new_claim = locked(directory, fingerprint, cell)
     # Its last holder may have finished between the check and the lock.
-    if claim_found is not None and settled(folder, since):
-        claim_found.lock.release()
+    if new_claim is not None and settled(folder, since):
+        new_claim.lock.release()
         return None
-    return claim_found
+    return new_claim
 
 
 def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
@@ -80,10 +80,10 @@ def claim_group(directory: Path, cells: Mapping[str, Cell], group: Sequence[str]
     claimed: list[Claim] = []
     try:
         for name in group:
-            claim_found = locked(directory, name, cells[name])
-            if claim_found is None:
+            new_claim = locked(directory, name, cells[name])
+            if new_claim is None:
                 break
-            claimed.append(claim_found)
+            claimed.append(new_claim)
         if len(claimed) == len(group) and not all(settled(item.folder, since) for item in claimed):
             claims, claimed = claimed, []
             return claims

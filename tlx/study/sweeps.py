@@ -120,14 +120,14 @@ def sweep(base: Any, cells: Iterable[Given]) -> list[Cell]:
     recipes = [_changed(base, override.changes) for override in overrides]
     columns = list(dict.fromkeys(column for override in overrides for column in override.names))
     paths = {column for column in columns if _is_path(column, overrides)}
-    cells_made = []
+    sweep_cells = []
     for override, recipe in zip(overrides, recipes, strict=True):
         names = {
             column: _shown_at(recipe, column) if column in paths else override.names.get(column) for column in columns
         }
-        cells_made.append(Cell(names, override.changes, recipe))
-    _check_apart(cells_made)
-    return cells_made
+        sweep_cells.append(Cell(names, override.changes, recipe))
+    _check_apart(sweep_cells)
+    return sweep_cells
 
 
 def listed(cells: Iterable[Given]) -> list[Override]:
