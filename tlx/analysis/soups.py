@@ -174,16 +174,14 @@ def in_order_of(first: Reopened, other: Reopened) -> Reopened:
 def renamed(opened: Sequence[Reopened]) -> list[str]:
     """Return a note for each run whose class names differ from those of the first run, or have another order."""
     messages, names = [], opened[0].ready.task.names
-    for other in opened[1:]:
-        others = other.ready.task.names
+    for run in opened[1:]:
+        others = run.ready.task.names
         order = match(others, names)
         if order.moves:
-            messages.append(
-                f"the head of {other.folder} was reordered by class name: {shown(others)} to {shown(names)}"
-            )
+            messages.append(f"the head of {run.folder} was reordered by class name: {shown(others)} to {shown(names)}")
         elif order.by_position:
             messages.append(
-                f"the head of {other.folder} was kept by position: its classes {shown(others)} cannot be compared with "
+                f"the head of {run.folder} was kept by position: its classes {shown(others)} cannot be compared with "
                 f"{shown(names)}"
             )
     return messages

@@ -185,12 +185,12 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     same = alt.Scale(domain=[low, high], nice=True, zero=False)
     tooltip = [alt.Tooltip(f"{side}:Q", format=".4~g") for side in ("true", "predicted")]
-    shown = {"color": alt.Color("output:N", title=None)} if len(fields) > 1 else {}
+    colour = {"color": alt.Color("output:N", title=None)} if len(fields) > 1 else {}
     points = (
         alt.Chart(data())
         .mark_circle(opacity=0.45, size=28)
         .encode(
-            x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*tooltip, "index:Q"], **shown
+            x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*tooltip, "index:Q"], **colour
         )
     )
     chart = alt.layer(diagonal("true", "predicted"), points)

@@ -146,7 +146,7 @@ def class_counts(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray] 
 def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> Figure:
     """Draw counts [C, C], and shares of the examples of each true class."""
     totals = counts.sum(1)
-    every = len(names) <= 50
+    all_cells = len(names) <= 50
     rows = [
         {
             "true": names[t],
@@ -156,7 +156,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> 
         }
         for t in range(len(names))
         for p in range(len(names))
-        if every or counts[t, p]
+        if all_cells or counts[t, p]
     ]
     caption = f"{totals.sum():,} {split} examples; shares are of the examples of the true class (rows sum to 1)."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)

@@ -148,8 +148,8 @@ def lines(document: dict[str, Any], held: int) -> list[Figure]:
 def ranks(document: dict[str, Any]) -> Figure:
     kernels = document["kernels"]
     # For a deep model, draw the kernels whose change has the highest rank; the table lists all.
-    shown = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
-    paths = [kernel["path"] for kernel in kernels if kernel in shown]
+    drawn = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
+    paths = [kernel["path"] for kernel in kernels if kernel in drawn]
     rows = [
         {
             "path": kernel["path"],

@@ -34,23 +34,25 @@ def draw(document: Mapping[str, Any]) -> str:
         title=f"{', '.join(sources)} to {document['target']}",
         card=document,
         advice=[
-            {**one, "at": at[0].upper() + at[1:]} for one in document["advice"] if (at := words.granting(one["labels"]))
+            {**item, "at": at[0].upper() + at[1:]}
+            for item in document["advice"]
+            if (at := words.granting(item["labels"]))
         ],
         sources=sources,
         metric=words.metric(document["metric"]),
         share=share,
         tables=tables,
         shown=SHOWN,
-        maps=[drawn for one in tables if (drawn := over_settings(document, one["name"], share))],
+        maps=[drawn for item in tables if (drawn := over_settings(document, item["name"], share))],
         arms=[every_arm(document, labels, share) for labels in labels_of(document)],
         classes=by_class(document),
         rules=[
-            {**one, "value": size(one["value"], share), "gap": size(one["gap"], share)}
-            | {"span": spread(one["low"], one["high"], share)}
-            for one in document["rules"]
+            {**item, "value": size(item["value"], share), "gap": size(item["gap"], share)}
+            | {"span": spread(item["low"], item["high"], share)}
+            for item in document["rules"]
         ],
         domains=by_distance(document, share),
-        gates=[gate(one) for one in document["gated"]],
+        gates=[gate(item) for item in document["gated"]],
     )
 
 
@@ -137,11 +139,11 @@ def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Fi
         | {"line": f"{gap['source']}, eps {gap['eps']:g}" if several else gap["source"]}
         for gap in gaps
     ]
-    present = {one["labels"] for one in rows}
+    present = {row["labels"] for row in rows}
     order = [granted(labels) for labels in labels_of(document) if granted(labels) in present]
     x = alt.X("labels:N", sort=None, title="labels of the target", scale=alt.Scale(domain=order),
               axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False))  # fmt: skip
-    lines = list(dict.fromkeys(one["line"] for one in rows))
+    lines = list(dict.fromkeys(row["line"] for row in rows))
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
     caption = (
@@ -196,15 +198,15 @@ def by_class(document: Mapping[str, Any]) -> Figure | None:
         return None
     names = ("source", "eps", "transfer", "without", "gap", "low", "high", "verdict", "class", "baseline")
     rows: Rows = [
-        {name: one[name] for name in names}
-        | {"labels": granted(one["labels"]), "size": abs(one["gap"]), "said": f"{100 * one['gap']:+.0f}"}
-        | {"line": f"{one['source']}, {granted(one['labels'])}" + (f", eps {one['eps']:g}" if one["eps"] else "")}
-        for one in document["classes"]
+        {name: gap[name] for name in names}
+        | {"labels": granted(gap["labels"]), "size": abs(gap["gap"]), "said": f"{100 * gap['gap']:+.0f}"}
+        | {"line": f"{gap['source']}, {granted(gap['labels'])}" + (f", eps {gap['eps']:g}" if gap["eps"] else "")}
+        for gap in document["classes"]
     ]
-    order = list(dict.fromkeys(one["class"] for one in rows))
+    order = list(dict.fromkeys(gap["class"] for gap in rows))
     x = alt.X("class:N", sort=None, title="class", scale=alt.Scale(domain=order),
               axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False, labelLimit=90))  # fmt: skip
-    lines = list(dict.fromkeys(one["line"] for one in rows))
+    lines = list(dict.fromkeys(gap["line"] for gap in rows))
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
     tooltip = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
@@ -219,7 +221,7 @@ def by_class(document: Mapping[str, Any]) -> Figure | None:
 def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
     """Draw the gap over the distance of the source, for each baseline that several sources or noises are compared
     with."""
-    distances = {(one["source"], one["eps"]): one for one in document["domains"]}
+    distances = {(domain["source"], domain["eps"]): domain for domain in document["domains"]}
     figures = []
     for baseline in dict.fromkeys(gap["baseline"] for gap in document["gaps"]):
         gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
@@ -249,9 +251,9 @@ def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
         )
         zero = alt.Chart(charts.data("zero")).mark_rule(strokeDash=[4, 4]).encode(y=alt.Y("at:Q", axis=axis))
         correlations = [
-            f"{words.number(one['rho'], 2)} (labels {granted(one['labels'])}, p {words.number(one['p'], 2)})"
-            for one in document["related"]
-            if (one["baseline"], one["of"]) == (baseline, "a") and one["rho"] is not None
+            f"{words.number(test['rho'], 2)} (labels {granted(test['labels'])}, p {words.number(test['p'], 2)})"
+            for test in document["related"]
+            if (test["baseline"], test["of"]) == (baseline, "a") and test["rho"] is not None
         ]
         caption = (
             f"Spearman's correlation: {', '.join(correlations)}." if correlations else "Too few settings to correlate."

@@ -137,7 +137,7 @@ def card(mistake: dict[str, Any]) -> dict[str, Any]:
     classes = isinstance(label, str)
     words = mistake["answer"]
     answers = [(words, None)] if isinstance(words, str) else list(words.items())
-    shown = answers[:3] + [item for item in answers[3:] if item[0] == label]
+    drawn = answers[:3] + [item for item in answers[3:] if item[0] == label]
     picture = mistake.get("image")
     return {
         "index": mistake["index"],
@@ -145,7 +145,7 @@ def card(mistake: dict[str, Any]) -> dict[str, Any]:
         "loss": mistake["loss"],
         "classes": classes,
         "guess": answers[0][0],
-        "answer": [{"name": name, "value": value, "true": name == label} for name, value in shown],
+        "answer": [{"name": name, "value": value, "true": name == label} for name, value in drawn],
         "texts": [mistake[name] for name in ("text", "text_pair") if name in mistake],
         # A picture is shown only if it is embedded in the file.
         "image": picture if picture and picture.startswith(PICTURE) else None,

@@ -347,7 +347,9 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[
             for first in gaps
             if first["baseline"] == first_name
         ]
-        if apart := sum({found.get(first_name), found.get(second_name)} == {"helps", "hurts"} for found in signs):
+        if apart := sum(
+            {verdicts.get(first_name), verdicts.get(second_name)} == {"helps", "hurts"} for verdicts in signs
+        ):
             messages.append(
                 f"in {apart} settings the verdict against {first_name} is the opposite of that against {second_name}"
             )

@@ -180,18 +180,18 @@ def score(cell: Cell, metric: str) -> Score:
     The records are the scores of the split, else the line of `metrics.jsonl` at the selected step, else `result.json`.
     """
     split = metric.partition("/")[0]
-    said, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
+    recorded, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
     if predictions is not None:
         predictions = predictions.rows(np.argsort(predictions.indices, kind="stable"))
         scores, correct = predictions.scores, predictions.scores.get("correct")
         examples = scores[declared.mean_of].astype(np.float64) if declared.mean_of in scores else None
         if examples is not None or declared.value is not None:
             value = metrics.of_scores(declared, scores)
-            return Score(cell, value, said, "predictions", predictions.indices, examples, correct)
+            return Score(cell, value, recorded, "predictions", predictions.indices, examples, correct)
     line = cell.curves().get(metric, {}).get(cell.result["selected_step"] if cell.result else -1)
     if line is not None:
-        return Score(cell, line, said, "metrics.jsonl")
-    return Score(cell, said, said, "result.json")
+        return Score(cell, line, recorded, "metrics.jsonl")
+    return Score(cell, recorded, recorded, "result.json")
 
 
 def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:

@@ -54,18 +54,18 @@ def draw(table: Table) -> str:
         filters=filters.of_columns(table, columns),
         fields=filters.of_fields(further),
         rows=[row(summary, table, columns, unit) for summary in table.summaries],
-        details=[detail(one, columns, unit) for one in table.comparisons],
+        details=[detail(item, columns, unit) for item in table.comparisons],
         picture=picture,
-        strips=[one for one in strips if one is not picture],
+        strips=[item for item in strips if item is not picture],
         roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
-        along=[one for one in along if one is not picture],
+        along=[item for item in along if item is not picture],
         along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
         curves_omitted=axes.omitted(len(curves.settings(table, columns))),
         costs=shown,
         spent=[
-            (columns.arm(one.arm.names), named(one.arm.names, columns), costs)
-            for one, costs in zip(table.summaries, spent, strict=True)
+            (columns.arm(item.arm.names), named(item.arm.names, columns), costs)
+            for item, costs in zip(table.summaries, spent, strict=True)
         ],
         scatters=spending.drawings(table, columns, unit),
         cells=[listed(cell, table, columns, unit) for cell in study.cells],
@@ -136,7 +136,7 @@ def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
 def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
     """Return a cell in the list of all cells."""
     score = next(
-        (one for summary in table.summaries for one in summary.scores.values() if one.cell is cell), None
+        (item for summary in table.summaries for item in summary.scores.values() if item.cell is cell), None
     )  # fmt: skip
     return {
         "cell": cell,

@@ -49,14 +49,14 @@ def lead(
     comparisons = table.comparisons
     if not comparisons:
         return nothing(table, columns, unit)
-    bases = {columns.method(one.baseline.names) for one in comparisons}
+    bases = {columns.method(comparison.baseline.names) for comparison in comparisons}
     base = bases.pop() if len(bases) == 1 else "its baseline"
-    if all(one.p is None for one in comparisons):
+    if all(comparison.p is None for comparison in comparisons):
         return [("Every arm has one seed, so methods are ", ""), ("not compared", "not compared"), (".", "")]
     if len(comparisons) == 1:
-        [one] = comparisons
-        anchor = anchors(table, columns)[columns.arm(one.arm.names)]
-        return single(columns.method(one.arm.names), base, one, unit, anchor)
+        [comparison] = comparisons
+        anchor = anchors(table, columns)[columns.arm(comparison.arm.names)]
+        return single(columns.method(comparison.arm.names), base, comparison, unit, anchor)
     return by_method(methods, base) if len(methods) <= SHOWN else by_count(comparisons, base)
 
 
@@ -132,9 +132,9 @@ def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     best = pick(table.summaries, key=lambda summary: summary.mean)
     why = "No arm can be compared with its baseline yet" if table.study.baseline else "No baseline, so no comparison"
     which = "highest" if table.higher else "lowest"
-    called = columns.arm(best.arm.names)
-    text = f"{why}. {called} has the {which} mean {metric(table.metric)}, "
-    return [(text, ""), (unit.value(best.mean), anchors(table, columns)[called]), (".", "")]
+    label = columns.arm(best.arm.names)
+    text = f"{why}. {label} has the {which} mean {metric(table.metric)}, "
+    return [(text, ""), (unit.value(best.mean), anchors(table, columns)[label]), (".", "")]
 
 
 def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[dict[str, Any]]:
@@ -145,13 +145,13 @@ def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: d
             "verdict": verdict,
             "told": f"{verdict} (one seed)" if verdict == "not compared" else verdict,
             "items": [
-                {"setting": columns.setting(one.arm.names), "known": known(one, unit)}
-                | {"anchor": anchor[columns.arm(one.arm.names)]}
-                for one in comparisons
+                {"setting": columns.setting(comparison.arm.names), "known": known(comparison, unit)}
+                | {"anchor": anchor[columns.arm(comparison.arm.names)]}
+                for comparison in comparisons
             ],
         }
         for verdict in VERDICTS
-        if (comparisons := [one for one in found if one.verdict == verdict])
+        if (comparisons := [comparison for comparison in found if comparison.verdict == verdict])
     ]  # fmt: skip
 
 
@@ -187,10 +187,10 @@ def how(table: Table, unit: Unit) -> str:
     rules = list(dict.fromkeys(selections(table)))
     chosen = " and ".join(f"{RULES.get(rule, rule)} (selection: {rule})" for rule in rules)
     text = f"{metric(table.metric).capitalize()} at {chosen}."
-    tested = [one for one in table.comparisons if one.p is not None]
+    tested = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not tested:
         return text
-    pairs = sorted({len(one.seeds) for one in tested})
+    pairs = sorted({len(comparison.seeds) for comparison in tested})
     seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else counted(pairs[0], "seed")
     smallest = f" and a difference beyond {unit.size(table.smallest)}{unit.points}" if table.smallest else ""
     family = f" after Holm's correction over {len(tested)} comparisons" if len(tested) > 1 else ""

@@ -39,8 +39,8 @@ def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
             ]
             for setting in settings(table, columns)[:PANELS]
         }
-        every = [row for rows in panels.values() for row in rows]
-        axis = upwards(name, [row[end] for row in every for end in ("low", "high")], unit)
+        all_rows = [row for rows in panels.values() for row in rows]
+        axis = upwards(name, [row[end] for row in all_rows for end in ("low", "high")], unit)
         figures += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
     return figures
 

@@ -49,8 +49,8 @@ def columns(table: Table) -> Columns:
     the context."""
     study = table.study
     arms = [arm.names for arm in study.arms]
-    every = tuple(dict.fromkeys(name for names in arms for name in names))
-    varying = [name for name in every if len({repr(names.get(name)) for names in arms}) > 1]
+    all_columns = tuple(dict.fromkeys(name for names in arms for name in names))
+    varying = [name for name in all_columns if len({repr(names.get(name)) for names in arms}) > 1]
     differing = {
         name
         for comparison in table.comparisons
@@ -62,7 +62,7 @@ def columns(table: Table) -> Columns:
         chosen = {name for name in varying if not all(numeric(names.get(name)) for names in arms)} or set(varying)
     treatment = tuple(name for name in varying if name in chosen)
     optional = frozenset(treatment) - study.baseline.keys() if study.baseline else frozenset()
-    return Columns(treatment, tuple(name for name in varying if name not in chosen), every, optional)
+    return Columns(treatment, tuple(name for name in varying if name not in chosen), all_columns, optional)
 
 
 def numeric(value: Any) -> bool:

@@ -214,10 +214,10 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]
     lines = categories("label", named.values(), "line")
-    every = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
+    runs = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
     base = alt.Chart(charts.data("means")).encode(x=x, color=lines["color"])
     layers = [
-        every.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=tooltip, href="href:N"),
+        runs.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=tooltip, href="href:N"),
         base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean"), **lines),
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
         base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
