@@ -199,6 +199,7 @@ class Progress(Bar):
         self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
 
     def step(self, step: int, loss: float, rate: float) -> None:
+        """Show a step, at most ten times per second."""
         now = time.perf_counter()
         if self.bar is None or now - self.drawn < 0.1:
             return

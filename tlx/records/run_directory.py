@@ -116,7 +116,7 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
     if (folder / RECIPE).is_file():
         if not overwrite:
             return
-        # The recipe is replaced last: a process killed in between leaves an unfinished run, not a folder of nobody's.
+        # The recipe is replaced last: a process killed in between leaves an unfinished run, not an unknown folder.
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]

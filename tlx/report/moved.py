@@ -61,6 +61,7 @@ def drawings(document: dict[str, Any]) -> list[Figure]:
 
 
 def change(document: dict[str, Any]) -> Figure:
+    """Draw the relative change of the weights, by stage and kind."""
     rows: list[dict[str, Any]] = []
     for place, row in enumerate(document["stages"]):
         for kind in KINDS:
@@ -84,6 +85,7 @@ def stages(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def similarity(document: dict[str, Any], held: int) -> Figure:
+    """Draw the similarity of the features before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "form": form, "value": row["similarity"][key]}
         for place, row in enumerate(document["stages"])
@@ -103,6 +105,7 @@ def similarity(document: dict[str, Any], held: int) -> Figure:
 
 
 def probes(document: dict[str, Any], held: int) -> Figure:
+    """Draw the scores of linear probes before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "features": when}
         | {name: row["probe"][when].get(name) for name in ("value", "low", "high")}
@@ -146,6 +149,7 @@ def lines(document: dict[str, Any], held: int) -> list[Figure]:
 
 
 def ranks(document: dict[str, Any]) -> Figure:
+    """Draw the effective rank of the kernels before and after training, and of their changes."""
     kernels = document["kernels"]
     # For a deep model, draw the kernels whose change has the highest rank; the table lists all.
     drawn = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]

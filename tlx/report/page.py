@@ -32,7 +32,7 @@ def render(template: str, *, scripts: Sequence[str] = ("page.js",), **context: A
         [
             "default-src 'none'",
             "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests),
-            # Vega measures and styles what it draws; styles cannot reach out, for images and fonts may not be loaded.
+            # Vega styles its drawings inline. Styles cannot use the network, as images and fonts may not be loaded.
             "style-src 'unsafe-inline'",
             "img-src data:",
             "base-uri 'none'",

@@ -1,4 +1,4 @@
-"""The page of a range test: `lr_find.html`."""
+"""Write the page of a range test: `lr_find.html`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def drawing(name: str, curve: Any) -> charts.Figure:
         for what, rate in curve.suggestions.items()
         if rate is not None
     ]
-    # Names on lines of their own: suggestions often lie close together.
+    # Each name is on a separate line, because suggestions often lie close together.
     for place, mark in enumerate(sorted(marks, key=lambda mark: mark["rate"])):
         mark["row"] = place
     x = alt.X("rate:Q", title="rate", scale=alt.Scale(type="log"), axis=numbers(tickCount=8))

@@ -25,7 +25,7 @@ def numbers(**other: Any) -> Any:
 
 
 def columns(order: Sequence[str]) -> int:
-    """Return the number of columns in which the legend of the categories `order` stands.
+    """Return the number of columns in the legend of the categories `order`.
 
     >>> columns(["a", "b"]), columns(["a name of twenty-one"] * 12)
     (2, 1)
@@ -45,14 +45,15 @@ def legend_height(order: Iterable[str]) -> int:
 def categories(
     field: str, order: Iterable[str], mark: Literal["line", "point"], *, legend: bool = True, limit: int = 220
 ) -> dict[str, Any]:
-    """Return the encodings of a field of categories: colours, and beyond `COLOURS` categories dashes or shapes too, so
-    that no two categories look the same.
+    """Return the encodings of a field of categories: colours, and beyond `COLOURS` categories dashes or shapes too.
+
+    No two categories then look the same.
 
     Args:
         field: the name of the field in the rows.
         order: the categories in the order of the legend.
         mark: "line" for dashes, "point" for shapes.
-        legend: whether a legend stands above the drawing; a single category never has one.
+        legend: whether to draw a legend above the drawing; a single category never has one.
         limit: the pixels after which a name in the legend is cut.
     """
     names = list(order)

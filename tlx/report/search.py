@@ -92,6 +92,7 @@ def history(document: Mapping[str, Any]) -> Figure:
 
 
 def importances(shares: Mapping[str, float]) -> Figure:
+    """Draw the importance of each path."""
     rows: Rows = [{"path": path, "share": share} for path, share in shares.items()]
     chart = (
         alt.Chart(charts.data())
@@ -170,6 +171,7 @@ def slices(document: Mapping[str, Any], paths: Sequence[str]) -> list[Figure]:
 
 
 def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
+    """Draw the value of every measured trial against one path."""
     kind = document["kinds"][path]
     rows: Rows = [
         {"trial": trial["number"] + 1, "at": trial["point"][path] if kind != "choice" else str(trial["point"][path]),

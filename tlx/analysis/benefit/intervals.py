@@ -42,7 +42,7 @@ def over_draws(ratio: Drawn, seeds: int, resamples: int = RESAMPLES) -> Ratio:
         return Ratio(value, None, None, bound)
     random = np.random.default_rng(0)
     ratios = [ratio(random.integers(0, seeds, seeds)) for _ in range(resamples)]
-    # A draw that is "at least" may be anything above, one that is "at most" anything below.
+    # The true ratio of an "at least" draw may be any higher value, of an "at most" draw any lower value.
     tops = np.sort([math.inf if kind == "at least" else sample for sample, kind in ratios])
     bottoms = np.sort([-math.inf if kind == "at most" else sample for sample, kind in ratios])
     low = bottoms[int((1 - LEVEL) / 2 * resamples)]

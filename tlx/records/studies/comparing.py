@@ -229,8 +229,8 @@ def examples(scores: Sequence[Score]) -> np.ndarray:
 
 
 def models(one: Score, other: Score) -> float | None:
-    """Compute McNemar's exact p of one pair of models; None for a metric other than classification, or for different
-    examples."""
+    """Compute McNemar's exact p of one pair of models; None if the task is no classification, or the examples
+    differ."""
     if one.correct is None or other.correct is None or unlike([one, other]):
         return None
     return significance.mcnemar(one.correct, other.correct)

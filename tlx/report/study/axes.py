@@ -14,7 +14,7 @@ from tlx.report.study.names import Columns, Unit
 PANELS = 12
 # Height in pixels of the axis below the lines of a drawing; `page.js` uses the same number.
 FOOT = 48
-# Letters that stand beside an axis.
+# Letters that fit beside an axis.
 BESIDE = 26
 PERCENT = "format(datum.value * 100, '~g')"
 

@@ -96,6 +96,7 @@ def banded(
 
 
 def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
+    """Draw the curves of one metric in one setting."""
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
     tooltip += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [
         alt.Tooltip("seeds:Q")

@@ -69,6 +69,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
 
 
 def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit: Unit) -> Any:
+    """Draw the panel of one setting."""
     y = lines_of("label", order)
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     tooltip.append(alt.Tooltip("fingerprint:N", title="run"))

@@ -75,6 +75,7 @@ def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
 
 
 def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+    """Draw the metric over one cost."""
     named, anchor = labels(table, columns), anchors(table, columns)
     drawn = [
         summary.arm.names

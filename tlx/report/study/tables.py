@@ -59,6 +59,7 @@ def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
 
 
 def note(table: Table) -> str:
+    """Return the sentence about the metric and the verdicts."""
     return how(table, names.unit(table))
 
 
@@ -84,6 +85,7 @@ def latex(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
+    """Return a Markdown table, with its title and a note."""
     heads, rows, named = lines(table)
     marks = ["---"] * named + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
     body = [[markdown_escape(text) for text in row] for row in rows]
