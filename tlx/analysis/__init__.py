@@ -1,3 +1,5 @@
-"""Questions that take several runs: does a pretrained start help, does a source hurt, what did training change, what do
-classical methods reach, which mean of runs is best. One module or package for each question.
+"""Questions that take several runs, with one module or package for each question.
+
+Does pretraining help, does a source hurt, what did training change, what do classical methods reach, which average of
+runs is best?
 """

@@ -1,4 +1,4 @@
-"""Runs blended into one model: a soup of several, WiSE-FT of one; written with what it scores and how it was chosen."""
+"""Blend runs into one model: a soup of several runs, WiSE-FT of one; written with its scores and its selection rule."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +21,22 @@ NAME = "blend.json"
 
 
 def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, recipe: Recipe | None = None) -> Any:
-    """Averages the final weights of `runs`, writes the model to the new directory `out`, and returns what is in its
-    `blend.json`: `metrics` on the validation and the test split of the first run's recipe, the `selection` rule, and
-    the `ingredients` with their validation score, each `chosen` or not.
+    """Average the final weights of `runs`, and write the model to the new directory `out`.
 
-    A `greedy` soup chooses by the validation split, never by the test split. `recipe` is that of the runs' config file,
-    where their model is a module of your own. Raises ValueError for fewer than two runs, runs of different models or
-    tasks, a run that trained on the examples that are to choose or to test; FileExistsError where `out` is not empty.
+    Args:
+        runs: two or more runs of the same model and task.
+        out: the new directory.
+        greedy: choose the ingredients by the validation split, never by the test split.
+        recipe: the recipe of the runs' config file; needed if the model is your own module.
+
+    Returns:
+        The content of `blend.json`: `metrics` on the validation and the test split of the first run's recipe, the
+        `selection` rule, and the `ingredients` with their validation score, each `chosen` or not.
+
+    Raises:
+        ValueError: There are fewer than two runs, runs of different models or tasks, or a run that trained on examples
+            that choose or test.
+        FileExistsError: `out` is not empty.
     """
     if len(runs) < 2:
         raise ValueError(f"a soup wants two runs or more, got {len(runs)}; tlx wise blends one with its beginning")
@@ -36,13 +45,13 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
 
 
 def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe | None) -> Any:
-    """Do the work of `soup` in a directory that is locked."""
+    """Run `soup` in a directory that is locked."""
     opened = [reopen(run, recipe) for run in runs]
-    for other in opened:
-        check_plain(other)
-    for other in opened[1:]:
-        check_fit(opened[0], other)
-    opened = [opened[0], *(in_order_of(opened[0], other) for other in opened[1:])]
+    for run in opened:
+        check_plain(run)
+    for run in opened[1:]:
+        check_fit(opened[0], run)
+    opened = [opened[0], *(in_order_of(opened[0], run) for run in opened[1:])]
     meter = Meter(opened[0])
     candidates = [run.after for run in opened]
 
@@ -61,18 +70,28 @@ def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe
         variables, chosen, scores = blend.soup(candidates), tuple(range(len(runs))), tuple(map(score, candidates))
         rule = "uniform: nothing was chosen"
     ingredients = [
-        {"run": str(run), "validation": sign * found, "chosen": number in chosen}
-        for number, (run, found) in enumerate(zip(runs, scores, strict=True))
+        {"run": str(run), "validation": sign * value, "chosen": number in chosen}
+        for number, (run, value) in enumerate(zip(runs, scores, strict=True))
     ]
-    told = {"kind": "soup", "selection": rule, "ingredients": ingredients, "order": list(chosen)}
-    return write(target, opened[0], variables, meter, told | {"notes": renamed(opened) + notes(opened)})
+    summary = {"kind": "soup", "selection": rule, "ingredients": ingredients, "order": list(chosen)}
+    return write(target, opened[0], variables, meter, summary | {"notes": renamed(opened) + notes(opened)})
 
 
 def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | None = None) -> Any:
-    """The point at `share` of the straight line from what a run was brought (0) to what it found (1), written to the
-    new directory `out`, with its `metrics` as in `soup`: WiSE-FT (Wortsman et al., 2022a).
+    """Interpolate between a run's initial and fine-tuned weights: WiSE-FT (Wortsman et al., 2022a).
 
-    Raises ValueError for a share outside [0, 1], FileExistsError where `out` is not empty.
+    Args:
+        run: the run.
+        share: interpolation weight: 0 = initial (pretrained) weights, 1 = fine-tuned weights.
+        out: the new directory of the model.
+        recipe: the recipe of the run's config file; needed if the model is your own module.
+
+    Returns:
+        The content of `blend.json`, with `metrics` as in `soup`.
+
+    Raises:
+        ValueError: The share lies outside [0, 1].
+        FileExistsError: `out` is not empty.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}; 0 is what the run was brought, 1 what it found")
@@ -81,7 +100,7 @@ def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | Non
 
 
 def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) -> Any:
-    """Do the work of `wise` in a directory that is locked."""
+    """Run `wise` in a directory that is locked."""
     opened = reopen(run, recipe)
     check_plain(opened)
     meter, rule = Meter(opened), f"none: share {share:g} was given"
@@ -89,16 +108,18 @@ def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) ->
         name: meter(variables, "validation").metrics(meter.task)[meter.task.primary]
         for name, variables in (("before", opened.before), ("after", opened.after))
     }
-    told = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}
+    summary = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}
     fresh = [path for path in opened.new if opened.ready.manifest.entries]
-    warned = [f"{len(fresh)} leaves were drawn and not brought ({fresh[0]}, ...)"] if fresh else []
-    warned += [] if opened.ready.manifest.entries else ["nothing was brought: share 0 is the initial draw"]
-    return write(target, opened, blend.interpolate(opened.before, opened.after, share), meter, told | {"notes": warned})
+    messages = [f"{len(fresh)} leaves were drawn and not brought ({fresh[0]}, ...)"] if fresh else []
+    messages += [] if opened.ready.manifest.entries else ["nothing was brought: share 0 is the initial draw"]
+    return write(
+        target, opened, blend.interpolate(opened.before, opened.after, share), meter, summary | {"notes": messages}
+    )
 
 
 @contextmanager
 def empty(out: str | Path) -> Iterator[Path]:
-    """Hold the lock of a directory in which nothing is yet; FileExistsError where something is."""
+    """Lock a directory that must be empty; raise FileExistsError if it is not."""
     target = Path(out)
     with writing(target, keep=False):
         if not vacant(target):
@@ -107,7 +128,8 @@ def empty(out: str | Path) -> Iterator[Path]:
 
 
 def check_plain(opened: Reopened) -> None:
-    """ValueError for a model that keeps what a tuning added: a blend is written as plain weights."""
+    """Raise ValueError for a model that keeps leaves added by its tuning, because a blend is written as plain
+    weights."""
     declared = flatten(opened.ready.model.params)
     if added := [path for path in flatten(opened.after.params) if path not in declared]:
         raise ValueError(
@@ -117,8 +139,10 @@ def check_plain(opened: Reopened) -> None:
 
 
 def check_fit(first: Reopened, other: Reopened) -> None:
-    """ValueError, before anything compiles, for runs of different models or answers, and for one that trained on what
-    the first one's recipe holds out."""
+    """Raise ValueError, before anything compiles, if the runs cannot be blended.
+
+    Reasons are different models or classes, or a run that trained on examples that the first run's recipe holds out.
+    """
     try:
         blend.check_alike([first.after, other.after])
     except ValueError as error:
@@ -130,40 +154,41 @@ def check_fit(first: Reopened, other: Reopened) -> None:
         if left != right and not (what == "answers" and match(right, left).take):
             raise ValueError(f"{first.folder} and {other.folder} are of different {what}: {left} and {right}")
     held_out = (first.splits.validation, first.splits.test)
-    for held, trained in product(held_out, other.splits.streams.values()):
-        if (held.name, held.split) != (trained.name, trained.split):
+    for examples, trained in product(held_out, other.splits.streams.values()):
+        if (examples.name, examples.split) != (trained.name, trained.split):
             continue
-        if shared := len(np.intersect1d(held.rows, trained.rows)):
+        if shared := len(np.intersect1d(examples.rows, trained.rows)):
             raise ValueError(
-                f"{other.folder} trained on {shared} of the {len(held)} examples that {first.folder} holds out; "
+                f"{other.folder} trained on {shared} of the {len(examples)} examples that {first.folder} holds out; "
                 "nothing measured on them would hold"
             )
 
 
 def in_order_of(first: Reopened, other: Reopened) -> Reopened:
-    """The other run with its classes in the order of the first run's; ValueError if tlx cannot reorder them."""
+    """Return the other run with its classes in the order of the first run's; raise ValueError if tlx cannot reorder
+    them."""
     names = first.ready.task.names
     return other._replace(pretrained=reorder(other.pretrained, names)) if names else other
 
 
 def renamed(opened: Sequence[Reopened]) -> list[str]:
-    """A note for each run whose class names are not those of the first run in the same order."""
-    found, ours = [], opened[0].ready.task.names
-    for other in opened[1:]:
-        theirs = other.ready.task.names
-        how = match(theirs, ours)
-        if how.moves:
-            found.append(f"the head of {other.folder} was reordered by class name: {shown(theirs)} to {shown(ours)}")
-        elif how.by_position:
-            found.append(
-                f"the head of {other.folder} was kept by position: its classes {shown(theirs)} cannot be compared with "
-                f"{shown(ours)}"
+    """Return a note for each run whose class names differ from those of the first run, or have another order."""
+    messages, names = [], opened[0].ready.task.names
+    for run in opened[1:]:
+        others = run.ready.task.names
+        order = match(others, names)
+        if order.moves:
+            messages.append(f"the head of {run.folder} was reordered by class name: {shown(others)} to {shown(names)}")
+        elif order.by_position:
+            messages.append(
+                f"the head of {run.folder} was kept by position: its classes {shown(others)} cannot be compared with "
+                f"{shown(names)}"
             )
-    return found
+    return messages
 
 
 def notes(opened: Sequence[Reopened]) -> list[str]:
-    """What stands against taking the average: ingredients that did not begin in one place."""
+    """Return a note if the average is questionable: the ingredients did not begin with the same weights."""
     starts = {str(run.ready.recipe.weights) for run in opened}
     seeds = {run.ready.recipe.seed for run in opened}
     if len(starts) > 1:
@@ -176,7 +201,7 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
 
 
 def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, told: dict[str, Any]) -> dict[str, Any]:
-    """The model and its `blend.json`; what that holds."""
+    """Write the model and its `blend.json`, and return the content of that file."""
     metrics = {
         f"{split}/{name}": value
         for split in ("validation", "test")

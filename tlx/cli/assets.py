@@ -80,7 +80,7 @@ def assets_fetch(names: tuple[str, ...]) -> None:
     from tlx.assets import fetch
 
     for name in names or ("minilm-l6", "vader"):
-        click.echo(f"{name}: {fetch(name, progress=lambda told: click.echo(told, err=True))}")
+        click.echo(f"{name}: {fetch(name, progress=lambda message: click.echo(message, err=True))}")
 
 
 @main.command()

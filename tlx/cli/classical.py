@@ -33,7 +33,7 @@ def classical(
     out = out or f"runs/classical-{Path(config).stem}"
     chosen = None if methods is None else [name.strip() for name in methods.split(",")]
     document = compare(
-        recipe, out, methods=chosen, seeds=seeds, say=None if quiet else lambda told: click.echo(told, err=True)
+        recipe, out, methods=chosen, seeds=seeds, say=None if quiet else lambda message: click.echo(message, err=True)
     )
     tell(document)
     click.echo(Path(out) / DOCUMENT)

@@ -45,11 +45,11 @@ class Commands(click.Group):
             with warnings.catch_warnings():
                 # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
                 warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-                told = warnings.showwarning
+                show = warnings.showwarning
                 warnings.showwarning = lambda message, kind, *place: (
                     click.echo(f"tlx: warning: {message}", err=True)
                     if issubclass(kind, DamagedWarning)
-                    else told(message, kind, *place)
+                    else show(message, kind, *place)
                 )
                 return super().invoke(context)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
@@ -116,17 +116,17 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
     sys.modules[loader.name] = module
     with beside(file), located(file, what):
         loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         from tlx.trees import near_miss
 
-        functions = [other for other, value in vars(module).items() if isinstance(value, FunctionType)]
+        functions = [attribute for attribute, value in vars(module).items() if isinstance(value, FunctionType)]
         near = near_miss(name, functions) if functions else ""
         raise NoFunction(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
 
     def call() -> Any:
         with beside(file), located(file, what):
-            return found()
+            return function()
 
     return call
 
@@ -138,13 +138,13 @@ def beside(file: Path) -> Iterator[None]:
     Only while that file runs, and after everything that is installed: a data set that is read later finds nothing.
     """
     place = str(file.resolve().parent)
-    known = place in sys.path
-    if not known:
+    present = place in sys.path
+    if not present:
         sys.path.append(place)
     try:
         yield
     finally:
-        if not known and place in sys.path:
+        if not present and place in sys.path:
             sys.path.remove(place)
 
 

@@ -76,8 +76,8 @@ def negative_transfer(
     _, recipe = load_recipe(config, changes)
     if target:
         # At once, for the new target may be the config's own source.
-        given = {"target": target, **({"source": sources[0]} if sources else {})}
-        recipe = configs.replace(recipe, data=configs.replace(recipe.data, **given))
+        changed = {"target": target, **({"source": sources[0]} if sources else {})}
+        recipe = configs.replace(recipe, data=configs.replace(recipe.data, **changed))
     out = out or f"runs/negative-{Path(config).stem}"
     study = negative_study(
         recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest

@@ -88,8 +88,8 @@ def show(config: str, changes: tuple[str, ...]) -> None:
         )
         for row in describe.rows(ready, number):
             shape = "x".join(map(str, row.shape))
-            told = (f"{row.rate:.3g}", f"{row.decay:g}", "yes") if row.trainable else ("-", "-", "no")
-            table.add_row(row.path, shape, row.group, *told)
+            texts = (f"{row.rate:.3g}", f"{row.decay:g}", "yes") if row.trainable else ("-", "-", "no")
+            table.add_row(row.path, shape, row.group, *texts)
         console.print(table)
         totals = describe.totals(ready, number)
         console.print(
@@ -137,8 +137,8 @@ def lr_find(
     table = Table("group", "recommended", *curves[0].suggestions, "steps")
     for curve in curves:
         rates = (curve.recommended, *curve.suggestions.values())
-        told = (f"{rate:.2e}" if rate is not None else "-" for rate in rates)
-        table.add_row(curve.group, *told, str(len(curve.rates)))
+        texts = (f"{rate:.2e}" if rate is not None else "-" for rate in rates)
+        table.add_row(curve.group, *texts, str(len(curve.rates)))
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
     for curve in curves:
         rate, where = curve.recommended, "" if len(curves) == 1 else f"{curve.group}: "
@@ -159,15 +159,15 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
     from tlx.predict import predict as answer
     from tlx.predict import read_examples
 
-    given = read_examples(examples)
+    inputs = read_examples(examples)
     recipe = given_recipe(config)
     model = recipe.model if recipe else None
     task, processor = (recipe.task, recipe.data.processor) if recipe else (None, None)
-    for example, told in zip(given, answer(source, given, model, processor, task), strict=True):
+    for example, output in zip(inputs, answer(source, inputs, model, processor, task), strict=True):
         if as_json:
-            click.echo(json.dumps({"example": example, "answer": told}))
+            click.echo(json.dumps({"example": example, "answer": output}))
         else:
-            click.echo(f"{answer_words(told)}  | {example}")
+            click.echo(f"{answer_words(output)}  | {example}")
 
 
 def answer_words(answer: Any) -> str:

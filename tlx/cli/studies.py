@@ -71,9 +71,9 @@ def study(
 
         click.echo(markdown(out))
         return
-    given = load_study(file, changes)
+    plan = load_study(file, changes)
     if status:
-        tell_status(given, out)
+        tell_status(plan, out)
         return
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--most", str(most)] if most != 64 else []
@@ -83,20 +83,20 @@ def study(
         if worker is not None:
             from tlx.study.work import work
 
-            work(given, Path(out), worker, share=jobs, most=most, employed=True, mesh=shared)
+            work(plan, Path(out), worker, share=jobs, most=most, employed=True, mesh=shared)
             return
         from tlx.study import run_study
 
         command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
-        found = run_study(
-            given, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
+        records = run_study(
+            plan, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
             worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared,
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
             click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
-    tell_end(found, command, quiet)
+    tell_end(records, command, quiet)
 
 
 def tell_end(found: Any, command: str, quiet: bool) -> None:
@@ -134,17 +134,19 @@ def tell_status(given: Any, out: str) -> None:
     if not studies.is_study(out):
         click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} is not begun")
         return
-    found = studies.read(out)
-    click.echo(f"{found.name}: {found.question}")
-    click.echo(f"{len(found.cells)} cells in {out}: " + ", ".join(f"{n} {state}" for state, n in found.counts.items()))
-    table = Table("state", *found.columns, "seconds", found.metric)
-    for cell in found.cells:
-        names = ["-" if cell.names[column] is None else str(cell.names[column]) for column in found.columns]
+    records = studies.read(out)
+    click.echo(f"{records.name}: {records.question}")
+    click.echo(
+        f"{len(records.cells)} cells in {out}: " + ", ".join(f"{n} {state}" for state, n in records.counts.items())
+    )
+    table = Table("state", *records.columns, "seconds", records.metric)
+    for cell in records.cells:
+        names = ["-" if cell.names[column] is None else str(cell.names[column]) for column in records.columns]
         seconds = f"{spent(cell.result):.1f}" if cell.result else "-"
-        value = cell.metrics.get(found.metric)
-        what = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
-        table.add_row(cell.stands, *names, seconds, what)
+        value = cell.metrics.get(records.metric)
+        outcome = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
+        table.add_row(cell.stands, *names, seconds, outcome)
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
-    listed = {cell.fingerprint for cell in found.cells}
+    listed = {cell.fingerprint for cell in records.cells}
     if new := given.by_fingerprint.keys() - listed:
         click.echo(f"{len(new)} cells of the study as it is now are not in {out} yet")

@@ -69,28 +69,30 @@ def tune(
     space = function_of(file, "space", "space")()
     out = out or f"runs/tune-{Path(config).stem}"
     base = ["tlx", "run", file_word(config), *set_words(changes)]
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
         "together": together,
     }  # fmt: skip
-    words = [word for name, value in how.items() if value is not None for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     again = [*base[2:], "--space", file, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
-        found = search(
+        results = search(
             recipe, space, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
-            quiet=quiet, mesh=mesh_of(mesh), **how,
+            quiet=quiet, mesh=mesh_of(mesh), **options,
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:
             click.echo(f"\nstopped; go on with: {command_of('tune', *again, *ending)}", err=True)
         sys.exit(130)
-    if found.best is None:
-        reason = next((one.error for one in found.trials if one.error), "none has finished")
+    if results.best is None:
+        reason = next((trial.error for trial in results.trials if trial.error), "none has finished")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")
-    told = f"{found.asked.document['metric']} {found.best.value:.4f} (selection: best of {len(found.trials)} trials)"
-    click.echo(f"{told}\n{found.command(shlex.join(base))}")
+    summary = (
+        f"{results.asked.document['metric']} {results.best.value:.4f} (selection: best of {len(results.trials)} trials)"
+    )
+    click.echo(f"{summary}\n{results.command(shlex.join(base))}")
     for name in ("tune.json", "report.html"):
         if (Path(out) / name).is_file():
             click.echo(Path(out) / name)

@@ -60,12 +60,12 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
     """Average the final weights of several RUNs of one model (Wortsman et al., 2022)."""
     from tlx.analysis.soups import soup as cook
 
-    found = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
-    name = found["primary"]
-    for item in found["ingredients"]:
-        kept = "in" if item["chosen"] else "left out"
-        click.echo(f"{item['run']}: validation {name} {item['validation']:.4f}, {kept}")
-    blended(found, out)
+    document = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
+    name = document["primary"]
+    for item in document["ingredients"]:
+        status = "in" if item["chosen"] else "left out"
+        click.echo(f"{item['run']}: validation {name} {item['validation']:.4f}, {status}")
+    blended(document, out)
 
 
 @main.command()
@@ -82,10 +82,10 @@ def wise(source: str, share: float, out: str, config: str | None) -> None:
     """Interpolate between the initial and the fine-tuned weights of RUN (WiSE-FT, Wortsman et al., 2022)."""
     from tlx.analysis.soups import wise as interpolate
 
-    found = interpolate(source, share, out, recipe=given_recipe(config))
-    for end, measured in found["ends"].items():
-        click.echo(f"{end}: validation {found['primary']} {measured:.4f}")
-    blended(found, out)
+    document = interpolate(source, share, out, recipe=given_recipe(config))
+    for end, value in document["ends"].items():
+        click.echo(f"{end}: validation {document['primary']} {value:.4f}")
+    blended(document, out)
 
 
 def blended(found: dict[str, Any], out: str) -> None:

@@ -1,4 +1,4 @@
-"""The records of a run while it trains: one JSON line for each metric, TensorBoard events, a progress bar."""
+"""Write the records of a run while it trains: one JSON line per metric value, TensorBoard events, a progress bar."""
 
 import json
 import os
@@ -21,7 +21,7 @@ LINES = 256
 
 
 def json_text(document: Any) -> str:
-    """The text of a JSON file, as `write_json` writes it."""
+    """Return the text of a JSON file, as `write_json` writes it."""
     return json.dumps(document, indent=2, default=plain) + "\n"
 
 
@@ -38,31 +38,31 @@ def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a line that a killed run left half written is left out."""
+    """Return the lines of `metrics.jsonl`, without a last line that a killed run left half written."""
     digests.verify(folder, METRICS)
     return read_lines(folder / METRICS, METRIC, remedy=RERUN)
 
 
 class Records:
-    """Write the records of a run in `folder` from `step` on. Lines beyond `step` are removed: the run takes those steps
-    again. Without `events` nothing is written for TensorBoard.
+    """Write the records of a run in `folder` from `step` on.
 
-    Everything is written by the calling thread, so a full disk is an error here and no queue can block.
+    Lines beyond `step` are removed, because the run repeats those steps. Without `events`, no TensorBoard files are
+    written. The calling thread writes everything, so a full disk raises an error here and no queue can block.
     """
 
     def __init__(self, folder: Path, step: int = 0, events: bool = True):
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        lines = [line for line in read_metrics(folder) if line["step"] <= step]
         self.path = folder / METRICS
-        write_whole(self.path, [(json.dumps(line) + "\n").encode() for line in kept])
+        write_whole(self.path, [(json.dumps(line) + "\n").encode() for line in lines])
         self.lines: list[str] = []
         self.stream = self.path.open("ab", buffering=0)
         self.events = Events(folder / "tensorboard", step) if events else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Note one line for each metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch).
+        """Add one line for each metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch).
 
         Raises:
-          OSError: the disk does not take the lines.
+            OSError: The lines cannot be written to the disk.
         """
         now = round(time.time(), 3)
         for name, value in values.items():
@@ -75,7 +75,7 @@ class Records:
             self.flush()
 
     def flush(self, sync: bool = False) -> None:
-        """Write what was noted to the files; with `sync` the lines are on the disk when this returns."""
+        """Write the buffered lines to the files; with `sync` the lines are on the disk when this returns."""
         lines, self.lines = self.lines, []
         write_all_of(self.stream.fileno(), "".join(lines).encode())
         if sync:
@@ -84,7 +84,7 @@ class Records:
             self.events.flush()
 
     def close(self) -> None:
-        """Write what was noted, and close the files even where the disk is full."""
+        """Write the buffered lines, and close the files even if the disk is full."""
         if self.stream.closed:
             return
         try:
@@ -96,31 +96,35 @@ class Records:
 
 
 class Events:
-    """Write scalars for TensorBoard. tensorboardX's own `SummaryWriter` has a thread that dies on a full disk, and a
-    queue that then blocks for ever; this encodes with tensorboardX and writes in the calling thread."""
+    """Write scalars for TensorBoard.
+
+    The `SummaryWriter` of tensorboardX has a thread that dies on a full disk, and then a queue that blocks forever.
+    This class encodes with tensorboardX and writes in the calling thread.
+    """
 
     def __init__(self, folder: Path, step: int):
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        taken = sum(path.name.startswith(name) for path in folder.iterdir())
+        count = sum(path.name.startswith(name) for path in folder.iterdir())
         self.waiting: list[bytes] = []
-        self.stream = (folder / (f"{name}.{taken}" if taken else name)).open("xb", buffering=0)
+        self.stream = (folder / (f"{name}.{count}" if count else name)).open("xb", buffering=0)
         self._note(Event(wall_time=time.time(), file_version="brain.Event:2"))
         # TensorBoard drops the events of an earlier attempt beyond the step from which this one continues.
         start = SessionLog(status=SessionLog.START)
         self._note(Event(wall_time=time.time(), session_log=start, step=step + 1))
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Note one scalar."""
+        """Add one scalar."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         self._note(Event(wall_time=time.time(), summary=scalar(name, value), step=step))
 
     def _note(self, event: Any) -> None:
-        """Encode an event as a TFRecord: length, masked checksum of the length, content, masked checksum of it."""
+        """Encode an event as a TFRecord: length, masked checksum of the length, content, masked checksum of the
+        content."""
         from tensorboardX.record_writer import masked_crc32c
 
         content = event.SerializeToString()
@@ -129,7 +133,7 @@ class Events:
         self.waiting += [length, checksums[0], content, checksums[1]]
 
     def flush(self) -> None:
-        """Write what was noted to the file."""
+        """Write the buffered events to the file."""
         waiting, self.waiting = self.waiting, []
         write_all_of(self.stream.fileno(), b"".join(waiting))
 
@@ -139,7 +143,7 @@ class Events:
 
 
 class NoRecords:
-    """The records of a run that must not be written to: each method does nothing."""
+    """Records of a run that must not be written: each method does nothing."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -149,7 +153,10 @@ class NoRecords:
 
 
 class Bar:
-    """A bar on a terminal, told lines alone elsewhere: `word` is what it counts, `remaining` shows rich's own guess."""
+    """Show a progress bar on a terminal, and print lines elsewhere.
+
+    `word` names the counted unit. `remaining` shows rich's estimate of the remaining time.
+    """
 
     def __init__(self, word: str, total: int, done: int, quiet: bool, remaining: bool = False):
         self.quiet, self.bar = quiet, None
@@ -174,7 +181,7 @@ class Bar:
             self.bar.update(self.task, completed=done, told=told)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays above the bar."""
         if self.bar is not None:
             self.bar.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
@@ -193,7 +200,7 @@ class Bar:
 
 
 class Progress(Bar):
-    """The steps of a run, with loss, rate, examples a second and time left; off a terminal a line an evaluation."""
+    """Show the steps of a run, with loss, rate, examples per second and remaining time."""
 
     def __init__(self, total: int, done: int, batch: int, quiet: bool):
         super().__init__("step", total, done, quiet, remaining=True)
@@ -201,6 +208,7 @@ class Progress(Bar):
         self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
 
     def step(self, step: int, loss: float, rate: float) -> None:
+        """Show a step, at most ten times per second."""
         now = time.perf_counter()
         if self.bar is None or now - self.drawn < 0.1:
             return

@@ -1,13 +1,13 @@
-"""Versions of recipe.json: which one a file has, and how an older one is read.
+"""Read the version of recipe.json, and convert older versions.
 
-| schema | what it says |
+| schema | contents |
 | --- | --- |
 | 1 | no `schema`; a user's class by its bare name alone; every field of a user's class counts in the fingerprint |
 | 2 | `schema`; `class` (`module:Class`) beside the `kind` of a user's class; `classes`, the files of these; |
 | | in the fingerprint a field at its default counts only if schema 1 always wrote it |
 
-A migration takes the document of one version and returns that of the next. It keeps `fingerprint`, which names the run
-in all its files, and the version of the rule by which it was made (`fingerprint_schema`).
+A migration takes the document of one version and returns the document of the next version. It keeps `fingerprint`,
+which names the run in all its files, and the version of the rule that computed it (`fingerprint_schema`).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 def from_1(document: Document) -> Document:
-    """Nothing in the file has another place; the fingerprint stays that of schema 1."""
+    """Return the document of schema 2. No entry moves, and the fingerprint stays the one of schema 1."""
     return document | {"schema": 2, "classes": {}, "fingerprint_schema": 1}
 
 
@@ -32,7 +32,7 @@ def schema_of(document: Mapping[str, Any], path: Path) -> int:
     """Return the version of a recipe.json.
 
     Raises:
-        ValueError: The version is no whole number from 1, or newer than this tlx reads.
+        ValueError: The version is no whole number from 1, or newer than this tlx can read.
     """
     schema = document.get("schema", OLDEST)
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < OLDEST:
@@ -51,7 +51,7 @@ def migrated(document: Document, path: Path) -> Document:
     """Return the document of a recipe.json in the newest version.
 
     Raises:
-        ValueError: as `schema_of` does.
+        ValueError: See `schema_of`.
     """
     schema = schema_of(document, path)
     document = {name: value for name, value in document.items() if name != "fingerprint_schema"}
@@ -61,5 +61,5 @@ def migrated(document: Document, path: Path) -> Document:
 
 
 def rule_of(document: Mapping[str, Any]) -> int:
-    """Return the version of the rule by which a migrated document's fingerprint was made."""
+    """Return the version of the rule that computed the fingerprint of a migrated document."""
     return int(document.get("fingerprint_schema", document["schema"]))

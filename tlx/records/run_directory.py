@@ -1,14 +1,14 @@
-"""The folder of one run: whose it is, and what lies where in it.
+"""The folder of one run: which recipe it belongs to, and which files it contains.
 
 `recipe.json` (the recipe, its fingerprint, and the version of the file, see `tlx.records.migrations`), `metrics.jsonl`,
 `tensorboard/`, `checkpoints/`, and, once finished, `result.json`, `predictions/`, `mistakes.json`, `parameters.json`,
-`weights.json`, `environment.json`, `model/`, `report.html`, and `files.json`, the sha256 of what is read again (see
-`tlx.files.documents.digests`); where the tuning inserted leaves, `adapter/`; `moved.json` once that was measured. A
-study's cell has `learned.safetensors`, what moved in it, in the place of the model and of what its page shows (see
-`reopen.rebuild`).
+`weights.json`, `environment.json`, `model/`, `report.html`, and `files.json`, the sha256 of the files that are read
+again (see `tlx.files.documents.digests`). `adapter/` exists if the tuning inserted leaves. `moved.json` exists once
+`tlx.analysis.changes` has run. A study's cell has `learned.safetensors` (the weights that changed) in place of the
+model and of the files that only the page needs (see `reopen.rebuild`).
 
-`.lock` is held while something is written there (see `tlx.files.locks`); `tlx.files.run_files` knows every name in it,
-which files belong to one run, and deletes those and no others.
+`.lock` is locked while files are written (see `tlx.files.locks`). `tlx.files.run_files` lists every file name, knows
+which files belong to one run, and deletes only those.
 """
 
 import io
@@ -52,10 +52,11 @@ PACKAGES = (
 
 
 def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:
-    """Whether the recipe's run in `folder` has finished already and is to be kept. Changes nothing.
+    """Return whether `folder` contains the finished run of this recipe, to be kept. Changes nothing.
 
-    Raises FileExistsError where the folder cannot be the recipe's own: it holds another recipe's run, or this one's
-    and neither `resume` nor `overwrite` was asked for, or files that are no run's.
+    Raises:
+        FileExistsError: The folder cannot be used for this recipe: it contains another recipe's run, or this recipe's
+            run without `resume` or `overwrite`, or files that belong to no run.
     """
     fingerprint = config.fingerprint(recipe)
     if folder.exists() and not folder.is_dir():
@@ -78,27 +79,28 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
 
 
 def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
-    """Return why the run of `recipe.json` is not that of the recipe: another recipe, or the same with other code."""
-    held, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
+    """Return why the run of `recipe.json` is not the recipe's run: another recipe, or the same recipe with other
+    code."""
+    recorded, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
     schema = migrations.rule_of(document)
     bare = config.fingerprint(recipe, with_sources=False, schema=schema)
-    if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == held:
+    if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == recorded:
         return (
             f"holds this recipe's run with a fingerprint of schema {schema}, and this tlx makes those of schema "
             f"{config.SCHEMA}; {end}"
         )
-    if config.sources(recipe) and bare in (held, document.get("without_sources")):
+    if config.sources(recipe) and bare in (recorded, document.get("without_sources")):
         if "sources" not in document:
             return f"holds this recipe's run by an earlier version of tlx, which did not record its source code; {end}"
         changed = stale(folder) or sorted(Path(path.partition(code.MARK)[0]).name for path in config.sources(recipe))
         return f"holds this recipe's run, which is stale: {', '.join(dict.fromkeys(changed))} changed since; {end}"
-    return f"holds another recipe's run (fingerprint {held}, this one's is {fingerprint}); {end}"
+    return f"holds another recipe's run (fingerprint {recorded}, this one's is {fingerprint}); {end}"
 
 
 def stale(folder: Path) -> list[str]:
-    """Return the source files that changed since the run in `folder` began: its numbers are of other code.
+    """Return the source files that changed since the run in `folder` began: its numbers belong to the earlier code.
 
-    Files that are no longer there are left out, so that a run can be read where its code is not.
+    Files that no longer exist are left out, so that a run can be read without its source code.
     """
     try:
         document = read_json(folder / RECIPE, remedy=RERUN)
@@ -109,12 +111,12 @@ def stale(folder: Path) -> list[str]:
 
 
 def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
-    """Makes `folder` the recipe's own, where `finished` has let it pass; `overwrite` deletes an earlier run there,
-    never anything else."""
+    """Assign `folder` to the recipe, after `finished` accepted it. `overwrite` deletes an earlier run there, and
+    nothing else."""
     if (folder / RECIPE).is_file():
         if not overwrite:
             return
-        # The recipe is replaced last: a process killed in between leaves an unfinished run, not a folder of nobody's.
+        # The recipe is replaced last: a process killed in between leaves an unfinished run, not an unknown folder.
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
@@ -130,7 +132,7 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
 
 
 def _from(source: str, folder: Path) -> str:
-    """Return a source's path from the run's folder, so that both may be moved together."""
+    """Return the path of a source file relative to the run's folder, so that both can move together."""
     path, mark, name = source.partition(code.MARK)
     if not os.path.isabs(path):
         return source
@@ -144,13 +146,13 @@ def read(folder: Path, name: str = RESULT) -> Any:
     """Return a JSON file of a run.
 
     Raises:
-        FileNotFoundError: The folder holds no such file.
-        ValueError: The file is of another run than the folder's other files, or of a newer version of tlx.
+        FileNotFoundError: The folder contains no such file.
+        ValueError: The file belongs to another run than the folder's other files, or to a newer version of tlx.
     """
     path = Path(folder) / name
     if not path.is_file():
-        held = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
-        raise FileNotFoundError(f"{folder} holds {held}: there is no {name}")
+        contents = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
+        raise FileNotFoundError(f"{folder} holds {contents}: there is no {name}")
     run_files.check_file(Path(folder), name)
     document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
     if name == RECIPE:
@@ -161,8 +163,11 @@ def read(folder: Path, name: str = RESULT) -> Any:
 
 
 class Predictions(NamedTuple):
-    """The scores of every example of one split: arrays [N, ...] by name as the task's `score` names them, and `indices`
-    [N], the places of the examples in the split. `finite` says whether all logits were finite numbers."""
+    """Scores of every example of one split.
+
+    `scores` are arrays [N, ...] by name, as the task's `score` names them. `indices` [N] are the positions of the
+    examples in the split. `finite` says whether all logits were finite numbers.
+    """
 
     scores: dict[str, np.ndarray]
     indices: np.ndarray
@@ -182,14 +187,15 @@ class Predictions(NamedTuple):
         return {name: float(value) for name, value in metrics.items()}
 
     def rows(self, places: np.ndarray) -> "Predictions":
-        """Return the examples at these places."""
+        """Return the examples at these positions."""
         return Predictions(
             {name: array[places] for name, array in self.scores.items()}, self.indices[places], self.finite
         )
 
 
 def write_predictions(folder: Path, split: str, predictions: Predictions) -> None:
-    """Write the scores of a split as an npz file. It is made in memory: numpy leaves an open archive on a full disk."""
+    """Write the scores of a split as an npz file. It is built in memory, because numpy leaves an open archive on a
+    full disk."""
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, indices=predictions.indices, **predictions.scores)
     (folder / "predictions").mkdir(exist_ok=True)
@@ -197,12 +203,12 @@ def write_predictions(folder: Path, split: str, predictions: Predictions) -> Non
 
 
 def predictions_file(split: str) -> str:
-    """The file of the scores of a split: `validation`, `test`, or a further test set by its name."""
+    """Return the file name of the scores of a split: `validation`, `test`, or the name of another test set."""
     return f"predictions/{split if split in ('validation', 'test') else f'test-{split}'}.npz"
 
 
 def read_predictions(folder: Path, split: str) -> Predictions | None:
-    """Read the scores of every example of a split; None where none were kept."""
+    """Return the scores of every example of a split; None if the run kept none."""
     path = Path(folder) / predictions_file(split)
     if not path.is_file():
         return None
@@ -215,7 +221,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and machine, for the page and for whoever repeats the run."""
+    """Return versions, devices and machine, for the page and for repeating the run."""
     import jax
 
     versions = {}

@@ -1,8 +1,8 @@
-"""The pages: what a run left behind, read back from its raw records and drawn into one file that needs no network.
+"""Write report pages: read the raw records of a run or a study, and draw them into one file that needs no network.
 
-`reading` is the raw records, `intervals` what they leave uncertain, `charts` and `figures` the drawings, `page` the
-frame (libraries, style, security policy, downloads), `words` how numbers are written, `run` the page of one run,
-`study/` that of a study.
+`reading` reads the raw records, `intervals` computes their uncertainty, `charts` and `figures` draw, `page` is the
+frame (libraries, style, security policy, downloads), `words` formats numbers, `run` is the page of one run, `study/`
+the page of a study.
 """
 
 from contextlib import nullcontext
@@ -14,14 +14,16 @@ NEEDED = ("altair", "vl_convert", "jinja2", "scipy")
 
 
 def available() -> bool:
-    """Whether what draws the pages is installed: the extra `tlx[report]`. Imports none of it."""
+    """Return whether the packages of the extra `tlx[report]` are installed. Imports none of them."""
     return all(find_spec(name) is not None for name in NEEDED)
 
 
 def write(folder: str | Path, metric: str | None = None) -> Path:
-    """Writes `report.html` into the folder of a finished run or into a study's directory, and returns its path.
+    """Write `report.html` into the folder of a finished run or into a study's directory, and return its path.
 
-    Raises FileNotFoundError for a folder that is neither.
+    Raises:
+        FileNotFoundError: The folder contains neither a run nor a study.
+        ValueError: `metric` is given for a run.
     """
     path = Path(folder)
     if holds_study(path):
@@ -32,7 +34,11 @@ def write(folder: str | Path, metric: str | None = None) -> Path:
 
 
 def holds_study(path: Path) -> bool:
-    """Whether the folder is a study's, not a run's; FileNotFoundError where it is neither."""
+    """Return whether the folder is a study's, not a run's.
+
+    Raises:
+        FileNotFoundError: It is neither.
+    """
     from tlx.records import run_directory as runs
     from tlx.records import studies
 
@@ -44,10 +50,15 @@ def holds_study(path: Path) -> bool:
 
 
 def write_run(folder: str | Path, task: Any = None) -> Path:
-    """Writes `report.html` into the folder of a finished run, from the records there alone, and returns its path.
-    `task` is as in `tlx.report.run.write`.
+    """Write `report.html` into the folder of a finished run, from the records there alone, and return its path.
 
-    Raises FileNotFoundError for a folder without a finished run, ImportError where the extra is missing.
+    Args:
+        folder: the folder of the run.
+        task: as in `tlx.report.run.write`.
+
+    Raises:
+        FileNotFoundError: The folder contains no finished run.
+        ImportError: The extra is missing.
     """
     needs()
     from tlx.files.locks import writing
@@ -59,11 +70,16 @@ def write_run(folder: str | Path, task: Any = None) -> Path:
 
 
 def write_study(folder: str | Path, metric: str | None = None) -> Path:
-    """Writes `report.html` into a study's directory, from the records of its runs alone, and returns its path. `metric`
-    is compared in the place of the study's own.
+    """Write `report.html` into a study's directory, from the records of its runs alone, and return its path.
 
-    Raises FileNotFoundError where there is no study, ValueError where nothing can be compared (no finished cell, an
-    unknown metric or baseline), ImportError where the extra is missing.
+    Args:
+        folder: the study's directory.
+        metric: the metric to compare, in place of the study's own.
+
+    Raises:
+        FileNotFoundError: There is no study.
+        ValueError: Nothing can be compared (no finished cell, an unknown metric or baseline).
+        ImportError: The extra is missing.
     """
     needs()
     from tlx.report import study
@@ -72,7 +88,7 @@ def write_study(folder: str | Path, metric: str | None = None) -> Path:
 
 
 def table(folder: str | Path, form: str, metric: str | None = None) -> str:
-    """The comparison of a study's arms as "latex" or "markdown". Raises as `write_study`."""
+    """Return the comparison of a study's arms as "latex" or "markdown". Raises the errors of `write_study`."""
     needs()
     if not holds_study(Path(folder)):
         raise ValueError(f"{folder} holds a run; a table compares the arms of a study")
@@ -83,6 +99,7 @@ def table(folder: str | Path, form: str, metric: str | None = None) -> str:
 
 
 def needs() -> None:
+    """Raise ImportError if the extra is missing."""
     if not available():
         lacking = ", ".join(name for name in NEEDED if find_spec(name) is None)
         raise ImportError(f"a page needs {lacking}: pip install 'tlx[report]'")

@@ -1,4 +1,4 @@
-"""The card of what transfer bought, on one page. Drawn from the document `benefit.json` alone."""
+"""Draw the card of the benefit of transfer on one page, from the document `benefit.json` alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ BOUNDS = {"": "", "at least": "≥ ", "at most": "≤ "}
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the card (see `tlx.analysis.benefit`) into one file."""
+    """Draw the card (see `tlx.analysis.benefit`) into one file."""
     return page.write(path, draw(document))
 
 
 def draw(document: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     share = known(document["metric"], document.get("declared")).points
     final = document["measures"][0]
     return page.render(
@@ -33,7 +33,7 @@ def draw(document: Mapping[str, Any]) -> str:
         share=share,
         final=final,
         headline=headline(final, share),
-        rows=[row(one, share and one["name"] == "final") for one in document["measures"]],
+        rows=[row(measure, share and measure["name"] == "final") for measure in document["measures"]],
         older=[
             (unit, side(document["strubell"][name], False, 1000))
             for name, unit in (("kwh", "Wh"), ("co2e_kg", "g CO2e"))
@@ -43,7 +43,7 @@ def draw(document: Mapping[str, Any]) -> str:
 
 
 def headline(final: Mapping[str, Any], share: bool) -> dict[str, str]:
-    """The difference at the end, with its interval and verdict."""
+    """Return the difference at the end, with its interval."""
     gain = final["gain"]
     parts = {end: signed(gain[end], share) for end in ("value", "low", "high")}
     return {"value": parts["value"], "span": f"{parts['low']} to {parts['high']}" if gain["low"] is not None else ""}
@@ -56,7 +56,7 @@ def signed(value: float | None, share: bool) -> str:
 
 
 def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
-    """A measure as text, its folders for the links."""
+    """Return a measure as text, with its folders for the links."""
     factor, unit = words.scaled(max(one[arm]["mean"] for arm in ARMS), one["unit"])
     return {
         "name": one["name"],
@@ -70,7 +70,7 @@ def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
 
 
 def side(found: Mapping[str, Any], share: bool, factor: float) -> dict[str, str]:
-    """An arm's mean and interval."""
+    """Return an arm's mean and interval as text."""
 
     def show(value: float) -> str:
         return words.percent(value) if share else words.number(factor * value, 3)
@@ -79,12 +79,12 @@ def side(found: Mapping[str, Any], share: bool, factor: float) -> dict[str, str]
 
 
 def spread(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
-    """From one end to the other; nothing where both are open."""
+    """Return an interval as text; empty if both ends are open."""
     return " – ".join("open" if end is None else show(end) for end in ends) if set(ends) != {None} else ""
 
 
 def bought(gain: Mapping[str, Any], share: bool) -> dict[str, str]:
-    """What was gained: a difference, or how many times less."""
+    """Return the gain as text: a difference, or a factor."""
     ends = [gain["low"], gain["high"]]
     if gain["kind"] == "difference":
         unit = " points" if share else ""
@@ -94,7 +94,7 @@ def bought(gain: Mapping[str, Any], share: bool) -> dict[str, str]:
 
 
 def drawings(document: Mapping[str, Any], share: bool) -> list[Figure]:
-    """The learning curve, where there is one, and the validation curves over time."""
+    """Return the learning curve, if there is one, and the validation curves over time."""
     return [*([learning(document, share)] if len(document["labels"]) > 1 else []), over_time(document, share)]
 
 
@@ -108,7 +108,7 @@ def upwards(field: str, title: str, share: bool) -> Any:
 
 
 def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
-    """A line of means, in a band from `low` to `high` where there are such."""
+    """Return a line of means, in a band from `low` to `high` if the rows have both."""
     base = alt.Chart(charts.data()).encode(x=x, color=colour())
     line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)
     if any(row["low"] is None or row["high"] is None for row in rows):
@@ -117,7 +117,7 @@ def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list
 
 
 def learning(document: Mapping[str, Any], share: bool) -> Figure:
-    """The metric on the test split by the number of labels."""
+    """Draw the metric on the test split by the number of labels."""
     rows: Rows = [
         {name: point[name] for name in ("arm", "labels", "mean", "low", "high")} | {"seeds": len(point["values"])}
         for point in document["learning"]
@@ -125,8 +125,8 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
     title = f"test {words.metric(document['metric'])}"
     ticks = alt.Axis(values=document["labels"], format="~s", labelOverlap=True)
     x = alt.X("labels:Q", title="labels", scale=alt.Scale(type="log", nice=False), axis=ticks)
-    told = ["arm:N", alt.Tooltip("labels:Q", format=","), alt.Tooltip("mean:Q", format=".4~g"), "seeds:Q"]
-    layers = banded(rows, x, title, share, told)
+    tooltip = ["arm:N", alt.Tooltip("labels:Q", format=","), alt.Tooltip("mean:Q", format=".4~g"), "seeds:Q"]
+    layers = banded(rows, x, title, share, tooltip)
     ends = [row["mean"] for row in rows if row["arm"] == "scratch" and row["labels"] == document["labels"][-1]]
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
     caption = "Mean and 95 % t-interval over the seeds. Dashed: from scratch with all labels."
@@ -137,12 +137,12 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
 
 
 def over_time(document: Mapping[str, Any], share: bool) -> Figure:
-    """The metric on the validation split by the time of training."""
+    """Draw the metric on the validation split by the time of training."""
     title = f"validation {words.metric(document['metric'])}"
     x = alt.X("seconds:Q", title="seconds of training steps", axis=numbers(tickCount=6))
-    told = ["arm:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("seconds:Q", format=".3~g")]
-    told.append(alt.Tooltip("mean:Q", format=".4~g"))
-    layers = banded(document["training"], x, title, share, told)
+    tooltip = ["arm:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("seconds:Q", format=".3~g")]
+    tooltip.append(alt.Tooltip("mean:Q", format=".4~g"))
+    layers = banded(document["training"], x, title, share, tooltip)
     level = alt.Chart(charts.data("level")).mark_rule(strokeDash=[4, 4]).encode(y=upwards("mean", title, share))
     caption = (
         "With all labels. Line: mean over the seeds. Band: lowest to highest seed. Dashed: final value from scratch."

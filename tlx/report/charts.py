@@ -1,4 +1,4 @@
-"""Drawings as Vega-Lite specifications by Altair: a table of rows in, a `Figure` out. The colours are the page's."""
+"""Draw tables of rows as Vega-Lite specifications by Altair, each a `Figure`. The colours are those of the page."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Rows = list[dict[str, Any]]
 
 
 class Figure(NamedTuple):
-    """A drawing: `name` is its id on the page and the name of its files, `rows` what it shows, also in `spec`."""
+    """A drawing: `name` is its id on the page and the name of its files, `rows` its data, which are also in `spec`."""
 
     name: str
     title: str
@@ -25,26 +25,27 @@ class Figure(NamedTuple):
 
 
 def data(name: str = TABLE) -> Any:
-    """The rows are named, not given to Altair: they are written once, and their number has no limit."""
+    """Return a reference to named data. The rows are not passed to Altair: they are written once, and their number
+    is unlimited."""
     return alt.NamedData(name=name)
 
 
 def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, *, height: Any = 220, **other: Rows) -> Figure:
-    """A chart as wide as its place on the page. `other` are tables beside the main one."""
+    """Return a chart as wide as its place on the page. `other` are further tables."""
     spec = chart.properties(width="container", height=height).to_dict()
     spec.pop("config", None)
     return Figure(name, title, caption, {**spec, "datasets": {TABLE: rows, **other}})
 
 
 def steps(title: str = "step") -> Any:
-    # There is no half step, but of a short run Vega would name some.
+    # For a short run, Vega would label half steps.
     axis = alt.Axis(format="~s", tickMinStep=1, labelExpr="datum.value % 1 ? '' : datum.label")
     scale = alt.Scale(zero=False, nice=False)
     return alt.X("step:Q", title=title, axis=axis, scale=scale)
 
 
 def rules(*, name: str, label: str) -> Any:
-    """Upright lines at the steps of the table `name`, each with its `label` when pointed at."""
+    """Draw vertical lines at the steps of the table `name`, each with its `label` as tooltip."""
     lines = alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6)
     return lines.encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
 
@@ -61,18 +62,18 @@ def curve(
     may_log: bool = True,
     marks: Rows | None = None,
 ) -> Figure:
-    """`value` by `step`; over it `smoothed`, where the rows have it; `marks` (`step`, `what`) are upright lines.
+    """Draw `value` by `step`, and `smoothed` on top if the rows have it; `marks` (`step`, `what`) are vertical lines.
 
-    The axis is logarithmic where the values span two orders of magnitude, unless `may_log` is False.
+    The axis is logarithmic if the values span two orders of magnitude, unless `may_log` is False.
     """
     values = [row["value"] for row in rows if row["value"] is not None]
     wide = may_log and bool(values) and min(values) > 0 and max(values) > 100 * min(values)
     scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
-    told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(x=steps())
     mark: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
-    layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=told)]
+    layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(base.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
     if marks:
@@ -85,30 +86,30 @@ def losses(
 ) -> Figure:
     """Draw the training and the validation loss in one plot.
 
-    Rows hold `split` ("training" or "validation"), `step`, `value`; those of training hold `smoothed` if asked for.
+    Rows contain `split` ("training" or "validation"), `step`, `value`; training rows contain `smoothed` if requested.
     The axis is logarithmic as in `curve`.
     """
     values = [row["value"] for row in rows if row["value"] is not None]
     wide = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
     scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
     order = ["training", "validation"]
-    told = ["split:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    tooltip = ["split:N", alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     base = alt.Chart(data()).encode(x=steps(), **categories("split", order, "line"))
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     training = base.transform_filter("datum.split === 'training'")
     thin: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
-    layers = [training.mark_line(**thin).encode(y=y, tooltip=told)]
+    layers = [training.mark_line(**thin).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(training.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
     validation = base.transform_filter("datum.split === 'validation'")
-    layers.append(validation.mark_line(strokeWidth=2, point={"size": 30}).encode(y=y, tooltip=told))
+    layers.append(validation.mark_line(strokeWidth=2, point={"size": 30}).encode(y=y, tooltip=tooltip))
     if marks:
         layers.append(rules(name="marks", label="what"))
     return figure(name, title, caption, alt.layer(*layers), rows, **({"marks": marks} if marks else {}))
 
 
 def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: str) -> Figure:
-    """`value` by `step`, a line for each value of the field `by`."""
+    """Draw `value` by `step`, with one line per value of the field `by`."""
     order = list(dict.fromkeys(row[by] for row in rows))
     chart = (
         alt.Chart(data())
@@ -124,8 +125,8 @@ def curves(name: str, title: str, caption: str, rows: Rows, *, axis: str, by: st
 
 
 def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[str]) -> Figure:
-    """Rows `true`, `predicted`, `count`, `share` (of the examples of the true class)."""
-    # The domain gives the order. A `sort` would too, but as an expression, in which not every name can stand.
+    """Draw a confusion matrix from rows `true`, `predicted`, `count`, `share` (of the examples of the true class)."""
+    # The domain defines the order. A `sort` is written as an expression, in which not every name is valid.
     order, written = list(names), len(names) <= 20
     flat = len(names) * max(map(len, names)) <= 40
     axis = alt.Axis(labelLimit=110, labelOverlap=not written, ticks=False, domain=False)
@@ -147,12 +148,12 @@ def confusion(name: str, title: str, caption: str, rows: Rows, names: Sequence[s
 
 
 def side(classes: int) -> int:
-    """The height in pixels of a confusion matrix."""
+    """Return the height in pixels of a confusion matrix."""
     return max(300, min(560, 44 * classes))
 
 
 def cells(base: Any, field: str, form: str, *, shift: int, points: int) -> Any:
-    """Numbers in the cells of a matrix, in the colour that can be read there; none for an empty cell."""
+    """Write numbers in the cells of a matrix, in a readable colour; an empty cell has none."""
     dark = alt.when("datum.share > 0.5").then(alt.value(alt.ExprRef("paper"))).otherwise(alt.value(alt.ExprRef("ink")))
     return (
         base.mark_text(dy=shift, fontSize=points, opacity=0.75 if shift > 0 else 1)
@@ -162,12 +163,12 @@ def cells(base: Any, field: str, form: str, *, shift: int, points: int) -> Any:
 
 
 def reliability(name: str, title: str, caption: str, rows: Rows, *, height: int = 300) -> Figure:
-    """Rows `confidence`, `accuracy`, `low`, `high`, `count`; the diagonal is a model that means what it says."""
+    """Draw rows `confidence`, `accuracy`, `low`, `high`, `count`; a calibrated model lies on the diagonal."""
     unit = alt.Scale(domain=[0, 1])
     axis = alt.Axis(format=".0%", tickCount=5)
     x = alt.X("confidence:Q", title="confidence of the prediction", scale=unit, axis=axis)
-    told = [alt.Tooltip(f"{field}:Q", format=".1%") for field in ("confidence", "accuracy", "low", "high")]
-    base = alt.Chart(data()).encode(x=x, tooltip=[*told, alt.Tooltip("count:Q", format=",")])
+    tooltip = [alt.Tooltip(f"{field}:Q", format=".1%") for field in ("confidence", "accuracy", "low", "high")]
+    base = alt.Chart(data()).encode(x=x, tooltip=[*tooltip, alt.Tooltip("count:Q", format=",")])
     y = alt.Y("accuracy:Q", title="share that is right", scale=unit, axis=axis)
     points = base.mark_circle(opacity=0.9).encode(
         y=y, size=alt.Size("count:Q", scale=alt.Scale(range=[25, 320]), legend=None)
@@ -179,16 +180,18 @@ def reliability(name: str, title: str, caption: str, rows: Rows, *, height: int 
 
 
 def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence[str]) -> Figure:
-    """Rows `true`, `predicted`, on two axes alike, with the diagonal; a colour for each of several `fields`."""
+    """Draw rows `true`, `predicted`, on two equal axes, with the diagonal; one colour for each of several `fields`."""
     values = [row[side] for row in rows for side in ("true", "predicted") if row[side] is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     same = alt.Scale(domain=[low, high], nice=True, zero=False)
-    told = [alt.Tooltip(f"{side}:Q", format=".4~g") for side in ("true", "predicted")]
-    shown = {"color": alt.Color("output:N", title=None)} if len(fields) > 1 else {}
+    tooltip = [alt.Tooltip(f"{side}:Q", format=".4~g") for side in ("true", "predicted")]
+    colour = {"color": alt.Color("output:N", title=None)} if len(fields) > 1 else {}
     points = (
         alt.Chart(data())
         .mark_circle(opacity=0.45, size=28)
-        .encode(x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*told, "index:Q"], **shown)
+        .encode(
+            x=alt.X("true:Q", scale=same), y=alt.Y("predicted:Q", scale=same), tooltip=[*tooltip, "index:Q"], **colour
+        )
     )
     chart = alt.layer(diagonal("true", "predicted"), points)
     ends = [{"true": end, "predicted": end} for end in (low, high)]
@@ -213,9 +216,10 @@ def staged(
     domain: Sequence[float] | None = None,
     may_log: bool = False,
 ) -> Figure:
-    """`value` by `stage`, a line for each value of the field `by`; from `low` to `high` an interval where rows have it.
+    """Draw `value` by `stage`, with one line per value of the field `by`, and an interval from `low` to `high` if rows
+    have it.
 
-    `stages` and `kinds` give the order. The axis is logarithmic as in `curve`, zeros being left out of the drawing.
+    `stages` and `kinds` define the order. The axis is logarithmic as in `curve`; zeros are then not drawn.
     """
     values = [row["value"] for row in rows if row["value"]]
     wide = may_log and bool(values) and max(values) > 100 * min(values)
@@ -223,12 +227,12 @@ def staged(
     flat = sum(map(len, stages)) <= 36
     under = alt.Axis(labelAngle=0 if flat else -40, labelLimit=110, labelOverlap=False, ticks=False)
     colour = alt.Color(f"{by}:N", title=None, scale=alt.Scale(domain=list(kinds)), legend=alt.Legend(orient="top"))
-    told = [alt.Tooltip("stage:N"), alt.Tooltip(f"{by}:N"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    tooltip = [alt.Tooltip("stage:N"), alt.Tooltip(f"{by}:N"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     spans = any(row.get("low") is not None for row in rows)
-    told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
+    tooltip += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
     y = alt.Y("value:Q", title=axis, scale=bounds, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(
-        # The domain gives the order, as in `confusion`.
+        # The domain defines the order, as in `confusion`.
         x=alt.X("stage:N", sort=None, title=None, axis=under, scale=alt.Scale(domain=list(stages), padding=0.5)),
         **({"color": colour} if len(kinds) > 1 else {}),
     )
@@ -236,14 +240,16 @@ def staged(
     layers = [base.mark_line(strokeWidth=2, opacity=0.8).encode(y=y, order="place:Q")]
     if spans:
         layers.append(base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(y=alt.Y("low:Q", title=axis), y2="high:Q"))
-    layers.append(base.mark_circle(size=46, opacity=1).encode(y=y, tooltip=told))
+    layers.append(base.mark_circle(size=46, opacity=1).encode(y=y, tooltip=tooltip))
     return figure(name, title, caption, alt.layer(*layers), rows, height=260)
 
 
 def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[str], kinds: Sequence[str]) -> Figure:
-    """`value` of each `path`, a row of the drawing each, a dot for each `of`; rows also hold `rank`, the most that the
-    value could be, and `top`, the largest singular values in words."""
-    told = ["path:N", "of:N", "matrix:N", alt.Tooltip("value:Q", format=".4~g", title="effective rank")]
+    """Draw `value` of each `path`: one row per path, one dot for each `of`.
+
+    Rows also contain `rank`, the maximum of the value, and `top`, the largest singular values in words.
+    """
+    tooltip = ["path:N", "of:N", "matrix:N", alt.Tooltip("value:Q", format=".4~g", title="effective rank")]
     dots = (
         alt.Chart(data())
         .mark_circle(size=46, opacity=0.9)
@@ -261,7 +267,7 @@ def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[st
                 scale=alt.Scale(domain=list(paths), paddingInner=0.4),
                 axis=alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False),
             ),
-            # Side by side, lest one dot hide another.
+            # Dots are side by side, so that none hides another.
             yOffset=alt.YOffset("of:N", sort=None, scale=alt.Scale(domain=list(kinds))),
             color=alt.Color(
                 "of:N",
@@ -269,26 +275,26 @@ def ranks(name: str, title: str, caption: str, rows: Rows, *, paths: Sequence[st
                 scale=alt.Scale(domain=list(kinds)),
                 legend=alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0),
             ),
-            tooltip=[*told, alt.Tooltip("top:N", title="largest singular values")],
+            tooltip=[*tooltip, alt.Tooltip("top:N", title="largest singular values")],
         )
     )
     return figure(name, title, caption, dots, rows, height=max(120, 60 + 22 * len(paths)))
 
 
 def along(name: str, title: str, caption: str, rows: Rows, *, axis: str) -> Figure:
-    """`value` by `share`, with a band from `low` to `high` where the rows have them."""
+    """Draw `value` by `share`, with a band from `low` to `high` if the rows have them."""
     x = alt.X(
         "share:Q",
         title="interpolation weight: 0 initial weights, 1 fine-tuned weights",
         axis=alt.Axis(format=".0%", tickCount=5),
     )
-    told = [alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    tooltip = [alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     spans = all(row["low"] is not None for row in rows)
-    told += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
+    tooltip += [alt.Tooltip(f"{end}:Q", format=".4~g") for end in ("low", "high")] if spans else []
     scale = alt.Scale(zero=False)
     base = alt.Chart(data()).encode(x=x)
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
-    layers = [base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=y, tooltip=told)]
+    layers = [base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=y, tooltip=tooltip)]
     if spans:
         band = base.mark_area(opacity=0.18, line=False).encode(y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q")
         layers.insert(0, band)

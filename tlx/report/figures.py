@@ -1,4 +1,4 @@
-"""The drawings of one run, made of its records."""
+"""Draw the figures of one run from its records."""
 
 import math
 from collections.abc import Sequence
@@ -14,65 +14,70 @@ from tlx.report.reading import Predictions, Records, smooth, thin
 
 LIMIT = 2000
 MAIN = ("train/loss", "train/rate", "train/gradient_norm")
-# The loss of a task on the validation split, which is drawn in one plot with that of training.
+# Validation losses that are drawn in one plot with the training loss.
 LOSSES = ("validation/loss", "validation/mse")
 
 
 def training(records: Records) -> list[Figure]:
-    """The loss raw and smoothed, the rate, the gradient's norm, and the terms of the objective if it has several."""
+    """Draw the loss (raw and smoothed), the learning rate, the gradient norm, and the terms of the objective if
+    there are several."""
     captions = {
         "train/loss": ("Training loss", "loss", "Loss of each batch, before the update."),
         "train/rate": ("Learning rate", "rate", "Rate of the schedule. Each parameter multiplies it by its factor."),
         "train/gradient_norm": ("Gradient norm", "norm", "Norm over all trainable parameters, before clipping."),
     }
-    marks, made = phases(records), []
+    marks, figures = phases(records), []
     for name in MAIN:
         steps, values = records.series(name)
         if steps:
             title, axis, caption = captions[name]
             smoothed = name != "train/rate" and len(values) >= 25
-            rows, told = thinned(steps, values, smoothed)
+            rows, note = thinned(steps, values, smoothed)
             measured = validation_loss(records) if name == "train/loss" else None
             if measured:
                 both = [{"split": "training", **row} for row in rows]
                 both += [{"split": "validation", "step": step, "value": finite(value)} for step, value in measured]
                 caption = f"{caption} The training loss includes every term of the objective; validation is the task's."
-                made.append(
+                figures.append(
                     charts.losses(
-                        slug(name), "Training and validation loss", f"{caption} {told}".strip(), both, axis=axis,
+                        slug(name), "Training and validation loss", f"{caption} {note}".strip(), both, axis=axis,
                         smoothed=smoothed, marks=[*marks, *chosen_step(records)],
                     )
                 )  # fmt: skip
                 continue
             look: dict[str, Any] = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
-            made.append(charts.curve(slug(name), title, f"{caption} {told}".strip(), rows, axis=axis, **look))
+            figures.append(charts.curve(slug(name), title, f"{caption} {note}".strip(), rows, axis=axis, **look))
     terms = [name for name in records.names("train/") if name not in MAIN]
     if len(terms) > 1:
         rows = []
         for name in terms:
             steps, values = records.series(name)
-            kept = thin(values, max(50, LIMIT // len(terms)))
-            rows += [{"term": name.removeprefix("train/"), "step": steps[n], "value": finite(values[n])} for n in kept]
+            positions = thin(values, max(50, LIMIT // len(terms)))
+            rows += [
+                {"term": name.removeprefix("train/"), "step": steps[n], "value": finite(values[n])} for n in positions
+            ]
         caption = "Values that the terms of the objective log, for each batch."
-        made.append(charts.curves("train-terms", "Terms", caption, rows, axis="value", by="term"))
-    return made
+        figures.append(charts.curves("train-terms", "Terms", caption, rows, axis="value", by="term"))
+    return figures
 
 
 def validation(records: Records) -> list[Figure]:
-    """A curve a metric of the validation split, with the chosen step where it was chosen there; none where it was
-    measured once, for the table has that."""
+    """Draw one curve per metric of the validation split, with the chosen step.
+
+    A metric that was measured only once is not drawn, because the table contains it.
+    """
     chosen = chosen_step(records)
     marks = [*phases(records), *chosen]
-    told = f" The dashed line is the chosen step, {chosen[0]['step']:,}." if chosen else ""
-    made = []
+    note = f" The dashed line is the chosen step, {chosen[0]['step']:,}." if chosen else ""
+    figures = []
     for name in records.names("validation/"):
         steps, values = records.series(name)
         if len(steps) < 2 or (name in LOSSES and validation_loss(records) and records.series("train/loss")[0]):
             continue
         rows, thinner = thinned(steps, values, False)
         title = f"Validation {words.metric(name)}"
-        caption = f"Over {records.result['examples']['validation']:,} examples.{told} {thinner}".strip()
-        made.append(
+        caption = f"Over {records.result['examples']['validation']:,} examples.{note} {thinner}".strip()
+        figures.append(
             charts.curve(
                 slug(name),
                 title,
@@ -83,11 +88,11 @@ def validation(records: Records) -> list[Figure]:
                 marks=marks,
             )
         )
-    return made
+    return figures
 
 
 def validation_loss(records: Records) -> list[tuple[int, float]] | None:
-    """Return the steps and values of the validation loss; None where it was not measured at several steps."""
+    """Return the steps and values of the validation loss; None if it was not measured at several steps."""
     for name in LOSSES:
         steps, values = records.series(name)
         if len(steps) > 1:
@@ -96,7 +101,7 @@ def validation_loss(records: Records) -> list[tuple[int, float]] | None:
 
 
 def chosen_step(records: Records) -> Rows:
-    """Return the mark of the step that the selection rule chose; none where it is the last."""
+    """Return the mark of the step that the selection rule chose; empty if it is the last step."""
     if records.result["selection"] == "last":
         return []
     step = records.result["selected_step"]
@@ -104,8 +109,11 @@ def chosen_step(records: Records) -> Rows:
 
 
 def outcomes(records: Records) -> list[Figure]:
-    """What the model did with the split that is shown, as its scores allow: the confusion matrix and the calibration of
-    classes, predicted against true numbers, nothing for other tasks."""
+    """Draw the predictions of the reported split, as its scores allow.
+
+    For classes these are the confusion matrix and the calibration, for numbers the predicted against the true values;
+    other tasks have none.
+    """
     predictions, scores = records.predictions[records.split], records.predictions[records.split].scores
     if (counts := confusion_counts(records)) is not None:
         figures = [confusion(counts, records.task.names, records.split)]
@@ -117,8 +125,8 @@ def outcomes(records: Records) -> list[Figure]:
 
 
 def confusion_counts(records: Records) -> np.ndarray | None:
-    """Count the examples of the split that is shown by true and predicted class, [C, C]; None where an example has not
-    one class."""
+    """Count the examples of the reported split by true and predicted class, [C, C]; None if examples have no single
+    class."""
     scores, names = records.predictions[records.split].scores, records.task.names
     if not names or not {"label", "prediction"} <= scores.keys():
         return None
@@ -128,8 +136,8 @@ def confusion_counts(records: Records) -> np.ndarray | None:
 
 
 def class_counts(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return hits, true and predicted occurrences of each class, [C] each, from the scores `tp`, `fp` and `fn` [N, C];
-    None where they are not by class."""
+    """Return hits, true and predicted occurrences of each class, [C] each, from the scores `tp`, `fp` and `fn` [N,
+    C]; None if the scores are not by class."""
     scores, names = records.predictions[records.split].scores, records.task.names
     if not {"tp", "fp", "fn"} <= scores.keys() or scores["tp"].shape[1:] != (len(names),):
         return None
@@ -138,9 +146,9 @@ def class_counts(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray] 
 
 
 def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> Figure:
-    """Counts [C, C], and shares of the examples of each true class."""
+    """Draw counts [C, C], and shares of the examples of each true class."""
     totals = counts.sum(1)
-    every = len(names) <= 50
+    all_cells = len(names) <= 50
     rows = [
         {
             "true": names[t],
@@ -150,14 +158,14 @@ def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> 
         }
         for t in range(len(names))
         for p in range(len(names))
-        if every or counts[t, p]
+        if all_cells or counts[t, p]
     ]
     caption = f"{totals.sum():,} {split} examples; shares are of the examples of the true class (rows sum to 1)."
     return charts.confusion("confusion", "Confusion matrix", caption, rows, names)
 
 
 def reliability(bins: np.ndarray, split: str = "test", classes: int = 2) -> Figure:
-    """Mean confidence against the share that is right, in bins of confidence (Guo et al., 2017)."""
+    """Draw mean confidence against accuracy, in bins of confidence (Guo et al., 2017)."""
     rows = []
     for number, confidence, right in bins[bins[:, 0] > 0].tolist():
         low, high, _ = wilson(round(right), round(number))
@@ -178,13 +186,13 @@ def reliability(bins: np.ndarray, split: str = "test", classes: int = 2) -> Figu
 
 
 def regression(predictions: Predictions, split: str = "test") -> Figure:
-    """Every example, or a seeded draw of `LIMIT` of them."""
+    """Draw every example, or a seeded sample of `LIMIT` values."""
     labels, guesses = (predictions.scores[name].reshape(len(predictions), -1) for name in ("label", "prediction"))
-    chosen, told = np.arange(len(labels)), f"{len(labels):,} {split} examples"
+    chosen, note = np.arange(len(labels)), f"{len(labels):,} {split} examples"
     if len(labels) * labels.shape[-1] > LIMIT:
         keep = max(1, LIMIT // labels.shape[-1])
         chosen = np.sort(np.random.default_rng(0).choice(len(labels), keep, replace=False))
-        told = f"{keep:,} of {len(labels):,} {split} examples, drawn at random"
+        note = f"{keep:,} of {len(labels):,} {split} examples, drawn at random"
     outputs = [f"output {n}" for n in range(labels.shape[-1])]
     rows = [
         {
@@ -196,27 +204,33 @@ def regression(predictions: Predictions, split: str = "test") -> Figure:
         for n in chosen
         for k, output in enumerate(outputs)
     ]
-    caption = f"{told[0].upper()}{told[1:]}; predictions on the dashed line are exact."
+    caption = f"{note[0].upper()}{note[1:]}; predictions on the dashed line are exact."
     return charts.scatter("scatter", "Predicted against true", caption, rows, fields=outputs)
 
 
 def phases(records: Records) -> Rows:
-    """The steps at which a new phase began, as `train.phase_spans` places them."""
+    """Return the steps at which a new phase begins, as `train.phase_spans` defines them."""
     shares = [phase["share"] for phase in records.parameters["phases"]]
     ends = [round(records.result["steps"] * sum(shares[: n + 1])) for n in range(len(shares) - 1)]
     return [{"step": end, "what": f"phase {n + 2} begins"} for n, end in enumerate(ends)]
 
 
 def thinned(steps: Sequence[int], values: Sequence[float], smoothed: bool) -> tuple[Rows, str]:
-    """The rows of a curve, at most `LIMIT`, and what a caption says of them."""
-    kept = thin(values, LIMIT)
-    told = [f"Drawn at {len(kept):,} of {len(values):,} steps, extremes kept."] if len(kept) < len(values) else []
+    """Return the rows of a curve, at most `LIMIT`, and a note for its caption."""
+    positions = thin(values, LIMIT)
+    notes = (
+        [f"Drawn at {len(positions):,} of {len(values):,} steps, extremes kept."]
+        if len(positions) < len(values)
+        else []
+    )
     if not smoothed:
-        return [{"step": steps[n], "value": finite(values[n])} for n in kept], " ".join(told)
+        return [{"step": steps[n], "value": finite(values[n])} for n in positions], " ".join(notes)
     span = max(4, round(len(values) / 25))
     means = smooth(values, span)
-    told = [f"The bold line is an exponential average over about {span} steps.", *told]
-    return [{"step": steps[n], "value": finite(values[n]), "smoothed": finite(means[n])} for n in kept], " ".join(told)
+    notes = [f"The bold line is an exponential average over about {span} steps.", *notes]
+    return [{"step": steps[n], "value": finite(values[n]), "smoothed": finite(means[n])} for n in positions], " ".join(
+        notes
+    )
 
 
 def finite(value: float) -> float | None:
@@ -224,7 +238,7 @@ def finite(value: float) -> float | None:
 
 
 def slug(name: str) -> str:
-    """The name of a metric as an id and a file name.
+    """Return the name of a metric as an id and a file name.
 
     >>> slug("train/gradient_norm")
     'train-gradient-norm'

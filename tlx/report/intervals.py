@@ -1,4 +1,4 @@
-"""How far a number measured on a sample of examples may lie from that of all of them: 95 % intervals."""
+"""Compute 95 % intervals for numbers that are measured on a sample of examples."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """From `low` to `high`, and the `method` in words."""
+    """An interval from `low` to `high`, with its `method` in words."""
 
     low: float
     high: float
@@ -16,7 +16,7 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, count: int) -> Interval:
-    """The score interval of a share (Wilson, 1927).
+    """Compute the score interval of a share (Wilson, 1927).
 
     >>> interval = wilson(0, 10)
     >>> round(interval.low, 4), round(interval.high, 4)
@@ -24,30 +24,36 @@ def wilson(hits: int, count: int) -> Interval:
     """
     from scipy.stats import binomtest
 
-    found = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
-    return Interval(max(0.0, float(found.low)), min(1.0, float(found.high)), "Wilson")
+    interval = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
+    return Interval(max(0.0, float(interval.low)), min(1.0, float(interval.high)), "Wilson")
 
 
 def bootstrap(values: np.ndarray, resamples: int = 2000) -> Interval:
-    """The percentile bootstrap of a mean (Efron, 1979), seeded: the same records give the same page."""
+    """Compute the percentile bootstrap of a mean (Efron, 1979), with a fixed seed: the same records result in the
+    same page."""
     return resampled(lambda drawn, axis=-1: drawn.mean(axis), values, resamples=resamples, vectorized=True)
 
 
 def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vectorized: bool = False) -> Interval:
-    """The percentile bootstrap of `statistic(*columns)` over examples, which are drawn with all their columns."""
+    """Compute the percentile bootstrap of `statistic(*columns)` over examples, which are resampled with all their
+    columns."""
     from scipy.stats import bootstrap as resample
 
-    found = resample(
+    interval = resample(
         columns, statistic, paired=True, vectorized=vectorized, n_resamples=resamples, confidence_level=LEVEL,
         batch=max(1, 2_000_000 // len(columns[0])), method="percentile", rng=0,
     ).confidence_interval  # fmt: skip
-    return Interval(float(found.low), float(found.high), f"bootstrap, {resamples:,} resamples")
+    return Interval(float(interval.low), float(interval.high), f"bootstrap, {resamples:,} resamples")
 
 
 def measure(name: str, predictions: Any, task: Any) -> Interval | None:
-    """The interval of a metric of a task over the examples of a split; None where there is none: of one example, of a
-    metric that resampling biases, of one that cannot be computed from the scores that were kept, and where all examples
-    score alike, because resampling them shows no uncertainty."""
+    """Compute the interval of a task's metric over the examples of a split.
+
+    Returns:
+        The interval. None for one example, for a metric that resampling biases, for a metric that cannot be computed
+        from the kept
+        scores, and if all examples score alike, because resampling them shows no uncertainty.
+    """
     metric, scores = task.metric(name), predictions.scores
     values = scores.get(metric.mean_of)
     if values is not None and values.ndim > 1:
@@ -60,9 +66,11 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
         return unless_constant(bootstrap(values.astype(np.float64)))
     places = np.arange(len(predictions))
     if metric.value is not None:
-        kept = {key: array for key, array in scores.items() if key != "logits"}
+        arrays = {key: array for key, array in scores.items() if key != "logits"}
         value = metric.value
-        return unless_constant(resampled(lambda rows: value({key: array[rows] for key, array in kept.items()}), places))
+        return unless_constant(
+            resampled(lambda rows: value({key: array[rows] for key, array in arrays.items()}), places)
+        )
     try:
         return unless_constant(resampled(lambda rows: predictions.rows(rows).metrics(task)[name], places))
     except ValueError:
@@ -71,5 +79,5 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
 
 
 def unless_constant(interval: Interval) -> Interval | None:
-    """The interval, None where it has no width."""
+    """Return the interval; None if it has no width."""
     return None if interval.low == interval.high else interval

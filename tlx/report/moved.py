@@ -1,4 +1,4 @@
-"""The section "What moved" of a run's page, made of its `moved.json`, which `tlx.analysis.changes` writes."""
+"""Draw the section "What moved" of a run's page from its `moved.json`, which `tlx.analysis.changes` writes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ LIMIT = 60
 
 
 def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Facts, drawings, rows of the tables, and notes; None where nothing was measured."""
+    """Return facts, drawings, rows of the tables, and notes; None if nothing was measured."""
     if document is None:
         return None
     probed = [row for row in document["stages"] if "probe" in row]
@@ -31,28 +31,29 @@ def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def stage(row: dict[str, Any], kernels: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of the table: the relative change by kind, the mean effective rank of the change, similarity and probes."""
-    own = [kernel["change"]["effective_rank"] for kernel in kernels if kernel["stage"] == row["name"]]
+    """Return a row of the table: the relative change by kind, the mean effective rank of the change, similarity and
+    probes."""
+    effective_ranks = [kernel["change"]["effective_rank"] for kernel in kernels if kernel["stage"] == row["name"]]
     changes = {kind: row["weights"].get(kind, {}).get("relative") for kind in KINDS[:4]}
     return {
         "name": row["name"],
         "changes": changes,
-        "rank": sum(own) / len(own) if own else None,
+        "rank": sum(effective_ranks) / len(effective_ranks) if effective_ranks else None,
         "cka": row.get("similarity", {}).get("cka"),
         "probe": [row["probe"][when] for when in BOTH] if "probe" in row else [],
     }
 
 
 def drawings(document: dict[str, Any]) -> list[Figure]:
-    """Change, similarity, probes, the line, and the ranks: each where there is something to draw."""
-    held = document["examples"]["validation"]["count"]
+    """Return the drawings of change, similarity, probes, line and ranks, as far as there are data."""
+    count = document["examples"]["validation"]["count"]
     return [
         figure
         for figure in (
             change(document),
-            similarity(document, held),
-            probes(document, held),
-            *lines(document, held),
+            similarity(document, count),
+            probes(document, count),
+            *lines(document, count),
             ranks(document),
         )
         if figure and figure.rows
@@ -60,13 +61,14 @@ def drawings(document: dict[str, Any]) -> list[Figure]:
 
 
 def change(document: dict[str, Any]) -> Figure:
+    """Draw the relative change of the weights, by stage and kind."""
     rows: list[dict[str, Any]] = []
     for place, row in enumerate(document["stages"]):
         for kind in KINDS:
             if kind in row["weights"]:
                 norms = row["weights"][kind]
-                told = {name: norms[name] for name in ("change", "before", "after", "count")}
-                rows.append({"stage": row["name"], "place": place, "kind": kind, "value": norms["relative"], **told})
+                facts = {name: norms[name] for name in ("change", "before", "after", "count")}
+                rows.append({"stage": row["name"], "place": place, "kind": kind, "value": norms["relative"], **facts})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["value"] is not None for row in rows)]
     caption = (
         "Euclidean norm of the change divided by that of the initial weights. Zero initial weights (new biases) have "
@@ -83,6 +85,7 @@ def stages(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def similarity(document: dict[str, Any], held: int) -> Figure:
+    """Draw the similarity of the features before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "form": form, "value": row["similarity"][key]}
         for place, row in enumerate(document["stages"])
@@ -102,6 +105,7 @@ def similarity(document: dict[str, Any], held: int) -> Figure:
 
 
 def probes(document: dict[str, Any], held: int) -> Figure:
+    """Draw the scores of linear probes before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "features": when}
         | {name: row["probe"][when].get(name) for name in ("value", "low", "high")}
@@ -122,8 +126,8 @@ def probes(document: dict[str, Any], held: int) -> Figure:
 
 
 def lines(document: dict[str, Any], held: int) -> list[Figure]:
-    """A drawing a metric on the straight line between the weights."""
-    made = []
+    """Return one drawing per metric on the straight line between the weights."""
+    figures = []
     points = document["line"]
     names = [name for name in (points[0] if points else ()) if all(name in point for point in points)]
     for name in names:
@@ -134,21 +138,22 @@ def lines(document: dict[str, Any], held: int) -> list[Figure]:
             | {end: point[name].get(end) for end in ("low", "high")}
             for point in points
         ]
-        told = words.metric(name)
+        axis = words.metric(name)
         fresh = document["before"]["fresh_stages"]
         drawn = "all weights" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
         caption = f"{held:,} validation examples, with 95 % intervals. Statistics of batch norm are interpolated too."
         caption += f" Random at 0, not pretrained: {drawn}." if fresh else ""
-        title = f"{told[0].upper()}{told[1:]} between initial and final weights"
-        made.append(charts.along(f"moved-line-{name}", title, caption, rows, axis=told))
-    return made
+        title = f"{axis[0].upper()}{axis[1:]} between initial and final weights"
+        figures.append(charts.along(f"moved-line-{name}", title, caption, rows, axis=axis))
+    return figures
 
 
 def ranks(document: dict[str, Any]) -> Figure:
+    """Draw the effective rank of the kernels before and after training, and of their changes."""
     kernels = document["kernels"]
-    # Of a deep model, those that moved most in their own rank are the ones to look at; the table has them all.
-    shown = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
-    paths = [kernel["path"] for kernel in kernels if kernel in shown]
+    # For a deep model, draw the kernels whose change has the highest rank; the table lists all.
+    drawn = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
+    paths = [kernel["path"] for kernel in kernels if kernel in drawn]
     rows = [
         {
             "path": kernel["path"],

@@ -1,4 +1,4 @@
-"""Whether sources help or hurt, on one page. Drawn from the document `negative.json` alone."""
+"""Draw the report of whether sources help or hurt, on one page, from the document `negative.json` alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the report (see `tlx.analysis.negative`) into one file."""
+    """Draw the report (see `tlx.analysis.negative`) into one file."""
     return page.write(path, draw(document))
 
 
 def draw(document: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     share = known(document["metric"], document.get("measures")).points
     tables = [
         {"name": name, "about": document["baselines"].get(name, "random predictions"), "rows": rows}
@@ -34,28 +34,30 @@ def draw(document: Mapping[str, Any]) -> str:
         title=f"{', '.join(sources)} to {document['target']}",
         card=document,
         advice=[
-            {**one, "at": at[0].upper() + at[1:]} for one in document["advice"] if (at := words.granting(one["labels"]))
+            {**item, "at": at[0].upper() + at[1:]}
+            for item in document["advice"]
+            if (at := words.granting(item["labels"]))
         ],
         sources=sources,
         metric=words.metric(document["metric"]),
         share=share,
         tables=tables,
         shown=SHOWN,
-        maps=[drawn for one in tables if (drawn := over_settings(document, one["name"], share))],
+        maps=[drawn for item in tables if (drawn := over_settings(document, item["name"], share))],
         arms=[every_arm(document, labels, share) for labels in labels_of(document)],
         classes=by_class(document),
         rules=[
-            {**one, "value": size(one["value"], share), "gap": size(one["gap"], share)}
-            | {"span": spread(one["low"], one["high"], share)}
-            for one in document["rules"]
+            {**item, "value": size(item["value"], share), "gap": size(item["gap"], share)}
+            | {"span": spread(item["low"], item["high"], share)}
+            for item in document["rules"]
         ],
         domains=by_distance(document, share),
-        gates=[gate(one) for one in document["gated"]],
+        gates=[gate(item) for item in document["gated"]],
     )
 
 
 def row(gap: Mapping[str, Any], share: bool) -> dict[str, Any]:
-    """A gap as text, its folders for the links."""
+    """Return a gap as text, with its folders for the links."""
     return {
         **{name: gap[name] for name in ("source", "labels", "verdict", "folders", "pairs")},
         "eps": f"{gap['eps']:g}",
@@ -83,11 +85,11 @@ def spread(low: float | None, high: float | None, share: bool) -> str:
 
 
 def labels_of(document: Mapping[str, Any]) -> list[Any]:
-    return [one["labels"] for one in document["advice"]]
+    return [advice["labels"] for advice in document["advice"]]
 
 
 def granted(labels: Any) -> str:
-    """How many labels a setting has, in words.
+    """Return the number of labels of a setting in words.
 
     >>> granted(0), granted(0.1), granted(5)
     ('none', '10 %', '5 per class')
@@ -96,7 +98,7 @@ def granted(labels: Any) -> str:
 
 
 def ink(field: str = "verdict") -> Any:
-    """Return the colour of a verdict: orange where the source hurts, green where it helps."""
+    """Return the colour of a verdict: orange if the source hurts, green if it helps."""
     chosen = alt.when(f"datum.{field} == 'helps'").then(alt.value(alt.ExprRef("good")))
     chosen = chosen.when(f"datum.{field} == 'hurts'").then(alt.value(alt.ExprRef("warm")))
     return chosen.otherwise(alt.value(alt.ExprRef("quiet")))
@@ -107,8 +109,8 @@ def themed(chart: Any) -> Any:
 
 
 def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
-    """A field of gaps: coloured by their verdict, the stronger the larger they are, with the number in each."""
-    most = max([abs(one["gap"]) for one in rows], default=0.0) or 1.0
+    """Draw a map of gaps: the colour shows the verdict, the opacity the size, and a text the number."""
+    most = max([abs(row["gap"]) for row in rows], default=0.0) or 1.0
     base = alt.Chart(charts.data()).encode(x=x, y=y)
     strength = alt.Opacity("size:Q", scale=alt.Scale(domain=[0, most], range=[0.12, 0.75]), legend=None)
     fields = base.mark_rect(stroke=None).encode(color=ink(), opacity=strength, tooltip=list(told))
@@ -124,7 +126,8 @@ def told_of(share: bool) -> list[Any]:
 
 
 def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Figure | None:
-    """The map: a field a setting, labels along, a line for each source and noise; None where there is one setting."""
+    """Draw the map: one cell per setting, labels along the axis, a line for each source and noise; None for one
+    setting."""
     gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
     if len(gaps) < 2:
         return None
@@ -136,11 +139,11 @@ def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Fi
         | {"line": f"{gap['source']}, eps {gap['eps']:g}" if several else gap["source"]}
         for gap in gaps
     ]
-    there = {one["labels"] for one in rows}
-    order = [granted(labels) for labels in labels_of(document) if granted(labels) in there]
+    present = {row["labels"] for row in rows}
+    order = [granted(labels) for labels in labels_of(document) if granted(labels) in present]
     x = alt.X("labels:N", sort=None, title="labels of the target", scale=alt.Scale(domain=order),
               axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False))  # fmt: skip
-    lines = list(dict.fromkeys(one["line"] for one in rows))
+    lines = list(dict.fromkeys(row["line"] for row in rows))
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
     caption = (
@@ -153,7 +156,10 @@ def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Fi
 
 
 def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
-    """A line an arm: a point a seed, and the mean with its interval; those with so many labels, or that need none."""
+    """Draw one line per arm: a point per seed, and the mean with its interval.
+
+    The arms are those with this number of labels, and those that need none.
+    """
     chosen = [arm for arm in document["arms"] if arm["labels"] in (labels, None)]
     rows: Rows = []
     means: Rows = []
@@ -162,13 +168,13 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
         name = f"{arm['arm']} {arm['source'] or ''}{noise}".strip()
         means.append({"name": name, **{end: arm[end] for end in ("mean", "low", "high")}})
         rows += [{"name": name, "seed": seed, "value": value} for seed, value in arm["values"].items()]
-    values = [one["value"] for one in rows]
+    values = [row["value"] for row in rows]
     air = 0.05 * (max(values) - min(values)) or 0.02
     scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False, clamp=True)
     axis = alt.Axis(tickCount=6, grid=True, format=".0%") if share else numbers(tickCount=6, grid=True)
     x = alt.X("value:Q", title=words.metric(document["metric"]), scale=scale, axis=axis)
     lines = alt.Axis(labelLimit=260, ticks=False, domain=False, grid=False)
-    y = alt.Y("name:N", sort=None, title=None, axis=lines, scale=alt.Scale(domain=[one["name"] for one in means]))
+    y = alt.Y("name:N", sort=None, title=None, axis=lines, scale=alt.Scale(domain=[row["name"] for row in means]))
     form = ".2%" if share else ".4~g"
     seeds = alt.Chart(charts.data()).encode(x=x, y=y)
     points = seeds.mark_circle(size=54, opacity=0.75).encode(
@@ -176,8 +182,8 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
     )
     ends = alt.Chart(charts.data("means")).encode(y=y)
     span = ends.mark_rule(strokeWidth=2, yOffset=9).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
-    told = [alt.Tooltip(f"{end}:Q", format=form) for end in ("mean", "low", "high")]
-    mean = ends.mark_tick(thickness=3, size=11, yOffset=9).encode(x=alt.X("mean:Q", scale=scale), tooltip=told)
+    tooltip = [alt.Tooltip(f"{end}:Q", format=form) for end in ("mean", "low", "high")]
+    mean = ends.mark_tick(thickness=3, size=11, yOffset=9).encode(x=alt.X("mean:Q", scale=scale), tooltip=tooltip)
     slug = "".join(letter if letter.isalnum() else "-" for letter in str(labels))
     title = f"Every arm, target labels: {granted(labels)}"
     caption = "A point is a seed. The bar below is the mean with its 95 % t-interval."
@@ -187,74 +193,80 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
 
 
 def by_class(document: Mapping[str, Any]) -> Figure | None:
-    """The gap of each class, a line a setting; None where no predictions were kept."""
+    """Draw the gap of each class, with one line per setting; None if no predictions were kept."""
     if not document["classes"]:
         return None
     names = ("source", "eps", "transfer", "without", "gap", "low", "high", "verdict", "class", "baseline")
     rows: Rows = [
-        {name: one[name] for name in names}
-        | {"labels": granted(one["labels"]), "size": abs(one["gap"]), "said": f"{100 * one['gap']:+.0f}"}
-        | {"line": f"{one['source']}, {granted(one['labels'])}" + (f", eps {one['eps']:g}" if one["eps"] else "")}
-        for one in document["classes"]
+        {name: gap[name] for name in names}
+        | {"labels": granted(gap["labels"]), "size": abs(gap["gap"]), "said": f"{100 * gap['gap']:+.0f}"}
+        | {"line": f"{gap['source']}, {granted(gap['labels'])}" + (f", eps {gap['eps']:g}" if gap["eps"] else "")}
+        for gap in document["classes"]
     ]
-    order = list(dict.fromkeys(one["class"] for one in rows))
+    order = list(dict.fromkeys(gap["class"] for gap in rows))
     x = alt.X("class:N", sort=None, title="class", scale=alt.Scale(domain=order),
               axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False, labelLimit=90))  # fmt: skip
-    lines = list(dict.fromkeys(one["line"] for one in rows))
+    lines = list(dict.fromkeys(gap["line"] for gap in rows))
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
-    told = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
+    tooltip = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
     caption = (
         "Recall of a class without the source minus recall with it, in points, against A(0,T) or, without labels, "
         "source only: above 0 the source hurts this class. p is corrected over the classes of a row."
     )
-    chart = themed(cells(rows, x, y, told))
+    chart = themed(cells(rows, x, y, tooltip))
     return charts.figure("classes", "Class by class", caption, chart, rows, height=60 + 30 * len(lines))
 
 
 def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
-    """The gap over how far the source is, a drawing for each baseline that several sources or noises are held to."""
-    apart = {(one["source"], one["eps"]): one for one in document["domains"]}
-    made = []
+    """Draw the gap over the distance of the source, for each baseline that several sources or noises are compared
+    with."""
+    distances = {(domain["source"], domain["eps"]): domain for domain in document["domains"]}
+    figures = []
     for baseline in dict.fromkeys(gap["baseline"] for gap in document["gaps"]):
         gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
         if len({(gap["source"], gap["eps"]) for gap in gaps}) < 2:
             continue
         rows: Rows = [
             {name: gap[name] for name in ("source", "eps", "gap", "low", "high", "verdict")}
-            | {"labels": granted(gap["labels"]), "a": apart[gap["source"], gap["eps"]]["a"]}
-            | {"mmd": apart[gap["source"], gap["eps"]]["mmd"]}
+            | {"labels": granted(gap["labels"]), "a": distances[gap["source"], gap["eps"]]["a"]}
+            | {"mmd": distances[gap["source"], gap["eps"]]["mmd"]}
             for gap in gaps
         ]
         x = alt.X("a:Q", title="proxy A-distance", scale=alt.Scale(zero=False), axis=numbers(tickCount=5))
         axis = alt.Axis(format=".0%", tickCount=5) if share else numbers(tickCount=5)
         base = alt.Chart(charts.data()).encode(x=x)
-        told = [alt.Tooltip("source:N"), alt.Tooltip("eps:N"), alt.Tooltip("labels:N"), alt.Tooltip("verdict:N")]
-        told += [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("a", "mmd", "gap")]
+        tooltip = [alt.Tooltip("source:N"), alt.Tooltip("eps:N"), alt.Tooltip("labels:N"), alt.Tooltip("verdict:N")]
+        tooltip += [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("a", "mmd", "gap")]
         order = [granted(labels) for labels in labels_of(document)]
         shape = alt.Shape("labels:N", scale=alt.Scale(domain=order), legend=alt.Legend(orient="top", title="labels"))
         points = base.mark_point(filled=True, size=80, opacity=0.9).encode(
-            y=alt.Y("gap:Q", title="gap (above 0: the source hurts)", axis=axis), color=ink(), shape=shape, tooltip=told
+            y=alt.Y("gap:Q", title="gap (above 0: the source hurts)", axis=axis),
+            color=ink(),
+            shape=shape,
+            tooltip=tooltip,
         )
         spans = base.mark_rule(opacity=0.5).encode(
             y=alt.Y("low:Q", title="gap (above 0: the source hurts)", axis=axis), y2="high:Q", color=ink()
         )
         zero = alt.Chart(charts.data("zero")).mark_rule(strokeDash=[4, 4]).encode(y=alt.Y("at:Q", axis=axis))
-        told_rho = [
-            f"{words.number(one['rho'], 2)} (labels {granted(one['labels'])}, p {words.number(one['p'], 2)})"
-            for one in document["related"]
-            if (one["baseline"], one["of"]) == (baseline, "a") and one["rho"] is not None
+        correlations = [
+            f"{words.number(test['rho'], 2)} (labels {granted(test['labels'])}, p {words.number(test['p'], 2)})"
+            for test in document["related"]
+            if (test["baseline"], test["of"]) == (baseline, "a") and test["rho"] is not None
         ]
-        caption = f"Spearman's correlation: {', '.join(told_rho)}." if told_rho else "Too few settings to correlate."
+        caption = (
+            f"Spearman's correlation: {', '.join(correlations)}." if correlations else "Too few settings to correlate."
+        )
         slug = "".join(letter if letter.isalnum() else "-" for letter in baseline)
         chart = themed(alt.layer(zero, spans, points))
         title = f"Against {baseline}"
-        made.append(charts.figure(f"distance-{slug}", title, caption, chart, rows, height=280, zero=[{"at": 0}]))
-    return made
+        figures.append(charts.figure(f"distance-{slug}", title, caption, chart, rows, height=280, zero=[{"at": 0}]))
+    return figures
 
 
 def gate(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate made of a source's examples."""
+    """Return the results of the gate on a source's examples."""
     noise = f", eps {one['eps']:g}" if one["eps"] else ""
     title = f"{one['source']}, labels {granted(one['labels'])}{noise}"
     shares = [n / (len(one["quantiles"]) - 1) for n in range(len(one["quantiles"]))]

@@ -1,7 +1,7 @@
 """The frame of every page: one file, no network, templates that escape, and a policy that the browser enforces.
 
-The drawing libraries come from vl_convert's bundle, are made once and kept in the cache folder. The page's content
-security policy names its scripts by their hashes and forbids every connection, so that neither a text out of a data set
+The drawing libraries come from vl_convert's bundle, are built once and kept in the cache folder. The page's content
+security policy lists its scripts by their hashes and forbids every connection, so that neither a text from a data set
 nor a mistake in a template can run or load anything.
 """
 
@@ -24,15 +24,15 @@ from tlx.report import words
 
 
 def render(template: str, *, scripts: Sequence[str] = ("page.js",), **context: Any) -> str:
-    """The page that a template, one that extends `base.html`, makes of `context`, all of which is escaped; `scripts`
-    are those of the templates' folder that it runs."""
+    """Return the page of a template that extends `base.html`. All of `context` is escaped; `scripts` are files of
+    the templates' folder that the page runs."""
     written = [libraries(), *map(text, scripts)]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in written]
     policy = "; ".join(
         [
             "default-src 'none'",
             "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests),
-            # Vega measures and styles what it draws; styles cannot reach out, for images and fonts may not be loaded.
+            # Vega styles its drawings inline. Styles cannot use the network, as images and fonts may not be loaded.
             "style-src 'unsafe-inline'",
             "img-src data:",
             "base-uri 'none'",
@@ -51,20 +51,20 @@ def write(path: Path, page: str) -> Path:
 
 @cache
 def environment() -> Any:
-    """The templates of this folder. A name that they do not get is an error."""
+    """Return the templates of this folder. An undefined name in a template is an error."""
     import jinja2
 
-    made = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tlx.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     names = ("metric", "number", "percent", "count", "size", "duration", "shape", "source")
-    made.filters |= {name: getattr(words, name) for name in names} | {"plain": plain}
-    return made
+    templates.filters |= {name: getattr(words, name) for name in names} | {"plain": plain}
+    return templates
 
 
 def text(name: str) -> str:
@@ -72,7 +72,7 @@ def text(name: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can say it: numbers that are not finite become null."""
+    """Return the value as JSON can represent it: numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -82,37 +82,39 @@ def plain(value: Any) -> Any:
 
 @cache
 def libraries() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, which gives `vegaEmbed`.
+    """Return Vega, Vega-Lite and Vega-Embed in one script, which defines `vegaEmbed`.
 
-    Making it takes seconds, so it is kept in the cache folder.
+    Building it takes seconds, so it is kept in the cache folder.
     """
     import altair
     import vl_convert
 
-    asked = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    known = vl_convert.get_vegalite_versions()
+    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    versions = vl_convert.get_vegalite_versions()
     # Another minor version than Altair's draws the same charts; another major one may not.
-    version = asked if asked in known else [name for name in known if name.split(".")[0] == asked.split(".")[0]][-1]
-    kept = cache_dir() / "pages" / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
-    if kept.is_file():
-        return kept.read_text(encoding="utf-8")
-    # Neither may stand in a script that stands in a page; and a browser hashes lines that end in a single character.
+    version = (
+        wanted if wanted in versions else [name for name in versions if name.split(".")[0] == wanted.split(".")[0]][-1]
+    )
+    path = cache_dir() / "pages" / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    # Neither sequence may occur in an inline script, and a browser hashes lines that end in a single character.
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
     for old, new in (("</script", "<\\/script"), ("<!--", "<\\!--"), ("\r\n", "\n"), ("\r", "\n")):
         script = script.replace(old, new)
     # The file only saves time: a full or read-only disk must not cost a page.
     with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".js", delete=False, encoding="utf-8") as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".js", delete=False, encoding="utf-8") as stream:
             stream.write(script)
-        os.replace(stream.name, kept)
+        os.replace(stream.name, path)
     return script
 
 
 def specification(page: str) -> dict[str, dict[str, Any]]:
-    """The drawings of a page by name, as its own script reads them: for tests, and for whoever wants the data back."""
-    found = {}
+    """Return the drawings of a page by name, as its own script reads them: for tests, and to recover the data."""
+    specifications = {}
     for piece in page.split('<script type="application/json" data-figure="')[1:]:
         name, _, rest = piece.partition('">')
-        found[name] = json.loads(rest.partition("</script>")[0])
-    return found
+        specifications[name] = json.loads(rest.partition("</script>")[0])
+    return specifications

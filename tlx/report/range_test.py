@@ -1,4 +1,4 @@
-"""The page of a range test: `lr_find.html`."""
+"""Write the page of a range test: `lr_find.html`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def draw(curves: Sequence[Any], recipe: Mapping[str, Any], rules: Mapping[str, s
 
 
 def drawing(name: str, curve: Any) -> charts.Figure:
-    """Loss and smoothed loss by rate, with an upright line a suggestion."""
+    """Draw loss and smoothed loss by rate, with one vertical line per suggestion."""
     rows = [
         {"rate": rate, "value": loss, "smoothed": mean}
         for rate, loss, mean in zip(curve.rates, curve.losses, curve.smoothed, strict=True)
@@ -41,18 +41,18 @@ def drawing(name: str, curve: Any) -> charts.Figure:
         for what, rate in curve.suggestions.items()
         if rate is not None
     ]
-    # Names on lines of their own: suggestions often lie close together.
+    # Each name is on a separate line, because suggestions often lie close together.
     for place, mark in enumerate(sorted(marks, key=lambda mark: mark["rate"])):
         mark["row"] = place
     x = alt.X("rate:Q", title="rate", scale=alt.Scale(type="log"), axis=numbers(tickCount=8))
-    # Of a test that ran away, what matters lies below its start.
+    # If the test diverged, only losses near or below its start matter.
     top = 1.5 * max((row["smoothed"] for row in rows[: max(len(rows) // 2, 1)]), default=1.0)
     scale = alt.Scale(zero=False, domainMax=top, clamp=True)
-    told = [alt.Tooltip("rate:Q", format=".3~e"), alt.Tooltip("value:Q", format=".4~g", title="loss")]
+    tooltip = [alt.Tooltip("rate:Q", format=".3~e"), alt.Tooltip("value:Q", format=".4~g", title="loss")]
     base = alt.Chart(charts.data()).encode(x=x)
     lines = [
         base.mark_line(opacity=0.35, strokeWidth=1, clip=True).encode(
-            y=alt.Y("value:Q", title="loss", scale=scale), tooltip=told
+            y=alt.Y("value:Q", title="loss", scale=scale), tooltip=tooltip
         ),
         base.mark_line(strokeWidth=2, clip=True).encode(y=alt.Y("smoothed:Q", title="loss", scale=scale)),
     ]

@@ -1,4 +1,4 @@
-"""The raw records of a finished run, read back. Nothing else on a page comes from anywhere but here."""
+"""Read the raw records of a finished run. A page shows nothing from any other place."""
 
 import json
 import math
@@ -21,10 +21,10 @@ from tlx.types import Column
 
 
 class Records(NamedTuple):
-    """Everything that a run wrote down. `task` is resolved: its names are those that the run used.
+    """All records of a run. `task` is resolved: its names are those that the run used.
 
-    `weights` is the manifest (`source` and `entries`) where weights were brought, `moved` what moved where that was
-    measured (see `tlx.analysis.changes`), else None.
+    `weights` is the manifest (`source` and `entries`) of pretrained weights, `moved` the content of `moved.json` (see
+    `tlx.analysis.changes`); each is None if the run has none.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Records(NamedTuple):
 
     @property
     def split(self) -> str:
-        """The split that the page is about: the test split, where there is one."""
+        """The split that the page reports: the test split, if there is one."""
         return "test" if "test" in self.predictions else "validation"
 
     @property
@@ -49,29 +49,33 @@ class Records(NamedTuple):
         return self.document["recipe"]
 
     def names(self, start: str) -> list[str]:
-        """The names of the metrics below `start`, in the order in which they first occur."""
+        """Return the names of the metrics that begin with `start`, in the order in which they first occur."""
         return list(dict.fromkeys(line["name"] for line in self.metrics if line["name"].startswith(start)))
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """The steps and the values of one metric, in order of step; what was written last of one step counts."""
-        found = {line["step"]: line["value"] for line in self.metrics if line["name"] == name}
-        return sorted(found), [found[step] for step in sorted(found)]
+        """Return the steps and the values of one metric, in order of step; the last value written for a step counts."""
+        values = {line["step"]: line["value"] for line in self.metrics if line["name"] == name}
+        return sorted(values), [values[step] for step in sorted(values)]
 
 
 def read(path: Path, task: Task | None = None) -> Records:
-    """The records of a finished run. Raises FileNotFoundError, naming what is missing, where the folder holds none."""
+    """Read the records of a finished run.
+
+    Raises:
+        FileNotFoundError: The folder contains no finished run; the message names the missing file.
+    """
     result, document = run_directory.read(path), read_recipe(path)
     if changed := run_directory.stale(path):
-        told = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
-        result = result | {"notes": [told, *(result.get("notes") or ())]}
+        note = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
+        result = result | {"notes": [note, *(result.get("notes") or ())]}
     predictions = {}
-    # A data set without a test split has nothing but the validation split.
+    # A data set without a test split has only the validation split.
     tested = () if result.get("test_split") == "none" else ("test",)
     for split in ("validation", *tested, *result.get("tests", ())):
-        found = run_directory.read_predictions(path, split)
-        if found is None:
+        split_predictions = run_directory.read_predictions(path, split)
+        if split_predictions is None:
             raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
-        predictions[split] = found
+        predictions[split] = split_predictions
     task = read_task(document["recipe"]["task"], result) if task is None else task
     metrics, mistakes = read_metrics(path), run_directory.read(path, "mistakes.json")
     if not metrics:
@@ -80,9 +84,9 @@ def read(path: Path, task: Task | None = None) -> Records:
     ours = type(task).__module__.startswith("tlx.tasks.")
     for number, mistake in enumerate(mistakes if ours and task.exclusive else ()):
         if bool(task.names) != isinstance(mistake["label"], str):
-            wanted = "the name of a class" if task.names else "a number"
+            expected = "the name of a class" if task.names else "a number"
             raise ValueError(
-                f"{path / 'mistakes.json'}: [{number}].label is {shown(mistake['label'])}; expected {wanted}; {RERUN}"
+                f"{path / 'mistakes.json'}: [{number}].label is {shown(mistake['label'])}; expected {expected}; {RERUN}"
             )
     return Records(
         folder=path,
@@ -100,7 +104,7 @@ def read(path: Path, task: Task | None = None) -> Records:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """`recipe.json`, whose recipe is the one that its fingerprint names wherever the file alone tells."""
+    """Read `recipe.json`, and check the recipe against its fingerprint if the file alone allows it."""
     from tlx.recipe import classes
 
     document = check(run_directory.read(path, run_directory.RECIPE), DRAWN, path / run_directory.RECIPE, RERUN)
@@ -119,8 +123,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 class RecordedTask(Task):
-    """The task of a run as its files describe it, where they alone cannot name its class: the `names` of its classes
-    and the metrics that it declares."""
+    """The task of a run as its files describe it, if they cannot name its class: the `names` of its classes and its
+    declared metrics."""
 
     def __init__(self, names: Sequence[str], measures: Mapping[str, Any]):
         self.names = tuple(names)
@@ -128,8 +132,10 @@ class RecordedTask(Task):
 
 
 def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
-    """The task of a recipe, with the class names that the data gave it. Nothing that a file names is imported: a task
-    of the user's own is what the run's result declares of it."""
+    """Return the task of a recipe, with the class names from the data.
+
+    No code that a file names is imported: a task of the user's own is rebuilt from its declaration in the run's result.
+    """
     from tlx.recipe import classes
 
     names, measures = tuple(result["classes"]), result.get("measures")
@@ -140,7 +146,8 @@ def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
 
 
 def thin(values: Sequence[float], limit: int = 2000) -> list[int]:
-    """Which positions of a long curve to draw: the lowest and the highest of every stretch, so that no spike is lost.
+    """Return the positions of a long curve to draw: the lowest and the highest of every stretch, so that no spike is
+    lost.
 
     >>> thin([1.0, 2.0, 3.0], 10)
     [0, 1, 2]
@@ -150,15 +157,16 @@ def thin(values: Sequence[float], limit: int = 2000) -> list[int]:
     count = len(values)
     if count <= limit:
         return list(range(count))
-    kept = {0, count - 1}
+    positions = {0, count - 1}
     for stretch in np.array_split(np.arange(count), max(1, limit // 2 - 1)):
         part = np.nan_to_num(np.asarray(values, float)[stretch])
-        kept |= {int(stretch[part.argmin()]), int(stretch[part.argmax()])}
-    return sorted(kept)
+        positions |= {int(stretch[part.argmin()]), int(stretch[part.argmax()])}
+    return sorted(positions)
 
 
 def smooth(values: Sequence[float], span: float) -> list[float]:
-    """The exponential moving average of about `span` values, corrected for its start; what is not finite is left out.
+    """Return the exponential moving average of about `span` values, corrected for its start; values that are not finite
+    are skipped.
 
     >>> smooth([2.0, 2.0, 2.0], 4)
     [2.0, 2.0, 2.0]

@@ -1,4 +1,4 @@
-"""The page of one run: `report.html`."""
+"""Write the page of one run: `report.html`."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +19,19 @@ SPENT = {"setup": "set-up", "compile": "compilation", "train": "training", "eval
 def write(folder: Path, task: Any = None) -> Path:
     """Draw the page of the finished run in `folder`.
 
-    `task` is the run's task with its classes, where the files alone cannot name it (a task of the user's own); without
-    it such a page lacks the intervals that need the task. Raises FileNotFoundError where there is no run.
+    Args:
+        folder: the run's folder.
+        task: the run's task with its classes, if the files alone cannot name it (a task of the user's own). Without it
+            such a page lacks the intervals that need the task.
+
+    Raises:
+        FileNotFoundError: There is no finished run.
     """
     return page.write(folder / NAME, draw(reading.read(folder, task)))
 
 
 def draw(records: Records) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     result = records.result
     return page.render(
         "run.html",
@@ -53,10 +58,10 @@ def draw(records: Records) -> str:
 
 
 def answer(records: Records) -> dict[str, Any]:
-    """The primary metric of the split that is shown, what is uncertain about it, and, for classes, what always saying
-    the same would give."""
+    """Return the primary metric of the reported split, its uncertainty, and, for classes, the accuracy of a constant
+    prediction."""
     task, result = records.task, records.result
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "key": f"{records.split}/{task.primary}",
         "name": task.primary,
         "value": result["metrics"][f"{records.split}/{task.primary}"],
@@ -66,14 +71,14 @@ def answer(records: Records) -> dict[str, Any]:
     }
     if (counts := figures.confusion_counts(records)) is not None:
         totals = counts.sum(1)
-        found["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / totals.sum())}
-    return found
+        summary["constant"] = {"name": task.names[int(totals.argmax())], "value": float(totals.max() / totals.sum())}
+    return summary
 
 
 def measured(records: Records) -> list[dict[str, Any]]:
-    """A row a metric: `name`, and `test` and `validation`, each with its value and interval."""
-    found = records.result["metrics"]
-    names = dict.fromkeys(key.partition("/")[2] for key in found)
+    """Return one row per metric: `name`, and `test` and `validation`, each with its value and interval."""
+    metrics = records.result["metrics"]
+    names = dict.fromkeys(key.partition("/")[2] for key in metrics)
     return [
         {
             "name": name,
@@ -81,11 +86,11 @@ def measured(records: Records) -> list[dict[str, Any]]:
                 {
                     "split": split,
                     "key": f"{split}/{name}",
-                    "value": found[f"{split}/{name}"],
+                    "value": metrics[f"{split}/{name}"],
                     "interval": intervals.measure(name, records.predictions[split], records.task),
                 }
                 for split in ("test", *records.result.get("tests", ()), "validation")
-                if f"{split}/{name}" in found
+                if f"{split}/{name}" in metrics
             ],
         }
         for name in names
@@ -93,19 +98,19 @@ def measured(records: Records) -> list[dict[str, Any]]:
 
 
 def rules(records: Records) -> list[dict[str, Any]]:
-    """What each rule would have chosen (see `tlx.functional.selection.gaps`), in words, and whether it is the run's
-    own."""
-    # Where all labels are granted, the best by them has another name.
+    """Return the step that each rule would have chosen (see `tlx.functional.selection.gaps`), in words, and whether
+    the run used that rule."""
+    # If all labels are granted, this rule has another name.
     renamed = {"oracle": "best-validation"} if records.recipe["data"]["labels"] is None else {}
     rows = []
-    for rule, told in records.result.get("rules", {}).items():
+    for rule, facts in records.result.get("rules", {}).items():
         name = renamed.get(rule, rule)
-        rows.append({"name": name, "words": words.RULES[name], "own": name == records.result["selection"], **told})
+        rows.append({"name": name, "words": words.RULES[name], "own": name == records.result["selection"], **facts})
     return rows
 
 
 def by_class(records: Records) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class on the split that is shown; None where there is nothing to divide by."""
+    """Return precision, recall and F1 of each class on the reported split; None where the denominator is 0."""
     if (counts := figures.confusion_counts(records)) is not None:
         hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     elif (by_class := figures.class_counts(records)) is not None:
@@ -126,35 +131,36 @@ def by_class(records: Records) -> list[dict[str, Any]]:
 
 
 def card(mistake: dict[str, Any]) -> dict[str, Any]:
-    """One example: its texts and picture, and, of many probabilities, the three largest and that of the true label."""
+    """Return one example: its texts and picture, and, of many probabilities, the three largest and that of the true
+    label."""
     label = mistake["label"]
     classes = isinstance(label, str)
     words = mistake["answer"]
-    said = [(words, None)] if isinstance(words, str) else list(words.items())
-    shown = said[:3] + [item for item in said[3:] if item[0] == label]
+    answers = [(words, None)] if isinstance(words, str) else list(words.items())
+    drawn = answers[:3] + [item for item in answers[3:] if item[0] == label]
     picture = mistake.get("image")
     return {
         "index": mistake["index"],
         "label": label,
         "loss": mistake["loss"],
         "classes": classes,
-        "guess": said[0][0],
-        "answer": [{"name": name, "value": value, "true": name == label} for name, value in shown],
+        "guess": answers[0][0],
+        "answer": [{"name": name, "value": value, "true": name == label} for name, value in drawn],
         "texts": [mistake[name] for name in ("text", "text_pair") if name in mistake],
-        # Whatever else a file may say stands here, only a picture in the file itself is shown.
+        # A picture is shown only if it is embedded in the file.
         "image": picture if picture and picture.startswith(PICTURE) else None,
     }
 
 
 def phase(records: Records, number: int) -> dict[str, Any]:
-    """The parameters of one phase by stage, with sums."""
-    found = records.parameters["phases"][number]
+    """Return the parameters of one phase by stage, with sums."""
+    recorded = records.parameters["phases"][number]
     stages: dict[str, list[dict[str, Any]]] = {}
-    for row in found["rows"]:
+    for row in recorded["rows"]:
         stages.setdefault(row["group"], []).append({**row, "size": math.prod(row["shape"])})
     return {
-        "share": found["share"],
-        "totals": found["totals"],
+        "share": recorded["share"],
+        "totals": recorded["totals"],
         "stages": [stage(name, rows) for name, rows in stages.items()],
     }
 
@@ -174,18 +180,19 @@ def stage(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def weights(records: Records) -> dict[str, Any] | None:
-    """Where the numbers came from: as the recipe asked, and tensor by tensor where a manifest was written."""
-    asked = records.recipe["weights"]
-    if asked is None:
+    """Return the source of the initial weights: as the recipe requests, and tensor by tensor if a manifest was
+    written."""
+    requested = records.recipe["weights"]
+    if requested is None:
         return None
     entries = records.weights["entries"] if records.weights else []
     actions: dict[str, int] = {}
     for entry in entries:
         actions[entry["action"]] = actions.get(entry["action"], 0) + 1
-    return {"asked": asked, "entries": entries, "actions": actions}
+    return {"asked": requested, "entries": entries, "actions": actions}
 
 
 def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
-    """Each part with its share of the whole."""
+    """Return each part with its share of the whole."""
     whole = sum(parts.values()) or 1.0
     return [{"name": name, "value": value, "share": value / whole} for name, value in parts.items()]

@@ -1,4 +1,4 @@
-"""Axes of plain numbers, and the colours, dashes and shapes of many categories with a legend that has room."""
+"""Axes of plain numbers, and the colours, dashes and shapes of many categories with a legend of sufficient height."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -25,7 +25,7 @@ def numbers(**other: Any) -> Any:
 
 
 def columns(order: Sequence[str]) -> int:
-    """Return the number of columns in which the legend of the categories `order` stands.
+    """Return the number of columns in the legend of the categories `order`.
 
     >>> columns(["a", "b"]), columns(["a name of twenty-one"] * 12)
     (2, 1)
@@ -45,18 +45,19 @@ def legend_height(order: Iterable[str]) -> int:
 def categories(
     field: str, order: Iterable[str], mark: Literal["line", "point"], *, legend: bool = True, limit: int = 220
 ) -> dict[str, Any]:
-    """Return the encodings of a field of categories: colours, and beyond `COLOURS` categories dashes or shapes too, so
-    that no two categories look the same.
+    """Return the encodings of a field of categories: colours, and beyond `COLOURS` categories dashes or shapes too.
+
+    No two categories then look the same.
 
     Args:
         field: the name of the field in the rows.
         order: the categories in the order of the legend.
         mark: "line" for dashes, "point" for shapes.
-        legend: whether a legend stands above the drawing; a single category never has one.
+        legend: whether to draw a legend above the drawing; a single category never has one.
         limit: the pixels after which a name in the legend is cut.
     """
     names = list(order)
-    shown = None
+    legend_shown = None
     if legend and len(names) > 1:
         look: dict[str, Any] = {"symbolType": "stroke" if mark == "line" else "circle", "symbolStrokeWidth": 2}
         if mark == "point":
@@ -65,14 +66,20 @@ def categories(
             # The legend takes each category's own shape.
             del look["symbolType"]
         look |= {"columns": columns(names)} if columns(names) < len(names) else {}
-        shown = alt.Legend(orient="top", labelLimit=limit, symbolOpacity=1, **look)
-    made: dict[str, Any] = {"color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=shown)}
+        legend_shown = alt.Legend(orient="top", labelLimit=limit, symbolOpacity=1, **look)
+    encodings: dict[str, Any] = {
+        "color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=legend_shown)
+    }
     if len(names) > COLOURS:
         kinds: Sequence[Any] = DASHES if mark == "line" else SHAPES
         turns = [kinds[n // COLOURS % len(kinds)] for n in range(len(names))]
-        channel: Mapping[str, Any] = {"title": None, "scale": alt.Scale(domain=names, range=turns), "legend": shown}
+        channel: Mapping[str, Any] = {
+            "title": None,
+            "scale": alt.Scale(domain=names, range=turns),
+            "legend": legend_shown,
+        }
         if mark == "line":
-            made["strokeDash"] = alt.StrokeDash(f"{field}:N", **channel)
+            encodings["strokeDash"] = alt.StrokeDash(f"{field}:N", **channel)
         else:
-            made["shape"] = alt.Shape(f"{field}:N", **channel)
-    return made
+            encodings["shape"] = alt.Shape(f"{field}:N", **channel)
+    return encodings

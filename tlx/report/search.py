@@ -1,4 +1,4 @@
-"""The page of a search: what was chosen, how it was found, what mattered. Drawn from the document `tune.json`."""
+"""Draw the page of a search, with its best trial, its history and the importances, from the document `tune.json`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ SAMPLERS = {"tpe": "TPE", "random": "random", "grid": "grid", "cmaes": "CMA-ES"}
 
 
 def write(path: Path, document: Mapping[str, Any]) -> Path:
-    """Draws the page of a search (see `tlx.tune`) into one file, beside the folders of its trials."""
+    """Draw the page of a search (see `tlx.tune`) into one file, beside the folders of its trials."""
     return page.write(path, draw(document, path.parent))
 
 
 def draw(document: Mapping[str, Any], folder: Path) -> str:
-    """The page as HTML; a trial is linked where its run has left something in `folder`."""
+    """Return the page as HTML; a trial is linked if its run has left files in `folder`."""
     trials = document["trials"]
     best = next((trial for trial in trials if trial["number"] == document["best"]), None)
     paths = list(document["space"])
@@ -45,19 +45,19 @@ def draw(document: Mapping[str, Any], folder: Path) -> str:
 
 
 def href(trial: Mapping[str, Any], folder: Path) -> str | None:
-    """The folder of a trial's run; None where it has none: its worker died early, or its recipe could not begin."""
-    found = f"{CELLS}/{trial['fingerprint']}/"
-    return found if trial["fingerprint"] and (folder / found).is_dir() else None
+    """Return the folder of a trial's run; None if its worker died early, or its recipe could not begin."""
+    path = f"{CELLS}/{trial['fingerprint']}/"
+    return path if trial["fingerprint"] and (folder / path).is_dir() else None
 
 
 def drawings(document: Mapping[str, Any]) -> list[Figure]:
-    """History, importances and, of two or more paths, parallel coordinates."""
-    found = [history(document)]
+    """Return history, importances and, for two or more paths, parallel coordinates."""
+    figures = [history(document)]
     if document["importances"]:
-        found.append(importances(document["importances"]))
+        figures.append(importances(document["importances"]))
     if len(document["space"]) > 1:
-        found.append(parallel(document))
-    return found
+        figures.append(parallel(document))
+    return figures
 
 
 def measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def history(document: Mapping[str, Any]) -> Figure:
-    """The value of every trial in order, and the best of those done so far."""
+    """Draw the value of every trial in order, and the best of those done so far."""
     rows: Rows = []
     pick = max if document["direction"] == "maximize" else min
     best: float | None = None
@@ -80,11 +80,11 @@ def history(document: Mapping[str, Any]) -> Figure:
     kinds = [state for state in STATES if any(row["state"] == state for row in rows)]
     legend = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0) if len(kinds) > 1 else None
     colour = alt.Color("state:N", title=None, scale=alt.Scale(domain=kinds), legend=legend)
-    told = [alt.Tooltip("trial:Q"), "state:N", alt.Tooltip("value:Q", format=".4~g", title=axis)]
+    tooltip = [alt.Tooltip("trial:Q"), "state:N", alt.Tooltip("value:Q", format=".4~g", title=axis)]
     line = base.mark_line(interpolate="step-after", strokeWidth=1.5, opacity=0.7).transform_filter(
         "isValid(datum.best)"
     )
-    dots = base.mark_circle(size=52, opacity=0.9).encode(y=alt.Y("value:Q", **y), color=colour, tooltip=told)
+    dots = base.mark_circle(size=52, opacity=0.9).encode(y=alt.Y("value:Q", **y), color=colour, tooltip=tooltip)
     chart = alt.layer(line.encode(y=alt.Y("best:Q", **y)), dots)
     return charts.figure(
         "history", "Trial by trial", "A dot a trial; the line is the best of those done so far.", chart, rows
@@ -92,6 +92,7 @@ def history(document: Mapping[str, Any]) -> Figure:
 
 
 def importances(shares: Mapping[str, float]) -> Figure:
+    """Draw the importance of each path."""
     rows: Rows = [{"path": path, "share": share} for path, share in shares.items()]
     chart = (
         alt.Chart(charts.data())
@@ -111,7 +112,7 @@ def field_axis() -> Any:
 
 
 def parallel(document: Mapping[str, Any]) -> Figure:
-    """A line a trial through its place on the axis of every path, in the colour of its value."""
+    """Draw one line per trial through its position on the axis of every path, in the colour of its value."""
     places = {path: placed(document, path) for path in document["space"]}
     rows: Rows = [
         {
@@ -128,8 +129,8 @@ def parallel(document: Mapping[str, Any]) -> Figure:
     under = alt.Axis(labelAngle=0, labelLimit=200, ticks=False, labelOverlap=False, grid=True)
     axis = words.metric(document["metric"])
     descending = document["direction"] == "minimize"
-    told = ["trial:Q", "path:N", alt.Tooltip("at:N", title="value there")]
-    told.append(alt.Tooltip("value:Q", title=axis, format=".4~g"))
+    tooltip = ["trial:Q", "path:N", alt.Tooltip("at:N", title="value there")]
+    tooltip.append(alt.Tooltip("value:Q", title=axis, format=".4~g"))
     chart = (
         alt.Chart(charts.data())
         .mark_line(strokeWidth=1.6, opacity=0.75, point=alt.OverlayMarkDef(size=24))
@@ -143,7 +144,7 @@ def parallel(document: Mapping[str, Any]) -> Figure:
                 scale=alt.Scale(zero=False, reverse=descending),
                 legend=alt.Legend(orient="top", gradientLength=160, format="~g", tickCount=3),
             ),
-            tooltip=told,
+            tooltip=tooltip,
         )
     )
     caption = "A line a trial, each axis from the least to the most that was tried (logarithmic where the search was)."
@@ -151,7 +152,7 @@ def parallel(document: Mapping[str, Any]) -> Figure:
 
 
 def placed(document: Mapping[str, Any], path: str) -> dict[int, float]:
-    """Where every measured trial lies between the least and the most of a path, in [0, 1]."""
+    """Return the position of every measured trial between the lowest and the highest value of a path, in [0, 1]."""
     values = {trial["number"]: trial["point"][path] for trial in measured(document)}
     if document["kinds"][path] == "choice":
         order = {name: n for n, name in enumerate(sorted({str(value) for value in values.values()}))}
@@ -165,11 +166,12 @@ def placed(document: Mapping[str, Any], path: str) -> dict[int, float]:
 
 
 def slices(document: Mapping[str, Any], paths: Sequence[str]) -> list[Figure]:
-    """The value against each path by itself."""
+    """Draw the value against each path separately."""
     return [slice_of(document, path, f"slice-{number}") for number, path in enumerate(paths)]
 
 
 def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
+    """Draw the value of every measured trial against one path."""
     kind = document["kinds"][path]
     rows: Rows = [
         {"trial": trial["number"] + 1, "at": trial["point"][path] if kind != "choice" else str(trial["point"][path]),
@@ -183,6 +185,6 @@ def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
         scale = alt.Scale(type="log") if kind == "log" else alt.Scale(zero=False)
         x = alt.X("at:Q", title=None, scale=scale, axis=numbers(tickCount=5))
     y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=numbers(tickCount=4))
-    told = ["trial:Q", "state:N", "at:N" if kind == "choice" else "at:Q", alt.Tooltip("value:Q", format=".4~g")]
-    chart = alt.Chart(charts.data()).mark_circle(size=52, opacity=0.8).encode(x=x, y=y, tooltip=told)
+    tooltip = ["trial:Q", "state:N", "at:N" if kind == "choice" else "at:Q", alt.Tooltip("value:Q", format=".4~g")]
+    chart = alt.Chart(charts.data()).mark_circle(size=52, opacity=0.8).encode(x=x, y=y, tooltip=tooltip)
     return charts.figure(name, path, "The other fields move too.", chart, rows, height=190)

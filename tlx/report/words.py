@@ -1,4 +1,4 @@
-"""How numbers and recipes are written on a page."""
+"""Format numbers and recipes for a page."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ RULES = {
 
 
 def metric(name: str) -> str:
-    """The words for a metric, with or without the name of its split before it.
+    """Return the words for a metric, with or without the name of its split before it.
 
     >>> metric("test/f1")
     'macro F1'
@@ -32,7 +32,8 @@ def metric(name: str) -> str:
 
 
 def number(value: float | None, digits: int = 4, pad: bool = False) -> str:
-    """Four significant digits, an exponent only where it helps; `pad` keeps the zeros at the end, for columns.
+    """Return a number with four significant digits, with an exponent only if useful; `pad` keeps the zeros at the end,
+    for columns.
 
     >>> [number(x) for x in (0.87743, 1234567.0, 2e-5, 0.0, None)]
     ['0.8774', '1,234,567', '2e-5', '0', '–']
@@ -50,7 +51,7 @@ def number(value: float | None, digits: int = 4, pad: bool = False) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    r"""A share in hundredths.
+    r"""Return a share in per cent.
 
     >>> percent(0.87743)
     '87.7\xa0%'
@@ -63,7 +64,7 @@ def count(value: int) -> str:
 
 
 def size(value: float) -> str:
-    r"""Bytes, in the units of storage.
+    r"""Return bytes in the units of storage.
 
     >>> size(2410 * 4), size(22_713_986 * 4)
     ('9.64\xa0kB', '90.9\xa0MB')
@@ -76,7 +77,7 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    r"""A time in the units that a reader would choose.
+    r"""Return a time in convenient units.
 
     >>> [duration(x) for x in (0.7, 28.637, 7384)]
     ['0.7\xa0s', '28.6\xa0s', '2\xa0h 3\xa0min']
@@ -90,12 +91,13 @@ def duration(seconds: float) -> str:
 
 
 PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
-# What a prefix stands before: watt-hours and grams, not kilos of them. Nobody says kiloseconds.
+# Units that take a prefix: watt-hours and grams instead of their kilo forms; seconds take no large prefix.
 BASES = {"kWh": ("Wh", 1e3, 18), "kg": ("g", 1e3, 18), "FLOP": ("FLOP", 1.0, 18), "s": ("s", 1.0, 0)}
 
 
 def scaled(value: float, unit: str) -> tuple[float, str]:
-    """The factor and the unit in which a value of about this size reads best; units without prefixes stay.
+    """Return the factor and the unit in which a value of about this size is easiest to read; units without prefixes
+    stay.
 
     >>> scaled(2.86e7, "FLOP"), scaled(2.66e-7, "kWh"), scaled(7200.0, "s"), scaled(5.0, "")
     ((1e-06, 'MFLOP'), (1000000000.0, 'µWh'), (1.0, 's'), (1.0, ''))
@@ -104,12 +106,12 @@ def scaled(value: float, unit: str) -> tuple[float, str]:
         return 1.0, unit
     name, factor, most = BASES[unit]
     power = min(most, max(-12, 3 * math.floor(math.log10(value * factor) / 3)))
-    # In this order the factor is the number that it is written as.
+    # Rounding comes last, so that the factor is a short decimal.
     return float(f"{factor / 10.0**power:.6g}"), f"{PREFIXES[power]}{name}"
 
 
 def granting(labels: float) -> str:
-    """How many labels of the target a setting grants: a number of each class, or a share.
+    """Return the number of target labels that a setting grants: a number per class, or a share.
 
     >>> granting(0), granting(5), granting(0.1)
     ('without target labels', 'with 5 labels per class', 'with 10 % of the labels')
@@ -126,7 +128,7 @@ def shape(value: Any) -> str:
 
 
 def source(document: Any, indent: int = 0, before: int = 0) -> str:
-    """A dumped recipe as the Python that would make it, on a line that `before` characters precede.
+    """Return a dumped recipe as the Python code that creates it, on a line that `before` characters precede.
 
     >>> source({"kind": "Freeze", "through": "blocks/03", "rates": [1.0]})
     "Freeze(through='blocks/03', rates=(1.0,))"
@@ -142,7 +144,7 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
 
 
 def headline(recipe: Mapping[str, Any]) -> str:
-    """What a dumped recipe trains on what, in one line.
+    """Return in one line which model a dumped recipe trains on which data.
 
     >>> headline({"model": {"kind": "Mlp"}, "weights": None, "data": {"source": "mnist5k", "target": "/a/my/digits"}})
     'Mlp from scratch on mnist5k to my/digits'
@@ -158,7 +160,7 @@ def headline(recipe: Mapping[str, Any]) -> str:
 
 
 def data_name(source: str | Mapping[str, Any]) -> str:
-    """A dumped source of data in a headline.
+    """Return the name of a dumped source of data for a headline.
 
     >>> data_name("/a/my/digits"), data_name({"kind": "Csv", "path": "/a/reviews.csv"}), data_name({"kind": "Vowels"})
     ('my/digits', 'reviews.csv', 'Vowels')
@@ -169,7 +171,7 @@ def data_name(source: str | Mapping[str, Any]) -> str:
 
 
 def bracket(start: str, items: list[tuple[str, Any]], end: str, indent: int, before: int = 0) -> str:
-    """On one line where it fits, else a line an item."""
+    """Return the items on one line if they fit, else on one line per item."""
     flat = start + ", ".join(name + source(value, -10_000) for name, value in items) + end
     if indent < 0 or len(flat) + indent + before <= WIDTH:
         return flat

@@ -1,7 +1,7 @@
-"""Studies: a question, its cells, and a directory in which many processes run each of them once.
+"""Studies: a question, its cells, and a directory in which many processes run each cell once.
 
-`base` is what a study is, `claims` who runs which cell, `work` the running, `board` what is told meanwhile, `table` the
-results.
+`base` defines a study, `claims` assigns cells to workers, `work` runs them, `board` shows the progress, `table`
+collects the results.
 """
 
 from tlx.study.base import Study

@@ -1,4 +1,4 @@
-"""What a study is, and what its directory says of it."""
+"""Define a study, and write its directory's `study.json`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +34,8 @@ class Study:
     """A `question`, and the `cells` whose runs answer it: overrides of `base` (see `tlx.study.sweep`).
 
     `baseline` names the cells that others are compared with, by their values in some columns: `{"method": "full"}`.
-    `metric` is what is compared (by default the primary one of the task on the test split), `smallest` the difference
-    below which nothing is of interest, `name` by default that of the study's file.
+    `metric` is the compared metric (by default the task's primary metric on the test split), `smallest` the smallest
+    difference of interest, `name` by default the name of the study's file.
     """
 
     base: Recipe
@@ -51,8 +51,8 @@ class Study:
             raise TypeError(f"base is {type(self.base).__name__}, not a tlx.Recipe")
         cells = tuple(sweep(self.base, self.cells))
         columns = dict.fromkeys(cells[0].names)
-        if taken := [column for column in columns if column in OWN]:
-            raise ValueError(f"{taken[0]!r} is a column of the table's own; give that label another name")
+        if reserved := [column for column in columns if column in OWN]:
+            raise ValueError(f"{reserved[0]!r} is a column of the table's own; give that label another name")
         baseline = {column: shown(value) for column, value in self.baseline.items()}
         for column, value in baseline.items():
             if column not in columns:
@@ -74,19 +74,19 @@ class Study:
 
     @cached_property
     def by_fingerprint(self) -> dict[str, Cell]:
-        """The cells in their order, as `sweep` has made them."""
+        """The cells by fingerprint, in the order of `sweep`."""
         return {cell.fingerprint: cell for cell in cast("tuple[Cell, ...]", self.cells)}
 
 
 def check_tested(study: Study) -> None:
-    """ValueError where the metric is of the test split and the data of a cell have none with labels.
+    """Raise ValueError if the metric is measured on the test split and a cell's data have no test split with labels.
 
-    What else is wrong with the data is left to the cell, which says so when it is run.
+    Other errors in the data are left to the cell, which reports them when it runs.
     """
     if not str(study.metric).startswith("test/"):
         return
-    every = (cell.recipe.data for cell in study.by_fingerprint.values())
-    for target in dict.fromkeys(data.target for data in every if data.test_on == "test"):
+    data_of_cells = (cell.recipe.data for cell in study.by_fingerprint.values())
+    for target in dict.fromkeys(data.target for data in data_of_cells if data.test_on == "test"):
         try:
             tested = target in DATASETS or has_test(Data(target=target))
         except (OSError, ValueError):
@@ -100,13 +100,17 @@ def check_tested(study: Study) -> None:
 
 
 def document(study: Study, name: str, command: str = "", file: str = "") -> dict[str, Any]:
-    """`study.json`."""
+    """Return the content of `study.json`."""
     cells = []
     for fingerprint, cell in study.by_fingerprint.items():
-        held = [(path, config.at(cell.recipe, path)) for path in cell.changes]
-        changes = [[path, before(study.base, path), str(shown(value))] for path, value in held]
+        values = [(path, config.at(cell.recipe, path)) for path in cell.changes]
+        changes = [[path, before(study.base, path), str(shown(value))] for path, value in values]
         cells.append(
-            {"fingerprint": fingerprint, "names": cell.names, "changes": [one for one in changes if one[1] != one[2]]}
+            {
+                "fingerprint": fingerprint,
+                "names": cell.names,
+                "changes": [change for change in changes if change[1] != change[2]],
+            }
         )
     return {
         "name": study.name or name,
@@ -121,7 +125,7 @@ def document(study: Study, name: str, command: str = "", file: str = "") -> dict
 
 
 def before(base: Recipe, path: str) -> str:
-    """What the base has at a path; `-` where the override before it has made the path."""
+    """Return the base's value at a path, as text; `-` if an earlier override creates the path."""
     try:
         return str(shown(config.at(base, path)))
     except ValueError:
@@ -129,13 +133,15 @@ def before(base: Recipe, path: str) -> str:
 
 
 def settle(directory: Path, written: Mapping[str, Any]) -> None:
-    """Makes the directory the study's own, whatever study it held before: cells of another stay on disk, unlisted.
+    """Assign the directory to the study, also if it contained another study before. Cells of the other study stay on
+    disk, unlisted.
 
-    FileExistsError for a directory that holds something else.
+    Raises:
+        FileExistsError: The directory contains other files.
     """
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; choose another directory with --out")
-    # Another process may have just begun: claims are there before the file is, and are looked for last.
+    # Another process may have just begun. It creates the claims before the file, so the claims are checked last.
     # The groups of another directory may have been copied, to repeat its study.
     others = directory.is_dir() and any(path.name != GROUPS for path in directory.iterdir())
     if others and not (is_study(directory) or (directory / CLAIMS).is_dir()):
@@ -147,7 +153,7 @@ def settle(directory: Path, written: Mapping[str, Any]) -> None:
 
 
 def alone(directory: Path) -> Any:
-    """The lock under which the study's own files are written, by whichever process."""
+    """Return the lock that protects the study's own files while any process writes them."""
     from filelock import FileLock
 
     return FileLock(directory / CLAIMS / "study.lock")

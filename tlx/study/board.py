@@ -1,4 +1,4 @@
-"""What is told while a study runs: where it begins, a line a cell that finishes (here or elsewhere), what remains."""
+"""Show the progress of a study: the start, one line per finished cell (from any process), and the remaining time."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
 
 class Board(Bar):
-    """Watches a study's directory from the time `since` on, whoever works there."""
+    """Watch a study's directory from the time `since` on, whichever processes work there."""
 
     def __init__(self, study: Study, directory: Path, since: float, quiet: bool):
         self.study, self.directory, self.since = study, directory, since
@@ -28,21 +28,21 @@ class Board(Bar):
         super().__init__("cell", self.total, self.total - len(self.left), quiet)
 
     def begin(self) -> None:
-        """The question, and how far its answer is."""
-        found = studies.read(self.directory)
-        counts = ", ".join(f"{found.counts[state]} {state}" for state in STATES if found.counts[state])
-        again = "; those that failed are tried again" if found.counts["failed"] else ""
-        self.say(f"{found.name}: {found.question}\n{self.total} cells in {self.directory}: {counts}{again}")
+        """Print the question and the number of cells in each state."""
+        study = studies.read(self.directory)
+        counts = ", ".join(f"{study.counts[state]} {state}" for state in STATES if study.counts[state])
+        again = "; those that failed are tried again" if study.counts["failed"] else ""
+        self.say(f"{study.name}: {study.question}\n{self.total} cells in {self.directory}: {counts}{again}")
 
     def look(self) -> None:
-        """Tells of every cell that was settled since the last look."""
+        """Print every cell that was settled since the last call."""
         new = [name for name in self.left if settled(self.directory / CELLS / name, self.since)]
         if not new:
             return
         before = self.total - len(self.left)
         self.left = [name for name in self.left if name not in new]
         self.seen += len(new)
-        # By the pace since the beginning, of everybody who works here.
+        # The pace is measured since the start, over all processes.
         seconds = (time.perf_counter() - self.began) / self.seen * len(self.left)
         remains = f"about {said(round(seconds))} remain" if self.left else ""
         for number, name in enumerate(new, 1):
@@ -52,7 +52,7 @@ class Board(Bar):
         self.move(self.total - len(self.left), remains)
 
     def outcome(self, fingerprint: str) -> str:
-        """What came out of a cell, in a few words."""
+        """Return the result of a cell in a few words."""
         path = self.directory / CELLS / fingerprint
         if not (path / RESULT).is_file():
             return f"failed, {(failure(path) or {'error': 'and tried again'})['error']}"
@@ -62,12 +62,12 @@ class Board(Bar):
         return f"{self.study.metric} {value:.4f}, {seconds}" if value is not None else seconds
 
     def wait(self) -> None:
-        """Says once that all that is left is run by others."""
+        """Print once that other processes run all remaining cells."""
         if not self.waits:
             self.waits = True
             self.say(f"waiting for {len(self.left)} {'cell' if len(self.left) == 1 else 'cells'} that others run")
 
 
 def said(seconds: float) -> str:
-    """A duration in plain characters, for terminals and logs."""
+    """Return a duration in plain characters, for terminals and logs."""
     return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")

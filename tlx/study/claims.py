@@ -1,4 +1,4 @@
-"""Who runs which cell: a lock a cell, which the kernel frees when its holder dies, however it dies."""
+"""Assign cells to workers: one lock per cell, which the kernel frees when its holder dies, in whatever way."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +13,10 @@ from tlx.study.sweeps import Cell
 
 
 class Claim(NamedTuple):
-    """A cell that this process alone may run, in `folder`, as long as it holds the lock. One that is `done` trains
-    again for the other cells of its group, and keeps its results."""
+    """A cell that only this process may run, in `folder`, as long as it holds the lock.
+
+    A cell that is `done` trains again for the other cells of its group, and keeps its results.
+    """
 
     fingerprint: str
     cell: Cell
@@ -24,7 +26,7 @@ class Claim(NamedTuple):
 
 
 def settled(folder: Path, since: float) -> bool:
-    """Whether a cell is not to be run: it is done, or has failed at or after the time `since`."""
+    """Return whether a cell need not be run: it is done, or failed at or after the time `since`."""
     if (folder / RESULT).is_file():
         return True
     failed = failure(folder)
@@ -32,7 +34,7 @@ def settled(folder: Path, since: float) -> bool:
 
 
 def failure(folder: Path) -> dict[str, Any] | None:
-    """The `failed.json` of a cell, if there is one: another process may be about to take it away."""
+    """Return the `failed.json` of a cell; None if there is none, because another process may be removing it."""
     try:
         return read_json(folder / FAILED, records.FAILED, remedy=f"delete {folder / FAILED}: the cell is tried again")
     except FileNotFoundError:
@@ -40,27 +42,27 @@ def failure(folder: Path) -> dict[str, Any] | None:
 
 
 def claim(directory: Path, fingerprint: str, cell: Cell, since: float) -> Claim | None:
-    """The claim on a cell, if it is still to be run and nobody runs it."""
+    """Return the claim on a cell, if it is still to be run and no process runs it."""
     folder = directory / CELLS / fingerprint
     if settled(folder, since):
         return None
-    found = locked(directory, fingerprint, cell)
-    # Its last holder may have finished between the look and the lock.
-    if found is not None and settled(folder, since):
-        found.lock.release()
+    new_claim = locked(directory, fingerprint, cell)
+    # Its last holder may have finished between the check and the lock.
+    if new_claim is not None and settled(folder, since):
+        new_claim.lock.release()
         return None
-    return found
+    return new_claim
 
 
 def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
-    """The claim on a cell, whatever its state, unless somebody holds it."""
+    """Return the claim on a cell in any state, unless another process holds it."""
     lock = FileLock(directory / CLAIMS / f"{fingerprint}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return None
     if isinstance(lock, SoftFileLock):
-        # Where there is no flock, filelock leaves a mere file instead, which outlives whoever made it.
+        # Without flock, filelock creates a plain file instead, which outlives its process.
         lock.release()
         raise OSError(f"the file system of {directory} has no locks (flock), so no claim there ends with its process")
     folder = directory / CELLS / fingerprint
@@ -68,23 +70,24 @@ def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
 
 
 def claim_group(directory: Path, cells: Mapping[str, Cell], group: Sequence[str], since: float) -> list[Claim]:
-    """The claims on all cells of a group, in its order: all of them or none.
+    """Return the claims on all cells of a group, in its order: all of them or none.
 
-    None where all are settled, where somebody holds one, or where the study has lost one.
+    Returns:
+        An empty list if all cells are settled, if another process holds one, or if the study no longer has one.
     """
     if any(name not in cells for name in group) or all(settled(directory / CELLS / name, since) for name in group):
         return []
-    held: list[Claim] = []
+    claimed: list[Claim] = []
     try:
         for name in group:
-            found = locked(directory, name, cells[name])
-            if found is None:
+            new_claim = locked(directory, name, cells[name])
+            if new_claim is None:
                 break
-            held.append(found)
-        if len(held) == len(group) and not all(settled(one.folder, since) for one in held):
-            claims, held = held, []
+            claimed.append(new_claim)
+        if len(claimed) == len(group) and not all(settled(item.folder, since) for item in claimed):
+            claims, claimed = claimed, []
             return claims
     finally:
-        for one in held:
-            one.lock.release()
+        for item in claimed:
+            item.lock.release()
     return []

@@ -1,9 +1,9 @@
-"""Which cells of a study train together: recorded once in `groups.json`, kept by every worker and every later call.
+"""Record in `groups.json` which cells of a study train together; every worker and every later call keeps these groups.
 
     {"most": 64, "groups": [{"cells": [FINGERPRINT, ...], "decided": true, "why": "..."}, ...]}
 
-A group that is not decided yet is a set of cells that may share a program; the worker that opens them first decides
-and puts the decided groups in its place. A decided group never changes. Its order is the order of its runs.
+A group that is not decided yet is a set of cells that may share a program. The worker that opens them first decides,
+and replaces the group by the decided groups. A decided group never changes. Its order is the order of its runs.
 """
 
 import json
@@ -21,7 +21,7 @@ from tlx.training import grouping
 
 
 class Together(NamedTuple):
-    """The `cells` that train together, by fingerprint, in their order; `decided` as in the head of this file."""
+    """Cells that train together, by fingerprint, in their order; `decided` as explained at the top of this file."""
 
     cells: tuple[str, ...]
     decided: bool = False
@@ -29,17 +29,17 @@ class Together(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """`groups.json`: the largest group that was asked for, and the groups."""
+    """Content of `groups.json`: the largest size of a group, as requested, and the groups."""
 
     most: int
     groups: tuple[Together, ...]
 
 
 def read(directory: Path) -> Recorded | None:
-    """The groups of a study's directory; None where none are recorded yet.
+    """Return the groups of a study's directory; None if none are recorded yet.
 
     Raises:
-        ValueError: the file is not one that `tlx study` wrote.
+        ValueError: The file was not written by `tlx study`.
     """
     path = directory / GROUPS
     if not path.is_file():
@@ -47,7 +47,8 @@ def read(directory: Path) -> Recorded | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         groups = tuple(
-            Together(tuple(map(str, one["cells"])), bool(one["decided"]), str(one["why"])) for one in document["groups"]
+            Together(tuple(map(str, item["cells"])), bool(item["decided"]), str(item["why"]))
+            for item in document["groups"]
         )
         return Recorded(int(document["most"]), groups)
     except (ValueError, TypeError, KeyError) as error:
@@ -58,16 +59,17 @@ def read(directory: Path) -> Recorded | None:
 
 
 def write(directory: Path, recorded: Recorded) -> None:
-    groups = [{"cells": list(one.cells), "decided": one.decided, "why": one.why} for one in recorded.groups]
+    """Write `groups.json`."""
+    groups = [{"cells": list(group.cells), "decided": group.decided, "why": group.why} for group in recorded.groups]
     write_json(directory / GROUPS, {"most": recorded.most, "groups": groups})
 
 
 def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
-    """Record a group for every cell of the study that is in none, by the rule of `tlx.training.grouping.chunks`.
+    """Record a group for every cell of the study that has none, by the rule of `tlx.training.grouping.chunks`.
 
-    Groups that are recorded stay as they are, whatever `most` is now. Only where the study has lost a cell of a group
-    that is not finished, the unfinished cells of that group get a new one and train from their first step: without the
-    lost cell their numbers cannot be those of the old group.
+    Recorded groups stay as they are, whatever `most` is now. There is one exception: if the study no longer has a cell
+    of a group that is not finished, the unfinished cells of that group get a new group and train from their first step,
+    because without the lost cell their numbers cannot be those of the old group.
 
     Args:
         directory: the study's directory.
@@ -81,50 +83,53 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
     with alone(directory):
         recorded = read(directory) or Recorded(most, ())
         done = {name for name in cells if (directory / CELLS / name / RESULT).is_file()}
-        kept: list[Together] = []
+        kept_groups: list[Together] = []
         for group in recorded.groups:
             lost = [name for name in group.cells if name not in cells]
             left = [name for name in group.cells if name in cells and name not in done]
             if lost and left:
-                # What is finished keeps its line, as the record of how it was trained.
-                if others := tuple(name for name in group.cells if name in done):
-                    kept.append(Together(others, True, f"trained in a group of {len(group.cells)} cells"))
+                # Finished cells keep their entry, as the record of how they were trained.
+                if finished := tuple(name for name in group.cells if name in done):
+                    kept_groups.append(Together(finished, True, f"trained in a group of {len(group.cells)} cells"))
                 if group.decided and len(group.cells) > 1:
                     notes.append(
                         f"{len(left)} cells trained in a group with {len(lost)} that the study no longer has: they get "
                         "a new group and start again"
                     )
                 continue
-            kept.append(group)
-        known = {name for group in kept for name in group.cells}
-        new = [name for name in cells if name not in known and name not in done]
-        if kept and new and recorded.most != most:
+            kept_groups.append(group)
+        grouped_cells = {name for group in kept_groups for name in group.cells}
+        new = [name for name in cells if name not in grouped_cells and name not in done]
+        if kept_groups and new and recorded.most != most:
             notes.append(f"--most {most} is for the {len(new)} new cells; {GROUPS} keeps the groups of the others")
-        elif kept and recorded.most != most and cells.keys() - done:
+        elif kept_groups and recorded.most != most and cells.keys() - done:
             notes.append(
                 f"--most {most} is not used: the groups of this study were recorded with --most {recorded.most}, and "
                 "the numbers depend on them; choose another --out for other groups"
             )
         parts = grouping.chunks([cells[name].recipe for name in new], most)
-        kept += [Together(tuple(new[n] for n in part)) for part in parts]
-        if tuple(kept) != recorded.groups or not (directory / GROUPS).is_file():
-            write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(kept)))
+        kept_groups += [Together(tuple(new[n] for n in part)) for part in parts]
+        if tuple(kept_groups) != recorded.groups or not (directory / GROUPS).is_file():
+            write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(kept_groups)))
     return notes
 
 
 def decide(directory: Path, group: Together, parts: Sequence[Together]) -> None:
-    """Put the decided groups `parts` in the place of a group that was not decided. Cells of the group that are in no
-    part (they could not be opened) are in no group then; the next call of `record` makes a new one."""
+    """Replace a group that was not decided by the decided groups `parts`.
+
+    Cells of the group that are in no part (they could not be opened) then have no group; the next call of `record`
+    creates one.
+    """
     with alone(directory):
         recorded = read(directory)
         if recorded is None:
             raise FileNotFoundError(f"{directory / GROUPS} is gone while the study runs; start the study again")
         groups: list[Together] = []
-        for one in recorded.groups:
-            groups += parts if one == group else [one]
+        for recorded_group in recorded.groups:
+            groups += parts if recorded_group == group else [recorded_group]
         write(directory, Recorded(recorded.most, tuple(groups)))
 
 
 def share_of(groups: Sequence[Any], workers: int) -> int:
-    """How many of these groups one of so many workers keeps; the others are free for the rest."""
+    """Return how many of these groups one of `workers` workers keeps; the others are free for the other workers."""
     return math.ceil(len(groups) / workers)

@@ -1,6 +1,7 @@
-"""The algebra of a sweep: lists of overrides, multiplied, chained, zipped; and the cells that they make of a recipe.
+"""The algebra of a sweep: lists of overrides that are multiplied, chained and zipped, and the resulting cells of a
+recipe.
 
-Not `sweep.py`: a module of that name would take the place of the function `tlx.study.sweep`.
+This module is not named `sweep.py`, because that name would hide the function `tlx.study.sweep`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,15 +11,17 @@ from tlx import config
 
 
 class Override(NamedTuple):
-    """What one cell changes: `changes` is path -> value, `names` is column -> what the study's table shows there."""
+    """Changes of one cell: `changes` is path -> value, `names` is column -> value shown in the study's table."""
 
     names: dict[str, Any]
     changes: dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """One recipe of a sweep, with the override that made it. `names` has every column of the sweep, None where the
-    recipe has no such field or the cell no such label."""
+    """One recipe of a sweep, with its override.
+
+    `names` has every column of the sweep; None if the recipe has no such field or the cell no such label.
+    """
 
     names: dict[str, Any]
     changes: dict[str, Any]
@@ -33,23 +36,25 @@ Given = Override | Cell | Mapping[str, Any]
 
 
 def param(path: str, *values: Any) -> list[Override]:
-    """One override a value of the field at `path`, in a column of that name.
+    """Return one override per value of the field at `path`, in a column of that name.
 
-    A value that is a range, a list, an array or an iterator stands for what it holds; a tuple is one value, for recipes
-    hold tuples.
+    A range, a list, an array or an iterator stands for its elements; a tuple is one value, because recipes contain
+    tuples.
 
     >>> [override.changes for override in param("seed", range(3))]
     [{'seed': 0}, {'seed': 1}, {'seed': 2}]
     """
-    every = [item for value in values for item in (value if _is_list(value) else (value,))]
-    if not every:
+    all_values = [item for value in values for item in (value if _is_list(value) else (value,))]
+    if not all_values:
         raise ValueError(f"param({path!r}) has no values")
-    return [_by_path({path: value}) for value in every]
+    return [_by_path({path: value}) for value in all_values]
 
 
 def choice(column: str, bundles: Mapping[Any, Mapping[str, Any]]) -> list[Override]:
-    """One override a label, each of which sets several fields at once: `choice("method", {"probe": {"tuning": Probe(),
-    "optim.lr": 1e-2}, "full": {}})`."""
+    """Return one override per label; each sets several fields at once.
+
+    Example: `choice("method", {"probe": {"tuning": Probe(), "optim.lr": 1e-2}, "full": {}})`.
+    """
     if not bundles:
         raise ValueError(f"choice({column!r}) has no labels")
     for label, changes in bundles.items():
@@ -62,75 +67,84 @@ def choice(column: str, bundles: Mapping[Any, Mapping[str, Any]]) -> list[Overri
 
 
 def prod(*parts: Iterable[Given]) -> list[Override]:
-    """Every override of one part together with every one of the others; the last part varies fastest.
+    """Return every override of one part combined with every override of the others; the last part varies fastest.
 
     >>> len(prod(param("optim.lr", 1e-3, 1e-4), param("seed", range(5))))
     10
     """
-    found = [Override({}, {})]
+    overrides = [Override({}, {})]
     for part in parts:
-        given = listed(part)
-        found = [_together("prod", one, other) for one in found for other in given]
-    return found
+        factors = listed(part)
+        overrides = [_together("prod", left, right) for left in overrides for right in factors]
+    return overrides
 
 
 def chain(*parts: Iterable[Given]) -> list[Override]:
-    """The overrides of one part after those of another."""
+    """Return the overrides of all parts, one part after another."""
     return [override for part in parts for override in listed(part)]
 
 
 def zip_(*parts: Iterable[Given]) -> list[Override]:
-    """The first overrides of all parts together, the second ones, ...; ValueError for parts of unequal lengths."""
-    given = [listed(part) for part in parts]
-    if len({len(part) for part in given}) > 1:
-        raise ValueError(f"zip_ wants parts of one length, got {', '.join(str(len(part)) for part in given)}")
-    found = []
-    for row in zip(*given, strict=True):
+    """Combine the first overrides of all parts, the second ones, ...
+
+    Raises:
+        ValueError: The parts have unequal lengths.
+    """
+    lists = [listed(part) for part in parts]
+    if len({len(part) for part in lists}) > 1:
+        raise ValueError(f"zip_ wants parts of one length, got {', '.join(str(len(part)) for part in lists)}")
+    overrides = []
+    for row in zip(*lists, strict=True):
         override = Override({}, {})
-        for other in row:
-            override = _together("zip_", override, other)
-        found.append(override)
-    return found
+        for item in row:
+            override = _together("zip_", override, item)
+        overrides.append(override)
+    return overrides
 
 
 def sweep(base: Any, cells: Iterable[Given]) -> list[Cell]:
-    """The recipes that the overrides make of `base`, each with its names.
+    """Return the recipes that the overrides make of `base`, each with its names.
 
-    `cells` is what the functions above return, or any list of `{path: value}`, whose paths are the columns. A column
-    that is a path is filled in everywhere with what the cell's recipe has there. Raises ValueError or TypeError for an
-    unknown path and for a value that its field does not take, ValueError for a cell that is there twice, under one name
-    or two.
+    Args:
+        base: the recipe.
+        cells: the result of the functions above, or any list of `{path: value}`, whose paths are the columns. A column
+            that is a path shows every cell's value at that path.
+
+    Raises:
+        ValueError: A path is unknown, a field does not accept a value, or a cell occurs twice, under one name or two.
+        TypeError: A field does not accept a value.
     """
-    given = listed(cells)
-    if not given:
+    overrides = listed(cells)
+    if not overrides:
         raise ValueError("a sweep needs at least one cell; [{}] is the recipe as it is")
-    recipes = [_changed(base, override.changes) for override in given]
-    columns = list(dict.fromkeys(column for override in given for column in override.names))
-    paths = {column for column in columns if _is_path(column, given)}
-    made = []
-    for override, recipe in zip(given, recipes, strict=True):
+    recipes = [_changed(base, override.changes) for override in overrides]
+    columns = list(dict.fromkeys(column for override in overrides for column in override.names))
+    paths = {column for column in columns if _is_path(column, overrides)}
+    sweep_cells = []
+    for override, recipe in zip(overrides, recipes, strict=True):
         names = {
             column: _shown_at(recipe, column) if column in paths else override.names.get(column) for column in columns
         }
-        made.append(Cell(names, override.changes, recipe))
-    _check_apart(made)
-    return made
+        sweep_cells.append(Cell(names, override.changes, recipe))
+    _check_apart(sweep_cells)
+    return sweep_cells
 
 
 def listed(cells: Iterable[Given]) -> list[Override]:
-    """Each as an override; TypeError for what is none."""
+    """Return each item as an override; raise TypeError for other types."""
     if isinstance(cells, Mapping | str) or not isinstance(cells, Iterable):
         raise TypeError(f"a sweep is made of a list of {{path: value}}, got {cells!r}")
     return [_override(number, cell) for number, cell in enumerate(cells, 1)]
 
 
 def shown(value: Any) -> Any:
-    """What a table shows of a value: numbers, strings and None as they are, all else as the text a user would write."""
+    """Return a value as a table shows it: numbers, strings and None unchanged, all else as the text a user would
+    write."""
     return value if value is None or isinstance(value, bool | int | float | str) else config.source(value)
 
 
 def told(names: Mapping[str, Any]) -> str:
-    """The names of a cell on a line.
+    """Return the names of a cell on one line.
 
     >>> told({"method": "LoRA", "seed": 3})
     'method=LoRA seed=3'
@@ -159,7 +173,7 @@ def _by_path(changes: Mapping[str, Any]) -> Override:
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy's numbers as Python's, which is what recipes hold."""
+    """Convert NumPy numbers to Python numbers, which recipes contain."""
     return {path: value.item() if hasattr(value, "item") else value for path, value in changes.items()}
 
 
@@ -187,9 +201,9 @@ def _changed(base: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _is_path(column: str, given: list[Override]) -> bool:
-    """Whether the column shows the field of its name, rather than a label."""
-    both = [one for one in given if column in one.names and column in one.changes]
-    return bool(both) and all(one.names[column] == shown(one.changes[column]) for one in both)
+    """Return whether the column shows the field of its name, rather than a label."""
+    overrides = [override for override in given if column in override.names and column in override.changes]
+    return bool(overrides) and all(override.names[column] == shown(override.changes[column]) for override in overrides)
 
 
 def _shown_at(recipe: Any, path: str) -> Any:
@@ -200,23 +214,23 @@ def _shown_at(recipe: Any, path: str) -> Any:
 
 
 def _check_apart(cells: list[Cell]) -> None:
-    """ValueError where two cells have one name, or one recipe."""
+    """Raise ValueError if two cells have the same name, or the same recipe."""
     by_names: dict[str, int] = {}
     by_recipe: dict[str, int] = {}
     for number, cell in enumerate(cells):
         name, fingerprint = told(cell.names), cell.fingerprint
-        one, other = by_names.setdefault(name, number), by_recipe.setdefault(fingerprint, number)
-        if one == other == number:
+        first, twin = by_names.setdefault(name, number), by_recipe.setdefault(fingerprint, number)
+        if first == twin == number:
             continue
-        if one == other:
-            raise ValueError(f"cells {one + 1} and {number + 1} are the same: {name}; leave one out")
-        if one != number:
-            path = config.diff(cells[one].recipe, cell.recipe)[0][0]
+        if first == twin:
+            raise ValueError(f"cells {first + 1} and {number + 1} are the same: {name}; leave one out")
+        if first != number:
+            path = config.diff(cells[first].recipe, cell.recipe)[0][0]
             raise ValueError(
-                f"cells {one + 1} and {number + 1} are both named {name}, and differ in {path}; "
+                f"cells {first + 1} and {number + 1} are both named {name}, and differ in {path}; "
                 "give them a column that says so"
             )
         raise ValueError(
-            f"cells {other + 1} and {number + 1} are one recipe under two names, {told(cells[other].names)} and "
+            f"cells {twin + 1} and {number + 1} are one recipe under two names, {told(cells[twin].names)} and "
             f"{name}; leave one out"
         )

@@ -1,4 +1,4 @@
-"""The results of a study as one tidy table, for pandas and for files."""
+"""Return the results of a study as one tidy table, for pandas and for files."""
 
 import os
 from collections.abc import Mapping
@@ -15,28 +15,32 @@ RESULTS = "results"
 
 
 def lacking() -> str:
-    """What of the extra `tlx[study]` is not installed."""
+    """Return the missing packages of the extra `tlx[study]`."""
     return ", ".join(name for name in NEEDED if find_spec(name) is None)
 
 
 def results(directory: str | Path) -> Any:
-    """A pandas data frame with a row for every metric of every finished cell, and one without a metric for every other.
+    """Return a pandas data frame with a row per metric of every finished cell, and one row without a metric per other
+    cell.
 
-    Its columns: `fingerprint`, the study's own, `seed`, `state`, `split`, `metric`, `value`, `selection` (the rule that
-    chose the checkpoint) and `selected_step`, `steps`, `seconds` (of cells that trained together each has its share),
-    `trainable` (parameters that learn). What the cells answered on every example lies in
-    `DIR/cells/FINGERPRINT/predictions`. Raises FileNotFoundError where there is no study, ImportError where the extra
-    `tlx[study]` is missing.
+    Columns: `fingerprint`, the study's own columns, `seed`, `state`, `split`, `metric`, `value`, `selection` (the rule
+    that chose the checkpoint), `selected_step`, `steps`, `seconds` (cells that trained together have equal shares) and
+    `trainable` (number of trainable parameters). The predictions of the cells on every example are in
+    `DIR/cells/FINGERPRINT/predictions`.
+
+    Raises:
+        FileNotFoundError: There is no study.
+        ImportError: The extra `tlx[study]` is missing.
     """
     if missing := lacking():
         raise ImportError(f"a table of results needs {missing}: pip install 'tlx[study]'")
     import pandas
 
-    found = studies.read(directory)
-    columns = list(dict.fromkeys((*found.columns, "seed")))
+    study = studies.read(directory)
+    columns = list(dict.fromkeys((*study.columns, "seed")))
     first, *rest = OWN
     frame = pandas.DataFrame(
-        [row for cell in found.cells for row in rows(cell)], columns=[first, *columns, *rest], dtype=object
+        [row for cell in study.cells for row in rows(cell)], columns=[first, *columns, *rest], dtype=object
     )
     for column in frame.columns:
         values = list(frame[column].dropna())
@@ -49,13 +53,13 @@ def results(directory: str | Path) -> Any:
 
 
 def rows(cell: Cell) -> list[dict[str, Any]]:
-    """The rows of one cell."""
+    """Return the rows of one cell."""
     row: dict[str, Any] = {"fingerprint": cell.fingerprint, **cell.names, "state": cell.state}
     if not cell.result:
         return [row]
-    told = {name: cell.result[name] for name in ("selection", "selected_step", "steps")}
-    told |= {"seconds": spent(cell.result), "trainable": cell.result["parameters"]["trainable"]}
-    row = {"seed": cell.result["seed"]} | row | told
+    facts = {name: cell.result[name] for name in ("selection", "selected_step", "steps")}
+    facts |= {"seconds": spent(cell.result), "trainable": cell.result["parameters"]["trainable"]}
+    row = {"seed": cell.result["seed"]} | row | facts
     return [
         row | {"split": name.partition("/")[0], "metric": name.partition("/")[2], "value": value}
         for name, value in cell.metrics.items()
@@ -63,12 +67,12 @@ def rows(cell: Cell) -> list[dict[str, Any]]:
 
 
 def spent(result: Mapping[str, Any]) -> float:
-    """The seconds of a run: its share, where several trained together, of what they took."""
+    """Return the seconds of a run; runs that trained together have equal shares."""
     return studies.costs(result)["seconds"]
 
 
 def write_results(directory: Path) -> list[Path]:
-    """`results.csv` and `results.parquet`, whole or not at all; nothing where the extra is missing."""
+    """Write `results.csv` and `results.parquet`, whole or not at all; write nothing if the extra is missing."""
     if lacking():
         return []
     frame = results(directory)
@@ -82,21 +86,21 @@ def write_results(directory: Path) -> list[Path]:
 
 
 def markdown(directory: str | Path) -> str:
-    """The finished cells of a study, a line a cell: its columns, what was measured on the test split, what it took."""
-    found = studies.read(directory)
-    metrics = [name for name in found.metrics if name.startswith("test/")]
-    if found.metric in metrics:
-        metrics = [found.metric, *(name for name in metrics if name != found.metric)]
-    heads = [*found.columns, *metrics, "steps", "seconds", "trainable"]
-    lines = [heads, ["---"] * len(found.columns) + ["---:"] * (len(metrics) + 3)]
-    for cell in found.cells:
+    """Return the finished cells of a study as a Markdown table: columns, metrics on the test split, and costs."""
+    study = studies.read(directory)
+    metrics = [name for name in study.metrics if name.startswith("test/")]
+    if study.metric in metrics:
+        metrics = [study.metric, *(name for name in metrics if name != study.metric)]
+    heads = [*study.columns, *metrics, "steps", "seconds", "trainable"]
+    lines = [heads, ["---"] * len(study.columns) + ["---:"] * (len(metrics) + 3)]
+    for cell in study.cells:
         if cell.result:
             numbers = [f"{cell.metrics[name]:.4f}" if name in cell.metrics else "-" for name in metrics]
             seconds, learn = spent(cell.result), cell.result["parameters"]["trainable"]
-            names = ["-" if cell.names[name] is None else str(cell.names[name]) for name in found.columns]
+            names = ["-" if cell.names[name] is None else str(cell.names[name]) for name in study.columns]
             lines.append([*names, *numbers, str(cell.result["steps"]), f"{seconds:.1f}", f"{learn:,}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    if not found.changed:
+    if not study.changed:
         return table
-    count = found.counts["stale"]
-    return f"{table}\n\n{count} stale cells are left out: {', '.join(found.changed)} changed since they ran"
+    count = study.counts["stale"]
+    return f"{table}\n\n{count} stale cells are left out: {', '.join(study.changed)} changed since they ran"

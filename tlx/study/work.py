@@ -1,4 +1,4 @@
-"""The running of a study: each cell once, by this process or by workers, whoever else works in the same directory."""
+"""Run a study: each cell once, by this process or by workers, while other processes may work in the same directory."""
 
 import json
 import os
@@ -30,12 +30,12 @@ from tlx.training import run_many
 from tlx.training.loop import Run
 from tlx.training.run_many import MOST_ARMS
 
-# A line for every cell that was run to its end: when, which, how it ended, by whom.
+# One line for every cell that ended: time, cell, outcome, process.
 EXECUTIONS = "executions.jsonl"
-# The exit code of a worker that could not write: the process that started it says so, once.
+# Exit code of a worker that could not write: its parent process reports the error once.
 NO_STORAGE = 74
 AGAIN = "run the same command again"
-# Seconds between two looks at what others run.
+# Seconds between two checks of the other processes.
 PAUSE = 0.5
 
 
@@ -51,13 +51,13 @@ def run_study(
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
 ) -> StudyRecords:
-    """Run every cell of the study that is not done, in the directory `out`, and read back what is there.
+    """Run every cell of the study that is not done, in the directory `out`, and read the records back.
 
-    A cell is the fingerprint of its recipe: a finished one is never run again, an interrupted one continues, a failed
-    one keeps its traceback and is tried again by the next call. Many processes may call this for one directory at once;
-    each returns when no cell is left. Cells that differ in numbers alone train together, in groups that follow from the
-    study and are recorded in `groups.json`; later calls and other workers keep them. The page is drawn where the extra
-    is installed and a cell is done.
+    A cell is identified by the fingerprint of its recipe: a finished cell is never run again, an interrupted one
+    continues, a failed one keeps its traceback and is retried by the next call. Many processes may call this for one
+    directory at once; each returns when no cell is left. Cells that differ only in numbers train together, in groups
+    that follow from the study and are recorded in `groups.json`; later calls and other workers keep them. The page is
+    drawn if the extra is installed and a cell is done.
 
     Args:
         study: the study.
@@ -71,8 +71,8 @@ def run_study(
         mesh: how many devices share a batch of a cell.
 
     Raises:
-        FileExistsError: the directory holds something else.
-        ChildProcessError: workers died and left cells.
+        FileExistsError: The directory contains other files.
+        ChildProcessError: Workers died and left cells.
     """
     directory = Path(out)
     for name, value in {"jobs": jobs, "most": most}.items():
@@ -96,7 +96,7 @@ def directed(
     worker: Sequence[str],
     mesh: Mesh,
 ) -> StudyRecords:
-    """Run the study as `run_study` says, in a directory that the caller guards."""
+    """Run the study as in `run_study`, in a directory that the caller guards."""
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
     since = now()
     with Board(study, directory, since, quiet) as board:
@@ -109,14 +109,14 @@ def directed(
             employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
         board.look()
     write_results(directory)
-    found = studies.read(directory)
-    if found.counts["done"] and report.available():
+    records = studies.read(directory)
+    if records.counts["done"] and report.available():
         report.write_study(directory)
-    return found
+    return records
 
 
 def now() -> float:
-    """Seconds since the epoch."""
+    """Return the seconds since the epoch."""
     return round(time.time(), 3)
 
 
@@ -132,19 +132,19 @@ def work(
     employed: bool = False,
     mesh: Mesh = Mesh(),
 ) -> None:
-    """Do what one worker does: claim groups of cells and run them until all cells are settled, by whomever.
+    """Run one worker: claim groups of cells and run them until all cells are settled, by any process.
 
     Args:
         study: the study.
         directory: its directory.
-        since: cells that failed before this time (seconds since the epoch) are tried again.
-        share: how many workers share the study. It decides how many groups this one keeps when it has decided how some
-            cells are grouped, and no number of any run.
+        since: cells that failed before this time (seconds since the epoch) are retried.
+        share: how many workers share the study. It decides how many groups this worker keeps after it has grouped some
+            cells, and affects no number of any run.
         most: the largest new group.
-        look: is called after every cell.
-        wait: is called where others run all that is left.
-        employed: return when the process that started this one has died, and end with the exit code `NO_STORAGE` where
-            the directory cannot be written.
+        look: called after every cell.
+        wait: called while other processes run all remaining cells.
+        employed: return when the parent process has died, and exit with the code `NO_STORAGE` if the directory cannot
+            be written.
         mesh: how many devices share a batch of a cell.
     """
     try:
@@ -167,14 +167,14 @@ def claimed(
     employed: bool,
     mesh: Mesh,
 ) -> None:
-    """Claim and run cells until all are settled, as `work` says."""
+    """Claim and run cells until all are settled, as in `work`."""
     left, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
     groups.record(directory, cells, most)
     while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
             return
         if not any(run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, left)):
-            # A cell that could not be opened is in no group; a worker that died may have left it so.
+            # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
             groups.record(directory, cells, most)
             wait()
             time.sleep(PAUSE)
@@ -182,7 +182,7 @@ def claimed(
 
 
 def listed(directory: Path, left: Mapping[str, Cell]) -> list[Together]:
-    """The recorded groups with a cell that is left."""
+    """Return the recorded groups with a cell that is left."""
     recorded = groups.read(directory)
     return [group for group in (recorded.groups if recorded else ()) if left.keys() & {*group.cells}]
 
@@ -196,25 +196,25 @@ def run_group(
     look: Callable[[], None],
     mesh: Mesh = Mesh(),
 ) -> bool:
-    """Claim a group and run it; whether it could be claimed."""
+    """Claim a group and run it; return whether it could be claimed."""
     claims = claim_group(directory, cells, group.cells, since)
     if not claims:
         return False
     try:
-        # Another worker may have decided between the look and the locks.
+        # Another worker may have decided between the check and the locks.
         if group not in listed(directory, cells):
             return False
         fulfil(directory, group, claims, share, look, mesh)
     finally:
-        for one in claims:
-            one.lock.release()
+        for item in claims:
+            item.lock.release()
     return True
 
 
 def fulfil(
     directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], mesh: Mesh
 ) -> None:
-    """Run the cells of a claimed group, write down what comes of each, and release it."""
+    """Run the cells of a claimed group, record the outcome of each, and release it."""
     decided: list[Together] = []
 
     def note(choice: dict[str, Any]) -> None:
@@ -232,25 +232,25 @@ def fulfil(
             claims[position].lock.release()
 
     def done(position: int, outcome: Run | Exception) -> None:
-        one = claims[position]
+        claim = claims[position]
         if isinstance(outcome, StorageError):
-            # No cell's failure, and the next would meet it too.
+            # This is not a failure of the cell: the next cell would fail too.
             raise outcome
-        if one.done:
+        if claim.done:
             return
         failed = isinstance(outcome, Exception)
         if isinstance(outcome, Exception):
-            keep_failure(one.folder, outcome)
-        line = {"time": now(), "cell": one.fingerprint, "state": "failed" if failed else "done"}
+            keep_failure(claim.folder, outcome)
+        line = {"time": now(), "cell": claim.fingerprint, "state": "failed" if failed else "done"}
         append(directory / EXECUTIONS, line | {"host": socket.gethostname(), "process": os.getpid()})
         look()
 
-    for one in claims:
-        if not one.done:
-            make_way(one.folder)
+    for claim in claims:
+        if not claim.done:
+            make_way(claim.folder)
     run_many.run_many(
-        [one.cell.recipe for one in claims],
-        [one.folder for one in claims],
+        [claim.cell.recipe for claim in claims],
+        [claim.folder for claim in claims],
         how=replace(run_many.CELLS, mesh=mesh),
         most=len(claims),
         together=[range(len(claims))] if group.decided else None,
@@ -262,27 +262,33 @@ def fulfil(
 
 
 def make_way(folder: Path) -> None:
-    """Takes away the note of an earlier failure, and what a try has left that died before the folder was its own."""
+    """Remove the record of an earlier failure, and the files of an attempt that died before it had claimed the
+    folder."""
     if not (folder / RECIPE).is_file():
         run_files.delete(folder)
     (folder / FAILED).unlink(missing_ok=True)
 
 
 def keep_failure(folder: Path, error: Exception) -> None:
-    """`failed.json`: what went wrong, where, when."""
+    """Write `failed.json`: the error, its traceback, and the time."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = "".join(traceback.format_exception(error))
-    write_json(folder / FAILED, {"error": f"{type(error).__name__}: {error}", "traceback": told, "time": now()})
+    trace = "".join(traceback.format_exception(error))
+    write_json(folder / FAILED, {"error": f"{type(error).__name__}: {error}", "traceback": trace, "time": now()})
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """A JSON line, in one write to a file opened for appending, so that the lines of many workers do not mix."""
+    """Append a JSON line with one write to a file opened for appending, so that the lines of many workers do not
+    mix."""
     with path.open("ab", buffering=0) as stream:
         stream.write(json.dumps(line).encode() + b"\n")
 
 
 def employ(command: Sequence[str], count: int, board: Board) -> None:
-    """Starts so many workers and watches until they have gone home; ChildProcessError where they left cells behind."""
+    """Start `count` workers and watch until they have ended.
+
+    Raises:
+        ChildProcessError: The workers left cells.
+    """
     workers = [subprocess.Popen(command) for _ in range(count)]
     try:
         while any(worker.poll() is None for worker in workers):

@@ -1,7 +1,7 @@
-"""Searches: which numbers, and which records, of a recipe do best on the validation split.
+"""Searches: find the numbers and records of a recipe that do best on the validation split.
 
-`space` is what may be chosen, `asked` what a search was asked, `journal` Optuna's side, `crew` a worker, `attempt` the
-runs, `reading` what came of them, `searching` the whole.
+`space` defines the search space, `asked` checks the arguments of a search, `journal` contains the calls of Optuna,
+`crew` is a worker, `attempt` runs the trials, `reading` reads the results, `searching` is the entry point.
 """
 
 from tlx.tune.reading import Found, Record

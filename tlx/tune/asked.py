@@ -1,4 +1,4 @@
-"""What a search was asked, checked, and the folder that it is asked in."""
+"""Check the arguments of a search, and prepare its folder."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 class Asked(NamedTuple):
-    """What a search was asked: as in `search`, checked."""
+    """Checked arguments of a search, as in `search`."""
 
     recipe: Recipe
     space: Space
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
 
     @property
     def document(self) -> dict[str, Any]:
-        """What two workers of one search agree on."""
+        """The settings that two workers of one search must share."""
         return {
             "fingerprint": config.fingerprint(self.recipe),
             "recipe": config.dump(self.recipe),
@@ -56,7 +56,7 @@ def check_asked(
     direction: str | None,
     seed: int,
 ) -> Asked:
-    """Everything about a search that can be known to be wrong before it begins."""
+    """Check everything about a search that can be checked before it begins."""
     if trials < 1:
         raise ValueError(f"trials is {trials}; a search takes 1 or more")
     config.check_seed(seed, "seed")
@@ -79,12 +79,17 @@ def check_asked(
 
 
 def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError if a value is not among the known values."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
 
 
 def check_metric(metric: str, task: Any) -> str:
-    """The metric's name without its split; ValueError for one of the test split and for one that the task lacks."""
+    """Return the metric's name without its split.
+
+    Raises:
+        ValueError: The metric is measured on the test split, or the task does not have it.
+    """
     split, _, name = metric.rpartition("/")
     if split not in ("", "validation"):
         raise ValueError(f"metric is {metric!r}; a search sees the validation split alone")
@@ -96,6 +101,7 @@ def check_metric(metric: str, task: Any) -> str:
 
 
 def pruner_of(asked: Asked) -> Any:
+    """Return Optuna's pruner for the search."""
     if asked.pruner == "none":
         return journal.pruner_of("none", 1, 1)
     train = asked.recipe.train
@@ -105,7 +111,11 @@ def pruner_of(asked: Asked) -> Any:
 
 
 def settle(folder: Path, asked: Asked) -> None:
-    """Makes the folder the search's own. FileExistsError where it holds another search, or something else."""
+    """Assign the folder to the search.
+
+    Raises:
+        FileExistsError: The folder contains another search, or other files.
+    """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not begun(folder):
@@ -116,28 +126,30 @@ def settle(folder: Path, asked: Asked) -> None:
         if not (folder / SEARCH).is_file():
             write_json(folder / SEARCH, asked.document)
             return
-    held = read_json(folder / SEARCH, records.SEARCH, remedy="restore the file, or choose another folder with --out")
-    for name, ours in asked.document.items():
-        if name != "recipe" and held[name] != ours:
-            same = name == "fingerprint" and held.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
-            what = "version of the source code" if same else "recipe" if name == "fingerprint" else name
+    saved = read_json(folder / SEARCH, records.SEARCH, remedy="restore the file, or choose another folder with --out")
+    for name, value in asked.document.items():
+        if name != "recipe" and saved[name] != value:
+            same = name == "fingerprint" and saved.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
+            part = "version of the source code" if same else "recipe" if name == "fingerprint" else name
             raise FileExistsError(
-                f"{folder} holds a search with another {what}: {told(held[name])} there, {told(ours)} here; choose "
+                f"{folder} holds a search with another {part}: {told(saved[name])} there, {told(value)} here; choose "
                 "another folder with --out"
             )
 
 
 def begun(folder: Path) -> bool:
-    """Whether the folder is a search's. Another process may have just begun it: claims are there before the file is."""
+    """Return whether the folder belongs to a search. Another process may have just begun it, and claims are created
+    before the file."""
     return (folder / SEARCH).is_file() or ((folder / CLAIMS).is_dir() and not is_study(folder))
 
 
 def told(value: Any) -> str:
+    """Return a setting as text."""
     return ", ".join(f"{path}: {spec}" for path, spec in value.items()) if isinstance(value, dict) else str(value)
 
 
 def alone(folder: Path) -> Any:
-    """The lock under which the next trial is chosen and the search's own files are written."""
+    """Return the lock under which the next trial is chosen and the search's own files are written."""
     from filelock import FileLock
 
     return FileLock(folder / CLAIMS / "search.lock")

@@ -1,4 +1,4 @@
-"""The runs of a search's trials: what one is, and the one function that executes some of them together."""
+"""Run the trials of a search: the definition of a trial, and the function that executes several together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +19,12 @@ Judge = Callable[[int, Mapping[str, float]], bool]
 
 
 class Trial(NamedTuple):
-    """A trial of that `number`, which this worker alone executes: the `recipe` at a `point` of the space, to run in
-    `folder`. `judge` may stop it. One that has `ended` already is here for the other trials of its group: its outcome
-    is known."""
+    """A trial with its `number`, which only this worker executes: the `recipe` at a `point` of the space, to run in
+    `folder`.
+
+    `judge` may stop it. A trial that has `ended` already is included for the other trials of its group: its outcome is
+    known.
+    """
 
     number: int
     point: Point
@@ -32,7 +35,7 @@ class Trial(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What came of a trial: the run's `result` where it was "done" or "stopped", an `error` where it has "failed"."""
+    """Outcome of a trial: the run's `result` if it was "done" or "stopped", an `error` if it has "failed"."""
 
     trial: Trial
     state: State
@@ -41,12 +44,15 @@ class Ended(NamedTuple):
 
 
 def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
-    """Runs the trials, none of which looks at the test split, and tells of each as it ends.
+    """Run the trials without the test split, and report each as it ends.
 
-    They were drawn without knowledge of one another, so those whose recipes differ in numbers alone train together,
-    unless somebody judges them (see `tlx.training.run_many`); the groups follow from the trials that are given. An
-    interrupted run continues; one that fails is reported and stops no other. A full or failing storage is no failure
-    of a trial: `durable.StorageError` is raised.
+    The trials were drawn without knowledge of one another, so trials whose recipes differ only in numbers train
+    together, unless they are judged (see `tlx.training.run_many`). The groups follow from the given trials. An
+    interrupted run continues. A failed run is reported and stops no other run. A full or failing storage is not a
+    failure of a trial.
+
+    Raises:
+        durable.StorageError: The storage is full or fails.
     """
 
     def ended(trial: Trial, outcome: Run | Exception) -> None:
@@ -59,11 +65,11 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh =
         else:
             short = outcome.result["steps"] < outcome.result["asked_steps"]
             tell(Ended(trial, "stopped" if short else "done", outcome.result))
-        # Nobody goes on with it.
+        # The run has ended, so its checkpoints are no longer needed.
         run_files.delete(trial.folder, checkpoints_only=True)
 
     for trial in trials:
-        # A worker that died before the folder was a run's may have left something in it.
+        # A worker that died before it claimed the folder may have left files in it.
         if not (trial.folder / RECIPE).is_file():
             run_files.delete(trial.folder)
     how = replace(CELLS, test=False, mesh=mesh)
@@ -75,7 +81,7 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh =
     )  # fmt: skip
     for trial in judged:
         try:
-            found: Run | Exception = run(trial.recipe, trial.folder, resume=True, how=replace(how, judge=trial.judge))
+            outcome: Run | Exception = run(trial.recipe, trial.folder, resume=True, how=replace(how, judge=trial.judge))
         except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
-            found = error
-        ended(trial, found)
+            outcome = error
+        ended(trial, outcome)

@@ -1,4 +1,4 @@
-"""A worker of a search: takes the next trial under a claim, has it executed, writes down what came of it."""
+"""A worker of a search: claims the next trial, executes it, and records the outcome."""
 
 import contextlib
 import math
@@ -21,7 +21,7 @@ from tlx.tune.space import Point, cell
 
 
 class Crew:
-    """One worker of a search, of as many as `share` it, which knows of the others by the journal and the claims."""
+    """One of `share` workers of a search, which communicate through the journal and the claims."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Crew:
         mesh: Mesh = Mesh(),
     ):
         self.folder, self.asked, self.trials, self.quiet, self.mesh = folder, asked, trials, quiet, mesh
-        # What is judged runs by itself, and would only be kept from the others.
+        # A judged trial runs alone, so a larger group would only block it for the other workers.
         self.together = together if asked.sampler in UP_FRONT and asked.pruner == "none" else 1
         with alone(folder):
             self.storage = journal.open_storage(folder)
@@ -50,13 +50,13 @@ class Crew:
                 self.trials = len(points)
 
     def work(self) -> None:
-        """Tries points until so many have been tried, or are being tried by others."""
+        """Execute trials until the requested number has been executed or is being executed by other workers."""
         while True:
             with contextlib.ExitStack() as claims:
-                taken = self.next(claims)
-                if not taken:
+                trials = self.next(claims)
+                if not trials:
                     return
-                self.attempt(taken)
+                self.attempt(trials)
 
     def attempt(self, taken: Sequence[tuple[Trial, Any]]) -> None:
         handles = {trial.number: handle for trial, handle in taken}
@@ -67,47 +67,52 @@ class Crew:
         execute([trial for trial, _ in taken], tell, self.mesh)
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
-        """The next trials with Optuna's handles of them, under claims that last as long as `claims`: first those that a
-        worker left when it died. Trials that are known beforehand come in the groups in which they were added."""
+        """Return the next trials with Optuna's handles, under claims that last as long as `claims`.
+
+        Trials that a dead worker left come first. Trials that are known beforehand come in the groups in which they
+        were added.
+        """
         with alone(self.folder):
-            every = self.study.get_trials(deepcopy=False)
-            left = [trial.number for trial in every if trial.state.name == "RUNNING"]
-            waiting = [trial.number for trial in every if trial.state.name == "WAITING"]
+            recorded = self.study.get_trials(deepcopy=False)
+            left = [trial.number for trial in recorded if trial.state.name == "RUNNING"]
+            waiting = [trial.number for trial in recorded if trial.state.name == "WAITING"]
             if self.asked.sampler in UP_FRONT:
                 for number in [*left, *waiting]:
-                    if found := self.take_group(every, journal.group_of(every, number), claims):
-                        return found
+                    if trials := self.take_group(recorded, journal.group_of(recorded, number), claims):
+                        return trials
                 return []
-            for number in [*left, *[None] * (self.trials - len(every))]:
-                if found := self.take(number, claims):
-                    return found
+            for number in [*left, *[None] * (self.trials - len(recorded))]:
+                if trials := self.take(number, claims):
+                    return trials
         return []
 
     def take_group(self, every: Sequence[Any], group: Sequence[int], claims: contextlib.ExitStack) -> list[Any]:
-        """All trials of a group, those that have ended too, for without them the numbers of the others would differ;
-        none where somebody runs one of their recipes now. A recipe that comes twice is taken once."""
+        """Return all trials of a group, also ended ones, because without them the numbers of the others would differ.
+
+        The list is empty if another worker runs one of their recipes now. A recipe that occurs twice is returned once.
+        """
         asked, members = self.asked, dict[str, tuple[int, Any]]()
         for number in group:
-            made = cell(asked.recipe, self.point_of(number))
+            recipe_cell = cell(asked.recipe, self.point_of(number))
             pending = every[number].state.name in ("RUNNING", "WAITING")
-            known = members.get(made.fingerprint)
-            if known is None or (pending and every[known[0]].state.name not in ("RUNNING", "WAITING")):
-                members[made.fingerprint] = number, made
-        with contextlib.ExitStack() as held:
+            earlier = members.get(recipe_cell.fingerprint)
+            if earlier is None or (pending and every[earlier[0]].state.name not in ("RUNNING", "WAITING")):
+                members[recipe_cell.fingerprint] = number, recipe_cell
+        with contextlib.ExitStack() as locks:
             for fingerprint in members:
-                if not self.claim(fingerprint, held):
-                    # Left as it is: whoever ends that run takes this one up, and finds it done.
+                if not self.claim(fingerprint, locks):
+                    # The trial stays as it is: the worker that ends that run continues this trial, and finds it done.
                     return []
-            claims.push(held.pop_all())
-        return [self.given(every[number], made) for number, made in members.values()]
+            claims.push(locks.pop_all())
+        return [self.given(every[number], recipe_cell) for number, recipe_cell in members.values()]
 
     def point_of(self, number: int) -> Point:
-        """The point of a trial that is known beforehand."""
+        """Return the point of a trial that is known beforehand."""
         asked = self.asked
         return journal.points(asked.sampler, asked.space, asked.seed, number + 1)[number]
 
     def given(self, trial: Any, made: Any) -> tuple[Trial, Any]:
-        """A recorded trial to execute, with its handle; without one, if it has ended."""
+        """Return a recorded trial to execute, with its handle, or without a handle if it has ended."""
         asked, number = self.asked, trial.number
         folder, state = self.folder / CELLS / made.fingerprint, trial.state.name
         if state not in ("RUNNING", "WAITING"):
@@ -118,19 +123,19 @@ class Crew:
         return Trial(number, point, made.recipe, folder, self.judged(handle)), handle
 
     def take(self, number: int | None, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
-        """The trial of that number, or a new one; none where somebody runs that recipe now."""
+        """Return the trial of that number, or a new one; an empty list if another worker runs that recipe now."""
         asked, count = self.asked, len(self.study.get_trials(deepcopy=False))
         self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, count if number is None else number)
         handle = self.study.ask() if number is None else journal.again(self.study, self.storage, number)
         point = journal.suggested(handle, asked.space)
-        made = cell(asked.recipe, point)
-        if not self.claim(made.fingerprint, claims):
+        recipe_cell = cell(asked.recipe, point)
+        if not self.claim(recipe_cell.fingerprint, claims):
             return []
-        folder = self.folder / CELLS / made.fingerprint
-        return [(Trial(handle.number, point, made.recipe, folder, self.judged(handle)), handle)]
+        folder = self.folder / CELLS / recipe_cell.fingerprint
+        return [(Trial(handle.number, point, recipe_cell.recipe, folder, self.judged(handle)), handle)]
 
     def claim(self, fingerprint: str, claims: contextlib.ExitStack) -> bool:
-        """Whether this worker alone may now run the recipe of that fingerprint, until `claims` ends."""
+        """Return whether this worker may now run the recipe of that fingerprint alone, until `claims` ends."""
         lock = FileLock(self.folder / CLAIMS / f"{fingerprint}.lock")
         try:
             lock.acquire(blocking=False)
@@ -143,7 +148,7 @@ class Crew:
         return self.judge_of(handle) if self.asked.pruner != "none" else None
 
     def tell(self, handle: Any, ended: Ended) -> None:
-        """Writes down what came of a trial, and says it."""
+        """Record the outcome of a trial, and print it."""
         value = ended.result["metrics"][f"validation/{self.asked.metric}"] if ended.result else None
         error = ended.error
         if value is not None and not np.isfinite(value):
@@ -159,19 +164,19 @@ class Crew:
             print(self.line(ended, value, error), file=sys.stderr, flush=True)
 
     def line(self, ended: Ended, value: float | None, error: str | None) -> str:
-        names = " ".join(f"{path}={config.source(given)}" for path, given in ended.trial.point.items())
-        what = f"failed, {error}" if error else f"validation/{self.asked.metric} {value:.4f}"
+        names = " ".join(f"{path}={config.source(value_at)}" for path, value_at in ended.trial.point.items())
+        outcome = f"failed, {error}" if error else f"validation/{self.asked.metric} {value:.4f}"
         if ended.state == "stopped" and ended.result:
-            what += f", stopped at step {ended.result['steps']}"
-        return f"{ended.trial.number + 1}/{self.trials}  {names}: {what}"
+            outcome += f", stopped at step {ended.result['steps']}"
+        return f"{ended.trial.number + 1}/{self.trials}  {names}: {outcome}"
 
     def judge_of(self, handle: Any) -> Judge:
-        """A judge that reports what was measured, and stops the run where the pruner would."""
-        known = set(self.study.get_trials(deepcopy=False)[handle.number].intermediate_values)
+        """Return a judge that reports the metrics, and stops the run if the pruner would."""
+        reported = set(self.study.get_trials(deepcopy=False)[handle.number].intermediate_values)
 
         def judge(step: int, measured: Mapping[str, float]) -> bool:
-            # A run that goes on may measure again what is known.
-            if step not in known:
+            # A resumed run may repeat measurements that are recorded already.
+            if step not in reported:
                 handle.report(measured[self.asked.metric], step)
             return not handle.should_prune()
 

@@ -1,6 +1,7 @@
-"""Optuna's side of a search: the journal that workers share, which trial is next, what the sampler and pruner are.
+"""Optuna's side of a search: the journal that workers share, the next trial, the sampler and the pruner.
 
-A trial of Optuna's holds numbers and texts; a `Point` holds the recipe's own values. The one becomes the other here.
+A trial of Optuna contains numbers and texts; a `Point` contains the recipe's own values. This module converts between
+them.
 """
 
 import math
@@ -26,20 +27,23 @@ Pruner = Literal["none", "hyperband"]
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
 LINE = Record({"op_code": Whole(0, 99)})
 RESTORE = "restore the file, or choose another folder with --out"
-# These know all of their points before the first is run.
+# These samplers know all their points before the first trial.
 UP_FRONT = ("random", "grid")
 
 
 def check_installed(sampler: str) -> None:
-    """ImportError, which names the extra, where what a search needs is missing."""
+    """Raise ImportError, which names the extra, if a package that the search needs is missing."""
     needed = ("optuna", "cmaes") if sampler == "cmaes" else ("optuna",)
     if lacking := [name for name in needed if find_spec(name) is None]:
         raise ImportError(f"a search by {sampler} needs {' and '.join(lacking)}: pip install 'tlx[search]'")
 
 
 class Turn:
-    """The lock under which the journal is written: the kernel frees it however its holder dies, and what a dead one
-    left half written goes before the next line."""
+    """The lock under which the journal is written.
+
+    The kernel frees it however its holder dies. A line that a dead holder left half written is removed before the next
+    line.
+    """
 
     def __init__(self, path: Path):
         from filelock import FileLock
@@ -59,7 +63,7 @@ class Turn:
 
 
 def open_study(storage: Any, direction: str, pruner: Any) -> Any:
-    """The study in a journal, made where there is none."""
+    """Return the study in a journal; create it if there is none."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -69,7 +73,7 @@ def open_study(storage: Any, direction: str, pruner: Any) -> Any:
 
 
 def open_storage(out: Path) -> Any:
-    """The journal of the folder `out`."""
+    """Return the journal of the folder `out`."""
     from optuna.storages import JournalStorage, journal
 
     path = out / JOURNAL
@@ -82,7 +86,7 @@ def open_storage(out: Path) -> Any:
 
 @contextmanager
 def readable(out: Path) -> Iterator[None]:
-    """Turn what Optuna raises on a journal that does not make sense into ValueError, which names the file."""
+    """Convert errors of Optuna about a damaged journal into ValueError, which names the file."""
     try:
         yield
     except OSError:
@@ -95,14 +99,14 @@ def readable(out: Path) -> Iterator[None]:
 
 
 def check_trials(study: Any, space: Space, out: Path) -> None:
-    """ValueError where a trial of the journal has no point of the space."""
+    """Raise ValueError if a trial of the journal has no point of the space."""
     with readable(out):
         for trial in study.get_trials(deepcopy=False):
-            told = [trial.value if trial.state.name == "COMPLETE" else None, *trial.intermediate_values.values()]
-            if strange := [
-                value for value in told if value is not None and not (is_number(value) and math.isfinite(value))
+            values = [trial.value if trial.state.name == "COMPLETE" else None, *trial.intermediate_values.values()]
+            if invalid := [
+                value for value in values if value is not None and not (is_number(value) and math.isfinite(value))
             ]:
-                raise ValueError(f"trial {trial.number} has the value {strange[0]!r}")
+                raise ValueError(f"trial {trial.number} has the value {invalid[0]!r}")
             params = trial.params | trial.system_attrs.get("fixed_params", {})
             if space.keys() <= params.keys():
                 point = to_point(space, params)
@@ -112,7 +116,7 @@ def check_trials(study: Any, space: Space, out: Path) -> None:
 
 
 def fits(spec: Any, value: Any) -> bool:
-    """Whether a value is one that a spec may choose."""
+    """Return whether a spec may choose this value."""
     if isinstance(spec, OneOf):
         return True
     return is_number(value) and bool(spec.low <= value <= spec.high)
@@ -123,7 +127,7 @@ def is_number(value: Any) -> bool:
 
 
 def again(study: Any, storage: Any, number: int) -> Any:
-    """The trial of that number, which somebody began, to be gone on with."""
+    """Return the trial of that number, which a worker began, to be continued."""
     import optuna
 
     study_id = storage.get_study_id_from_name(NAME)
@@ -131,7 +135,7 @@ def again(study: Any, storage: Any, number: int) -> Any:
 
 
 def begin(study: Any, storage: Any, number: int) -> Any:
-    """The trial of that number, which was waiting, as one that runs."""
+    """Return the trial of that number, which was waiting, as a running trial."""
     import optuna
 
     trial_id = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
@@ -140,8 +144,10 @@ def begin(study: Any, storage: Any, number: int) -> Any:
 
 
 def enqueue(study: Any, space: Space, points: Sequence[Point], largest: int) -> None:
-    """Add trials at these points, each with the numbers of its group, whose size is at most `largest`: consecutive
-    trials, which one worker executes together."""
+    """Add trials at these points, each with the numbers of its group.
+
+    A group has at most `largest` trials. They are consecutive, and one worker executes them together.
+    """
     first = len(study.get_trials(deepcopy=False))
     for n, point in enumerate(points):
         start = n - n % largest
@@ -150,13 +156,13 @@ def enqueue(study: Any, space: Space, points: Sequence[Point], largest: int) -> 
 
 
 def group_of(every: Sequence[Any], number: int) -> list[int]:
-    """The numbers of the trials in the group of one of `every` trial of a search; alone, where none is recorded."""
+    """Return the numbers of the trials in the same group; only this trial if no group is recorded."""
     group = every[number].user_attrs.get(TOGETHER, [number])
     return [n for n in group if n < len(every) and every[n].user_attrs.get(TOGETHER, [n]) == group]
 
 
 def close(study: Any, number: int, state: str, value: float | None) -> None:
-    """Ends the trial of that number: "done" with its value, "stopped" or "failed"."""
+    """End the trial of that number: "done" with its value, "stopped" or "failed"."""
     from optuna.trial import TrialState
 
     if state == "done":
@@ -166,7 +172,7 @@ def close(study: Any, number: int, state: str, value: float | None) -> None:
 
 
 def pruner_of(name: Pruner, every: int, steps: int) -> Any:
-    """Hyperband (Li et al., 2018) in training steps, from the first validation to the last; or none."""
+    """Return Hyperband (Li et al., 2018) in training steps, from the first validation to the last; or no pruner."""
     import optuna
 
     if name == "none":
@@ -180,21 +186,24 @@ def pruner_of(name: Pruner, every: int, steps: int) -> Any:
 
 
 def sampler_of(name: Sampler, seed: int, number: int) -> Any:
-    """The sampler for the trial of that number. A new one each time, so that a search which was stopped and goes on
-    proposes what it would have proposed, and workers do not propose the same."""
+    """Return the sampler for the trial of that number.
+
+    It is a new sampler each time, so that a resumed search proposes the same points as an uninterrupted one, and
+    workers do not propose the same points.
+    """
     import optuna
 
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if name == "tpe":
-        return optuna.samplers.TPESampler(seed=own, constant_liar=True)
+        return optuna.samplers.TPESampler(seed=trial_seed, constant_liar=True)
     if name == "cmaes":
-        # What has no order is drawn at random beside it.
-        return optuna.samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
-    return optuna.samplers.RandomSampler(seed=own)
+        # CMA-ES cannot search unordered values; they are drawn at random.
+        return optuna.samplers.CmaEsSampler(seed=trial_seed, warn_independent_sampling=False)
+    return optuna.samplers.RandomSampler(seed=trial_seed)
 
 
 def check_sampler(name: Sampler, space: Space) -> None:
-    """ValueError where the sampler cannot search the space."""
+    """Raise ValueError if the sampler cannot search the space."""
     if name == "grid":
         grid(space)
     numbers = [path for path, spec in space.items() if not isinstance(spec, OneOf)]
@@ -203,12 +212,12 @@ def check_sampler(name: Sampler, space: Space) -> None:
 
 
 def points(name: Sampler, space: Space, seed: int, trials: int) -> list[Point]:
-    """What a sampler that knows its points beforehand would try, up to so many of them."""
+    """Return at most `trials` points of a sampler that knows its points beforehand."""
     return grid(space)[:trials] if name == "grid" else [drawn(space, seed, number) for number in range(trials)]
 
 
 def suggested(trial: Any, space: Space) -> Point:
-    """The point of a trial: what it has been given already, and for the rest what the sampler proposes."""
+    """Return the point of a trial: the values that it already has, and the sampler's proposals for the rest."""
     point: Point = {}
     for path, spec in space.items():
         if isinstance(spec, Range):
@@ -221,22 +230,22 @@ def suggested(trial: Any, space: Space) -> Point:
 
 
 def to_params(space: Space, point: Point) -> dict[str, Any]:
-    """A point as Optuna holds it."""
+    """Convert a point to the parameters of Optuna."""
     return {
         path: config.source(point[path]) if isinstance(spec, OneOf) else point[path] for path, spec in space.items()
     }
 
 
 def to_point(space: Space, params: Mapping[str, Any]) -> Point:
-    """What Optuna holds as a point, in the order of the space."""
+    """Convert the parameters of Optuna to a point, in the order of the space."""
     return {
         path: spec.by_text[params[path]] if isinstance(spec, OneOf) else params[path] for path, spec in space.items()
     }
 
 
 def importances(study: Any) -> dict[str, float]:
-    """How much of what sets the best trials apart each path accounts for (PED-ANOVA, Watanabe et al., 2023); empty
-    where too few finished to tell."""
+    """Return the importance of each path, as its share of the difference between the best trials and the others
+    (PED-ANOVA, Watanabe et al., 2023); empty if too few trials finished."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
@@ -245,7 +254,7 @@ def importances(study: Any) -> dict[str, float]:
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
     with warnings.catch_warnings():
-        # Before Optuna 5 it was called experimental, and the default was another.
+        # Before Optuna 5 this evaluator was experimental, and another one was the default.
         warnings.simplefilter("ignore", ExperimentalWarning)
-        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    return {path: float(share) for path, share in found.items()}
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {path: float(share) for path, share in shares.items()}

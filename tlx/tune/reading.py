@@ -1,4 +1,4 @@
-"""What came of a search: its trials as the journal holds them, the best, what mattered."""
+"""Results of a search: its trials as recorded in the journal, the best trial, and the importances."""
 
 import shlex
 from pathlib import Path
@@ -13,13 +13,16 @@ from tlx.tune import journal
 from tlx.tune.asked import Asked
 from tlx.tune.space import OneOf, Point, Range, Spec, cell
 
-# Optuna's states, in the words of the house.
+# Optuna's states, in the terms of tlx.
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
 class Record(NamedTuple):
-    """A trial as the journal holds it: `value` is the metric, of a stopped one where it stopped; `error` of a failed
-    one; `seconds` of its run."""
+    """A trial as recorded in the journal.
+
+    `value` is the metric (of a stopped trial at its last step), `error` the error of a failed trial, `seconds` the time
+    of its run.
+    """
 
     number: int
     state: str
@@ -32,8 +35,8 @@ class Record(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of a search: its `folder`, what was `asked`, its `trials` in order, `best` of them (None where none is
-    done), and how much of what sets the best apart each path accounts for."""
+    """Results of a search: its `folder`, the arguments `asked`, its `trials` in order, the `best` trial (None if
+    none is done), and the `importances` of the paths."""
 
     folder: Path
     asked: Asked
@@ -43,27 +46,30 @@ class Found(NamedTuple):
 
     @property
     def changes(self) -> list[str]:
-        """The best point as `path=value`, for `--set`; nothing where no trial is done."""
+        """The best point as `path=value`, for `--set`; empty if no trial is done."""
         point = self.best.point if self.best else {}
         return [f"{path}={config.source(value)}" for path, value in point.items()]
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe at the best point; ValueError where no trial is done."""
+        """The recipe at the best point; ValueError if no trial is done."""
         if self.best is None:
             raise ValueError(f"no trial of {self.folder} is done")
         return cell(self.asked.recipe, self.best.point).recipe
 
     def command(self, run: str) -> str:
-        """The command that runs the best recipe, test split and all: `run` (`tlx run CONFIG`) with its changes."""
+        """Return the command that runs the best recipe with the test split: `run` (`tlx run CONFIG`) with its
+        changes."""
         return " ".join([run, *(f"--set {shlex.quote(change)}" for change in self.changes)])
 
     def document(self, run: str = "") -> dict[str, Any]:
-        """All of it as JSON: what was asked, the trials, the best and its command, where `run` begins one."""
+        """Return all results as JSON: the arguments, the trials, the best trial and its command, which begins with
+        `run`."""
         asked = self.asked.document
         before = {path: shown_at(self.asked.recipe, path) for path in self.asked.space}
         trials = [
-            one._asdict() | {"point": {path: shown(value) for path, value in one.point.items()}} for one in self.trials
+            trial._asdict() | {"point": {path: shown(value) for path, value in trial.point.items()}}
+            for trial in self.trials
         ]
         return asked | {
             "before": before,
@@ -76,12 +82,12 @@ class Found(NamedTuple):
 
 
 def kind(spec: Spec) -> str:
-    """How an axis shows a path: "log", "linear" or "choice"."""
+    """Return how an axis shows a path: "log", "linear" or "choice"."""
     return "choice" if isinstance(spec, OneOf) else "log" if isinstance(spec, Range) and spec.log else "linear"
 
 
 def shown_at(recipe: Recipe, path: str) -> Any:
-    """What the recipe has at a path; None where it is there for some points alone."""
+    """Return the recipe's value at a path; None if the path exists only for some points."""
     try:
         return shown(config.at(recipe, path))
     except ValueError:
@@ -89,16 +95,16 @@ def shown_at(recipe: Recipe, path: str) -> Any:
 
 
 def read(folder: Path, asked: Asked, study: Any) -> Found:
-    """What the journal holds."""
+    """Read the results of a search from its journal."""
     records = tuple(record(folder, asked, trial) for trial in study.get_trials(deepcopy=False))
-    done = [found for found in records if found.state == "done" and found.value is not None]
+    done = [trial for trial in records if trial.state == "done" and trial.value is not None]
     sign = 1 if asked.direction == "maximize" else -1
-    best = max(done, key=lambda found: (sign * (found.value or 0.0), -found.number)) if done else None
+    best = max(done, key=lambda trial: (sign * (trial.value or 0.0), -trial.number)) if done else None
     return Found(folder, asked, records, best, journal.importances(study))
 
 
 def record(folder: Path, asked: Asked, trial: Any) -> Record:
-    """A trial of Optuna's; its point is empty where a worker died before it was given one."""
+    """Convert a trial of Optuna; its point is empty if a worker died before the trial got one."""
     params = trial.params | trial.system_attrs.get("fixed_params", {})
     point = journal.to_point(asked.space, params) if asked.space.keys() <= params.keys() else {}
     state = STATES[trial.state.name]

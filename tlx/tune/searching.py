@@ -1,10 +1,10 @@
-"""A search over recipes, which many workers may share, by the validation split alone.
+"""Search over recipes by the validation split alone; many workers may share one search.
 
-DIR/search.json            what is searched and how
+DIR/search.json            the search space and the arguments
 DIR/journal.log            Optuna's journal of the trials
 DIR/cells/FINGERPRINT/     the run of a trial, without a test split
 DIR/claims/                locks: of the choice of the next trial, and of every run
-DIR/tune.json, report.html what came of it
+DIR/tune.json, report.html the results
 """
 
 import subprocess
@@ -43,20 +43,37 @@ def search(
     quiet: bool = False,
     mesh: Mesh = Mesh(),
 ) -> Found:
-    """Tries `trials` points of the `space` (path -> `uniform`, `log_uniform`, `integer` or `one_of`), in the folder
-    `out`, and gives what came of it.
+    """Try `trials` points of the `space` in the folder `out`, and return the results.
 
-    The metric is of the validation split, by default the task's primary one; the test split is sealed in every trial.
-    Called again with the same `out`, the search continues to so many trials in all; what a killed worker left is taken
-    up where it stood. Any number of processes may call this for one folder at once. `jobs` above 1 starts as many less
-    one of the command `worker`, which is to call this too. Points of "random" and "grid" are known beforehand: when
-    they are added they are cut into groups of at most `together`, and of no more than the share of one of `share`
-    workers (by default `jobs`). One worker executes all of a group; later calls keep the recorded groups. With a pruner
-    every trial runs by itself. `command` is what a run of the recipe begins with, `tlx run CONFIG`, for the record.
-    `mesh` says how many devices share a batch of a trial.
+    The metric is computed on the validation split; no trial opens the test split. Called again with the same `out`, the
+    search continues up to `trials` trials in total, and continues the trials of a killed worker. Any number of
+    processes may call this for one folder at once.
 
-    Raises TypeError or ValueError for a space that does not fit the recipe, before anything is run, ImportError where
-    the extra `tlx[search]` is missing, FileExistsError for a folder that holds something else.
+    Args:
+        recipe: the recipe.
+        space: path -> `uniform`, `log_uniform`, `integer` or `one_of`.
+        out: the folder of the search.
+        trials: the total number of trials.
+        sampler: the sampler. The points of "random" and "grid" are known beforehand.
+        pruner: the pruner. With a pruner every trial runs alone.
+        metric: by default the task's primary metric.
+        direction: by default the better direction of the metric.
+        seed: the seed of the sampler.
+        jobs: if above 1, `jobs - 1` processes of the command `worker` are started.
+        worker: a command that calls this function too.
+        together: the largest group of trials that are known beforehand. One worker executes all of a group; later calls
+            keep the recorded groups.
+        share: the number of workers that share the search, by default `jobs`. A group has at most the share of one
+            worker.
+        command: the start of the command that runs the recipe, `tlx run CONFIG`, for the record.
+        quiet: print nothing.
+        mesh: how many devices share a batch of a trial.
+
+    Raises:
+        TypeError: The space does not fit the recipe; raised before any run.
+        ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
+        ImportError: The extra `tlx[search]` is missing.
+        FileExistsError: The folder contains other files.
     """
     asked = check_asked(recipe, space, trials, sampler, pruner, metric, direction, seed)
     share = jobs if share is None else share
@@ -75,20 +92,20 @@ def search(
             crew.work()
             for helper in helpers:
                 helper.wait()
-            # What a helper that died has left.
+            # Continue the trials that a dead helper left.
             crew.work()
         finally:
             for helper in helpers:
                 helper.terminate()
                 helper.wait()
-        found = read(folder, asked, crew.study)
-        conclude(found, command)
-    return found
+        results = read(folder, asked, crew.study)
+        conclude(results, command)
+    return results
 
 
 def conclude(found: Found, command: str) -> None:
-    """`tune.json`, and `report.html` where the extra that draws it is installed; nothing where others are at work."""
-    if any(one.state == "running" for one in found.trials):
+    """Write `tune.json`, and `report.html` if its extra is installed; write nothing while other workers are running."""
+    if any(trial.state == "running" for trial in found.trials):
         return
     from tlx import report
 

@@ -1,4 +1,4 @@
-"""What a search may choose from: for each field of a recipe a range, or the values to take one of."""
+"""Define a search space: a range or a list of values for each searched field of a recipe."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tlx.study.sweeps import Cell, sweep
 
 
 class Range(NamedTuple):
-    """Every number from `low` to `high`, evenly, or with `log` evenly in its logarithm."""
+    """Any number from `low` to `high`, uniformly distributed, or with `log` uniformly in its logarithm."""
 
     low: float
     high: float
@@ -20,7 +20,7 @@ class Range(NamedTuple):
 
 
 class Integers(NamedTuple):
-    """`low`, `low + step`, ..., `high`."""
+    """The numbers `low`, `low + step`, ..., `high`."""
 
     low: int
     high: int
@@ -32,7 +32,7 @@ class Integers(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """One of the `values`, between which nothing is assumed."""
+    """One of the `values`, without an assumed order."""
 
     values: tuple[Any, ...]
 
@@ -48,12 +48,13 @@ Point = dict[str, Any]
 
 
 def uniform(low: float, high: float) -> Range:
-    """Any number from `low` to `high`."""
+    """Return a range over any number from `low` to `high`."""
     return Range(*bounds("uniform", low, high))
 
 
 def log_uniform(low: float, high: float) -> Range:
-    """Any number from `low` to `high`, both above 0, small ones as often as large ones: for rates and decays."""
+    """Return a range over any number from `low` to `high`, both above 0, uniform in the logarithm: for rates and
+    decays."""
     low, high = bounds("log_uniform", low, high)
     if low <= 0:
         raise ValueError(f"log_uniform({low:g}, {high:g}): both bounds lie above 0, for 0 has no logarithm")
@@ -61,7 +62,7 @@ def log_uniform(low: float, high: float) -> Range:
 
 
 def integer(low: int, high: int, step: int = 1) -> Integers:
-    """A whole number from `low` to `high`, both included, in steps of `step`."""
+    """Return a range over whole numbers from `low` to `high`, both included, in steps of `step`."""
     for name, value in (("low", low), ("high", high), ("step", step)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"integer: {name} is {value!r}, which is no whole number")
@@ -71,21 +72,22 @@ def integer(low: int, high: int, step: int = 1) -> Integers:
 
 
 def one_of(*values: Any) -> OneOf:
-    """One of these values: numbers, strings, None, records such as `Lora(rank=8)`."""
+    """Return a choice of one of these values: numbers, strings, None, records such as `Lora(rank=8)`."""
     if len(values) == 1 and isinstance(values[0], list | range | set | dict):
         raise TypeError(f"one_of takes its values one by one: one_of(*{values[0]!r})")
-    found = OneOf(tuple(values))
+    choices = OneOf(tuple(values))
     if len(values) < 2:
         raise ValueError(
             f"one_of({config.source(values[0]) if values else ''}): give two or more values to choose from"
         )
-    if len(found.by_text) < len(values):
+    if len(choices.by_text) < len(values):
         texts = [config.source(value) for value in values]
         raise ValueError(f"one_of: {next(text for text in texts if texts.count(text) > 1)} is there twice")
-    return found
+    return choices
 
 
 def bounds(name: str, low: float, high: float) -> tuple[float, float]:
+    """Check and return the two bounds."""
     for value in (low, high):
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise TypeError(f"{name}: a bound is {value!r}, which is no finite number")
@@ -95,37 +97,41 @@ def bounds(name: str, low: float, high: float) -> tuple[float, float]:
 
 
 def check(space: Any, recipe: Any) -> None:
-    """Raises TypeError or ValueError, with the path and what is near it, where some point of the space is no recipe:
-    before any is run."""
+    """Raise TypeError or ValueError, with the path and the nearest names, if some point of the space is not a valid
+    recipe.
+
+    The check runs before any trial.
+    """
     if not isinstance(space, Mapping) or not space:
         raise TypeError(f"a space is {{path: uniform(...) or log_uniform, integer, one_of}}, got {space!r}")
     for path, spec in space.items():
         if not isinstance(spec, Range | Integers | OneOf):
             raise TypeError(f"{path!r} is to be searched over {spec!r}; give uniform, log_uniform, integer or one_of")
     for path in space:
-        # A field may exist only for some values of the record that it lies in.
-        names = [other for other in space if other == path or path.startswith(f"{other}.")]
+        # A field may exist only for some values of the record that contains it.
+        names = [outer for outer in space if outer == path or path.startswith(f"{outer}.")]
         for values in product(*(ends(space[name]) for name in names)):
             cell(recipe, dict(zip(names, values, strict=True)))
 
 
 def ends(spec: Spec) -> tuple[Any, ...]:
-    """The values that stand for all others in a check."""
+    """Return the values of a spec that a check tries in place of all others."""
     return spec.values if isinstance(spec, OneOf) else (spec.low, spec.high)
 
 
 def cell(recipe: Any, point: Point) -> Cell:
-    """The recipe at a point of the space, with its names."""
+    """Return the recipe at a point of the space, with its names."""
     return sweep(recipe, [point])[0]
 
 
 def shown(space: Space) -> dict[str, str]:
-    """The space as a user would write it, by path."""
+    """Return the space as a user would write it, by path."""
     return {path: written(spec) for path, spec in space.items()}
 
 
 def written(spec: Spec) -> str:
-    """
+    """Return a spec as a user would write it.
+
     >>> written(log_uniform(1e-4, 0.1)), written(integer(8, 32, step=8)), written(one_of("adam", None))
     ('log_uniform(0.0001, 0.1)', 'integer(8, 32, step=8)', "one_of('adam', None)")
     """
@@ -137,22 +143,26 @@ def written(spec: Spec) -> str:
 
 
 def drawn(space: Space, seed: int, number: int) -> Point:
-    """The random point of that number: the same however many are drawn."""
+    """Return the random point of that number, which does not depend on how many points are drawn."""
     random = np.random.default_rng([seed, number])
-    found: Point = {}
+    point: Point = {}
     for path, spec in space.items():
         if not isinstance(spec, Range):
-            found[path] = spec.values[int(random.integers(len(spec.values)))]
+            point[path] = spec.values[int(random.integers(len(spec.values)))]
         elif spec.log:
             inside = math.exp(random.uniform(math.log(spec.low), math.log(spec.high)))
-            found[path] = min(max(inside, spec.low), spec.high)
+            point[path] = min(max(inside, spec.low), spec.high)
         else:
-            found[path] = float(random.uniform(spec.low, spec.high))
-    return found
+            point[path] = float(random.uniform(spec.low, spec.high))
+    return point
 
 
 def grid(space: Space) -> list[Point]:
-    """Every point, the last path varying fastest; ValueError where a range has no end of them."""
+    """Return every point, the last path varying fastest.
+
+    Raises:
+        ValueError: The space contains a range, which has infinitely many points.
+    """
     for path, spec in space.items():
         if isinstance(spec, Range):
             raise ValueError(

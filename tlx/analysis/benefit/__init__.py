@@ -1,7 +1,8 @@
-"""What transfer buys here: a recipe with what it brings against the same network drawn afresh, measured on the spot.
+"""Measure the benefit of transfer: a recipe with pretrained weights against the same network trained from scratch.
 
-`arms` is what is compared, as a study; `reach` when an arm gets to an accuracy, and with how many labels; `intervals`
-ratios over seeds; `card` the whole as one document, `words` that on a terminal; `measuring` runs and writes it.
+`arms` builds the study; `reach` finds the step, and the number of labels, at which an arm reaches an accuracy;
+`intervals` computes ratios over seeds; `card` collects the results in one document, `words` prints it on a terminal;
+`measuring` runs the study and writes the document.
 """
 
 from tlx.analysis.benefit.arms import benefit_study

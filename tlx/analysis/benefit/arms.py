@@ -1,4 +1,4 @@
-"""What is compared: the recipe, and the same network with the same labels and budget, every number drawn afresh."""
+"""The arms: the recipe, and the same network from scratch with the same labels and budget."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,44 +17,53 @@ from tlx.tuning import Full
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 ARM, LABELS, SEED = "arm", "labels", "seed"
 SHOTS = (8, 16, 32, 64)
-# Looks at the validation split in a run that is timed, where the recipe does not say how many.
+# Validations in a timed run, if the recipe does not set their number.
 LOOKS = 12
 
 
 def benefit_study(
     recipe: Recipe, *, seeds: int = 5, shots: Sequence[int] | None = None, scratch: Sequence[str] = ()
 ) -> Study:
-    """The study whose cells are both arms, with the recipe's own labels and with `shots` of every class, for so many
-    seeds; `scratch` are changes `path=value` of the arm from scratch alone.
+    """Return the study whose cells are both arms, for `seeds` seeds, with all labels of the recipe and with `shots` per
+    class.
 
-    Fewer labels take as many steps as all of them: passes over few would be so few steps that neither arm learns. The
-    subsets of one seed nest. Raises ValueError where the recipe brings nothing, and where shots or seeds make no sense.
+    With fewer labels an arm takes as many steps as with all of them: the same number of epochs over few labels would be
+    too few steps for either arm to learn. The subsets of one seed are nested.
+
+    Args:
+        recipe: the recipe, with pretrained weights.
+        seeds: the number of seeds.
+        shots: numbers of examples per class; None for the defaults of `sizes`.
+        scratch: changes `path=value` of the arm from scratch alone.
+
+    Raises:
+        ValueError: The recipe has no pretrained weights, or shots or seeds are invalid.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; the card needs 1 or more, and 2 for intervals")
     check_brought(recipe)
     arms = {PRETRAINED: {}, SCRATCH: scratch_changes(recipe, scratch)}
     cells = []
-    tried = sizes(recipe, shots)
-    most = max(tried)
-    steps = {arm: total_steps(assigned(recipe, own), most) for arm, own in arms.items()}
-    for labels, data in tried.items():
-        own = dict(data)
+    sizes_tried = sizes(recipe, shots)
+    most = max(sizes_tried)
+    steps = {arm: total_steps(assigned(recipe, changes), most) for arm, changes in arms.items()}
+    for labels, data in sizes_tried.items():
+        data_changes = dict(data)
         if recipe.train.eval_every is None:
-            # With fewer labels only the end counts, unless a look may choose the checkpoint.
+            # With fewer labels only the end counts, unless validation may choose the checkpoint.
             looks = LOOKS if labels == most or recipe.train.select != "last" else 1
-            own["train.eval_every"] = math.ceil(steps[PRETRAINED] / looks)
+            data_changes["train.eval_every"] = math.ceil(steps[PRETRAINED] / looks)
         for arm, changes in arms.items():
-            kept = {"train.steps": steps[arm]} if labels < most else {}
+            budget = {"train.steps": steps[arm]} if labels < most else {}
             cells += [
-                Override({ARM: arm, LABELS: labels, SEED: seed}, own | kept | changes | {"seed": seed})
+                Override({ARM: arm, LABELS: labels, SEED: seed}, data_changes | budget | changes | {"seed": seed})
                 for seed in range(recipe.seed, recipe.seed + seeds)
             ]
     return Study(base=recipe, cells=cells, question="What did transfer buy here?", baseline={ARM: SCRATCH})
 
 
 def check_brought(recipe: Recipe) -> None:
-    """ValueError where there is nothing that transfer could buy."""
+    """Raise ValueError if the recipe has no pretrained weights, so that there is no transfer to measure."""
     if recipe.weights is None:
         raise ValueError(
             "the recipe brings nothing: it has a model= and no weights=, so there is no transfer to measure; give "
@@ -69,8 +78,11 @@ def check_brought(recipe: Recipe) -> None:
 
 
 def scratch_changes(recipe: Recipe, given: Sequence[str] = ()) -> dict[str, Any]:
-    """What makes the recipe one from scratch, as path -> value: everything drawn afresh, and so everything learns, held
-    to nothing; then what was `given`."""
+    """Return the changes that turn the recipe into one from scratch, as path -> value.
+
+    All weights are initialised at random, so all of them are trained, without terms that need pretrained weights. Then
+    the changes in `given` are added.
+    """
     changes: dict[str, Any] = {"weights.reset": (r".*",)}
     if recipe.tuning != Full():
         changes["tuning"] = Full()
@@ -93,14 +105,18 @@ def assigned(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def sizes(recipe: Recipe, shots: Sequence[int] | None) -> dict[int, dict[str, Any]]:
-    """How many labels are tried, ascending, with the changes of the data that give them; the most are the recipe's.
+    """Return the numbers of labels to try, ascending, each with its changes of the data; the largest is the recipe's
+    own.
 
-    `shots` None are those of 8, 16, 32 and 64 that the data have. ValueError for shots that are no fewer labels.
+    `shots` None selects those of 8, 16, 32 and 64 that the data have.
+
+    Raises:
+        ValueError: A number of shots is invalid, or results in no fewer labels than the recipe's own.
     """
     if recipe.data.source is not None or recipe.data.labels is not None:
         raise ValueError("tlx benefit varies how many labels one data set gives: leave data.source and data.labels out")
     most = len(open_data(recipe, test=False).train)
-    found: dict[int, dict[str, Any]] = {}
+    changes_by_size: dict[int, dict[str, Any]] = {}
     for shot in SHOTS if shots is None else sorted(set(shots)):
         if shot < 1:
             raise ValueError(f"shots of {shot}: give numbers of examples of a class, 1 or more")
@@ -112,9 +128,9 @@ def sizes(recipe: Recipe, shots: Sequence[int] | None) -> dict[int, dict[str, An
                 continue
             raise
         if labels < most:
-            found[labels] = changes
+            changes_by_size[labels] = changes
         elif shots is not None:
             raise ValueError(
                 f"{shot} shots are {labels} labels, no fewer than the recipe's own {most}; leave {shot} out"
             )
-    return found | {most: {}}
+    return changes_by_size | {most: {}}

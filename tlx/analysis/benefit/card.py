@@ -1,4 +1,4 @@
-"""The card: every number with its interval, made of the records of the study's cells alone."""
+"""Compute the card: every number with its interval, from the records of the study's cells alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,12 +14,13 @@ from tlx.records.studies import Arm, Cell, StudyRecords
 from tlx.training.energy import POUNDS_2018, PUE_2018, Used, strubell
 from tlx.training.flops import Operations
 
-# Steps, seconds, operations, energy, labels: none of them can be negative.
+# Steps, seconds, operations, energy and labels cannot be negative.
 POSITIVE = (0.0, np.inf)
 
 
 class Side(NamedTuple):
-    """One arm's cells with the most labels, paired by seed with the other's, and what its steps take."""
+    """The cells of one arm with the most labels, paired by seed with the other arm's, and the operations of its
+    steps."""
 
     cells: tuple[Cell, ...]
     operations: Operations
@@ -40,11 +41,17 @@ def card(
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
 ) -> dict[str, Any]:
-    """Everything that the card says, as JSON. `operations` are those of a run of either arm with the most labels,
-    `at_once` how many processes ran the study side by side on one machine; `pue` and `pounds_per_kwh` go into the
-    formula of 2019.
+    """Return the content of the card as JSON.
 
-    Raises ValueError where no seed has finished in both arms with the most labels.
+    Args:
+        study: the study of both arms.
+        operations: the operations of a run of either arm with the most labels.
+        at_once: the number of processes that ran the study in parallel on one machine.
+        pue: power usage effectiveness, for the formula of Strubell et al. (2019).
+        pounds_per_kwh: pounds of CO2e per kWh, for the same formula.
+
+    Raises:
+        ValueError: No seed has finished in both arms with the most labels.
     """
     metric = study.metric
     declared = study.declared(metric)
@@ -54,7 +61,7 @@ def card(
     saved, short = saved_labels(study, labels, higher)
     looked, steps, ends = arrivals(ours, theirs, metric, higher)
     notes = [*short, *few_seeds(len(ours.cells))]
-    if late := sum(not own for own in ends):
+    if late := sum(not first for first in ends):
         notes.append(f"{late} of {len(ends)} pretrained runs never reached what scratch ended with")
     packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
     if packs[-1] > 1:
@@ -86,7 +93,7 @@ def card(
 
 
 def few_seeds(count: int) -> list[str]:
-    """Return a note where the number of seeds allows little or nothing to be said."""
+    """Return a note if the number of seeds allows little or no conclusion."""
     if count < 2:
         return ["there is one seed, so there are no intervals and nothing is compared; run three or more seeds"]
     return (
@@ -95,81 +102,86 @@ def few_seeds(count: int) -> list[str]:
 
 
 def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations]) -> tuple[Side, Side]:
-    """Both arms' finished cells with so many labels, those of the seeds that both have."""
+    """Return the finished cells of both arms with `labels` labels, for the seeds that both have."""
     arms = [arm for arm in study.arms if arm.names[LABELS] == labels]
-    found = {arm.names[ARM]: {cell.seed: cell for cell in arm.done} for arm in arms}
-    seeds = [seed for seed in found[PRETRAINED] if seed in found[SCRATCH]]
+    cells = {arm.names[ARM]: {cell.seed: cell for cell in arm.done} for arm in arms}
+    seeds = [seed for seed in cells[PRETRAINED] if seed in cells[SCRATCH]]
     if not seeds:
         failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
         raise ValueError(f"no seed has finished in both arms of {study.folder}: {failed}")
     ours, theirs = (
-        Side(tuple(found[name][seed] for seed in seeds), operations[name]) for name in (PRETRAINED, SCRATCH)
+        Side(tuple(cells[name][seed] for seed in seeds), operations[name]) for name in (PRETRAINED, SCRATCH)
     )
     return ours, theirs
 
 
 def final(ours: Side, theirs: Side, metric: str, declared: Metric) -> dict[str, Any]:
-    """The metric on the test split at the end."""
-    a, b = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
-    difference = significance.paired(a, b, declared.bounds)
-    shown = significance.verdict(
+    """Return the row of the metric on the test split at the end."""
+    pretrained, scratch = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
+    difference = significance.paired(pretrained, scratch, declared.bounds)
+    verdict = significance.verdict(
         *((difference.low, difference.high) if declared.higher_is_better else (-difference.high, -difference.low))
     )
     low, high = finite(difference.low), finite(difference.high)
-    gain = {"kind": "difference", "value": difference.mean, "low": low, "high": high, "bound": "", "verdict": shown}
-    return measured("final", f"{metric} at the end", "", ours, theirs, a, b, gain, declared.bounds)
+    gain = {"kind": "difference", "value": difference.mean, "low": low, "high": high, "bound": "", "verdict": verdict}
+    return measured("final", f"{metric} at the end", "", ours, theirs, pretrained, scratch, gain, declared.bounds)
 
 
 def arrivals(
     ours: Side, theirs: Side, metric: str, higher: bool
 ) -> tuple[int, tuple[list[int], list[int]], list[bool]]:
-    """`(looked, (ours, theirs), reached)`: by which step each run first has what its seed's run from scratch ends with,
-    on the validation split, which is looked at every `looked` steps; where ours never `reached` it, its last step."""
+    """Return `(interval, (ours, theirs), reached)` for the time to reach the final metric of the run from scratch.
+
+    `ours` and `theirs` are the steps at which each run first has the validation metric with which its seed's run from
+    scratch ends. The validation split is evaluated every `interval` steps. If our run never `reached` it, its step is
+    its last one.
+    """
     steps: tuple[list[int], list[int]] = ([], [])
     ends = []
-    for own, other in zip(ours.cells, theirs.cells, strict=True):
-        threshold = ended_with(other, metric)
-        first, second = (reached(curve(cell, metric), threshold, higher) for cell in (own, other))
-        steps[0].append(first or steps_of(own))
-        steps[1].append(second or steps_of(other))
+    for cell, base in zip(ours.cells, theirs.cells, strict=True):
+        threshold = ended_with(base, metric)
+        first, second = (reached(curve(cell, metric), threshold, higher) for cell in (cell, base))
+        steps[0].append(first or steps_of(cell))
+        steps[1].append(second or steps_of(base))
         ends.append(first is not None)
     return min(curve(ours.cells[0], metric)), steps, ends
 
 
 def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends: list[bool]) -> list[dict[str, Any]]:
-    """Steps, time, operations, energy and CO2e until then."""
-    found = []
+    """Return the rows of steps, time, operations, energy and CO2e until that step."""
+    rows = []
     for name, title, unit, price in PRICES:
         a, b = (
-            [count * price(cell, side.operations) for count, cell in zip(own, side.cells, strict=True)]
-            for side, own in ((ours, steps[0]), (theirs, steps[1]))
+            [count * price(cell, side.operations) for count, cell in zip(counts, side.cells, strict=True)]
+            for side, counts in ((ours, steps[0]), (theirs, steps[1]))
         )
         row = measured(name, f"{title} to what scratch ends with", unit, ours, theirs, a, b, ratio(of_sums(a, b, ends)))
         row["pretrained"]["bound"] = "" if all(ends) else "at least"
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def in_all(ours: Side, theirs: Side) -> list[dict[str, Any]]:
-    """What whole runs take."""
-    found = []
+    """Return the rows of the costs of whole runs."""
+    rows = []
     for name, title, unit, price in PRICES[1:]:
         a, b = (
             [steps_of(cell) * price(cell, side.operations) for cell in side.cells] for side in (ours, theirs)
         )  # fmt: skip
         gain = ratio(of_sums(a, b, [True] * len(a)))
-        found.append(measured(f"{name} in all", f"{title} of all steps", unit, ours, theirs, a, b, gain))
-    return found
+        rows.append(measured(f"{name} in all", f"{title} of all steps", unit, ours, theirs, a, b, gain))
+    return rows
 
 
 def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[dict[str, Any] | None, list[str]]:
-    """How many labels give pretrained what scratch has with the most; None, with the reason, where one cannot say."""
+    """Return the row of the labels with which pretraining equals scratch with the most labels; None, with the
+    reason, if that is unknown."""
     metric = study.metric
     if len(labels) < 2:
         return None, ["labels needed for equal accuracy were not measured: there is one number of labels"]
-    found = {(arm.names[ARM], arm.names[LABELS]): arm for arm in study.arms}
-    curves = [found[PRETRAINED, count].values(metric) for count in labels]
-    most = found[SCRATCH, labels[-1]].values(metric)
+    arms = {(arm.names[ARM], arm.names[LABELS]): arm for arm in study.arms}
+    curves = [arms[PRETRAINED, count].values(metric) for count in labels]
+    most = arms[SCRATCH, labels[-1]].values(metric)
     seeds = [seed for seed in most if all(seed in values for values in curves)]
     if not seeds:
         return None, ["labels needed for equal accuracy are not known: no seed has finished with all numbers of them"]
@@ -180,10 +192,10 @@ def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[
     ends = {"low": over(labels, saved.high), "high": over(labels, saved.low)}
     needed = {"mean": labels[-1] / saved.value, **ends, "bound": turned}
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for arm in study.arms for cell in arm.done]
-    whole = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
+    full = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
     return {
         "name": "labels", "title": "labels for what scratch has with the most", "unit": "", "pretrained": needed,
-        "scratch": whole, "gain": ratio(saved), "folders": folders,
+        "scratch": full, "gain": ratio(saved), "folders": folders,
     }, []  # fmt: skip
 
 
@@ -202,7 +214,7 @@ def measured(
     gain: dict[str, Any],
     within: significance.Bounds = POSITIVE,
 ) -> dict[str, Any]:
-    """Return one row of the card: both arms' means with 95 % t-intervals, cut to `within`, and what was gained."""
+    """Return one row of the card: both arms' means with 95 % t-intervals, cut to `within`, and the gain."""
     return {
         "name": name,
         "title": title,
@@ -228,7 +240,7 @@ def ratio(found: Ratio) -> dict[str, Any]:
 
 
 def curve(cell: Cell, metric: str) -> dict[int, float]:
-    """The metric on the validation split by step."""
+    """Return the metric on the validation split by step."""
     return cell.curves()[validation(metric)]
 
 
@@ -237,7 +249,7 @@ def validation(metric: str) -> str:
 
 
 def ended_with(cell: Cell, metric: str) -> float:
-    """The metric on the validation split, of the checkpoint that the run ends with."""
+    """Return the metric on the validation split at the checkpoint that the run ends with."""
     return cell.metrics[validation(metric)]
 
 
@@ -251,8 +263,11 @@ def steps_of(cell: Cell) -> int:
 
 
 def pace(cell: Cell) -> float:
-    """Seconds of a training step, without compilation and evaluation where any step was timed apart from them; of a run
-    that trained as one with others, of a step of all of them."""
+    """Return the seconds of a training step.
+
+    Compilation and evaluation are excluded if some steps were timed without them. For runs that trained together, it is
+    the time of a step of all of them.
+    """
     result = result_of(cell)
     batch = (cell.recipe() or {})["train"]["batch"]
     speed, seconds = result["examples_per_second"], result["seconds"]
@@ -260,28 +275,28 @@ def pace(cell: Cell) -> float:
 
 
 def together(cell: Cell) -> int:
-    """How many runs trained as one."""
+    """Return the number of runs that trained together."""
     return int(result_of(cell)["pack"]["arms"])
 
 
 def seconds_a_step(cell: Cell) -> float:
-    """The run's own share."""
+    """Return the run's share of the seconds of a step."""
     return pace(cell) / together(cell)
 
 
 def spent(cell: Cell) -> float:
-    """Seconds of all that the energy was measured of."""
+    """Return the seconds over which the energy was measured."""
     seconds = result_of(cell)["seconds"]
     return max(sum(seconds[part] for part in ("compile", "train", "eval")), 1e-9)
 
 
 def energy_a_step(cell: Cell, name: str) -> float:
-    """By the time of a step, at the mean power of the run: what compiling took is no part of it."""
+    """Return the energy of a step: its time multiplied by the mean power of the run, without compilation."""
     return float(result_of(cell)["energy"][name]) * pace(cell) / spent(cell)
 
 
 Price = Callable[[Cell, Operations], float]
-# Name, title, unit, and what a step takes.
+# Name, title, unit, and the cost of a step.
 PRICES: tuple[tuple[str, str, str, Price], ...] = (
     ("steps", "steps", "", lambda cell, operations: 1.0),
     ("time", "time", "s", lambda cell, operations: seconds_a_step(cell)),
@@ -292,24 +307,26 @@ PRICES: tuple[tuple[str, str, str, Price], ...] = (
 
 
 def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
-    """A run by the formula of 2019, at the power that its energy comes to: means over the seeds with their intervals,
-    and `how` of a run of the mean power and time."""
+    """Return the estimate by the formula of Strubell et al. (2019), at the power computed from the measured energy.
+
+    The values are means over the seeds with their intervals, and `how` describes a run of the mean power and time.
+    """
     kwh = side.each(lambda cell: result_of(cell)["energy"]["kwh"])
     hours = side.each(lambda cell: spent(cell) / together(cell) / 3600)
 
     def formula(energy: float, time: float) -> Used:
         return strubell(time, processors=1000 * energy / time, memory=0.0, pue=pue, pounds_per_kwh=pounds_per_kwh)
 
-    found = [formula(energy, time) for energy, time in zip(kwh, hours, strict=True)]
+    estimates = [formula(energy, time) for energy, time in zip(kwh, hours, strict=True)]
     return {
-        "kwh": interval([one.kwh for one in found], POSITIVE),
-        "co2e_kg": interval([one.co2e_kg for one in found], POSITIVE),
+        "kwh": interval([used.kwh for used in estimates], POSITIVE),
+        "co2e_kg": interval([used.co2e_kg for used in estimates], POSITIVE),
         "how": formula(float(np.mean(kwh)), float(np.mean(hours))).how,
     }
 
 
 def learned(arm: Arm, metric: str, declared: Metric) -> dict[str, Any]:
-    """A point of the learning curve."""
+    """Return a point of the learning curve."""
     values = arm.values(metric)
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
     seeds = {str(seed): value for seed, value in values.items()}
@@ -317,12 +334,13 @@ def learned(arm: Arm, metric: str, declared: Metric) -> dict[str, Any]:
 
 
 def lines(side: Side, name: str, metric: str) -> list[dict[str, Any]]:
-    """The validation curve of the arm over its seeds: mean, lowest and highest at the steps that all of them have."""
+    """Return the validation curve of the arm over its seeds: mean, lowest and highest at the steps that all seeds
+    have."""
     curves = [curve(cell, metric) for cell in side.cells]
     pace = float(np.mean([seconds_a_step(cell) for cell in side.cells]))
-    found = []
+    rows = []
     for step in sorted(set.intersection(*map(set, curves))):
-        values = [own[step] for own in curves]
+        values = [values_by_step[step] for values_by_step in curves]
         spread = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
-        found.append({"arm": name, "step": step, "seconds": step * pace, **spread})
-    return found
+        rows.append({"arm": name, "step": step, "seconds": step * pace, **spread})
+    return rows

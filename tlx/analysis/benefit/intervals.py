@@ -1,4 +1,4 @@
-"""Ratios of what two arms took, over paired seeds, some of which only bound them.
+"""Compute ratios of the costs of two arms, over paired seeds, of which some are only bounds.
 
 Shapes: S seeds, R resamples.
 """
@@ -16,8 +16,11 @@ Bound = Literal["", "at least", "at most"]
 
 
 class Ratio(NamedTuple):
-    """A `value` with its 95 % bootstrap interval over seeds. `bound` says where the value is but a bound, `low` and
-    `high` are None where the draws leave that end open, both of them for one seed."""
+    """A `value` with its 95 % bootstrap interval over seeds.
+
+    `bound` says whether the value is only a bound. `low` or `high` is None if the resamples leave that end open; both
+    are None for one seed.
+    """
 
     value: float
     low: float | None
@@ -29,27 +32,28 @@ Drawn = Callable[[np.ndarray], tuple[float, Bound]]
 
 
 def over_draws(ratio: Drawn, seeds: int, resamples: int = RESAMPLES) -> Ratio:
-    """The percentile bootstrap (Efron, 1979) of `ratio(places)`, the ratio and its bound over the seeds at these
-    places, which are drawn with replacement; seeded.
+    """Compute the percentile bootstrap (Efron, 1979) of `ratio(positions)`, with a fixed seed.
 
-    An end of the interval that lies among draws that are but bounded on its side is open.
+    `ratio` returns the ratio and its bound over the seeds at these positions, which are drawn with replacement. An end
+    of the interval is open if it lies among draws that are only bounds on its side.
     """
     value, bound = ratio(np.arange(seeds))
     if seeds < 2:
         return Ratio(value, None, None, bound)
     random = np.random.default_rng(0)
-    found = [ratio(random.integers(0, seeds, seeds)) for _ in range(resamples)]
-    # A draw that is "at least" may be anything above, one that is "at most" anything below.
-    tops = np.sort([math.inf if kind == "at least" else drawn for drawn, kind in found])
-    bottoms = np.sort([-math.inf if kind == "at most" else drawn for drawn, kind in found])
+    ratios = [ratio(random.integers(0, seeds, seeds)) for _ in range(resamples)]
+    # The true ratio of an "at least" draw may be any higher value, of an "at most" draw any lower value.
+    tops = np.sort([math.inf if kind == "at least" else sample for sample, kind in ratios])
+    bottoms = np.sort([-math.inf if kind == "at most" else sample for sample, kind in ratios])
     low = bottoms[int((1 - LEVEL) / 2 * resamples)]
     high = tops[-1 - int((1 - LEVEL) / 2 * resamples)]
     return Ratio(value, float(low) if math.isfinite(low) else None, float(high) if math.isfinite(high) else None, bound)
 
 
 def of_sums(ours: Sequence[float], theirs: Sequence[float], reached: Sequence[bool]) -> Ratio:
-    """What `theirs` [S] took in all over what `ours` [S] took: how many times less. A seed that has not `reached` took
-    more than is said of it, so the ratio is then at most what it seems.
+    """Compute the sum of `theirs` [S] divided by the sum of `ours` [S]: the factor by which our cost is smaller.
+
+    A seed that has not `reached` the target has a higher cost than recorded, so the ratio is then an upper bound.
 
     >>> of_sums([1.0, 1.0], [4.0, 6.0], [True, True])
     Ratio(value=5.0, low=4.0, high=6.0, bound='')

@@ -1,4 +1,4 @@
-"""The measurement: the study's runs, the card's document, and the page.
+"""Run the study, and write the card's document and the page.
 
 DIR/study.json, cells/, ...   the study of both arms (see `tlx.records.studies`)
 DIR/operations.json           FLOPs of a run of either arm
@@ -38,16 +38,26 @@ def measure(
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
 ) -> dict[str, Any]:
-    """Runs what is not done of a `benefit_study` in the directory `out`, and writes the card there: `benefit.json`,
-    which is also returned, and `benefit.html` where the extra that draws it is installed.
+    """Run the unfinished cells of a `benefit_study` in the directory `out`, and write the card there.
 
-    `pue` (watts drawn by the building a watt of the machine) and `pounds_per_kwh` of CO2e are of 2018 by default, and
-    are for the formula of Strubell et al. (2019) alone. The rest is as in `tlx.study.run_study`. Raises ValueError
-    for a negative one of these, and where no seed has finished in both arms.
+    Args:
+        study: the study.
+        out: its directory.
+        pue: power usage effectiveness (watts of the building per watt of the machine), by default that of 2018; used
+            only in the formula of Strubell et al. (2019).
+        pounds_per_kwh: pounds of CO2e per kWh, by default those of 2018; used only in the same formula.
+
+    The other arguments are those of `tlx.study.run_study`.
+
+    Returns:
+        The content of `benefit.json`. `benefit.html` is also written if its extra is installed.
+
+    Raises:
+        ValueError: One of the two numbers is negative, or no seed has finished in both arms.
     """
     for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
         checked(value, name)
-    found = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
+    records = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base
@@ -56,7 +66,7 @@ def measure(
         "recipe": config.dump(base),
         "changes": [[path, told(before), told(after)] for path, before, after in differences(study)],
         "command": command,
-        **card(found, counted, at_once=at_once(directory, found), pue=pue, pounds_per_kwh=pounds_per_kwh),
+        **card(records, counted, at_once=at_once(directory, records), pue=pue, pounds_per_kwh=pounds_per_kwh),
         "environment": environment(),
     }
     write_json(directory / CARD, document)
@@ -70,8 +80,10 @@ def measure(
 
 
 def at_once(directory: Path, found: StudyRecords) -> int:
-    """How many processes ran cells of the study side by side on one machine, at most: each worked from the beginning of
-    its first run to the end of its last."""
+    """Return the largest number of processes that ran cells of the study at once on one machine.
+
+    A process counts from the start of its first run to the end of its last run.
+    """
     took = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in found.cells if cell.result}
     spans: dict[tuple[str, int], list[float]] = {}
     # A killed worker may have left half a line.
@@ -82,7 +94,7 @@ def at_once(directory: Path, found: StudyRecords) -> int:
             span[:] = min(span[0], begin), max(span[1], end)
     return max(
         (
-            sum(host == other and first <= begin < last for (other, _), (first, last) in spans.items())
+            sum(host == machine and first <= begin < last for (machine, _), (first, last) in spans.items())
             for (host, _), (begin, _) in spans.items()
         ),
         default=1,
@@ -90,27 +102,28 @@ def at_once(directory: Path, found: StudyRecords) -> int:
 
 
 def largest(study: Study, arm: str) -> Any:
-    """The arm's cell with the most labels, of the first seed."""
+    """Return the arm's cell with the most labels, of the first seed."""
     cells = [cell for cell in study.by_fingerprint.values() if cell.names[ARM] == arm]
     return max(cells, key=lambda cell: (cell.names[LABELS], -cell.names[SEED]))
 
 
 def differences(study: Study) -> list[tuple[str, Any, Any]]:
-    """In what the arms differ, as the recipe's records."""
+    """Return the differences between the arms' recipes, as (path, pretrained, scratch)."""
     ours, theirs = (largest(study, arm) for arm in (PRETRAINED, SCRATCH))
     paths = [path for path in theirs.changes if path not in ours.changes]
     return [(path, config.at(ours.recipe, path), config.at(theirs.recipe, path)) for path in paths]
 
 
 def told(value: Any) -> str:
+    """Return a value as text."""
     return value if isinstance(value, str) else config.source(value)
 
 
 def counted_once(directory: Path, study: Study, arm: str) -> Operations:
-    """The operations of a run of the arm, remembered by the fingerprint of its recipe."""
+    """Return the operations of a run of the arm, cached by the fingerprint of its recipe."""
     path, cell = directory / OPERATIONS, largest(study, arm)
-    known = read_json(path, records.OPERATIONS, remedy=f"delete {path}: it is counted again") if path.is_file() else {}
-    if cell.fingerprint not in known:
-        known[cell.fingerprint] = operations(cell.recipe)._asdict()
-        write_json(path, known)
-    return Operations(**known[cell.fingerprint])
+    counts = read_json(path, records.OPERATIONS, remedy=f"delete {path}: it is counted again") if path.is_file() else {}
+    if cell.fingerprint not in counts:
+        counts[cell.fingerprint] = operations(cell.recipe)._asdict()
+        write_json(path, counts)
+    return Operations(**counts[cell.fingerprint])

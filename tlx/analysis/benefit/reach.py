@@ -1,4 +1,4 @@
-"""When an arm reaches an accuracy: by which step, and by how many labels.
+"""Find the step, and the number of labels, at which an arm reaches an accuracy.
 
 Shapes: S seeds, L numbers of labels.
 """
@@ -12,9 +12,9 @@ from tlx.analysis.benefit.intervals import Bound, Ratio, over_draws
 
 
 def reached(curve: Mapping[int, float], threshold: float, higher: bool) -> int | None:
-    """The first step at which a validation curve is as good as the threshold; None where it never is.
+    """Return the first step at which a validation curve is at least as good as the threshold; None if it never is.
 
-    It is looked at now and then, so the step is no earlier than the true one.
+    The curve is evaluated at intervals, so the true step may be earlier.
 
     >>> reached({10: 0.5, 20: 0.7, 30: 0.6}, 0.6, True), reached({10: 0.5}, 0.6, True), reached({10: 2.0}, 2.5, False)
     (20, None, 10)
@@ -27,8 +27,10 @@ def good(value: float, threshold: float, higher: bool) -> bool:
 
 
 def crossing(labels: Sequence[int], values: Sequence[float], threshold: float, higher: bool) -> tuple[float, Bound]:
-    """How many labels give the threshold: where the curve first crosses it, between two numbers of labels straight in
-    their logarithm. "at most" where the fewest suffice already, "at least" where the most do not.
+    """Return the number of labels at which the curve first crosses the threshold.
+
+    Between two numbers of labels the curve is linear in their logarithm. The bound is "at most" if the fewest labels
+    suffice already, "at least" if the most do not.
 
     >>> crossing([10, 1000], [0.5, 0.9], 0.7, True)
     (100.0, '')
@@ -47,12 +49,15 @@ def crossing(labels: Sequence[int], values: Sequence[float], threshold: float, h
 
 
 def labels_saved(labels: Sequence[int], ours: np.ndarray, theirs: np.ndarray, higher: bool) -> Ratio:
-    """How many times fewer labels give our arm what the other has with the most of them: [L] ascending, means over
-    the seeds of values [S, L] (`ours`) and [S] (`theirs`, with the most labels)."""
+    """Return how many times fewer labels our arm needs to equal the other arm with the most labels.
+
+    `labels` [L] is ascending; values are averaged over the seeds of `ours` [S, L] and `theirs` [S] (with the most
+    labels).
+    """
 
     def ratio(places: np.ndarray) -> tuple[float, Bound]:
-        found, bound = crossing(labels, ours[places].mean(0).tolist(), float(theirs[places].mean()), higher)
+        needed, bound = crossing(labels, ours[places].mean(0).tolist(), float(theirs[places].mean()), higher)
         turned: dict[Bound, Bound] = {"": "", "at most": "at least", "at least": "at most"}
-        return labels[-1] / found, turned[bound]
+        return labels[-1] / needed, turned[bound]
 
     return over_draws(ratio, len(ours))

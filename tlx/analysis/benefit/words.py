@@ -1,4 +1,4 @@
-"""How the card is written on a terminal: a row a measure."""
+"""Write the card on a terminal, with a row per measure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ HEADS = ("measure", "gain by transfer [95 %]", "pretrained", "from scratch")
 
 
 def rows(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The measures as text, in the order of `HEADS`."""
-    found = []
-    for one in card["measures"]:
-        factor, unit = scaled(max(one[arm]["mean"] for arm in ("scratch", "pretrained")), one["unit"])
-        sides = [between(one[arm], factor) for arm in ("pretrained", "scratch")]
-        found.append((one["title"] + f", {unit}" * bool(unit), bought(one["gain"]), *sides))
-    return found
+    """Return the measures as text, in the order of `HEADS`."""
+    lines = []
+    for measure in card["measures"]:
+        factor, unit = scaled(max(measure[arm]["mean"] for arm in ("scratch", "pretrained")), measure["unit"])
+        sides = [between(measure[arm], factor) for arm in ("pretrained", "scratch")]
+        lines.append((measure["title"] + f", {unit}" * bool(unit), bought(measure["gain"]), *sides))
+    return lines
 
 
 def notes(card: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the numbers."""
+    """Return the notes for the reader of the numbers."""
     old = card["strubell"]
     changes = "; ".join(f"{path}: {before} -> {after}" for path, before, after in card["changes"])
     return [
@@ -38,7 +38,8 @@ def notes(card: Mapping[str, Any]) -> list[str]:
 
 
 def between(side: Mapping[str, Any], factor: float = 1.0) -> str:
-    """
+    """Return a mean with its interval as text.
+
     >>> between({"mean": 0.69734, "low": 0.68, "high": 0.71, "bound": ""})
     '0.697 [0.68, 0.71]'
     >>> between({"mean": 5.12, "low": None, "high": None, "bound": "at least"}, 1000.0)
@@ -63,7 +64,8 @@ def signed(value: float) -> str:
 
 
 def bought(gain: Mapping[str, Any]) -> str:
-    """
+    """Return a gain with its interval as text.
+
     >>> bought({"kind": "ratio", "value": 8.0, "low": 3.21, "high": None, "bound": "at least"})
     '>= 8 x [3.21, open]'
     >>> bought({"kind": "difference", "value": 0.142, "low": 0.123, "high": 0.161, "bound": ""})

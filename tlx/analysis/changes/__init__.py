@@ -1,22 +1,22 @@
-"""What moved: a finished run's weights and features before against after, stage by stage.
+"""Compare the weights and features of a finished run before and after training, stage by stage.
 
-`weights` is how far each leaf went and the spectra of kernels, `features` the similarity of features and linear probes,
-`line` the loss between the two. The document that comes of it, `moved.json`, holds
+`weights` measures the change of each leaf and the spectra of kernels, `features` the similarity of features and linear
+probes, `line` the loss between initial and fine-tuned weights. The document, `moved.json`, contains
 
 * `version` 1, `fingerprint` and `data` as in `result.json`;
-* `before`: `source`, `scratch` (nothing was brought), `fresh` (paths whose first values were drawn), `fresh_stages`;
+* `before`: `source`, `scratch` (no pretrained weights), `fresh` (paths with random initial values), `fresh_stages`;
   `after`: `selection` and `step` of the checkpoint;
-* `examples`: how many, by split, and their `indices` in it; the test split is never opened;
-* `leaves`: a row a leaf with `path`, `stage`, `kind`, `count`, norms `before`, `after`, `change`, and `relative`;
-* `stages`: a row a stage with `name`; `weights` by kind (`all`, `kernels`, `biases`, `norms`, `embeddings`, `added`,
+* `examples`: their number and their `indices`, by split; the test split is never opened;
+* `leaves`: a row per leaf with `path`, `stage`, `kind`, `count`, norms `before`, `after`, `change`, and `relative`;
+* `stages`: a row per stage with `name`; `weights` by kind (`all`, `kernels`, `biases`, `norms`, `embeddings`, `added`,
   `others`), each with `count`, the norms and `relative`; `similarity` (`cka`, `plain`, `batches`); `probe` (`before`
-  and `after`, each `measure`, `value`, `low`, `high`, `method`, `converged`, of an accuracy `right` and `examples`);
-* `kernels`: a row a kernel with `path`, `stage`, `shape`, `matrix`, and `before`, `after`, `change`, each with
+  and `after`, each `measure`, `value`, `low`, `high`, `method`, `converged`; for an accuracy `right` and `examples`);
+* `kernels`: a row per kernel with `path`, `stage`, `shape`, `matrix`, and `before`, `after`, `change`, each with
   `effective_rank` and `singular_values` (the eight largest);
-* `line`: a row a point with `share` and, by metric, `value`, `low`, `high`;
-* `notes`: sentences that a reader of the numbers needs.
+* `line`: a row per point with `share` and, by metric, `value`, `low`, `high`;
+* `notes`: sentences for the reader of the numbers.
 
-A number that is not defined is null.
+An undefined number is null.
 """
 
 from collections.abc import Callable
@@ -43,15 +43,22 @@ Say = Callable[[str, int, int], None]
 def moved(
     run: str | Path | Any, *, examples: int = EXAMPLES, recipe: Recipe | None = None, say: Say | None = None
 ) -> dict[str, Any]:
-    """Measures what moved in a finished run; writes `moved.json` into its folder, draws its page again, and returns the
-    document (see `tlx.analysis.changes`).
+    """Measure how a finished run changed its weights and features, write `moved.json` into its folder, and redraw its
+    page.
 
-    `run` is the folder, or what `tlx.run` returned. At most so many `examples` of the training split (for the probes)
-    and of the validation split (for everything) are looked at; the test split never is. `recipe` is that of the run's
-    config file, where the model is a module of your own. `say(part, done, total)` is called as the work goes on.
+    Args:
+        run: the folder, or the return value of `tlx.run`.
+        examples: the largest number of examples of the training split (for the probes) and of the validation split (for
+            everything). The test split is never read.
+        recipe: the recipe of the run's config file; needed if the model is your own module.
+        say: called as `say(part, done, total)` to report progress.
 
-    Raises FileNotFoundError where there is no finished run, ValueError where what it began with cannot be rebuilt, or
-    `examples` is too small.
+    Returns:
+        The document (see `tlx.analysis.changes`).
+
+    Raises:
+        FileNotFoundError: There is no finished run.
+        ValueError: The initial weights cannot be rebuilt, or `examples` is too small.
     """
     if examples < 8:
         raise ValueError(f"examples is {examples}; give 8 or more (the unbiased similarity needs 4 in each batch)")
@@ -71,16 +78,16 @@ def moved(
 
 
 def some(examples: Examples, count: int) -> Examples:
-    """At most `count` of the examples, drawn in equal shares of every class: the same ones each time."""
+    """Return at most `count` of the examples, in equal shares of every class; the draw is the same each time."""
     if len(examples) <= count:
         return examples
     drawn = subset(examples.strata(), fraction=count / len(examples), seed=0)
-    # Shares are rounded, so a class or two may have pushed the draw past what was asked for.
+    # Shares are rounded, so the draw may exceed the requested count by a few examples.
     return examples.view(np.sort(np.random.default_rng(0).permutation(drawn)[:count]))
 
 
 def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[str, Any]:
-    """The document of `moved.json`."""
+    """Return the document of `moved.json`."""
     ready, result = opened.ready, opened.result
     names = [stage.name for stage in ready.model.stages]
     declared = flatten(ready.model.params)
@@ -90,11 +97,14 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[s
     leaves.sort(key=lambda row: owners.index(row["stage"]))
     kernels = weights.spectra(before, after, leaves, lambda done, total: tell("spectra of kernels", done, total))
     batches = {name: batches_of(opened, examples) for name, examples in chosen.items()}
-    found = stages(opened, batches, tell)
+    stage_rows = stages(opened, batches, tell)
     rows = []
     for name in owners:
-        own = [row for row in leaves if row["stage"] == name]
-        rows.append({"name": name, "weights": weights.by_kind(own) if own else {}} | found.get(name, {}))
+        leaves_of_stage = [row for row in leaves if row["stage"] == name]
+        rows.append(
+            {"name": name, "weights": weights.by_kind(leaves_of_stage) if leaves_of_stage else {}}
+            | stage_rows.get(name, {})
+        )
     fresh = list(opened.new)
     return {
         "version": 1,
@@ -120,23 +130,23 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[s
 
 
 def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str, dict[str, Any]]:
-    """`similarity` and `probe` of every stage, by its name."""
+    """Return `similarity` and `probe` of every stage, by its name."""
     read, rows = features.reader(opened), {}
     sides = (opened.before, opened.after)
     passed: dict[str, list[features.Features]] = {"train": [], "validation": []}
-    for split, kept in passed.items():
+    for split, tables in passed.items():
         for variables in sides:
             tell("features", sum(map(len, passed.values())), 4)
-            kept.append(read(variables, batches[split]))
+            tables.append(read(variables, batches[split]))
     tell("features", 4, 4)
     classes, names = bool(opened.ready.task.names), [stage.name for stage in opened.ready.model.stages]
     for number, name in enumerate(names, 1):
         old, new = (side[name] for side in passed["validation"])
         probes = {}
-        for when, train, held in zip(("before", "after"), passed["train"], passed["validation"], strict=True):
+        for when, train, validation in zip(("before", "after"), passed["train"], passed["validation"], strict=True):
             # A probe reads one label for each example.
             if "label" in train and train["label"].ndim == 1:
-                pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, held)]
+                pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, validation)]
                 probes[when] = features.probe(pairs[0], pairs[1], classes)
         rows[name] = {"similarity": features.similarity(old, new)} | ({"probe": probes} if probes else {})
         tell("probes", number, len(names))
@@ -144,19 +154,21 @@ def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str
 
 
 def notes(opened: Reopened, fresh: list[str]) -> list[str]:
-    """What a reader of the numbers must know."""
-    told, scratch = [], not opened.ready.manifest.entries
+    """Return the notes for the reader of the numbers."""
+    messages, scratch = [], not opened.ready.manifest.entries
     if scratch:
-        told.append("Nothing was brought: 'before' is the initial draw of the recipe's seed.")
+        messages.append("Nothing was brought: 'before' is the initial draw of the recipe's seed.")
     elif fresh:
-        told.append(
+        messages.append(
             f"{len(fresh)} leaves were drawn from the recipe's seed and not brought ({', '.join(fresh[:3])}"
             f"{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
         )
     if opened.result["selection"] in BY_VALIDATION:
-        told.append("The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'.")
-    told.append("A probe after training reads features that have been fitted to its training examples' labels.")
-    return told
+        messages.append(
+            "The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'."
+        )
+    messages.append("A probe after training reads features that have been fitted to its training examples' labels.")
+    return messages
 
 
 __all__ = ["EXAMPLES", "moved"]

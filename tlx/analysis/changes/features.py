@@ -1,4 +1,4 @@
-"""How far the features moved: their similarity and what a linear probe reads in them, stage by stage.
+"""Measure how far the features moved, stage by stage: their similarity, and linear probes on them.
 
 Shapes: N examples, W width of a stage's summary.
 """
@@ -25,8 +25,10 @@ Features = dict[str, np.ndarray]
 
 
 def reader(opened: Reopened) -> Callable[[Variables, Batches], Features]:
-    """A function that gives one row an example of each stage's tap, by stage, with `label` and `logits`; compiled once
-    a shape of batch."""
+    """Return a function that computes the features of each stage, one row per example, with `label` and `logits`.
+
+    It is compiled once per batch shape.
+    """
     model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
     names = [stage.name for stage in model.stages]
 
@@ -44,10 +46,14 @@ def reader(opened: Reopened) -> Callable[[Variables, Batches], Features]:
 
 
 def similarity(x: np.ndarray, y: np.ndarray, size: int = BATCH) -> dict[str, Any]:
-    """Linear CKA of features [N, W] before and after: `cka` by batches of about `size` with the unbiased HSIC, and
-    `plain` over all at once; None where it is not defined.
+    """Compute linear CKA of features [N, W] before and after.
 
-    Batches are drawn at random (seeded): in the data's own order they may hold one class, or one length of text.
+    Batches are drawn at random with a fixed seed, because in the order of the data a batch may contain a single class,
+    or a single length of text.
+
+    Returns:
+        `cka` by batches of about `size` with the unbiased HSIC, and `plain` over all examples at once; None if
+        undefined.
     """
     order = np.random.default_rng(0).permutation(len(x))
     plain = linear_cka(x, y)
@@ -65,10 +71,10 @@ def finite(value: float) -> float | None:
 
 
 def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray], classes: bool) -> dict[str, Any]:
-    """A linear probe on features [N, W] and labels, fitted on `train`: `value` on `held` with its 95 % interval.
+    """Fit a linear probe on features [N, W] and labels of `train`, and evaluate it on `held` with a 95 % interval.
 
-    Logistic regression and its accuracy where the labels are `classes`, else ridge regression and its R2, on features
-    standardised by the training examples (Alain and Bengio, 2017, put such probes on every layer).
+    If the labels are `classes`, the probe is logistic regression, measured by accuracy; else ridge regression, measured
+    by R2. Features are standardised by the training examples (Alain and Bengio, 2017, put such probes on every layer).
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -81,12 +87,12 @@ def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarr
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x.astype(np.float64), labels)
     settled = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    said = model.predict(held_x.astype(np.float64))
+    predicted = model.predict(held_x.astype(np.float64))
     if not classes:
-        outcome, task = Predictions(scores_of(said, held_labels), np.arange(len(said))), Regression()
+        outcome, task = Predictions(scores_of(predicted, held_labels), np.arange(len(predicted))), Regression()
         interval = measure("r2", outcome, task)
-        told = interval._asdict() if interval else {}
-        return {"measure": "r2", "value": outcome.metrics(task)["r2"], **told, "converged": settled}
-    right = int((said == held_labels).sum())
-    found = {"measure": "accuracy", "value": right / len(said), **wilson(right, len(said))._asdict()}
-    return found | {"right": right, "examples": len(said), "converged": settled}
+        bounds = interval._asdict() if interval else {}
+        return {"measure": "r2", "value": outcome.metrics(task)["r2"], **bounds, "converged": settled}
+    right = int((predicted == held_labels).sum())
+    scores = {"measure": "accuracy", "value": right / len(predicted), **wilson(right, len(predicted))._asdict()}
+    return scores | {"right": right, "examples": len(predicted), "converged": settled}

@@ -1,4 +1,4 @@
-"""What the loss does on the straight line from the weights that were brought to those that were found."""
+"""Measure the loss on the straight line from the initial weights to the fine-tuned weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,10 +21,11 @@ POINTS = 11
 def path(
     opened: Reopened, batches: Batches, points: int = POINTS, told: Told = lambda done, total: None
 ) -> list[dict[str, Any]]:
-    """A row a point: `share` (0 brought, 1 found), `loss` and what else the task measures, each with `low` and `high`
-    of its 95 % interval where it has one. Statistics of batch norm are interpolated too.
+    """Return a row per point: `share`, the loss and the task's primary metric, each with the `low` and `high` of its 95
+    % interval.
 
-    One program a shape of batch serves all points, for the share is an array.
+    `share` is the interpolation weight: 0 = initial weights, 1 = fine-tuned weights. Statistics of batch norm are
+    interpolated too. One program per batch shape serves all points, because the share is an array.
     """
     model, task, dtype = opened.ready.model, opened.ready.task, opened.ready.recipe.train.dtype
 
@@ -56,6 +57,6 @@ def path(
 
 
 def names(task: Any) -> tuple[str, ...]:
-    """The metric of a task that is the mean of its loss, and its primary metric where that is another."""
+    """Return the metric that is the mean of the task's loss, and its primary metric if that is another."""
     losses = [name for name in task.metrics if task.metric(name).mean_of == "loss" or name == "loss"]
     return tuple(dict.fromkeys((*losses[:1], task.primary)))

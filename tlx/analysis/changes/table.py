@@ -1,4 +1,4 @@
-"""What moved, as tables of words for a terminal."""
+"""Write the contents of `moved.json` as tables for a terminal."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ class Table(NamedTuple):
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """The stages, and the line, of a document of `moved.json`."""
+    """Return the tables of the stages and of the line, from a document of `moved.json`."""
     ranks: dict[str, list[float]] = {}
     for kernel in document["kernels"]:
         ranks.setdefault(kernel["stage"], []).append(kernel["change"]["effective_rank"])
@@ -22,8 +22,8 @@ def tables(document: dict[str, Any]) -> list[Table]:
     for row in document["stages"]:
         weights, probe = row["weights"], row.get("probe", {})
         changes = [number(weights.get(kind, {}).get("relative")) for kind in CHANGES]
-        own = ranks.get(row["name"], [])
-        rank = f"{sum(own) / len(own):.1f}" if own else "-"
+        ranks_of_stage = ranks.get(row["name"], [])
+        rank = f"{sum(ranks_of_stage) / len(ranks_of_stage):.1f}" if ranks_of_stage else "-"
         scores = [interval(probe.get(when)) for when in ("before", "after")]
         rows.append([row["name"], *changes, rank, number(row.get("similarity", {}).get("cka")), *scores])
     measure = next((row["probe"]["after"]["measure"] for row in document["stages"] if "probe" in row), "probe")
@@ -41,7 +41,7 @@ def number(value: float | None) -> str:
 
 
 def interval(found: dict[str, Any] | None) -> str:
-    """A value with its 95 % interval."""
+    """Return a value with its 95 % interval, as text."""
     if not found:
         return "-"
     if "low" not in found:

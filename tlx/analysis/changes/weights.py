@@ -1,4 +1,4 @@
-"""How far the weights moved: norms of changes by leaf, stage and kind, and the spectra of kernels.
+"""Measure how far the weights moved: norms of changes by leaf, stage and kind, and the spectra of kernels.
 
 Shapes: I inputs, O outputs of a kernel as a matrix.
 """
@@ -17,7 +17,7 @@ Told = Callable[[int, int], None]
 
 
 def kind(path: str, leaf: Any, declared: Collection[str]) -> str:
-    """Which of `KINDS` a leaf is; `added` is what a tuning or a term put beside the model's own leaves."""
+    """Return which of `KINDS` a leaf is; `added` is a leaf that a tuning or a term added to the model's own leaves."""
     *above, name = path.split("/")
     if path not in declared:
         return "added"
@@ -31,15 +31,15 @@ def kind(path: str, leaf: Any, declared: Collection[str]) -> str:
 
 
 def stage_of(path: str, stages: Sequence[str]) -> str:
-    """The stage that a leaf belongs to: the one that its path begins with, else its own first name."""
+    """Return the stage of a leaf: the stage with which its path begins, else the first name of its path."""
     return next((stage for stage in stages if path.startswith(f"{stage}/")), path.split("/", maxsplit=1)[0])
 
 
 def changes(before: Tree, after: Tree, stages: Sequence[str], declared: Collection[str]) -> list[dict[str, Any]]:
-    """A row a leaf: path, stage, kind, count, and the Euclidean norms of it before, after, and of its change."""
-    brought, ended, rows = flatten(before), flatten(after), []
-    for path, leaf in brought.items():
-        old, new = (np.asarray(tree[path], np.float64) for tree in (brought, ended))
+    """Return a row per leaf: path, stage, kind, count, and the Euclidean norms before, after, and of the change."""
+    initial, final, rows = flatten(before), flatten(after), []
+    for path, leaf in initial.items():
+        old, new = (np.asarray(tree[path], np.float64) for tree in (initial, final))
         norms = {"before": old, "after": new, "change": new - old}
         row = {"path": path, "stage": stage_of(path, stages), "kind": kind(path, leaf, declared), "count": old.size}
         rows.append(row | joint([{name: float(np.linalg.norm(array)) for name, array in norms.items()}]))
@@ -47,29 +47,30 @@ def changes(before: Tree, after: Tree, stages: Sequence[str], declared: Collecti
 
 
 def joint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The norms of several leaves taken as one vector, and `relative`, |w - w0| / |w0|: None where w0 is zero."""
+    """Return the norms of several leaves taken as one vector, and `relative`, |w - w0| / |w0|: None if w0 is zero."""
     rows = list(rows)
     norms = {name: sum(row[name] ** 2 for row in rows) ** 0.5 for name in ("before", "after", "change")}
     return norms | {"relative": norms["change"] / norms["before"] if norms["before"] else None}
 
 
 def by_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The joint norms of the leaves of one stage: of `all`, and of each kind that it has."""
+    """Return the joint norms of the leaves of one stage: of `all`, and of each kind that it has."""
     parts = {"all": list(rows)} | {name: [row for row in rows if row["kind"] == name] for name in KINDS}
     return {name: joint(part) | {"count": sum(row["count"] for row in part)} for name, part in parts.items() if part}
 
 
 def matrix(kernel: Any) -> np.ndarray:
-    """A kernel as a matrix [I, O], every axis but the last being an input: [height, width, C, C'] likewise."""
+    """Return a kernel as a matrix [I, O]; every axis but the last is an input, as in [height, width, C, C']."""
     wide = np.asarray(kernel, np.float64)
     return wide.reshape(-1, wide.shape[-1])
 
 
 def singular_values(weights: np.ndarray) -> np.ndarray:
-    """Of a matrix [I, O], largest first, as square roots of the eigenvalues of the smaller of its two Gram matrices.
+    """Compute the singular values of a matrix [I, O], largest first.
 
-    That takes a fifth of the time of a decomposition. What it cannot tell from 0, values below about 5e-7 of the
-    largest, is rounding in weights of float32, and is given as 0.
+    They are the square roots of the eigenvalues of the smaller Gram matrix, which takes a fifth of the time of a
+    decomposition. Values below about 5e-7 of the largest cannot be distinguished from 0. They are rounding errors in
+    float32 weights, and are returned as 0.
     """
     short = weights if weights.shape[0] <= weights.shape[1] else weights.T
     squares = np.linalg.eigvalsh(short @ short.T)[::-1]
@@ -78,7 +79,7 @@ def singular_values(weights: np.ndarray) -> np.ndarray:
 
 
 def spectrum(weights: np.ndarray, top: int = TOP) -> dict[str, Any]:
-    """`effective_rank` and the `top` largest `singular_values` of a matrix."""
+    """Return `effective_rank` and the `top` largest `singular_values` of a matrix."""
     values = singular_values(weights)
     return {"effective_rank": effective_rank(values), "singular_values": values[:top].tolist()}
 
@@ -86,16 +87,16 @@ def spectrum(weights: np.ndarray, top: int = TOP) -> dict[str, Any]:
 def spectra(
     before: Tree, after: Tree, rows: Sequence[Mapping[str, Any]], told: Told = lambda done, total: None
 ) -> list[dict[str, Any]]:
-    """The spectra of every kernel among `rows`: `before`, `after` and of the `change`."""
-    brought, ended, found = flatten(before), flatten(after), []
+    """Return the spectra of every kernel among `rows`: `before`, `after` and of the `change`."""
+    initial, final, spectra_rows = flatten(before), flatten(after), []
     kernels = [row for row in rows if row["kind"] == "kernels"]
     for number, row in enumerate(kernels, 1):
-        old, new = matrix(brought[row["path"]]), matrix(ended[row["path"]])
+        old, new = matrix(initial[row["path"]]), matrix(final[row["path"]])
         first = spectrum(old)
         # A frozen kernel needs no second decomposition.
         zero = {"effective_rank": 0.0, "singular_values": [0.0] * len(first["singular_values"])}
         last, change = (spectrum(new), spectrum(new - old)) if row["change"] else (first, zero)
-        item = {"path": row["path"], "stage": row["stage"], "shape": list(np.shape(brought[row["path"]]))}
-        found.append(item | {"matrix": list(old.shape), "before": first, "after": last, "change": change})
+        item = {"path": row["path"], "stage": row["stage"], "shape": list(np.shape(initial[row["path"]]))}
+        spectra_rows.append(item | {"matrix": list(old.shape), "before": first, "after": last, "change": change})
         told(number, len(kernels))
-    return found
+    return spectra_rows

@@ -1,4 +1,4 @@
-"""The methods on a recipe's data: features of the model as it was brought, seeds, differences, the document."""
+"""Compare the methods on a recipe's data: features of the pretrained model, seeds, differences, the document."""
 
 import dataclasses
 import time
@@ -33,15 +33,26 @@ def compare(
     seeds: int = 5,
     say: Say | None = None,
 ) -> dict[str, Any]:
-    """Measures classical methods on what the head of the recipe's model reads before any training, against logistic
-    regression on the source; writes `classical.json` into the folder `out` and returns the document (see
-    `tlx.analysis.classical`).
+    """Measure classical methods on the inputs of the head before any training, against logistic regression on the
+    source.
 
-    `methods` None are all that the setting grants labels for, without transport where its extra is not installed.
-    Seeds count from the recipe's; each draws the target's labels anew. `say(sentence)` is called as the work goes on.
-    Raises ValueError for a recipe without a source, a task that is no classification, a method that is not there or
-    needs labels that are not granted; ImportError, before anything is measured, where "ot" is named and the extra
-    `tlx[classical]` is missing.
+    Writes `classical.json` into the folder `out`.
+
+    Args:
+        recipe: a recipe with one source and a classification task.
+        out: the folder of the document.
+        methods: names of methods; None for all whose labels the setting grants, without transport if its extra is
+            missing.
+        seeds: the number of seeds, from the recipe's seed on; each draws other labels of the target.
+        say: called with a sentence to report progress.
+
+    Returns:
+        The document (see `tlx.analysis.classical`).
+
+    Raises:
+        ValueError: The recipe has no source, the task is no classification, or a method is unknown or needs labels that
+            are not granted.
+        ImportError: "ot" is named and the extra `tlx[classical]` is missing; raised before any measurement.
     """
     chosen = check(recipe, methods, seeds)
     path, tell = Path(out), say or (lambda sentence: None)
@@ -50,37 +61,37 @@ def compare(
 
 
 def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> dict[str, Any]:
-    """Do the work of `compare` in a folder that is locked."""
+    """Run `compare` in a folder that is locked."""
     if (path / run_directory.RECIPE).is_file():
         raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
     read = Reader()
-    said: dict[str, list[Answer]] = {name: [] for name in chosen}
+    answers: dict[str, list[Answer]] = {name: [] for name in chosen}
     seconds = dict.fromkeys(chosen, 0.0)
     drawn: list[tuple[Splits, Prepared]] = []
     given: Given | None = None
     for seed in range(recipe.seed, recipe.seed + seeds):
-        own = dataclasses.replace(recipe, seed=seed)
-        splits = load(own.data, seed)
-        ready = read.ready(own, splits)
+        seeded = dataclasses.replace(recipe, seed=seed)
+        splits = load(seeded.data, seed)
+        ready = read.ready(seeded, splits)
         before, given = given, read.given(splits)
         drawn.append((splits, ready))
         for name in chosen:
-            # Without granted labels there may be nothing that a seed changes.
+            # Without granted labels, the seed may change nothing.
             if before is not None and not METHODS[name].needs and same(before, given):
-                said[name].append(said[name][-1])
+                answers[name].append(answers[name][-1])
                 continue
             tell(f"seed {seed}: {METHODS[name].about}")
             start = time.perf_counter()
-            said[name].append(METHODS[name].answer(standard(given)))
+            answers[name].append(METHODS[name].answer(standard(given)))
             seconds[name] += time.perf_counter() - start
-    document = told(recipe, drawn, said, seconds, given)
+    document = told(recipe, drawn, answers, seconds, given)
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / DOCUMENT, document)
     return document
 
 
 def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str]:
-    """The methods that are to be measured, source-only first; the errors of `compare`."""
+    """Return the methods to measure, source-only first; raises the errors of `compare`."""
     if recipe.data.source is None:
         raise ValueError("the recipe has no source, which these methods transfer from; give Data(source=...)")
     if len(recipe.data.sources) > 1:
@@ -95,23 +106,23 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
             "data.test_on='validation' tests on its validation split"
         )
     granted = "labelled" in recipe.data.stream_names
-    asked = methods
-    if asked is None:
-        asked = [name for name, method in METHODS.items() if granted or not method.needs]
+    names = methods
+    if names is None:
+        names = [name for name, method in METHODS.items() if granted or not method.needs]
         if find_spec("ot") is None:
-            asked.remove("ot")
-    for name in asked:
+            names.remove("ot")
+    for name in names:
         if name not in METHODS:
             raise ValueError(f"no method {name!r}{near_miss(name, METHODS)}")
         if METHODS[name].needs and not granted:
             raise ValueError(f"the method {name!r} needs labels of the target; data.labels is 0, which grants none")
-    if "ot" in asked:
+    if "ot" in names:
         optimal_transport()
-    return list(dict.fromkeys([BASE, *asked]))
+    return list(dict.fromkeys([BASE, *names]))
 
 
 class Reader:
-    """Features by the split they are of, kept while the numbers below the head stay the same."""
+    """Compute and cache features by split, as long as the weights below the head stay the same."""
 
     def __init__(self) -> None:
         self.known: dict[Any, np.ndarray] = {}
@@ -119,7 +130,7 @@ class Reader:
         self.read: Callable[[Examples], dict[str, np.ndarray]] | None = None
 
     def ready(self, recipe: Recipe, splits: Splits) -> Prepared:
-        """The recipe made ready, whose model is the one that is read from now on."""
+        """Return the prepared recipe, whose model computes the features from now on."""
         ready = prepare(recipe, splits, self.last)
         if self.last is None or not alike(self.last, ready):
             self.known.clear()
@@ -128,15 +139,15 @@ class Reader:
         return ready
 
     def given(self, splits: Splits) -> Given:
-        """What the streams of the data grant; the test split's labels are not among it."""
+        """Return the data that the streams grant, without the labels of the test split."""
         source, target = (splits.streams[name] for name in ("source", "unlabelled"))
         rows, labelled = self.rows(target), splits.streams.get("labelled")
-        known = np.zeros(0, int) if labelled is None else np.searchsorted(target.rows, labelled.rows)
+        positions = np.zeros(0, int) if labelled is None else np.searchsorted(target.rows, labelled.rows)
         labels = np.zeros(0, np.int32) if labelled is None else labelled.labels()
-        return Given(self.rows(source), source.labels(), rows, rows[known], labels, self.rows(splits.test))
+        return Given(self.rows(source), source.labels(), rows, rows[positions], labels, self.rows(splits.test))
 
     def rows(self, examples: Examples) -> np.ndarray:
-        """What the head reads of each example, in order, [N, W] in float64."""
+        """Return the inputs of the head for each example, in order, [N, W] in float64."""
         key = (examples.name, examples.split, examples.identity)
         if key not in self.known:
             assert self.read is not None
@@ -145,21 +156,21 @@ class Reader:
 
 
 def alike(one: Prepared, other: Prepared) -> bool:
-    """Whether both read the same features: their numbers differ in the head at most."""
+    """Return whether both compute the same features: their weights differ at most in the head."""
     head = f"{other.model.stages[-1].name}/"
     sides = [
         {
-            **flatten(own.pretrained.params),
-            **{f"stats:{path}": leaf for path, leaf in flatten(own.pretrained.stats).items()},
+            **flatten(prepared.pretrained.params),
+            **{f"stats:{path}": leaf for path, leaf in flatten(prepared.pretrained.stats).items()},
         }
-        for own in (one, other)
+        for prepared in (one, other)
     ]
     below = [path for path in sides[1] if not path.startswith(head)]
     return all(sides[0][path] is sides[1][path] or np.array_equal(sides[0][path], sides[1][path]) for path in below)
 
 
 def same(one: Given, other: Given) -> bool:
-    """Whether a method that reads no granted label is given the same arrays."""
+    """Return whether a method that reads no granted label gets the same arrays."""
     return all(getattr(one, name) is getattr(other, name) for name in ("source", "target", "test"))
 
 
@@ -170,23 +181,23 @@ def told(
     seconds: dict[str, float],
     given: Given | None,
 ) -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     assert given is not None
     test = drawn[0][0].test
     labels = test.labels()
-    correct = {name: np.stack([own.classes == labels for own in answers]) for name, answers in said.items()}
+    correct = {name: np.stack([item.classes == labels for item in answers]) for name, answers in said.items()}
     rows = []
     for name, answers in said.items():
         accuracies = correct[name].mean(1)
         mean, low, high = significance.over_seeds(accuracies, (0.0, 1.0))
         row = {
             "name": name, "about": METHODS[name].about, "accuracies": accuracies.tolist(), "accuracy": mean,
-            "low": number(low), "high": number(high), "seconds": seconds[name], "told": [own.told for own in answers],
+            "low": number(low), "high": number(high), "seconds": seconds[name], "told": [item.told for item in answers],
         }  # fmt: skip
         if name != BASE:
             gain = significance.paired(accuracies, correct[BASE].mean(1), (0.0, 1.0))
             both = significance.over_seeds_and_examples(correct[name], correct[BASE])
-            # What no seed changes is one pair of models, of which the examples alone can tell.
+            # If no seed changes a method, there is one pair of models, compared over the examples alone.
             fixed = all((side == side[0]).all() for side in (correct[name], correct[BASE]))
             p = significance.mcnemar(correct[name][0], correct[BASE][0]) if fixed else significance.t_test(gain)
             row["difference"] = {
@@ -195,14 +206,15 @@ def told(
             }  # fmt: skip
         rows.append(row)
     compared = [row["difference"] for row in rows if "difference" in row]
-    for found, p in zip(compared, significance.holm([one["p"] for one in compared]), strict=True):
+    for difference, p in zip(compared, significance.holm([row["p"] for row in compared]), strict=True):
         ends = [
-            found[end] for end in (("examples_low", "examples_high") if found["by"] == "examples" else ("low", "high"))
+            difference[end]
+            for end in (("examples_low", "examples_high") if difference["by"] == "examples" else ("low", "high"))
         ]
         verdict = "not compared" if None in ends else significance.verdict(*ends)
         if verdict != "not compared" and p >= 1 - significance.LEVEL:
             verdict = "no difference shown"
-        found |= {"holm": p, "verdict": verdict}
+        difference |= {"holm": p, "verdict": verdict}
     ready = drawn[0][1]
     return {
         "version": 1,
@@ -215,15 +227,15 @@ def told(
             "source": len(given.source), "target": len(given.target), "granted": len(given.granted), "test": len(test),
         },
         "seeds": [
-            {"seed": own.recipe.seed, "data": splits.fingerprint, "granted": granted_rows(splits)}
-            for splits, own in drawn
+            {"seed": item.recipe.seed, "data": splits.fingerprint, "granted": granted_rows(splits)}
+            for splits, item in drawn
         ],
         "methods": rows,
         "predictions": {
             "classes": list(ready.task.names),
             "indices": test.rows.tolist(),
             "labels": labels.tolist(),
-            "by_method": {name: [own.classes.tolist() for own in answers] for name, answers in said.items()},
+            "by_method": {name: [item.classes.tolist() for item in answers] for name, answers in said.items()},
         },
         "notes": notes(recipe, drawn, said),
     }  # fmt: skip
@@ -238,22 +250,22 @@ def number(value: float) -> float | None:
 
 
 def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[str, list[Answer]]) -> list[str]:
-    """What a reader of the numbers must know."""
-    found = [
+    """Return the notes for the reader of the numbers."""
+    messages = [
         "Features are what the head reads before any training, scaled by the mean and spread of source and target."
     ]
-    found += [f"{note[0].upper()}{note[1:]}." for note in drawn[0][1].notes]
+    messages += [f"{note[0].upper()}{note[1:]}." for note in drawn[0][1].notes]
     if "ot" not in said and find_spec("ot") is None:
-        found.append("Optimal transport was left out, for POT is not installed: pip install 'tlx[classical]'.")
+        messages.append("Optimal transport was left out, for POT is not installed: pip install 'tlx[classical]'.")
     if not drawn[0][1].manifest.entries:
-        found.append("Nothing was brought: each seed's features are those of its initial draw.")
+        messages.append("Nothing was brought: each seed's features are those of its initial draw.")
     elif len(drawn) > 1:
-        found.append(
+        messages.append(
             "What reads no granted label answers the same for every seed: its p is McNemar's over the examples, and "
             "its verdict goes by the interval over these."
         )
-    if short := sorted(name for name, answers in said.items() if any(not own.told["converged"] for own in answers)):
-        found.append(f"The fits of {', '.join(short)} ran out of steps before they had converged.")
+    if short := sorted(name for name, answers in said.items() if any(not item.told["converged"] for item in answers)):
+        messages.append(f"The fits of {', '.join(short)} ran out of steps before they had converged.")
     if len(drawn) > 1 and recipe.data.subset_seed is not None:
-        found.append(f"data.subset_seed is {recipe.data.subset_seed}: every seed is granted the same labels.")
-    return found
+        messages.append(f"data.subset_seed is {recipe.data.subset_seed}: every seed is granted the same labels.")
+    return messages

@@ -1,4 +1,4 @@
-"""Classical methods on features: from what a setting grants to the classes of its test examples.
+"""Classical methods on features: from the granted data to the classes of the test examples.
 
 Shapes: N rows of the source, M of the target, L of them with labels, T test rows, W width, D dimensions kept.
 """
@@ -20,8 +20,11 @@ STEPS = 2000
 
 
 class Given(NamedTuple):
-    """What a method may look at: features and labels of the source, features of the target, those of its examples
-    whose labels are granted with these (L may be 0), and the features of the test examples."""
+    """Data that a method may read.
+
+    `source` [N, W] and `labels` [N]; `target` [M, W]; `granted` [L, W] and `granted_labels` [L] of the target examples
+    with granted labels (L may be 0); `test` [T, W].
+    """
 
     source: np.ndarray
     labels: np.ndarray
@@ -32,14 +35,15 @@ class Given(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The `classes` [T] that a method says, and numbers about how it came to them."""
+    """The predicted `classes` [T] of a method, and numbers about its fit."""
 
     classes: np.ndarray
     told: dict[str, float]
 
 
 class Method(NamedTuple):
-    """`needs` are what a setting has to grant beyond the source and the target's features: "labels" or nothing."""
+    """A method. `needs` is what a setting must grant beyond the source and the target's features: "labels" or
+    nothing."""
 
     answer: Callable[[Given], Answer]
     about: str
@@ -47,20 +51,22 @@ class Method(NamedTuple):
 
 
 def logistic(x: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Logistic regression, as every method here uses it (a penalty of half the squared norm); weights count by their
-    ratio to their mean."""
+    """Fit logistic regression, as every method here uses it (penalty: half the squared norm).
+
+    Only the ratio of the weights to their mean matters.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        # Told by `answer`.
+        # `answer` reports convergence.
         warnings.simplefilter("ignore", ConvergenceWarning)
         shares = None if weights is None else weights / weights.mean()
         return LogisticRegression(max_iter=STEPS).fit(x, labels, shares)
 
 
 def answer(fitted: Any, test: np.ndarray, **told: float) -> Answer:
-    """What a classifier says of the test rows; `converged` is 0 where its fit ran out of steps."""
+    """Predict the classes of the test rows; `converged` is 0 if the fit ran out of steps."""
     return Answer(fitted.predict(test), {"converged": converged(fitted), **told})
 
 
@@ -69,10 +75,12 @@ def converged(fitted: Any) -> float:
 
 
 def standard(given: Given) -> Given:
-    """The features by the mean and the spread of source and target together: one scale for every method. By the
-    source's alone a feature that it hardly has would be huge in the target."""
-    every = np.concatenate([given.source, given.target])
-    centre, spread = every.mean(0), every.std(0)
+    """Standardise the features by the mean and the standard deviation of source and target together, for every method.
+
+    By the statistics of the source alone, a feature that hardly varies there would be huge in the target.
+    """
+    rows = np.concatenate([given.source, given.target])
+    centre, spread = rows.mean(0), rows.std(0)
     spread = np.where(spread > 1e-12, spread, 1.0)
     return given._replace(**{
         name: (getattr(given, name) - centre) / spread for name in ("source", "target", "granted", "test")
@@ -88,59 +96,66 @@ def target_only(given: Given) -> Answer:
 
 
 def coral(given: Given) -> Answer:
-    """CORAL (Sun et al., 2016, algorithm 1): the source is whitened and coloured as the target, by the covariances plus
-    the identity; its mean, which the paper takes off beforehand, becomes the target's too."""
+    """Predict by CORAL (Sun et al., 2016, algorithm 1).
+
+    The source is whitened, and coloured like the target, by the covariances plus the identity. Its mean, which the
+    paper subtracts beforehand, becomes the target's too.
+    """
     whiten, colour = power(covariance(given.source), -0.5), power(covariance(given.target), 0.5)
     moved = (given.source - given.source.mean(0)) @ whiten @ colour + given.target.mean(0)
     return answer(logistic(moved, given.labels), given.test)
 
 
 def covariance(rows: np.ndarray) -> np.ndarray:
-    """[N, W] -> [W, W], plus the identity."""
+    """Compute the covariance plus the identity, [N, W] -> [W, W]."""
     return np.cov(rows, rowvar=False).reshape(rows.shape[1], -1) + np.eye(rows.shape[1])
 
 
 def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A symmetric positive matrix to a power."""
+    """Raise a symmetric positive matrix to a power."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * values**exponent) @ vectors.T
 
 
 def subspace(given: Given) -> Answer:
-    """Subspace alignment (Fernando et al., 2013): the first D principal directions of the source, turned into those of
-    the target; each set about its own mean."""
-    kept = min(DIMENSIONS, given.source.shape[1], len(given.source) - 1, len(given.target) - 1)
-    bases = [principal(rows, kept) for rows in (given.source, given.target)]
+    """Predict by subspace alignment (Fernando et al., 2013).
+
+    The first D principal directions of the source are rotated into those of the target; each set is centred on its own
+    mean.
+    """
+    dimensions = min(DIMENSIONS, given.source.shape[1], len(given.source) - 1, len(given.target) - 1)
+    bases = [principal(rows, dimensions) for rows in (given.source, given.target)]
     aligned = (given.source - given.source.mean(0)) @ bases[0] @ (bases[0].T @ bases[1])
     fitted = logistic(aligned, given.labels)
-    return answer(fitted, (given.test - given.target.mean(0)) @ bases[1], dimensions=kept)
+    return answer(fitted, (given.test - given.target.mean(0)) @ bases[1], dimensions=dimensions)
 
 
 def principal(rows: np.ndarray, kept: int) -> np.ndarray:
-    """The directions of the greatest spread, [W, D]."""
+    """Return the directions of the greatest variance, [W, D]."""
     return np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:kept].T
 
 
 def components(given: Given, mu: float = 1.0) -> Answer:
-    """Transfer component analysis (Pan et al., 2011, section III.B): the first D solutions W of
+    """Predict by transfer component analysis (Pan et al., 2011, section III.B): the first D solutions W of
 
         max tr(W' K H K W)  with  W' (K L K + mu I) W = I
 
-    with a Gaussian kernel K over both sets, whose squared width is the mean squared distance, the centring H, and L
-    such that tr(K L) is the squared distance of the sets' means. Components are scaled to a spread of 1. At most
-    `COMPONENT_ROWS` of each set, drawn once, are the kernel's rows; of the source they are what is learned from.
+    K is a Gaussian kernel over both sets, whose squared width is the mean squared distance, H the centring matrix, and
+    L such that tr(K L) is the squared distance of the sets' means. Components are scaled to a standard deviation of 1.
+    The rows of the kernel are at most `COMPONENT_ROWS` of each set, drawn once; the classifier is fitted on those of
+    the source.
     """
-    own, other = some(len(given.source), COMPONENT_ROWS), some(len(given.target), COMPONENT_ROWS)
-    every = np.concatenate([given.source[own], given.target[other]])
-    directions = transfer_directions(every, len(own), min(DIMENSIONS, len(every) - 1), mu)
-    width = mean_square(given.source[own], given.target[other])
-    fitted = logistic(gaussian(given.source[own], every, width) @ directions, given.labels[own])
-    test = gaussian(given.test, every, width) @ directions
-    return answer(fitted, test, dimensions=directions.shape[1], source=len(own), target=len(other))
+    source_rows, target_rows = some(len(given.source), COMPONENT_ROWS), some(len(given.target), COMPONENT_ROWS)
+    rows = np.concatenate([given.source[source_rows], given.target[target_rows]])
+    directions = transfer_directions(rows, len(source_rows), min(DIMENSIONS, len(rows) - 1), mu)
+    width = mean_square(given.source[source_rows], given.target[target_rows])
+    fitted = logistic(gaussian(given.source[source_rows], rows, width) @ directions, given.labels[source_rows])
+    test = gaussian(given.test, rows, width) @ directions
+    return answer(fitted, test, dimensions=directions.shape[1], source=len(source_rows), target=len(target_rows))
 
 
 def transfer_directions(every: np.ndarray, first: int, kept: int, mu: float) -> np.ndarray:
-    """The W [N + M, D] of `components`, for rows of which the `first` are the source's."""
+    """Return the W [N + M, D] of `components`, for rows of which the first `first` belong to the source."""
     from scipy.linalg import eigh
 
     count = len(every)
@@ -148,24 +163,29 @@ def transfer_directions(every: np.ndarray, first: int, kept: int, mu: float) -> 
     toward = kernel @ np.where(np.arange(count) < first, 1 / first, -1 / (count - first))
     centred = kernel - kernel.mean(0)
     spread = centred.T @ centred
-    held = np.outer(toward, toward) + mu * np.eye(count)
-    values, vectors = eigh(spread, held, subset_by_index=[count - kept, count - 1])
-    kept_ones = values > 1e-10 * values[-1]
-    return (vectors[:, kept_ones] * np.sqrt(count / values[kept_ones]))[:, ::-1]
+    constraint = np.outer(toward, toward) + mu * np.eye(count)
+    values, vectors = eigh(spread, constraint, subset_by_index=[count - kept, count - 1])
+    positive = values > 1e-10 * values[-1]
+    return (vectors[:, positive] * np.sqrt(count / values[positive]))[:, ::-1]
 
 
 def transport(given: Given) -> Answer:
-    """Optimal transport (Courty et al., 2017): each example of the source where the exact plan, by squared distance,
-    takes it on average. At most `TRANSPORT_ROWS` of each set, drawn once, are moved and learned from. Raises
-    ImportError without the extra `tlx[classical]`."""
-    own, other = some(len(given.source), TRANSPORT_ROWS), some(len(given.target), TRANSPORT_ROWS)
-    moved, cost = transported(given.source[own], given.target[other])
-    fitted = logistic(moved, given.labels[own])
-    return answer(fitted, given.test, cost=cost, source=len(own), target=len(other))
+    """Predict by optimal transport (Courty et al., 2017).
+
+    Each source example moves to its mean position under the exact plan by squared distance. At most `TRANSPORT_ROWS` of
+    each set, drawn once, are moved and used for the fit.
+
+    Raises:
+        ImportError: The extra `tlx[classical]` is missing.
+    """
+    source_rows, target_rows = some(len(given.source), TRANSPORT_ROWS), some(len(given.target), TRANSPORT_ROWS)
+    moved, cost = transported(given.source[source_rows], given.target[target_rows])
+    fitted = logistic(moved, given.labels[source_rows])
+    return answer(fitted, given.test, cost=cost, source=len(source_rows), target=len(target_rows))
 
 
 def transported(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """The source [N, W] moved, and the mean squared way."""
+    """Return the moved source [N, W], and the mean squared distance of the move."""
     ot = optimal_transport()
     squares = ot.dist(source, target)
     plan = ot.emd(np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target)), squares, 1_000_000)
@@ -173,8 +193,8 @@ def transported(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, flo
 
 
 def optimal_transport() -> Any:
-    """The library POT; ImportError, which names the extra, where it is missing."""
-    # It would import every array library that it finds.
+    """Return the library POT; raise ImportError, which names the extra, if it is missing."""
+    # Otherwise POT would import every array library that is installed.
     for name in ("PYTORCH", "TENSORFLOW", "CUPY"):
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{name}", "1")
     try:
@@ -185,12 +205,12 @@ def optimal_transport() -> Any:
 
 
 def matched(given: Given) -> Answer:
-    """Logistic regression on the source under the weights of kernel mean matching (`tlx.functional.reweight`)."""
+    """Predict by logistic regression on the source, weighted by kernel mean matching (`tlx.functional.reweight`)."""
     return weighed(given, mean_matching(given.source, given.target))
 
 
 def likely(given: Given) -> Answer:
-    """The same under those of KLIEP."""
+    """Predict by logistic regression on the source, weighted by KLIEP (`tlx.functional.reweight`)."""
     return weighed(given, likelihood_ratio(given.source, given.target))
 
 
@@ -199,10 +219,12 @@ def weighed(given: Given, weights: np.ndarray) -> Answer:
 
 
 def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
-    """TrAdaBoost (Dai et al., 2007, algorithm 1) over logistic regressions: a round that errs on an example makes one
-    of the target count more, and one of the source less. The later half of the rounds votes, by log(1 / beta); for more
-    than two classes the class of most votes, which for two is the paper's rule. An error of 1/2 and more, which the
-    paper forbids, counts as just below.
+    """Predict by TrAdaBoost (Dai et al., 2007, algorithm 1) over logistic regressions.
+
+    A round that misclassifies an example increases its weight if it belongs to the target, and decreases it if it
+    belongs to the source. The later half of the rounds votes, with weight log(1 / beta). With more than two classes the
+    class of most votes wins, which for two classes is the paper's rule. An error of 1/2 or more, which the paper
+    forbids, is clipped just below.
     """
     count, settled = len(given.source), 1.0
     x, labels = np.concatenate([given.source, given.granted]), np.concatenate([given.labels, given.granted_labels])
@@ -220,12 +242,12 @@ def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
             votes += np.log(1 / beta) * (fitted.predict(given.test)[:, None] == classes)
         weights = weights * np.where(wrong, np.where(of_source, less, 1 / beta), 1.0)
         weights /= weights.sum()
-    told = {"converged": settled, "source_share": float(weights[of_source].sum())}
-    return Answer(classes[votes.argmax(1)], told)
+    details = {"converged": settled, "source_share": float(weights[of_source].sum())}
+    return Answer(classes[votes.argmax(1)], details)
 
 
 def some(count: int, most: int) -> np.ndarray:
-    """At most so many places of `count`, ascending: the same ones each time."""
+    """Return at most `most` of `count` positions, ascending; the draw is the same each time."""
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, most, replace=False))

@@ -1,8 +1,9 @@
-"""Whether a source helps or hurts on a target: A(S,T) against the arms without the source, or without the target.
+"""Measure whether a source helps or hurts on a target: A(S,T) against the arms without the source, or without the
+target.
 
-`arms` is what is compared, as a study; `card` every gap, verdict and the advice, as one document, `words` that on a
-terminal; `domains` how far a source is from the target; `gated` which of its examples the gate turned away; `measuring`
-runs and writes it all.
+`arms` builds the study; `card` collects gaps, verdicts and the advice in one document, `words` prints it on a terminal;
+`domains` measures the distance of a source from the target; `gated` lists the source examples that the gate rejected;
+`measuring` runs the study and writes the document.
 """
 
 from tlx.analysis.negative.arms import negative_study

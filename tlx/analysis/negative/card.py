@@ -1,7 +1,7 @@
-"""The report as one document: every gap with its interval and verdict, all of it from the runs' own records.
+"""Compute the report as one document: every gap with its interval and verdict, from the runs' own records.
 
-A gap is the baseline's metric less that of A(S,T), so that what is positive is negative transfer (Wang et al., 2019);
-it is turned round where less of the metric is better. Shapes: S seeds that pair, N test examples, C classes.
+A gap is the baseline's metric minus that of A(S,T), so a positive gap is negative transfer (Wang et al., 2019); the
+sign is reversed if less of the metric is better. Shapes: S paired seeds, N test examples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from tlx.functional import significance
 from tlx.functional.metrics import Metric, document
 from tlx.records.studies import Arm, Comparison, StudyRecords, Summary, against, judged, summarise
 
-# What the verdict of A(S,T) against a baseline says of the source.
+# Verdict about the source, by the verdict of A(S,T) against a baseline.
 SAYS = {"worse": "hurts", "better": "helps", "no difference shown": "not shown", "not compared": "not compared"}
 
 
 class Setting(NamedTuple):
-    """One source with so many labels and such noise, and what is compared there: baselines by name."""
+    """One source with a number of labels and a noise level: the summary of A(S,T), and of the baselines by name."""
 
     source: str
     labels: float
@@ -42,19 +42,24 @@ class Setting(NamedTuple):
 
 
 def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, Any]:
-    """Every number of the report but what looks at the data themselves. Raises ValueError where no run of A(S,T) has
-    finished."""
+    """Return all results of the report that come from the runs' records.
+
+    Raises:
+        ValueError: No run of A(S,T) has finished.
+    """
     metric = study.metric
     declared = study.declared(metric)
     higher = declared.higher_is_better
-    found = settings(study, metric)
-    if not found:
+    compared = settings(study, metric)
+    if not compared:
         failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
         raise ValueError(f"no run of {TRANSFER} in {study.folder} has finished: {failed}")
     gaps = [
-        gap for name in (*BASELINES, CHANCE) for gap in gaps_to(name, found, study.smallest, metric, declared, classes)
+        gap
+        for name in (*BASELINES, CHANCE)
+        for gap in gaps_to(name, compared, study.smallest, metric, declared, classes)
     ]
-    result = found[0].own.arm.done[0].result or {}
+    result = compared[0].own.arm.done[0].result or {}
     return {
         "question": study.question,
         "target": target,
@@ -62,7 +67,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
         "measures": {metric.rpartition("/")[2]: document(declared)},
         "higher": higher,
         "smallest": study.smallest,
-        "seeds": sorted(found[0].own.scores),
+        "seeds": sorted(compared[0].own.scores),
         "selection": result.get("selection", "last"),
         "steps": result.get("steps"),
         "baselines": {name: about for name, about in BASELINES.items() if any(gap["baseline"] == name for gap in gaps)},
@@ -72,50 +77,57 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, 
             if (summary := summarise(arm, metric, study.declared(metric).bounds)) is not None
         ],
         "gaps": gaps,
-        "classes": by_class(found, classes),
+        "classes": by_class(compared, classes),
         "flips": flips(gaps),
-        "rules": rules(found, declared),
-        "advice": advice(found, gaps, higher),
-        "notes": notes(study, found, gaps),
+        "rules": rules(compared, declared),
+        "advice": advice(compared, gaps, higher),
+        "notes": notes(study, compared, gaps),
     }
 
 
 def settings(study: StudyRecords, metric: str) -> list[Setting]:
-    """Every setting of which A(S,T) has a finished run, in the order of the study."""
-    known: dict[tuple[Any, ...], Summary] = {}
+    """Return every setting for which A(S,T) has a finished run, in the order of the study."""
+    summaries: dict[tuple[Any, ...], Summary] = {}
     for arm in study.arms:
         if (summary := summarise(arm, metric, study.declared(metric).bounds)) is not None:
-            known[tuple(arm.names[column] for column in (ARM, SOURCE, LABELS, EPS))] = summary
-    found = []
-    for (arm, source, labels, eps), own in known.items():
+            summaries[tuple(arm.names[column] for column in (ARM, SOURCE, LABELS, EPS))] = summary
+    rows = []
+    for (arm, source, labels, eps), transfer_summary in summaries.items():
         if arm != TRANSFER:
             continue
-        # Where the algorithm has no term of its own, A(0,T) came to the same recipe as the target's labels alone.
-        alone = known.get((ALONE, None, labels, None)) or known.get((TARGET_ONLY, None, labels, None))
+        # If the algorithm has only supervised terms, A(0,T) is the same recipe as target only.
+        alone = summaries.get((ALONE, None, labels, None)) or summaries.get((TARGET_ONLY, None, labels, None))
         others = {
             ALONE: alone,
-            SOURCE_ONLY: known.get((SOURCE_ONLY, source, None, eps)),
-            TARGET_ONLY: known.get((TARGET_ONLY, None, labels, None)),
-            SCRATCH: known.get((SCRATCH, None, labels, None)),
+            SOURCE_ONLY: summaries.get((SOURCE_ONLY, source, None, eps)),
+            TARGET_ONLY: summaries.get((TARGET_ONLY, None, labels, None)),
+            SCRATCH: summaries.get((SCRATCH, None, labels, None)),
         }
-        found.append(Setting(source, labels, eps, own, {name: one for name, one in others.items() if one is not None}))
-    return found
+        rows.append(
+            Setting(
+                source, labels, eps, transfer_summary, {name: item for name, item in others.items() if item is not None}
+            )
+        )
+    return rows
 
 
 def gaps_to(
     name: str, found: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The gap of every setting to one baseline, p corrected over them (Holm). Without labels of the target A(0,T) has
-    nothing to learn from, and stands at chance: the share of the most frequent class."""
+    """Return the gap of every setting to one baseline, with p corrected over the settings (Holm).
+
+    Without target labels A(0,T) has nothing to learn from, and is replaced by chance: the share of the most frequent
+    class.
+    """
     pairs: list[tuple[Setting, Comparison, float | None]] = []
     higher, bounds = declared.higher_is_better, declared.bounds
-    for one in found:
+    for item in found:
         if name == CHANCE:
-            if one.labels == 0 and metric.endswith("/accuracy"):
-                chance = of_chance(one, metric, classes)
-                pairs.append((one, to_chance(one, chance, smallest, bounds), chance))
-        elif name in one.others and one.own.scores.keys() & one.others[name].scores.keys():
-            pairs.append((one, against(one.own, one.others[name], smallest, metric, bounds), None))
+            if item.labels == 0 and metric.endswith("/accuracy"):
+                chance = of_chance(item, metric, classes)
+                pairs.append((item, to_chance(item, chance, smallest, bounds), chance))
+        elif name in item.others and item.own.scores.keys() & item.others[name].scores.keys():
+            pairs.append((item, against(item.own, item.others[name], smallest, metric, bounds), None))
     compared = judged([comparison for _, comparison, _ in pairs], smallest, higher, bounds)
     sign = -1.0 if higher else 1.0
     return [
@@ -130,8 +142,8 @@ def gaps_to(
 
 
 def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
-    """The accuracy of whoever knows the most frequent class of the split and nothing else; of all classes alike where
-    the runs have kept no labels of it."""
+    """Return the accuracy of always predicting the most frequent class of the split; 1 / C if the runs have kept no
+    labels."""
     for cell in one.own.arm.done:
         if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions):
             return float(np.bincount(predictions.scores["label"]).max() / len(predictions))
@@ -139,7 +151,7 @@ def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
 
 
 def to_chance(one: Setting, chance: float, smallest: float, bounds: significance.Bounds) -> Comparison:
-    """A(S,T) against a guess, which does not vary."""
+    """Compare A(S,T) with chance, which does not vary."""
     values = [score.value for score in one.own.scores.values()]
     difference = significance.paired(values, [chance] * len(values), bounds)
     several = len(values) > 1
@@ -159,7 +171,7 @@ def to_chance(one: Setting, chance: float, smallest: float, bounds: significance
 
 
 def turned(comparison: Comparison, sign: float) -> dict[str, Any]:
-    """A comparison as a gap."""
+    """Convert a comparison to a gap."""
     difference = comparison.difference
     ends = sorted((sign * difference.low, sign * difference.high))
     boot = sorted(sign * end for end in comparison.boot) if comparison.boot else None
@@ -180,43 +192,47 @@ def turned(comparison: Comparison, sign: float) -> dict[str, Any]:
 
 
 def told(summary: Summary) -> dict[str, Any]:
-    """An arm by itself."""
+    """Return the results of one arm."""
     values = {str(seed): score.value for seed, score in summary.scores.items()}
     ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
     return {**summary.arm.names, **ends, "values": values, "folders": [folder_of(cell) for cell in summary.arm.done]}
 
 
 def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The gap of every class (its recall) to the first baseline that is there, which the average may hide; p corrected
-    over the classes of a setting."""
+    """Return the gap of every class (its recall) to the first available baseline, which the mean may hide.
+
+    p is corrected over the classes of a setting.
+    """
     rows: list[dict[str, Any]] = []
-    for one in found:
-        name = next((name for name in (ALONE, SOURCE_ONLY) if name in one.others), None)
+    for item in found:
+        name = next((name for name in (ALONE, SOURCE_ONLY) if name in item.others), None)
         if name is None:
             continue
-        seeds = [seed for seed in one.own.scores if seed in one.others[name].scores]
-        ours, theirs = (recalls(side.arm, seeds, len(classes)) for side in (one.own, one.others[name]))
-        if ours is None or theirs is None:
+        seeds = [seed for seed in item.own.scores if seed in item.others[name].scores]
+        with_source, without_source = (recalls(side.arm, seeds, len(classes)) for side in (item.own, item.others[name]))
+        if with_source is None or without_source is None:
             continue
-        there = [n for n in range(len(classes)) if np.isfinite(ours[:, n] + theirs[:, n]).all()]
-        differences = [significance.paired(theirs[:, n].tolist(), ours[:, n].tolist(), (0.0, 1.0)) for n in there]
-        corrected = significance.holm([significance.t_test(one) for one in differences])
-        for n, gap, p in zip(there, differences, corrected, strict=True):
-            shown = significance.verdict(gap.low, gap.high)
+        present = [n for n in range(len(classes)) if np.isfinite(with_source[:, n] + without_source[:, n]).all()]
+        differences = [
+            significance.paired(without_source[:, n].tolist(), with_source[:, n].tolist(), (0.0, 1.0)) for n in present
+        ]
+        corrected = significance.holm([significance.t_test(difference) for difference in differences])
+        for n, gap, p in zip(present, differences, corrected, strict=True):
+            verdict = significance.verdict(gap.low, gap.high)
             if p >= 1 - significance.LEVEL and gap.pairs > 1:
-                shown = "no difference shown"
+                verdict = "no difference shown"
             rows.append({
-                "source": one.source, "labels": one.labels, "eps": one.eps, "baseline": name, "class": classes[n],
-                "transfer": float(ours[:, n].mean()), "without": float(theirs[:, n].mean()),
+                "source": item.source, "labels": item.labels, "eps": item.eps, "baseline": name, "class": classes[n],
+                "transfer": float(with_source[:, n].mean()), "without": float(without_source[:, n].mean()),
                 "gap": gap.mean, "low": finite(gap.low), "high": finite(gap.high), "holm": p,
-                # The gap is the recall without the source less that with it: above 0 the source hurts.
-                "verdict": SAYS[{"better": "worse", "worse": "better"}.get(shown, shown)],
+                # The gap is the recall without the source minus the recall with it: above 0 the source hurts.
+                "verdict": SAYS[{"better": "worse", "worse": "better"}.get(verdict, verdict)],
             })  # fmt: skip
     return rows
 
 
 def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
-    """[S, C]: the share of each class that is right, nan of one without examples; None where no predictions are."""
+    """Return the recall of each class, [S, C], nan without examples; None if no predictions were kept."""
     rows = []
     by_seed = {cell.seed: cell for cell in arm.done}
     for seed in seeds:
@@ -231,107 +247,113 @@ def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
 
 
 def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Where a shown verdict turns into its opposite as labels, or noise, are added and the rest stays: between which
-    two values it does."""
-    made = []
+    """Return where a shown verdict turns into its opposite as labels, or noise, increase and the rest stays the same.
+
+    Each row names the two values between which it turns.
+    """
+    changes = []
     for along, fixed in ((LABELS, EPS), (EPS, LABELS)):
         lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
         for gap in gaps:
             lines.setdefault((gap["source"], gap["baseline"], gap[fixed]), []).append(gap)
-        for (source, baseline, held), line in lines.items():
-            shown = sorted((one for one in line if one["verdict"] in ("helps", "hurts")), key=lambda one: one[along])
-            made += [
-                {"source": source, "baseline": baseline, "fixed": fixed, "at": held, "along": along}
-                | {"before": one[along], "after": other[along], "from": one["verdict"], "to": other["verdict"]}
-                for one, other in pairwise(shown)
-                if one["verdict"] != other["verdict"]
+        for (source, baseline, fixed_value), line in lines.items():
+            verdicts = sorted((gap for gap in line if gap["verdict"] in ("helps", "hurts")), key=lambda gap: gap[along])
+            changes += [
+                {"source": source, "baseline": baseline, "fixed": fixed, "at": fixed_value, "along": along}
+                | {"before": first[along], "after": second[along], "from": first["verdict"], "to": second["verdict"]}
+                for first, second in pairwise(verdicts)
+                if first["verdict"] != second["verdict"]
             ]
-    return made
+    return changes
 
 
 def rules(found: Sequence[Setting], declared: Metric) -> list[dict[str, Any]]:
-    """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap to
-    the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
+    """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap
+    to the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
     # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
     bounds = (0.0, significance.difference_bounds(declared.bounds)[1])
-    made = []
-    for one in found:
-        known = [rule for cell in one.own.arm.done if (rule := (cell.result or {}).get("rules"))]
-        for name in known[0] if known else ():
-            gap, value = ([rule[name][of] for rule in known] for of in ("gap", "value"))
+    rows = []
+    for item in found:
+        measured = [rule for cell in item.own.arm.done if (rule := (cell.result or {}).get("rules"))]
+        for name in measured[0] if measured else ():
+            gap, value = ([rule[name][field] for rule in measured] for field in ("gap", "value"))
             mean, low, high = significance.over_seeds(gap, bounds)
-            made.append({
-                "source": one.source, "labels": one.labels, "eps": one.eps, "rule": name, "seeds": len(known),
+            rows.append({
+                "source": item.source, "labels": item.labels, "eps": item.eps, "rule": name, "seeds": len(measured),
                 "value": float(np.mean(value)), "gap": mean, "low": finite(low), "high": finite(high),
             })  # fmt: skip
-    return made
+    return rows
 
 
 def advice(found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]], higher: bool) -> list[dict[str, Any]]:
-    """For each number of labels, of the sources as they are (the least noise): which to use, or none.
+    """Return for each number of labels which source to use, or none, at the lowest noise level.
 
-    A source is advised where it is shown to help against A(0,T) (without labels: against chance); of several the one
-    with the best mean, beside those that are not shown to be worse than it by the paired 95 % interval.
+    A source is advised if it is shown to help against A(0,T) (without labels: against chance). Of several sources, the
+    one with the best mean is advised, together with those that are not shown to be worse by the paired 95 % interval.
     """
-    made = []
-    least = min(one.eps for one in found)
-    for labels in dict.fromkeys(one.labels for one in found):
-        at = [one for one in found if one.labels == labels and one.eps == least]
-        baseline = ALONE if any(ALONE in one.others for one in at) else CHANCE
+    rows = []
+    least = min(item.eps for item in found)
+    for labels in dict.fromkeys(item.labels for item in found):
+        group = [item for item in found if item.labels == labels and item.eps == least]
+        baseline = ALONE if any(ALONE in item.others for item in group) else CHANCE
         verdicts = {
             gap["source"]: gap["verdict"]
             for gap in gaps
             if (gap["labels"], gap["eps"], gap["baseline"]) == (labels, least, baseline)
         }
-        good = [one for one in at if verdicts.get(one.source) == "helps"]
-        good.sort(key=lambda one: one.own.mean, reverse=higher)
-        made.append({
+        good = [item for item in group if verdicts.get(item.source) == "helps"]
+        good.sort(key=lambda item: item.own.mean, reverse=higher)
+        rows.append({
             "labels": labels, "eps": least, "baseline": baseline, "verdicts": verdicts,
             "use": good[0].source if good else None,
-            "equal": [other.source for other in good[1:] if not shown_worse(other.own, good[0].own, higher)],
+            "equal": [item.source for item in good[1:] if not shown_worse(item.own, good[0].own, higher)],
         })  # fmt: skip
-    return made
+    return rows
 
 
 def shown_worse(one: Summary, best: Summary, higher: bool) -> bool:
-    """Whether the paired interval of an arm's difference to the best lies all on the wrong side."""
+    """Return whether the whole paired interval of an arm's difference to the best lies on the wrong side."""
     seeds = [seed for seed in one.scores if seed in best.scores]
     gap = significance.paired([one.scores[seed].value for seed in seeds], [best.scores[seed].value for seed in seeds])
     return gap.high < 0 if higher else gap.low > 0
 
 
 def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before the numbers."""
-    made = []
+    """Return the notes for the reader of the numbers."""
+    messages = []
     counts = study.counts
     if unfinished := {state: count for state, count in counts.items() if count and state != "done"}:
-        made.append(f"not all runs are in: {', '.join(f'{count} {state}' for state, count in unfinished.items())}")
+        messages.append(f"not all runs are in: {', '.join(f'{count} {state}' for state, count in unfinished.items())}")
     if len(found[0].own.scores) < 2:
-        made.append("there is one seed, so there are no intervals and nothing is compared; run three or more seeds")
+        messages.append("there is one seed, so there are no intervals and nothing is compared; run three or more seeds")
     elif len(found[0].own.scores) == 2:
-        made.append("two seeds say little: intervals are very wide; run three or more seeds")
-    if any(one.labels == 0 for one in found):
-        made.append(
+        messages.append("two seeds say little: intervals are very wide; run three or more seeds")
+    if any(setting.labels == 0 for setting in found):
+        messages.append(
             "without labels of the target A(0,T) has nothing to learn from: there A(S,T) is compared with chance, as "
             "the protocol does, and with the source's labels alone"
         )
     if not any(arm.names[ARM] == SCRATCH for arm in study.arms) and any(gap["baseline"] == TARGET_ONLY for gap in gaps):
-        made.append("the network brings nothing, so the target's labels alone are from scratch")
-    told: dict[str, list[str]] = {}
+        messages.append("the network brings nothing, so the target's labels alone are from scratch")
+    arms_by_note: dict[str, list[str]] = {}
     for arm in study.arms:
-        of = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
+        arm_name = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
         for note in dict.fromkeys(note for cell in arm.done for note in (cell.result or {}).get("notes", ())):
-            told.setdefault(note, []).append(of)
-    made += [f"{', '.join(dict.fromkeys(arms))}: {note}" for note, arms in told.items()]
-    for one, other in combinations(BASELINES, 2):
+            arms_by_note.setdefault(note, []).append(arm_name)
+    messages += [f"{', '.join(dict.fromkeys(arms))}: {note}" for note, arms in arms_by_note.items()]
+    for first_name, second_name in combinations(BASELINES, 2):
         signs = [
             {gap["baseline"]: gap["verdict"] for gap in gaps if where(gap) == where(first)}
             for first in gaps
-            if first["baseline"] == one
+            if first["baseline"] == first_name
         ]
-        if apart := sum({found.get(one), found.get(other)} == {"helps", "hurts"} for found in signs):
-            made.append(f"in {apart} settings the verdict against {one} is the opposite of that against {other}")
-    return made
+        if apart := sum(
+            {verdicts.get(first_name), verdicts.get(second_name)} == {"helps", "hurts"} for verdicts in signs
+        ):
+            messages.append(
+                f"in {apart} settings the verdict against {first_name} is the opposite of that against {second_name}"
+            )
+    return messages
 
 
 def where(gap: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""How far the source is from the target before anything is trained, by what the head would read.
+"""Measure the distance of the source from the target before training, on the inputs of the head.
 
 Shapes: N source rows, M target rows, W width.
 """
@@ -26,49 +26,59 @@ SPLITS, FEWEST = 5, 5
 
 
 def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) -> list[dict[str, Any]]:
-    """A row a source and noise: the proxy A-distance `a` with the lowest and highest of its splits, and `mmd`; None
-    where there are too few examples for it.
+    """Return a row per source and noise: the proxy A-distance `a` with the lowest and highest of its splits, and `mmd`.
 
-    Of at most `MOST` training examples a domain, drawn by a seed of their own, so that the rows are of one recipe.
+    A distance is None if there are too few examples. At most `MOST` training examples per domain are used, drawn with a
+    fixed seed, so that all rows belong to one recipe.
     """
     rows = []
     read: Callable[[Examples], np.ndarray] | None = None
     for source in sources:
         for noise in eps:
-            # Of the model alone, so whatever the algorithm reads.
+            # The distance depends on the model alone, not on the algorithm.
             alone = {"objective": (Supervised(on="source"),), "data.labels": 0, "update": Sum()}
-            asked = assigned(recipe, {"data.source": source, **alone, **perturbed(noise)})
-            splits = load(asked.data, asked.seed, test=False)
+            changed = assigned(recipe, {"data.source": source, **alone, **perturbed(noise)})
+            splits = load(changed.data, changed.seed, test=False)
             if read is None:
-                # The target settles the model, its numbers and its processor: one for all sources.
-                read = reader(prepare(asked, splits))
+                # The target determines the model, its weights and its processor, so one reader serves all sources.
+                read = reader(prepare(changed, splits))
                 target = read(some(splits.streams["unlabelled"]))
-            own = read(some(splits.streams["source"]))
-            a = proxy_a_distance(own, target) if min(len(own), len(target)) >= FEWEST else None
-            count = min(len(own), len(target), KERNEL)
-            mmd = float(discrepancy.mmd(jnp.asarray(own[:count]), jnp.asarray(target[:count]))) if count > 1 else None
+            source_rows = read(some(splits.streams["source"]))
+            a = proxy_a_distance(source_rows, target) if min(len(source_rows), len(target)) >= FEWEST else None
+            count = min(len(source_rows), len(target), KERNEL)
+            mmd = (
+                float(discrepancy.mmd(jnp.asarray(source_rows[:count]), jnp.asarray(target[:count])))
+                if count > 1
+                else None
+            )
             ends = (float(np.mean(a)), min(a), max(a)) if a else (None, None, None)
-            found = {**dict(zip(("a", "a_low", "a_high"), ends, strict=True)), "mmd": mmd}
-            rows.append({"source": source, "eps": noise, **found, "examples": [len(own), len(target)]})
+            distances = {**dict(zip(("a", "a_low", "a_high"), ends, strict=True)), "mmd": mmd}
+            rows.append({"source": source, "eps": noise, **distances, "examples": [len(source_rows), len(target)]})
     return rows
 
 
 def some(examples: Examples, seed: int = 0) -> Examples:
-    """At most `MOST` of them, the same ones every time."""
+    """Return at most `MOST` of the examples; the draw is the same each time."""
     order = np.random.default_rng(seed).permutation(len(examples))
     return examples.view(order[:MOST])
 
 
 def reader(ready: Prepared) -> Callable[[Examples], np.ndarray]:
-    """What the head reads of examples, [N, W], of the model as it is ready."""
+    """Return a function that computes the inputs of the head, [N, W], with the weights of the prepared model."""
     read = feature_reader(ready)
     return lambda examples: read(ready.variables, examples)["features"]
 
 
 def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS) -> list[float]:
-    """2 (1 - 2 error) of a linear classifier of the two domains, equally many rows of each, on a held-out fifth, for
-    each of so many seeded splits (Ben-David et al., 2007): about 0 where it cannot tell them apart, 2 where it always
-    can. Raises ValueError for fewer than five rows."""
+    """Compute 2 (1 - 2 error) of a linear classifier of the two domains, for each of `splits` seeded splits (Ben-David
+    et al., 2007).
+
+    Both domains have equally many rows, and the error is measured on a held-out fifth. The value is about 0 if the
+    classifier cannot distinguish the domains, and 2 if it always can.
+
+    Raises:
+        ValueError: A domain has fewer than five rows.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
@@ -80,10 +90,10 @@ def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS)
         raise ValueError(told)
     x = np.concatenate([rows[:count], others[:count]]).astype(np.float64)
     y = np.repeat([0, 1], count)
-    found = []
+    distances = []
     for seed in range(splits):
         x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=seed, stratify=y)
-        # A stronger penalty than usual, for there may be more features than rows.
+        # The penalty is stronger than the default, because there may be more features than rows.
         told = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x_train, y_train)
-        found.append(2 * (1 - 2 * (1 - float(told.score(x_test, y_test)))))
-    return found
+        distances.append(2 * (1 - 2 * (1 - float(told.score(x_test, y_test)))))
+    return distances

@@ -1,4 +1,4 @@
-"""Which source examples the gate turned away.
+"""List the source examples that the gate rejected.
 
 Shapes: N source examples.
 """
@@ -26,11 +26,12 @@ SHOWN = 6
 
 
 def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
-    """A row a setting, where the algorithm has a `Gate`: the weights of every source example under its first finished
-    seed, which are kept beside the run in `gate.npz`, and examples from both ends.
+    """Return a row per setting, if the algorithm has a `Gate`: the weights of every source example, and examples from
+    both ends.
 
-    `given` is the study's base, for recipes that cannot be read back by themselves. A run that has not kept what it
-    learned is left out.
+    The weights belong to the first finished seed, and are kept beside the run in `gate.npz`. A run that has not kept
+    its trained parameters is left out. `given` is the study's base, for recipes that cannot be read from their file
+    alone.
     """
     rows: list[dict[str, Any]] = []
     if not any(isinstance(term, Gate) for term in given.objective):
@@ -39,15 +40,16 @@ def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
         if arm.names[ARM] != TRANSFER or not arm.done:
             continue
         cell = arm.done[0]
-        if (found := weights_of(cell.folder, given)) is None:
+        if (weights := weights_of(cell.folder, given)) is None:
             continue
         names = {column: arm.names[column] for column in (SOURCE, LABELS, EPS)}
-        rows.append({**names, "seed": cell.seed, "folder": f"{cell.folder.parent.name}/{cell.folder.name}", **found})
+        rows.append({**names, "seed": cell.seed, "folder": f"{cell.folder.parent.name}/{cell.folder.name}", **weights})
     return rows
 
 
 def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
-    """The gate's weights in the folder of a run that has one, None where it has not kept what it learned."""
+    """Return the gate's weights in the folder of a run that has one; None if the run has not kept its trained
+    parameters."""
     if not (path / run_directory.LEARNED).is_file():
         return None
     ready, splits, variables = learned(path, given)
@@ -71,22 +73,27 @@ def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
 
 
 def in_training(path: Path) -> dict[str, float]:
-    """What the batches met on the way, where the run tells: the smallest effective share, and the largest mean weight.
-    The weights at the end may be tame where these were not."""
-    told: dict[str, list[float]] = {"effective": [], "weight_mean": []}
+    """Return the extremes over the training batches, if the run logged them: the smallest effective share, and the
+    largest mean weight.
+
+    The weights at the end may be moderate where these were not.
+    """
+    logged: dict[str, list[float]] = {"effective": [], "weight_mean": []}
     for line in read_metrics(path):
         name = line["name"].rpartition("/")[2]
-        if line["name"].startswith("train/gate") and name in told:
-            told[name].append(line["value"])
-    if not all(told.values()):
+        if line["name"].startswith("train/gate") and name in logged:
+            logged[name].append(line["value"])
+    if not all(logged.values()):
         return {}
-    return {"effective_least": min(told["effective"]), "weight_mean_most": max(told["weight_mean"])}
+    return {"effective_least": min(logged["effective"]), "weight_mean_most": max(logged["weight_mean"])}
 
 
 def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-    """Examples as a page shows them, with their weight over the mean."""
-    found = []
+    """Return examples as a page shows them, with their weight divided by the mean."""
+    rows = []
     for n in positions:
-        told = shown(source[int(n)], task, {}, 0.0)
-        found.append({name: told[name] for name in told if name not in ("answer", "loss")} | {"weight": relative[n]})
-    return found
+        example = shown(source[int(n)], task, {}, 0.0)
+        rows.append(
+            {name: example[name] for name in example if name not in ("answer", "loss")} | {"weight": relative[n]}
+        )
+    return rows

@@ -1,7 +1,7 @@
-"""The measurement: the study's runs, the report's document, and the page.
+"""Run the study, and write the report's document and the page.
 
 DIR/study.json, cells/, ...   the study of all arms (see `tlx.records.studies`)
-DIR/domains.json              how far each source is from the target
+DIR/domains.json              the distance of each source from the target
 DIR/negative.json, negative.html   the report
 """
 
@@ -36,25 +36,30 @@ def measure(
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
 ) -> dict[str, Any]:
-    """Runs what is not done of a `negative_study` in the directory `out`, and writes the report there: `negative.json`,
-    which is also returned, and `negative.html` where the extra that draws it is installed.
+    """Run the unfinished cells of a `negative_study` in the directory `out`, and write the report there.
 
-    The rest is as in `tlx.study.run_study`. Raises ValueError where no run with a source has finished.
+    The arguments are those of `tlx.study.run_study`.
+
+    Returns:
+        The content of `negative.json`. `negative.html` is also written if its extra is installed.
+
+    Raises:
+        ValueError: No run with a source has finished.
     """
     run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
     return written(study, Path(out), command)
 
 
 def written(study: Study, directory: Path, command: str = "") -> dict[str, Any]:
-    """Writes the report anew from what the directory holds, and gives the document."""
-    found, base = studies.read(directory), study.base
+    """Write the report again from the records in the directory, and return the document."""
+    study_records, base = studies.read(directory), study.base
     document = {
         "fingerprint": config.fingerprint(base),
         "recipe": config.dump(base),
         "command": command,
-        **card(found, open_dataset(base.data.target).classes, str(base.data.target)),
+        **card(study_records, open_dataset(base.data.target).classes, str(base.data.target)),
         "domains": known_domains(study, directory),
-        "gated": gated(found, base),
+        "gated": gated(study_records, base),
         "environment": environment(),
     }
     document["related"] = related(document)
@@ -69,34 +74,43 @@ def written(study: Study, directory: Path, command: str = "") -> dict[str, Any]:
 
 
 def known_domains(study: Study, directory: Path) -> list[dict[str, Any]]:
-    """The divergences of the study's sources and noises, remembered by what they are of."""
+    """Return the divergences of the study's sources and noise levels, cached by recipe, sources and noise."""
     cells_of = [cell for cell in study.by_fingerprint.values() if cell.names["arm"] == TRANSFER]
     sources = list(dict.fromkeys(cell.names[SOURCE] for cell in cells_of))
     eps = list(dict.fromkeys(cell.names[EPS] for cell in cells_of))
     base, path = study.base, directory / DOMAINS
-    asked = {"of": config.fingerprint(base), "sources": sources, "eps": eps}
-    known = read_json(path, records.DOMAINS, remedy=f"delete {path}: it is measured again") if path.is_file() else {}
-    if {name: known.get(name) for name in asked} != asked:
-        known = {**asked, "rows": divergences(base, sources, eps)}
-        write_json(path, known)
-    return known["rows"]
+    key = {"of": config.fingerprint(base), "sources": sources, "eps": eps}
+    cached = read_json(path, records.DOMAINS, remedy=f"delete {path}: it is measured again") if path.is_file() else {}
+    if {name: cached.get(name) for name in key} != key:
+        cached = {**key, "rows": divergences(base, sources, eps)}
+        write_json(path, cached)
+    return cached["rows"]
 
 
 def related(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Whether sources that are further away hurt more: Spearman's correlation of each divergence with the gap over the
-    settings of equal labels, None of fewer than three, or of a divergence that is the same for all."""
+    """Compute Spearman's correlation of each divergence with the gap: do more distant sources hurt more?
+
+    It runs over the settings of equal labels. It is None for fewer than three settings, or for a divergence that is the
+    same for all.
+    """
     from tlx.functional import significance
 
-    found = []
-    apart = {(row["source"], row["eps"]): row for row in document["domains"]}
+    rows = []
+    distances = {(row["source"], row["eps"]): row for row in document["domains"]}
     for baseline in dict.fromkeys(gap["baseline"] for gap in document["gaps"]):
         for labels in dict.fromkeys(gap["labels"] for gap in document["gaps"]):
             gaps = [gap for gap in document["gaps"] if (gap["baseline"], gap["labels"]) == (baseline, labels)]
             for name in ("a", "mmd"):
-                x = [apart[gap["source"], gap["eps"]][name] for gap in gaps]
-                told = (
+                x = [distances[gap["source"], gap["eps"]][name] for gap in gaps]
+                correlation = (
                     significance.spearman(x, [gap["gap"] for gap in gaps]) if len(gaps) > 2 and None not in x else None
                 )
                 row = {"baseline": baseline, "labels": labels, "of": name, "settings": len(gaps)}
-                found.append({**row, "rho": finite(told[0]) if told else None, "p": finite(told[1]) if told else None})
-    return found
+                rows.append(
+                    {
+                        **row,
+                        "rho": finite(correlation[0]) if correlation else None,
+                        "p": finite(correlation[1]) if correlation else None,
+                    }
+                )
+    return rows

@@ -1,4 +1,4 @@
-"""How the report is written on a terminal."""
+"""Write the report on a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ HEADS = (
 
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Write every gap as text, in the order of `HEADS`; shares in points."""
+    """Return every gap as text, in the order of `HEADS`; shares in points."""
     share = is_share(document)
     return [
         (
@@ -29,7 +29,7 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def is_share(document: Mapping[str, Any]) -> bool:
-    """Whether the metric of a report is a share, whose differences are written in points."""
+    """Return whether the metric of a report is a share, whose differences are written in points."""
     return known(document["metric"], document.get("measures")).points
 
 
@@ -42,7 +42,8 @@ def signed(value: float, share: bool) -> str:
 
 
 def interval(gap: Mapping[str, Any], share: bool) -> str:
-    """
+    """Return a gap with its interval as text.
+
     >>> interval({"gap": -0.012, "low": -0.02, "high": -0.004}, True)
     '-1.2 [-2.0, -0.4]'
     """
@@ -52,41 +53,42 @@ def interval(gap: Mapping[str, Any], share: bool) -> str:
 
 
 def advice(document: Mapping[str, Any]) -> list[str]:
-    """A line a number of labels: which source to use, or none, and on what grounds."""
-    found = []
-    for one in document["advice"]:
-        at = granting(one["labels"])
-        told = ", ".join(f"{source} {verdict}" for source, verdict in one["verdicts"].items())
-        against = "chance" if one["baseline"] == "chance" else one["baseline"]
-        if one["use"] is None:
-            found.append(f"{at}: use no source, because none is shown to help against {against} ({told})")
+    """Return a line per number of labels: which source to use, or none, and the reasons."""
+    lines = []
+    for advised in document["advice"]:
+        at = granting(advised["labels"])
+        verdicts = ", ".join(f"{source} {verdict}" for source, verdict in advised["verdicts"].items())
+        against = "chance" if advised["baseline"] == "chance" else advised["baseline"]
+        if advised["use"] is None:
+            lines.append(f"{at}: use no source, because none is shown to help against {against} ({verdicts})")
             continue
-        equal = f"; not shown to be better than {', '.join(one['equal'])}" if one["equal"] else ""
-        found.append(f"{at}: use {one['use']}{equal} (against {against}: {told})")
-    return found
+        equal = f"; not shown to be better than {', '.join(advised['equal'])}" if advised["equal"] else ""
+        lines.append(f"{at}: use {advised['use']}{equal} (against {against}: {verdicts})")
+    return lines
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the numbers."""
+    """Return the notes for the reader of the numbers."""
     metric, seeds = document["metric"], len(document["seeds"])
     return [
         sign_of_gap(document) + f"; {metric} in {'points' if is_share(document) else 'its unit'}",
         f"{seeds} paired seeds of {document['steps']:,} steps each, selection: {document['selection']}; p values are "
         "corrected over the settings of each baseline",
         *(f"{name}: {about}" for name, about in document["baselines"].items()),
-        *(flip(one) for one in document["flips"]),
+        *(flip(change) for change in document["flips"]),
         *document["notes"],
     ]
 
 
 def sign_of_gap(document: Mapping[str, Any]) -> str:
-    """Explain the sign of a gap."""
+    """Return a sentence that explains the sign of a gap."""
     less = "without the source minus with it" if document["higher"] else "with the source minus without it"
     return f"gap = metric {less}: above 0 the source hurts (negative transfer), below 0 it helps"
 
 
 def flip(one: Mapping[str, Any]) -> str:
-    """
+    """Return a sentence about a verdict that turns.
+
     >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
     ...       "after": 0.7, "from": "helps", "to": "hurts"})
     'a against A(0,T), at labels 5: helps up to eps 0.3, hurts from 0.7'

@@ -1,6 +1,6 @@
-"""A study's directory, read back: its cells and their states, arms and their pairs, what is shown of them.
+"""Read a study's directory: its cells and their states, its arms and their pairs, and the comparison of the arms.
 
-`reading` is the records, `comparing` what the arms show of one another.
+`reading` reads the records, `comparing` compares the arms.
 """
 
 from tlx.records.studies.comparing import (

@@ -1,6 +1,6 @@
-"""What the arms of a study show of one another, from the predictions of every run.
+"""Compare the arms of a study, from the predictions of every run.
 
-Shapes: S seeds that pair, N examples. Differences are in the metric's own units, an arm's value less its baseline's.
+Shapes: S paired seeds, N examples. Differences are in the units of the metric: the arm's value minus its baseline's.
 """
 
 import math
@@ -17,10 +17,11 @@ TOLERANCE = 1e-6
 
 
 class Score(NamedTuple):
-    """A cell's metric: `value`, made of its raw records as `source` says; `said` by `result.json`.
+    """Metric of a cell: `value` is recomputed from the records named by `source`; `said` is the value in `result.json`.
 
-    Where the metric is a mean over examples, `examples` [N] are the values of each; `correct` [N] is kept of a
-    classification, `indices` [N] wherever predictions are: places in the split, by which all three are sorted.
+    If the metric is a mean over examples, `examples` [N] are the values per example. `correct` [N] exists for a
+    classification, `indices` [N] wherever predictions were kept: positions in the split. All three are sorted by
+    position.
     """
 
     cell: Cell
@@ -33,12 +34,12 @@ class Score(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether `result.json` says what the records come to."""
+        """Whether `result.json` agrees with the recomputed value."""
         return math.isclose(self.said, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 class Summary(NamedTuple):
-    """An arm by itself: its `scores` by seed, their mean and 95 % t-interval (nan for one seed)."""
+    """Summary of one arm: its `scores` by seed, their mean and 95 % t-interval (nan for one seed)."""
 
     arm: Arm
     scores: dict[Any, Score]
@@ -51,14 +52,15 @@ DIFFER = "the examples differ between runs"
 
 
 class Comparison(NamedTuple):
-    """An arm against its baseline arm, over the `seeds` that both have.
+    """Comparison of an arm with its baseline arm, over the `seeds` that both have.
 
-    `p` is that of the paired t-test against the smallest effect of interest, `holm` corrected over the table; both None
-    for one pair, whose `verdict` is "not compared" and of which `mcnemar` compares the two models alone. `boot` is
-    `(low, high)` of the bootstrap over seeds and examples, None where `lacking` says why. `detectable` is the minimum
-    detectable difference: what this number of pairs shows with probability 0.8 after Holm's correction, if it is the
-    only difference of the table; `detectable_alone` is the same without a correction. Both are None for one or two
-    pairs, which say too little about the deviation, and where they exceed every possible difference of the metric.
+    `p` is the p-value of the paired t-test against the smallest effect of interest, `holm` the same value corrected
+    over the table. Both are None for one pair: then `verdict` is "not compared" and `mcnemar` compares only the two
+    models. `boot` is `(low, high)` of the bootstrap over seeds and examples, None for the reason in `lacking`.
+    `detectable` is the minimum detectable difference: the difference that this number of pairs detects with probability
+    0.8 after Holm's correction, if it is the only difference of the table. `detectable_alone` is the same without a
+    correction. Both are None for one or two pairs, which estimate the deviation too poorly, and where they exceed every
+    possible difference of the metric.
     """
 
     arm: Arm
@@ -76,8 +78,11 @@ class Comparison(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All arms of a study by one `metric`. `higher` says that more is better; `alone` are the arms that have no
-    baseline arm or share no finished seed with it, with the reason; `warnings` what a reader must know."""
+    """Comparison of all arms of a study by one `metric`.
+
+    `higher` is True if more is better. `alone` are the arms that have no baseline arm or share no finished seed with
+    it, with the reason. `warnings` are sentences for the reader.
+    """
 
     study: StudyRecords
     metric: str
@@ -90,15 +95,19 @@ class Table(NamedTuple):
 
 
 def compare(study: StudyRecords, metric: str | None = None) -> Table:
-    """Every arm against the arm that is equal to it but for the baseline's columns.
+    """Compare every arm with the arm that equals it except for the baseline's columns.
 
-    `metric` is by default the study's own; the smallest effect of interest holds for that one alone. Raises ValueError
-    where no cell has finished, none has the metric, or no arm has the baseline's values.
+    Args:
+        study: the study's records.
+        metric: by default the study's metric. The smallest effect of interest applies to that metric only.
+
+    Raises:
+        ValueError: No cell has finished, none has the metric, or no arm has the baseline's values.
     """
     if not any(cell.state == "done" for cell in study.cells):
-        told = ", ".join(f"{count} {state}" for state, count in study.counts.items() if count)
+        counts = ", ".join(f"{count} {state}" for state, count in study.counts.items() if count)
         since = f"; stale: {', '.join(study.changed)} changed since, so run the study again" if study.changed else ""
-        raise ValueError(f"no cell of {study.folder} has finished yet: {told or 'it has none'}{since}")
+        raise ValueError(f"no cell of {study.folder} has finished yet: {counts or 'it has none'}{since}")
     check_baseline(study)
     metric = study.check_metric(metric or study.metric)
     smallest = study.smallest if metric == study.metric else 0.0
@@ -106,69 +115,72 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
     higher = declared.higher_is_better
     arms = study.arms
     summaries = tuple(summary for arm in arms if (summary := summarise(arm, metric, declared.bounds)) is not None)
-    known = {id(summary.arm): summary for summary in summaries}
-    found: list[Comparison] = []
+    by_arm = {id(summary.arm): summary for summary in summaries}
+    comparisons: list[Comparison] = []
     alone: list[tuple[Arm, str]] = []
-    for own in summaries:
-        if not study.baseline or is_baseline(own.arm.names, study.baseline):
+    for candidate in summaries:
+        if not study.baseline or is_baseline(candidate.arm.names, study.baseline):
             continue
-        arm = baseline_of(own.arm.names, arms, study.baseline)
-        other = known.get(id(arm))
+        arm = baseline_of(candidate.arm.names, arms, study.baseline)
+        base = by_arm.get(id(arm))
         if arm is None:
-            alone.append((own.arm, "no arm of the baseline is equal to it in all else"))
-        elif other is None:
-            alone.append((own.arm, "its baseline has no finished cell"))
-        elif not own.scores.keys() & other.scores.keys():
-            alone.append((own.arm, "it shares no finished seed with its baseline"))
+            alone.append((candidate.arm, "no arm of the baseline is equal to it in all else"))
+        elif base is None:
+            alone.append((candidate.arm, "its baseline has no finished cell"))
+        elif not candidate.scores.keys() & base.scores.keys():
+            alone.append((candidate.arm, "it shares no finished seed with its baseline"))
         else:
-            found.append(against(own, other, smallest, metric, declared.bounds))
-    compared = judged(found, smallest, higher, declared.bounds)
+            comparisons.append(against(candidate, base, smallest, metric, declared.bounds))
+    compared = judged(comparisons, smallest, higher, declared.bounds)
     return Table(
         study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
     )
 
 
 def check_baseline(study: StudyRecords) -> None:
-    """ValueError, with the near miss, where the baseline names a column or a value that no arm has."""
+    """Raise ValueError, with the nearest name, if the baseline has a column or a value that no arm has."""
     for name, value in study.baseline.items():
         if name not in study.columns:
             raise ValueError(f"the baseline of {study.folder} names no column {name!r}{near_miss(name, study.columns)}")
-        known = list(dict.fromkeys(str(arm.names.get(name)) for arm in study.arms))
-        if str(value) not in known:
+        values = list(dict.fromkeys(str(arm.names.get(name)) for arm in study.arms))
+        if str(value) not in values:
             raise ValueError(
-                f"no arm of {study.folder} has the baseline {name}={value!r}{near_miss(str(value), known)}"
+                f"no arm of {study.folder} has the baseline {name}={value!r}{near_miss(str(value), values)}"
             )
     if study.baseline and not any(is_baseline(arm.names, study.baseline) for arm in study.arms):
-        told = ", ".join(f"{name}={value!r}" for name, value in study.baseline.items())
-        raise ValueError(f"no arm of {study.folder} has the whole baseline: {told}")
+        values_text = ", ".join(f"{name}={value!r}" for name, value in study.baseline.items())
+        raise ValueError(f"no arm of {study.folder} has the whole baseline: {values_text}")
 
 
 def is_baseline(names: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
+    """Return whether the names of an arm contain all values of the baseline."""
     return all(name in names and names[name] == value for name, value in baseline.items())
 
 
 def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping[str, Any]) -> Arm | None:
-    """The baseline arm that is equal in all columns but those of `baseline`, and those of which no baseline arm knows
-    anything (such as the rank of a LoRA, None in each of them)."""
+    """Return the baseline arm that is equal in all columns except those of `baseline` and those without a value in
+    every baseline arm (such as the rank of a LoRA, which is None there)."""
     bases = [arm for arm in arms if is_baseline(arm.names, baseline)]
-    known = {name for arm in bases for name, value in arm.names.items() if value is not None} - baseline.keys()
-    wanted = {name: names.get(name) for name in known}
-    return next((arm for arm in bases if {name: arm.names.get(name) for name in known} == wanted), None)
+    shared = {name for arm in bases for name, value in arm.names.items() if value is not None} - baseline.keys()
+    target = {name: names.get(name) for name in shared}
+    return next((arm for arm in bases if {name: arm.names.get(name) for name in shared} == target), None)
 
 
 def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | None:
-    """None where no finished cell of the arm has the metric."""
+    """Return the summary of an arm; None if no finished cell of the arm has the metric."""
     scores = {cell.seed: score(cell, metric) for cell in arm.done if metric in cell.metrics}
     if not scores:
         return None
-    return Summary(arm, scores, *significance.over_seeds([one.value for one in scores.values()], bounds))
+    return Summary(arm, scores, *significance.over_seeds([item.value for item in scores.values()], bounds))
 
 
 def score(cell: Cell, metric: str) -> Score:
-    """The metric of a finished cell, computed again: from the scores of its split, else from the line of
-    `metrics.jsonl` at the selected step, else as `result.json` says."""
+    """Compute the metric of a finished cell from its records.
+
+    The records are the scores of the split, else the line of `metrics.jsonl` at the selected step, else `result.json`.
+    """
     split = metric.partition("/")[0]
-    said, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
+    recorded, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
     if predictions is not None:
         predictions = predictions.rows(np.argsort(predictions.indices, kind="stable"))
         scores, correct = predictions.scores, predictions.scores.get("correct")
@@ -178,22 +190,25 @@ def score(cell: Cell, metric: str) -> Score:
             examples = values.reshape(len(values), -1).mean(-1)
         if examples is not None or declared.value is not None:
             value = metrics.of_scores(declared, scores)
-            return Score(cell, value, said, "predictions", predictions.indices, examples, correct)
+            return Score(cell, value, recorded, "predictions", predictions.indices, examples, correct)
     line = cell.curves().get(metric, {}).get(cell.result["selected_step"] if cell.result else -1)
     if line is not None:
-        return Score(cell, line, said, "metrics.jsonl")
-    return Score(cell, said, said, "result.json")
+        return Score(cell, line, recorded, "metrics.jsonl")
+    return Score(cell, recorded, recorded, "result.json")
 
 
 def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:
-    """Without Holm's correction and what follows from it, for which the whole table is needed."""
+    """Compare an arm with its baseline, without Holm's correction and the values that follow from it.
+
+    The whole table is needed for those; see `judged`.
+    """
     seeds = tuple(seed for seed in own.scores if seed in other.scores)
-    ours, theirs = ([side.scores[seed] for seed in seeds] for side in (own, other))
-    difference = significance.paired([one.value for one in ours], [one.value for one in theirs], bounds)
+    scores, base_scores = ([side.scores[seed] for seed in seeds] for side in (own, other))
+    difference = significance.paired([item.value for item in scores], [item.value for item in base_scores], bounds)
     several = len(seeds) > 1
-    boot, lacking = None, unpaired(ours + theirs, metric)
+    boot, lacking = None, unpaired(scores + base_scores, metric)
     if several and not lacking:
-        _, low, high = significance.over_seeds_and_examples(examples(ours), examples(theirs))
+        _, low, high = significance.over_seeds_and_examples(examples(scores), examples(base_scores))
         boot = (low, high)
     return Comparison(
         arm=own.arm,
@@ -207,94 +222,103 @@ def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: 
         detectable_alone=detectable(difference, smallest, bounds),
         boot=boot,
         lacking=lacking if several else "one seed",
-        mcnemar=None if several else models(ours[0], theirs[0]),
+        mcnemar=None if several else models(scores[0], base_scores[0]),
     )
 
 
 def examples(scores: Sequence[Score]) -> np.ndarray:
-    """[S, N]: a row a seed."""
-    return np.stack([one.examples for one in scores if one.examples is not None])
+    """Return the values per example, [S, N], a row per seed."""
+    return np.stack([score.examples for score in scores if score.examples is not None])
 
 
 def models(one: Score, other: Score) -> float | None:
-    """McNemar's exact p of one pair of models; None of what is no classification, or not of the same examples."""
+    """Compute McNemar's exact p of one pair of models; None if the task is no classification, or the examples
+    differ."""
     if one.correct is None or other.correct is None or unlike([one, other]):
         return None
     return significance.mcnemar(one.correct, other.correct)
 
 
 def unpaired(scores: Sequence[Score], metric: str) -> str:
-    """Why examples cannot be drawn anew, in words; empty where they can."""
-    if any(one.indices is None for one in scores):
+    """Return why examples cannot be resampled, in words; empty if they can."""
+    if any(score.indices is None for score in scores):
         return "predictions were not kept"
-    if any(one.examples is None for one in scores):
+    if any(score.examples is None for score in scores):
         return f"{metric} is no mean over examples"
     return DIFFER if unlike(scores) else ""
 
 
 def unlike(scores: Sequence[Score]) -> bool:
-    """Whether some of the runs were measured on other examples than the first."""
-    places = [one.indices for one in scores if one.indices is not None]
-    return any(not np.array_equal(places[0], other) for other in places[1:])
+    """Return whether some runs were evaluated on other examples than the first run."""
+    places = [score.indices for score in scores if score.indices is not None]
+    return any(not np.array_equal(places[0], indices) for indices in places[1:])
 
 
 def detectable(
     difference: significance.Difference, smallest: float, bounds: significance.Bounds, level: float = significance.LEVEL
 ) -> float | None:
-    """Compute the minimum detectable difference; None for fewer than `stats.FEW` pairs, whose deviation says too
-    little, and where it exceeds every possible difference of values within `bounds`."""
+    """Compute the minimum detectable difference.
+
+    Returns:
+        The difference; None for fewer than `significance.FEW` pairs, which estimate the deviation too poorly, and where
+        it exceeds every possible difference of values within `bounds`.
+    """
     if difference.pairs < significance.FEW:
         return None
-    found = smallest + significance.detectable(difference.deviation, difference.pairs, level=level)
-    return found if found <= significance.difference_bounds(bounds)[1] else None
+    minimum = smallest + significance.detectable(difference.deviation, difference.pairs, level=level)
+    return minimum if minimum <= significance.difference_bounds(bounds)[1] else None
 
 
 def judged(
     found: Sequence[Comparison], smallest: float, higher: bool, bounds: significance.Bounds = significance.UNBOUNDED
 ) -> tuple[Comparison, ...]:
-    """With p corrected over the table, and the verdict: better or worse needs an interval that lies beyond the smallest
-    effect of interest and a corrected p below 0.05 besides."""
-    ps = [one.p for one in found if one.p is not None]
+    """Return the comparisons with p corrected over the table, and with the verdict.
+
+    "better" and "worse" require an interval beyond the smallest effect of interest and a corrected p below 0.05.
+    """
+    ps = [comparison.p for comparison in found if comparison.p is not None]
     corrected = iter(significance.holm(ps))
-    made = []
-    for one in found:
-        if one.p is None:
-            made.append(one)
+    comparisons = []
+    for comparison in found:
+        if comparison.p is None:
+            comparisons.append(comparison)
             continue
-        p, (_, low, high, *_) = next(corrected), one.difference
-        shown: significance.Verdict = "no difference shown"
+        p, (_, low, high, *_) = next(corrected), comparison.difference
+        verdict: significance.Verdict = "no difference shown"
         if p < 1 - significance.LEVEL:
-            shown = significance.verdict(low, high, smallest) if higher else significance.verdict(-high, -low, smallest)
-        # Where one difference alone is there, Holm holds it to the level over the size of the table.
-        seen = detectable(one.difference, smallest, bounds, level=1 - (1 - significance.LEVEL) / len(ps))
-        made.append(one._replace(holm=p, verdict=shown, detectable=seen))
-    return tuple(made)
+            verdict = (
+                significance.verdict(low, high, smallest) if higher else significance.verdict(-high, -low, smallest)
+            )
+        # If this is the only difference, Holm's correction divides the level by the number of comparisons.
+        minimum = detectable(comparison.difference, smallest, bounds, level=1 - (1 - significance.LEVEL) / len(ps))
+        comparisons.append(comparison._replace(holm=p, verdict=verdict, detectable=minimum))
+    return tuple(comparisons)
 
 
 def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metric: str) -> tuple[str, ...]:
-    """What a reader must know before the numbers: records that disagree, several selection rules, single seeds."""
-    scores = [one for summary in summaries for one in summary.scores.values()]
-    told = [
-        f"result.json of cell {one.cell.fingerprint} says {metric} {one.said:.8g}, but its {one.source} come to "
-        f"{one.value:.8g}, which is what counts here"
-        for one in scores
-        if not one.agrees
+    """Return warnings for the reader: records that disagree, several selection rules, single seeds."""
+    scores = [score for summary in summaries for score in summary.scores.values()]
+    messages = [
+        f"result.json of cell {score.cell.fingerprint} says {metric} {score.said:.8g}, but its {score.source} come to "
+        f"{score.value:.8g}, which is what counts here"
+        for score in scores
+        if not score.agrees
     ]
-    if taken := sum(one.source == "result.json" for one in scores):
-        told.append(f"{taken} of {len(scores)} values could not be computed again and are those of result.json")
-    if len(rules := dict.fromkeys(one.cell.result["selection"] for one in scores if one.cell.result)) > 1:
-        told.append(f"the checkpoints were chosen by different rules: {', '.join(rules)}")
-    # Settings may have test splits of their own, as long as what is compared has the same.
-    if any(one.lacking == DIFFER for one in compared) or (not compared and unlike(scores)):
-        told.append("the runs were not all measured on the same examples: some differences are of examples too")
+    if copied := sum(score.source == "result.json" for score in scores):
+        messages.append(f"{copied} of {len(scores)} values could not be computed again and are those of result.json")
+    if len(rules := dict.fromkeys(score.cell.result["selection"] for score in scores if score.cell.result)) > 1:
+        messages.append(f"the checkpoints were chosen by different rules: {', '.join(rules)}")
+    # Settings may have different test splits, if the compared arms share one.
+    if any(score.lacking == DIFFER for score in compared) or (not compared and unlike(scores)):
+        messages.append("the runs were not all measured on the same examples: some differences are of examples too")
     if all(len(summary.scores) == 1 for summary in summaries):
-        told.append(
+        messages.append(
             "every arm has one seed, so methods are not compared: one run says nothing about other seeds; run three or "
             "more seeds"
         )
-    elif any(len(one.seeds) == 2 for one in compared):
-        told.append(
+    elif any(len(score.seeds) == 2 for score in compared):
+        messages.append(
             "two seeds say little: the deviation between seeds is hardly known, so intervals are very wide; run three "
             "or more seeds"
         )
-    return tuple(told)
+    return tuple(messages)

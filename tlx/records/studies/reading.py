@@ -1,13 +1,13 @@
-"""The records of a study: `study.json`, a run's folder a cell, claims, what the planner wrote down.
+"""Read the records of a study: `study.json`, one run folder per cell, claims, and the planner's decisions.
 
-    DIR/study.json                    the question, the baseline, the metric, the cells and what each changes
+    DIR/study.json                    the question, the baseline, the metric, the cells and their changes
     DIR/cells/FINGERPRINT/            a run's folder (see `tlx.records.run_directory`), `failed.json`
-                                      where the last try failed
-    DIR/claims/FINGERPRINT.lock       held by the worker that runs the cell
+                                      if the last attempt failed
+    DIR/claims/FINGERPRINT.lock       locked by the worker that runs the cell
     DIR/groups.json                   which cells train together (see `tlx.study.groups`)
-    DIR/plan.jsonl                    a line a decision of the planner
+    DIR/plan.jsonl                    one line per decision of the planner
 
-Nothing here imports JAX or pandas, and nothing is written.
+This module imports neither JAX nor pandas, and writes nothing.
 """
 
 import json
@@ -31,10 +31,13 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
 
 
 class Cell(NamedTuple):
-    """One run of a study. `names` are its columns (`{"method": "LoRA", "labels": 16, "seed": 3}`), `changes` the
-    `[path, before, after]` from the study's base, `result` that of `result.json` where the cell is done, `failed` that
-    of `failed.json` (`error`, `traceback`, `time`) where its last try failed. A stale cell is done, and `changed` are
-    the source files that changed since: its result is of other code, and is left out."""
+    """One run of a study.
+
+    `names` are its columns (`{"method": "LoRA", "labels": 16, "seed": 3}`), `changes` the `[path, before, after]` from
+    the study's base, `result` the content of `result.json` if the cell is done, `failed` the content of `failed.json`
+    (`error`, `traceback`, `time`) if its last attempt failed. A stale cell is done, and `changed` are the source files
+    that changed since: its result belongs to the earlier code and is left out.
+    """
 
     fingerprint: str
     names: dict[str, Any]
@@ -52,7 +55,7 @@ class Cell(NamedTuple):
 
     @property
     def seed(self) -> Any:
-        """The value that pairs; None where the study has no such column."""
+        """The seed, by which cells are paired; None if the study has no such column."""
         return self.names.get(SEED)
 
     @property
@@ -64,15 +67,15 @@ class Cell(NamedTuple):
         return self.result["metrics"] if self.result else {}
 
     def declared(self, metric: str) -> Metric:
-        """What the run's task declares of a metric, whose name may begin with that of its split."""
+        """Return the task's declaration of a metric, whose name may begin with the name of its split."""
         return known(metric, (self.result or {}).get("measures"))
 
     def predictions(self, split: str = "test") -> Predictions | None:
-        """What the run answered on every example of a split; None where nothing was kept."""
+        """Return the run's predictions on every example of a split; None if none were kept."""
         return read_predictions(self.folder, split)
 
     def recipe(self) -> dict[str, Any] | None:
-        """The dumped recipe, once the cell has begun."""
+        """Return the dumped recipe, once the cell has begun."""
         path = self.folder / RECIPE
         if not path.is_file():
             return None
@@ -80,15 +83,15 @@ class Cell(NamedTuple):
         return read_json(path, records.BRIEF, remedy=records.RERUN, finite=False)["recipe"]
 
     def curves(self) -> dict[str, dict[int, float]]:
-        """Every metric that the run wrote as it went, by name and step."""
-        found: dict[str, dict[int, float]] = {}
+        """Return every metric that the run logged, by name and step."""
+        curves: dict[str, dict[int, float]] = {}
         for line in read_metrics(self.folder):
-            found.setdefault(line["name"], {})[line["step"]] = line["value"]
-        return found
+            curves.setdefault(line["name"], {})[line["step"]] = line["value"]
+        return curves
 
 
 class Arm(NamedTuple):
-    """The cells that differ in their seeds alone; `names` are the columns that they share."""
+    """Cells that differ only in their seeds; `names` are the columns that they share."""
 
     names: dict[str, Any]
     cells: tuple[Cell, ...]
@@ -98,13 +101,16 @@ class Arm(NamedTuple):
         return tuple(cell for cell in self.cells if cell.state == "done")
 
     def values(self, metric: str) -> dict[Any, float]:
-        """The metric of every finished cell by its seed, as `result.json` holds it."""
+        """Return the metric of every finished cell by its seed, as in `result.json`."""
         return {cell.seed: cell.metrics[metric] for cell in self.done if metric in cell.metrics}
 
 
 class StudyRecords(NamedTuple):
-    """A study as its directory holds it. `baseline` are the columns' values that make an arm a baseline, `smallest` the
-    difference below which nothing is of interest, in the units of `metric`."""
+    """A study as read from its directory.
+
+    `baseline` are the column values that define a baseline arm. `smallest` is the smallest difference of interest, in
+    the units of `metric`.
+    """
 
     folder: Path
     name: str
@@ -123,9 +129,9 @@ class StudyRecords(NamedTuple):
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many cells are in each state; "stale" is there only where one is."""
-        found = {state: sum(cell.state == state for cell in self.cells) for state in STATES}
-        return {state: count for state, count in found.items() if count or state != "stale"}
+        """The number of cells in each state; "stale" is included only if a cell is stale."""
+        counts = {state: sum(cell.state == state for cell in self.cells) for state in STATES}
+        return {state: count for state, count in counts.items() if count or state != "stale"}
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -134,43 +140,47 @@ class StudyRecords(NamedTuple):
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """The arms in the order of the study, whatever the state of their cells."""
-        held: dict[str, list[Cell]] = {}
+        """The arms in the order of the study, in whatever state their cells are."""
+        groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
-            held.setdefault(_key(cell.arm), []).append(cell)
-        return tuple(Arm(cells[0].arm, tuple(cells)) for cells in held.values())
+            groups.setdefault(_key(cell.arm), []).append(cell)
+        return tuple(Arm(cells[0].arm, tuple(cells)) for cells in groups.values())
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that some finished cell has."""
+        """The metrics of all finished cells."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.metrics))
 
     def declared(self, metric: str) -> Metric:
-        """What the tasks of the study declare of a metric; of cells that disagree the first finished one counts."""
+        """Return the tasks' declaration of a metric; if cells disagree, the first finished cell counts."""
         done = (cell for cell in self.cells if metric in cell.metrics)
         return next((cell.declared(metric) for cell in done), known(metric))
 
     def plan(self) -> list[dict[str, Any]]:
-        """The planner's decisions; a line that a killed worker left half written is left out."""
+        """Return the planner's decisions, without a line that a killed worker left half written."""
         return read_lines(self.folder / PLAN, records.PLAN, skip_damaged=True)
 
     def check_metric(self, metric: str) -> str:
-        """The metric; ValueError, with the near miss, where no finished cell has it."""
+        """Return the metric; raise ValueError, with the nearest name, if no finished cell has it."""
         if self.metrics and metric not in self.metrics:
             raise ValueError(f"no cell of {self.folder} has the metric {metric!r}{near_miss(metric, self.metrics)}")
         return metric
 
 
 def is_study(directory: str | Path) -> bool:
+    """Return whether a directory contains a study."""
     return (Path(directory) / STUDY).is_file()
 
 
 def read(directory: str | Path) -> StudyRecords:
-    """The study in `directory`, each cell with its state: running where its claim is held, else as its files say; stale
-    where it is done and source code that it used has changed since.
+    """Read the study in `directory`, each cell with its state.
 
-    Raises FileNotFoundError where there is no study, ValueError where its file lists no cells or two of them have the
-    same names.
+    A cell is running if its claim is locked, else its files decide. It is stale if it is done and source code that it
+    used has changed since.
+
+    Raises:
+        FileNotFoundError: The directory contains no study.
+        ValueError: The study's file lists no cells, or two cells have the same names.
     """
     folder = Path(directory)
     if not is_study(folder):
@@ -190,7 +200,7 @@ def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
     state: State = "done" if result else "failed" if failed else "waiting"
     if not result and held(folder / CLAIMS / f"{fingerprint}.lock"):
         state = "running"
-        # It may have been on its last line when the files were looked at.
+        # The run may have finished between the two checks.
         if result := _document(path / RESULT, records.RESULT):
             state = "done"
     if result and result.get("fingerprint", fingerprint) != fingerprint:
@@ -207,7 +217,8 @@ def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
 
 
 def held(path: Path) -> bool:
-    """Whether somebody holds the lock. It is tried for an instant, so whoever wants it tries more than once."""
+    """Return whether another process has locked this file. The check locks it for an instant, so a worker tries
+    repeatedly."""
     if not path.is_file():
         return False
     from filelock import FileLock, Timeout
@@ -218,22 +229,22 @@ def held(path: Path) -> bool:
     except Timeout:
         return True
     except PermissionError:
-        # Another user's study; who may not write a lock cannot ask for it.
+        # The study belongs to another user, and this process may not write its lock.
         return False
 
 
 def _check(folder: Path, cells: Iterable[Cell]) -> None:
-    known: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for cell in cells:
-        other = known.setdefault(_key(cell.names), cell.fingerprint)
-        if other != cell.fingerprint:
+        earlier = fingerprints.setdefault(_key(cell.names), cell.fingerprint)
+        if earlier != cell.fingerprint:
             raise ValueError(
-                f"{folder}: cells {other} and {cell.fingerprint} have the same names {cell.names}; label what differs"
+                f"{folder}: cells {earlier} and {cell.fingerprint} have the same names {cell.names}; label what differs"
             )
 
 
 def _document(path: Path, form: Form) -> dict[str, Any] | None:
-    # A worker that tries again may take a file away at any moment.
+    # A worker that retries may remove a file at any moment.
     try:
         document = read_json(path, form, remedy=records.RERUN, finite=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -247,22 +258,24 @@ def _key(names: Mapping[str, Any]) -> str:
 
 
 def costs(result: Mapping[str, Any]) -> dict[str, float]:
-    """What a run took, of what its `result.json` says of that: `seconds` and their parts `seconds/train`, ...,
-    `peak_memory_bytes`, `flops`, `parameters/trainable`, ... Of runs that trained side by side, time is a run's share.
+    """Return the costs that a run's `result.json` records.
+
+    The names are `seconds` and its parts `seconds/train`, ..., `peak_memory_bytes`, `flops`, `parameters/trainable`,
+    ... For runs that trained side by side, each run has an equal share of the time.
 
     >>> costs({"seconds": {"train": 2.0, "eval": 1.0}, "steps": 10, "energy": None, "pack": {"arms": 2, "place": 0}})
     {'steps': 10, 'seconds/train': 1.0, 'seconds/eval': 0.5, 'seconds': 1.5}
     """
     arms = (result.get("pack") or {}).get("arms", 1)
-    found: dict[str, float] = {}
+    costs_by_name: dict[str, float] = {}
     for name in ("steps", "examples_per_second", "peak_memory_bytes", "flops", "parameters", "energy", "seconds"):
-        given = result.get(name)
-        parts = {f"{name}/{part}": value for part, value in given.items()} if isinstance(given, Mapping) else {}
-        for part, value in (parts or {name: given}).items():
+        amount = result.get(name)
+        parts = {f"{name}/{part}": value for part, value in amount.items()} if isinstance(amount, Mapping) else {}
+        for part, value in (parts or {name: amount}).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                found[part] = value / arms if name == "seconds" and arms > 1 else value
+                costs_by_name[part] = value / arms if name == "seconds" and arms > 1 else value
         if name == "seconds" and parts:
-            found[name] = sum(found[part] for part in parts)
-    if arms > 1 and "examples_per_second" in found:
-        found["examples_per_second"] *= arms
-    return found
+            costs_by_name[name] = sum(costs_by_name[part] for part in parts)
+    if arms > 1 and "examples_per_second" in costs_by_name:
+        costs_by_name["examples_per_second"] *= arms
+    return costs_by_name

@@ -1,7 +1,7 @@
-"""The page of a study: `report.html` beside its `study.json`, made of the records of its runs alone.
+"""Write the page of a study: `report.html` beside its `study.json`, from the records of its runs alone.
 
-`names` is what arms are called, `answer` the sentences, `filters` what arms are chosen by, `seeds`, `curves` and
-`spending` the drawings, `tables` the comparison as LaTeX and as Markdown.
+`names` are the names of arms, `answer` the sentences, `filters` the choices by which arms are filtered, `seeds`,
+`curves` and `spending` the drawings, `tables` the comparison as LaTeX and as Markdown.
 """
 
 from collections import Counter
@@ -24,18 +24,18 @@ ROOM = 14
 
 
 def write(folder: Path, metric: str | None = None) -> Path:
-    """Draws the page of the study in `folder`. Raises what `cells.read` and `cells.compare` raise."""
+    """Draw the page of the study in `folder`. Raises the errors of `studies.read` and `studies.compare`."""
     return page.write(folder / NAME, draw(studies.compare(studies.read(folder), metric)))
 
 
 def draw(table: Table) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     columns, unit = names.columns(table), names.unit(table)
     shown, spent = spending.rows(table)
     study = table.study
     further = filters.further(table, columns)
     along, strips = seeds.along(table, columns, unit), seeds.strips(table, columns, unit)
-    # The first screen has the picture that answers the question.
+    # The first screen shows the drawing that answers the question.
     picture = seeds.differences(table, columns, unit) or next(iter([*along, *strips]), None)
     return page.render(
         "study.html",
@@ -47,25 +47,25 @@ def draw(table: Table) -> str:
         facts=facts(table, columns, unit),
         columns=[{"name": name, "short": names.short(name, columns.every)} for name in columns.varying],
         arms=[
-            # A column has its own name to itself, whatever a recipe calls its fields.
+            # The name of a column takes precedence over a recipe's field of the same name.
             {"arm": columns.arm(arm.names), "names": fields | named(arm.names, columns)}
             for arm, fields in zip(study.arms, further, strict=True)
         ],
         filters=filters.of_columns(table, columns),
         fields=filters.of_fields(further),
         rows=[row(summary, table, columns, unit) for summary in table.summaries],
-        details=[detail(one, columns, unit) for one in table.comparisons],
+        details=[detail(item, columns, unit) for item in table.comparisons],
         picture=picture,
-        strips=[one for one in strips if one is not picture],
+        strips=[item for item in strips if item is not picture],
         roomy=max(map(len, axes.labels(table, columns).values())) > ROOM,
-        along=[one for one in along if one is not picture],
+        along=[item for item in along if item is not picture],
         along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
         curves_omitted=axes.omitted(len(curves.settings(table, columns))),
         costs=shown,
         spent=[
-            (columns.arm(one.arm.names), named(one.arm.names, columns), found)
-            for one, found in zip(table.summaries, spent, strict=True)
+            (columns.arm(item.arm.names), named(item.arm.names, columns), costs)
+            for item, costs in zip(table.summaries, spent, strict=True)
         ],
         scatters=spending.drawings(table, columns, unit),
         cells=[listed(cell, table, columns, unit) for cell in study.cells],
@@ -84,41 +84,44 @@ def draw(table: Table) -> str:
 
 
 def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
-    """What stands in the head of the page, as `(name, content)`."""
+    """Return the facts at the top of the page, as `(name, content)`."""
     study, counts = table.study, table.study.counts
     several = {len(summary.scores) for summary in table.summaries}
-    told = [
+    rows = [
         ("metric", names.metric(table.metric)),
         ("selection", ", ".join(dict.fromkeys(selections(table)))),
         ("seeds per arm", " to ".join(map(str, sorted({min(several), max(several)})))),
         ("cells done", f"{counts['done']} of {len(study.cells)}"),
     ]
     if study.baseline:
-        told.append(("baseline", columns.label(study.baseline, list(study.baseline))))
+        rows.append(("baseline", columns.label(study.baseline, list(study.baseline))))
     if table.smallest:
-        told.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
-    return told
+        rows.append(("smallest effect of interest", f"{unit.size(table.smallest)}{unit.points}"))
+    return rows
 
 
 def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """An arm in the table of comparisons."""
-    given = summary.arm.names
-    one = next((one for one in table.comparisons if one.arm is summary.arm), None)
+    """Return an arm in the table of comparisons."""
+    arm_names = summary.arm.names
+    comparison = next((comparison for comparison in table.comparisons if comparison.arm is summary.arm), None)
     why = next((why for arm, why in table.alone if arm is summary.arm), "")
-    baseline = bool(table.study.baseline) and studies.is_baseline(given, table.study.baseline)
+    baseline = bool(table.study.baseline) and studies.is_baseline(arm_names, table.study.baseline)
     return {
-        "arm": columns.arm(given),
-        "names": named(given, columns),
+        "arm": columns.arm(arm_names),
+        "names": named(arm_names, columns),
         "summary": summary,
         "runs": [(seed, unit.value(score.value), href(score.cell)) for seed, score in summary.scores.items()],
-        "one": one,
-        "few": one is not None and len(one.seeds) < len(summary.scores) and counted(len(one.seeds), "pair"),
+        "one": comparison,
+        "few": comparison is not None
+        and len(comparison.seeds) < len(summary.scores)
+        and counted(len(comparison.seeds), "pair"),
         "told": "baseline" if baseline else why,
     }
 
 
 def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """A comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar tests."""
+    """Return a comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar
+    tests."""
     exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
     return {
         "arm": columns.arm(one.arm.names),
@@ -131,9 +134,9 @@ def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
 
 
 def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """A cell in the list of all cells."""
+    """Return a cell in the list of all cells."""
     score = next(
-        (one for summary in table.summaries for one in summary.scores.values() if one.cell is cell), None
+        (item for summary in table.summaries for item in summary.scores.values() if item.cell is cell), None
     )  # fmt: skip
     return {
         "cell": cell,
@@ -147,16 +150,16 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, 
 
 
 def notes(held: tuple[Cell, ...]) -> list[str]:
-    """Return the notes of the runs, each once, with the number of runs that have it where it is not all of them."""
+    """Return the notes of the runs, each once, with the number of runs that have it unless all have it."""
     results = [cell.result for cell in held if cell.result]
-    found = Counter(note for result in results for note in dict.fromkeys(result.get("notes") or ()))
+    counts = Counter(note for result in results for note in dict.fromkeys(result.get("notes") or ()))
     return [
-        note if count == len(results) else f"{note} ({count} of {len(results)} runs)" for note, count in found.items()
+        note if count == len(results) else f"{note} ({count} of {len(results)} runs)" for note, count in counts.items()
     ]
 
 
 def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> dict[str, Any]:
-    """A line of the planner with the arms that it is about; what it does not say is empty."""
+    """Return a decision of the planner with its arms; missing entries are empty."""
     chosen = set(item.get("cells", ()))
     return {
         "how": item.get("how", ""),
@@ -169,7 +172,7 @@ def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> 
 
 
 def grouped(held: tuple[Cell, ...]) -> str:
-    """How many runs trained together, and what that does to their numbers; empty where nothing is done."""
+    """Return how many runs trained together, and how that affects their numbers; empty if no run is done."""
     sizes = Counter((cell.result.get("pack") or {}).get("arms", 1) for cell in held if cell.result)
     if not sizes:
         return ""
@@ -177,19 +180,19 @@ def grouped(held: tuple[Cell, ...]) -> str:
         f"{counted(runs, 'run')} trained alone" if size == 1 else f"{counted(runs, 'run')} in groups of {size}"
         for size, runs in sorted(sizes.items())
     ]
-    told = f"{', '.join(parts)}. The groups follow from the study and are recorded in groups.json."
+    sentences = f"{', '.join(parts)}. The groups follow from the study and are recorded in groups.json."
     if set(sizes) != {1}:
-        told += (
+        sentences += (
             " A run in a group differs from the same run alone by rounding at first, and by more after many steps. A "
             "group of the same cells gives the same bits again."
         )
-    return told
+    return sentences
 
 
 def stored(held: tuple[Cell, ...]) -> list[str]:
-    """How many runs read the output of their frozen prefix from the store, by the stage where it ends."""
+    """Return how many runs read cached features of their frozen prefix, by the stage where the prefix ends."""
     phases = [cell.result.get("prefix") or [] for cell in held if cell.result]
-    cuts = [cut for told in phases for cut in dict.fromkeys(phase["cut"] for phase in told)]
+    cuts = [cut for cuts_of_run in phases for cut in dict.fromkeys(phase["cut"] for phase in cuts_of_run)]
     return [
         f"{counted(cuts.count(cut), 'run')} read cached features of the frozen stages below {cut}, which were computed "
         "once."

@@ -1,4 +1,4 @@
-"""The answer in plain sentences, made of the verdicts."""
+"""Write the answer in plain sentences, from the verdicts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,26 @@ SHOWN = 8
 
 
 def answer(table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
-    """`lead`, pieces of the first sentence with the verdict that each of them states, or the anchor of the arm whose
-    numbers they are; `methods`, what is shown of each of them where there are several comparisons, the `rest` of them
-    left to the table; `how` and `state` sentences."""
-    found = table.comparisons
+    """Return the sentences of the answer.
+
+    `lead` are pieces of the first sentence, each with the verdict that it states or the anchor of its arm; `methods`
+    the results per method if there are several comparisons, and `rest` the number of methods that only the table shows;
+    `how` and `state` sentences.
+    """
+    comparisons = table.comparisons
     methods: dict[str, list[Comparison]] = {}
-    for one in found:
-        methods.setdefault(columns.method(one.arm.names), []).append(one)
-    listed = list(methods.items())[:SHOWN] if len(found) > 1 or any(one.p is None for one in found) else []
-    told = [{"name": name, "verdicts": grouped(of, columns, unit, anchors(table, columns))} for name, of in listed]
+    for comparison in comparisons:
+        methods.setdefault(columns.method(comparison.arm.names), []).append(comparison)
+    listed = (
+        list(methods.items())[:SHOWN]
+        if len(comparisons) > 1 or any(comparison.p is None for comparison in comparisons)
+        else []
+    )
+    summaries = [{"name": name, "verdicts": grouped(of, columns, unit, anchors(table, columns))} for name, of in listed]
     return {
         "lead": lead(table, methods, columns, unit),
-        "methods": told,
-        "rest": max(0, len(methods) - SHOWN) if told else 0,
+        "methods": summaries,
+        "rest": max(0, len(methods) - SHOWN) if summaries else 0,
         "how": how(table, unit),
         "state": state(table),
     }
@@ -38,32 +45,32 @@ Piece = tuple[str, str]
 def lead(
     table: Table, methods: dict[str, list[Comparison]], columns: Columns, unit: Unit
 ) -> list[Piece]:  # fmt: skip
-    """The first sentence, as `(text, verdict, anchor or "")`."""
-    found = table.comparisons
-    if not found:
+    """Return the first sentence, as `(text, verdict, anchor or "")`."""
+    comparisons = table.comparisons
+    if not comparisons:
         return nothing(table, columns, unit)
-    bases = {columns.method(one.baseline.names) for one in found}
+    bases = {columns.method(comparison.baseline.names) for comparison in comparisons}
     base = bases.pop() if len(bases) == 1 else "its baseline"
-    if all(one.p is None for one in found):
+    if all(comparison.p is None for comparison in comparisons):
         return [("Every arm has one seed, so methods are ", ""), ("not compared", "not compared"), (".", "")]
-    if len(found) == 1:
-        [one] = found
-        anchor = anchors(table, columns)[columns.arm(one.arm.names)]
-        return single(columns.method(one.arm.names), base, one, unit, anchor)
-    return by_method(methods, base) if len(methods) <= SHOWN else by_count(found, base)
+    if len(comparisons) == 1:
+        [comparison] = comparisons
+        anchor = anchors(table, columns)[columns.arm(comparison.arm.names)]
+        return single(columns.method(comparison.arm.names), base, comparison, unit, anchor)
+    return by_method(methods, base) if len(methods) <= SHOWN else by_count(comparisons, base)
 
 
 def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
-    """Methods that show the same in all of their settings stand together, the others each by itself."""
+    """Join methods with the same verdict in all of their settings; list each other method separately."""
     alike: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     mixed = []
-    for name, found in methods.items():
-        verdicts = {one.verdict for one in found}
+    for name, comparisons in methods.items():
+        verdicts = {comparison.verdict for comparison in comparisons}
         if len(verdicts) == 1:
             alike[verdicts.pop()].append(name)
         else:
             mixed.append(name)
-    sizes = {len(found) for found in methods.values()}
+    sizes = {len(comparisons) for comparisons in methods.values()}
     several = sizes != {1}
     together = several and len(sizes) == 1 and not mixed
     throughout = " in all settings" if several and not together else ""
@@ -92,17 +99,18 @@ def by_count(found: Sequence[Comparison], base: str) -> list[Piece]:
 
 
 def counted_verdicts(found: Sequence[Comparison], start: str, of: str) -> list[Piece]:
-    """`start` and in how many of `found` each verdict stands; the start does for all but "no difference shown"."""
+    """Return `start` and the number of comparisons with each verdict."""
     pieces: list[Piece] = []
     for verdict in VERDICTS:
-        number = sum(one.verdict == verdict for one in found)
+        number = sum(comparison.verdict == verdict for comparison in found)
         if number:
             pieces += [(", " if pieces else start, ""), (verdict, verdict), (f" in {number}", "")]
     return [*pieces, (f" of {len(found)} {of}", "")]
 
 
 def joined(names: Sequence[str]) -> str:
-    """
+    """Join names with commas and "and".
+
     >>> joined(["a", "b", "c"])
     'a, b and c'
     """
@@ -110,58 +118,63 @@ def joined(names: Sequence[str]) -> str:
 
 
 def single(name: str, base: str, one: Comparison, unit: Unit, anchor: str) -> list[Piece]:
+    """Return the sentence about a single comparison."""
     gap = f"{unit.gain(one.difference.mean)}{unit.points} {unit.gains(one.difference.low, one.difference.high)}"
     if one.verdict != "no difference shown":
         return [(f"{name} is ", ""), (one.verdict, one.verdict), (f" than {base}: ", ""), (gap, anchor), (".", "")]
-    told = f" between {name} and {base} was shown: "
-    return [("No difference", one.verdict), (told, ""), (gap, anchor), (f"; {seen(one, unit)}.", "")]
+    text = f" between {name} and {base} was shown: "
+    return [("No difference", one.verdict), (text, ""), (gap, anchor), (f"; {seen(one, unit)}.", "")]
 
 
 def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
-    """Of a study in which nothing is compared: the best arm, with the warning that it is only that."""
+    """Return the sentence for a study without comparisons: the best arm, with the reason why nothing is compared."""
     pick = max if table.higher else min
     best = pick(table.summaries, key=lambda summary: summary.mean)
     why = "No arm can be compared with its baseline yet" if table.study.baseline else "No baseline, so no comparison"
     which = "highest" if table.higher else "lowest"
-    called = columns.arm(best.arm.names)
-    told = f"{why}. {called} has the {which} mean {metric(table.metric)}, "
-    return [(told, ""), (unit.value(best.mean), anchors(table, columns)[called]), (".", "")]
+    label = columns.arm(best.arm.names)
+    text = f"{why}. {label} has the {which} mean {metric(table.metric)}, "
+    return [(text, ""), (unit.value(best.mean), anchors(table, columns)[label]), (".", "")]
 
 
 def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[dict[str, Any]]:
-    """By verdict, `told` in words: the settings with what is known of each, in brackets, and where its runs are."""
+    """Group comparisons by verdict: `told` in words, the settings with their numbers in brackets, and the anchors of
+    their runs."""
     return [
         {
             "verdict": verdict,
             "told": f"{verdict} (one seed)" if verdict == "not compared" else verdict,
             "items": [
-                {"setting": columns.setting(one.arm.names), "known": known(one, unit)}
-                | {"anchor": anchor[columns.arm(one.arm.names)]}
-                for one in held
+                {"setting": columns.setting(comparison.arm.names), "known": known(comparison, unit)}
+                | {"anchor": anchor[columns.arm(comparison.arm.names)]}
+                for comparison in comparisons
             ],
         }
         for verdict in VERDICTS
-        if (held := [one for one in found if one.verdict == verdict])
+        if (comparisons := [comparison for comparison in found if comparison.verdict == verdict])
     ]  # fmt: skip
 
 
 def known(one: Comparison, unit: Unit) -> str:
-    """Write the difference with its interval; where nothing was shown, why, and what was detectable; for one pair,
-    McNemar's test of the two models."""
+    """Return the difference with its interval as text.
+
+    If no difference was shown, the text says why, and which difference was detectable; for one pair, it adds McNemar's
+    test of the two models.
+    """
     low, high = one.difference.low, one.difference.high
-    told = unit.gain(one.difference.mean) + unit.points
+    text = unit.gain(one.difference.mean) + unit.points
     if one.p is None:
-        return told + (f"; McNemar of these two models: p {p_text(one.mcnemar)}" if one.mcnemar is not None else "")
-    told = f"{told} {unit.gains(low, high)}"
+        return text + (f"; McNemar of these two models: p {p_text(one.mcnemar)}" if one.mcnemar is not None else "")
+    text = f"{text} {unit.gains(low, high)}"
     if one.verdict != "no difference shown":
-        return told
+        return text
     if one.p < 1 - LEVEL:
-        told += f", p {p_text(one.holm)} after Holm's correction"
-    return f"{told}; {seen(one, unit)}"
+        text += f", p {p_text(one.holm)} after Holm's correction"
+    return f"{text}; {seen(one, unit)}"
 
 
 def seen(one: Comparison, unit: Unit) -> str:
-    """Say which difference was detectable, or why none can be named."""
+    """Return which difference was detectable, or why none can be named."""
     if one.detectable is not None:
         return f"minimum detectable difference {unit.size(one.detectable)}{unit.points}"
     if one.difference.pairs < FEW:
@@ -170,31 +183,31 @@ def seen(one: Comparison, unit: Unit) -> str:
 
 
 def how(table: Table, unit: Unit) -> str:
-    """The metric, the rule that chose the checkpoints, and what a verdict asks for."""
+    """Return the metric, the rule that chose the checkpoints, and the requirements of a verdict."""
     rules = list(dict.fromkeys(selections(table)))
     chosen = " and ".join(f"{RULES.get(rule, rule)} (selection: {rule})" for rule in rules)
-    told = f"{metric(table.metric).capitalize()} at {chosen}."
-    tested = [one for one in table.comparisons if one.p is not None]
+    text = f"{metric(table.metric).capitalize()} at {chosen}."
+    tested = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not tested:
-        return told
-    pairs = sorted({len(one.seeds) for one in tested})
+        return text
+    pairs = sorted({len(comparison.seeds) for comparison in tested})
     seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else counted(pairs[0], "seed")
     smallest = f" and a difference beyond {unit.size(table.smallest)}{unit.points}" if table.smallest else ""
     family = f" after Holm's correction over {len(tested)} comparisons" if len(tested) > 1 else ""
     return (
-        f"{told} Brackets: 95 % t-interval of the difference, paired over {seeds}. Better or worse requires "
+        f"{text} Brackets: 95 % t-interval of the difference, paired over {seeds}. Better or worse requires "
         f"p < 0.05{family}{smallest}."
     )
 
 
 def selections(table: Table) -> list[str]:
-    """The rule of every cell that counts."""
+    """Return the selection rule of every cell that counts."""
     scores = [score for summary in table.summaries for score in summary.scores.values()]
     return [score.cell.result["selection"] for score in scores if score.cell.result]
 
 
 def state(table: Table) -> str:
-    """What is not done yet; empty where all of it is."""
+    """Return the number of unfinished cells in words; empty if all are done."""
     counts = table.study.counts
     left = [f"{number} {name}" for name, number in counts.items() if number and name != "done"]
     total = len(table.study.cells)

@@ -1,4 +1,4 @@
-"""Training and validation curves of a study: a line an arm, a band over its seeds."""
+"""Draw training and validation curves of a study: one line per arm, with a band over its seeds."""
 
 import math
 from collections.abc import Sequence
@@ -21,27 +21,28 @@ TITLES = {LOSS: "training loss"}
 
 
 def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The study's metric on validation and the training loss, a panel a setting each, of at most `PANELS` settings."""
-    held = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
-    known = list(dict.fromkeys(name for runs in held.values() for run in runs for name in run))
-    wanted = f"validation/{table.metric.rpartition('/')[2]}"
-    shown = [name for name in (wanted, LOSS) if name in known]
+    """Draw the study's metric on validation and the training loss, one panel per setting, for at most `PANELS`
+    settings."""
+    runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
+    logged = list(dict.fromkeys(name for runs in runs_by_arm.values() for run in runs for name in run))
+    validation = f"validation/{table.metric.rpartition('/')[2]}"
+    shown = [name for name in (validation, LOSS) if name in logged]
     named = labels(table, columns)
-    made = []
+    figures = []
     for name in shown:
         panels = {
             setting: [
                 row
                 for summary in table.summaries
                 if columns.setting(summary.arm.names) == setting
-                for row in banded(summary.arm, held[id(summary.arm)], name, columns, named)
+                for row in banded(summary.arm, runs_by_arm[id(summary.arm)], name, columns, named)
             ]
             for setting in settings(table, columns)[:PANELS]
         }
-        every = [row for rows in panels.values() for row in rows]
-        axis = upwards(name, [row[end] for row in every for end in ("low", "high")], unit)
-        made += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
-    return made
+        all_rows = [row for rows in panels.values() for row in rows]
+        axis = upwards(name, [row[end] for row in all_rows for end in ("low", "high")], unit)
+        figures += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
+    return figures
 
 
 def settings(table: Table, columns: Columns) -> list[str]:
@@ -53,7 +54,8 @@ def varied(rows: Rows) -> bool:
 
 
 def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
-    """The upright axis that all panels of one metric have; logarithmic for a loss of several orders of magnitude."""
+    """Return the vertical axis that all panels of one metric share; logarithmic for a loss over several orders of
+    magnitude."""
     low, high = min(values), max(values)
     title = TITLES.get(name) or metric(name)
     if name == LOSS:
@@ -71,17 +73,19 @@ def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
 def banded(
     arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns, named: dict[str, str]
 ) -> Rows:
-    """Mean, lowest and highest over the seeds at the steps that all of them have, at most `POINTS`; a loss of batches
-    is smoothed first, each seed by itself."""
-    found = [run[name] for run in runs if name in run]
-    steps = sorted(set.intersection(*map(set, found))) if found else []
-    lines = [[one[step] for step in steps] for one in found]
+    """Return mean, lowest and highest over the seeds at the steps that all seeds have, at most `POINTS`; a loss of
+    batches is smoothed first, separately for each seed."""
+    series = [run[name] for run in runs if name in run]
+    steps = sorted(set.intersection(*map(set, series))) if series else []
+    lines = [[values_by_step[step] for step in steps] for values_by_step in series]
     if name == LOSS and len(steps) >= 25:
         lines = [smooth(line, max(4, len(steps) / 25)) for line in lines]
-    kept = steps if len(steps) <= POINTS else [steps[round(n * (len(steps) - 1) / (POINTS - 1))] for n in range(POINTS)]
+    drawn_steps = (
+        steps if len(steps) <= POINTS else [steps[round(n * (len(steps) - 1) / (POINTS - 1))] for n in range(POINTS)]
+    )
     place = {step: n for n, step in enumerate(steps)}
     rows: Rows = []
-    for step in kept:
+    for step in drawn_steps:
         values = [line[place[step]] for line in lines]
         rows.append(
             arm.names
@@ -92,12 +96,15 @@ def banded(
 
 
 def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
-    told += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [alt.Tooltip("seeds:Q")]
+    """Draw the curves of one metric in one setting."""
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
+    tooltip += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [
+        alt.Tooltip("seeds:Q")
+    ]
     tints = categories("label", named.values(), "line")
     base = alt.Chart(charts.data()).encode(x=charts.steps(), color=tints["color"])
     band = base.mark_area(opacity=0.16, line=False).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=told, **tints)
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=tooltip, **tints)
     title = TITLES.get(name) or metric(name)
     figure = f"{slug(name)}" + (f"-{slug(setting)}" if setting else "")
     height = 230 + legend_height(named.values())

@@ -1,4 +1,4 @@
-"""From the numbers of a study's page to the cells that they are of, and from there to the folders of the runs."""
+"""Link the numbers of a study's page to their cells, and the cells to the folders of the runs."""
 
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ PAGES = ("report.html", RESULT, FAILED, RECIPE)
 
 
 def href(cell: Cell) -> str | None:
-    """The cell's page, else its result, else why it failed, else its recipe; None where it has not begun."""
+    """Return the cell's page, else its result, else its failure, else its recipe; None if it has not begun."""
     for name in PAGES:
         if (cell.folder / name).is_file():
             return quote(f"{CELLS}/{cell.fingerprint}/{name}")
@@ -18,6 +18,6 @@ def href(cell: Cell) -> str | None:
 
 
 def anchors(table: Table, columns: Columns) -> dict[str, str]:
-    """Where the runs of each arm are listed on the page, by what the arm is called there: `#arm-0`, ..."""
-    called = dict.fromkeys(columns.arm(arm.names) for arm in table.study.arms)
-    return {name: f"#arm-{place}" for place, name in enumerate(called)}
+    """Return the anchor of each arm's runs on the page, by the arm's label there: `#arm-0`, ..."""
+    labels = dict.fromkeys(columns.arm(arm.names) for arm in table.study.arms)
+    return {name: f"#arm-{place}" for place, name in enumerate(labels)}

@@ -1,4 +1,4 @@
-"""How the arms and the values of a study are called on its page and in its tables."""
+"""Name the arms and the values of a study on its page and in its tables."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,12 @@ BETWEEN = " · "
 
 
 class Columns(NamedTuple):
-    """Of the columns that differ between arms: `treatment`, in which an arm differs from its baseline, and `context`,
-    in which it does not. `every` are all columns of the study but the seed. In those that are `optional` None says that
-    an arm has no such thing, and goes without saying."""
+    """The columns that differ between arms: `treatment`, in which an arm differs from its baseline, and `context`, in
+    which it does not.
+
+    `every` are all columns of the study but the seed. In `optional` columns None means that an arm has no such thing,
+    and is not written.
+    """
 
     treatment: tuple[str, ...]
     context: tuple[str, ...]
@@ -31,7 +34,7 @@ class Columns(NamedTuple):
         return self.label(names, self.treatment or self.every)
 
     def setting(self, names: Mapping[str, Any]) -> str:
-        """Empty where no column is the context."""
+        """Return the setting of an arm; empty if no column is the context."""
         return self.label(names, self.context) if self.context else ""
 
     def label(self, names: Mapping[str, Any], chosen: Sequence[str]) -> str:
@@ -42,20 +45,24 @@ class Columns(NamedTuple):
 
 
 def columns(table: Table) -> Columns:
-    """Which columns say what is compared, and which say where. Without a baseline, numbers say where."""
+    """Determine which columns describe the treatment, and which the context. Without a baseline, numeric columns are
+    the context."""
     study = table.study
     arms = [arm.names for arm in study.arms]
-    every = tuple(dict.fromkeys(name for names in arms for name in names))
-    varying = [name for name in every if len({repr(names.get(name)) for names in arms}) > 1]
+    all_columns = tuple(dict.fromkeys(name for names in arms for name in names))
+    varying = [name for name in all_columns if len({repr(names.get(name)) for names in arms}) > 1]
     differing = {
-        name for one in table.comparisons for name in varying if one.arm.names.get(name) != one.baseline.names.get(name)
+        name
+        for comparison in table.comparisons
+        for name in varying
+        if comparison.arm.names.get(name) != comparison.baseline.names.get(name)
     }
     chosen = differing or study.baseline.keys() & set(varying)
     if not study.baseline:
         chosen = {name for name in varying if not all(numeric(names.get(name)) for names in arms)} or set(varying)
     treatment = tuple(name for name in varying if name in chosen)
     optional = frozenset(treatment) - study.baseline.keys() if study.baseline else frozenset()
-    return Columns(treatment, tuple(name for name in varying if name not in chosen), every, optional)
+    return Columns(treatment, tuple(name for name in varying if name not in chosen), all_columns, optional)
 
 
 def numeric(value: Any) -> bool:
@@ -63,17 +70,17 @@ def numeric(value: Any) -> bool:
 
 
 def short(name: str, names: Iterable[str]) -> str:
-    """The last part of a path, where no other column ends in it.
+    """Return the last part of a path, if no other column ends in it.
 
     >>> short("data.shots", ["data.shots", "seed"]), short("a.lr", ["a.lr", "b.lr"])
     ('shots', 'a.lr')
     """
     last = name.rpartition(".")[2]
-    return last if [other.rpartition(".")[2] for other in names].count(last) == 1 else name
+    return last if [column.rpartition(".")[2] for column in names].count(last) == 1 else name
 
 
 def label(names: Mapping[str, Any], chosen: Sequence[str], every: Sequence[str]) -> str:
-    """A text says what it is by itself, a number with its column.
+    """Return the label of an arm: texts stand alone, numbers follow the name of their column.
 
     >>> label({"method": "LoRA", "data.labels": 16}, ["method", "data.labels"], ["method", "data.labels"])
     'LoRA · labels 16'
@@ -87,7 +94,7 @@ def label(names: Mapping[str, Any], chosen: Sequence[str], every: Sequence[str])
 
 
 def value(given: Any) -> str:
-    """A cell's name as text.
+    """Return a cell's name as text.
 
     >>> [value(x) for x in (16, 0.001, 1e-05, True, None, "LoRA")]
     ['16', '0.001', '1e-05', 'True', 'None', 'LoRA']
@@ -96,7 +103,7 @@ def value(given: Any) -> str:
 
 
 class Unit(NamedTuple):
-    """How values of a metric and their differences are written: shares as per cent and points, others as they are."""
+    """Format values of a metric and their differences: shares as per cent and points, others unchanged."""
 
     share: bool
     digits: int
@@ -111,21 +118,21 @@ class Unit(NamedTuple):
         return words.percent(given, self.digits) if self.share else words.number(given, pad=True)
 
     def gain(self, given: float) -> str:
-        """With its sign, in points of a share."""
+        """Return a difference with its sign, in points for a share."""
         if not math.isfinite(given):
             return "–"
-        told = f"{100 * given:+.{self.digits}f}" if self.share else ("+" if given >= 0 else "") + words.number(given)
-        return told.replace("-", "\N{MINUS SIGN}", 1)
+        text = f"{100 * given:+.{self.digits}f}" if self.share else ("+" if given >= 0 else "") + words.number(given)
+        return text.replace("-", "\N{MINUS SIGN}", 1)
 
     def size(self, given: float) -> str:
-        """Of a difference, without its sign."""
+        """Return a difference without its sign."""
         return f"{100 * given:.{self.digits}f}" if self.share else words.number(given)
 
     def gains(self, low: float, high: float) -> str:
         return f"[{self.gain(low)}, {self.gain(high)}]" if math.isfinite(low) else "–"
 
     def span(self, low: float, high: float) -> str:
-        """An interval of values, without the unit."""
+        """Return an interval of values, without the unit."""
         if not math.isfinite(low):
             return "–"
         ends = (f"{100 * end:.{self.digits}f}" if self.share else words.number(end, pad=True) for end in (low, high))
@@ -133,21 +140,22 @@ class Unit(NamedTuple):
 
 
 def unit(table: Table) -> Unit:
-    """A tenth of a point, and a hundredth where an interval is narrower than two tenths."""
-    widths = [one.difference.high - one.difference.low for one in table.comparisons]
+    """Return the unit: a tenth of a point, or a hundredth if an interval is narrower than two tenths."""
+    widths = [comparison.difference.high - comparison.difference.low for comparison in table.comparisons]
     widths += [summary.high - summary.low for summary in table.summaries]
     narrow = any(0 < width < 0.002 for width in widths)
     return Unit(table.study.declared(table.metric).points, 2 if narrow else 1)
 
 
 def metric(name: str) -> str:
-    """`test/f1` as "test macro F1"."""
+    """Return the words of a metric with its split: `test/f1` as "test macro F1"."""
     split, _, _ = name.rpartition("/")
     return f"{split} {words.metric(name)}".strip()
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """
+    """Return a number with its noun.
+
     >>> counted(1, "seed"), counted(3, "seed"), counted(2, "is", "are")
     ('1 seed', '3 seeds', '2 are')
     """

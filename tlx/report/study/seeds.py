@@ -1,4 +1,4 @@
-"""Every seed, every difference, and what grows with a number: the drawings of a study's metric."""
+"""Draw the metric of a study: every seed, every difference, and the dependence on a number."""
 
 import math
 from collections.abc import Sequence
@@ -30,28 +30,31 @@ from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, shor
 
 
 def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """A panel a setting: a point a seed, a line through the points of one seed, below them the mean and its interval.
-    All panels have one axis."""
+    """Draw one panel per setting: a point per seed, a line through the points of one seed, below them the mean and its
+    interval.
+
+    All panels share one axis.
+    """
     settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))
     apart = len(settings) <= PANELS
     call = columns.method if apart else columns.arm
-    named = labels(table, columns) if apart else brief(call(one.arm.names) for one in table.summaries)
+    named = labels(table, columns) if apart else brief(call(summary.arm.names) for summary in table.summaries)
     x = across("value", metric(table.metric), reach(table, unit), unit)
     anchor = anchors(table, columns)
-    made = []
+    figures = []
     for setting in settings if apart else [""]:
-        chosen = [one for one in table.summaries if not apart or columns.setting(one.arm.names) == setting]
+        chosen = [summary for summary in table.summaries if not apart or columns.setting(summary.arm.names) == setting]
         rows: Rows = []
         means: Rows = []
-        for place, one in enumerate(chosen):
-            arm = columns.arm(one.arm.names)
-            told = one.arm.names | {"arm": arm, "label": named[call(one.arm.names)], "place": place}
-            ends = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
-            means.append(told | ends | {"anchor": anchor[arm]})
+        for place, summary in enumerate(chosen):
+            arm = columns.arm(summary.arm.names)
+            facts = summary.arm.names | {"arm": arm, "label": named[call(summary.arm.names)], "place": place}
+            ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
+            means.append(facts | ends | {"anchor": anchor[arm]})
             rows += [
-                told | {"seed": seed, "value": score.value}
+                facts | {"seed": seed, "value": score.value}
                 | {"fingerprint": score.cell.fingerprint, "href": href(score.cell)}
-                for seed, score in one.scores.items()
+                for seed, score in summary.scores.items()
             ]  # fmt: skip
         chart = strip(
             x,
@@ -61,17 +64,18 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
             unit,
         )
         name, height = f"seeds-{slug(setting)}" if setting else "seeds", FOOT + 46 * len(chosen)
-        made.append(charts.figure(name, setting or "Every seed", "", chart, rows, height=height, means=means))
-    return made
+        figures.append(charts.figure(name, setting or "Every seed", "", chart, rows, height=height, means=means))
+    return figures
 
 
 def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit: Unit) -> Any:
+    """Draw the panel of one setting."""
     y = lines_of("label", order)
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
-    told.append(alt.Tooltip("fingerprint:N", title="run"))
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
+    tooltip.append(alt.Tooltip("fingerprint:N", title="run"))
     base = alt.Chart(charts.data()).encode(x=x, y=y)
     joined = base.mark_line(strokeWidth=1, opacity=0.3, color=alt.ExprRef("quiet"))
-    points = base.mark_point(filled=True, size=64, opacity=0.85).encode(tooltip=told, href="href:N", **tints)
+    points = base.mark_point(filled=True, size=64, opacity=0.85).encode(tooltip=tooltip, href="href:N", **tints)
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{name}:Q", format=form(unit)) for name in ("mean", "low", "high"))]
     means = alt.Chart(charts.data("means")).encode(y=y, color=tints["color"], tooltip=ends, href="anchor:N")
     span = means.mark_rule(strokeWidth=2, yOffset=12, opacity=0.9).encode(x=alt.X("low:Q"), x2="high:Q")
@@ -81,24 +85,25 @@ def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit:
 
 
 def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
-    """A line a comparison of several seeds: the difference with both intervals, over what could have been seen."""
-    found = [one for one in table.comparisons if one.p is not None]
-    if not found:
+    """Draw one line per comparison of several seeds: the difference with both intervals, over the minimum detectable
+    difference."""
+    comparisons = [comparison for comparison in table.comparisons if comparison.p is not None]
+    if not comparisons:
         return None
     named, anchor = labels(table, columns), anchors(table, columns)
     rows: Rows = []
-    for one in found:
-        gap, setting = one.difference, columns.setting(one.arm.names)
-        low, high = one.boot or (None, None)
+    for comparison in comparisons:
+        gap, setting = comparison.difference, columns.setting(comparison.arm.names)
+        low, high = comparison.boot or (None, None)
         rows.append(
-            one.arm.names
-            | {"arm": columns.arm(one.arm.names), "baseline": columns.arm(one.baseline.names)}
-            | {"label": named[columns.method(one.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
-            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": one.p}
-            | {"holm": one.holm, "verdict": one.verdict, "detectable": one.detectable}
-            | {"below": None if one.detectable is None else -one.detectable}
+            comparison.arm.names
+            | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
+            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
+            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
+            | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
+            | {"below": None if comparison.detectable is None else -comparison.detectable}
             | {"bootstrap_low": low, "bootstrap_high": high}
-            | {"anchor": anchor[columns.arm(one.arm.names)]}
+            | {"anchor": anchor[columns.arm(comparison.arm.names)]}
         )
     signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
     axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
@@ -112,9 +117,9 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     def x(field: str) -> Any:
         return alt.X(f"{field}:Q", title=title, axis=axis)
 
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("baseline:N"), alt.Tooltip("verdict:N"), alt.Tooltip("pairs:Q")]
-    told += [alt.Tooltip(f"{name}:Q", format="+.4~g") for name in ("difference", "low", "high")]
-    told += [alt.Tooltip("holm:Q", format=".3~g", title="p, Holm"), alt.Tooltip("detectable:Q", format=".4~g")]
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("baseline:N"), alt.Tooltip("verdict:N"), alt.Tooltip("pairs:Q")]
+    tooltip += [alt.Tooltip(f"{name}:Q", format="+.4~g") for name in ("difference", "low", "high")]
+    tooltip += [alt.Tooltip("holm:Q", format=".3~g", title="p, Holm"), alt.Tooltip("detectable:Q", format=".4~g")]
     marks = [{"at": at} for at in dict.fromkeys((-table.smallest, 0.0, table.smallest))]
     layers = [
         base.mark_bar(height=18, opacity=0.9, color=alt.ExprRef("fill"))
@@ -125,7 +130,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
         base.mark_rule(strokeWidth=1, yOffset=7, opacity=0.8)
         .encode(x=x("bootstrap_low"), x2="bootstrap_high:Q", color=ink)
         .transform_filter("isValid(datum.bootstrap_low)"),
-        base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=told, href="anchor:N"),
+        base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=tooltip, href="anchor:N"),
     ]
     caption = (
         "Green: better. Orange: worse. Grey: no difference shown. Thick line: paired 95 % t-interval over seeds. Thin "
@@ -144,8 +149,10 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
 
 
 class Crossing(NamedTuple):
-    """A drawing of the metric over the numbers `ats` of the column `name`: the arms `chosen`, which are alike in a
-    `setting` of the other columns; `rest` are the columns without that of the numbers."""
+    """A drawing of the metric over the numbers `ats` of the column `name`.
+
+    The arms `chosen` share a `setting` of the other columns; `rest` are the columns without `name`.
+    """
 
     name: str
     ats: list[Any]
@@ -155,75 +162,77 @@ class Crossing(NamedTuple):
 
 
 def crossings(table: Table, columns: Columns) -> list[Crossing]:
-    """Each column of numbers in every setting of the other columns."""
-    made: list[Crossing] = []
+    """Return each column of numbers in every setting of the other columns."""
+    drawings: list[Crossing] = []
     for name in (*columns.context, *columns.treatment):
-        ats = {one.arm.names.get(name) for one in table.summaries}
+        ats = {summary.arm.names.get(name) for summary in table.summaries}
         if len(ats) < 2 or not all(map(numeric, ats)):
             continue
         rest = columns._replace(
-            treatment=tuple(other for other in columns.treatment if other != name),
-            context=tuple(other for other in columns.context if other != name),
+            treatment=tuple(column for column in columns.treatment if column != name),
+            context=tuple(column for column in columns.context if column != name),
         )
         groups: dict[str, list[Summary]] = {}
-        for one in table.summaries:
-            groups.setdefault(rest.setting(one.arm.names), []).append(one)
-        made += [Crossing(name, sorted(ats), setting, chosen, rest) for setting, chosen in groups.items()]
-    return made
+        for summary in table.summaries:
+            groups.setdefault(rest.setting(summary.arm.names), []).append(summary)
+        drawings += [Crossing(name, sorted(ats), setting, chosen, rest) for setting, chosen in groups.items()]
+    return drawings
 
 
 def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The metric over each column of numbers: a line a method, and a drawing for every setting of the other columns, of
-    which so many are drawn as a section holds."""
-    return [over(one, table, columns, unit) for one in crossings(table, columns)[:PANELS]]
+    """Draw the metric over each column of numbers: one line per method, one drawing for every setting of the other
+    columns, at most `PANELS` drawings."""
+    return [over(crossing, table, columns, unit) for crossing in crossings(table, columns)[:PANELS]]
 
 
 def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figure:
+    """Draw one crossing."""
     name, ats, setting, chosen, rest = crossing
-    called, title = short(name, rest.every), metric(table.metric)
+    axis_name, title = short(name, rest.every), metric(table.metric)
     wide = ats[0] > 0 and ats[-1] > 5 * ats[0]
     named = labels(table, rest) if rest.treatment else {"all": "all"}
     order, anchor = list(named.values()), anchors(table, columns)
     rows: Rows = []
     means: Rows = []
-    for one in chosen:
-        at, label = one.arm.names[name], named[rest.method(one.arm.names) if rest.treatment else "all"]
+    for summary in chosen:
+        at, label = summary.arm.names[name], named[rest.method(summary.arm.names) if rest.treatment else "all"]
         beside = aside(at, ats, order.index(label) - (len(order) - 1) / 2, len(order), wide)
-        arm = columns.arm(one.arm.names)
-        kept = one.arm.names | {"arm": arm, "label": label, "at": at, "beside": beside}
-        bounds = {"mean": one.mean, "low": finite(one.low), "high": finite(one.high)}
-        means.append(kept | bounds | {"anchor": anchor[arm]})
+        arm = columns.arm(summary.arm.names)
+        facts = summary.arm.names | {"arm": arm, "label": label, "at": at, "beside": beside}
+        bounds = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
+        means.append(facts | bounds | {"anchor": anchor[arm]})
         rows += [
-            kept | {"seed": seed, "value": score.value, "href": href(score.cell)} for seed, score in one.scores.items()
+            facts | {"seed": seed, "value": score.value, "href": href(score.cell)}
+            for seed, score in summary.scores.items()
         ]
     scale = alt.Scale(nice=False, padding=18, **({"type": "log"} if wide else {"zero": False}))
     axis = numbers(values=list(ats), labelOverlap=True, labelFlush=True)
-    x = alt.X("beside:Q", title=called, scale=scale, axis=axis)
+    x = alt.X("beside:Q", title=axis_name, scale=scale, axis=axis)
 
     def y(field: str) -> Any:
         return upright(field, title, reach(table, unit), unit)
 
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]
     lines = categories("label", named.values(), "line")
-    every = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
+    runs = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
     base = alt.Chart(charts.data("means")).encode(x=x, color=lines["color"])
     layers = [
-        every.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=told, href="href:N"),
+        runs.mark_circle(size=26, opacity=0.35).encode(y=y("value"), tooltip=tooltip, href="href:N"),
         base.mark_line(strokeWidth=2, opacity=0.85).encode(y=y("mean"), **lines),
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
         base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
     ]
     caption = "Means with 95 % t-intervals over seeds. A small point is a run; click a point to open its runs."
     if len(order) > 1:
-        caption += f" Arms with the same {called} are drawn side by side."
-    figure = f"by-{slug(called)}" + (f"-{slug(setting)}" if setting else "")
-    head, height = headed(f"{title} by {called}", setting), 320 + legend_height(named.values())
+        caption += f" Arms with the same {axis_name} are drawn side by side."
+    figure = f"by-{slug(axis_name)}" + (f"-{slug(setting)}" if setting else "")
+    head, height = headed(f"{title} by {axis_name}", setting), 320 + legend_height(named.values())
     return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=height, means=means)
 
 
 def aside(at: float, ats: Sequence[float], place: float, count: int, wide: bool) -> float:
-    """A little to the side of its value, so that the intervals of several methods do not hide one another."""
+    """Shift a position slightly, so that the intervals of several methods do not hide one another."""
     if count < 2:
         return at
     share = place * min(0.05, 0.5 / count)

@@ -1,4 +1,4 @@
-"""Cost beside quality: what the runs of an arm took, as drawings and as rows of a table."""
+"""Show cost beside quality: the costs of an arm's runs, as drawings and as rows of a table."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ TIME = "seconds"
 
 
 class Cost(NamedTuple):
-    """A cost of runs: its name in the records and on the page, the title of its axis, how a number of it is written."""
+    """A cost of runs: its name in the records, its title, the title of its axis, and the function that formats its
+    numbers."""
 
     key: str
     title: str
@@ -26,7 +27,8 @@ class Cost(NamedTuple):
 
 
 def scientific(value: float) -> str:
-    """
+    """Return a number in scientific notation.
+
     >>> scientific(5.1e12), scientific(123.0)
     ('5.1e12', '123')
     """
@@ -49,38 +51,39 @@ DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable
 
 
 def spent(summary: Summary) -> dict[str, float]:
-    """The mean over the finished cells of an arm of each cost that all of them have."""
-    found = [costs(cell.result) for cell in summary.arm.done if cell.result]
-    shared = set.intersection(*map(set, found)) if found else set()
-    return {name: sum(one[name] for one in found) / len(found) for name in shared}
+    """Return the mean over the finished cells of an arm of each cost that all of them have."""
+    run_costs = [costs(cell.result) for cell in summary.arm.done if cell.result]
+    shared = set.intersection(*map(set, run_costs)) if run_costs else set()
+    return {name: sum(costs_of_run[name] for costs_of_run in run_costs) / len(run_costs) for name in shared}
 
 
 def rows(table: Table) -> tuple[list[Cost], list[dict[str, float]]]:
-    """The costs that some arm has, and those of every arm."""
-    found = [spent(summary) for summary in table.summaries]
-    return [cost for cost in COSTS if any(cost.key in one for one in found)], found
+    """Return the costs that some arm has, and the values of every arm."""
+    arm_costs = [spent(summary) for summary in table.summaries]
+    return [cost for cost in COSTS if any(cost.key in costs_of_arm for costs_of_arm in arm_costs)], arm_costs
 
 
 def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
-    """The metric over each cost in which arms differ: a point an arm."""
-    shown, found = rows(table)
-    made = []
+    """Draw the metric over each cost in which arms differ: one point per arm."""
+    shown, arm_costs = rows(table)
+    figures = []
     for cost in shown:
-        amounts = [one[cost.key] for one in found if cost.key in one]
+        amounts = [costs_of_arm[cost.key] for costs_of_arm in arm_costs if cost.key in costs_of_arm]
         if cost.key in DRAWN and max(amounts) > min(amounts):
-            made.append(scatter(cost, table, found, columns, unit))
-    return made
+            figures.append(scatter(cost, table, arm_costs, columns, unit))
+    return figures
 
 
 def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+    """Draw the metric over one cost."""
     named, anchor = labels(table, columns), anchors(table, columns)
     drawn = [
         summary.arm.names
         | {"arm": columns.arm(summary.arm.names), "label": named[columns.method(summary.arm.names)]}
-        | {"setting": columns.setting(summary.arm.names), "cost": one[cost.key], "mean": summary.mean}
+        | {"setting": columns.setting(summary.arm.names), "cost": costs_of_arm[cost.key], "mean": summary.mean}
         | {"low": finite(summary.low), "high": finite(summary.high), "anchor": anchor[columns.arm(summary.arm.names)]}
-        for summary, one in zip(table.summaries, found, strict=True)
-        if cost.key in one
+        for summary, costs_of_arm in zip(table.summaries, found, strict=True)
+        if cost.key in costs_of_arm
     ]
     amounts = [row["cost"] for row in drawn]
     wide = min(amounts) > 0 and max(amounts) > 5 * min(amounts)
@@ -98,12 +101,12 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)
     title, values = metric(table.metric), reach(table, unit)
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
-    told += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("cost:Q", format=".4~s", title=cost.title)]
+    tooltip += [alt.Tooltip(f"{field}:Q", format=form(unit)) for field in ("mean", "low", "high")]
     base = alt.Chart(charts.data()).encode(x=x, color=tints["color"])
     span = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(y=upright("low", title, values, unit), y2="high:Q")
     point = base.mark_point(size=80, filled=True, opacity=0.95).encode(
-        y=upright("mean", title, values, unit), tooltip=told, href="anchor:N", **{**shape, **tints}
+        y=upright("mean", title, values, unit), tooltip=tooltip, href="anchor:N", **{**shape, **tints}
     )
     name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
     return charts.figure(

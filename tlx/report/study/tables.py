@@ -1,4 +1,4 @@
-"""The table of a comparison for a paper or a page of text: LaTeX with booktabs, and Markdown."""
+"""Write the comparison as a table for a paper or a text: LaTeX with booktabs, and Markdown."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ SHARES = {"mean": "mean, %", "difference": "difference, points"}
 
 
 def escape(text: str) -> str:
-    r"""Text as LaTeX prints it.
+    r"""Escape a text for LaTeX.
 
     >>> escape("Lora(rank=8) & 50 % of a_b")
     'Lora(rank=8) \\& 50 \\% of a\\_b'
@@ -27,7 +27,7 @@ def escape(text: str) -> str:
 
 
 def markdown_escape(text: str) -> str:
-    r"""Text that stands in a cell of a Markdown table as it is.
+    r"""Escape a text for a cell of a Markdown table.
 
     >>> markdown_escape("a|b *c* <d>")
     'a\\|b \\*c\\* \\<d\\>'
@@ -37,33 +37,34 @@ def markdown_escape(text: str) -> str:
 
 
 def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
-    """The heads and the rows as plain text, and how many of the columns are names."""
+    """Return the heads and the rows as plain text, and the number of columns that are names."""
     columns, unit = names.columns(table), names.unit(table)
     chosen = columns.varying or columns.every
-    found = {id(one.arm): one for one in table.comparisons}
+    comparisons = {id(comparison.arm): comparison for comparison in table.comparisons}
     rows = []
     for summary in table.summaries:
-        given, one = summary.arm.names, found.get(id(summary.arm))
-        row = [names.value(given[name]) if columns.says(name, given) else "–" for name in chosen]
+        arm_names, comparison = summary.arm.names, comparisons.get(id(summary.arm))
+        row = [names.value(arm_names[name]) if columns.says(name, arm_names) else "–" for name in chosen]
         row += [unit.size(summary.mean), unit.span(summary.low, summary.high), str(len(summary.scores))]
-        if one is None:
-            base = bool(table.study.baseline) and is_baseline(given, table.study.baseline)
+        if comparison is None:
+            base = bool(table.study.baseline) and is_baseline(arm_names, table.study.baseline)
             row += ["baseline" if base else "–", "–", "–", "–", "–"]
         else:
-            gap = one.difference
-            row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), p_text(one.holm), one.verdict]
-            row += ["–" if one.detectable is None else unit.size(one.detectable)]
+            gap = comparison.difference
+            row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), p_text(comparison.holm), comparison.verdict]
+            row += ["–" if comparison.detectable is None else unit.size(comparison.detectable)]
         rows.append(row)
     heads = [SHARES.get(head, head) if unit.share else head for head in HEADS]
     return [*(names.short(name, columns.every) for name in chosen), *heads], rows, len(chosen)
 
 
 def note(table: Table) -> str:
+    """Return the sentence about the metric and the verdicts."""
     return how(table, names.unit(table))
 
 
 def latex(table: Table) -> str:
-    r"""A table environment; needs `\usepackage{booktabs}`."""
+    r"""Return a LaTeX table environment; it needs `\usepackage{booktabs}`."""
     heads, rows, named = lines(table)
     kinds = "l" * named + "rlrrlrlr"
     return "\n".join(
@@ -84,6 +85,7 @@ def latex(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
+    """Return a Markdown table, with its title and a note."""
     heads, rows, named = lines(table)
     marks = ["---"] * named + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
     body = [[markdown_escape(text) for text in row] for row in rows]
