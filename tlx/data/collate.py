@@ -1,4 +1,4 @@
-"""From the arrays of examples to the arrays of a batch: the one place where anything is padded.
+"""Collate the arrays of examples into the arrays of a batch. Padding happens only here.
 
 Shapes: B batch.
 """
@@ -93,7 +93,7 @@ def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None
 
 
 def array_of(row: Mapping[str, Any], name: str) -> Any:
-    """The array of this name. Raises ValueError where an example has none."""
+    """Return the array of this name. Raises ValueError where an example has none."""
     if name not in row:
         raise ValueError(f"an example has no array {name!r}, which a field declares; it has {', '.join(sorted(row))}")
     return row[name]

@@ -1,4 +1,4 @@
-"""What the builders of small grey images share."""
+"""The shared base class of the builders of small grey images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GreyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
 
     @abc.abstractmethod
     def read(self) -> Mapping[str, Images]:
-        """The images of each split."""
+        """Return the images of each split."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
