@@ -23,7 +23,7 @@ def collate(
 
     Args:
         rows: The arrays of each example, by name.
-        fields: What the arrays are: shape, type, padding. Other arrays of a row are left out.
+        fields: The shape, type and padding of each array. Other arrays of a row are left out.
         lengths: The lengths that a ragged axis may have in a batch, ascending.
         longest: The longest example of the whole batch, where `rows` are a part of it; None for that of the rows.
 
@@ -79,7 +79,7 @@ def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.n
 
 
 def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None:
-    """Raise ValueError where an array is not what its field declares."""
+    """Raise ValueError where the shape or the type of an array differs from its field."""
     fits = array.ndim == len(field.shape) and all(
         size <= length if side is None else size == side for size, side in zip(array.shape, field.shape, strict=True)
     )

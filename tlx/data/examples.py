@@ -224,7 +224,7 @@ class Examples(Sequence[dict[str, Any]]):
     def _label(self, record: Mapping[str, Any], index: int) -> Any:
         column: Column = self.columns[LABEL]
         if self.mapping is not None:
-            # The record counts the classes of its own data set.
+            # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
         label = read_cell(record[LABEL], column, LABEL, self.place(index))
         if column.kind == "tags" and len(label) != len(record["words"]):

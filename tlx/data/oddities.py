@@ -115,7 +115,7 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
     empty = digest([b""] * len(columns)) if {column.kind for column in columns.values()} == {"text"} else None
     for name, examples in read.items():
         if name == "labelled" and "unlabelled" in read:
-            # That stream is of all training examples of the target, these among them.
+            # The stream `unlabelled` holds all training examples of the target, also the labelled ones.
             continue
         hashes = digests(examples)
         sampled = "" if len(hashes) == len(examples) else f" of the {len(hashes):,} looked at"

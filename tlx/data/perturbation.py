@@ -50,9 +50,9 @@ class Perturbation(NamedTuple):
         """Return int32[N], the labels of the examples at `rows` [N] of a split of `count` examples."""
         if not self.labels:
             return labels
-        chosen = self._uniform(RELABELS, count)[rows] < self.labels
-        drawn = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
-        return np.where(chosen, np.array(self.classes, np.int32)[drawn], labels)
+        replaced = self._uniform(RELABELS, count)[rows] < self.labels
+        draws = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
+        return np.where(replaced, np.array(self.classes, np.int32)[draws], labels)
 
     def shifted(self, example: Mapping[str, Any], index: int, count: int, columns: Columns) -> dict[str, Any]:
         """Return the inputs of the example at `index` of a split of `count`; a shift changes the

@@ -93,9 +93,9 @@ def train_batches(
     order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
 
     def assemble(step: int) -> Batch:
-        drawn, epochs = order(step)
+        positions, epochs = order(step)
         viewed = epochs % views if views else np.zeros_like(epochs)
-        arrays = ready.batch(drawn, mine, buckets, viewed)
+        arrays = ready.batch(positions, mine, buckets, viewed)
         if augment and not isinstance(processor, Table):
             # Fixed views are the same for every run, whatever its seed, so that their features are computed once.
             draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(arrays["image"])
@@ -133,18 +133,18 @@ class Order:
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         if self.group == 1:
             return _positions(self.count, self.batch, self.seed, step)
-        drawn, epochs = self.grouped(step // self.group)
-        return drawn[step % self.group], epochs[step % self.group]
+        positions, epochs = self.grouped(step // self.group)
+        return positions[step % self.group], epochs[step % self.group]
 
     def _grouped(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions and epochs of `group` batches, [group, B] each, cut from the draw by length, in a random
         order."""
-        drawn, epochs = _positions(self.count, self.batch * self.group, self.seed, number)
-        by_length = np.argsort(self.ready.lengths(drawn), kind="stable").reshape(self.group, self.batch)
+        positions, epochs = _positions(self.count, self.batch * self.group, self.seed, number)
+        by_length = np.argsort(self.ready.lengths(positions), kind="stable").reshape(self.group, self.batch)
         mixed = by_length[
             np.argsort(np.random.Generator(np.random.PCG64([self.seed, number, self.group])).random(self.group))
         ]
-        return drawn[mixed], epochs[mixed]
+        return positions[mixed], epochs[mixed]
 
 
 def evaluation_batches(

@@ -143,8 +143,8 @@ class Data:
         if isinstance(self.tests, tuple) and isinstance(self.streams, tuple):
             further: tuple[Stream | Test, ...] = (*self.streams, *self.tests)
             names = [part.name for part in further]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"two streams or tests have the name {twice[0]!r}; give each its own name")
+            if duplicates := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two streams or tests have the name {duplicates[0]!r}; give each its own name")
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):

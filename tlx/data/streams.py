@@ -125,13 +125,15 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
     if not test:
         tested = tested.seal()
-    drawn = seed if data.subset_seed is None else data.subset_seed
-    every = range(len(dataset.classes) if train.kind == "class" else 0)
-    names = {number: dataset.classes[number] for number in class_numbers or every}
+    subset_seed = seed if data.subset_seed is None else data.subset_seed
+    all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
+    names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
 
     def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
         labels = examples.strata()
-        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=names, named=named))
+        return examples.view(
+            subset(labels, shots=shots, fraction=fraction, seed=subset_seed, classes=names, named=named)
+        )
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
@@ -141,7 +143,9 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     further = {stream.name: stream for stream in data.streams}
     for name in data.stream_names:
         if name in data.sources:
-            streams[name], held_out, origin = _source(data, data.sources[name], dataset, kind, drawn, SOURCE in aside)
+            streams[name], held_out, origin = _source(
+                data, data.sources[name], dataset, kind, subset_seed, SOURCE in aside
+            )
             looked_at.setdefault(SOURCE, held_out)
             if origin in origins:
                 message = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"

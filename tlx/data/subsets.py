@@ -72,14 +72,14 @@ def long_tail(labels: Labels, imbalance: float, seed: int) -> np.ndarray:
 def first_of_each(labels: np.ndarray, counts: Mapping[int, int], seed: int) -> np.ndarray:
     """Return the positions, ascending, of the first `counts[label]` examples of every class, in the order that `seed`
     draws."""
-    chosen = []
+    positions = []
     for label, count in counts.items():
         members = np.flatnonzero(labels == label)
         # Sorting uniform numbers, for the stream behind `random` is the same in every numpy and that behind
         # `permutation` is not.
         order = np.argsort(np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(members)), kind="stable")
-        chosen.append(members[order[:count]])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+        positions.append(members[order[:count]])
+    return np.sort(np.concatenate(positions)) if positions else np.zeros(0, int)
 
 
 def numbers_of(names: Sequence[str], classes: Sequence[str], field: str, what: str) -> list[int]:

@@ -123,9 +123,9 @@ class Table:
     def missing(self, indices: np.ndarray) -> np.ndarray:
         """Return the entries of `indices` that the table does not have."""
         indices = np.asarray(indices, np.int64)
-        known = indices < len(self.places)
-        known[known] = self.places[indices[known], 0] >= 0
-        return indices[~known]
+        present = indices < len(self.places)
+        present[present] = self.places[indices[present], 0] >= 0
+        return indices[~present]
 
     @property
     def ragged(self) -> bool:

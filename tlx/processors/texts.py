@@ -272,9 +272,9 @@ class TextProcessor(Processor):
         # The code that a repository of the hub names is not copied.
         settings.pop("auto_map", None)
         settings |= {"model_max_length": self.tokens, "padding_side": "right"}
-        written = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         partial = directory / ".tokenizer_config.json.partial"
-        partial.write_text(written, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, directory / "tokenizer_config.json")
 
 

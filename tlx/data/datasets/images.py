@@ -20,7 +20,7 @@ class Images(NamedTuple):
 
 
 class GreyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A builder whose subclasses say `side`, `classes` and, by `read`, the images of each split."""
+    """A builder of grey images. A subclass defines `side`, `classes` and, by `read`, the images of each split."""
 
     VERSION = tfds.core.Version("1.0.0")
     # As in sentiment.py.

@@ -117,8 +117,10 @@ class CsvFile:
         """Return the header. Raises ValueError where it names a column twice, or has fewer than two columns."""
         _, line, cells = next(self._rows(), (0, 1, []))
         header = [cell.strip() for cell in cells]
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise ValueError(f"{self.path} line {line} names the column {twice[0]!r} twice; give each its own name")
+        if duplicates := [name for name in header if header.count(name) > 1]:
+            raise ValueError(
+                f"{self.path} line {line} names the column {duplicates[0]!r} twice; give each its own name"
+            )
         if len(header) < 2:
             raise ValueError(
                 f"{self.path} line {line} has the columns {header!r:.80}, cut at {self.delimiter!r}; expected a text "
