@@ -141,17 +141,17 @@ class Typos(OfTexts):
         check_share("share", self.share)
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
-        is_wrong, letters = rng.random(len(text)) < self.share, (26 * rng.random(len(text))).astype(int)
+        is_wrong, replacements = rng.random(len(text)) < self.share, (26 * rng.random(len(text))).astype(int)
         return "".join(
             chr(ord("a") + number) if wrong and letter.isalpha() else letter
-            for letter, wrong, number in zip(text, is_wrong.tolist(), letters.tolist(), strict=True)
+            for letter, wrong, number in zip(text, is_wrong.tolist(), replacements.tolist(), strict=True)
         )
 
 
 def check_kind(name: str, shifts: tuple[Shift, ...], kind: str, what: str) -> None:
     """Raise ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
     if wrong := [shift for shift in shifts if shift.kind != kind]:
-        names = ", ".join(names for names, shift_class in SHIFTS.items() if shift_class.kind == kind)
+        names = ", ".join(shift_name for shift_name, shift_class in SHIFTS.items() if shift_class.kind == kind)
         noun, wrong_noun = PLURAL[kind], PLURAL[wrong[0].kind]
         raise ValueError(f"{name}: {wrong[0]} is for {wrong_noun}, and {what} is {noun}; for {noun} there are: {names}")
 

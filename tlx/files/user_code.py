@@ -355,7 +355,7 @@ def _state(item: Any) -> str:
         return stored[1]
     if isinstance(item, type | types.FunctionType):
         parts = [[_closed(function), function.__defaults__, function.__kwdefaults__] for function in _functions(item)]
-        text = "".join(_spelled(value) for function in parts for part in function if part for value in _values(part))
+        text = "".join(_spelled(value) for values in parts for part in values if part for value in _values(part))
     else:
         text = _spelled(tuple(vars(item).items()))
     with suppress(TypeError):

@@ -231,8 +231,8 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
         return names, []
     unused = [name for name in file.header if name not in names.values()]
     also = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
-    columns = ", ".join(f"{role} is {name!r}" for role, name in names.items())
-    return names, [f"of the columns of {settings}, {columns}{also}"]
+    assignments = ", ".join(f"{role} is {name!r}" for role, name in names.items())
+    return names, [f"of the columns of {settings}, {assignments}{also}"]
 
 
 def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: str, remedy: str) -> str:
