@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 
 class Shipped(NamedTuple):
-    """A data set that tlx can prepare by itself. `builder` is `module:class`; `assets` are what it is made from,
-    if anything.
-    """
+    """A data set that tlx can prepare. `builder` is `module:class`; `assets` are the files that it is made from, if
+    any."""
 
     name: str
     about: str

@@ -1,4 +1,4 @@
-"""Augmentations of images: frozen values, random only through the generator they are handed."""
+"""Augmentations of images: frozen values. Their only randomness is the generator that they receive."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """float32[H, W, C] to the same shape."""
+    """A function from float32[H, W, C] to the same shape."""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """Left for right, with `probability`. Not for digits and letters."""
+    """Flips the image from left to right with `probability`. Not suited to digits and letters."""
 
     probability: float = 0.5
 
@@ -31,9 +31,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Moves the image by up to `padding` pixels each way. Its edge is repeated, so no value appears that it does not
-    hold.
-    """
+    """Moves the image by up to `padding` pixels each way. The edge is repeated, so no new pixel value appears."""
 
     padding: int
 
@@ -63,7 +61,7 @@ class Noise:
 
 
 def augmented(image: np.ndarray, augment: tuple[Augmentation, ...], *, seed: int, step: int, index: int) -> np.ndarray:
-    """The image as it is seen at this step, the same in whatever process or thread it is made."""
+    """Return the augmented image of this step: the same in every process and thread."""
     rng = np.random.default_rng((seed, step, index))
     for change in augment:
         image = change(image, rng)

@@ -1,4 +1,4 @@
-"""From the arrays of examples to the arrays of a batch: the one place where anything is padded.
+"""Collate the arrays of examples into the arrays of a batch. Padding happens only here.
 
 Shapes: B batch.
 """
@@ -23,7 +23,7 @@ def collate(
 
     Args:
         rows: The arrays of each example, by name.
-        fields: What the arrays are: shape, type, padding. Other arrays of a row are left out.
+        fields: The shape, type and padding of each array. Other arrays of a row are left out.
         lengths: The lengths that a ragged axis may have in a batch, ascending.
         longest: The longest example of the whole batch, where `rows` are a part of it; None for that of the rows.
 
@@ -79,7 +79,7 @@ def stacked(name: str, arrays: Sequence[Any], field: Field, length: int) -> np.n
 
 
 def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None:
-    """Raise ValueError where an array is not what its field declares."""
+    """Raise ValueError where the shape or the type of an array differs from its field."""
     fits = array.ndim == len(field.shape) and all(
         size <= length if side is None else size == side for size, side in zip(array.shape, field.shape, strict=True)
     )
@@ -93,7 +93,7 @@ def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None
 
 
 def array_of(row: Mapping[str, Any], name: str) -> Any:
-    """The array of this name. Raises ValueError where an example has none."""
+    """Return the array of this name. Raises ValueError where an example has none."""
     if name not in row:
         raise ValueError(f"an example has no array {name!r}, which a field declares; it has {', '.join(sorted(row))}")
     return row[name]

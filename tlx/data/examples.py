@@ -30,23 +30,23 @@ SCALAR = ("class", "number")
 
 
 class Examples(Sequence[dict[str, Any]]):
-    """A split, or some rows of one.
+    """Examples of a split: all of its rows or some of them.
 
-    `examples[i]` holds what each column says: `{"text": str}`, `{"image": uint8[H, W, C]}`, `{"audio": float32[T]}`,
-    `{"words": list of str}`, ... with `"label"` (an int, a float, or a list of them) and `"index"`, its position in the
-    whole split, whatever rows the view has.
+    `examples[i]` is a mapping with the cell of each column: `{"text": str}`, `{"image": uint8[H, W, C]}`, `{"audio":
+    float32[T]}`, `{"words": list of str}`, ... It also has `"label"` (an int, a float, or a list of them) and
+    `"index"`, the position of the example in the whole split, whichever rows the view has.
 
     Args:
         name: The name of the data set.
         split: The name of the split.
-        source: The records: mappings from the name of a column to a cell. A sequence that has `__getitems__(rows)` is
-            read many records at a time.
-        columns: What each column holds; `label` is the target.
-        rows: The places in `source` that this view shows, None for all.
-        key: Names the file that remembers the labels, "" for none. It changes with the content.
+        source: The records: mappings from the name of a column to a cell. A sequence with `__getitems__(rows)` is read
+            many records at a time.
+        columns: The kind of each column; `label` is the target.
+        rows: The positions in `source` that this view shows, None for all.
+        key: The name of the file that caches the labels, "" for no cache. It changes with the content.
         content: The fingerprint of the data set, by which computed features are kept apart.
-        mapping: int[C]: what each class of the source counts as, where `columns` name the classes of another data set.
-        perturbation: What changes labels and inputs after that.
+        mapping: int[C], the class for each class of the source, where `columns` name the classes of another data set.
+        perturbation: The noise of labels and inputs, applied after `mapping`.
     """
 
     grants = True
@@ -68,7 +68,7 @@ class Examples(Sequence[dict[str, Any]]):
         self.mapping, self.perturbation = mapping, perturbation
         self.rows = np.arange(len(source)) if rows is None else np.asarray(rows)
         self.key, self.content = key, content
-        # What the pipeline has made of these examples, by processor; a view has its own.
+        # Processed examples by processor; they are not shared with other views.
         self.memory: dict[Any, Any] = {}
         # Measurements for the notes on odd data; runs on the same examples share them.
         self.measured: dict[Any, Any] = {}
@@ -84,28 +84,28 @@ class Examples(Sequence[dict[str, Any]]):
         return self._example(position, inputs(self.columns))
 
     def light(self, position: int) -> dict[str, Any]:
-        """The same example without its images and sounds, which take long to read."""
+        """Return the example without its images and sounds, which take long to read."""
         columns = inputs(self.columns)
-        return self._example(position, {name: own for name, own in columns.items() if own.kind not in HEAVY})
+        return self._example(position, {name: column for name, column in columns.items() if column.kind not in HEAVY})
 
     @property
     def labelled(self) -> bool:
-        """Whether the examples have labels that this view may read."""
+        """Return whether the examples have labels that this view may read."""
         return self.grants and LABEL in self.columns
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes that the labels count."""
+        """Return the names of the classes of the label; () where the examples have no label."""
         return self.columns[LABEL].classes if LABEL in self.columns else ()
 
     @property
     def kind(self) -> str:
-        """The kind of the label."""
+        """Return the kind of the label."""
         return self.columns[LABEL].kind if LABEL in self.columns else "nothing"
 
     @property
     def scalar(self) -> bool:
-        """Whether each label is one number."""
+        """Return whether each label is one number."""
         return self.kind in SCALAR
 
     def _example(self, position: int, columns: Columns) -> dict[str, Any]:
@@ -127,11 +127,11 @@ class Examples(Sequence[dict[str, Any]]):
         return {LABEL: label}
 
     def place(self, index: int) -> str:
-        """The example at this place of the whole split, in an error."""
+        """Return the name of the example at this place of the whole split, for an error message."""
         return f"{self.name} {self.split}[{index}]"
 
     def labels(self) -> np.ndarray:
-        """int32[N] classes, or float32[N] numbers; read once.
+        """Return all labels: int32[N] classes, or float32[N] numbers. They are read once.
 
         Raises:
             ValueError: A class is out of range, or a number is not finite.
@@ -142,12 +142,12 @@ class Examples(Sequence[dict[str, Any]]):
         if self._labels is None:
             file = cache_dir() / "labels" / f"{self.key}-{self.split}.npy"
             if self.key and file.is_file():
-                every = np.load(file, allow_pickle=False)
+                labels = np.load(file, allow_pickle=False)
             else:
-                every = np.array(list(self._read_labels()), self.label_dtype)
+                labels = np.array(list(self._read_labels()), self.label_dtype)
                 if self.key:
-                    save_whole(file, every)
-            self._labels = self._seen(every[self.rows], self.rows)
+                    save_whole(file, labels)
+            self._labels = self._seen(labels[self.rows], self.rows)
         return self._labels
 
     def check_labels(self) -> None:
@@ -158,27 +158,28 @@ class Examples(Sequence[dict[str, Any]]):
             self.measured["checked"] = sum(1 for _ in self._read_labels())
 
     def strata(self) -> np.ndarray:
-        """int32[N]: what equal shares are drawn of: the classes, or 0 for all where labels are no classes."""
+        """Return int32[N], the groups from which equal shares are drawn: the classes, or 0 for all examples where the
+        labels are not classes."""
         return self.labels() if self.kind == "class" else np.zeros(len(self), np.int32)
 
     def _seen(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The labels found at `rows` as these examples have them."""
+        """Return the stored labels at `rows` after the mapping and the perturbation of these examples."""
         labels = labels if self.mapping is None else self.mapping[labels].astype(np.int32)
         return labels if self.perturbation is None else self.perturbation.relabelled(labels, rows, len(self.source))
 
     @property
     def identity(self) -> bytes:
-        """Equal where two views of a split show the same examples, perturbed in the same way."""
+        """Return bytes that are equal where two views of a split show the same examples, perturbed in the same way."""
         perturbed = "" if self.perturbation is None else self.perturbation.spelled
         return self.rows.astype(np.int64).tobytes() + perturbed.encode()
 
     def view(self, positions: np.ndarray) -> Self:
-        """The examples at these positions of this view, in the order given."""
+        """Return the examples at these positions of this view, in the order given."""
         positions = np.asarray(positions, int)
         rows = self.rows[positions]
-        chosen = self._like(type(self), rows)
-        chosen._labels = None if self._labels is None else self._labels[positions]
-        return chosen
+        view = self._like(type(self), rows)
+        view._labels = None if self._labels is None else self._labels[positions]
+        return view
 
     def _like(self, kind: type[Kind], rows: np.ndarray | None) -> Kind:
         return kind(
@@ -187,33 +188,33 @@ class Examples(Sequence[dict[str, Any]]):
         )  # fmt: skip
 
     def seal(self) -> Sealed:
-        """The same rows with nothing behind them."""
+        """Return a view of the same rows that holds no records, so that no input and no label can be read."""
         return Sealed(self.name, self.split, (), self.columns, rows=self.rows, perturbation=self.perturbation)
 
     def unlabelled(self) -> Unlabelled:
-        """The same rows without their labels."""
+        """Return the same rows without their labels."""
         return self._like(Unlabelled, self.rows)
 
     def renamed(self, classes: tuple[str, ...], mapping: np.ndarray) -> Self:
-        """The same rows, whose labels c count as the classes `mapping[c]` of others."""
+        """Return a view of the same rows, with label c replaced by the class `mapping[c]` of `classes`."""
         view = self._like(type(self), self.rows)
         view.columns = {**self.columns, LABEL: self.columns[LABEL]._replace(classes=classes)}
         view.mapping = mapping
         return view
 
     def perturbed(self, perturbation: Perturbation) -> Self:
-        """The same rows, perturbed."""
+        """Return the same rows, perturbed."""
         view = self._like(type(self), self.rows)
         view.perturbation = perturbation
         return view
 
     def whole(self) -> Self:
-        """All examples of the split that this is a view of."""
+        """Return a view of all examples of the split."""
         return self._like(type(self), None)
 
     @property
     def label_dtype(self) -> type:
-        """The type of one label."""
+        """Return the NumPy type of one label."""
         return np.float32 if self.kind in ("number", "numbers") else np.int32
 
     def _read_labels(self) -> Iterator[Any]:
@@ -225,7 +226,7 @@ class Examples(Sequence[dict[str, Any]]):
     def _label(self, record: Mapping[str, Any], index: int) -> Any:
         column: Column = self.columns[LABEL]
         if self.mapping is not None:
-            # The record counts the classes of its own data set.
+            # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
         label = read_cell(record[LABEL], column, LABEL, self.place(index))
         if column.kind == "tags" and len(label) != len(record["words"]):
@@ -237,7 +238,7 @@ class Examples(Sequence[dict[str, Any]]):
 
 
 class Unlabelled(Examples):
-    """Examples whose labels nobody may read: they are in no example, and whoever asks for them is refused."""
+    """Examples without access to their labels: no example holds its label, and `labels()` raises PermissionError."""
 
     grants = False
 
@@ -249,7 +250,7 @@ class Unlabelled(Examples):
 
 
 class Sealed(Examples):
-    """A split of which only the length and the rows are known: whoever reads an example or a label is refused."""
+    """A split of which only the length and the rows are known. Reading an example or a label raises PermissionError."""
 
     grants = False
 
@@ -271,7 +272,7 @@ def open_dataset(source: str | Source) -> Dataset:
 
 
 def many(source: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
-    """The records at these rows, read together where the source can do that."""
+    """Return the records at these rows, read together where the source can do that."""
     read = getattr(source, "__getitems__", None)
     return [source[row] for row in rows] if read is None else read(rows)
 

@@ -1,7 +1,7 @@
-"""A folder that TFDS has prepared, checked before TFDS reads it: no class of others, no damage without its place.
+"""Check a folder that TFDS has prepared before TFDS reads it: no foreign class, and every fault with its place.
 
-TFDS imports the module of every class that `features.json` names. Where the working directory can be imported, that
-would run code that lies beside a data set. Only TFDS's own feature classes are let through.
+TFDS imports the module of every class that `features.json` names. Where the working directory is importable, that would
+run code that lies beside a data set. Only the feature classes of TFDS itself are allowed.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ INFO_FORM = Record(
 # The keys under which TFDS finds the name of a class: in its own spelling, in that of protocol buffers, and in older
 # files.
 CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
-# Names that TFDS itself gave to its classes earlier.
+# Earlier names of classes of TFDS.
 EARLIER = ("tensorflow_datasets.core.features.feature.Tensor",)
 FEATURE = Either((Record({"pythonClassName": Text()}), Record({"python_class_name": Text()}), Record({"type": Text()})))
-# The fields of a feature beside the one that says what it holds.
+# The fields of a feature beside its content.
 DESCRIPTIVE = ("pythonClassName", "description", "valueRange")
-# Of the fields that say what a feature holds.
+# The forms of the fields with the content of a feature.
 FIELDS: dict[str, Form] = {
     "classLabel": Record(optional={"numClasses": COUNT}),
     "featuresDict": Record({"features": Mapped(FEATURE)}),
@@ -70,9 +70,9 @@ def check_folder(folder: Path) -> None:
     """Check the two documents of a data set's folder, before TFDS opens them.
 
     Raises:
-        FileNotFoundError: one of them is not there.
-        ValueError: one of them is no JSON, has another form, names a class that is none of TFDS's own features, or
-            leads to files elsewhere. The message names the file, the field, and what was expected.
+        FileNotFoundError: One of them is missing.
+        ValueError: One of them is no JSON, has another form, names a class that is no feature of TFDS itself, or
+            refers to files elsewhere. The message names the file, the field, and the expected value.
     """
     info = read_json(folder / INFO, remedy=REMEDY)
     splits = info.get("splits")
@@ -86,12 +86,13 @@ def check_folder(folder: Path) -> None:
     check_messages(info, features, folder)
     check_fields(features, "", folder)
     for split in info["splits"]:
-        if (names := [other["name"] for other in info["splits"]]).count(split["name"]) > 1:
+        if (names := [listed["name"] for listed in info["splits"]]).count(split["name"]) > 1:
             raise ValueError(f"{folder / INFO}: the split {split['name']!r} is there twice in {names}; {REMEDY}")
 
 
 def check_messages(info: Any, features: Any, folder: Path) -> None:
-    """Check every field of both documents by the messages that TFDS makes of them; older features are no message."""
+    """Check every field of both documents against the protocol buffer messages of TFDS. Older features are no message
+    and are not checked."""
     from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
 
     check_message(info, dataset_info_pb2.DatasetInfo.DESCRIPTOR, folder / INFO, REMEDY)
@@ -100,14 +101,15 @@ def check_messages(info: Any, features: Any, folder: Path) -> None:
 
 
 def spelled(fields: Any) -> Any:
-    """An object with its keys as TFDS writes them; it reads `shard_lengths` for `shardLengths` too."""
+    """Return an object with its keys in the spelling of TFDS, which also reads `shard_lengths` for `shardLengths`."""
     if not isinstance(fields, dict):
         return fields
-    return {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): value for name, value in fields.items()}
+    return {re.sub(r"_([a-z])", lambda match: match[1].upper(), name): value for name, value in fields.items()}
 
 
 def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
-    """Check the fields of a feature and of those within it; a class label's names are in a file beside."""
+    """Check the fields of a feature and of the features within it. The names of a class label lie in a
+    separate file."""
     for name, form in FIELDS.items():
         if name in feature:
             check({name: spelled(feature[name])}, Record({name: form}), folder / FEATURES, REMEDY)
@@ -124,7 +126,7 @@ def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
 
 
 def check_names(count: Any, feature: str, folder: Path) -> None:
-    """ValueError unless the names of the classes are as many as the classes, and each another one."""
+    """Raise ValueError unless the number of names equals the number of classes, and all names differ."""
     path = folder / f"{feature}.labels.txt"
     if not path.is_file():
         return
@@ -135,13 +137,13 @@ def check_names(count: Any, feature: str, folder: Path) -> None:
     names = [name for name in names if name.strip()]
     if len(names) != int(count or 0):
         raise ValueError(f"{path} names {len(names)} classes, {FEATURES} says {int(count or 0)}; {REMEDY}")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path} names the class {twice[0]!r} twice; {REMEDY}")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path} names the class {duplicates[0]!r} twice; {REMEDY}")
 
 
 @lru_cache(maxsize=1)
 def own_classes() -> frozenset[str]:
-    """The names of TFDS's own feature classes."""
+    """Return the names of TFDS's own feature classes."""
     import tensorflow_datasets as tfds
 
     base = tfds.features.FeatureConnector
@@ -151,11 +153,13 @@ def own_classes() -> frozenset[str]:
 
 
 def own(name: Any) -> bool:
+    """Return whether a name is that of one of TFDS's own feature classes."""
     return isinstance(name, str) and name in own_classes()
 
 
 def check_classes(value: Any, path: Path) -> None:
-    """ValueError where a document, or a document within one of its strings, names a class that is not TFDS's own."""
+    """Raise ValueError where a document, or a document within one of its strings, names a class that
+    is not TFDS's own."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in CLASS_KEYS and not isinstance(inner, dict) and not own(inner):
@@ -180,7 +184,7 @@ def check_classes(value: Any, path: Path) -> None:
 
 
 def open_builder(folder: Path) -> Any:
-    """What TFDS makes of a folder that was checked. ValueError where it cannot read it."""
+    """Check a folder and return its TFDS builder. Raises ValueError where TFDS cannot read it."""
     import tensorflow_datasets as tfds
 
     check_folder(folder)
@@ -194,18 +198,18 @@ def open_builder(folder: Path) -> Any:
 
 
 def check_shards(builder: Any, folder: Path) -> None:
-    """Check that the shards of a data set are there, no others, and that they hold as many examples as it says.
+    """Check that the shards of a data set are present, no others, and hold the stated number of examples.
 
     Raises:
-        FileNotFoundError: a shard is not there.
-        ValueError: a shard is damaged or has another length, or there are shards that `dataset_info.json` lacks.
+        FileNotFoundError: A shard is missing.
+        ValueError: A shard is damaged or has another length, or `dataset_info.json` does not list a shard.
     """
     suffix = builder.info.file_format.file_suffix
-    known = set()
+    listed = set()
     for split, info in builder.info.splits.items():
         paths = [Path(str(path)) for path in info.filepaths] if info.shard_lengths else []
         for path, length in zip(paths, info.shard_lengths, strict=True):
-            known.add(path.name)
+            listed.add(path.name)
             if not path.is_file():
                 raise FileNotFoundError(f"{path}, a part of the split {split!r}, is not there; {REMEDY}")
             count = records_in(path, suffix)
@@ -214,14 +218,14 @@ def check_shards(builder: Any, folder: Path) -> None:
                     f"{path} holds {count} examples, {INFO} says {length} for this part of {split!r}; {REMEDY}"
                 )
     shards = {path.name for path in folder.glob(f"{builder.info.name}-*.{suffix}-*-of-*")}
-    if extra := sorted(shards - known):
+    if unlisted := sorted(shards - listed):
         raise ValueError(
-            f"{folder / INFO} does not list {extra[0]}, which lies beside it; {REMEDY}, or remove the file"
+            f"{folder / INFO} does not list {unlisted[0]}, which lies beside it; {REMEDY}, or remove the file"
         )
 
 
 def records_in(path: Path, suffix: str) -> int:
-    """The number of records of a shard. ValueError where it is damaged."""
+    """Return the number of records of a shard. Raises ValueError where it is damaged."""
     try:
         if suffix == "parquet":
             return int(import_module("pyarrow.parquet").read_metadata(path).num_rows)
@@ -235,12 +239,12 @@ def records_in(path: Path, suffix: str) -> int:
 
 
 class Records(Sequence[Mapping[str, Any]]):
-    """The records of a split, as TFDS reads them, with the names of our columns beside those of the features.
+    """The records of a split, as TFDS reads them, with the names of tlx's columns beside those of the features.
 
     Args:
-        source: TFDS's data source.
-        name: the data set and the split, for errors.
-        features: the feature that each column is; a record that lacks one cannot be read.
+        source: The data source of TFDS.
+        name: The data set and the split, for errors.
+        features: The feature of each column; a record without one of them cannot be read.
     """
 
     def __init__(self, source: Any, name: str, features: Mapping[str, str]):
@@ -255,19 +259,20 @@ class Records(Sequence[Mapping[str, Any]]):
         return self._read([row], lambda: [self.source[row]])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> Any:
-        many = getattr(self.source, "__getitems__", lambda own: [self.source[row] for row in own])
+        many = getattr(self.source, "__getitems__", lambda positions: [self.source[row] for row in positions])
         return self._read(rows, lambda: many(rows))
 
     def _read(self, rows: Sequence[int], read: Callable[[], Any]) -> Any:
-        """The records at `rows`; ValueError names the split and the first of them where they cannot be read."""
-        told = "" if not len(rows) else f"[{rows[0]}]" if len(rows) == 1 else f"[{rows[0]}..{rows[-1]}]"
+        """Return the records at `rows`. Where they cannot be read, raises ValueError with the split and the first of
+        them."""
+        place = "" if not len(rows) else f"[{rows[0]}]" if len(rows) == 1 else f"[{rows[0]}..{rows[-1]}]"
         try:
             records = read()
         except MemoryError:
             raise
         except Exception as error:  # the reader of the file, and TFDS where a record does not fit its features
             raise ValueError(
-                f"{self.name}{told} cannot be read ({reason(error)}); the file is damaged or {FEATURES} is not its "
+                f"{self.name}{place} cannot be read ({reason(error)}); the file is damaged or {FEATURES} is not its "
                 f"own: {REMEDY}"
             ) from None
         for row, record in zip(rows, records, strict=True):
@@ -278,6 +283,6 @@ class Records(Sequence[Mapping[str, Any]]):
 
 
 def reason(error: Exception) -> str:
-    """An error of a library on one short line."""
+    """Return an error of a library on one short line."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     return f"{type(error).__name__}: {text[:117]}..." if len(text) > 120 else f"{type(error).__name__}: {text}"

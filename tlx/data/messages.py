@@ -1,4 +1,4 @@
-"""JSON documents of protocol buffers, checked against the message's own description before the library parses them."""
+"""Check JSON documents of protocol buffers against the description of the message, before the library parses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tlx.files.documents import shown
 from tlx.trees import near_miss
 
-# Types of a field, by their numbers in a description.
+# The types of a field, by their number in a description.
 NUMBERS, WHOLE, TRUTH, TEXT, MESSAGE = (1, 2), (3, 4, 5, 13), (8,), (9, 12), (11,)
 WANTED = {NUMBERS: "a number", WHOLE: "a whole number", TRUTH: "true or false", TEXT: "a string", MESSAGE: "an object"}
 # Types of numbers that TFDS knows and NumPy does not.
@@ -18,27 +18,27 @@ DTYPES = ("string", "bfloat16")
 
 
 def check_message(value: Any, description: Any, path: Path, remedy: str, where: str = "") -> None:
-    """Check a document against the description of a message, and whatever is within it.
+    """Check a document, and every document within it, against the description of a message.
 
     Args:
-        value: the document, or a part of it.
-        description: the message's `DESCRIPTOR`.
-        path: the file, for the error.
-        remedy: what the user can do, for the error.
-        where: the part's place in the document.
+        value: The document, or a part of it.
+        description: The `DESCRIPTOR` of the message.
+        path: The file, for the error.
+        remedy: Advice for the user, for the error.
+        where: The place of the part in the document.
 
     Raises:
-        ValueError: a field that the message does not have, or one with a value of another type.
+        ValueError: The message does not have a field, or a field has a value of another type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{path}: {where or 'the document'} is {shown(value)}; expected an object; {remedy}")
-    known = {name: field for field in description.fields for name in (field.json_name, field.name)}
+    fields = {name: field for field in description.fields for name in (field.json_name, field.name)}
     for name, inner in value.items():
         place = f"{where}.{name}" if where else name
-        if name not in known:
+        if name not in fields:
             near = near_miss(name, {field.json_name for field in description.fields})
             raise ValueError(f"{path}: TFDS knows no field {place}{near if len(near) < 200 else ''}; {remedy}")
-        field = known[name]
+        field = fields[name]
         if inner is None:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -57,7 +57,7 @@ def check_message(value: Any, description: Any, path: Path, remedy: str, where: 
 
 
 def repeated(field: Any) -> bool:
-    """Whether a field holds a list. Older versions of the library say so by a label."""
+    """Return whether a field holds a list. Older versions of the library have a label for it."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 
 
@@ -73,6 +73,7 @@ def check_value(value: Any, field: Any, path: Path, remedy: str, where: str) -> 
 
 
 def fits(value: Any, kind: tuple[int, ...]) -> bool:
+    """Return whether a value has the type of a field."""
     if kind == TRUTH:
         return isinstance(value, bool)
     if kind == TEXT:
@@ -88,6 +89,7 @@ def fits(value: Any, kind: tuple[int, ...]) -> bool:
 
 
 def known_dtype(name: str) -> bool:
+    """Return whether TFDS or NumPy has a type of this name."""
     if name in DTYPES:
         return True
     try:

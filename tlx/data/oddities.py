@@ -1,4 +1,4 @@
-"""What is odd about the data of a run and yet no mistake: each is a note in its output, its result and its page.
+"""Find oddities in the data of a run that are not mistakes. Each is a note in its output, its result and its page.
 
 Shapes: N examples.
 """
@@ -29,31 +29,31 @@ FEW = 0.01
 
 
 def notes(data: Data, splits: Splits, batch: int, processor: Processor | None = None) -> list[str]:
-    """Return a sentence for everything that is odd about the data, none of which is a mistake for certain.
+    """Return a sentence for every oddity of the data; none of them is certainly a mistake.
 
-    That is: no test split, or another in its place; a training stream of fewer examples than a `batch`; classes without
-    examples, or one label for all; inputs that are all the same, that are empty, or that lie in two splits; and texts
-    that the `processor` cuts. Of large splits a sample is compared, and the sentence says so. A sealed split is not
-    looked at.
+    Oddities are: no test split, or another split in its place; a training stream with fewer examples than a `batch`;
+    classes without examples, or one label for all; inputs that are all the same, that are empty, or that lie in two
+    splits; and texts that the `processor` cuts. Of large splits a sample is compared, and the sentence says so. A
+    sealed split is not read.
     """
     read = read_of(splits)
-    found = [*splits.notes, *of_the_test(data, splits)]
+    sentences = [*splits.notes, *of_the_test(data, splits)]
     for name, examples in read.items():
-        found += of_labels(data, splits, name, examples, batch)
-    found += of_inputs(splits, read)
-    return found + (of_lengths(read, processor) if processor is not None and processor.longest else [])
+        sentences += of_labels(data, splits, name, examples, batch)
+    sentences += of_inputs(splits, read)
+    return sentences + (of_lengths(read, processor) if processor is not None and processor.longest else [])
 
 
 def read_of(splits: Splits) -> dict[str, Examples]:
-    """The examples that a run may read, by what they are called in a sentence."""
+    """Return the examples that a run may read, by their name in a sentence."""
     alone = list(splits.streams) == ["labelled"]
     streams = {"train": splits.train} if alone else dict(splits.streams)
-    held = {"validation": splits.validation, "test": splits.test, **splits.tests}
-    return streams | {name: own for name, own in held.items() if not isinstance(own, Sealed)}
+    held_out = {"validation": splits.validation, "test": splits.test, **splits.tests}
+    return streams | {name: examples for name, examples in held_out.items() if not isinstance(examples, Sealed)}
 
 
 def take_over(splits: Splits, known: Splits) -> None:
-    """Let runs on the same examples share the measurements that `notes` makes, so that each is made once.
+    """Share the measurements of `notes` between runs on the same examples, so that each is made once.
 
     Args:
         splits: The splits of the new run; its examples get the measurements of `known`.
@@ -62,13 +62,13 @@ def take_over(splits: Splits, known: Splits) -> None:
     if splits.fingerprint != known.fingerprint:
         return
     for name, examples in splits.named.items():
-        other = known.named.get(name)
-        if other is not None and (examples.split, examples.identity) == (other.split, other.identity):
-            examples.measured = other.measured
+        earlier = known.named.get(name)
+        if earlier is not None and (examples.split, examples.identity) == (earlier.split, earlier.identity):
+            examples.measured = earlier.measured
 
 
 def of_the_test(data: Data, splits: Splits) -> list[str]:
-    """What is measured as the test, where that is not the test split of the data set."""
+    """Return a note where the measured test is not the test split of the data set."""
     if splits.untested:
         return [f"nothing is measured as test: {splits.untested}"]
     if data.test_on == "validation":
@@ -80,77 +80,83 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
 
 
 def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:
-    """What is odd about the number and the labels of some examples."""
-    found, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
+    """Return notes on the number and the labels of some examples."""
+    sentences, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
     if not held_out and len(examples) < batch:
         count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
-        found.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
+        sentences.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
     if not examples.labelled or not examples.scalar:
-        return found
+        return sentences
     labels = examples.labels()
     present = set(labels.tolist())
     if examples.kind == "number":
         if len(present) == 1 and len(labels) > 1:
-            found.append(f"all {len(labels):,} labels of {name} are {labels[0]:g}")
-        return found
+            sentences.append(f"all {len(labels):,} labels of {name} are {labels[0]:g}")
+        return sentences
     if len(present) == 1 and len(labels) > 1:
-        found.append(f"all {len(labels):,} labels of {name} are {splits.classes[int(labels[0])]!r}")
+        sentences.append(f"all {len(labels):,} labels of {name} are {splits.classes[int(labels[0])]!r}")
     if not (data.source_classes if source else data.target_classes):
-        missing = [repr(own) for number, own in enumerate(splits.classes) if number not in present]
+        missing = [repr(class_name) for number, class_name in enumerate(splits.classes) if number not in present]
         if missing:
             more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             which = f"class{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more}"
-            found.append(f"{name} has no example of {which} of {len(splits.classes)}")
-    return found
+            sentences.append(f"{name} has no example of {which} of {len(splits.classes)}")
+    return sentences
 
 
 def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
-    """What is odd about the inputs as they lie on disk, before they are perturbed: compared byte by byte, texts without
-    the space around them."""
-    found: list[str] = []
-    known: dict[str, tuple[np.ndarray, str]] = {}
+    """Return notes on the inputs on disk, before they are perturbed.
+
+    They are compared byte by byte, texts without the space around them.
+    """
+    sentences: list[str] = []
+    by_name: dict[str, tuple[np.ndarray, str]] = {}
     columns = inputs(splits.columns)
     empty = digest([b""] * len(columns)) if {column.kind for column in columns.values()} == {"text"} else None
     for name, examples in read.items():
         if name == "labelled" and "unlabelled" in read:
-            # That stream is of all training examples of the target, these among them.
+            # The stream `unlabelled` holds all training examples of the target, also the labelled ones.
             continue
-        own = digests(examples)
-        sampled = "" if len(own) == len(examples) else f" of the {len(own):,} looked at"
-        filled = own[own != empty] if empty is not None else own
-        known[name] = filled, sampled
-        if len(filled) < len(own):
-            found.append(f"{len(own) - len(filled):,} of {len(own):,} texts of {name}{sampled} are empty")
-        elif len(own) > 1 and (own == own[0]).all():
-            found.append(f"all {len(own):,} inputs of {name}{sampled} are the same")
+        hashes = digests(examples)
+        sampled = "" if len(hashes) == len(examples) else f" of the {len(hashes):,} looked at"
+        filled = hashes[hashes != empty] if empty is not None else hashes
+        by_name[name] = filled, sampled
+        if len(filled) < len(hashes):
+            sentences.append(f"{len(hashes) - len(filled):,} of {len(hashes):,} texts of {name}{sampled} are empty")
+        elif len(hashes) > 1 and (hashes == hashes[0]).all():
+            sentences.append(f"all {len(hashes):,} inputs of {name}{sampled} are the same")
     # A test set may well be a part of another one.
     tested = {"test", *splits.tests}
-    for held in ("validation", "test", *splits.tests):
-        for name in known if held in known else ():
-            if name == held or name in tested:
+    for held_out in ("validation", "test", *splits.tests):
+        for name in by_name if held_out in by_name else ():
+            if name == held_out or name in tested:
                 continue
-            own, sampled = known[held]
-            other, also = known[name]
-            if copies := int(np.isin(own, other).sum()):
-                looked = f" (of those looked at: {len(own):,} and {len(other):,})" if sampled or also else ""
-                found.append(f"{copies:,} of {len(own):,} inputs of {held} are also in {name}{looked}")
-    return found
+            hashes, sampled = by_name[held_out]
+            other_hashes, other_sampled = by_name[name]
+            if copies := int(np.isin(hashes, other_hashes).sum()):
+                looked = (
+                    f" (of those looked at: {len(hashes):,} and {len(other_hashes):,})"
+                    if sampled or other_sampled
+                    else ""
+                )
+                sentences.append(f"{copies:,} of {len(hashes):,} inputs of {held_out} are also in {name}{looked}")
+    return sentences
 
 
 def of_lengths(read: Mapping[str, Examples], processor: Processor) -> list[str]:
-    """Where a share of the texts is longer than the processor reads."""
-    found = []
+    """Return notes where a share of the texts is longer than the processor reads."""
+    sentences = []
     for name, examples in read.items():
         if (share := cut_share(examples, processor)) >= FEW:
-            looked = min(len(examples), MEASURED)
+            count = min(len(examples), MEASURED)
             which, verb = ("every text", "is") if share == 1 else (f"{share:.0%} of the texts", "are")
-            sampled = f" (of {looked:,} looked at)" if looked < len(examples) else ""
-            found.append(f"{which} of {name} {verb} cut at {processor.longest} tokens (data.tokens){sampled}")
-    return found
+            sampled = f" (of {count:,} looked at)" if count < len(examples) else ""
+            sentences.append(f"{which} of {name} {verb} cut at {processor.longest} tokens (data.tokens){sampled}")
+    return sentences
 
 
 def sample(examples: Examples, most: int) -> np.ndarray:
-    """At most so many positions of the examples, always the same, ascending."""
+    """Return at most `most` positions of the examples, always the same, ascending."""
     if len(examples) <= most:
         return np.arange(len(examples))
     order = np.argsort(np.random.Generator(np.random.PCG64(0)).random(len(examples)), kind="stable")
@@ -158,7 +164,7 @@ def sample(examples: Examples, most: int) -> np.ndarray:
 
 
 def cut_share(examples: Examples, processor: Processor) -> float:
-    """The share of texts, of at most `MEASURED`, that are longer than the processor reads."""
+    """Return the share of texts, of at most `MEASURED`, that are longer than the processor reads."""
     key = ("cut", json.dumps(processor.identity, sort_keys=True))
     if key not in examples.measured:
         read = examples.light if not set(HEAVY) & set(processor.reads) else examples.__getitem__
@@ -168,38 +174,39 @@ def cut_share(examples: Examples, processor: Processor) -> float:
 
 
 def digest(parts: Sequence[bytes]) -> int:
-    """64 bits of the inputs of one example."""
-    told = hashlib.blake2b(digest_size=8)
+    """Return a 64-bit hash of the inputs of one example."""
+    hasher = hashlib.blake2b(digest_size=8)
     for part in parts:
-        told.update(len(part).to_bytes(8, "little") + part)
-    return int.from_bytes(told.digest(), "little")
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return int.from_bytes(hasher.digest(), "little")
 
 
 def digests(examples: Examples) -> np.ndarray:
-    """uint64[N]: the digest of the inputs of each example, of at most `COMPARED`. Kept on disk, as labels are."""
+    """Return uint64[N], the digest of the inputs of each example, of at most `COMPARED`. They are stored on disk like
+    labels."""
     if "digests" in examples.measured:
         return np.asarray(examples.measured["digests"])
     rows = examples.rows[sample(examples, COMPARED)]
-    told = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
-    file = cache_dir() / "digests" / f"{examples.key}-{examples.split}-{told}.npy"
+    rows_hash = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
+    file = cache_dir() / "digests" / f"{examples.key}-{examples.split}-{rows_hash}.npy"
     if examples.key and file.is_file():
-        found = np.load(file, allow_pickle=False)
+        hashes = np.load(file, allow_pickle=False)
     else:
-        found = np.array([digest(raw(record, examples)) for record in records(examples, rows)], np.uint64)
+        hashes = np.array([digest(raw(record, examples)) for record in records(examples, rows)], np.uint64)
         if examples.key:
-            save_whole(file, found)
-    examples.measured["digests"] = found
-    return np.asarray(found)
+            save_whole(file, hashes)
+    examples.measured["digests"] = hashes
+    return np.asarray(hashes)
 
 
 def records(examples: Examples, rows: np.ndarray) -> Iterator[Mapping[str, Any]]:
-    """The records at these rows, as they lie on disk."""
+    """Return the records at these rows, as they lie on disk."""
     for start in range(0, len(rows), 1024):
         yield from many(examples.source, rows[start : start + 1024].tolist())
 
 
 def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
-    """The inputs of a record as bytes."""
+    """Return the inputs of a record as bytes."""
     parts = []
     for name, column in inputs(examples.columns).items():
         content = record[name]

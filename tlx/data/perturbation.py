@@ -1,4 +1,4 @@
-"""What of the examples of a split is not as it was found: their labels, their inputs."""
+"""Perturb the examples of a split: their labels and their inputs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tlx.data.shifts import Shift
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
 
-# What is drawn of an example, each by numbers of its own. Shift n of a perturbation has those of SHIFTED + n.
+# The purposes of draws, each with a separate random stream. Shift n of a perturbation has the stream SHIFTED + n.
 RELABELS, LABEL, SHIFTS, SHIFTED = range(4)
 
 
 class Perturbation(NamedTuple):
-    """Noise of labels and inputs (the protocol is that of Wang et al., 2019), each example's by itself: a function of
-    `seed`, the split that `of` names, and the example's place in the whole of it.
+    """Noise of labels and inputs (the protocol of Wang et al., 2019), drawn separately for each example.
 
-    With probability `labels` an example's label becomes one of `classes`, drawn uniformly, its own among them; with
-    probability `inputs` the example goes through `shifts`, one after another. Those that are perturbed at a lower
-    probability are so at a higher one, in the same way.
+    It is a function of `seed`, the split that `of` names, and the position of the example in the whole split. With
+    probability `labels` the label of an example becomes one of `classes`, drawn uniformly, its own among them. With
+    probability `inputs` the example goes through `shifts`, one after another. Examples that are perturbed at a lower
+    probability are perturbed in the same way at a higher one.
     """
 
     seed: int
@@ -38,24 +38,25 @@ class Perturbation(NamedTuple):
 
     @property
     def of_inputs(self) -> Perturbation | None:
-        """What of it is in the inputs; None where nothing is."""
+        """Return the part of the perturbation that changes inputs; None where no input changes."""
         return self._replace(labels=0.0, classes=()) if self.inputs else None
 
     @property
     def spelled(self) -> str:
-        """Equal where the perturbations are, in every process."""
+        """Return a text that is equal where two perturbations are, in every process."""
         return json.dumps(config.dump(self), sort_keys=True)
 
     def relabelled(self, labels: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-        """The labels [N], int32, of the examples at `rows` [N] of a split of `count`."""
+        """Return int32[N], the labels of the examples at `rows` [N] of a split of `count` examples."""
         if not self.labels:
             return labels
-        chosen = self._uniform(RELABELS, count)[rows] < self.labels
-        drawn = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
-        return np.where(chosen, np.array(self.classes, np.int32)[drawn], labels)
+        replaced = self._uniform(RELABELS, count)[rows] < self.labels
+        draws = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
+        return np.where(replaced, np.array(self.classes, np.int32)[draws], labels)
 
     def shifted(self, example: Mapping[str, Any], index: int, count: int, columns: Columns) -> dict[str, Any]:
-        """The inputs of the example at `index` of a split of `count`; a shift changes the columns of its kind."""
+        """Return the inputs of the example at `index` of a split of `count`; a shift changes the
+        columns of its kind."""
         inputs = dict(example)
         if not self.inputs or self._uniform(SHIFTS, count)[index] >= self.inputs:
             return inputs
@@ -76,5 +77,5 @@ class Perturbation(NamedTuple):
 
 @lru_cache(maxsize=16)
 def uniform(entropy: tuple[int, ...], count: int) -> np.ndarray:
-    """A number in [0, 1) for every example of a split. The stream behind `random` is the same in every numpy."""
+    """Return a number in [0, 1) for every example of a split. The stream behind `random` is the same in every numpy."""
     return np.random.Generator(np.random.PCG64(entropy)).random(count)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     import grain
 
 Batch = dict[str, np.ndarray]
-# Gives the arrays of all processes, [P, ...], to each of them.
+# Returns the arrays of all processes, [P, ...], on each process.
 Gather = Callable[[np.ndarray], Any]
 
 CACHE_BYTES = 256 * 2**20
-# Two threads hide the making of a batch behind the step; more only take the cores that the step computes on.
+# Two threads prepare batches while a step computes; more threads only take cores from the step.
 _THREADS, _AHEAD = 2, 4
 _ENDLESS = 2**31
-# What a batch holds of an example beside its inputs; the label where it may be read.
+# The arrays of a batch beside its inputs; the label only where it may be read.
 TRUTH = (LABEL, "index")
 
 
@@ -56,15 +56,29 @@ def train_batches(
     targets: Targets | None = None,
     gather: Gather | None = None,
 ) -> grain.DatasetIterator[Batch]:
-    """An endless iterator of batches, every epoch in a new order drawn from `seed`. An epoch may end inside a batch.
+    """Return an endless iterator of batches. Every epoch has a new order drawn from `seed`, and may end inside a batch.
 
-    A batch holds the model's inputs, `index` int32[B] and, of examples with labels, the arrays of `targets`, by default
-    `label` int32[B] (float32[B] for numbers), B being this process's part of `batch`. Ragged examples are drawn `group`
-    batches at a time, which are cut from the draw by length, so that less of a batch is padding. With `views`, an
-    example is augmented in so many fixed ways, which its epochs take in turn. With a `Table` for a processor a batch
-    holds its rows in the place of inputs. The iterator begins at the step `first`, as if it had given all before.
-    Several processes exchange lengths by `gather`. Raises ValueError for no examples, or a batch the processes cannot
-    share.
+    A batch holds the inputs of the model, `index` int32[B] and, for examples with labels, the arrays of `targets`, by
+    default `label` int32[B] (float32[B] for numbers). B is the part of `batch` that this process computes.
+
+    Args:
+        examples: The examples.
+        processor: Makes the inputs. With a `Table` a batch holds its rows in the place of inputs.
+        batch: The examples of a step, over all processes.
+        seed: Draws the order and the augmentations.
+        buckets: The lengths that a batch of ragged examples may have.
+        group: How many batches of ragged examples are drawn at a time and cut from the draw by length, so that less of
+            a batch is padding.
+        augment: The augmentations of images, in order.
+        views: Augment each example in this many fixed ways, which its epochs take in turn. None augments differently
+            at every step.
+        first: The step at which the iterator begins, as if it had returned all batches before.
+        process_index, process_count: The number of this process, and how many there are.
+        targets: Makes the label arrays.
+        gather: Exchanges lengths between several processes.
+
+    Raises:
+        ValueError: There are no examples, or the processes cannot share the batch equally.
     """
     import grain
 
@@ -79,24 +93,26 @@ def train_batches(
     order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
 
     def assemble(step: int) -> Batch:
-        drawn, epochs = order(step)
+        positions, epochs = order(step)
         viewed = epochs % views if views else np.zeros_like(epochs)
-        made = ready.batch(drawn, mine, buckets, viewed)
+        arrays = ready.batch(positions, mine, buckets, viewed)
         if augment and not isinstance(processor, Table):
-            # Fixed views are the same for every run, whatever its seed, so that what they give is computed once.
-            draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(made["image"])
-            rows = zip(made["image"], made["index"].tolist(), draws, strict=True)
-            made["image"] = np.stack(
+            # Fixed views are the same for every run, whatever its seed, so that their features are computed once.
+            draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(arrays["image"])
+            rows = zip(arrays["image"], arrays["index"].tolist(), draws, strict=True)
+            arrays["image"] = np.stack(
                 [augmented(image, augment, seed=key, step=place, index=index) for image, index, (key, place) in rows]
             )
-        return made
+        return arrays
 
     return iter(grain.MapDataset.range(first, _ENDLESS).map(assemble).to_iter_dataset(_reading()))
 
 
 class Order:
-    """Which examples each step takes: `order(step)` gives their positions int64[B] and the epochs int64[B] that they
-    are of. A function of its arguments alone, so that every process, and every way to read rows, comes to the same."""
+    """The order of the examples: `order(step)` returns their positions int64[B] and their epochs int64[B].
+
+    It is a function of its arguments alone, so that every process, and every way to read rows, has the same order.
+    """
 
     def __init__(
         self,
@@ -111,23 +127,24 @@ class Order:
         self.ready, self.count = reader(examples, processor, targets), len(examples)
         self.batch, self.seed = batch, seed
         self.group = group if self.ready.ragged else 1
-        # Kept, for each of a group's batches asks for the whole group.
+        # Cached, because each batch of a group needs the whole group.
         self.grouped = functools.lru_cache(maxsize=4)(self._grouped)
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         if self.group == 1:
             return _positions(self.count, self.batch, self.seed, step)
-        drawn, epochs = self.grouped(step // self.group)
-        return drawn[step % self.group], epochs[step % self.group]
+        positions, epochs = self.grouped(step // self.group)
+        return positions[step % self.group], epochs[step % self.group]
 
     def _grouped(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """`group` batches at a time, cut from the draw by length, in a random order: [group, B] each."""
-        drawn, epochs = _positions(self.count, self.batch * self.group, self.seed, number)
-        by_length = np.argsort(self.ready.lengths(drawn), kind="stable").reshape(self.group, self.batch)
+        """Return the positions and epochs of `group` batches, [group, B] each, cut from the draw by length, in a random
+        order."""
+        positions, epochs = _positions(self.count, self.batch * self.group, self.seed, number)
+        by_length = np.argsort(self.ready.lengths(positions), kind="stable").reshape(self.group, self.batch)
         mixed = by_length[
             np.argsort(np.random.Generator(np.random.PCG64([self.seed, number, self.group])).random(self.group))
         ]
-        return drawn[mixed], epochs[mixed]
+        return positions[mixed], epochs[mixed]
 
 
 def evaluation_batches(
@@ -141,10 +158,10 @@ def evaluation_batches(
     targets: Targets | None = None,
     gather: Gather | None = None,
 ) -> Iterator[Batch]:
-    """Every example once: images in order, text from short to long, so that little of a batch is padding.
+    """Return an iterator over batches that hold every example once.
 
-    `position` int32[B] is an example's place in `examples`. `weight` float32[B] is 1, and 0 for the copies that fill
-    the last batch.
+    Images keep their order. Texts are sorted from short to long, so that little of a batch is padding. A batch also has
+    `position` int32[B], the place in `examples`, and `weight` float32[B]: 1, and 0 for copies that fill the last batch.
     """
     import grain
 
@@ -168,10 +185,11 @@ def evaluation_batches(
 
 
 def _positions(count: int, batch: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The positions of global batch `step`, and their epochs: the epochs' orders end to end, cut into batches.
+    """Return the positions of global batch `step` and their epochs: the orders of the epochs end to end, cut into
+    batches.
 
-    A function of its arguments alone, which is what lets grain begin at any step. Grain's own shuffle gives the same,
-    one Python call an example, which cost ten times as much as the rest of the batch.
+    It is a function of its arguments alone, so that grain can begin at any step. Grain's own shuffle has the same
+    result, but makes one Python call per example, which costs ten times as much as the rest of the batch.
     """
     epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), count)
     parts = [_order(count, seed, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
@@ -185,7 +203,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Targets(Protocol):
-    """What makes the label arrays of an example: a task. `fields` declares their shapes, types and padding."""
+    """Makes the label arrays of an example; a task does so. `fields` declares their shapes, types and padding."""
 
     def fields(self) -> Mapping[str, Field]: ...
 
@@ -195,7 +213,7 @@ class Targets(Protocol):
 class Labels:
     """The label arrays of examples: those of `targets`, else the label of each example as it is.
 
-    Where the labels may not be read there are none; lists of labels need `targets`.
+    There are none where the labels may not be read. Lists of labels need `targets`.
     """
 
     def __init__(self, examples: Examples, targets: Targets | None):
@@ -208,13 +226,13 @@ class Labels:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
 
     def of(self, example: Mapping[str, Any], processor: Any) -> dict[str, Any]:
-        """The label arrays of a raw example."""
+        """Return the label arrays of a raw example."""
         if self.targets is not None and self.fields:
             return self.targets.targets(example, processor)
         return {name: example[name] for name in self.fields}
 
     def at(self, positions: np.ndarray, processor: Any, length: int) -> dict[str, np.ndarray]:
-        """The label arrays of a batch, without reading an image or a sound."""
+        """Return the label arrays of a batch, without reading an image or a sound."""
         if self.targets is None:
             return {name: self.examples.labels()[positions] for name in self.fields}
         if not self.fields:
@@ -227,10 +245,10 @@ class Labels:
 
 
 class Processed:
-    """The processed examples, remembered up to `CACHE_BYTES`.
+    """The processed examples, cached up to `CACHE_BYTES`.
 
-    The first to come stay: an epoch meets every example once, so a cache that lets the oldest go would have let it go
-    just before it is met again.
+    The first examples stay in the cache. An epoch meets every example once, so a cache that removes the oldest entry
+    would remove each example just before it is needed again.
     """
 
     def __init__(self, examples: Examples, processor: Processor, targets: Targets | None):
@@ -242,8 +260,8 @@ class Processed:
         self.sizes = np.full(len(examples) if self.ragged else 0, -1, np.int32)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        if (known := self.known.get(position)) is not None:
-            return known
+        if (cached := self.known.get(position)) is not None:
+            return cached
         example = self.examples[position]
         arrays = {**self.processor(example), **self.labels.of(example, self.processor), "index": example["index"]}
         if self.ragged:
@@ -254,40 +272,40 @@ class Processed:
         return arrays
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
-        """How long each of these examples is along its ragged axes, int32."""
+        """Return the length of each of these examples along its ragged axes, int32."""
         for position in positions[self.sizes[positions] < 0].tolist():
-            # What is processed for its length is kept for the batches to come.
+            # Reading an example stores its length, and caches its arrays for later batches.
             _ = self[position]
         return self.sizes[positions]
 
     def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
-        """Learn the lengths of all examples without processing them.
+        """Measure the lengths of all examples without processing them.
 
-        They are kept on disk by the content of the data. Otherwise each process measures its share, which `gather`
-        exchanges; without it each process measures all.
+        The lengths are stored on disk under the content of the data. Without a stored file each process measures its
+        share and `gather` exchanges the shares; without `gather` each process measures all.
         """
         if not self.ragged or (self.sizes >= 0).all():
             return
         file = self.file()
-        kept = file is not None and file.is_file()
+        is_cached = file is not None and file.is_file()
         if gather is not None:
-            # All processes read the file or none does, because whoever measures waits for the others.
-            kept = bool(np.asarray(gather(np.array([kept], np.int32))).all())
-        if file is not None and kept:
-            every = np.load(file, allow_pickle=False)
+            # All processes read the file or none does, because a process that measures waits for the others.
+            is_cached = bool(np.asarray(gather(np.array([is_cached], np.int32))).all())
+        if file is not None and is_cached:
+            lengths = np.load(file, allow_pickle=False)
         else:
             share = slice(process_index, None, process_count) if gather is not None else slice(None)
-            every = np.zeros(len(self.examples), np.int32)
-            every[share] = measured(self.examples, self.processor, np.arange(len(self.examples))[share])
+            lengths = np.zeros(len(self.examples), np.int32)
+            lengths[share] = measured(self.examples, self.processor, np.arange(len(self.examples))[share])
             if gather is not None:
                 # Each length is in the table of one process and 0 in those of the others.
-                every = np.asarray(gather(every)).reshape(process_count, -1).sum(0).astype(np.int32)
+                lengths = np.asarray(gather(lengths)).reshape(process_count, -1).sum(0).astype(np.int32)
             if file is not None:
-                save_whole(file, every)
-        self.sizes[:] = every
+                save_whole(file, lengths)
+        self.sizes[:] = lengths
 
     def file(self) -> Path | None:
-        """Where the lengths of these examples are kept; None where nothing names their content."""
+        """Return the file of the lengths of these examples; None where no key identifies their content."""
         if not self.examples.key:
             return None
         text = json.dumps([self.examples.key, self.examples.split, self.processor.identity], sort_keys=True)
@@ -297,7 +315,8 @@ class Processed:
     def batch(
         self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
     ) -> Batch:
-        """This process's slice of the batch of these positions, with label and index. The views are the caller's."""
+        """Return this process's slice of the batch of these positions, with label and index. `views` is not used here;
+        `train_batches` augments."""
         # The longest of the global batch, because the processes must come to the same shapes.
         longest = int(self.lengths(positions).max()) if self.ragged else None
         rows = [self[position] for position in positions[mine].tolist()]
@@ -305,7 +324,7 @@ class Processed:
 
 
 class Tabled:
-    """The same of rows that lie in a table."""
+    """The batches of examples whose rows lie in a table. It has the methods of `Processed`."""
 
     def __init__(self, examples: Examples, table: Table, targets: Targets | None):
         self.examples, self.table, self.ragged = examples, table, table.texts
@@ -315,7 +334,7 @@ class Tabled:
         return self.table.lengths(self.examples.rows[positions] * self.table.views)
 
     def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
-        """The table knows all lengths."""
+        """Do nothing: the table knows all lengths."""
 
     def batch(
         self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
@@ -331,12 +350,12 @@ class Tabled:
 
 
 def limits(buckets: Sequence[int], most: int) -> tuple[int, ...]:
-    """The lengths that a batch may have: the buckets, and the most that the processor makes."""
+    """Return the lengths that a batch may have: the buckets, and the largest length that the processor makes."""
     return tuple(sorted({*buckets, most})) if most else tuple(sorted(buckets))
 
 
 def measured(examples: Examples, processor: Processor, positions: np.ndarray) -> list[int]:
-    """The lengths of these examples, as the processor measures them."""
+    """Return the lengths of these examples, measured by the processor."""
     read = examples.light if not set(HEAVY) & set(processor.reads) else examples.__getitem__
     lengths: list[int] = []
     for start in range(0, len(positions), 1024):
@@ -345,7 +364,8 @@ def measured(examples: Examples, processor: Processor, positions: np.ndarray) ->
 
 
 def reader(examples: Examples, processor: Processor | Table, targets: Targets | None = None) -> Processed | Tabled:
-    """What makes batches of these examples, kept with them, so that the second evaluation tokenises nothing."""
+    """Return the reader that makes batches of these examples. It is stored with them, so that the second evaluation
+    tokenises nothing."""
     key = processor, targets
     if key not in examples.memory:
         kind = Tabled if isinstance(processor, Table) else Processed
@@ -368,11 +388,11 @@ def _reading() -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
 
 
-# What a batch holds beside the inputs of a model.
+# The arrays of a batch that only the host reads.
 HOST_KEYS = (*TRUTH, "position", "weight")
 
 
 def inputs_of(batch: Mapping[str, Any], targets: Targets | None = None) -> dict[str, Any]:
-    """What a model reads of a batch: all but the label arrays and what the host keeps beside them."""
+    """Return the inputs of a model in a batch: all arrays but the label arrays and those that only the host reads."""
     labels = () if targets is None else targets.fields()
     return {name: array for name, array in batch.items() if name not in HOST_KEYS and name not in labels}

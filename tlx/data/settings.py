@@ -1,4 +1,4 @@
-"""What a recipe says of its data: which data sets, which part of them, in which form, and which labels it may read."""
+"""The data settings of a recipe: its data sets, the part and the form of them, and the labels that it may read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tlx.data.shifts import Shift
 from tlx.data.sources.base import Source
 from tlx.processors.base import Processor
 
-# What is said of a source alone, where nothing is said.
+# The defaults of the settings that only a source has.
 OF_SOURCE = {"eps_y": 0.0, "eps_x": 0.0, "shift": (), "imbalance": 1.0, "source_classes": ()}
 
 
-# Names that a run gives to other examples.
+# Names that a run uses for other examples.
 TAKEN = ("train", "validation", "test", "source", "target", "labelled", "unlabelled", "criterion")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """A further test set, which is measured at the end of a run as `NAME/accuracy`, ... beside `test/accuracy`.
+    """A further test set, measured at the end of a run as `NAME/accuracy`, ... beside `test/accuracy`.
 
-    `source` is another data set with the same inputs and the target's classes (None: the target itself), `split` the
-    split of it, and all its examples go through `shift`, each in the same way in every run.
+    `source` is another data set with the same inputs and the classes of the target (None: the target itself). `split`
+    names its split. All its examples go through `shift`, each in the same way in every run.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Test:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A further stream of training examples, with their labels: a replay memory, another task's data.
+    """A further stream of training examples with their labels: a replay memory, or the data of another task.
 
-    A step gets a batch of it under `name`, for the terms that read it, such as `Supervised(on="memory")`. `source` is a
-    data set with the same inputs and the target's classes, `split` the split of it, `batch` how many of its examples a
-    step gets (None: as many as `train.batch`); all of them go through `shift`.
+    Every step gets a batch of it under `name`, for the terms that read it, such as `Supervised(on="memory")`. `source`
+    is a data set with the same inputs and the classes of the target, `split` names its split, and `batch` is the number
+    of its examples in a step (None: as many as `train.batch`). All examples go through `shift`.
     """
 
     name: str
@@ -76,37 +76,37 @@ class Stream:
 class Data:
     """The data of a recipe.
 
-    `target` is the data set on which all is measured: a name (see `tlx.data.Tfds`), or another `Source`, such as
-    `Csv("reviews.csv")`; `source` is another, whose labels are all known. The streams of a batch follow: `labelled`
-    alone; with a `source`, or with `labels`, also `source` and `unlabelled`, all training examples of the target
-    without their labels. `labels` grants those of so many examples of each class (an integer), or of a share of each (a
-    float); 0 grants none, and there is no `labelled`. They are
-    drawn as `shots` are, and no other label of the target's training split ever enters a batch. The classes of the
-    source are the target's by their names, or, with `match` "position", by their order. Several sources, a tuple of
-    names, are the streams `source/0`, `source/1`, ... in their order; what is said of the source is of each.
+    `target` is the data set on which everything is measured: a name (see `tlx.data.Tfds`), or another `Source`, such as
+    `Csv("reviews.csv")`. `source` is another data set, with all labels known. They determine the streams of a batch:
+    `labelled` alone; with a `source`, or with `labels`, also `source` and `unlabelled`, which is all training examples
+    of the target without their labels. `labels` grants the labels of a number of examples of each class (an integer),
+    or of a share of each class (a float); 0 grants none, and there is no stream `labelled`. They are drawn as `shots`
+    are, and no other label of the target's training split ever enters a batch. The classes of the source are matched
+    with those of the target by name, or, with `match` "position", by their order. Several sources, a tuple of names,
+    are the streams `source/0`, `source/1`, ... in their order; every setting of the source applies to each of them.
 
-    `shots` keeps so many training examples of every class, `fraction` that share of every class; the subset is drawn by
-    `subset_seed`, or the recipe's seed where it is None, and a smaller one lies inside a larger one of the same seed.
-    `validation` is the share of the training split that is held out where the data set has no validation split; the
+    `shots` keeps this many training examples of every class, `fraction` this share of every class. The subset is drawn
+    by `subset_seed`, or by the recipe's seed where it is None; with one seed a smaller subset lies inside a larger one.
+    `validation` is the share of the training split that is held out where the data set has no validation split: the
     same examples for every seed. `test_on` names the split that is measured as the test. A data set without a test
-    split, or one that withholds its labels (-1), has no test metrics; with "validation" its validation split is tested
-    on, and what chooses the checkpoint is held out of the training split. `streams` are further streams of training,
-    `tests` further test sets. `processor` is one of your own in the place of that of the weights. Text is cut at
-    `tokens` and a batch padded to the shortest of `buckets` that holds it; with `group` above 1, so many batches are
-    drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a side with
-    `channels` (None: as the pretrained processor says, else as they are). A sound becomes an image of `size` mel bands
-    by as many frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images, afresh at
-    every step; with `views` in so many fixed ways that the epochs take in turn.
+    split, or with withheld test labels (-1), has no test metrics. With "validation" its validation split is tested on,
+    and the examples that choose the checkpoint are held out of the training split. `streams` are further streams of
+    training, `tests` further test sets. `processor` is a user's processor in the place of that of the weights. Text is
+    cut at `tokens`, and a batch is padded to the shortest of `buckets` that holds it. With `group` above 1, this many
+    batches are drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a
+    side with `channels` (None: as the pretrained processor states, else unchanged). A sound becomes an image of `size`
+    mel bands by `size` frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images,
+    differently at every step; with `views` in this many fixed ways, which the epochs take in turn.
 
-    What follows makes a source less like its target, as Wang et al. (2019) do, drawn by the seed of the subset. Each of
-    the source's labels is with probability `eps_y` replaced by a class drawn uniformly over all that the source has, so
-    1 leaves labels that say nothing of the inputs; each of its inputs goes with probability `eps_x` through the shifts
+    The other settings make a source less like its target (Wang et al., 2019), drawn by the seed of the subset. With
+    probability `eps_y` a label of the source is replaced by a class drawn uniformly over all classes of the source, so
+    1 leaves labels without information about the inputs. With probability `eps_x` an input goes through the shifts
     `shift` (see `tlx.data.shifts`), by default Gaussian noise of 0.5 on images, half the words of a text dropped, and
-    noise as loud as a sound. What is perturbed at 0.3 is so at 0.7. `imbalance` cuts the source to an exponential long
-    tail (Cui et al., 2019) whose rarest class has 1 / imbalance of the most frequent's examples. `source_classes` are
-    the only classes, by the source's own names, whose examples it keeps, `target_classes` those of the target, in all
-    of its splits; the head has all classes of the target's data set in any case. All examples of the target, held out
-    or not, go through `target_shift`, each in the same way in every run.
+    noise as loud as a sound. Examples that are perturbed at 0.3 are also perturbed at 0.7. `imbalance` cuts the source
+    to an exponential long tail (Cui et al., 2019): the rarest class has 1 / imbalance of the examples of the most
+    frequent class. `source_classes` are the only classes, by the names of the source, whose examples are kept;
+    `target_classes` are those of the target, in all of its splits. The head has all classes of the target's data set in
+    any case. All examples of the target, held out or not, go through `target_shift`, each in the same way in every run.
     """
 
     target: str | Source
@@ -143,8 +143,8 @@ class Data:
         if isinstance(self.tests, tuple) and isinstance(self.streams, tuple):
             further: tuple[Stream | Test, ...] = (*self.streams, *self.tests)
             names = [part.name for part in further]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"two streams or tests have the name {twice[0]!r}; give each its own name")
+            if duplicates := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two streams or tests have the name {duplicates[0]!r}; give each its own name")
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
@@ -157,8 +157,8 @@ class Data:
             raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
         if self.labels is not None and not 0 <= self.labels < (1 if isinstance(self.labels, float) else math.inf):
             # 1.0 would be another experiment than 1, with the same fingerprint.
-            told = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
-            raise ValueError(f"labels={self.labels}; {told}")
+            expected = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
+            raise ValueError(f"labels={self.labels}; {expected}")
         if self.match not in ("name", "position"):
             raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
         if self.test_on not in ("test", "validation"):
@@ -201,31 +201,31 @@ class Data:
 
     @property
     def sources(self) -> dict[str, str | Source]:
-        """The name of every source by its stream: `source`, or `source/0`, `source/1`, ... where there are several."""
-        given = self.source if isinstance(self.source, tuple) else () if self.source is None else (self.source,)
-        return {"source" if len(given) == 1 else f"source/{n}": name for n, name in enumerate(given)}
+        """Return every source by its stream: `source`, or `source/0`, `source/1`, ... where there are several."""
+        sources = self.source if isinstance(self.source, tuple) else () if self.source is None else (self.source,)
+        return {"source" if len(sources) == 1 else f"source/{n}": name for n, name in enumerate(sources)}
 
     @property
     def stream_names(self) -> tuple[str, ...]:
-        """What each step gets a batch of, by name; a pass over the first is an epoch."""
+        """Return the names of the streams of which each step gets a batch. A pass over the first is an epoch."""
         labelled = () if self.labels == 0 else ("labelled",)
         unlabelled = ("unlabelled",) if self.sources or self.labels is not None else ()
         return (*self.sources, *labelled, *unlabelled, *(stream.name for stream in self.streams))
 
     @property
     def batches(self) -> dict[str, int | None]:
-        """How many examples a step gets of each further stream; None is as many as `train.batch`."""
+        """Return the number of examples per step of each further stream; None is as many as `train.batch`."""
         return {stream.name: stream.batch for stream in self.streams}
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
+        """Return the lengths that a batch of text may have, ascending: the buckets below `tokens`, and `tokens`."""
         return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
 
 
 def _short(value: Any) -> Any:
-    """A source, or each of several, as the shortest value that means the same, so that one recipe has one fingerprint.
-    A value of another type is left to `config.check`."""
+    """Return a source, or each of several, as the shortest value with the same meaning, so that one recipe has one
+    fingerprint. `config.check` checks values of another type."""
     if isinstance(value, tuple):
         return tuple(map(_short, value))
     return value.short if isinstance(value, Source) else value

@@ -1,4 +1,5 @@
-"""Shifts of inputs: frozen values that change a raw example, random only through the generator they are handed."""
+"""Shifts of inputs: frozen values that change a raw example. Their only randomness is the generator
+that they receive."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tlx.processors.columns import PLURAL
 
 @runtime_checkable
 class Shift(Protocol):
-    """Of its `kind`: uint8[H, W, C] to the same shape, a text to a text, or float32[T] from -1 to 1 to as much."""
+    """A function on inputs of its `kind`: uint8[H, W, C] to the same shape, a text to a text, or float32[T] from -1 to
+    1 to the same range."""
 
     kind: ClassVar[str]
 
@@ -23,20 +25,20 @@ class Shift(Protocol):
 
 
 class OfImages:
-    """What is for images."""
+    """The base class of shifts of images."""
 
     kind: ClassVar[str] = "image"
 
 
 class OfTexts:
-    """What is for texts."""
+    """The base class of shifts of texts."""
 
     kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotate(OfImages):
-    """Turns the image by so many `degrees` about its centre, against the clock; what comes in is black."""
+    """Rotates the image by `degrees` about its centre, counter-clockwise; the uncovered corners are black."""
 
     degrees: float
 
@@ -48,7 +50,8 @@ class Rotate(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast(OfImages):
-    """Multiplies the difference of every pixel from the image's mean by `factor`: below 1 is duller, 0 is grey."""
+    """Multiplies the difference between every pixel and the mean of the image by `factor`: below 1 reduces contrast, 0
+    is grey."""
 
     factor: float
 
@@ -63,7 +66,7 @@ class Contrast(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(OfImages):
-    """Adds Gaussian noise of this standard deviation to every pixel, 1 being the way from black to white."""
+    """Adds Gaussian noise of this standard deviation to every pixel, where 1 is the distance from black to white."""
 
     std: float
 
@@ -77,7 +80,7 @@ class GaussianNoise(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Blur(OfImages):
-    """A Gaussian blur with a standard deviation of `sigma` pixels."""
+    """Blurs the image by a Gaussian with a standard deviation of `sigma` pixels."""
 
     sigma: float
 
@@ -93,7 +96,7 @@ class Blur(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Occlude(OfImages):
-    """Blackens a rectangle of the image's proportions that has this `share` of its area, anywhere within it."""
+    """Blackens a rectangle, placed at random, with the proportions of the image and this `share` of its area."""
 
     share: float
 
@@ -111,8 +114,8 @@ class Occlude(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class DropWords(OfTexts):
-    """Leaves every word out with probability `share`, but for the one that would be the last to go: a text keeps a
-    word. The words dropped at 0.3 are among those dropped at 0.7."""
+    """Drops every word with probability `share`, but never the last remaining word. The words dropped at 0.3 are among
+    those dropped at 0.7."""
 
     share: float
 
@@ -121,16 +124,16 @@ class DropWords(OfTexts):
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
         words = text.split()
-        chance = rng.random(len(words))
+        draws = rng.random(len(words))
         return " ".join(
-            word for word, own in zip(words, chance, strict=True) if own >= min(self.share, chance.max(initial=0.0))
+            word for word, draw in zip(words, draws, strict=True) if draw >= min(self.share, draws.max(initial=0.0))
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Typos(OfTexts):
-    """Replaces every letter with probability `share` by one of a to z, drawn uniformly. The letters struck wrongly at
-    0.3 are among those struck wrongly at 0.7."""
+    """Replaces every letter with probability `share` by a letter from a to z, drawn uniformly. The letters replaced at
+    0.3 are among those replaced at 0.7."""
 
     share: float
 
@@ -138,34 +141,34 @@ class Typos(OfTexts):
         check_share("share", self.share)
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
-        struck, drawn = rng.random(len(text)) < self.share, (26 * rng.random(len(text))).astype(int)
+        is_wrong, replacements = rng.random(len(text)) < self.share, (26 * rng.random(len(text))).astype(int)
         return "".join(
             chr(ord("a") + number) if wrong and letter.isalpha() else letter
-            for letter, wrong, number in zip(text, struck.tolist(), drawn.tolist(), strict=True)
+            for letter, wrong, number in zip(text, is_wrong.tolist(), replacements.tolist(), strict=True)
         )
 
 
 def check_kind(name: str, shifts: tuple[Shift, ...], kind: str, what: str) -> None:
-    """ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
+    """Raise ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
     if wrong := [shift for shift in shifts if shift.kind != kind]:
-        known = ", ".join(known for known, own in SHIFTS.items() if own.kind == kind)
-        told, other = PLURAL[kind], PLURAL[wrong[0].kind]
-        raise ValueError(f"{name}: {wrong[0]} is for {other}, and {what} is {told}; for {told} there are: {known}")
+        names = ", ".join(shift_name for shift_name, shift_class in SHIFTS.items() if shift_class.kind == kind)
+        noun, wrong_noun = PLURAL[kind], PLURAL[wrong[0].kind]
+        raise ValueError(f"{name}: {wrong[0]} is for {wrong_noun}, and {what} is {noun}; for {noun} there are: {names}")
 
 
 def check_share(name: str, share: float) -> None:
-    """ValueError for a share that changes nothing, or is none."""
+    """Raise ValueError for a share that is not above 0 and at most 1."""
     if not 0 < share <= 1:
         raise ValueError(f"{name}={share}; expected more than 0 and at most 1")
 
 
 def pixels(values: np.ndarray) -> np.ndarray:
-    """The nearest uint8."""
+    """Return the values rounded and clipped to uint8."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def by_channel(image: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
-    """An image each of whose channels has gone through Pillow as a grey picture."""
+    """Return an image after a change of each channel, which Pillow treats as a grey picture."""
     from PIL.Image import fromarray
 
     planes = [np.asarray(change(fromarray(image[..., n]))) for n in range(image.shape[-1])]
@@ -184,7 +187,7 @@ SHIFTS: dict[str, type[Shift]] = {
     "Speed": Speed,
     "Codec": Codec,
 }
-# What perturbs a source whose recipe names no shift.
+# The default shifts of a source.
 USUAL: dict[str, tuple[Shift, ...]] = {
     "image": (GaussianNoise(std=0.5),),
     "text": (DropWords(share=0.5),),

@@ -1,4 +1,4 @@
-"""Shifts of sounds: what a line, a room or a recorder does to them. See `tlx.data.shifts`.
+"""Shifts of sounds: the effects of a line, a room or a recorder. See `tlx.data.shifts`.
 
 Shapes: T samples.
 """
@@ -20,15 +20,15 @@ LAWS: dict[str, str] = {"gsm": "GSM610", "mu-law": "ULAW", "a-law": "ALAW"}
 
 
 class OfSounds:
-    """What is for sounds."""
+    """The base class of shifts of sounds."""
 
     kind: ClassVar[str] = "audio"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundNoise(OfSounds):
-    """Adds white noise at a ratio of `snr` decibels of the sound's power to its own: 0 is as loud as the sound. Silence
-    stays silent; nothing leaves -1 to 1."""
+    """Adds white noise at a signal-to-noise ratio of `snr` decibels: at 0 the noise is as loud as the sound. Silence
+    stays silent, and samples are clipped to -1 to 1."""
 
     snr: float
 
@@ -39,8 +39,8 @@ class BackgroundNoise(OfSounds):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(OfSounds):
-    """Plays the sound `factor` times as fast, so that its pitch goes with it (Ko et al., 2015): [T] to [T / factor],
-    by scipy's polyphase filter."""
+    """Plays the sound `factor` times as fast, so that its pitch changes too (Ko et al., 2015): [T] to [T / factor], by
+    scipy's polyphase filter."""
 
     factor: float
 
@@ -55,8 +55,8 @@ class Speed(OfSounds):
 
 @dataclass(frozen=True, kw_only=True)
 class Codec(OfSounds):
-    """What is left of the sound behind a telephone's codec: "gsm" (GSM 06.10, 13 kbit/s at 8,000 samples a second),
-    "mu-law" or "a-law" (G.711, 8 bits a sample), by libsndfile."""
+    """Encodes and decodes the sound by a telephone's codec, with libsndfile: "gsm" (GSM 06.10, 13 kbit/s at 8,000
+    samples a second), "mu-law" or "a-law" (G.711, 8 bits a sample)."""
 
     law: Law = "gsm"
 
@@ -66,10 +66,10 @@ class Codec(OfSounds):
 
     def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         library, file = soundfile(), io.BytesIO()
-        # The codecs know nothing of a rate; this one stands in the head of the file alone.
-        how = {"format": "RAW", "subtype": LAWS[self.law], "samplerate": 8000}
-        library.write(file, sound, **how)
+        # The codecs do not use a rate; only the header of the file has this one.
+        options = {"format": "RAW", "subtype": LAWS[self.law], "samplerate": 8000}
+        library.write(file, sound, **options)
         file.seek(0)
-        found, _ = library.read(file, dtype="float32", channels=1, **how)
+        decoded, _ = library.read(file, dtype="float32", channels=1, **options)
         # GSM keeps whole frames of 160 samples.
-        return np.pad(found[: len(sound)], (0, max(0, len(sound) - len(found))))
+        return np.pad(decoded[: len(sound)], (0, max(0, len(sound) - len(decoded))))

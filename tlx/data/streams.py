@@ -1,4 +1,4 @@
-"""On what a recipe trains: the examples of every stream and of the held-out splits, as its `Data` says."""
+"""Load the data of a recipe: the examples of every stream and of the held-out splits, as its `Data` declares."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from tlx.data.sources import Dataset, Source
     from tlx.processors.columns import Columns
 
-# A criterion looks at no more examples than this, which suffice, for it looks at them at every evaluation.
+# The most examples that a criterion reads: it reads them at every evaluation.
 LOOKED_AT = 2000
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What an experiment sees: the examples of each stream of training, and the target's held-out splits. `fingerprint`
-    names the data and the very rows of each. `aside` is what criteria look at (see `tlx.functional.selection`),
-    `looked` are streams that terms look at once, before the first step. Where there is nothing to test on, `untested`
-    says why and `test` is empty. `tests` are further test sets by name; `notes` is what the sources said."""
+    """The examples of an experiment: each stream of training, and the held-out splits of the target.
+
+    `fingerprint` identifies the data and the exact rows of each split. `aside` holds the examples that criteria read
+    (see `tlx.functional.selection`), `looked` the streams that terms read once, before the first step. Where there is
+    nothing to test on, `untested` gives the reason and `test` is empty. `tests` are further test sets by name; `notes`
+    are the notes of the sources.
+    """
 
     streams: Mapping[str, Examples]
     validation: Examples
@@ -51,28 +54,28 @@ class Splits:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes of the label; () where it has none."""
+        """Return the names of the classes of the label; () where it has none."""
         return self.columns[LABEL].classes if LABEL in self.columns else ()
 
     @property
     def measured(self) -> dict[str, Examples]:
-        """All that a finished run is tested on, by name."""
+        """Return all test sets that a finished run is measured on, by name."""
         return {**({} if self.untested else {"test": self.test}), **self.tests}
 
     @property
     def train(self) -> Examples:
-        """The examples of the first stream, whose number is an epoch's."""
+        """Return the examples of the first stream. Their number is the length of an epoch."""
         return next(iter(self.streams.values()))
 
     @property
     def shown(self) -> str:
-        """The split that a run's page is about: the test split, where there is one."""
+        """Return the split that the page of a run shows: the test split, where there is one."""
         return "validation" if self.untested else "test"
 
     @property
     def labelled(self) -> Examples:
-        """The training examples with labels: the target's, where some are granted, else the first source's. ValueError
-        where there are none."""
+        """Return the training examples with labels: those of the target where some are granted, else those of the first
+        source. Raises ValueError where there are none."""
         for name in ("labelled", *self.streams):
             if name in self.streams and self.streams[name].labelled:
                 return self.streams[name]
@@ -80,22 +83,30 @@ class Splits:
 
     @property
     def named(self) -> dict[str, Examples]:
-        """All examples, those of training by stream."""
+        """Return all examples by name; training examples have the name of their stream."""
         return {**self.streams, "validation": self.validation, "test": self.test, **self.tests, **self.aside}
 
 
 def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) -> Splits:
-    """The splits of `data.target`, views of what lies on disk; `seed` draws the subset unless `data.subset_seed` does.
+    """Return the splits of `data.target`, as views of the data on disk.
 
-    A data set without a test split, or whose test labels are withheld (-1), has an empty one, unless `data.test_on`
-    asks for its validation split; what chooses the checkpoint is then held out of train, so that no split does both.
-    Without `test` that split is sealed:
-    no label of it is read (but whether a data set that is not ours withholds its first, and where
-    `data.target_classes` choose its rows). `aside` names what criteria look at, at most `LOOKED_AT` of each, which no
-    seed draws: training examples of the target without their labels, and the validation split of the source (the first
-    of several), or, where it has none, the same share of its training split as of a target's, which is then not trained
-    on. Raises as `open_dataset`, and ValueError for an empty split, a label out of range, a class with too few
-    examples, or a shift of another kind than the data.
+    A data set without a test split, or with withheld test labels (-1), has an empty test split, unless `data.test_on`
+    asks for its validation split. The examples that choose the checkpoint are then held out of train, so that no split
+    does both.
+
+    Args:
+        data: The data of the recipe.
+        seed: Draws the subset, unless `data.subset_seed` does.
+        test: False seals the test split: none of its labels is read, except the first label of a data set that is not
+            ours, which tells whether labels are withheld, and except where `data.target_classes` choose its rows.
+        aside: Names what criteria read, at most `LOOKED_AT` examples of each. No seed draws them. They are training
+            examples of the target without their labels, and the validation split of the source (the first of several).
+            A source without one holds out the same share of its training split as a target does, and that share is not
+            trained on.
+
+    Raises:
+        ValueError: A split is empty, a label is out of range, a class has too few examples, or a shift is for another
+            kind of data. Errors of `open_dataset` are raised too.
     """
     from tlx.data.examples import open_dataset
 
@@ -103,24 +114,26 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     kind, target = kind_of(dataset.columns), f"target {shown(data.target)}"
     for named in ("shift", "target_shift"):
         check_kind(named, getattr(data, named), kind, shown(data.target))
-    kept = numbers_of(data.target_classes, dataset.classes, "target_classes", target)
+    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", target)
     train, validation, tested, untested = _three(dataset, data.test_on)
     if validation is None:
         train, validation = _parted(train, data.validation)
     parts = [train, validation, tested]
-    if kept:
-        parts = [part if untested and part is tested else of_classes(part, kept) for part in parts]
-        _check_each(parts[0], kept, f"target_classes: the training split of {target}")
+    if class_numbers:
+        parts = [part if untested and part is tested else of_classes(part, class_numbers) for part in parts]
+        _check_each(parts[0], class_numbers, f"target_classes: the training split of {target}")
     train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
     if not test:
         tested = tested.seal()
-    drawn = seed if data.subset_seed is None else data.subset_seed
-    every = range(len(dataset.classes) if train.kind == "class" else 0)
-    names = {number: dataset.classes[number] for number in kept or every}
+    subset_seed = seed if data.subset_seed is None else data.subset_seed
+    all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
+    names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
 
     def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
         labels = examples.strata()
-        return examples.view(subset(labels, shots=shots, fraction=fraction, seed=drawn, classes=names, named=named))
+        return examples.view(
+            subset(labels, shots=shots, fraction=fraction, seed=subset_seed, classes=names, named=named)
+        )
 
     if data.shots is not None or data.fraction is not None:
         train = some(train, data.shots, data.fraction)
@@ -130,11 +143,13 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     further = {stream.name: stream for stream in data.streams}
     for name in data.stream_names:
         if name in data.sources:
-            streams[name], own, origin = _source(data, data.sources[name], dataset, kind, drawn, SOURCE in aside)
-            looked_at.setdefault(SOURCE, own)
+            streams[name], held_out, origin = _source(
+                data, data.sources[name], dataset, kind, subset_seed, SOURCE in aside
+            )
+            looked_at.setdefault(SOURCE, held_out)
             if origin in origins:
-                told = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
-                raise ValueError(f"{told}; leave one of them out")
+                message = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
+                raise ValueError(f"{message}; leave one of them out")
             origins[origin] = shown(data.sources[name])
         elif name in further:
             streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
@@ -165,7 +180,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
 
 
 def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> Examples:
-    """The examples of a data set, all shifted. No seed of a recipe has a part in it, so every run measures the same."""
+    """Return the examples of a data set, all shifted. The seed of the recipe has no effect, so every run measures the
+    same."""
     if not shifts:
         return examples
     return examples.perturbed(Perturbation(0, f"{dataset.fingerprint}/{examples.split}", inputs=1.0, shifts=shifts))
@@ -174,8 +190,11 @@ def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> E
 def _further(
     what: str, settings: Stream | Test, data: Data, target: Dataset, *, read: bool = True
 ) -> tuple[Examples, str]:
-    """The examples of a further stream or test set (`what` in an error), their labels as the target's classes, and the
-    fingerprint of their data set. Without `read` no label is looked at."""
+    """Return the examples of a further stream or test set, and the fingerprint of their data set.
+
+    The labels are the classes of the target. `what` names the stream or the test set in an error. Without `read` no
+    label is read.
+    """
     from tlx.data.examples import open_dataset
 
     dataset = target if settings.source is None else open_dataset(settings.source)
@@ -199,21 +218,21 @@ def _further(
 
 
 def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> None:
-    """ValueError where a data set has other inputs, or another kind of label, than the target."""
-    told = [f"{spelled(own.columns)} with a {_label_of(own)}" for own in (dataset, target)]
-    if told[0] != told[1]:
-        raise ValueError(f"{what} is {told[0]} and target {shown(data.target)} is {told[1]}")
+    """Raise ValueError where a data set has other inputs, or another kind of label, than the target."""
+    descriptions = [f"{spelled(compared.columns)} with a {_label_of(compared)}" for compared in (dataset, target)]
+    if descriptions[0] != descriptions[1]:
+        raise ValueError(f"{what} is {descriptions[0]} and target {shown(data.target)} is {descriptions[1]}")
 
 
 def _label_of(dataset: Dataset) -> str:
-    """The kind of a data set's label, in words."""
+    """Return the kind of a data set's label in words."""
     words = {"classes": "list of classes", "tags": "list of tags", "numbers": "list of numbers"}
     kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "label that is not there"
     return words.get(kind, kind)
 
 
 def _check(part: Examples) -> None:
-    """ValueError for no examples, or a label out of range."""
+    """Raise ValueError where a split has no examples, or a label is out of range."""
     if not len(part):
         raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
     if part.labelled:
@@ -221,14 +240,14 @@ def _check(part: Examples) -> None:
 
 
 def _some(examples: Examples) -> Examples:
-    """At most `LOOKED_AT` of these, always the same."""
+    """Return at most `LOOKED_AT` of the examples, always the same ones."""
     _check(examples)
     order = np.argsort(np.random.Generator(np.random.PCG64(0)).random(len(examples)), kind="stable")
     return examples.view(np.sort(order[:LOOKED_AT]))
 
 
 def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
-    """A training split without the share of every class that is held out, and that."""
+    """Split a training split: return it without the held-out share of every class, and that share."""
     parts = stratified(train.strata(), "validation", {"train": 1 - share, "validation": share})
     return train.view(parts["train"]), train.view(parts["validation"])
 
@@ -236,8 +255,11 @@ def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
 def _source(
     data: Data, name: str | Source, target: Dataset, kind: str, seed: int, held: bool
 ) -> tuple[Examples, Examples, str]:
-    """The training examples of a source, as `data` cuts and perturbs them by `seed`, what is held out of it (where that
-    was asked for; else the same), their labels as the target's classes; and the fingerprint of its data set."""
+    """Return the training examples of a source, its held-out examples, and the fingerprint of its data set.
+
+    `data` cuts and perturbs the examples by `seed`; their labels are the classes of the target. Without `held` the
+    held-out examples are the training examples.
+    """
     from tlx.data.examples import open_dataset
 
     source, what = open_dataset(name), f"source {shown(name)}"
@@ -255,34 +277,35 @@ def _source(
         train, held_out = (train, validation) if validation else _parted(train, data.validation)
     numbers = numbers_of(data.source_classes, source.classes, "source_classes", what)
     if numbers:
-        train, held_out = (of_classes(own, numbers) for own in (train, held_out))
+        train, held_out = (of_classes(examples, numbers) for examples in (train, held_out))
         _check_each(train, numbers, f"source_classes: the training split of {what}")
     places = _places(data, what, source, target, numbers or range(len(source.classes)))
     if source.classes != target.classes:
         mapping = np.full(len(source.classes), -1)
         mapping[list(places)] = list(places.values())
-        train, held_out = (own.renamed(target.classes, mapping) for own in (train, held_out))
+        train, held_out = (examples.renamed(target.classes, mapping) for examples in (train, held_out))
     if data.imbalance > 1 and len(train):
         train = train.view(long_tail(train.labels(), data.imbalance, seed))
     if data.eps_y or data.eps_x:
         train, held_out = (
-            own.perturbed(
+            examples.perturbed(
                 Perturbation(
                     seed,
-                    f"{source.fingerprint}/{own.split}",
+                    f"{source.fingerprint}/{examples.split}",
                     labels=data.eps_y,
                     classes=tuple(sorted(places.values())) if data.eps_y else (),
                     inputs=data.eps_x,
                     shifts=(data.shift or USUAL[kind]) if data.eps_x else (),
                 )
             )
-            for own in (train, held_out)
+            for examples in (train, held_out)
         )
     return train, held_out, source.fingerprint
 
 
 def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Sequence[int]) -> dict[int, int]:
-    """By number of each of these classes of a source (`what` in an error), that of the target's which it counts as."""
+    """Return, for the number of each of these classes of a source, the number of the matching class of the target.
+    `what` names the source in an error."""
     if data.match == "position" or source.classes == target.classes:
         if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
@@ -290,9 +313,9 @@ def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Se
                 f"{len(target.classes)}; by position every class of the source needs one of the target"
             )
         return {number: number for number in numbers}
-    if strange := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
+    if unmatched := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {strange[0]!r} of {what} is none of target {shown(data.target)} "
+            f"class {unmatched[0]!r} of {what} is none of target {shown(data.target)} "
             f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order, and "
             "Data(source_classes=...) takes only some"
         )
@@ -300,14 +323,15 @@ def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Se
 
 
 def _check_each(examples: Examples, numbers: Sequence[int], what: str) -> None:
-    """ValueError where one of these classes has no example."""
+    """Raise ValueError where one of these classes has no example."""
     present = set(examples.labels().tolist())
     if missing := [examples.classes[number] for number in numbers if number not in present]:
         raise ValueError(f"{what} has no example of class {missing[0]!r}")
 
 
 def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, Examples, str]:
-    """Train, validation if there is one to spare, test, and why that is empty where it is."""
+    """Return the training split, the validation split (None where there is none to spare), the test split, and the
+    reason why the test split is empty ("" where it is not)."""
     splits = dataset.splits
     if "train" not in splits:
         raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
@@ -333,21 +357,22 @@ def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, E
 
 
 def has_test(data: Data) -> bool:
-    """Whether there is a split to test on. Raises as `open_dataset`, and ValueError for nothing to measure on."""
+    """Return whether there is a split to test on. Raises as `open_dataset`, and ValueError where there is no split to
+    measure on."""
     from tlx.data.examples import open_dataset
 
     return not _three(open_dataset(data.target), data.test_on)[-1]
 
 
 def _validation(dataset: Dataset) -> Examples | None:
-    """The validation split by any of its names, unless it is empty."""
+    """Return the validation split under any of its names, None where there is none or it is empty."""
     splits = dataset.splits
     return splits.get("validation") or splits.get("valid") or splits.get("dev")
 
 
 def _withheld(test: Examples, train: Examples) -> bool:
-    """Whether the first test label says that there is none: -1 (for numbers, where no training label is negative), or
-    no number."""
+    """Return whether the first test label marks missing labels: -1 (for numbers, only where no training label is
+    negative), or NaN."""
     if not len(test):
         return False
     if not test.scalar:

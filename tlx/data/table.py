@@ -1,9 +1,10 @@
-"""Rows of numbers by example, in the place of inputs: what a frozen prefix of a model gave, computed once.
+"""Rows of numbers by example, in the place of inputs: the outputs of a frozen prefix of a model, computed once.
 
 A table lies on disk in shards that are never changed. A shard holds `indices.npy` int64[N] (places in the whole split),
-`lengths.npy` int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf is either one row
-an example, [N, ...], or one row a token, all examples end to end, [sum of lengths + extra N, ...]. `checksums.json` has
-the sha256 of each of these files; they are compared once in each process, and a shard that differs is not read.
+`lengths.npy` int32[N] for text, and `leaf-0.npy`, `leaf-1.npy`, ..., read through memory maps. A leaf has either one
+row for each example, [N, ...], or one row for each token, all examples end to end, [sum of lengths + extra N, ...].
+`checksums.json` has the sha256 of each of these files. Each process compares them once, and does not read a shard that
+differs.
 
 Shapes: B batch, T tokens, N rows of a shard.
 """
@@ -29,8 +30,8 @@ CHECKSUMS = "checksums.json"
 
 
 class Leaf(NamedTuple):
-    """An entry of a batch: its `path` of keys, and whether it has a row a token. `extra` is how many tokens more than
-    the text it has."""
+    """An entry of a batch: its `path` of keys, whether it has a row for each token, and how many `extra` tokens it has
+    beyond the text."""
 
     path: tuple[str, ...]
     tokens: bool
@@ -38,14 +39,14 @@ class Leaf(NamedTuple):
 
 
 class DamagedShard(ValueError):
-    """The files of a shard are not those that were written."""
+    """A file of a shard is missing or differs from its checksum."""
 
 
 class Shard:
-    """One shard. Its arrays are mapped at once: a file that is deleted stays readable for whoever has it open.
+    """One shard. Its arrays are mapped at construction: a deleted file stays readable for a process that has it open.
 
     Raises:
-      DamagedShard: with the file that is missing or differs from its checksum.
+        DamagedShard: A file is missing or differs from its checksum; the message names it.
     """
 
     def __init__(self, folder: Path, leaves: Sequence[Leaf]):
@@ -61,20 +62,20 @@ class Shard:
 
     @cached_property
     def starts(self) -> list[np.ndarray]:
-        """Where each example's tokens begin, for every leaf."""
+        """Return, for every leaf, the row at which the tokens of each example begin."""
         lengths = np.zeros(len(self.indices), np.int64) if self.lengths is None else self.lengths.astype(np.int64)
-        found = []
+        starts = []
         for leaf in self.leaves:
             sizes = lengths + leaf.extra
-            found.append(np.cumsum(sizes) - sizes)
-        return found
+            starts.append(np.cumsum(sizes) - sizes)
+        return starts
 
 
 def check_files(folder: Path) -> None:
-    """Compare every file of a shard with its checksum. DamagedShard where one is missing, cut or changed."""
+    """Compare every file of a shard with its checksum. Raises DamagedShard where one is missing, cut or changed."""
     try:
-        wanted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        for name, digest in wanted.items():
+        checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, digest in checksums.items():
             if sha256_once(folder / name) != digest:
                 raise DamagedShard(f"{folder / name} is damaged: its checksum does not match")
     except FileNotFoundError as error:
@@ -90,8 +91,11 @@ def check_files(folder: Path) -> None:
 
 
 class Table:
-    """The rows of one split, in the place of a processor. With `views` above 1 an example has so many rows, numbered
-    `index * views + view`. `processor` is the one that made the inputs, for labels that depend on it."""
+    """The rows of one split, in the place of a processor.
+
+    With `views` above 1 an example has this many rows, numbered `index * views + view`. `processor` is the processor
+    that made the inputs, for labels that depend on it.
+    """
 
     # The rows are augmented already, in fixed ways.
     augments = True
@@ -117,29 +121,29 @@ class Table:
                 self.sizes[shard.indices] = shard.lengths
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
-        """Those of `indices` that the table does not have."""
+        """Return the entries of `indices` that the table does not have."""
         indices = np.asarray(indices, np.int64)
-        known = indices < len(self.places)
-        known[known] = self.places[indices[known], 0] >= 0
-        return indices[~known]
+        present = indices < len(self.places)
+        present[present] = self.places[indices[present], 0] >= 0
+        return indices[~present]
 
     @property
     def ragged(self) -> bool:
-        """Whether a row's size depends on its text."""
+        """Return whether the size of a row depends on its text."""
         return any(leaf.tokens for leaf in self.leaves)
 
     @property
     def texts(self) -> bool:
-        """Whether the examples are texts, which have lengths."""
+        """Return whether the examples are texts, which have lengths."""
         return any(shard.lengths is not None for shard in self.shards)
 
     def lengths(self, indices: np.ndarray) -> np.ndarray:
-        """How many tokens each of these texts has, int32."""
+        """Return the number of tokens of each of these texts, int32."""
         return self.sizes[indices]
 
     def gather(self, indices: np.ndarray, length: int = 0) -> dict[str, Any]:
-        """The rows of these examples as the entries of a batch, [B, ...], token leaves [B, length + extra, ...] with
-        zeros behind their text."""
+        """Return the rows of these examples as the entries of a batch: [B, ...], and for token leaves [B, length +
+        extra, ...] with zeros behind the text."""
         places = self.places[indices]
         batch: dict[str, Any] = {}
         for n, leaf in enumerate(self.leaves):
@@ -152,11 +156,11 @@ class Table:
 
     def _rows(self, n: int, places: np.ndarray) -> np.ndarray:
         first = self.shards[0].arrays[n]
-        out = np.empty((len(places), *first.shape[1:]), first.dtype)
+        rows = np.empty((len(places), *first.shape[1:]), first.dtype)
         for number in np.unique(places[:, 0]).tolist():
             mine = places[:, 0] == number
-            out[mine] = self.shards[number].arrays[n][places[mine, 1]]
-        return out
+            rows[mine] = self.shards[number].arrays[n][places[mine, 1]]
+        return rows
 
     def _tokens(self, n: int, places: np.ndarray, length: int) -> np.ndarray:
         first, extra = self.shards[0].arrays[n], self.leaves[n].extra
@@ -170,12 +174,12 @@ class Table:
         return stacked("/".join(self.leaves[n].path), rows, field, length + extra)
 
     def grown(self, indices: np.ndarray, lengths: np.ndarray | None, arrays: Sequence[np.ndarray]) -> Table:
-        """Return the table with one more shard, which is written whole or not at all and synced before it counts.
+        """Return the table with one more shard. The shard is written whole or not at all, and synced before it counts.
 
-        The caller holds the folder's lock. Damaged shards are deleted.
+        The caller holds the lock of the folder. Damaged shards are deleted.
 
         Raises:
-          OSError: the disk does not take the shard; nothing of it stays.
+            OSError: The disk cannot store the shard; no part of it stays.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.damaged:

@@ -1,7 +1,7 @@
-"""How a class is named in a recipe's file, and how it is found again without importing anything.
+"""Name a class in the file of a recipe, and find it again without importing anything.
 
-Our own classes are named by their bare name and found in the packages that export them. A user's class is also named
-`module:Class`; it is found only in what the user passes: the values of a recipe, and the files of the command line.
+Classes of tlx are named by their bare name and found in the packages that export them. A user's class is also named
+`module:Class`. It is found only in what the user passes: the values of a recipe, and the files of the command line.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def is_record_class(kind: Any) -> bool:
 
 
 def defaults(kind: type) -> dict[str, Any]:
-    """The fields of a class of records that may be left out, and their values then."""
+    """Return the defaults of the optional fields of a class of records."""
     if hasattr(kind, "_field_defaults"):
         return dict(kind._field_defaults)
     defaults: dict[str, Any] = {}
@@ -61,8 +61,11 @@ def files_of(value: Any) -> dict[str, str]:
 
 
 def users_classes(values: Iterable[Any]) -> dict[str, type]:
-    """Return the user's record classes by `module:Class`: those of some values, those of the modules of these classes
-    and functions, and those of the files that this process was given on its command line, the newest first."""
+    """Return the user's record classes by `module:Class`.
+
+    They are those of some values, those of the modules of these classes and functions, and those of the files that this
+    process received on its command line, the newest first.
+    """
     classes: dict[str, type] = {}
     modules: list[str] = []
     for item in _parts(values):
@@ -97,15 +100,14 @@ def _parts(values: Iterable[Any]) -> Iterator[Any]:
 
 
 class Exports(Mapping[str, type]):
-    """The record classes that some packages export, by name; one that is exported lazily is loaded when it is asked
-    for."""
+    """The record classes that some packages export, by name. A class that is exported lazily is loaded on first use."""
 
     def __init__(self, packages: Sequence[types.ModuleType], more: Mapping[str, type]):
         self.packages, self.more = packages, more
 
     @cached_property
     def homes(self) -> dict[str, types.ModuleType]:
-        """The package of every exported name that begins as a class does."""
+        """Return the package of every exported name that begins with a capital letter."""
         names = ((name, package) for package in self.packages for name in {*vars(package), *_listed(package)})
         return {name: package for name, package in names if name[:1].isupper()}
 
@@ -132,7 +134,7 @@ def _listed(package: types.ModuleType) -> Iterable[str]:
 class Classes(Mapping[str, type]):
     """The classes that may be named in a recipe: `own` by bare name, and `users` by `module:Class`.
 
-    `files` has the file of each class of the user's that a document names, for messages.
+    `files` has the file of each user's class that a document names, for messages.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class Classes(Mapping[str, type]):
 
     @cached_property
     def by_name(self) -> dict[str, type]:
-        """The user's classes by bare name; of two with one name the first."""
+        """Return the user's classes by bare name; of two classes with one name the first."""
         return {kind.__name__: kind for kind in reversed(list(self.users.values()))}
 
     def __getitem__(self, name: str) -> type:
@@ -159,8 +161,7 @@ class Classes(Mapping[str, type]):
         """Return the class that a document names `name`, and `where` (`module:Class`) if it is a user's.
 
         Raises:
-            ValueError: There is no such class here. For a user's class the message says which file has it, and what
-                to pass.
+            ValueError: There is no such class here. For a user's class the message names its file, and what to pass.
         """
         if where is None:
             return self._known(name)
@@ -178,7 +179,7 @@ class Classes(Mapping[str, type]):
         """Return the class that a user calls `name` in an override.
 
         Raises:
-            ValueError: No class has this name, or one of ours and one of the user's have it.
+            ValueError: No class has this name, or a class of tlx and one of the user both have it.
         """
         if name in self.by_name and name in self.own:
             raise ValueError(

@@ -1,7 +1,8 @@
-"""Files that survive a crash: written whole, synced before they count, checked when they are read.
+"""Write files that survive a crash: whole, synced before they count, and checked when they are read.
 
 A file is written under another name, synced, and renamed, so a reader sees the old file or the new one. Errors of the
-storage (no space, a quota, a read-only file system, a failing device) end in one `StorageError` that says what is safe.
+storage (no space, a quota, a read-only file system, a failing device) become one `StorageError` that says which data
+are safe.
 """
 
 import errno
@@ -26,9 +27,9 @@ class StorageError(OSError):
     """The storage of a run cannot be written or read; everything saved before is intact.
 
     Args:
-      reason: the file or directory, and what is wrong with it.
-      cure: how the storage works again, where that is known.
-      then: what to do once it does.
+        reason: The file or directory, and its fault.
+        cure: How to repair the storage, where that is known.
+        then: What the user does after that.
     """
 
     def __init__(self, reason: str, cure: str = "", then: str = RESUME):
@@ -49,12 +50,12 @@ def guarded(folder: Path, then: str = RESUME) -> Iterator[None]:
     """Turn the errors of a full or failing storage within the block into one `StorageError`.
 
     Args:
-      folder: the directory that the block writes; the message names it.
-      then: what the user does once the storage works again; it replaces the general advice of an inner block.
+        folder: The directory that the block writes; the message names it.
+        then: What the user does once the storage works again. It replaces the general advice of an inner block.
 
     Raises:
-      DiskFull: the disk, a quota or a file size limit is exhausted, whichever library noticed.
-      StorageError: a file in `folder` cannot be written or read for another reason of the storage.
+        DiskFull: The disk, a quota or a file size limit is exhausted, whichever library noticed.
+        StorageError: A file in `folder` cannot be written or read for another reason of the storage.
     """
     try:
         yield
@@ -73,17 +74,19 @@ def guarded(folder: Path, then: str = RESUME) -> Iterator[None]:
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
-    """Return the folder itself where there is one, else the nearest directory that holds all of them."""
-    return folders[0] if len(folders) == 1 else Path(os.path.commonpath([os.path.abspath(own) for own in folders]))
+    """Return the only folder, or the nearest directory that contains all of them."""
+    return (
+        folders[0] if len(folders) == 1 else Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    )
 
 
 def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether an error is about a file in `folder`. Errors of read-only and failing devices may name no file."""
+    """Return whether an error is about a file in `folder`. Errors of read-only and failing devices may name no file."""
     if error.filename is None:
         return error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)
-    own = Path(os.path.abspath(folder))
-    named = Path(os.path.abspath(os.fsdecode(error.filename)))
-    return named == own or own in named.parents
+    directory = Path(os.path.abspath(folder))
+    path = Path(os.path.abspath(os.fsdecode(error.filename)))
+    return path == directory or directory in path.parents
 
 
 def write_all_of(descriptor: int, content: bytes | memoryview) -> None:
@@ -97,12 +100,12 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview], *, sync: bool 
     """Write a file so that a reader sees the old content or the new one, also after a crash.
 
     Args:
-      path: the file; its directory exists.
-      pieces: the content, in order.
-      sync: whether the content is on the disk before the file takes its name, and the name before this returns.
+        path: The file; its directory exists.
+        pieces: The content, in order.
+        sync: Whether the content is on the disk before the file gets its name, and the name before this returns.
 
     Raises:
-      OSError: the storage refuses; `path` is unchanged and no partial file stays.
+        OSError: The storage refuses; `path` is unchanged and no partial file stays.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -126,8 +129,8 @@ def delete(path: Path, seconds: float = 0.0) -> None:
     """Delete a file or a directory as far as that is possible.
 
     Args:
-      path: it need not exist.
-      seconds: how long to try again while another thread still writes there.
+        path: The file or directory; it need not exist.
+        seconds: How long to try again while another thread still writes there.
     """
     end, quiet = time.monotonic() + seconds, 0
     while True:
@@ -181,27 +184,28 @@ LARGEST_DIGESTS = 2**26
 
 
 def _entries(folder: Path) -> dict[str, os.stat_result]:
-    """Return the status of everything below `folder` by its path with forward slashes; links are not followed."""
+    """Return the status of everything below `folder` by path with forward slashes. Links are not followed."""
 
     def stop(error: OSError) -> None:
         raise error
 
-    found = {}
+    entries = {}
     for root, directories, names in os.walk(folder, onerror=stop):
         for name in [*directories, *names]:
             path = Path(root) / name
-            found[path.relative_to(folder).as_posix()] = path.lstat()
-    return found
+            entries[path.relative_to(folder).as_posix()] = path.lstat()
+    return entries
 
 
 def stamp_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """Return names, sizes, times and inodes of everything below `folder`: equal as long as nothing was written."""
+    """Return names, sizes, times and inodes of everything below `folder`. They are equal as long as nothing was
+    written."""
     entries = sorted(_entries(folder).items())
     return tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in entries)
 
 
 def write_digests(folder: Path) -> None:
-    """Record the sha256 of every file below `folder` in its `files.sha256`, which `sha256sum --check` reads too.
+    """Record the sha256 of every file below `folder` in its `files.sha256`, which `sha256sum --check` can also read.
 
     The last line, a comment, is the sha256 of the lines before it.
     """
@@ -214,15 +218,15 @@ def check_digests(folder: Path) -> None:
     """Compare everything below `folder` with its `files.sha256`.
 
     Raises:
-      ValueError: a file is changed, missing or not listed; the message begins with its path.
-      OSError: a file cannot be read.
+        ValueError: A file is changed, missing or not listed; the message begins with its path.
+        OSError: A file cannot be read.
     """
     record = folder / DIGESTS
     entries = _entries(folder)
     if DIGESTS not in entries:
         raise ValueError(f"{record} is missing")
-    own = entries.pop(DIGESTS)
-    if not stat.S_ISREG(own.st_mode) or own.st_size > LARGEST_DIGESTS:
+    status_of_record = entries.pop(DIGESTS)
+    if not stat.S_ISREG(status_of_record.st_mode) or status_of_record.st_size > LARGEST_DIGESTS:
         raise ValueError(f"{record} is not a record of checksums")
     content = record.read_bytes()
     lines = content[: content[:-1].rfind(b"\n") + 1]
@@ -246,7 +250,7 @@ def check_room(folder: Path, size: int) -> None:
     """Check that a file of `size` bytes fits into `folder` now, without leaving one.
 
     Raises:
-      OSError: the disk is full, or a quota or a limit on the size of files is below `size`.
+        OSError: The disk is full, or a quota or a limit on the size of files is below `size`.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -267,7 +271,7 @@ _CHECKED: dict[str, tuple[tuple[int, ...], str]] = {}
 
 
 def sha256_once(path: Path) -> str:
-    """Return the sha256 of a file, computed once per process as long as size, inode and times stay the same."""
+    """Return the sha256 of a file, computed once per process while size, inode and times stay the same."""
     status = path.stat()
     mark = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     name = os.path.abspath(path)

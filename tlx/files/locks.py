@@ -1,4 +1,4 @@
-"""One writer at a time in a directory, by a lock that the kernel frees when its holder dies, however it dies."""
+"""Lock a directory for one writer at a time. The kernel frees the lock when its holder dies, for whatever reason."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 # The lock file stays in the directory: removing it while others try to take it would split them.
 LOCK = ".lock"
-# How often a directory is made again that another process removes in the same moment.
+# How often a directory is created again where another process removes it at the same moment.
 TRIES = 20
 
 
@@ -25,14 +25,15 @@ _held: dict[tuple[str, int, int], list[Any]] = {}
 
 @contextmanager
 def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
-    """Hold the lock of a directory that is about to be written, and create the directory where it is missing.
+    """Hold the lock of a directory while it is written, and create the directory where it is missing.
 
-    The same thread may take it again. A directory that this call created and that is still empty at the end is removed.
-    A directory that cannot be written is not locked, so that what only reads a finished run works in a read-only one.
+    The same thread may take the lock again. A directory that this call created and that is still empty at the end is
+    removed. A directory that cannot be written is not locked, so that commands that only read a finished run work in a
+    read-only one.
 
     Args:
-        directory: The directory; what is no directory is left to the checks of the caller.
-        keep: Whether the lock file stays; False is for directories that are given away, such as exported models.
+        directory: The directory. A path that is no directory is left to the checks of the caller.
+        keep: Whether the lock file stays. False is for directories that are passed on, such as exported models.
 
     Raises:
         InUse: Another process or thread holds the lock.
@@ -48,7 +49,7 @@ def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
         try:
             yield
         finally:
-            # The one that took it first may have ended before this one.
+            # The outermost call may have ended before this one.
             if place in _held:
                 _held[place][1] -= 1
         return
@@ -77,22 +78,22 @@ def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
 
 
 def vacant(directory: Path) -> bool:
-    """Return whether a directory is missing, or holds nothing but the lock."""
+    """Return whether a directory is missing, or contains nothing but the lock."""
     return not directory.exists() or (directory.is_dir() and all(path.name == LOCK for path in directory.iterdir()))
 
 
 def _acquire(folder: Path) -> Any:
-    """Return the lock of a directory, taken."""
+    """Acquire the lock of a directory and return it."""
     from filelock import FileLock, SoftFileLock, Timeout
 
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(blocking=False)
         except (FileNotFoundError, Timeout) as error:
             # The last holder may have removed the directory, or the lock in it, a moment ago.
-            if left and not (folder / LOCK).exists():
+            if tries_left and not (folder / LOCK).exists():
                 continue
             if not isinstance(error, Timeout):
                 raise

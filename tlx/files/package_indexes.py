@@ -1,7 +1,7 @@
-"""A pinned source archive from the package indexes that pip is set up with, without pip.
+"""Copy a pinned source archive from the package indexes that pip is configured with, without pip.
 
 pip builds a source archive even where it only downloads it: it runs the archive's `setup.py` and installs setuptools
-for that. This reads the same indexes (PEP 503) and copies the file; whoever calls compares its sha256.
+for that. This module reads the same indexes (PEP 503) and copies the file. The caller compares its sha256.
 """
 
 import os
@@ -15,9 +15,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
-# pip knows the index that it asks where nothing else is set up; no public function of it says which.
+# The default index of pip, for which pip has no public function.
 DEFAULT = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-# Seconds without an answer.
+# The longest wait for an answer, in seconds.
 TIMEOUT = 60.0
 
 
@@ -35,65 +35,65 @@ class _Links(HTMLParser):
 def settings() -> dict[str, str]:
     """Return pip's settings by their plain name, as `pip config list` shows them."""
     command = [sys.executable, "-P", "-m", "pip", "config", "list", "--disable-pip-version-check"]
-    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    found: dict[str, str] = {}
+    output = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    options: dict[str, str] = {}
     # A section of a command is stronger than `global`, the environment stronger than both.
     for section in ("global.", "download.", ":env:."):
-        lines = [line.removeprefix(section) for line in told.splitlines() if line.startswith(section)]
-        found |= {name: value.strip().strip("'\"") for name, _, value in (line.partition("=") for line in lines)}
-    return found
+        lines = [line.removeprefix(section) for line in output.splitlines() if line.startswith(section)]
+        options |= {name: value.strip().strip("'\"") for name, _, value in (line.partition("=") for line in lines)}
+    return options
 
 
 def copy(package: str, filename: str, folder: Path) -> Path:
     """Copy the file of a package from the first index that has it into `folder`, and return its path.
 
     Raises:
-      LookupError: no index has the file; the message says what each answered.
+        LookupError: No index has the file; the message lists the answer of each index.
     """
-    asked = settings()
-    context = ssl.create_default_context(cafile=asked.get("cert") or None)
+    options = settings()
+    context = ssl.create_default_context(cafile=options.get("cert") or None)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    answers = []
-    for page in pages(package, asked):
+    messages = []
+    for page in pages(package, options):
         try:
             address = link(opener, page, filename)
             if address is None:
-                answers.append(f"{shown(page)} has no such file")
+                messages.append(f"{shown(page)} has no such file")
                 continue
             with opener.open(address, timeout=TIMEOUT) as stream, (folder / filename).open("wb") as target:
                 while piece := stream.read(2**20):
                     target.write(piece)
             return folder / filename
         except (urllib.error.URLError, TimeoutError, ValueError) as error:
-            answers.append(f"{shown(page)}: {getattr(error, 'reason', error)}")
-    raise LookupError("; ".join(answers) or "pip is set up without a package index (no-index)")
+            messages.append(f"{shown(page)}: {getattr(error, 'reason', error)}")
+    raise LookupError("; ".join(messages) or "pip is set up without a package index (no-index)")
 
 
 def pages(package: str, asked: dict[str, str]) -> list[str]:
     """Return the pages that may list the files of a package: `find-links`, then the indexes."""
-    found = [place if "://" in place else Path(place).absolute().as_uri() for place in _words(asked, "find-links")]
+    addresses = [place if "://" in place else Path(place).absolute().as_uri() for place in _words(asked, "find-links")]
     if asked.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
-        return found
+        return addresses
     name = re.sub(r"[-_.]+", "-", package).lower()
     indexes = [asked.get("index-url") or default(), *_words(asked, "extra-index-url")]
-    return [*found, *(f"{index.rstrip('/')}/{name}/" for index in indexes)]
+    return [*addresses, *(f"{index.rstrip('/')}/{name}/" for index in indexes)]
 
 
 def default() -> str:
-    """Return the address of the index that pip asks by default.
+    """Return the address of pip's default index.
 
     Raises:
-      LookupError: pip is not installed.
+        LookupError: pip is not installed.
     """
     command = [sys.executable, "-P", "-c", DEFAULT]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode:
         raise LookupError("pip is not installed beside tlx, so its package index is not known")
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def link(opener: urllib.request.OpenerDirector, page: str, filename: str) -> str | None:
-    """Return the address of a file that a page lists, None where it does not."""
+    """Return the address of a file that a page lists, None where the page does not list it."""
     if page.startswith("file:"):
         place = Path(urllib.request.url2pathname(urlsplit(page).path))
         if (place / filename).is_file():
@@ -108,12 +108,14 @@ def link(opener: urllib.request.OpenerDirector, page: str, filename: str) -> str
             page, text = stream.geturl(), stream.read().decode("utf-8", errors="replace")
     links = _Links()
     links.feed(text)
-    found = [urljoin(page, href) for href in links.found]
-    return next((own for own in found if unquote(urlsplit(own).path).rpartition("/")[2] == filename), None)
+    addresses = [urljoin(page, href) for href in links.found]
+    return next(
+        (address for address in addresses if unquote(urlsplit(address).path).rpartition("/")[2] == filename), None
+    )
 
 
 def shown(address: str) -> str:
-    """Return an address without the password that it may hold."""
+    """Return an address without the password that it may contain."""
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -1,7 +1,7 @@
-"""Regular expressions of the user, matched in a time that their form cannot blow up.
+"""Match regular expressions of the user in a time that their form cannot make exponential.
 
-`re` tries one way after another and needs exponential time for `(a+)+b`. A pattern with few ways goes to `re`; any
-other is turned into an automaton, which follows all ways at once (Thompson, 1968). References to groups and
+`re` tries one path after another and needs exponential time for `(a+)+b`. `re` matches a pattern with few paths; any
+other pattern becomes an automaton, which follows all paths at once (Thompson, 1968). References to groups and
 conditions on them have no automaton and are refused.
 """
 
@@ -21,7 +21,7 @@ REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 
 
 class Pattern:
-    """A compiled pattern. `fullmatch` says whether it matches the whole of a text."""
+    """A compiled pattern. `fullmatch` returns whether it matches the whole of a text."""
 
     def __init__(self, pattern: str):
         self.pattern = pattern
@@ -46,7 +46,7 @@ def compile_pattern(pattern: str, what: str = "pattern") -> Pattern:
 
     Args:
         pattern: The expression, in the syntax of `re`.
-        what: The noun by which errors call it.
+        what: Its name in errors.
 
     Raises:
         ValueError: The expression is malformed, too long, or refers to its own groups.
@@ -64,7 +64,7 @@ def compile_pattern(pattern: str, what: str = "pattern") -> Pattern:
 
 
 class Unsupported(Exception):
-    """A part of an expression that no automaton of a bearable size follows."""
+    """A part of an expression that has no automaton of an acceptable size."""
 
 
 def choices(tree: Iterable[Any]) -> int:
@@ -81,7 +81,7 @@ def choices(tree: Iterable[Any]) -> int:
             # Ways within a repeated part multiply with each repetition.
             count += (0 if low == high else 1) if single else MOST_CHOICES + 1
         elif code is codes.BRANCH:
-            count += 1 + max(choices(way) for way in value[1])
+            count += 1 + max(choices(branch) for branch in value[1])
         elif code is codes.SUBPATTERN:
             count += choices(value[3])
         elif code not in (*ONE, codes.AT):
@@ -100,6 +100,7 @@ class Automaton:
         self.link(tree, self.start, self.accept, self.flags)
 
     def state(self) -> int:
+        """Add a state and return its number."""
         if len(self.free) >= MOST_STATES:
             raise Unsupported("repeats too much")
         self.single.append(None)
@@ -107,7 +108,7 @@ class Automaton:
         return len(self.free) - 1
 
     def link(self, tree: Iterable[Any], begin: int, end: int, flags: int) -> None:
-        """Add what leads from `begin` to `end` over the sequence `tree`."""
+        """Add the states and edges that lead from `begin` to `end` over the sequence `tree`."""
         here = begin
         for code, value in tree:
             after = self.state()
@@ -164,28 +165,28 @@ class Automaton:
         return begin, end
 
     def ends(self, begin: int, text: str, at: int, accept: int | None = None) -> set[int]:
-        """Return the positions at which a way from the state `begin` at position `at` accepts."""
+        """Return the positions at which a path from the state `begin` at position `at` accepts."""
         accept = self.accept if accept is None else accept
-        found: set[int] = set()
+        positions: set[int] = set()
         states = {begin}
         for place in range(at, len(text) + 1):
             states = self.closure(states, text, place)
             if accept in states:
-                found.add(place)
+                positions.add(place)
             if place == len(text) or not states:
                 break
             edges = [edge for state in states if (edge := self.single[state])]
             states = {after for test, after in edges if test.fullmatch(text[place])}
-        return found
+        return positions
 
     def closure(self, states: set[int], text: str, place: int) -> set[int]:
         """Return the states that are reached without reading a character."""
-        reached, left = set(states), list(states)
-        while left:
-            for guard, after in self.free[left.pop()]:
+        reached, waiting = set(states), list(states)
+        while waiting:
+            for guard, after in self.free[waiting.pop()]:
                 if after not in reached and (guard is None or self.holds(guard[0], guard[1], text, place)):
                     reached.add(after)
-                    left.append(after)
+                    waiting.append(after)
         return reached
 
     def holds(self, code: Any, guard: Any, text: str, place: int) -> bool:
@@ -214,12 +215,12 @@ CATEGORIES = {
 
 
 def character(code: Any, value: Any, flags: int) -> re.Pattern[str]:
-    """The pattern of one character."""
-    kept = flags & (re.IGNORECASE | re.DOTALL | re.ASCII)
+    """Return the pattern of one character."""
+    flags_kept = flags & (re.IGNORECASE | re.DOTALL | re.ASCII)
     if code is codes.ANY:
-        return re.compile(".", kept)
+        return re.compile(".", flags_kept)
     if code is not codes.IN:
-        return re.compile(f"[{'^' if code is codes.NOT_LITERAL else ''}{escaped(value)}]", kept)
+        return re.compile(f"[{'^' if code is codes.NOT_LITERAL else ''}{escaped(value)}]", flags_kept)
     inside = ""
     for kind, item in value:
         if kind is codes.LITERAL:
@@ -228,7 +229,7 @@ def character(code: Any, value: Any, flags: int) -> re.Pattern[str]:
             inside += f"{escaped(item[0])}-{escaped(item[1])}"
         elif kind is codes.CATEGORY:
             inside += CATEGORIES[item]
-    return re.compile(f"[{'^' if value[0][0] is codes.NEGATE else ''}{inside}]", kept)
+    return re.compile(f"[{'^' if value[0][0] is codes.NEGATE else ''}{inside}]", flags_kept)
 
 
 def escaped(point: int) -> str:

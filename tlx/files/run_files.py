@@ -1,4 +1,4 @@
-"""The files of a run's directory: their names, which of them belong to one run, how to delete those and no others."""
+"""List the files of a run's directory: their names, those of one run, and how to delete only those."""
 
 import json
 import re
@@ -33,7 +33,7 @@ _PARTIAL = r"\.(.+)\.partial"
 
 
 def written(folder: Path) -> Iterator[Path]:
-    """Yield the files of a run that lie in its directory, checkpoints left out, each with its path from `folder`."""
+    """Yield the path, from `folder`, of each file of a run in its directory, without checkpoints."""
     for place, names in {"": "|".join(map(re.escape, FILES)), **DIRECTORIES}.items():
         directory = folder / place
         if not directory.is_dir() or any((folder / part).is_symlink() for part in _chain(place)):
@@ -45,10 +45,11 @@ def written(folder: Path) -> Iterator[Path]:
 
 
 def delete(folder: Path, *, keep: Container[str] = (), checkpoints_only: bool = False) -> None:
-    """Delete what runs wrote into `folder`, and nothing else: other files stay, and so does what a link leads to.
+    """Delete the files that runs wrote into `folder`, and nothing else. Other files stay, and so do the targets of
+    links.
 
-    A link in the place of one of a run's own files or directories is removed, never followed. Files whose path is in
-    `keep` stay too.
+    A link in the place of a file or a directory of a run is removed, never followed. Files with a path in `keep` stay
+    too.
     """
     for path in () if checkpoints_only else list(written(folder)):
         if path.as_posix() not in keep:
@@ -78,13 +79,13 @@ def _delete_steps(directory: Path) -> None:
 
 
 def _chain(place: str) -> list[str]:
-    """Return a path and its parents: `a/b` gives `a` and `a/b`."""
+    """Return a path and its parents: `a` and `a/b` for `a/b`."""
     parts = place.split("/") if place else []
     return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def check_same_run(folder: Path) -> None:
-    """Raise ValueError where `recipe.json` or `result.json` was changed, or both are of different recipes."""
+    """Raise ValueError where `recipe.json` or `result.json` was changed, or both belong to different recipes."""
     for name in (RECIPE, RESULT):
         digests.verify(folder, name)
     recipe, result = (_fingerprint(folder / name) for name in (RECIPE, RESULT))
@@ -100,7 +101,7 @@ def check_file(folder: Path, name: str) -> None:
 
     Args:
         folder: The run's directory. Runs of earlier versions list no digests, and pass.
-        name: The file's path from there, `model` for all that lies below that directory.
+        name: The path of the file in the directory, `model` for all files below that directory.
     """
     check_same_run(folder)
     if (folder / name).is_dir():
@@ -110,23 +111,23 @@ def check_file(folder: Path, name: str) -> None:
 
 
 def check_fingerprint(folder: Path, document: Any, what: str) -> None:
-    """Raise ValueError where a document says that it is of another recipe than the run in `folder`."""
-    given = document.get("fingerprint") if isinstance(document, dict) else None
-    own = _fingerprint(folder / RECIPE)
-    if given and own and given != own:
+    """Raise ValueError where a document has the fingerprint of another recipe than the run in `folder`."""
+    received = document.get("fingerprint") if isinstance(document, dict) else None
+    expected = _fingerprint(folder / RECIPE)
+    if received and expected and received != expected:
         raise ValueError(
-            f"{folder / what} is of another run: its fingerprint is {given}, that of {RECIPE} is {own}; run the recipe "
-            "again with --overwrite"
+            f"{folder / what} is of another run: its fingerprint is {received}, that of {RECIPE} is {expected}; "
+            "run the recipe again with --overwrite"
         )
 
 
 def _fingerprint(path: Path) -> str:
-    found = _document(path).get("fingerprint")
-    return found if isinstance(found, str) else ""
+    fingerprint = _document(path).get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else ""
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """Return a JSON object; an empty one where there is none, which whoever reads the file itself will say."""
+    """Return a JSON object; an empty one where it cannot be read. The reader of the file itself reports the fault."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

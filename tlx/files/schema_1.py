@@ -1,7 +1,7 @@
 """The fields that recipes of schema 1 always wrote, by class: they count in a fingerprint even at their defaults.
 
-Made once from the classes of schema 1 and never changed, so that fingerprints stay as they are. A field or a class that
-is not in this table counts where it differs from its default.
+The table was made once from the classes of schema 1 and never changes, so that fingerprints stay the same. A field or a
+class that is not in this table counts where it differs from its default.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""Python source as syntax trees: what a definition needs of its file, and a text that ignores comments and layout."""
+"""Analyse Python source as syntax trees: the part of a file that a definition needs, as text without comments and
+layout."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,8 @@ DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
 
 
 class Part(NamedTuple):
-    """The statements of a file that a definition needs: as text, as nodes, and names that the file does not bind."""
+    """The statements of a file that a definition needs: as text, as nodes, and with the names that the file does not
+    bind."""
 
     spelled: str
     nodes: list[ast.AST]
@@ -30,9 +32,9 @@ def spelled(node: ast.AST | list | object) -> str:
     if not isinstance(node, ast.AST):
         return repr(node)
     parts = []
-    for name, held in ast.iter_fields(node):
+    for name, content in ast.iter_fields(node):
         documented = name == "body" and isinstance(node, DOCUMENTED)
-        value = held[_documented(held) :] if documented else held
+        value = content[_documented(content) :] if documented else content
         # Newer versions have fields that older ones lack; those are empty in what both can read.
         if value is None or value == [] or name in ("ctx", "kind", "type_comment", "type_ignores"):
             continue
@@ -49,23 +51,23 @@ def _documented(body: list[ast.stmt]) -> int:
 def imports(nodes: Iterable[ast.AST]) -> list[tuple[str, int]]:
     """Return the modules that are imported somewhere in the nodes, each with its number of leading dots.
 
-    `from a import b` gives both `a` and `a.b`, because `b` may be a module.
+    `from a import b` counts as both `a` and `a.b`, because `b` may be a module.
     """
-    found: dict[tuple[str, int], None] = {}
+    modules: dict[tuple[str, int], None] = {}
     for node in nodes:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Import):
-                found |= dict.fromkeys((name.name, 0) for name in inner.names)
+                modules |= dict.fromkeys((name.name, 0) for name in inner.names)
             elif isinstance(inner, ast.ImportFrom):
                 base = inner.module or ""
-                found[base, inner.level] = None
+                modules[base, inner.level] = None
                 joined = (f"{base}.{name.name}" if base else name.name for name in inner.names if name.name != "*")
-                found |= dict.fromkeys((name, inner.level) for name in joined)
-    return list(found)
+                modules |= dict.fromkeys((name, inner.level) for name in joined)
+    return list(modules)
 
 
 def candidates(tree: ast.Module, name: str) -> list[str]:
-    """Return the text of every part of the file that a definition of that qualified name may mean."""
+    """Return the text of every part of the file that a definition of this qualified name may mean."""
     places: dict[tuple[int, int | None], None] = {}
     for node in _nodes(tree, name):
         places[_first_line(node), None] = None
@@ -80,42 +82,42 @@ def part(tree: ast.Module, name: str, line: int | None = None, column: int | Non
     Args:
         tree: The file.
         name: As in `__qualname__`: `Net`, `recipe.<locals>.<lambda>`.
-        line: Its first line, which tells apart several of one name; None is the last of them.
-        column: Where the body of a lambda begins, which tells apart several in one line; None is all of them.
+        line: The first line of the definition, where several have one name; None is the last of them.
+        column: Where the body of a lambda begins, where one line has several; None is all of them.
     """
     roots: list[ast.AST] = _nodes(tree, name)
     line = line if line is not None or not roots else max(map(_first_line, roots))
     roots = [node for node in roots if _first_line(node) == line]
-    meant: list[ast.AST] = [n for n in roots if isinstance(n, ast.Lambda) and n.body.col_offset == column]
-    roots = meant or roots
+    lambdas: list[ast.AST] = [n for n in roots if isinstance(n, ast.Lambda) and n.body.col_offset == column]
+    roots = lambdas or roots
     if not roots or any(isinstance(node, ast.Name) and node.id in DYNAMIC for root in roots for node in ast.walk(root)):
         return Part(spelled(tree), [tree], set())
     needed = {name for root in roots for name in _read(root)}
-    taken = [statement in roots for statement in tree.body]
-    own = {root.name for root in roots if isinstance(root, DEFINITIONS)}
+    included = [statement in roots for statement in tree.body]
+    defined = {root.name for root in roots if isinstance(root, DEFINITIONS)}
     bound = [_bound(statement) for statement in tree.body]
-    grown = True
-    while grown:
-        grown = False
+    has_grown = True
+    while has_grown:
+        has_grown = False
         for n, statement in enumerate(tree.body):
-            if taken[n] or _main_guard(statement):
+            if included[n] or _main_guard(statement):
                 continue
             names, touched = bound[n]
-            if "*" in names or names & needed or (touched & own and not isinstance(statement, IMPORTS)):
-                taken[n] = grown = True
+            if "*" in names or names & needed or (touched & defined and not isinstance(statement, IMPORTS)):
+                included[n] = has_grown = True
                 needed |= _read(statement)
                 if not isinstance(statement, IMPORTS):
-                    own |= names
-    nodes: list[ast.AST] = [statement for n, statement in enumerate(tree.body) if taken[n]]
+                    defined |= names
+    nodes: list[ast.AST] = [statement for n, statement in enumerate(tree.body) if included[n]]
     nodes = [*(root for root in roots if root not in tree.body), *nodes]
     if any(isinstance(node, ast.Name) and node.id in DYNAMIC for top in nodes for node in ast.walk(top)):
         return Part(spelled(tree), [tree], set())
-    every = {name for names, _ in bound for name in names}
-    return Part("\n".join(map(spelled, nodes)), nodes, needed - every)
+    bound_names = {name for names, _ in bound for name in names}
+    return Part("\n".join(map(spelled, nodes)), nodes, needed - bound_names)
 
 
 def _nodes(tree: ast.Module, name: str) -> list[ast.AST]:
-    """Return the definitions of a qualified name, in any place where a file may have several."""
+    """Return all definitions of a qualified name in a file, which may have several."""
     scopes: list[ast.AST] = [tree]
     for step in (step for step in name.split(".") if step != "<locals>"):
         scopes = [node for scope in scopes for node in _inner(scope) if _named(node, step)]
@@ -127,7 +129,7 @@ def _named(node: ast.AST, name: str) -> bool:
 
 
 def _inner(scope: ast.AST) -> Iterator[ast.AST]:
-    """Yield what a scope holds, without what lies in a scope within it."""
+    """Yield the nodes of a scope, without those in a scope within it."""
     for child in ast.iter_child_nodes(scope):
         yield child
         if not isinstance(child, (*DEFINITIONS, ast.Lambda)):
@@ -145,16 +147,16 @@ def _defaults(node: ast.AST) -> list[ast.expr]:
 
 def _first_line(node: ast.AST) -> int:
     decorators = getattr(node, "decorator_list", [])
-    return min(found.lineno for found in (node, *decorators))
+    return min(item.lineno for item in (node, *decorators))
 
 
 def _read(node: ast.AST) -> set[str]:
-    """Return every name that occurs in a node, in strings of annotations too."""
+    """Return every name that occurs in a node."""
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def _bound(statement: ast.stmt) -> tuple[set[str], set[str]]:
-    """Return the names that a statement of a module binds, and those whose values it may change in place."""
+    """Return the names that a statement of a module binds, and those with values that it may change in place."""
     names: set[str] = set()
     touched: set[str] = set()
     if isinstance(statement, DEFINITIONS):

@@ -1,13 +1,12 @@
-"""The source code that a recipe depends on: the user's classes and functions in it, hashed, so that an edit is noticed.
+"""Hash the source code that a recipe depends on, the user's classes and functions in it, so that an edit is noticed.
 
-A class or function of the user's stands for its file and for every file of the user's that this one imports, directly
-or not; installed packages, the standard library and tlx itself are left out. Of the file that gives the recipe (a
-config, a study, a script, a notebook's cells) only the statements count that the class or function needs, so that an
-edit of the rest changes nothing. A file counts as its syntax tree without docstrings: comments and layout do not
+A class or function of the user counts with its file and with every file of the user that this file imports, directly or
+not. Installed packages, the standard library and tlx itself are left out. Of the file that defines the recipe (a
+config, a study, a script, the cells of a notebook) only the statements count that the class or function needs, so that
+an edit of the rest changes nothing. A file counts as its syntax tree without docstrings: comments and layout do not
 matter. Names that are built at run time (`globals()["Net"]`, `importlib.import_module`) are not followed.
 
-A file is read once for as long as its module stays loaded, because what runs is what was imported, not what was edited
-since.
+A file is read once for as long as its module stays loaded: the imported code runs, not later edits.
 """
 
 import ast
@@ -28,9 +27,9 @@ from tlx.files import syntax
 
 # Files that `tlx` runs for the value of a function in them (see `cli.group.function_of`), and scripts.
 ENTRY = re.compile(r"__(mp_)?main__|tlx_(config|study|space)_.*")
-# Between a file and the name in it that matters.
+# Separates a file from a name in it.
 MARK = "::"
-# Before a number that tells apart several of one name.
+# Separates a name from its number, where several have one name.
 NUMBER = "#"
 PACKAGE = Path(__file__).resolve().parents[1]
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -48,7 +47,7 @@ _files: dict[str, File] = {}
 
 
 def of(values: Iterable[Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the sources that these values depend on, and what else tells the user's functions among them apart.
+    """Return the sources that these values depend on, and the other state of the user's functions among them.
 
     Returns:
         The SHA-256 of each source, by its absolute path, `path::name` where only that name's statements count, or
@@ -70,25 +69,26 @@ def of(values: Iterable[Any]) -> tuple[dict[str, str], list[str]]:
 
 
 def changed(sources: Mapping[str, str], folder: Path) -> list[str]:
-    """Return the names of the sources that are not what they were, given their paths from `folder`.
+    """Return the names of the sources that have changed, for paths from `folder`.
 
-    A file that is no longer there is left out: a run may be read on another machine.
+    A missing file is left out: a run may be read on another machine.
     """
-    found = []
-    for key, wanted in sources.items():
+    paths = []
+    for key, expected in sources.items():
         name, _, part = key.partition(MARK)
         part, path = part.partition(NUMBER)[0], folder / name
         if not path.is_file():
             continue
         stat = path.stat()
-        if wanted not in _now(str(path), part, (stat.st_mtime_ns, stat.st_size)):
-            found.append(shown(path))
-    return list(dict.fromkeys(found))
+        if expected not in _now(str(path), part, (stat.st_mtime_ns, stat.st_size)):
+            paths.append(shown(path))
+    return list(dict.fromkeys(paths))
 
 
 @functools.lru_cache(maxsize=1024)
 def _now(path: str, part: str, stamp: tuple[int, int]) -> frozenset[str]:
-    """Return the digests that a source may have as it is on disk now; a name may stand in several places of a file."""
+    """Return the digests that a source may have in its current file on disk. A name may occur in several places of a
+    file."""
     tree, digest = _read(Path(path))
     texts = syntax.candidates(tree, part) if part and tree is not None else []
     return frozenset(map(_digest, texts)) if texts else frozenset((digest,))
@@ -104,13 +104,13 @@ def shown(path: Path) -> str:
 
 def _reached(values: Iterable[Any]) -> Iterator[Any]:
     """Yield the user's classes, functions and plain objects in some values, each once."""
-    waiting, seen = list(values), dict[int, Any]()
+    waiting, reached = list(values), dict[int, Any]()
     while waiting:
         value = waiting.pop(0)
-        if isinstance(value, PLAIN) or id(value) in seen:
+        if isinstance(value, PLAIN) or id(value) in reached:
             continue
-        # Kept, because an object that goes away leaves its address to another.
-        seen[id(value)] = value
+        # Stored, because the address of a deleted object may be used by another.
+        reached[id(value)] = value
         if isinstance(value, type):
             if _users(value):
                 yield value
@@ -141,57 +141,59 @@ def _reached(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _functions(item: Any) -> list[types.FunctionType]:
-    """Return a function, or those that a class defines, without what wraps them."""
+    """Return a function, or the functions that a class defines, without their wrappers."""
     if isinstance(item, types.FunctionType):
         return [item]
-    found: list[types.FunctionType] = []
-    for held in vars(item).values():
-        # The function in a property, a class method, a cached property, and in what wraps it.
-        value: Any = next((own for name in ("fget", "__func__", "func") if (own := getattr(held, name, None))), held)
+    functions: list[types.FunctionType] = []
+    for member in vars(item).values():
+        # The function in a property, a class method, a cached property, and in wrappers of it.
+        value: Any = next(
+            (inner for name in ("fget", "__func__", "func") if (inner := getattr(member, name, None))), member
+        )
         while hasattr(value, "__wrapped__"):
             value = value.__wrapped__
-        # What `dataclass` generates is a function of the fields.
+        # The functions that `dataclass` generates depend on the fields alone.
         if isinstance(value, types.FunctionType) and not value.__code__.co_qualname.startswith("__create_fn__"):
-            found.append(value)
-    return found
+            functions.append(value)
+    return functions
 
 
 def _closed(function: types.FunctionType) -> list[Any]:
-    """Return the variables that a function takes from around it, the class that `super` needs left out."""
-    found = []
+    """Return the free variables of a function, without the class that `super` needs."""
+    contents = []
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             content = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
         if name != "__class__" and content is not function:
-            found.append(content)
-    return found
+            contents.append(content)
+    return contents
 
 
 def _users(item: Any) -> bool:
-    """Return whether a class or a function is neither tlx's nor of an installed package."""
+    """Return whether a class or a function belongs neither to tlx nor to an installed package."""
     module = _module(item)
     if module.partition(".")[0] in ("tlx", "builtins"):
         return False
     path = path_of(item)
     if path is not None and Path(path).is_file():
         return is_users(path)
-    known = module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"
-    return not known and bool(_functions(item))
+    is_standard = module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"
+    return not is_standard and bool(_functions(item))
 
 
 @functools.cache
 def is_users(path: str) -> bool:
     """Return whether a file belongs to the user: not to tlx, the standard library or an installed package."""
-    whole = Path(path).resolve()
-    if whole.is_relative_to(PACKAGE) or {"site-packages", "dist-packages"} & {*whole.parts}:
+    resolved = Path(path).resolve()
+    if resolved.is_relative_to(PACKAGE) or {"site-packages", "dist-packages"} & {*resolved.parts}:
         return False
-    return not whole.is_relative_to(Path(ast.__file__).resolve().parent)
+    return not resolved.is_relative_to(Path(ast.__file__).resolve().parent)
 
 
 def _module(item: Any) -> str:
-    """Return the name of the module whose code a class or a function is."""
+    """Return the name of the module in which a class or a function is defined."""
     name = item.__globals__.get("__name__") if isinstance(item, types.FunctionType) else item.__module__
     return name if isinstance(name, str) else ""
 
@@ -201,12 +203,12 @@ def path_of(item: Any) -> str | None:
     if isinstance(item, types.FunctionType):
         return item.__code__.co_filename
     module = sys.modules.get(_module(item))
-    held: Any = module
+    value: Any = module
     for part in item.__qualname__.split("."):
-        held = getattr(held, part, None)
-    if held is item and getattr(module, "__file__", None):
+        value = getattr(value, part, None)
+    if value is item and getattr(module, "__file__", None):
         return str(module.__file__)  # type: ignore[union-attr]
-    # Another module of that name was loaded since, or the class is local to a function: its methods know better.
+    # Another module of that name was loaded since, or the class is local to a function: its methods have the file.
     for function in _functions(item):
         if _module(function) == _module(item) and not function.__code__.co_filename.startswith("<string"):
             return function.__code__.co_filename
@@ -237,7 +239,7 @@ def _sources(item: Any) -> dict[str, str]:
 
 
 def _column(code: types.CodeType | None) -> int | None:
-    """Return where the body of a lambda begins in its line, where Python was not told to forget it."""
+    """Return where the body of a lambda begins in its line, None where Python has no column for it."""
     if code is None or code.co_name != "<lambda>":
         return None
     places = [(line, column) for line, _, column, end in code.co_positions() if line and end and column is not None]
@@ -247,44 +249,44 @@ def _column(code: types.CodeType | None) -> int | None:
 def _slice(
     tree: ast.Module, name: str, at: tuple[int | None, int | None], key: str, directory: Path, module: Any = None
 ) -> dict[str, str]:
-    """Return the source of what the name needs in its file or cell, and the files that this imports."""
+    """Return the source of everything that the name needs in its file or cell, and the files that this imports."""
     part = syntax.part(tree, name, *at)
-    found = {f"{key}{MARK}{name}": _digest(part.spelled)}
+    digests = {f"{key}{MARK}{name}": _digest(part.spelled)}
     for path, imported in _imports(part.nodes, directory, ""):
-        found |= {other: digest for other, digest in _with_imports(path, imported).items() if other not in found}
+        digests |= {other: digest for other, digest in _with_imports(path, imported).items() if other not in digests}
     # Names of other cells.
     for other in sorted(part.missing) if module is not None else ():
         value = vars(module).get(other)
         if isinstance(value, type | types.FunctionType) and value.__module__ == module.__name__ and _users(value):
-            if f"{key}{MARK}{value.__qualname__}" not in found and value.__qualname__ != name:
-                found |= _sources(value)
+            if f"{key}{MARK}{value.__qualname__}" not in digests and value.__qualname__ != name:
+                digests |= _sources(value)
         elif isinstance(value, PLAIN):
-            found[f"{key}{MARK}{other}"] = _digest(repr(value))
-    return found
+            digests[f"{key}{MARK}{other}"] = _digest(repr(value))
+    return digests
 
 
 def _with_imports(path: str, module: str) -> dict[str, str]:
     """Return the digest of a file and of every file of the user's that it imports, directly or not."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     waiting = [(path, module)]
     while waiting:
         path, module = waiting.pop()
-        if path in found:
+        if path in digests:
             continue
         file = _file(path, module)
-        found[path] = file.digest
+        digests[path] = file.digest
         if file.tree is not None:
             package = module if Path(path).name == "__init__.py" else module.rpartition(".")[0]
             waiting += _imports([file.tree], Path(path).parent, package)
-    return found
+    return digests
 
 
 def _imports(nodes: Iterable[ast.AST], directory: Path, package: str) -> list[tuple[str, str]]:
-    """Return the files of the user's that are imported somewhere in these nodes, with the names of their modules.
+    """Return the user's files that are imported somewhere in these nodes, with the names of their modules.
 
-    `directory` is that of the file that imports, `package` the name of its package.
+    `directory` is that of the importing file, `package` the name of its package.
     """
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
     above = package.split(".") if package else []
     for name, level in syntax.imports(nodes):
         parts = name.split(".") if name else []
@@ -295,12 +297,12 @@ def _imports(nodes: Iterable[ast.AST], directory: Path, package: str) -> list[tu
             full = ".".join([*outer, *parts[:end]])
             path = _module_file(full, parts[:end], places)
             if path is not None and is_users(str(path)):
-                found.append((str(path.resolve()), full))
-    return found
+                files.append((str(path.resolve()), full))
+    return files
 
 
 def _module_file(full: str, parts: list[str], places: Iterable[Path]) -> Path | None:
-    """Return the file of a module: the one that is loaded, else one beside the file that imports it."""
+    """Return the file of a module: that of the loaded module, else one beside the importing file."""
     if loaded := getattr(sys.modules.get(full), "__file__", None):
         return Path(loaded) if Path(loaded).is_file() else None
     for place in places:
@@ -312,17 +314,17 @@ def _module_file(full: str, parts: list[str], places: Iterable[Path]) -> Path | 
 
 
 def _file(path: str, module: str) -> File:
-    """Return a file as it was when its module was loaded; the same module loaded again is read again."""
+    """Return a file as it was when its module was loaded. It is read again when the module is loaded again."""
     spec = getattr(sys.modules.get(module), "__spec__", None)
-    held = _files.get(path)
-    if held is None or held.spec is not spec:
+    file = _files.get(path)
+    if file is None or file.spec is not spec:
         tree, digest = _read(Path(path))
-        held = _files[path] = File(spec, tree, digest)
-    return held
+        file = _files[path] = File(spec, tree, digest)
+    return file
 
 
 def _read(path: Path) -> tuple[ast.Module | None, str]:
-    """Return the syntax tree and the digest of a file; what is no Python is hashed as it is."""
+    """Return the syntax tree and the digest of a file. A file that is no Python is hashed unchanged."""
     content = path.read_bytes()
     if path.suffix in (".py", ""):
         try:
@@ -338,22 +340,22 @@ def _digest(text: str) -> str:
 
 
 def _code(code: types.CodeType) -> str:
-    """Return what a function does, where no source is left: its byte code and constants, without places and lines."""
-    held = [_code(item) if isinstance(item, types.CodeType) else _spelled(item) for item in code.co_consts]
-    return repr((code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, held))
+    """Return a text for a function without source: its byte code and constants, without places and lines."""
+    constants = [_code(item) if isinstance(item, types.CodeType) else _spelled(item) for item in code.co_consts]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants))
 
 
 def _state(item: Any) -> str:
-    """Return what else a function, class or object depends on: its closure, default arguments, attributes.
+    """Return a text for the other state of a function, class or object: closure, default arguments, attributes.
 
-    It is what they were when the item was seen first, so that a recipe keeps its fingerprint while it runs.
+    It is the state when the item was first read, so that a recipe keeps its fingerprint while it runs.
     """
-    known = _states.get(id(item))
-    if known is not None and known[0]() is item:
-        return known[1]
+    stored = _states.get(id(item))
+    if stored is not None and stored[0]() is item:
+        return stored[1]
     if isinstance(item, type | types.FunctionType):
-        held = [[_closed(own), own.__defaults__, own.__kwdefaults__] for own in _functions(item)]
-        text = "".join(_spelled(value) for own in held for part in own if part for value in _values(part))
+        parts = [[_closed(function), function.__defaults__, function.__kwdefaults__] for function in _functions(item)]
+        text = "".join(_spelled(value) for values in parts for part in values if part for value in _values(part))
     else:
         text = _spelled(tuple(vars(item).items()))
     with suppress(TypeError):
@@ -369,7 +371,7 @@ def _values(part: Any) -> list[Any]:
 
 
 def _spelled(value: Any) -> str:
-    """Return a text that is the same for equal values in every process; what may change in place is left out."""
+    """Return a text that is the same for equal values in every process. Mutable contents are left out."""
     if isinstance(value, list | dict | set | bytearray):
         return type(value).__name__
     if isinstance(value, frozenset):

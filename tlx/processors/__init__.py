@@ -1,4 +1,4 @@
-"""From a raw example to the inputs of a model: tokens of text, pixels of an image.
+"""Turn a raw example into the inputs of a model: tokens of text, pixels of an image.
 
 The files read and written are those of Hugging Face directories (`tokenizer.json`, `preprocessor_config.json`, ...), so
 a model saved with its processor opens in transformers and the other way round.
@@ -47,7 +47,7 @@ def load(
         directory: The folder of its files.
         tokens: The length at which examples are cut, None for that of the files.
         room: How many positions the model has, None where that is not known.
-        own: Classes of the user's, which are asked first. No class that a file names is ever imported.
+        own: Classes of the user, tried first. No class that a file names is ever imported.
     """
     directory = Path(directory)
     for kind in (*own, *PROCESSORS):
@@ -63,17 +63,17 @@ def fit(
     shape: tuple[int, ...] | None = None,
     example: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Processor:
-    """Return the processor that a recipe needs: its own, or that of the weights, with the sizes that the data ask for.
+    """Return the processor that a recipe needs: that of the recipe or of the weights, at the sizes of the data.
 
     Args:
         data: The `Data` of the recipe.
-        columns: What the data hold.
-        brought: The processor of the weights, None where they bring none.
-        shape: The shape of the images that the model reads, None where it says none.
+        columns: The columns of the data.
+        brought: The processor of the weights, None where they have none.
+        shape: The shape of the images that the model reads, None where it states none.
         example: Reads one example of the data.
 
     Raises:
-        ValueError: No processor reads such columns, or the one that is there does not fit.
+        ValueError: No processor reads such columns, or the processor does not fit the model.
     """
     brought = data.processor or brought
     kinds = {column.kind for column in inputs(columns).values()}

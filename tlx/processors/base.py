@@ -1,4 +1,4 @@
-"""From a raw example to the arrays that a model reads: an open base class.
+"""Turn a raw example into the arrays that a model reads: an open base class.
 
 A processor of your own is a frozen dataclass in your own file, given as `Data(processor=...)`. It declares `reads` and
 `fields`, and makes its arrays when it is called:
@@ -41,11 +41,11 @@ FILE = "processor.json"
 
 
 class Processor:
-    """What makes the arrays that a model reads from a raw example.
+    """Makes the arrays that a model reads from a raw example.
 
-    `reads` are the kinds of columns that it reads, `noun` is what an error calls it, and `augments` says whether
-    `Data(augment=...)` may change its array `image`. A subclass defines `fields` and `__call__`. Where it is a frozen
-    dataclass of plain values the base class saves it with a run and opens it again.
+    `reads` are the kinds of columns that it reads, `noun` is its name in an error, and `augments` says whether
+    `Data(augment=...)` may change its array `image`. A subclass defines `fields` and `__call__`. The base class saves
+    and loads any subclass that is a frozen dataclass of plain values.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +54,7 @@ class Processor:
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        """The arrays of an example, by name. A ragged axis is None in the shape."""
+        """Return the arrays of an example, by name. A ragged axis is None in the shape."""
         raise TypeError(f"{type(self).__name__} declares no fields; return a dict of tlx.types.Field")
 
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
@@ -63,17 +63,17 @@ class Processor:
 
     @property
     def ragged(self) -> bool:
-        """Whether the shape of some array depends on the example."""
+        """Return whether the shape of some array depends on the example."""
         return any(None in field.shape for field in self.fields.values())
 
     @property
     def longest(self) -> int:
-        """The most entries of a ragged axis; 0 where nothing is ragged or there is no limit."""
+        """Return the largest number of entries along a ragged axis; 0 where nothing is ragged or there is no limit."""
         return 0
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one example with `longest` entries along each ragged axis."""
+        """Return the bytes of one example with `longest` entries along each ragged axis."""
         sizes = [
             tuple(self.longest if side is None else side for side in field.shape) for field in self.fields.values()
         ]
@@ -85,7 +85,7 @@ class Processor:
         return [length_of(self(example), self.fields) for example in examples]
 
     def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
-        """Return for each entry of the ragged axis the number of the word that it is a part of, -1 for none: int[T].
+        """Return int[T], for each entry of the ragged axis the number of its word in the example, -1 for no word.
 
         Raises TypeError where the processor does not read words.
         """
@@ -100,13 +100,13 @@ class Processor:
         shape: tuple[int, ...] | None = None,
         example: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Processor:
-        """Return the processor that the data of a recipe need, of the class that reads their columns.
+        """Return the processor for the data of a recipe, from the class that reads their columns.
 
         Args:
             brought: The processor of the recipe, else that of the weights, else None.
             data: The `Data` of the recipe.
-            columns: What the data hold.
-            shape: The shape of the images that the model reads, None where it says none.
+            columns: The columns of the data.
+            shape: The shape of the images that the model reads, None where it states none.
             example: Reads one example.
 
         Raises:
@@ -120,31 +120,34 @@ class Processor:
         """Raise ValueError where a model of `directory` that reads images of `shape` does not fit this processor."""
 
     def read(self, argument: str) -> dict[str, Any]:
-        """Return the example of what a user gives to `tlx predict`: a text, or the name of a file.
+        """Return the example for an argument of `tlx predict`: a text, or the name of a file.
 
         Raises ValueError where it cannot be read.
         """
         raise ValueError(f"{type(self).__name__} defines no read(argument), so it cannot read {argument!r}; define it")
 
     def within(self, rows: Mapping[str, int], room: int | None) -> Processor:
-        """Return the processor held to a model: the rows of its embedding for each input of integers, and how many
-        tokens of a text it has positions for.
+        """Return the processor, limited to what a model can read.
 
-        Raises ValueError where the processor and the model cannot belong together.
+        Args:
+            rows: For each input of integers, the rows of the embedding of the model.
+            room: The number of tokens of a text that the model has positions for, None where that is not known.
+
+        Raises:
+            ValueError: The processor and the model cannot belong together.
         """
         return self
 
     def trials(self) -> list[dict[str, Any]]:
-        """Return fixed examples by which a processor that was opened again is compared with the one before."""
+        """Return fixed examples, on which a saved processor that was loaded again is compared with the original."""
         return []
 
     def by_transformers(self, directory: Path) -> Processor | None:
-        """Return what `transformers` opens from a directory in the place of this processor; None where tlx does not
-        compare with it."""
+        """Return the processor that `transformers` opens from a directory; None where tlx does not compare with it."""
         return None
 
     def notes(self) -> list[str]:
-        """Return what is odd about the processor and yet no mistake."""
+        """Return notes on oddities of the processor that are not mistakes."""
         return []
 
     def cuts(self, example: Mapping[str, Any]) -> bool:
@@ -157,11 +160,12 @@ class Processor:
 
     @property
     def identity(self) -> Any:
-        """JSON values that are equal where two processors make the same arrays: a part of the keys of stored arrays."""
+        """Return JSON values that are equal where two processors make the same arrays. They are part of the keys of
+        stored arrays."""
         return config.dump(self)
 
     def save(self, directory: str | Path) -> None:
-        """Write what `opens` recognises and `load` reads, into `directory`."""
+        """Write the files that `opens` recognises and `load` reads into `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if not is_plain(self):
@@ -175,7 +179,7 @@ class Processor:
 
     @classmethod
     def opens(cls, directory: Path) -> bool:
-        """Return whether `load` reads what lies in the directory."""
+        """Return whether `load` can read the files in the directory."""
         return (directory / FILE).is_file() and read_json(directory / FILE).get("kind") == cls.__name__
 
     @classmethod
@@ -209,7 +213,7 @@ def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> 
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a processor is a frozen dataclass of numbers, strings, None and tuples of them."""
+    """Return whether a processor is a frozen dataclass of numbers, strings, None and tuples of them."""
     plain = bool | int | float | str | None
     values = list(config.fields(value).values()) if config.is_record(value) else [value]
     while values:
@@ -222,10 +226,10 @@ def is_plain(value: Any) -> bool:
 
 
 def tupled(value: Any) -> Any:
-    """JSON values with tuples in the place of lists."""
+    """Return JSON values with tuples in the place of lists."""
     return tuple(map(tupled, value)) if isinstance(value, list) else value
 
 
 def shown(source: Any) -> str:
-    """A source of data in a sentence: the name of a data set in quotes, another value as it prints."""
+    """Return a source of data for a sentence: the name of a data set in quotes, another value as it prints."""
     return repr(source) if isinstance(source, str) else str(source)

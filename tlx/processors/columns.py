@@ -1,7 +1,7 @@
 """The columns of a data set: which are inputs, which one is the label, and how a cell of each kind is read.
 
-Every column has a name that says its part: `text`, `text_pair`, `words`, `image`, `audio` and any other name are
-inputs, `label` is the target. A source gives its own columns these names.
+The name of a column is its role: `text`, `text_pair`, `words`, `image`, `audio` and any other name are
+inputs, `label` is the target. A source renames its columns to these names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Columns = Mapping[str, Column]
 
 LABEL = "label"
-# What several inputs of a kind are called in a sentence.
+# The plural of each kind of input, for sentences.
 PLURAL = {
     "image": "images",
     "text": "text",
@@ -29,7 +29,7 @@ PLURAL = {
     "number": "numbers",
     "numbers": "lists of numbers",
 }
-# What takes long to read: neither labels nor lengths need it.
+# Kinds that take long to read; neither labels nor lengths need them.
 HEAVY = ("image", "audio")
 
 
@@ -57,12 +57,12 @@ def spelled(columns: Columns) -> str:
 
 
 def read_cell(content: Any, column: Column, name: str, place: str) -> Any:
-    """Return what an example holds of a cell that is an input.
+    """Return the value of a cell that is an input, as examples hold it.
 
     Args:
-        content: The cell as a source gives it: a str or UTF-8 bytes, uint8[H, W, C] or the bytes of an image file,
-            float32[T] or the bytes of a sound file, a list of words, a number, or several.
-        column: What the source says of the column.
+        content: The cell of a source: a str or UTF-8 bytes, uint8[H, W, C] or the bytes of an image file, float32[T]
+            or the bytes of a sound file, a list of words, a number, or several.
+        column: The description of the column.
         name: The name of the column, for the error.
         place: The example, for the error.
 
@@ -73,7 +73,7 @@ def read_cell(content: Any, column: Column, name: str, place: str) -> Any:
 
 
 def text_of(content: Any, column: Column, name: str, place: str) -> str:
-    """A text. Raises ValueError for bytes that are not UTF-8, and for anything but a text."""
+    """Return a text. Raises ValueError for bytes that are not UTF-8, and for anything but a text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, bytes | bytearray | np.bytes_):
@@ -88,7 +88,7 @@ def text_of(content: Any, column: Column, name: str, place: str) -> str:
 
 
 def words_of(content: Any, column: Column, name: str, place: str) -> list[str]:
-    """A list of words. Raises ValueError for an empty list, and for a text in its place."""
+    """Return a list of words. Raises ValueError for an empty list, and for a text in its place."""
     if isinstance(content, str | bytes):
         raise ValueError(f"{place}: {name!r} is one text; expected a list of words: split it when the data are read")
     if not len(content):
@@ -97,7 +97,7 @@ def words_of(content: Any, column: Column, name: str, place: str) -> list[str]:
 
 
 def image_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
-    """uint8[H, W, C] of a PNG, a JPEG or an array. Raises ValueError for another type of pixels."""
+    """Return uint8[H, W, C] of a PNG, a JPEG or an array. Raises ValueError for another type of pixels."""
     if not isinstance(content, np.ndarray):
         return pixels(decode(content, place))
     if content.dtype != np.uint8:
@@ -111,14 +111,14 @@ def image_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
 
 
 def audio_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
-    """float32[T] of a sound file, at the rate of the column, or of samples."""
+    """Return float32[T] of a sound file, at the rate of the column, or of samples."""
     if isinstance(content, bytes | np.bytes_):
         return decoded(bytes(content), column.rate, place)
     return np.asarray(content, np.float32)
 
 
 def number_of(content: Any, column: Column, name: str, place: str) -> float:
-    """A finite number."""
+    """Return a finite number."""
     try:
         number = float(content)
     except (TypeError, ValueError):
@@ -129,12 +129,12 @@ def number_of(content: Any, column: Column, name: str, place: str) -> float:
 
 
 def numbers_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
-    """float32[K], all finite."""
+    """Return float32[K], all finite."""
     return np.array([number_of(number, column, name, place) for number in np.ravel(content)], np.float32)
 
 
 def class_of(content: Any, column: Column, name: str, place: str) -> int:
-    """The number of a class."""
+    """Return the number of a class."""
     label, count = int(content), len(column.classes)
     if not 0 <= label < count:
         raise ValueError(f"{place}: {name} {label} is outside the {count} classes 0..{count - 1}")
@@ -142,7 +142,7 @@ def class_of(content: Any, column: Column, name: str, place: str) -> int:
 
 
 def classes_of(content: Any, column: Column, name: str, place: str) -> list[int]:
-    """The numbers of several classes, or of one for each word."""
+    """Return the numbers of several classes, or of one class for each word."""
     return [class_of(label, column, name, place) for label in np.ravel(content)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow itself warns above this, and refuses twice as many.
+# Pillow warns above this, and refuses twice as many.
 MOST_PIXELS = 89_478_485
 
 
@@ -17,7 +17,7 @@ def open_picture(content: bytes, name: str = "this image") -> Image:
 
     Args:
         content: The bytes of a PNG, a JPEG or another format that Pillow reads.
-        name: What errors call it: its file, or its place in a data set.
+        name: Its name in errors: the file, or the place in a data set.
 
     Returns:
         The picture, decoded.
@@ -51,5 +51,6 @@ def open_picture(content: bytes, name: str = "this image") -> Image:
 
 
 def damaged(name: str, error: Exception) -> ValueError:
+    """Return the error for a damaged picture."""
     reason = " ".join(str(error).split())[:80] or type(error).__name__
     return ValueError(f"{name} is damaged ({reason}); expected a whole image: copy it from its source again")

@@ -1,4 +1,4 @@
-"""Open the files of a processor: checked by form first; every fault of a library becomes one line with the file."""
+"""Open the files of a processor. Their form is checked first; every library error becomes one line with the file."""
 
 from __future__ import annotations
 
@@ -75,21 +75,22 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def check_words(document: dict[str, Any], path: Path) -> None:
-    """DocumentError where two tokens of a vocabulary share an id, or the token for unknown words is not in it."""
+    """Raise DocumentError where two tokens of a vocabulary share an id, or the vocabulary lacks the token for unknown
+    words."""
     model = document["model"]
     words = model["vocab"]
     if not words:
         raise DocumentError(f"{path}: model.vocab is empty; expected the tokens of the model; {FETCH}")
     names = words if isinstance(words, dict) else {word[0]: n for n, word in enumerate(words)}
     if isinstance(words, dict) and len(set(words.values())) < len(words):
-        seen: dict[int, str] = {}
+        name_of: dict[int, str] = {}
         for name, number in words.items():
-            if number in seen:
+            if number in name_of:
                 raise DocumentError(
-                    f"{path}: model.vocab has the id {number} for {seen[number]!r} and {name!r}; expected an id for "
+                    f"{path}: model.vocab has the id {number} for {name_of[number]!r} and {name!r}; expected an id for "
                     f"each token; {FETCH}"
                 )
-            seen[number] = name
+            name_of[number] = name
     added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
     for name, number in added.items():
         if isinstance(words, dict) and words.get(name, number) != number:
@@ -103,13 +104,14 @@ def check_words(document: dict[str, Any], path: Path) -> None:
 
 
 def try_out(tokenizer: Tokenizer, path: Path) -> None:
-    """DocumentError where a tokenizer opens and then fails on an ordinary text."""
+    """Raise DocumentError where a tokenizer opens but fails on an ordinary text."""
     for text in TRIALS:
         refused(lambda text=text: tokenizer.encode(text), path)  # type: ignore[misc]
 
 
 def refused(make: Callable[[], Result], path: Path) -> Result:
-    """The result of `make`; whatever it raises, the library's panics included, as a DocumentError about `path`."""
+    """Return the result of `make`. Any error of it, the library's panics included, becomes a DocumentError about
+    `path`."""
     try:
         return make()
     except (KeyboardInterrupt, SystemExit, MemoryError, ImportError):

@@ -1,9 +1,9 @@
-"""Open the tokenizer of a Hugging Face directory so that it gives exactly the token ids of `transformers`.
+"""Open the tokenizer of a Hugging Face directory so that its token ids are exactly those of `transformers`.
 
 `transformers` does not read `tokenizer.json` alone. Classes such as `BertTokenizer` build the tokenizer again from its
-vocabulary and from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. To import that library
-takes more than a second, so a directory whose files agree with each other is opened by `tokenizers` alone. Every other
-directory is opened by `transformers`.
+vocabulary and from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. Importing that library
+takes more than a second, so `tokenizers` alone opens a directory with files that agree with each other. `transformers`
+opens every other directory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-# `transformers` writes 1e30 for a tokenizer without a length of its own.
+# `transformers` writes 1e30 for a tokenizer without a length.
 LONGEST = 10**6
 BERT_NAMES = {
     "unk_token": "[UNK]",
@@ -42,7 +42,7 @@ WITH_TYPES, WITHOUT_TYPES = ("input_ids", "token_type_ids", "attention_mask"), (
 
 
 class Kind(NamedTuple):
-    """A class of `transformers`: the form of the tokenizers that it builds, and the inputs that it makes by default."""
+    """A class of `transformers`: the form of the tokenizers that it builds, and its default inputs."""
 
     form: str
     inputs: tuple[str, ...]
@@ -100,8 +100,11 @@ HARMLESS = {
 
 
 class Opened(NamedTuple):
-    """A tokenizer, the id that pads its batches, whether its models read token types, the side on which it cuts long
-    texts, and the length that tokenizer_config.json states (None where it states none)."""
+    """A tokenizer and its settings.
+
+    `pad_id` pads its batches, `token_types` says whether its models read token types, `side` is the side on which it
+    cuts long texts, and `length` is the length that tokenizer_config.json states (None where it states none).
+    """
 
     tokenizer: Tokenizer
     pad_id: int
@@ -125,26 +128,26 @@ def open_by_transformers(directory: Path) -> Opened:
     # `AutoTokenizer` asks for a config.json even where there is but one way to read a tokenizer.json.
     alone = not any((directory / name).is_file() for name in ("config.json", "tokenizer_config.json"))
     opener = PreTrainedTokenizerFast if alone else AutoTokenizer
-    found = refused(
+    tokenizer = refused(
         lambda: opener.from_pretrained(directory, trust_remote_code=False, local_files_only=True), directory
     )
-    fast = getattr(found, "backend_tokenizer", None)
+    fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise ValueError(
             f"the tokenizer of {directory} has no fast form; save it with transformers as tokenizer.json first"
         )
-    pad = found.pad_token_id
+    pad = tokenizer.pad_token_id
     return Opened(
         fast,
         configured_pad(directory) if pad is None else pad,
-        "token_type_ids" in found.model_input_names,
-        found.truncation_side,
-        stated_length({"model_max_length": found.model_max_length}),
+        "token_type_ids" in tokenizer.model_input_names,
+        tokenizer.truncation_side,
+        stated_length({"model_max_length": tokenizer.model_max_length}),
     )
 
 
 def open_alone(directory: Path) -> Opened | None:
-    """Open tokenizer.json without `transformers`; None where `transformers` might build another tokenizer than that."""
+    """Open tokenizer.json without `transformers`; None where `transformers` might build a different tokenizer."""
     if not (directory / "tokenizer.json").is_file() or (directory / "added_tokens.json").is_file():
         return None
     try:
@@ -160,7 +163,7 @@ def open_alone(directory: Path) -> Opened | None:
         cut, fill = form.get("truncation") or {}, form.get("padding") or {}
         pad = names.get("pad_token") or (fill.get("pad_token") if kind.form == "as it is" else None)
     except (KeyError, TypeError, AttributeError, ValueError):
-        # The files hold something that this reader does not know; transformers says what is wrong with them.
+        # The files hold something unknown to this reader; transformers reports the fault.
         return None
     from tokenizers import Tokenizer
 
@@ -179,7 +182,8 @@ def open_alone(directory: Path) -> Opened | None:
 
 
 def class_name(directory: Path, settings: Document) -> str | None:
-    """The class that `transformers` opens `directory` with, without "Fast"; None where only `transformers` knows."""
+    """Return the class, without "Fast", with which `transformers` opens `directory`; None where only `transformers`
+    knows."""
     document = read_json(directory / "config.json")
     kind = document.get("model_type")
     if "auto_map" in settings or "fast_tokenizer_files" in settings or "tokenizer_class" in document:
@@ -192,26 +196,28 @@ def class_name(directory: Path, settings: Document) -> str | None:
 
 
 def special_tokens(directory: Path, settings: Document, kind: Kind) -> dict[str, str] | None:
-    """The text of each named special token, as `transformers` merges the files; None for what this cannot merge."""
+    """Return the text of each named special token, merged from the files as in `transformers`; None where this function
+    cannot merge them."""
     unnamed: dict[str, str | None] = dict.fromkeys(ROBERTA_NAMES)
     by_form: dict[str, Mapping[str, str | None]] = {"bert": BERT_NAMES, "roberta": ROBERTA_NAMES, "as it is": unnamed}
-    known = by_form[kind.form]
-    given = {name: settings[name] for name in ROBERTA_NAMES if name in settings}
-    if any(isinstance(token, dict) and token.get("__type") != "AddedToken" for token in given.values()):
+    expected = by_form[kind.form]
+    tokens = {name: settings[name] for name in ROBERTA_NAMES if name in settings}
+    if any(isinstance(token, dict) and token.get("__type") != "AddedToken" for token in tokens.values()):
         return None
     if "added_tokens_decoder" not in settings:
-        given |= read_json(directory / "special_tokens_map.json")
-    extra = [given.pop(name, None) for name in ("additional_special_tokens", "extra_special_tokens")]
-    if any(extra) or not given.keys() <= known.keys():
+        tokens |= read_json(directory / "special_tokens_map.json")
+    extra = [tokens.pop(name, None) for name in ("additional_special_tokens", "extra_special_tokens")]
+    if any(extra) or not tokens.keys() <= expected.keys():
         return None
-    if kind.form != "as it is" and any(value is None for value in given.values()):
+    if kind.form != "as it is" and any(value is None for value in tokens.values()):
         return None
-    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in given.items()}
-    return {name: text for name, text in {**known, **texts}.items() if text is not None}
+    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in {**expected, **texts}.items() if text is not None}
 
 
 def tokens_agree(form: Document, settings: Document, names: Mapping[str, str], kind: Kind) -> bool:
-    """Whether the added tokens of tokenizer.json are those that `transformers` adds, with the same ids and flags."""
+    """Return whether the added tokens of tokenizer.json are those that `transformers` adds, with the same ids and
+    flags."""
     added = {token["content"]: token for token in form["added_tokens"]}
     if any(text not in added for text in names.values()):
         return False
@@ -219,7 +225,7 @@ def tokens_agree(form: Document, settings: Document, names: Mapping[str, str], k
         return False
     if "added_tokens_decoder" in settings:
         stated = [{"id": int(n), **token} for n, token in settings["added_tokens_decoder"].items()]
-        if sorted(stated, key=lambda t: t["id"]) != sorted(form["added_tokens"], key=lambda t: t["id"]):
+        if sorted(stated, key=lambda token: token["id"]) != sorted(form["added_tokens"], key=lambda token: token["id"]):
             return False
     vocabulary = form["model"]["vocab"]
     if kind.form == "as it is":
@@ -230,13 +236,13 @@ def tokens_agree(form: Document, settings: Document, names: Mapping[str, str], k
 
 
 def whole(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
-    """Whether tokenizer.json says everything: `transformers` makes a post-processor where it has none."""
+    """Return whether tokenizer.json is complete: without a post-processor `transformers` makes one."""
     del settings, names
     return form.get("post_processor") is not None
 
 
 def bert_agrees(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
-    """Whether tokenizer.json holds what `BertTokenizer` builds."""
+    """Return whether tokenizer.json equals the tokenizer that `BertTokenizer` builds."""
     normalizer = {
         "type": "BertNormalizer",
         "clean_text": True,
@@ -275,7 +281,7 @@ def bert_agrees(form: Document, settings: Document, names: Mapping[str, str]) ->
 
 
 def roberta_agrees(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
-    """Whether tokenizer.json holds what `RobertaTokenizer` builds."""
+    """Return whether tokenizer.json equals the tokenizer that `RobertaTokenizer` builds."""
     space, trim = settings.get("add_prefix_space", False), settings.get("trim_offsets", True)
     model = {
         "type": "BPE",
@@ -306,14 +312,14 @@ def roberta_agrees(form: Document, settings: Document, names: Mapping[str, str])
 
 
 def stated_length(settings: Document) -> int | None:
-    """The number of tokens at which tokenizer_config.json cuts a text; None where it states none."""
+    """Return the number of tokens at which tokenizer_config.json cuts a text; None where it states none."""
     length = settings.get("model_max_length")
-    known = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length <= LONGEST
-    return int(length) if known and length is not None else None
+    is_valid = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length <= LONGEST
+    return int(length) if is_valid and length is not None else None
 
 
 def configured_pad(directory: Path) -> int:
-    """The padding id of a tokenizer without a padding token: that of the model, else 0."""
+    """Return the padding id of a tokenizer without a padding token: that of the model, else 0."""
     pad = read_json(directory / "config.json").get("pad_token_id")
     return 0 if pad is None else pad
 
@@ -321,7 +327,7 @@ def configured_pad(directory: Path) -> int:
 def set_length(tokenizer: Tokenizer, tokens: int, side: str) -> None:
     """Cut the texts of `tokenizer` at `tokens`, and pad none: tokenizer.json holds the lengths of its last user.
 
-    A length that leaves no room for text gets its error from `TextProcessor`.
+    `TextProcessor` raises the error for a length that leaves no room for text.
     """
     if tokens > tokenizer.num_special_tokens_to_add(is_pair=False):
         tokenizer.enable_truncation(tokens, strategy="longest_first", direction=side)
@@ -329,5 +335,5 @@ def set_length(tokenizer: Tokenizer, tokens: int, side: str) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read the object in a JSON file, empty where there is no file. Raises ValueError, naming the file, otherwise."""
+    """Read the object in a JSON file, empty where there is no file. Raises ValueError for another content."""
     return documents.read_json(file, most_bytes=MOST_BYTES) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""An image file to pixels, and pixels to the input of a model.
+"""Decode an image file to pixels, and turn pixels into the input of a model.
 
 A file is decoded in one way for training and for prediction. The rule is that of
 `transformers.image_utils.load_image`: the image is turned as its EXIF orientation says, and becomes colours (RGB). An
@@ -32,7 +32,7 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
 
 # The numbers of PIL.Image.Resampling, which preprocessor_config.json holds.
 _RESAMPLE: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
-# What the image processors of `transformers` take a field for that preprocessor_config.json leaves out, by the
+# The defaults of the image processors of `transformers` for fields that preprocessor_config.json leaves out, by the
 # beginning of their names.
 _USUAL: dict[str, dict[str, Any]] = {
     "ViT": {
@@ -58,15 +58,15 @@ _USUAL: dict[str, dict[str, Any]] = {
 }
 
 GREY = ("1", "L", "LA", "La")
-# Their pixels are no numbers from 0 to 255, and Pillow would cut off what is above.
+# Modes with pixels above 255, which Pillow would cut off.
 DEEP = ("I", "F")
 
 
 def decode(content: bytes, name: str) -> Image:
     """Return the picture in the bytes of an image file, upright, in the mode L (grey) or RGB.
 
-    A palette becomes its colours, one bit becomes 0 or 255, CMYK and other colour spaces become RGB, and a file of
-    several frames gives its first.
+    A palette becomes its colours, one bit becomes 0 or 255, and CMYK and other colour spaces become RGB. Of a file with
+    several frames the first is returned.
 
     Args:
         content: The bytes of the file.
@@ -99,11 +99,12 @@ def pixels(picture: Image) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor(Processor):
-    """An image to float32[height, width, channels]: resize, crop, scale, normalise, in the order of transformers.
+    """Turns an image into float32[height, width, channels]: resize, crop, scale, normalise, in the order of
+    transformers.
 
-    `size` is (height, width), or the length of the shortest edge with the proportions kept (then `crop` must say what
-    is cut from the middle, so that all images are of one shape), or None to leave it. A pixel becomes `(pixel * scale -
-    mean) / std`.
+    `size` is (height, width); or the length of the shortest edge with the proportions kept, where `crop` must give the
+    size that is cut from the middle, so that all images have one shape; or None for no resizing. A pixel becomes
+    `(pixel * scale - mean) / std`.
     """
 
     size: tuple[int, int] | int | None
@@ -143,7 +144,7 @@ class ImageProcessor(Processor):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of what comes out."""
+        """Return (height, width, channels) of the output."""
         height, width = self.crop or self.size  # type: ignore[misc]
         return height, width, self.channels
 
@@ -162,25 +163,27 @@ class ImageProcessor(Processor):
         shape: tuple[int, ...] | None = None,
         example: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Processor:
-        """Return the processor of the weights, or one of the model's shape, or of the first image's, at the size and
-        the channels that the data ask for. Raises ValueError for weights of texts, and for a shape that is not the
-        model's."""
+        """Return the processor of the weights, or one with the shape of the model, or with that of the first image.
+
+        It has the size and the channels of `data`. Raises ValueError for weights of texts, and for a shape that is not
+        that of the model.
+        """
         refuse_other(brought, data, columns, ("image",))
-        before: Any = brought
-        if before is None and shape is not None:
-            before = cls.of_shape(shape)
-        elif before is None:
+        original: Any = brought
+        if original is None and shape is not None:
+            original = cls.of_shape(shape)
+        elif original is None:
             height, width, channels = (example or no_example)()["image"].shape
-            before = ImageProcessor(size=(height, width), channels=channels)
+            original = ImageProcessor(size=(height, width), channels=channels)
         changes: dict[str, Any] = {}
         if data.size is not None:
             changes.update(size=(data.size, data.size), crop=None)
-        if data.channels is not None and data.channels != before.channels:
-            mean, std = (float(np.mean(numbers)) for numbers in (before.mean, before.std))
+        if data.channels is not None and data.channels != original.channels:
+            mean, std = (float(np.mean(numbers)) for numbers in (original.mean, original.std))
             changes.update(channels=data.channels, mean=(mean,), std=(std,))
-        after = replace(before, **changes)
-        check_model(after, shape)
-        return after
+        processor = replace(original, **changes)
+        check_model(processor, shape)
+        return processor
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...]) -> ImageProcessor:
@@ -202,7 +205,7 @@ class ImageProcessor(Processor):
             )
 
     def read(self, argument: str) -> dict[str, Any]:
-        """Return the example of an image file, decoded as the images of a data set are."""
+        """Return the example of an image file, decoded like the images of a data set."""
         return {"image": pixels(decode(file_of(argument, "images").read_bytes(), argument))}
 
     def trials(self) -> list[dict[str, Any]]:
@@ -219,14 +222,14 @@ class ImageProcessor(Processor):
 
     @classmethod
     def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
-        """Read `preprocessor_config.json`; a field that is missing means what it means to `transformers`.
+        """Read `preprocessor_config.json`; a missing field has the default of `transformers`.
 
-        Raises FileNotFoundError where there is no such file, ValueError for what this form does not cover.
+        Raises FileNotFoundError where there is no such file, ValueError for settings that this class does not support.
         """
         file = Path(directory) / "preprocessor_config.json"
         stated = read_preprocessor(Path(directory))
         kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "ViT")
-        usual = next((own for name, own in _USUAL.items() if kind.startswith(name)), {})
+        usual = next((defaults for name, defaults in _USUAL.items() if kind.startswith(name)), {})
         settings = _USUAL["ViT"] | usual | stated
         read = ["size", "resample"] if settings["do_resize"] else []
         read += ["image_mean", "image_std"] if settings["do_normalize"] else []
@@ -242,8 +245,8 @@ class ImageProcessor(Processor):
             mean, std = (tuple(np.atleast_1d(settings[name]).tolist()) for name in ("image_mean", "image_std"))
         resample = settings["resample"] if settings["do_resize"] else 2
         if not isinstance(resample, int) or not 0 <= resample < len(_RESAMPLE):
-            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLE))
-            raise ValueError(f"{file}: resample is {resample!r}; expected one of {known}")
+            choices = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLE))
+            raise ValueError(f"{file}: resample is {resample!r}; expected one of {choices}")
         grey = isinstance(settings["image_mean"], list) and len(settings["image_mean"]) == 1
         try:
             return cls(
@@ -262,10 +265,10 @@ class ImageProcessor(Processor):
             raise ValueError(f"{file}: {error}") from None
 
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
-        """`{"image": uint8[H, W, C] or the bytes of an image file}` to `{"image": float32[height, width, channels]}`.
+        """Return `{"image": float32[height, width, channels]}` of
+        `{"image": uint8[H, W, C] or the bytes of an image file}`.
 
-        A file is decoded as `pictures.decode` says. Of an array with 2 or 4 channels the last is transparency, which
-        is dropped.
+        `pictures.decode` decodes a file. Of an array with 2 or 4 channels the last is transparency, which is dropped.
         """
         from PIL.Image import fromarray
 
@@ -288,7 +291,7 @@ class ImageProcessor(Processor):
         return {"image": (pixels * np.float32(self.scale) - mean) / std}
 
     def save(self, directory: str | Path) -> None:
-        """Writes `preprocessor_config.json`, which `load` and `transformers.AutoImageProcessor` read."""
+        """Write `preprocessor_config.json`, which `load` and `transformers.AutoImageProcessor` read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         size = {"shortest_edge": self.size} if isinstance(self.size, int) else _named(self.size or self.crop)
@@ -315,9 +318,9 @@ class ImageProcessor(Processor):
             return picture
         width, height = picture.size
         if isinstance(self.size, int):
-            short, long = min(width, height), max(width, height)
-            other = int(self.size * long / short)
-            new = (other, self.size) if width > height else (self.size, other)
+            shorter, longer = min(width, height), max(width, height)
+            long_side = int(self.size * longer / shorter)
+            new = (long_side, self.size) if width > height else (self.size, long_side)
         else:
             new = (self.size[1], self.size[0])
         return picture if new == picture.size else picture.resize(new, _RESAMPLE.index(self.resample))
@@ -332,7 +335,7 @@ class ImageProcessor(Processor):
 
 
 def refuse_other(brought: Processor | None, data: Any, columns: Columns, reads: tuple[str, ...]) -> None:
-    """Raise ValueError where the weights bring a processor of another kind of input."""
+    """Raise ValueError where the weights have a processor for another kind of input."""
     if brought is not None and not set(reads) & set(brought.reads):
         from tlx.processors.columns import spelled
 
@@ -356,14 +359,14 @@ def no_example() -> Mapping[str, Any]:
 
 
 def file_of(argument: str, noun: str) -> Path:
-    """The file that a user has named. Raises ValueError where there is none."""
+    """Return the file that a user has named. Raises ValueError where there is none."""
     if not Path(argument).is_file():
         raise ValueError(f"the model reads {noun}; {argument!r} is not a file")
     return Path(argument)
 
 
 def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
-    """A size of preprocessor_config.json, which may be a number or a dict, as (height, width) or the shortest edge."""
+    """Return a size of preprocessor_config.json, a number or a dict, as (height, width) or the shortest edge."""
     if isinstance(size, int):
         return (size, size)
     if "height" in size and "width" in size:

@@ -1,4 +1,4 @@
-"""From a sound to a picture: a log-mel spectrogram, which every model of images reads.
+"""Turn a sound into a picture: a log-mel spectrogram, which every model of images reads.
 
 Shapes: T samples, M mel bands (rows, from the lowest), F frames (columns).
 """
@@ -24,7 +24,7 @@ from tlx.processors.pictures import FILE, ImageProcessor, check_model, file_of, 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
 
-# What `preprocessor_config.json` calls it; no class of transformers reads it.
+# The type in `preprocessor_config.json`; no class of transformers reads it.
 KIND = "TlxSpectrogram"
 # The width of a frame in seconds, as is usual for speech.
 WINDOW = 0.025
@@ -35,9 +35,11 @@ MOST_SAMPLES = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class SoundProcessor(ImageProcessor):
-    """A sound to float32[M, F, 1], (M, F) being `size`: its first `seconds`, or all of it and silence, at `rate`
-    samples a second; frames of 25 ms, equally far apart; power in mel bands (Slaney's); log10, no less than the largest
-    minus 8, plus 4, over 4, as Whisper has it (Radford et al., 2023).
+    """Turns a sound into float32[M, F, 1], where `size` is (M, F).
+
+    It reads the first `seconds` of the sound, filled with silence where the sound is shorter, at `rate` samples a
+    second. Frames have 25 ms and equal distances. Power in mel bands (Slaney's) becomes log10, limited to the largest
+    value minus 8, plus 4, divided by 4, as in Whisper (Radford et al., 2023).
     """
 
     size: tuple[int, int]
@@ -57,7 +59,7 @@ class SoundProcessor(ImageProcessor):
 
     @property
     def samples(self) -> int:
-        """How many samples are looked at."""
+        """Return the number of samples that are read."""
         return round(self.rate * self.seconds)
 
     @classmethod
@@ -69,21 +71,24 @@ class SoundProcessor(ImageProcessor):
         shape: tuple[int, ...] | None = None,
         example: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Processor:
-        """Return a processor of the sounds' rate, at the size that the data ask for, else that of the weights or of the
-        model. Raises ValueError for weights of texts, and for a shape that is not the model's."""
+        """Return a processor with the rate of the sounds, at the size of the data, else that of the weights or of the
+        model.
+
+        Raises ValueError for weights of texts, and for a shape that is not that of the model.
+        """
         refuse_other(brought, data, columns, ("image", "audio"))
-        like: Any = brought or (cls.of_shape(shape) if shape else None)
-        size = (data.size, data.size) if data.size else like.shape[:2] if like else (64, 64)
+        template: Any = brought or (cls.of_shape(shape) if shape else None)
+        size = (data.size, data.size) if data.size else template.shape[:2] if template else (64, 64)
         (rate,) = {column.rate for column in columns.values() if column.kind == "audio"}
-        after = cls(size=size, rate=rate, seconds=data.seconds)
-        check_model(after, shape)
-        return after
+        processor = cls(size=size, rate=rate, seconds=data.seconds)
+        check_model(processor, shape)
+        return processor
 
     def trials(self) -> list[dict[str, Any]]:
         return [{"audio": np.random.default_rng(0).normal(0, 0.1, self.samples).astype(np.float32)}]
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
-        """Nothing is checked: the size is that of the run."""
+        """Check nothing: a run determines the size."""
 
     def read(self, argument: str) -> dict[str, Any]:
         """Return the example of a sound file."""
@@ -94,7 +99,7 @@ class SoundProcessor(ImageProcessor):
         return super().opens(directory) and read_json(directory / FILE).get("feature_extractor_type") == KIND
 
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
-        """`{"audio": float32[T] from -1 to 1, or the bytes of a sound file}` to `{"image": float32[M, F, 1]}`."""
+        """Return `{"image": float32[M, F, 1]}` of `{"audio": float32[T] from -1 to 1, or bytes of a sound file}`."""
         from transformers.audio_utils import spectrogram, window_function
 
         audio = example["audio"]
@@ -117,60 +122,63 @@ class SoundProcessor(ImageProcessor):
         return {"image": ((np.maximum(power, power.max() - 8) + 4) / 4).astype(np.float32)[..., None]}
 
     def save(self, directory: str | Path) -> None:
-        """Writes `preprocessor_config.json`, which `processors.load` reads."""
+        """Write `preprocessor_config.json`, which `processors.load` reads."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        told = {"feature_extractor_type": KIND, "size": list(self.size), "rate": self.rate, "seconds": self.seconds}
-        (directory / "preprocessor_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        settings = {"feature_extractor_type": KIND, "size": list(self.size), "rate": self.rate, "seconds": self.seconds}
+        (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
-        """From the file that `save` writes."""
+        """Read the file that `save` writes."""
         settings = read_preprocessor(Path(directory), SOUNDS)
         return cls(size=tuple(settings["size"]), rate=settings["rate"], seconds=settings["seconds"])
 
 
 def drawn(sound: np.ndarray) -> np.ndarray:
-    """The picture of a sound for whoever looks at it: uint8[64, 128, 1], low tones below, black silence."""
+    """Return a picture of a sound for people to look at: uint8[64, 128, 1], low tones below, black silence."""
     picture = SoundProcessor(size=(64, 128), seconds=max(len(sound), 128) / 8000)({"audio": sound})["image"]
     loud = (picture - picture.min()) / max(float(np.ptp(picture)), 1e-6)
     return np.rint(255 * loud[::-1]).astype(np.uint8)
 
 
 def fft_length(width: int) -> int:
-    """The power of two that holds a frame of `width` samples."""
+    """Return the smallest power of two that holds a frame of `width` samples."""
     return 2 ** math.ceil(math.log2(width))
 
 
 def mel_filters(rate: int, bands: int, length: int) -> np.ndarray:
-    """Slaney's triangles, [length / 2 + 1, M]."""
+    """Return Slaney's triangular filters, [length / 2 + 1, M]."""
     from transformers.audio_utils import mel_filter_bank
 
     return mel_filter_bank(length // 2 + 1, bands, 0.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
 
 
 def decoded(content: bytes, rate: int, what: str) -> np.ndarray:
-    """float32[T] of a sound file, its channels averaged, at `rate` samples a second. Raises ValueError for what is no
-    sound, ModuleNotFoundError that names the extra where soundfile is not installed."""
+    """Return float32[T] of a sound file, its channels averaged, at `rate` samples a second.
+
+    Raises ValueError for bytes that are no sound, and ModuleNotFoundError, which names the extra, where soundfile is
+    not installed.
+    """
     sound = soundfile()
     check_sound(content, what)
     try:
-        samples, found = sound.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        samples, found_rate = sound.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (sound.LibsndfileError, ValueError, MemoryError) as error:
         raise ValueError(f"{what} is no sound that can be read: {error}; expected a whole sound file") from None
     if not np.isfinite(samples).all():
         raise ValueError(f"{what} holds samples that are not finite; expected numbers from -1 to 1: convert it again")
     mono = samples.mean(1)
-    return mono if found == rate else resampled(mono, found, rate)
+    return mono if found_rate == rate else resampled(mono, found_rate, rate)
 
 
 def rate_of(content: bytes, what: str) -> int:
-    """Samples a second of a sound file; raises as `decoded`."""
+    """Return the samples a second of a sound file. Raises as `decoded`."""
     return check_sound(content, f"the first sound of {what}")
 
 
 def check_sound(content: bytes, what: str) -> int:
-    """Return the samples a second of a sound file; ValueError where its header describes what nothing can hold."""
+    """Return the samples a second of a sound file. Raises ValueError where its header states an impossible size."""
     sound = soundfile()
     try:
         header = sound.info(io.BytesIO(content))
@@ -189,7 +197,7 @@ def check_sound(content: bytes, what: str) -> int:
 
 
 def resampled(sound: np.ndarray, before: int, after: int) -> np.ndarray:
-    """A sound of `before` samples a second at `after`, by scipy's polyphase filter."""
+    """Return a sound of `before` samples a second at `after` samples a second, by scipy's polyphase filter."""
     from scipy.signal import resample_poly
 
     common = math.gcd(before, after)
@@ -197,7 +205,7 @@ def resampled(sound: np.ndarray, before: int, after: int) -> np.ndarray:
 
 
 def soundfile() -> Any:
-    """The library that reads and writes sound files."""
+    """Return the library that reads and writes sound files."""
     try:
         import soundfile as found
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Text, pairs of texts and lists of words to token ids. Shapes: T tokens."""
+"""Turn texts, pairs of texts and lists of words into token ids. Shapes: T tokens."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def glues_words(tokenizer: Tokenizer) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TextProcessor(Processor):
-    """Text, a pair of texts, or a list of words to token ids, at most `tokens` of them, special tokens included.
+    """Turns a text, a pair of texts, or a list of words into at most `tokens` token ids, special tokens included.
 
-    `files` is the directory that the tokenizer was read from; `pad_id` fills `input_ids` up to a batch's length, always
-    on the right. Without `token_types` every token has the type 0, as for a model that reads none. `rows` and
-    `type_rows` are how many token ids and token types the model has embeddings for (None: not known).
+    `files` is the directory that the tokenizer was read from. `pad_id` fills `input_ids` up to the length of a batch,
+    always on the right. Without `token_types` every token has the type 0, as for a model that reads none. `rows` and
+    `type_rows` are the numbers of token ids and token types that the model has embeddings for (None: not known).
     """
 
     tokenizer: Tokenizer
@@ -116,7 +116,7 @@ class TextProcessor(Processor):
         shape: tuple[int, ...] | None = None,
         example: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Processor:
-        """Return the tokenizer of the weights at the length of the data. Raises ValueError where they bring none."""
+        """Return the tokenizer of the weights at the length of the data. Raises ValueError where there is none."""
         if brought is None or not set(cls.reads) & set(brought.reads):
             from tlx.processors.columns import spelled
 
@@ -149,10 +149,10 @@ class TextProcessor(Processor):
         return cls(opened.tokenizer, tokens, directory, opened.pad_id, opened.token_types)
 
     def __call__(self, example: Mapping[str, Any]) -> Inputs:
-        """`{"text": str, "text_pair"?: str}` or `{"words": list of str}` to int32[tokens] `input_ids`, `token_type_ids`
-        and `attention_mask`, not padded.
+        """Return int32[tokens] `input_ids`, `token_type_ids` and `attention_mask`, not padded.
 
-        Raises ValueError for a token id or a token type that the model has no embedding for.
+        The example is `{"text": str, "text_pair"?: str}` or `{"words": list of str}`. Raises ValueError for a token id
+        or a token type that the model has no embedding for.
         """
         encoding = self._encode(example)
         ids = np.asarray(encoding.ids, np.int32)
@@ -165,7 +165,7 @@ class TextProcessor(Processor):
         }
 
     def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
-        """Return for each token the number of its word in `example["words"]`, -1 for special tokens: int64[tokens].
+        """Return int64[tokens], the number of the word of each token in `example["words"]`, -1 for special tokens.
 
         Words beyond `tokens` are cut off like the end of a text. Raises TypeError for an example without words.
         """
@@ -175,17 +175,17 @@ class TextProcessor(Processor):
         return np.array([-1 if number is None else number for number in numbers], np.int64)
 
     def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Return how many tokens each example has. The tokenizer works on all of them in parallel."""
+        """Return the number of tokens of each example. The tokenizer works on all of them in parallel."""
         if any("words" in example for example in examples):
             return [len(self._encode(example).ids) for example in examples]
-        texts = [(own["text"], own["text_pair"]) if "text_pair" in own else own["text"] for own in examples]
+        texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
         return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(texts)]
 
     def read(self, argument: str) -> dict[str, Any]:
         return {"text": argument}
 
     def cuts(self, example: Mapping[str, Any]) -> bool:
-        """Return whether the example is longer than `tokens`, so that its end (or its beginning) is not read."""
+        """Return whether the example is longer than `tokens`, so that its end (or its beginning) is cut off."""
         return bool(self._encode(example).overflowing)
 
     def cut_notes(self, examples: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -195,7 +195,7 @@ class TextProcessor(Processor):
         return [f"{count} longer than the {self.tokens} tokens that the model reads; the rest was cut off"]
 
     def within(self, rows: Mapping[str, int], room: int | None) -> TextProcessor:
-        """Return the processor that knows how many ids, types and positions the model has."""
+        """Return the processor with the numbers of token ids, token types and positions of the model."""
         from tlx.processors import vocabulary
 
         if "input_ids" not in rows:
@@ -204,7 +204,7 @@ class TextProcessor(Processor):
         if room is not None and room < tokens:
             log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, tokens)
             tokens = room
-        # DistilBERT has no types; transformers would be given them by a tokenizer of another class.
+        # DistilBERT reads no types, but a tokenizer of another class would produce them.
         type_rows = rows.get("token_type_ids", 0)
         types = self.token_types and type_rows > 0
         processor = replace(self, tokens=tokens, rows=rows["input_ids"], type_rows=type_rows, token_types=types)
@@ -212,8 +212,8 @@ class TextProcessor(Processor):
         return processor
 
     def trials(self) -> list[dict[str, Any]]:
-        pairs = [(one, other) for one in TRIED for other in (None, *TRIED)]
-        return [{"text": one} if other is None else {"text": one, "text_pair": other} for one, other in pairs]
+        pairs = [(text, second) for text in TRIED for second in (None, *TRIED)]
+        return [{"text": text} if second is None else {"text": text, "text_pair": second} for text, second in pairs]
 
     def by_transformers(self, directory: Path) -> TextProcessor:
         opened = open_by_transformers(directory)
@@ -262,10 +262,10 @@ class TextProcessor(Processor):
         return any((directory / name).is_file() for name in TOKENIZER_FILES)
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load` and `transformers.AutoTokenizer.from_pretrained` read.
+        """Write the files that `load` and `transformers.AutoTokenizer.from_pretrained` read.
 
-        The files are copied as they came. Only tokenizer_config.json changes: it states the length and the padding
-        side of this processor, and the class that opens the files.
+        The files are copied unchanged, except tokenizer_config.json: it states the length and the padding side of this
+        processor, and the class that opens the files.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -286,16 +286,16 @@ class TextProcessor(Processor):
             settings = {"tokenizer_class": "PreTrainedTokenizerFast", **({"pad_token": pad} if pad else {})}
         # Classes differ in this from one version of transformers to the next.
         settings["model_input_names"] = list(WITH_TYPES if self.token_types else WITHOUT_TYPES)
-        # The code that a hub's repository names does not go along.
+        # The code that a repository of the hub names is not copied.
         settings.pop("auto_map", None)
         settings |= {"model_max_length": self.tokens, "padding_side": "right"}
-        written = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         partial = directory / ".tokenizer_config.json.partial"
-        partial.write_text(written, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, directory / "tokenizer_config.json")
 
 
 @lru_cache(maxsize=8)
 def hash_of(tokenizer: Tokenizer) -> str:
-    """A hash of all that a tokenizer does. The last few are kept, because runs share theirs."""
+    """Return a hash of the whole tokenizer. The last few hashes are cached, because runs share tokenizers."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()

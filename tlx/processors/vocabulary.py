@@ -1,4 +1,4 @@
-"""Does a tokenizer belong to a model? Compare its ids with the rows of the model's word embedding."""
+"""Check whether a tokenizer belongs to a model: compare its ids with the rows of the model's word embedding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tlx.processors.texts import TextProcessor
 
 # Vocabularies are padded to multiples of at most this many rows (30,522 words in 30,528 or 30,592 rows).
 PADDING = 128
-# No model is trained on a vocabulary of which its tokenizer can give less than this share.
+# No model is trained on a vocabulary of which its tokenizer reaches less than this share.
 SHARE = 0.25
 
 
 def check(processor: TextProcessor) -> None:
     """Raise ValueError where the tokenizer and the model of `processor` cannot belong together.
 
-    A word of the tokenizer, a special token that it adds to every text, or its padding has an id that the embedding has
-    no row for; or fewer than a quarter of the rows have a word. An added token beyond the rows is refused when a text
+    That is: the embedding has no row for the id of a word, of a special token that is added to every text, or of the
+    padding; or fewer than a quarter of the rows have a word. An added token beyond the rows is refused only when a text
     holds it.
     """
     rows = processor.rows
@@ -30,7 +30,7 @@ def check(processor: TextProcessor) -> None:
     if processor.pad_id >= rows:
         beyond["(padding)"] = processor.pad_id
     if beyond:
-        text = max(beyond, key=lambda own: beyond[own])
+        text = max(beyond, key=lambda token: beyond[token])
         raise ValueError(
             f"{where}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} word embeddings (the last is "
             f"{text!r} with the id {beyond[text]}): they do not belong together; use the tokenizer that the model was "
@@ -44,12 +44,12 @@ def check(processor: TextProcessor) -> None:
 
 
 def notes(processor: Processor | None) -> list[str]:
-    """Return what is odd about the processor of a model, where it has one, and yet no certain mistake."""
+    """Return notes on oddities of the processor of a model, where it has one, that are not certain mistakes."""
     return [] if processor is None else processor.notes()
 
 
 def odd(processor: TextProcessor) -> list[str]:
-    """Return what is odd about the tokenizer of a model, and yet no certain mistake."""
+    """Return notes on oddities of the tokenizer of a model that are not certain mistakes."""
     if processor.rows is None:
         return []
     rows, notes = processor.rows, []
@@ -68,12 +68,12 @@ def odd(processor: TextProcessor) -> list[str]:
 
 
 def _reached(processor: TextProcessor) -> int:
-    """How many rows of the embedding the tokenizer has an entry for."""
+    """Return the number of rows of the embedding that the tokenizer has an entry for."""
     numbers = set(processor.tokenizer.get_vocab(with_added_tokens=True).values())
     return sum(number < (processor.rows or 0) for number in numbers)
 
 
 def _always(tokenizer: Any) -> tuple[list[str], list[int]]:
-    """The special tokens of an empty text, and their ids."""
+    """Return the special tokens of an empty text, and their ids."""
     encoding = tokenizer.encode("")
     return encoding.tokens, encoding.ids

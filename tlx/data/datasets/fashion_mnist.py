@@ -31,7 +31,8 @@ class FashionMnist(GreyImages):
 
 
 def _idx(member: str) -> np.ndarray:
-    """An IDX file of bytes: big-endian u32 magic whose low byte is the rank, u32 dimensions, then the numbers."""
+    """Read an IDX file of bytes: a big-endian u32 magic with the rank in its low byte, u32 dimensions, then the
+    numbers."""
     content = gzip.decompress(assets.open_member("fashion-mnist", member))
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)

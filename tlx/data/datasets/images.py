@@ -1,4 +1,4 @@
-"""What the builders of small grey images share."""
+"""The shared base class of the builders of small grey images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Images(NamedTuple):
 
 
 class GreyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A builder whose subclasses say `side`, `classes` and, by `read`, the images of each split."""
+    """A builder of grey images. A subclass defines `side`, `classes` and, by `read`, the images of each split."""
 
     VERSION = tfds.core.Version("1.0.0")
     # As in sentiment.py.
@@ -30,7 +30,7 @@ class GreyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
 
     @abc.abstractmethod
     def read(self) -> Mapping[str, Images]:
-        """The images of each split."""
+        """Return the images of each split."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

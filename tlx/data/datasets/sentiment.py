@@ -36,20 +36,20 @@ class Sentence(NamedTuple):
 
 
 def sentences(domain: str, text: str) -> Iterator[Sentence]:
-    """The clear sentences of a ground-truth file, lines of `id TAB rating TAB text`.
+    """Yield the clear sentences of a ground-truth file, which has lines of `id TAB rating TAB text`.
 
-    Those rated between -0.5 and 0.5 are dropped, and so is a text seen before, which could else be trained on and
-    tested on.
+    Sentences rated between -0.5 and 0.5 are dropped. So is a repeated text, because it could be in the training and in
+    the test split.
     """
-    seen = set()
+    texts = set()
     for line in text.splitlines():
         if not line.strip():
             continue
         number, rating, words = line.split("\t", 2)
         words = words.strip()
-        if abs(float(rating)) < 0.5 or words.lower() in seen:
+        if abs(float(rating)) < 0.5 or words.lower() in texts:
             continue
-        seen.add(words.lower())
+        texts.add(words.lower())
         document = f"{domain}/{number.split('_')[0]}" if "_" in number else ""
         yield Sentence(f"{domain}/{number}", document, float(rating), words)
 
@@ -89,8 +89,8 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
         domain = self.builder_config.name
         with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
             raw = archive.extractfile(f"hutto_ICWSM_2014/{FILES[domain]}").read()  # type: ignore[union-attr]
-        found = list(sentences(domain, raw.decode("utf-8", errors="replace")))
-        return {split: self._generate_examples(found, split) for split in ("train", "validation", "test")}
+        rated = list(sentences(domain, raw.decode("utf-8", errors="replace")))
+        return {split: self._generate_examples(rated, split) for split in ("train", "validation", "test")}
 
     def _generate_examples(self, found: list[Sentence], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for sentence in found:

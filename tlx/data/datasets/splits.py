@@ -1,4 +1,4 @@
-"""Who goes to which split, decided by the data alone: no random state, so every machine agrees."""
+"""Assign examples to splits by the data alone: no random state, so every machine agrees."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 def place(identity: str) -> float:
-    """A number in [0, 1) that depends on `identity` alone and looks random: the first 8 bytes of its sha256."""
+    """Return a number in [0, 1) that depends on `identity` alone and looks random: the first 8 bytes of its sha256."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
 
 
 def by_hash(identity: str, shares: Mapping[str, float] = SHARES) -> str:
-    """The split of one example; those that share an identity (a document, say) share a split."""
+    """Return the split of one example. Examples with one identity (a document, say) share a split."""
     where, edge = place(identity), 0.0
     for name, share in shares.items():
         edge += share
@@ -29,7 +29,8 @@ def by_hash(identity: str, shares: Mapping[str, float] = SHARES) -> str:
 def stratified(
     labels: Sequence[int] | np.ndarray, name: str, shares: Mapping[str, float] = SHARES
 ) -> dict[str, np.ndarray]:
-    """Positions of each split, in order; every class is divided by `shares`. `name` sets the data set's own order."""
+    """Return the positions of each split, in order. Every class is divided by `shares`. `name` seeds the order of the
+    data set."""
     labels = np.asarray(labels)
     places = np.array([place(f"{name}/{position}") for position in range(len(labels))])
     parts: dict[str, list[np.ndarray]] = {split: [] for split in shares}
@@ -43,9 +44,8 @@ def stratified(
 
 
 def png(image: np.ndarray) -> io.BytesIO:
-    """uint8[H, W] as a PNG file object: TFDS stores such bytes as they are, where it would encode an array by
-    TensorFlow.
-    """
+    """Return uint8[H, W] as a PNG file object. TFDS stores such bytes unchanged, but would encode an array by
+    TensorFlow."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -19,7 +19,7 @@ from tlx.data.datasets.splits import by_hash
 from tlx.processors import sounds
 
 RATE = 8000
-# Which package speaks which language.
+# The package of each language.
 VOICES = {
     "studio": {"en": "sounds-en", "es": "sounds-es", "fr": "sounds-fr", "it": "sounds-it"},
     "voices": {"es": "sounds-es-co", "fr": "sounds-fr-armelle", "it": "sounds-it-menardi"},
@@ -56,8 +56,8 @@ class Spoken(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
         voices = VOICES[self.builder_config.name]
-        found = [(language, *one) for language, asset in voices.items() for one in prompts(asset)]
-        return {split: self._generate_examples(found, split) for split in ("train", "validation", "test")}
+        rows = [(language, *recording) for language, asset in voices.items() for recording in prompts(asset)]
+        return {split: self._generate_examples(rows, split) for split in ("train", "validation", "test")}
 
     def _generate_examples(
         self, found: list[tuple[str, str, bytes]], split: str
@@ -68,17 +68,17 @@ class Spoken(tfds.core.GeneratorBasedBuilder):
 
 
 def prompts(asset: str) -> Iterator[tuple[str, bytes]]:
-    """What is spoken in a package, in order, with the bytes of a FLAC file of it; silence is left out."""
+    """Yield the prompts of a package, in order, each with the bytes of a FLAC file; silence is left out."""
     soundfile = sounds.soundfile()
     for member, content in sorted(assets.members(asset)):
         path = PurePosixPath(member)
         if path.suffix not in (".wav", ".gsm") or path.parts[0] == "silence":
             continue
-        # A .gsm has no head that says what it is.
-        given = (
+        # A .gsm file has no header with its format.
+        options = (
             {"format": "RAW", "subtype": "GSM610", "samplerate": RATE, "channels": 1} if path.suffix == ".gsm" else {}
         )
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="int16", **given)
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="int16", **options)
         if rate != RATE:
             raise ValueError(f"{asset}: {member} has {rate} samples a second, not {RATE}")
         if not len(samples) or not np.abs(samples).max():

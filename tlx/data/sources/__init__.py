@@ -1,4 +1,4 @@
-"""Where data come from: a source is a frozen value, and `open()` gives its splits and describes its columns."""
+"""Sources of data. A source is a frozen value; `open()` returns its splits and the description of its columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tlx.data.sources.csv import Csv
     from tlx.data.sources.tfds import Tfds
 
-# The command line reads settings without what a source imports to read data.
+# Lazy, because the command line reads settings without the imports that read data.
 _HOMES = {"Csv": "csv", "Dataset": "base", "Source": "base", "Tfds": "tfds"}
 __all__ = ["Csv", "Dataset", "Source", "Tfds"]
 

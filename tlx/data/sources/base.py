@@ -1,6 +1,6 @@
-"""What a source of data is: an open base class.
+"""Define sources of data: an open base class.
 
-A source of your own is a frozen keyword-only dataclass in your own file:
+A user's source is a frozen keyword-only dataclass in a file of the user:
 
     @dataclass(frozen=True, kw_only=True)
     class Parity(Source):
@@ -11,7 +11,7 @@ A source of your own is a frozen keyword-only dataclass in your own file:
             columns = {"text": Column("text"), "label": Column("class", ("odd", "even"))}
             return Dataset("parity", {"train": rows[: -50], "test": rows[-50:]}, columns, f"parity-{self.count}")
 
-and stands where the name of a data set stands: `Data(target=Parity(count=300))`.
+and takes the place of the name of a data set: `Data(target=Parity(count=300))`.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set as a value that can be printed, compared, hashed and swept; nothing is read before `open()`."""
+    """A data set as a value that can be printed, compared, hashed and swept. Nothing is read before `open()`."""
 
     def open(self) -> Dataset:
-        """Return the data set. A fault raises ValueError or FileNotFoundError and names the place."""
+        """Return the data set. A fault raises ValueError or FileNotFoundError, which names the place."""
         raise TypeError(f"{type(self).__name__} defines no open(); return a tlx.data.Dataset")
 
     @property
     def short(self) -> str | Source:
-        """The name that means the same in a recipe, or the source itself."""
+        """Return the name that means the same in a recipe, or the source itself."""
         return self
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source gives.
+    """An opened data set.
 
     Args:
-        name: What messages and reports call it.
+        name: The name in messages and reports.
         splits: The records of each split: any sequence of mappings from column to cell. `train` is needed;
-            `validation` and `test` are used where they are there.
-        columns: What each column holds. `label` is the target, all others are inputs.
+            `validation` and `test` are used where present.
+        columns: The kind of each column. `label` is the target, all others are inputs.
         fingerprint: A hash of the content and of the settings that changed it, not of its place.
-        notes: Sentences for the output of a run, such as which columns were taken.
+        notes: Sentences for the output of a run, such as the columns that were chosen.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Dataset:
 
         check_columns(self.name, self.columns)
         splits: Mapping[str, Any] = self.splits
-        made = {
+        examples_of = {
             split: records if isinstance(records, Examples) else self._examples(split, records)
             for split, records in splits.items()
         }
-        object.__setattr__(self, "splits", made)
+        object.__setattr__(self, "splits", examples_of)
 
     def _examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> Examples:
         from tlx.data.examples import Examples
@@ -84,16 +84,16 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes of the label; () where it has none."""
+        """Return the names of the classes of the label; () where there are none."""
         return self.columns[LABEL].classes if LABEL in self.columns else ()
 
 
 def check_columns(name: str, columns: Mapping[str, Column]) -> None:
-    """Raise ValueError for columns without an input, and for a kind that nothing reads."""
-    for column, described in columns.items():
-        if described.kind not in READERS:
+    """Raise ValueError for columns without an input, and for a kind that no reader supports."""
+    for column, description in columns.items():
+        if description.kind not in READERS:
             raise ValueError(
-                f"the column {column!r} of {name} is of kind {described.kind!r}{near_miss(described.kind, READERS)}"
+                f"the column {column!r} of {name} is of kind {description.kind!r}{near_miss(description.kind, READERS)}"
             )
     if not inputs(columns):
         raise ValueError(f"{name} has only the columns {', '.join(columns) or '(none)'}; expected an input beside them")

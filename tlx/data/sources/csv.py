@@ -1,4 +1,4 @@
-"""Tables in CSV files. Rows are found by their offsets, so a file may be larger than memory."""
+"""Read tables in CSV files. Rows are found by their offsets, so a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tlx.types import Column
 
 Kind = Literal["class", "number", "classes", "tags"]
 
-# Names by which a column is found where the source names none.
+# Usual names of columns, for sources that name none.
 TEXTS = ("text", "sentence", "review", "body", "content", "comment", "document", "message", "tweet", "question")
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text_a", "text_b"))
 LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "y")
-# More classes than this, most of them with one example, are no classes.
+# Labels with more distinct values than this, most of them with one example, are no classes.
 MANY_CLASSES = 100
 
 
@@ -40,18 +40,18 @@ class Csv(Source):
         validation: The file of the validation split, if there is one.
         test: The file of the test split. Without one the share `test_share` of `path` is held out: the same rows each
             time, an equal share of every class. A share of 0 holds none out.
-        text: The column of the texts; `text_pair` the second text of a pair. Without a name the column is found where
-            only one can be meant, and a note of the run says which one it is.
+        text: The column of the texts; `text_pair` is the second text of a pair. Without a name the column is chosen
+            where only one is possible, and a note of the run names it.
         words: A column of words with spaces between, in the place of a text.
         label: The column of the labels.
-        label_kind: What a label is: a "class", a "number", several "classes" in one cell, or "tags" of the `words`. By
-            default "tags" beside words, "classes" with a `separator`, "number" where all labels are numbers and one is
-            not whole, else "class".
-        separator: What stands between the classes of one cell.
+        label_kind: The kind of a label: a "class", a "number", several "classes" in one cell, or "tags" of the
+            `words`. By default "tags" beside words, "classes" with a `separator`, "number" where all labels are
+            numbers and one is not whole, else "class".
+        separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
-        missing: What becomes of rows without a label: "error" names the first, "drop" leaves them out and says so.
-        delimiter: What stands between cells; None finds it in the header.
-        quote: What encloses a cell that holds a delimiter or a line break.
+        missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
+        delimiter: The character between cells; None finds it in the header.
+        quote: The character around a cell that holds a delimiter or a line break.
         encoding: The encoding of the files.
     """
 
@@ -95,7 +95,7 @@ class Csv(Source):
 
     @property
     def paths(self) -> dict[str, str]:
-        """The file of each split that has one."""
+        """Return the file of each split that has one."""
         files = {"train": self.path, "validation": self.validation, "test": self.test}
         return {split: path for split, path in files.items() if path is not None}
 
@@ -103,8 +103,9 @@ class Csv(Source):
         """Open the table.
 
         Raises:
-            FileNotFoundError: A file is not there.
-            ValueError: A file is empty or damaged, a column is not there, or a label cannot be read. The message names
+            FileNotFoundError: A file is missing.
+            IsADirectoryError: A path is a directory.
+            ValueError: A file is empty or damaged, a column is missing, or a label cannot be read. The message names
                 the file, the line, and the nearest column.
         """
         stamps = []
@@ -118,16 +119,16 @@ class Csv(Source):
         name = Path(self.path).name
         splits = {
             split: Examples(
-                name, split, Rows(table, split), table.columns, key=table.fingerprint if len(own.places) else ""
+                name, split, Rows(table, split), table.columns, key=table.fingerprint if len(part.places) else ""
             )
-            for split, own in table.parts.items()
+            for split, part in table.parts.items()
         }
         return Dataset(name, splits, table.columns, table.fingerprint, table.notes)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one split: their places in a file, and their labels, where each is one number."""
+    """The rows of one split: their places in a file, and their labels, where each label is one number."""
 
     file: CsvFile
     places: np.ndarray
@@ -147,7 +148,7 @@ class CsvTable:
 
 
 class Rows(Sequence[Mapping[str, Any]]):
-    """The records of a split, read from their file when they are asked for."""
+    """The records of a split. Each is read from its file when it is needed."""
 
     def __init__(self, table: CsvTable, split: str):
         self.table, self.part = table, table.parts[split]
@@ -187,14 +188,20 @@ def read_table(settings: Csv, stamps: tuple[Any, ...]) -> CsvTable:
         for name in names.values():
             place(file, name)
     cells = {split: file.scan(place(file, names[LABEL])) for split, file in files.items()}
-    kept, dropped = with_labels(settings, files, cells, names[LABEL])
+    labelled_rows, dropped = with_labels(settings, files, cells, names[LABEL])
     if dropped:
         notes.append(f"{dropped:,} rows of {settings} have no label in {names[LABEL]!r} and are left out")
-    kind = settings.label_kind or kind_of(settings, [cell for split in cells for cell in cells[split][kept[split]]])
-    column = column_of(settings, kind, files, cells, kept, names[LABEL])
+    kind = settings.label_kind or kind_of(
+        settings, [cell for split in cells for cell in cells[split][labelled_rows[split]]]
+    )
+    column = column_of(settings, kind, files, cells, labelled_rows, names[LABEL])
     inputs = {role: Column("words" if role == "words" else "text") for role in names if role != LABEL}
     parts = {
-        split: Part(files[split], kept[split], encoded(column, files[split], cells[split], kept[split], names[LABEL]))
+        split: Part(
+            files[split],
+            labelled_rows[split],
+            encoded(column, files[split], cells[split], labelled_rows[split], names[LABEL]),
+        )
         for split in files
     }
     if "test" not in parts and settings.test_share:
@@ -203,14 +210,14 @@ def read_table(settings: Csv, stamps: tuple[Any, ...]) -> CsvTable:
 
 
 def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]:
-    """The column of each role, and a note where one was found by its name."""
+    """Return the column of each role, and a note where a column was chosen by its name."""
     roles = {role: getattr(settings, role) for role in ("text", "text_pair", "words", LABEL)}
     names = {role: name for role, name in roles.items() if name is not None}
     for name in names.values():
         place(file, name)
     if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
         raise ValueError(f"{settings} names the column {twice[0]!r} twice; give each role its own column")
-    asked = dict(names)
+    named = dict(names)
     if LABEL not in names:
         names[LABEL] = only(file, names, LABELS, "label", "label='...'")
     if not {"text", "words"} & set(names):
@@ -223,16 +230,17 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
             names["text"] = only(file, names, TEXTS, "text", "text='...'")
     order = [role for role in ("text", "text_pair", "words", LABEL) if role in names]
     names = {role: names[role] for role in order}
-    if names.keys() == asked.keys():
+    if names.keys() == named.keys():
         return names, []
-    others = [name for name in file.header if name not in names.values()]
-    also = f"; not used: {', '.join(map(repr, others))}" if others else ""
-    taken = ", ".join(f"{role} is {name!r}" for role, name in names.items())
-    return names, [f"of the columns of {settings}, {taken}{also}"]
+    unused = [name for name in file.header if name not in names.values()]
+    also = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
+    assignments = ", ".join(f"{role} is {name!r}" for role, name in names.items())
+    return names, [f"of the columns of {settings}, {assignments}{also}"]
 
 
 def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: str, remedy: str) -> str:
-    """The one column that can be meant: by its name, else the only one that is left. ValueError where several can."""
+    """Return the only possible column: by its name, else the only one that is left. Raises ValueError where several are
+    possible."""
     free = [name for name in file.header if name not in taken.values()]
     likely = [name for name in free if name.lower() in known]
     if len(likely) == 1:
@@ -245,7 +253,7 @@ def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: st
 
 
 def place(file: CsvFile, name: str) -> int:
-    """The place of a column in the header. ValueError with the nearest name where there is none."""
+    """Return the position of a column in the header. Raises ValueError with the nearest name where it is missing."""
     if name not in file.header:
         raise ValueError(
             f"{file.path} line 1 has no column {name!r}{near_miss(name, file.header)}; it has "
@@ -257,26 +265,28 @@ def place(file: CsvFile, name: str) -> int:
 def with_labels(
     settings: Csv, files: Mapping[str, CsvFile], cells: Mapping[str, np.ndarray], label: str
 ) -> tuple[dict[str, np.ndarray], int]:
-    """The places of the rows that have a label, by split, and how many rows have none. An empty cell with a separator
-    is a row of no class."""
-    kept, dropped = {}, 0
-    for split, own in cells.items():
-        empty = np.array([not cell.strip() for cell in own], bool)
+    """Return the positions of the rows that have a label, by split, and the number of rows without one.
+
+    With a separator an empty cell is a row without classes.
+    """
+    labelled_rows, dropped = {}, 0
+    for split, column in cells.items():
+        empty = np.array([not cell.strip() for cell in column], bool)
         if settings.separator and settings.label_kind in (None, "classes"):
             empty[:] = False
         if empty.any() and settings.missing == "error":
             line = files[split].line(int(empty.argmax()))
             raise ValueError(
-                f"{files[split].path} line {line}: {label!r} is empty, as in {int(empty.sum()):,} of {len(own):,} "
+                f"{files[split].path} line {line}: {label!r} is empty, as in {int(empty.sum()):,} of {len(column):,} "
                 "rows; fill it in, or leave such rows out with missing='drop'"
             )
-        kept[split] = np.flatnonzero(~empty)
+        labelled_rows[split] = np.flatnonzero(~empty)
         dropped += int(empty.sum())
-    return kept, dropped
+    return labelled_rows, dropped
 
 
 def kind_of(settings: Csv, cells: Sequence[str]) -> Kind:
-    """What the labels are, where the source does not say."""
+    """Return the kind of the labels where the source does not state it."""
     if settings.words is not None:
         return "tags"
     if settings.separator:
@@ -289,7 +299,7 @@ def kind_of(settings: Csv, cells: Sequence[str]) -> Kind:
 
 
 def number_in(cell: str) -> float | None:
-    """The number in a cell; None where it is none."""
+    """Return the number in a cell; None where the cell is no number."""
     try:
         return float(cell)
     except ValueError:
@@ -297,7 +307,7 @@ def number_in(cell: str) -> float | None:
 
 
 def names_in(cell: str, settings: Csv, kind: str) -> list[str]:
-    """The classes that one cell of a column of this kind names."""
+    """Return the classes that one cell of a column of this kind names."""
     if kind == "tags":
         return cell.split()
     if kind != "classes" or settings.separator is None:
@@ -313,34 +323,36 @@ def column_of(
     kept: Mapping[str, np.ndarray],
     label: str,
 ) -> Column:
-    """The label's column, with its classes. ValueError for labels that are no classes, or none of those given."""
+    """Return the column of the label, with its classes. Raises ValueError for labels that look like names, or that are
+    none of the given classes."""
     if kind == "number":
         return Column("number")
-    seen: dict[str, int] = {}
-    for split, own in cells.items():
+    counts: dict[str, int] = {}
+    for split, column in cells.items():
         for row in kept[split].tolist():
-            for name in names_in(own[row], settings, kind):
+            for name in names_in(column[row], settings, kind):
                 if settings.classes and name not in settings.classes:
                     raise ValueError(
                         f"{files[split].path} line {files[split].line(row)}: {label!r} is {name!r}, which is none of "
                         f"the classes given{near_miss(name, settings.classes)}"
                     )
-                seen[name] = seen.get(name, 0) + 1
+                counts[name] = counts.get(name, 0) + 1
     total = sum(map(len, kept.values()))
-    if len(seen) > MANY_CLASSES and len(seen) > total / 2 and not settings.classes:
+    if len(counts) > MANY_CLASSES and len(counts) > total / 2 and not settings.classes:
         raise ValueError(
-            f"{files['train'].path}: {label!r} has {len(seen):,} different labels in {total:,} rows, which look like "
+            f"{files['train'].path}: {label!r} has {len(counts):,} different labels in {total:,} rows, which look like "
             "names and not like classes; name another column, or label_kind='number'"
         )
     if settings.classes:
         return Column(kind, settings.classes)
-    numeric = all(number_in(name) is not None for name in seen)
-    names = sorted(seen, key=lambda name: (float(name), name)) if numeric else sorted(seen)
+    numeric = all(number_in(name) is not None for name in counts)
+    names = sorted(counts, key=lambda name: (float(name), name)) if numeric else sorted(counts)
     return Column(kind, tuple(names))
 
 
 def encoded(column: Column, file: CsvFile, cells: np.ndarray, kept: np.ndarray, label: str) -> np.ndarray | None:
-    """int32[N] classes or float32[N] numbers; None where each label is a list. ValueError for what is no number."""
+    """Return int32[N] classes or float32[N] numbers; None where each label is a list. Raises ValueError for a cell that
+    is no number."""
     if column.kind == "class":
         numbers = {name: number for number, name in enumerate(column.classes)}
         return np.array([numbers[cells[row].strip()] for row in kept.tolist()], np.int32)
@@ -356,19 +368,20 @@ def encoded(column: Column, file: CsvFile, cells: np.ndarray, kept: np.ndarray, 
 
 
 def divided(part: Part, share: float, kind: str) -> dict[str, Part]:
-    """A training part without the share of every class that becomes the test split, and that."""
+    """Split a training part: return it without the share of every class that becomes the test split, and the test
+    split."""
     strata = part.labels if part.labels is not None and kind == "class" else np.zeros(len(part.places), np.int32)
     rows = stratified(strata, "test", {"train": 1 - share, "test": share})
     return {
-        split: Part(part.file, part.places[own], None if part.labels is None else part.labels[own])
-        for split, own in rows.items()
+        split: Part(part.file, part.places[members], None if part.labels is None else part.labels[members])
+        for split, members in rows.items()
     }
 
 
 def fingerprint_of(settings: Csv) -> str:
-    """A hash of the content of all files and of the settings, without the names of the files."""
+    """Return a hash of the content of all files and of the settings, without the names of the files."""
     paths = settings.paths
-    values = {own.name: getattr(settings, own.name) for own in fields(settings) if own.name not in
+    values = {setting.name: getattr(settings, setting.name) for setting in fields(settings) if setting.name not in
               ("path", "validation", "test")}  # fmt: skip
     document = [{split: sha256_once(Path(path)) for split, path in paths.items()}, values]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

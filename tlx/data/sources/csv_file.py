@@ -1,4 +1,4 @@
-"""One CSV file: its header, where each row begins, and any row or column of it."""
+"""Read one CSV file: its header, the beginning of each row, and any row or column."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CsvFile:
 
     def __init__(self, path: str, encoding: str, delimiter: str | None, quote: str):
         self.path, self.encoding, self.quote = path, encoding, quote
-        # A text may be longer than the 131,072 characters that the library takes by default.
+        # A text may be longer than the 131,072 characters that the library allows by default.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         if Path(path).stat().st_size == 0:
             raise ValueError(f"{path} is empty; expected a header line and rows")
@@ -46,7 +46,7 @@ class CsvFile:
         self.header = self._checked()
 
     def scan(self, place: int) -> np.ndarray:
-        """Find where each row begins, and return all cells of one column: objects [N]."""
+        """Find the beginning of each row, and return all cells of one column: objects [N]."""
         starts, lines, column = [], [], []
         rows = self._rows()
         next(rows)
@@ -69,11 +69,11 @@ class CsvFile:
         return len(self.lines)
 
     def line(self, row: int) -> int:
-        """The line on which a row begins; the header is line 1."""
+        """Return the line on which a row begins; the header is line 1."""
         return int(self.lines[row])
 
     def row(self, row: int) -> list[str]:
-        """The cells of one row."""
+        """Return the cells of one row."""
         first, last = int(self.starts[row]), int(self.starts[row + 1])
         # Read and not mapped: a file that was cut short since would end the process with a bus error.
         with self.lock:
@@ -85,7 +85,7 @@ class CsvFile:
         return cells
 
     def _rows(self) -> Iterator[tuple[int, int, list[str]]]:
-        """Each row that is not empty: its first byte, its line, its cells."""
+        """Yield each row that is not empty: its first byte, its line, its cells."""
         lines = Lines(self)
         reader = self._reader(lines)
         while True:
@@ -116,17 +116,19 @@ class CsvFile:
             ) from None
 
     def _delimiter(self) -> str:
-        """The delimiter that the header has most of; a comma where it has none."""
+        """Return the most frequent delimiter of the header; a comma where it has none."""
         end = self.content.find(b"\n", self.skip)
         header = self._decoded(self.content[self.skip : end if end >= 0 else len(self.content)], 1)
         return max(DELIMITERS, key=header.count)
 
     def _checked(self) -> list[str]:
-        """The header. ValueError where it names a column twice, or only one."""
+        """Return the header. Raises ValueError where it names a column twice, or has fewer than two columns."""
         _, line, cells = next(self._rows(), (0, 1, []))
         header = [cell.strip() for cell in cells]
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise ValueError(f"{self.path} line {line} names the column {twice[0]!r} twice; give each its own name")
+        if duplicates := [name for name in header if header.count(name) > 1]:
+            raise ValueError(
+                f"{self.path} line {line} names the column {duplicates[0]!r} twice; give each its own name"
+            )
         if len(header) < 2:
             raise ValueError(
                 f"{self.path} line {line} has the columns {header!r:.80}, cut at {self.delimiter!r}; expected a text "

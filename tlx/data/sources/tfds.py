@@ -1,4 +1,4 @@
-"""Data sets that lie prepared on disk in the form of TFDS, ours among them."""
+"""Read data sets that are prepared on disk in the form of TFDS, the data sets of tlx among them."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ log = logging.getLogger(__name__)
 
 
 def data_dir() -> Path:
-    """Where our data sets are prepared: `$TFDS_DATA_DIR`, else `tfds` in the cache."""
+    """Return the folder in which the data sets of tlx are prepared: `$TFDS_DATA_DIR`, else `tfds` in the cache."""
     return Path(os.environ["TFDS_DATA_DIR"]).expanduser() if os.environ.get("TFDS_DATA_DIR") else cache_dir() / "tfds"
 
 
 def search_dirs() -> list[Path]:
-    """The folders in which a data set is looked for, first match wins."""
+    """Return the folders that are searched for a data set; the first match wins."""
     return list(dict.fromkeys((data_dir(), Path.home() / "tensorflow_datasets", cache_dir() / "tfds")))
 
 
 def prepared() -> dict[str, Path]:
-    """Every data set on disk, as `name[/config]:version` in order of version, and its folder."""
-    found: dict[str, Path] = {}
+    """Return the folder of every data set on disk, by `name[/config]:version`, in order of version."""
+    folders: dict[str, Path] = {}
     for root in search_dirs():
         for info in (*root.glob("*/[0-9]*.*.*/dataset_info.json"), *root.glob("*/*/[0-9]*.*.*/dataset_info.json")):
             folder = info.parent
-            found.setdefault(f"{folder.parent.relative_to(root).as_posix()}:{folder.name}", folder)
-    return dict(sorted(found.items(), key=lambda item: _version_key(item[0])))
+            folders.setdefault(f"{folder.parent.relative_to(root).as_posix()}:{folder.name}", folder)
+    return dict(sorted(folders.items(), key=lambda item: _version_key(item[0])))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tfds(Source):
-    """One of our data sets (prepared on first use), or any data set that TFDS has prepared on disk.
+    """A data set of tlx (prepared on first use), or any data set that TFDS has prepared on disk.
 
-    `name` is `"name"`, `"name/config"`, either with `":version"` (the newest otherwise), or the path of its folder. A
-    plain string in `Data` means the same.
+    `name` is `"name"` or `"name/config"`, with or without `":version"` (the newest by default), or the path of its
+    folder. A plain string in `Data` means the same.
     """
 
     name: str = field(kw_only=False)
@@ -70,18 +70,18 @@ class Tfds(Source):
         return self.name
 
     def open(self) -> Dataset:
-        """Open the data set. Nothing but our own sets is ever downloaded.
+        """Open the data set. Only the data sets of tlx are ever downloaded.
 
         Raises:
-            FileNotFoundError: There is none of this name; the message has the nearest names.
-            tlx.assets.AssetError: One of ours cannot be fetched.
-            ValueError: tlx cannot use what it finds.
+            FileNotFoundError: There is no data set of this name; the message has the nearest names.
+            tlx.assets.AssetError: A data set of tlx cannot be fetched.
+            ValueError: tlx cannot use the data set.
         """
         name = self.name
         folder = _prepare(name) if name in DATASETS else _find(name)
         stamp = (folder / "dataset_info.json").stat().st_mtime_ns
         sources, columns, fingerprint = _opened(name, folder, stamp)
-        # With the time, because a data set that was made again must not be read with the labels of the old one.
+        # With the time, because a data set that was prepared again must not use the cached labels of the old one.
         key = f"{fingerprint}-{stamp:x}"
         splits = {
             split: Examples(name, split, source, columns, key=key if len(source) else "")
@@ -90,12 +90,13 @@ class Tfds(Source):
         return Dataset(name, splits, columns, fingerprint)
 
 
-# The last few are kept, because each run of a group opens its data.
+# The last few are cached, because each run of a group opens its data.
 @lru_cache(maxsize=8)
 def _opened(
     name: str, folder: Path, stamp: int
 ) -> tuple[dict[str, Sequence[Mapping[str, Any]]], dict[str, Column], str]:
-    """What TFDS says of a folder that was written at the time `stamp`: `(sources, columns, fingerprint)`."""
+    """Return `(sources, columns, fingerprint)` of a folder that was written at the time `stamp`, as
+    TFDS describes it."""
     import tensorflow_datasets as tfds
 
     builder = open_builder(folder)
@@ -115,7 +116,9 @@ def _opened(
             f"{folder}: the classes are {', '.join(classes)}, those of {name!r} are "
             f"{', '.join(DATASETS[name].classes)}; remove the folder, and tlx prepares it again"
         )
-    decoders = {features[own]: tfds.decode.SkipDecoding() for own in columns if columns[own].kind == "image"} or None
+    decoders = {
+        features[column]: tfds.decode.SkipDecoding() for column in columns if columns[column].kind == "image"
+    } or None
     sources: dict[str, Sequence[Mapping[str, Any]]] = {
         split: Records(builder.as_data_source(split, decoders=decoders), f"{name} {split}", features)
         if info.num_examples
@@ -129,14 +132,14 @@ def _opened(
 
 
 def columns_of(name: str, info: Any) -> tuple[dict[str, Column], dict[str, str]]:
-    """What to feed and what to predict: `supervised_keys` where it says so, else the only ones of their kind.
+    """Return the inputs and the label: `supervised_keys` where TFDS has them, else the only features of their kind.
 
     Returns:
-        The columns, and the feature that each of them is.
+        The columns, and the feature of each column.
     """
     import tensorflow_datasets as tfds
 
-    # TFDS gives the features of a folder in an order that changes from run to run.
+    # TFDS returns the features of a folder in an order that changes from run to run.
     kinds = dict(sorted(info.features.items(), key=lambda item: (item[0] != "premise", item[0])))
     keys = info.supervised_keys or ()
     named = [key for key in keys if isinstance(key, str)]
@@ -170,7 +173,8 @@ def columns_of(name: str, info: Any) -> tuple[dict[str, Column], dict[str, str]]
 
 
 def _prepare(name: str) -> Path:
-    """The folder of one of our data sets, made if it is not there. One process makes it; the others wait."""
+    """Return the folder of a data set of tlx, and prepare it if it is missing. One process prepares it; the others
+    wait."""
     module, class_name = DATASETS[name].builder.split(":")
     base, _, config = name.partition("/")
     home = data_dir() / base / config if config else data_dir() / base

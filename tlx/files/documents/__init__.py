@@ -1,8 +1,8 @@
-"""Documents that a user can hand over: read with limits, checked against a declared form before anything uses them.
+"""Read documents of the user with limits, and check them against a declared form before anything uses them.
 
-`checks` is the language of forms, `reading` reads JSON, JSON lines and npz files, `digests` knows what a run wrote, and
-the other files declare one form each: `models` config.json, `processors` the files of tokenizers and preprocessors,
-`records` what runs, studies and searches write.
+`checks` is the language of forms, `reading` reads JSON, JSON lines and npz files, `digests` records the files that a
+run wrote. The other files declare forms: `models` that of config.json, `processors` those of the files of tokenizers
+and preprocessors, `records` those of the files of runs, studies and searches.
 """
 
 from tlx.files.documents.checks import DocumentError, check

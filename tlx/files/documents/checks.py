@@ -1,4 +1,4 @@
-"""The language in which a document's form is declared: what each value may be, in words that an error can show.
+"""Declare the form of a document: the allowed values of each part, in words for an error.
 
 A form has `wants`, the words, and `faults(value, where)`, which yields each part of a value that does not fit.
 """
@@ -17,11 +17,12 @@ LARGEST = 2**31 - 1
 
 
 class DocumentError(ValueError):
-    """A file does not have the form that it should have."""
+    """A file does not have its expected form."""
 
 
 class Fault(NamedTuple):
-    """One part of a document that does not fit: `where` it is (`size.height`), what was `received`, what it `wants`."""
+    """One part of a document that does not fit: its place `where` (`size.height`), the value `received`, and the
+    expected value `wants`."""
 
     where: str
     received: str
@@ -29,14 +30,14 @@ class Fault(NamedTuple):
 
 
 class Form(Protocol):
-    """What a value of a document may be."""
+    """The allowed values of a part of a document."""
 
     @property
     def wants(self) -> str:
-        """The form in words, for the end of a sentence that begins with "expected"."""
+        """Return the form in words, for the end of a sentence that begins with "expected"."""
 
     def faults(self, value: Any, where: str) -> Iterator[Fault]:
-        """Yield the parts of `value`, which stands at `where`, that do not fit."""
+        """Yield the parts of `value`, at the place `where`, that do not fit."""
 
 
 def shown(value: Any) -> str:
@@ -58,10 +59,12 @@ def shown(value: Any) -> str:
 
 
 def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer and no boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def between(low: float | None, high: float | None) -> str:
+    """Return the words for a range, "" where it is open on both sides."""
     if low is not None and high is not None:
         return f" from {low:g} to {high:g}" if abs(high) < LARGEST else f", {low:g} or more"
     return f", {low:g} or more" if low is not None else f", at most {high:g}" if high is not None else ""
@@ -159,7 +162,7 @@ class Real(Simple):
 
 @dataclass(frozen=True)
 class Text(Simple):
-    """A string that a `pattern` matches as a whole, `named` in words."""
+    """A string that `pattern` matches in full; `named` describes it in words."""
 
     pattern: str = r"(?s:.*)"
     named: str = "a string"
@@ -179,7 +182,7 @@ class OneOf(Simple):
     values: tuple[Any, ...]
 
     def fits(self, value: Any) -> bool:
-        return any(type(value) is type(known) and value == known for known in self.values)
+        return any(type(value) is type(allowed) and value == allowed for allowed in self.values)
 
     @property
     def wants(self) -> str:
@@ -202,15 +205,15 @@ class Either:
         return " or ".join(form.wants for form in self.forms)
 
     def faults(self, value: Any, where: str) -> Iterator[Fault]:
-        found = [list(form.faults(value, where)) for form in self.forms]
-        if all(found):
-            # A form that fits the value itself and not a part of it says more.
-            inner = [faults for faults in found if faults[0].where != where]
+        faults_by_form = [list(form.faults(value, where)) for form in self.forms]
+        if all(faults_by_form):
+            # A fault inside the value is more precise than a fault of the whole value.
+            inner = [faults for faults in faults_by_form if faults[0].where != where]
             yield inner[0][0] if inner else Fault(where, shown(value), self.wants)
 
 
 def maybe(form: Form) -> Either:
-    """Return the form that null fits too."""
+    """Return a form that also allows null."""
     return Either((form, Null()))
 
 
@@ -238,7 +241,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Mapped:
-    """An object whose keys are free, or match `keys`, and whose values have one form."""
+    """An object with free keys, or with keys that match `keys`. All values have one form."""
 
     form: Form = Anything()
     keys: Text = Text()
@@ -279,7 +282,7 @@ class Record:
             return
         for name, form in self.required.items():
             if name not in value:
-                near = near_miss(name, [known for known in value if known not in self.required])
+                near = near_miss(name, [extra for extra in value if extra not in self.required])
                 yield Fault(joined(where, name), "missing", form.wants + (near if "close" in near else ""))
             else:
                 yield from form.faults(value[name], joined(where, name))
@@ -292,24 +295,26 @@ class Record:
 
 
 def joined(where: str, name: str) -> str:
+    """Return the place of a field within the place `where`."""
     plain = re.fullmatch(r"[\w/-]{1,60}", name) is not None
     return f"{where}.{name}" if where and plain else name if plain else f"{where}[{shown(name)}]"
 
 
 def check(document: Any, form: Form, name: object, remedy: str = "") -> Any:
-    """Return `document` where it fits `form`; raise DocumentError, which names the file `name`, where it does not.
+    """Return `document` where it fits `form`; else raise DocumentError.
 
     Args:
-        document: What was read from the file.
-        form: What it should be.
-        name: The file, or whatever else the document comes from, as the error shows it.
-        remedy: What the user can do, for the end of the error.
+        document: The content of the file.
+        form: The expected form.
+        name: The file, or another origin of the document, as the error shows it.
+        remedy: Advice for the user, for the end of the error.
 
     Raises:
-        DocumentError: Names the file, the place, the value received and the value expected.
+        DocumentError: A part does not fit. The message names the file, the place, the value received and the value
+            expected.
     """
     fault = next(iter(form.faults(document, "")), None)
     if fault is None:
         return document
-    is_or_has = f"{fault.where} is {fault.received}" if fault.where else f"the document is {fault.received}"
-    raise DocumentError(f"{name}: {is_or_has}; expected {fault.wants}{f'; {remedy}' if remedy else ''}")
+    sentence = f"{fault.where} is {fault.received}" if fault.where else f"the document is {fault.received}"
+    raise DocumentError(f"{name}: {sentence}; expected {fault.wants}{f'; {remedy}' if remedy else ''}")

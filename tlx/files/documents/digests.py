@@ -1,8 +1,9 @@
-"""What a finished run wrote, by sha256: `files.json`. A file that was changed since is refused, never read.
+"""Record the sha256 of the files of a finished run in `files.json`. A file that was changed since is refused, never
+read.
 
     {"version": 1, "sha256": {"model/model.safetensors": "9f...", "result.json": "3c...", ...}}
 
-A folder without `files.json` is that of an older version, or of a run that is not finished: nothing is verified there.
+A folder without `files.json` belongs to an older version, or to a run that is not finished: nothing is verified there.
 """
 
 import hashlib
@@ -20,12 +21,12 @@ FORM = Record(
     {"version": OneOf((1,)), "sha256": Mapped(Text(r"[0-9a-f]{64}", "64 hexadecimal digits"))},
 )
 REMEDY = "restore the file, or run again with --overwrite"
-# What else lies in a folder is the user's own, and is not read.
+# Other files of a folder belong to the user, and are not read.
 READ = (".json", ".safetensors", ".txt", ".model")
 
 
 class Changed(ValueError):
-    """A file is not as the run wrote it."""
+    """A file differs from the one that the run wrote."""
 
 
 def write(folder: Path, pending: Mapping[str, str] | None = None) -> None:
@@ -35,15 +36,15 @@ def write(folder: Path, pending: Mapping[str, str] | None = None) -> None:
         folder: The run's folder.
         pending: The texts of files that are about to be written, by name.
     """
-    found = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (pending or {}).items()}
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (pending or {}).items()}
     names = (*PARTS, *(path.name for path in folder.iterdir() if path.name in SINGLE))
     for name in names:
         for path in files_below(folder / name):
             place = path.relative_to(folder).as_posix()
-            if place not in found:
-                found[place] = digest(path)
+            if place not in digests:
+                digests[place] = digest(path)
     partial = folder / f".{FILES}.partial"
-    partial.write_text(json.dumps({"version": 1, "sha256": dict(sorted(found.items()))}, indent=2) + "\n", "utf-8")
+    partial.write_text(json.dumps({"version": 1, "sha256": dict(sorted(digests.items()))}, indent=2) + "\n", "utf-8")
     os.replace(partial, folder / FILES)
 
 
@@ -61,6 +62,7 @@ SINGLE = (
 
 
 def files_below(path: Path) -> Iterable[Path]:
+    """Return the files below a directory, without hidden ones, or the file itself."""
     if path.is_dir():
         return sorted(inner for inner in path.rglob("*") if inner.is_file() and not inner.name.startswith("."))
     return [path] if path.is_file() else []
@@ -73,7 +75,7 @@ def digest(path: Path) -> str:
 
 
 def known(folder: Path) -> dict[str, str]:
-    """Return what `files.json` says; nothing where there is none, or the run is not finished."""
+    """Return the digests in `files.json`; nothing where there is no file, or the run is not finished."""
     path = folder / FILES
     if not (folder / RESULT).is_file() or not path.exists():
         return {}
@@ -86,21 +88,21 @@ def _known(path: Path, stamp: int) -> dict[str, str]:
 
 
 def verify(folder: Path, name: str) -> None:
-    """Raise Changed where the file `name` of a finished run is not as the run wrote it."""
-    if (wanted := known(folder).get(name)) is None:
+    """Raise Changed where the file `name` of a finished run differs from the one that the run wrote."""
+    if (expected := known(folder).get(name)) is None:
         return
     path = folder / name
     if not path.is_file():
         raise Changed(f"{path} is missing; {folder / FILES} lists it: {REMEDY}")
-    if (received := digest(path)) != wanted:
+    if (received := digest(path)) != expected:
         raise Changed(
             f"{path} was changed after the run wrote it: its sha256 is {received[:12]}..., {FILES} says "
-            f"{wanted[:12]}...; {REMEDY}"
+            f"{expected[:12]}...; {REMEDY}"
         )
 
 
 def verify_below(directory: Path) -> None:
-    """Raise Changed where `directory`, a part of a finished run such as `model/`, is not as the run wrote it."""
+    """Raise Changed where `directory`, a part of a finished run such as `model/`, differs from what the run wrote."""
     folder, start = directory.parent, f"{directory.name}/"
     listed = [name for name in known(folder) if name.startswith(start)]
     for name in listed:

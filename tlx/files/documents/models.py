@@ -1,4 +1,4 @@
-"""The form of config.json: what every model's holds, and what each Hugging Face `model_type` adds."""
+"""The form of config.json: the fields of every model, and those of each Hugging Face `model_type`."""
 
 from tlx.files.documents.checks import (
     Either,
@@ -81,6 +81,6 @@ ANY = Record({"model_type": Text(r"[\w.-]+", "the name of an architecture")}, CO
 
 
 def form(kind: str) -> Record:
-    """Return the form of the config.json of `model_type` `kind`; the common one where it is not known."""
+    """Return the form of the config.json of `model_type` `kind`; the common form where the type is unknown."""
     required = dict(ANY.required) | (OWN if kind == "tlx" else {})
     return Record(required, COMMON | FIELDS.get(kind, {}))

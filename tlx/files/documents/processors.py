@@ -1,4 +1,4 @@
-"""The forms of the files that say how raw examples become inputs: tokenizers and preprocessors."""
+"""The forms of the files of tokenizers and preprocessors, which turn raw examples into inputs."""
 
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
 
@@ -89,7 +89,7 @@ PREPROCESSOR = Record(
         "image_std": maybe(Either((Real(0, above=True), Rows(Real(0, above=True), 1, 4)))),
     },
 )
-# What `tlx.processors.sounds` writes.
+# The file that `tlx.processors.sounds` writes.
 SOUNDS = Record(
     {"size": Rows(SIDE, 2, 2), "rate": Whole(1, 10**6), "seconds": Real(0, 3600, above=True)},
     {"feature_extractor_type": Text()},

@@ -1,4 +1,4 @@
-"""Read JSON, JSON lines, text and npz files with limits; every fault is one line that names the file."""
+"""Read JSON, JSON lines, text and npz files with limits. Every fault is one line that names the file."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx.files.documents.checks import Anything, DocumentError, Form, Record, check, shown
 
-# Of anything but tokenizers, whose vocabularies are long.
+# The limit for all documents but tokenizers, which have long vocabularies.
 MOST_BYTES = 64 * 2**20
 DEEPEST = 64
 FETCH = "copy the file from its source again"
@@ -30,16 +30,17 @@ def read_json(
 
     Args:
         path: The file.
-        form: What the document should be.
-        remedy: What the user can do about a fault, for the end of the error.
+        form: The expected form of the document.
+        remedy: Advice for the user, for the end of the error.
         finite: Whether NaN and infinite numbers are refused.
         most_bytes: The largest size of the file.
         deepest: The deepest nesting.
 
     Raises:
         FileNotFoundError: There is no such file.
-        IsADirectoryError: It is a directory.
-        DocumentError: The file is too large or too deep, no UTF-8 text, no JSON, has a key twice, or another form.
+        IsADirectoryError: The path is a directory.
+        DocumentError: The file is too large or nested too deeply, is no UTF-8 text or no JSON, has a key twice, or has
+            another form.
     """
     content = read_bytes(path, most_bytes, remedy)
     return parse_json(content, path, form, remedy=remedy, finite=finite, deepest=deepest)
@@ -54,7 +55,7 @@ def parse_json(
     finite: bool = True,
     deepest: int = DEEPEST,
 ) -> Any:
-    """Parse the bytes of a JSON document that errors call `name`; raise as `read_json` does."""
+    """Parse the bytes of a JSON document. Errors call it `name`; they are those of `read_json`."""
     text = decode(content, name, remedy)
     if not text.strip():
         raise DocumentError(f"{name} is empty; expected JSON; {remedy}")
@@ -69,7 +70,7 @@ def parse_json(
     except RecursionError:
         raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}") from None
     except ValueError as error:
-        # The parser's own limit on the digits of a number, a key that is there twice, a number that is none.
+        # The parser's limit on the digits of a number, a repeated key, or a number that is not finite.
         raise DocumentError(f"{name}: {str(error).split(';')[0]}; {remedy}") from None
     if isinstance(document, dict | list):
         check_depth(document, name, remedy, deepest)
@@ -79,39 +80,39 @@ def parse_json(
 
 
 def read_lines(path: Path, form: Form, *, remedy: str = FETCH, skip_damaged: bool = False) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; nothing where there is no file.
+    """Read a file of JSON lines; return an empty list where there is no file.
 
-    A last line without its end, which a killed process leaves, is left out. With `skip_damaged` so is every line that
+    A last line without its end, which a killed process leaves, is left out. `skip_damaged` leaves out every line that
     cannot be read: several processes append to the file, and one of them may have been killed while it wrote.
 
     Raises:
-        DocumentError: Names the file and the line.
+        DocumentError: A line has another form; the message names the file and the line.
     """
     if not path.exists():
         return []
     lines = decode(read_bytes(path, 8 * MOST_BYTES, remedy), path, remedy).split("\n")
-    found = []
+    documents = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             if number < len(lines) and not skip_damaged:
                 raise DocumentError(f"{path} line {number} is empty; expected a JSON object on each line; {remedy}")
             continue
         try:
-            found.append(parse_json(line.encode(), f"{path} line {number}", form, remedy=remedy, finite=False))
+            documents.append(parse_json(line.encode(), f"{path} line {number}", form, remedy=remedy, finite=False))
         except DocumentError:
             torn = number == len(lines) and not line.rstrip().endswith("}")
             if not (torn or skip_damaged):
                 raise
-    return found
+    return documents
 
 
 def read_text(path: Path, *, remedy: str = FETCH, most_bytes: int = MOST_BYTES) -> str:
-    """Read a UTF-8 text file; raise as `read_json` does."""
+    """Read a UTF-8 text file. Raises as `read_json`."""
     return decode(read_bytes(path, most_bytes, remedy), path, remedy)
 
 
 def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
-    """Read a file; DocumentError where it is larger than `most_bytes`."""
+    """Read a file. Raises DocumentError where it is larger than `most_bytes`."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
     if not path.is_file():
@@ -125,7 +126,7 @@ def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
 
 
 def decode(content: bytes, name: object, remedy: str) -> str:
-    """Decode UTF-8 without a byte order mark; DocumentError for anything else."""
+    """Decode UTF-8 without a byte order mark. Raises DocumentError for anything else."""
     if content.startswith(b"\xef\xbb\xbf"):
         raise DocumentError(f"{name} begins with a byte order mark; expected UTF-8 without one; save it again so")
     try:
@@ -136,25 +137,27 @@ def decode(content: bytes, name: object, remedy: str) -> str:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of its pairs; ValueError for a key that stands there twice with different values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: dict[str, Any] = {}
+    """Return the object of these pairs. Raises ValueError for a key that occurs twice with different values."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        values: dict[str, Any] = {}
         for name, value in pairs:
-            if name in seen and repr(seen[name]) != repr(value):
+            if name in values and repr(values[name]) != repr(value):
                 raise ValueError(
-                    f"the key {shown(name)} stands twice, with {shown(seen[name])} and {shown(value)}: expected it once"
+                    f"the key {shown(name)} stands twice, with {shown(values[name])} and {shown(value)}: "
+                    "expected it once"
                 )
-            seen[name] = value
-    return found
+            values[name] = value
+    return document
 
 
 def constant(name: str) -> Any:
+    """Raise ValueError for NaN or an infinite number."""
     raise ValueError(f"it holds {name}, which is not JSON: expected a finite number")
 
 
 def real(text: str) -> float:
-    """A number with a point or an exponent; ValueError where it is too large for a float."""
+    """Return a number with a point or an exponent. Raises ValueError where it is too large for a float."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"it holds {text[:40]}, a number that is not finite: expected a smaller one")
@@ -162,7 +165,7 @@ def real(text: str) -> float:
 
 
 def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
-    """DocumentError for a document that is nested too deeply for what reads it later."""
+    """Raise DocumentError for a document that is nested too deeply for its later readers."""
     level = [document]
     for _ in range(deepest):
         level = [
@@ -177,14 +180,14 @@ def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
 
 
 def check_characters(document: Any, name: object, remedy: str) -> None:
-    """DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
-    left = [document]
-    while left:
-        value = left.pop()
+    """Raise DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, dict):
-            left += [*value, *value.values()]
+            waiting += [*value, *value.values()]
         elif isinstance(value, list):
-            left += value
+            waiting += value
         elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise DocumentError(
                 f"{name} holds half a character (a lone surrogate) in {shown(value)}; expected whole ones; {remedy}"
@@ -198,42 +201,43 @@ def read_arrays(
 
     Args:
         path: The file.
-        dims: How many dimensions each array has, by name. All arrays have the same first one.
-        others: Read the arrays of all other names too, with one dimension or more.
-        remedy: What the user can do about a fault.
+        dims: The number of dimensions of each array, by name. All arrays have the same first dimension.
+        others: Also read the arrays of all other names, with one dimension or more.
+        remedy: Advice for the user, for the end of the error.
 
     Raises:
         FileNotFoundError: There is no such file.
-        DocumentError: The file is damaged, lacks an array, or one has another shape or type or a value that is NaN.
+        DocumentError: The file is damaged or lacks an array, or an array has another shape or type, or a value that is
+            not finite.
     """
     read_bytes(path, 2**34, remedy)
     try:
         with np.load(path, allow_pickle=False) as file:
-            known = list(file)
-            held = {name: file[name] for name in (known if others else dims) if name in known}
+            names = list(file)
+            arrays = {name: file[name] for name in (names if others else dims) if name in names}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
         reason = " ".join(str(error).split())[:80]
         raise DocumentError(f"{path} is damaged ({reason}); expected an npz file; {remedy}") from None
     except Exception as error:  # zlib, struct and tokenize raise their own kinds for a damaged header or stream
         raise DocumentError(f"{path} is damaged ({type(error).__name__}); expected an npz file; {remedy}") from None
     count = None
-    for name in dict.fromkeys((*dims, *held)):
-        if name not in held:
+    for name in dict.fromkeys((*dims, *arrays)):
+        if name not in arrays:
             raise DocumentError(
-                f"{path} holds {', '.join(known[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
+                f"{path} holds {', '.join(names[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
             )
-        array = held[name]
-        wanted, kinds = dims.get(name, "some"), "iuf" if name in dims else "iufb"
-        if array.dtype.kind not in kinds or (array.ndim != wanted if name in dims else array.ndim < 1):
+        array = arrays[name]
+        rank, kinds = dims.get(name, "some"), "iuf" if name in dims else "iufb"
+        if array.dtype.kind not in kinds or (array.ndim != rank if name in dims else array.ndim < 1):
             raise DocumentError(
-                f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {wanted} dimensions; {remedy}"
+                f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {rank} dimensions; {remedy}"
             )
         if count is not None and len(array) != count:
             raise DocumentError(f"{path}: {name} has {len(array)} rows and the others {count}; {remedy}")
         count = len(array)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DocumentError(f"{path}: {name} holds numbers that are not finite; {remedy}")
-    return held
+    return arrays
 
 
 __all__ = ["Anything", "parse_json", "read_arrays", "read_json", "read_lines", "read_text", "shown"]

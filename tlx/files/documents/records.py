@@ -1,4 +1,4 @@
-"""The forms of what runs, studies and searches write: recipe.json, result.json, metrics.jsonl, study.json, ..."""
+"""The forms of the files of runs, studies and searches: recipe.json, result.json, metrics.jsonl, study.json, ..."""
 
 from tlx.files.documents.checks import (
     Anything,
@@ -17,7 +17,7 @@ from tlx.files.documents.checks import (
 )
 
 RERUN = "restore the file, or run again with --overwrite"
-# Numbers of a run: whatever it measured, NaN too.
+# A measured number of a run, which may be NaN.
 NUMBER = Real(finite=False)
 MAYBE = maybe(NUMBER)
 COUNT = Whole(0, 2**62)
@@ -27,7 +27,7 @@ KIND = Record({"kind": Text()})
 
 # The page of a study reads no more of a recipe than this.
 BRIEF = Record({"recipe": Record({}, {"task": KIND, "data": Record()})}, {"fingerprint": HASH})
-# Whose folder it is.
+# Identifies the run that a folder belongs to.
 OWNED = Record({"fingerprint": HASH})
 RECIPE = Record(
     {"fingerprint": HASH, "recipe": Record({"data": Record({"kind": Text(), "tokens": Whole(1)}), "task": KIND})},
@@ -37,7 +37,7 @@ RECIPE = Record(
         "classes": Mapped(Text()),
     },
 )
-# What the page of a run reads of its recipe.
+# The part of a recipe that the page of a run reads.
 DRAWN = Record(
     {
         "recipe": Record(
@@ -59,7 +59,7 @@ DRAWN = Record(
     }
 )
 
-# What a task declares of a metric (see `tlx.functional.metrics.Metric`).
+# The declaration of a metric by a task (see `tlx.functional.metrics.Metric`).
 MEASURE = Record(
     {
         "better": OneOf(("max", "min")),
@@ -99,7 +99,7 @@ FIELDS: dict[str, Form] = {
     "prefix": maybe(Rows(Record({}, {"phase": COUNT, "cut": maybe(Text()), "computed": COUNT, "told": Text()}))),
 }
 RESULT = Record({"metrics": FIELDS["metrics"]}, FIELDS)
-# What the page of a run, and the commands that open it again, need of its result.
+# The part of a result that the page of a run, and the commands that open it again, need.
 WHOLE = Record(
     {
         name: FIELDS[name]
