@@ -87,9 +87,9 @@ def alike(ready: Mapping[int, ActiveRun]) -> list[list[int]]:
     groups_by_form: list[tuple[Form, list[int]]] = []
     for position, run in ready.items():
         form = form_of(run)
-        for form_of_group, positions in groups_by_form:
-            if form.stands == form_of_group.stands and (
-                all(map(same, form_of_group.phases, form.phases)) or joinable(form_of_group, form)
+        for group_form, positions in groups_by_form:
+            if form.stands == group_form.stands and (
+                all(map(same, group_form.phases, form.phases)) or joinable(group_form, form)
             ):
                 positions.append(position)
                 break
