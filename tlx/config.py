@@ -93,8 +93,8 @@ def source(value: Any) -> str:
     "(Learn(lr=0.5), 1, 'a')"
     """
     if is_record(value):
-        usual = class_names.defaults(type(value))
-        changed = [(name, field) for name, field in fields(value).items() if usual.get(name, MISSING) != field]
+        defaults = class_names.defaults(type(value))
+        changed = [(name, field) for name, field in fields(value).items() if defaults.get(name, MISSING) != field]
         return f"{type(value).__name__}({', '.join(f'{name}={source(field)}' for name, field in changed)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(source, value))}{',' if len(value) == 1 else ''})"
@@ -377,8 +377,8 @@ def hyperparameters(value: Any) -> dict[str, Any]:
         if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
             numbers[name] = {str(n): float(item) for n, item in enumerate(field)}
             continue
-        real = hints.get(name) is float or float in typing.get_args(hints.get(name))
-        if real and isinstance(field, int | float) and not isinstance(field, bool):
+        is_float = hints.get(name) is float or float in typing.get_args(hints.get(name))
+        if is_float and isinstance(field, int | float) and not isinstance(field, bool):
             numbers[name] = float(field)
     return numbers
 

@@ -193,15 +193,15 @@ class ActiveRun:
                 parameter with the largest gradient.
         """
         losses, norms = metrics["loss"], metrics["gradient_norm"]
-        wrong = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
-        for k in range(int(wrong[0]) if len(wrong) else len(losses)):
+        diverged = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
+        for k in range(int(diverged[0]) if len(diverged) else len(losses)):
             number = step + k + 1
             if number % self.every == 0 or number == self.steps:
                 record = {f"train/{name}": float(values[k]) for name, values in metrics.items() if name != "leaf_norms"}
                 self.records.write(number, record)
-        if not len(wrong):
+        if not len(diverged):
             return
-        k = int(wrong[0])
+        k = int(diverged[0])
         leaves = metrics["leaf_norms"][k]
         largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
         self.records.flush()
@@ -301,14 +301,14 @@ def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
 
 def setting(ready: Prepared, splits: Splits) -> Setting:
     """Return what the terms may read before the first step."""
-    recipe, every = ready.recipe, {**splits.looked, **splits.streams}
+    recipe, streams = ready.recipe, {**splits.looked, **splits.streams}
 
     def named(stream: str) -> list[Examples]:
-        names = several(stream, every)
-        if missing := [name for name in names if name not in every]:
-            there = ", ".join(every)
-            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {there}")
-        return [every[name] for name in names]
+        names = several(stream, streams)
+        if missing := [name for name in names if name not in streams]:
+            present = ", ".join(streams)
+            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {present}")
+        return [streams[name] for name in names]
 
     def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
         return evaluation_batches(

@@ -113,10 +113,10 @@ def passes(
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        real = batch["weight"] > 0
+        is_real = batch["weight"] > 0
         inputs = read(batch)
         labels = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
-        parts.append({name: np.asarray(array)[real] for name, array in (labels | dict(compute(inputs))).items()})
+        parts.append({name: np.asarray(array)[is_real] for name, array in (labels | dict(compute(inputs))).items()})
     order = np.argsort(np.concatenate([part.pop("position") for part in parts]))
     return {name: joined([part[name] for part in parts])[order] for name in parts[0]}
 
@@ -127,7 +127,9 @@ def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     if len(shapes) > 1:
         longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
         arrays = [
-            np.pad(array, [(0, 0), *((0, most - size) for most, size in zip(longest, array.shape[1:], strict=True))])
+            np.pad(
+                array, [(0, 0), *((0, length - size) for length, size in zip(longest, array.shape[1:], strict=True))]
+            )
             for array in arrays
         ]
     return np.concatenate(arrays)

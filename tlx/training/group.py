@@ -85,8 +85,8 @@ class RunGroup:
 
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
-        every = self.first.eval_every
-        end = min(self.last, self.step - self.step % every + every)
+        interval = self.first.eval_every
+        end = min(self.last, self.step - self.step % interval + interval)
         moment = time.perf_counter()
         dispatched = self.phase.batches.take(self.state, self.step, end)
         self.state = dispatched.state

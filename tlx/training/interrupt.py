@@ -42,8 +42,8 @@ def noted() -> Iterator[Interruption]:
     ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
     """
     interruption = Interruption()
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    handled = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handled = [number for number, handler in defaults.items() if signal.getsignal(number) is handler]
     main = threading.current_thread() is threading.main_thread()
     if not main:
         handled = []
@@ -51,12 +51,12 @@ def noted() -> Iterator[Interruption]:
     def note(number: int, _: object) -> None:
         now = time.monotonic()
         if interruption.asked and number == signal.SIGTERM and now - interruption.since > PATIENCE:
-            signal.signal(number, usual[number])
+            signal.signal(number, defaults[number])
             os.kill(os.getpid(), number)
         if not interruption.asked:
             interruption.asked, interruption.since = True, now
         if number == signal.SIGINT:
-            signal.signal(number, usual[signal.SIGINT])
+            signal.signal(number, defaults[signal.SIGINT])
             # No print: the signal may have struck within one. The terminal may be gone.
             with suppress(OSError):
                 os.write(2, STEP)
@@ -75,7 +75,7 @@ def noted() -> Iterator[Interruption]:
         if main:
             _BLOCKS.remove(interruption)
         for number in handled:
-            signal.signal(number, usual[number])
+            signal.signal(number, defaults[number])
         if interruption.asked and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
 

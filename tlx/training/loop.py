@@ -145,7 +145,7 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
     checkpoint. A run that is `finished` trains for the others: its folder stays unchanged.
 
     Args:
-        runs: The open runs; they are closed at the end, whatever happens.
+        runs: The open runs; they are closed at the end, also after an error.
         how: How they are carried out.
         clock: The seconds spent until now.
         setup: The set-up of the first phase, if it exists already.

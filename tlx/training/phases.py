@@ -155,7 +155,7 @@ def engine_of(
         union, forms = vectorize.joined(parts), [jax.eval_shape(lambda alone=state: alone) for state in states]
         initial = initial_states(runs, [union] * len(runs), 0, None)
         masked = [vectorize.masked(state, of_run) for state, of_run in zip(initial, parts, strict=True)]
-        states = [vectorize.grafted(whole, alone) for whole, alone in zip(masked, states, strict=True)]
+        states = [vectorize.grafted(joined, state) for joined, state in zip(masked, states, strict=True)]
     engine = vectorize.vectorised(
         union,
         mesh,

@@ -3,8 +3,8 @@
 The only file that knows of `pmap`. `jit` on a mesh sees one global batch: there the axis is None, the first row of a
 batch has place 0, and a mean over the batch is a mean over all devices. Under `pmap` a program sees the rows of its
 device alone, so three things depend on the mapped axis: the place of its first row in the global batch, the mean of
-gradients and metrics over the devices, and whatever compares examples across devices. Layers and terms read the axis
-(`Context.axis`, `View.axis`) for the last: batch statistics, and terms that gather the rows of all devices.
+gradients and metrics over the devices, and everything that compares examples across devices. Layers and terms read the
+axis (`Context.axis`, `View.axis`) for the last: batch statistics, and terms that gather the rows of all devices.
 """
 
 from collections.abc import Callable

@@ -230,8 +230,8 @@ def check_batches(recipe: Recipe) -> None:
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
     """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
-    own, other = recipe, like.recipe
-    return (own.weights, own.model, task) == (other.weights, other.model, like.task)
+    this, like_recipe = recipe, like.recipe
+    return (this.weights, this.model, task) == (like_recipe.weights, like_recipe.model, like.task)
 
 
 def redrawn(like: Prepared, seed: int) -> Variables:
@@ -272,8 +272,8 @@ def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:
         return
     merged = {path: leaf.shape for path, leaf in flatten(jax.eval_shape(tuning.merge, grown)).items()}
     expected = {path: param.shape for path, param in flatten(model.params).items()}
-    if wrong := sorted(merged.items() ^ expected.items()):
-        path = wrong[0][0]
+    if differing := sorted(merged.items() ^ expected.items()):
+        path = differing[0][0]
         shapes = (f"{tree[path]}" if path in tree else "missing" for tree in (merged, expected))
         raise ValueError("{}.merge: {!r} is {}; the model has {}".format(type(tuning).__name__, path, *shapes))
 
@@ -377,10 +377,10 @@ def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) ->
             longest[path] = max(longest.get(path, 0), array.shape[1])
 
     def padded(path: Any, array: np.ndarray) -> np.ndarray:
-        short = longest[path] - array.shape[1] if array.ndim > 1 else 0
-        wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
+        missing = longest[path] - array.shape[1] if array.ndim > 1 else 0
+        wide = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
         name = path[0].key if len(path) == 1 else ""
-        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if short else array
+        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if missing else array
 
     return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
 

@@ -160,7 +160,7 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
 
     Raises:
         ValueError: `recipe.json` names a user's class or holds a `repr`, and `given` has no such thing; the recipe is
-            not what the run used; or the file is of a version that this tlx cannot read.
+            not what the run used; or the file has a version that this tlx cannot read.
     """
     document = run_directory.read(path, run_directory.RECIPE)
     schema, file = migrations.rule_of(document), path / run_directory.RECIPE

@@ -160,7 +160,7 @@ def peak_of_process() -> int:
     with suppress(ImportError, AttributeError, OSError):
         import ctypes
 
-        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer, of which the first is meant.
+        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer; the first is the peak.
         counters = (ctypes.c_size_t * 9)()
         size = ctypes.sizeof(counters)
         system: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
@@ -189,8 +189,8 @@ def write_page(path: Path, task: Task | None = None) -> Path | None:
 def trained_on(splits: Splits) -> dict[str, Examples]:
     """Return the training examples by stream; the stream is "train" where the target's labelled examples are the only
     ones."""
-    alone = list(splits.streams) == ["labelled"]
-    return {"train": splits.train} if alone else dict(splits.streams)
+    only_labelled = list(splits.streams) == ["labelled"]
+    return {"train": splits.train} if only_labelled else dict(splits.streams)
 
 
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:

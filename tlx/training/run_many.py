@@ -309,10 +309,10 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
         return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
     cpu = jax.default_backend() == "cpu"
     dispatch, rate = STEP["cpu" if cpu else "other"]
-    alone = dispatch + load.alone / rate
-    together = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
-    group_seconds, alone_seconds = BEGIN + steps * together, count * (BEGIN + steps * alone)
-    seconds = {"one": alone, "pack": together, "pack_per_arm": together / count}
+    step_alone = dispatch + load.alone / rate
+    step_together = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
+    group_seconds, alone_seconds = BEGIN + steps * step_together, count * (BEGIN + steps * step_alone)
+    seconds = {"one": step_alone, "pack": step_together, "pack_per_arm": step_together / count}
     why = (
         f"expected for all {steps:,} steps: {group_seconds:.2g} s together, {alone_seconds:.2g} s one by one "
         f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
@@ -331,16 +331,16 @@ def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup
     batch_of_run, batch = setup.batches.shapes()
     lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
     setup.states, setup.batches = states, setup.batches.rewound(setup.step)
-    alone, cost = setup.step_flops(0, batch_of_run), lowered.cost_analysis()
-    group = float(cost["flops"]) if cost and "flops" in cost else None
-    if runs[0].recipe.train.accumulate > 1 and alone is not None:
+    operations_alone, cost = setup.step_flops(0, batch_of_run), lowered.cost_analysis()
+    operations_together = float(cost["flops"]) if cost and "flops" in cost else None
+    if runs[0].recipe.train.accumulate > 1 and operations_alone is not None:
         # The compiler counts one round of the loop over the pieces of a batch.
-        group = alone * len(runs)
+        operations_together = operations_alone * len(runs)
     grouped = False
     if jax.default_backend() == "cpu" and "convolution" in (text := lowered.as_text()):
         single = setup.program(setup.parts[0], setup.forms[0], batch_of_run).as_text()
         grouped = most_groups(text) > most_groups(single)
-    return setup, needed, Load(alone, group, grouped)
+    return setup, needed, Load(operations_alone, operations_together, grouped)
 
 
 def most_groups(text: str) -> int:

@@ -81,8 +81,8 @@ class Parts(NamedTuple):
     def uncut(self) -> "Parts":
         """Return the same step in one piece, with as many operations: XLA counts only one round of a loop over
         pieces."""
-        again = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
-        return self._replace(accumulate=1, twice=self.twice or again)
+        second_pass = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
+        return self._replace(accumulate=1, twice=self.twice or second_pass)
 
     @property
     def learning(self) -> list[str]:

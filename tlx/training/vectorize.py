@@ -160,10 +160,10 @@ def stepped(
         if batches == 1:
             after, metrics = step(state._replace(key=state.key[0]), batch)
             return after._replace(key=state.key), metrics
-        apart = shaped(state, 1, batches, share)
-        after, metrics = step(apart._replace(key=apart.key[:, 0]), batch)
+        by_batch = shaped(state, 1, batches, share)
+        after, metrics = step(by_batch._replace(key=by_batch.key[:, 0]), batch)
         metrics = jax.tree.map(lambda leaf: leaf.reshape(batches * share, *leaf.shape[2:]), metrics)
-        return shaped(after._replace(key=apart.key), 2, batches * share), metrics
+        return shaped(after._replace(key=by_batch.key), 2, batches * share), metrics
 
     return both
 
@@ -216,12 +216,12 @@ def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainSt
 
 def stack(xp: Any, leaves: Sequence[Any]) -> Any:
     """Stack A arrays to [A, ...], smaller ones padded with zeros at the end; `xp` is numpy or jax.numpy."""
-    most = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
+    largest = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
     return xp.stack(
         [
             leaf
-            if np.shape(leaf) == most
-            else xp.pad(leaf, [(0, m - n) for m, n in zip(most, np.shape(leaf), strict=True)])
+            if np.shape(leaf) == largest
+            else xp.pad(leaf, [(0, m - n) for m, n in zip(largest, np.shape(leaf), strict=True)])
             for leaf in leaves
         ]
     )

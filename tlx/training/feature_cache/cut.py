@@ -155,8 +155,8 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
         return [None] * len(reads)
     variables = jax.eval_shape(lambda: ready.variables)
     shapes = []
-    most = ready.processor.longest or max(ready.recipe.data.lengths)
-    for length in (most - 1, most):
+    longest = ready.processor.longest or max(ready.recipe.data.lengths)
+    for length in (longest - 1, longest):
         inputs = {
             name: jax.ShapeDtypeStruct((2, *(length if side is None else side for side in field.shape)), field.dtype)
             for name, field in fields.items()
@@ -168,7 +168,7 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
         axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
         if axes not in ([], [1]):
             raise ValueError(f"what {stage!r} reads has tokens along the axes {axes}; expected 1")
-        extras.append(short[1] - most + 1 if axes else None)
+        extras.append(short[1] - longest + 1 if axes else None)
     return extras
 
 

@@ -156,7 +156,7 @@ def sources(
     """
     if cut.stage is None:
         return [nothing(ready, cut.why) for ready, _ in pairs]
-    readers_of: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
+    requests: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
     opened_at: list[dict[str, Path]] = []
     tables: dict[Path, Table] = {}
     for ready, splits in pairs:
@@ -167,10 +167,10 @@ def sources(
             folder = room() / digest(ready, cut, name, examples)
             if folder not in tables:
                 tables[folder] = Table(folder, cut.leaves, views_of(ready, name), ready.processor)
-            readers_of.setdefault(folder, []).append((ready, name, examples))
+            requests.setdefault(folder, []).append((ready, name, examples))
             folders[name] = folder
         opened_at.append(folders)
-    missing = {folder: lacking(tables[folder], [own[2] for own in readers_of[folder]]) for folder in tables}
+    missing = {folder: lacking(tables[folder], [request[2] for request in requests[folder]]) for folder in tables}
     streams = pairs[0][1].streams
     trained = sum(len(missing[folder]) for folder in {folders[name] for folders in opened_at for name in streams})
     if trained > reads * len(pairs) * len(streams):
@@ -179,9 +179,9 @@ def sources(
         )
         return [nothing(ready, f"{message}, fewer than the {trained:,} to compute") for ready, _ in pairs]
     computed = sum(map(len, missing.values()))
-    most = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
+    longest = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
     sizes = zip(cut.leaves, cut.reads, strict=True)
-    size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
+    size = computed * sum(row_bytes(leaf, shape, longest) for leaf, (_, shape) in sizes)
     free = free_bytes()
     if size > free / 2:
         why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
@@ -195,7 +195,7 @@ def sources(
     for folder, rows in missing.items():
         if not len(rows):
             continue
-        ready, name, examples = readers_of[folder][0]
+        ready, name, examples = requests[folder][0]
         try:
             tables[folder] = fill(ready, cut, name, examples.whole(), rows, tables[folder])
         except OSError as error:
@@ -213,8 +213,8 @@ def sources(
 
 def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:
     """Return the rows, ascending, that these examples need and the table does not have."""
-    every = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
-    return table.missing(every)
+    rows = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
+    return table.missing(rows)
 
 
 def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
@@ -285,9 +285,9 @@ def computed(
 def check_numbers(found: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
     """Raise ValueError, with the example, where the features below `stage` contain NaN."""
     for array in found:
-        wrong = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
-        if len(wrong):
+        bad = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
+        if len(bad):
             raise ValueError(
-                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[wrong[0]]}]; look "
+                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[bad[0]]}]; look "
                 "at that example, and at the weights"
             )
