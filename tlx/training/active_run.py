@@ -126,6 +126,7 @@ class ActiveRun:
         return NoRecords() if self.finished else Records(self.path, self.begin, events=self.events)
 
     def close(self) -> None:
+        """Close the records and the checkpoints, and release the folder's lock."""
         with self.lock:
             try:
                 if "records" in self.__dict__:

@@ -90,6 +90,7 @@ class HostBatches(ShapeCounter):
         return batches, batch, self.engine.put(batch)
 
     def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+        """Dispatch one step from `state`."""
         batches, batch, placed = self.batch()
         state, metrics = self.engine.train(state, placed)
         if jax.process_count() > 1:
@@ -152,6 +153,7 @@ class DeviceBatches(ShapeCounter):
         return of(rows[-1:]), of(rows)
 
     def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+        """Dispatch the steps from `step` up to `end`, at most `MOST`."""
         count = min(MOST, end - step)
         drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
         positions = np.stack([drawn[id(order)] for order in self.orders], 1)

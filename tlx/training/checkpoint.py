@@ -128,7 +128,7 @@ class Checkpoints:
         return intact
 
     def _verify(self, step: int, path: Path) -> None:
-        """Read every byte of a checkpoint, once as long as its files stay the same."""
+        """Read every byte of a checkpoint; again only after its files have changed."""
         if _is_old(path):
             return
         try:

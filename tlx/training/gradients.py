@@ -265,6 +265,7 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, count: int, begin: Mapping[str, Any]) -> "Pieces":
+        """Cut the streams of a batch into `count` pieces."""
         return cls({stream: cut(stream, inputs, count) for stream, inputs in batch.items()}, jnp.arange(count), begin)
 
     def places(self, number: Array, inputs: Batch) -> dict[str, Array]:

@@ -30,6 +30,7 @@ class Run(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
+        """Return the metrics by name, as `split/metric`."""
         return self.result["metrics"]
 
 

@@ -39,6 +39,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
+        """Return the parameters, trainable and frozen, and the statistics."""
         return Variables(merge(self.trainable, self.frozen), self.stats)
 
 

@@ -118,7 +118,7 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
 
 
 def numbers(leaf: Any) -> bytes:
-    """Return the digest of an array, computed once as long as the array lives."""
+    """Return the digest of an array; it is kept until the array is deleted."""
     place = id(leaf)
     if place not in DIGESTS:
         # A weak reference does not keep the array alive; its entry goes before another array can have the same id.
