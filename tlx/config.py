@@ -29,23 +29,25 @@ SCHEMA = 2
 
 
 def is_record(value: Any) -> bool:
-    """A frozen dataclass or a named tuple: a value with named fields. (A Linen module's dataclass is not frozen.)"""
+    """Return whether a value has named fields: a frozen dataclass or a named tuple. (A Linen module's dataclass is not
+    frozen.)"""
     return class_names.is_record_class(type(value))
 
 
 def fields(value: Any) -> dict[str, Any]:
-    """The fields of a record by name."""
+    """Return the fields of a record by name."""
     names = value._fields if hasattr(value, "_fields") else [field.name for field in dataclasses.fields(value)]
     return {name: getattr(value, name) for name in names}
 
 
 def replace(value: Any, **changes: Any) -> Any:
-    """A record with some fields changed; a dataclass checks itself again."""
+    """Return a record with some fields changed; a dataclass checks itself again."""
     return value._replace(**changes) if hasattr(value, "_fields") else dataclasses.replace(value, **changes)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number, string and None below a record with its dotted path, and `path.kind` for the class of a record."""
+    """Yield every number, string and None below a record with its dotted path, and `path.kind` for the class of a
+    record."""
     if is_record(value):
         if path:
             yield f"{path}.kind", type(value).__name__
@@ -85,16 +87,17 @@ def _lasting_repr(value: Any) -> str:
 
 
 def source(value: Any) -> str:
-    """The text that a user would write for a value, which `parse` reads back: fields at their defaults are left out.
+    """Return the text that a user would write for a value, which `parse` reads back; fields at their defaults are left
+    out.
 
     >>> from tlx.types import Learn
     >>> source((Learn(lr=0.5), 1, "a"))
     "(Learn(lr=0.5), 1, 'a')"
     """
     if is_record(value):
-        usual = class_names.defaults(type(value))
-        given = [(name, field) for name, field in fields(value).items() if usual.get(name, MISSING) != field]
-        return f"{type(value).__name__}({', '.join(f'{name}={source(field)}' for name, field in given)})"
+        defaults = class_names.defaults(type(value))
+        changed = [(name, field) for name, field in fields(value).items() if defaults.get(name, MISSING) != field]
+        return f"{type(value).__name__}({', '.join(f'{name}={source(field)}' for name, field in changed)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(source, value))}{',' if len(value) == 1 else ''})"
     return repr(value) if _is_plain(value) else " ".join(_lasting_repr(value).split())
@@ -132,13 +135,13 @@ def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") ->
 
 
 def _given(document: dict[str, Any], given: Any, path: str) -> Any:
-    """The value that was written as a `repr`, from a value that has it."""
+    """Return the value that was written as a `repr`, taken from a value that contains it."""
     values = {} if given is MISSING else dict(leaves(given))
     if path in values and dump(values[path]) == document:
         return values[path]
-    same = {id(value): value for value in values.values() if dump(value) == document}
-    if len(same) == 1:
-        return next(iter(same.values()))
+    matches = {id(value): value for value in values.values() if dump(value) == document}
+    if len(matches) == 1:
+        return next(iter(matches.values()))
     where = f"{path}: " if path else ""
     text = " ".join(str(document["repr"]).split())
     raise ValueError(f"{where}{text} was written down by its repr alone; give the config file again (--config FILE)")
@@ -149,18 +152,18 @@ def _classes(classes: Named) -> Classes:
 
 
 def _built(kind: type, values: Mapping[str, Any]) -> Any:
-    """A record of the class `kind`, whose fields have the types that they declare; ValueError for other fields,
+    """Return a record of the class `kind`, whose fields have their declared types; raise ValueError for other fields,
     TypeError for other types."""
     hints = typing.get_type_hints(kind)
-    known = kind._fields if hasattr(kind, "_fields") else [f.name for f in dataclasses.fields(kind)]
-    if strange := sorted(values.keys() - set(known)):
-        raise ValueError(f"{kind.__name__} has no field {strange[0]!r}{near_miss(strange[0], known)}")
+    names = kind._fields if hasattr(kind, "_fields") else [f.name for f in dataclasses.fields(kind)]
+    if unknown := sorted(values.keys() - set(names)):
+        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}{near_miss(unknown[0], names)}")
     for name, value in values.items():
         conform(value, hints.get(name, Any), f"{kind.__name__}.{name}")
     try:
         return kind(**values)
     except (ArithmeticError, LookupError, AttributeError) as error:
-        # A class checks what it needs, in the belief that the rest makes sense.
+        # The checks of a class may fail in other ways on values that make no sense.
         raise ValueError(f"{kind.__name__} cannot have these values ({type(error).__name__}: {error})") from None
 
 
@@ -177,39 +180,40 @@ def fingerprint(value: Any, *, with_sources: bool = True, schema: int = SCHEMA) 
         schema: the version of the rule; of schema 1 every field of a user's class counts.
     """
     document = _printed(value, schema)
-    found, state = code.of([value]) if with_sources else ({}, [])
-    if found:
-        document = {"recipe": document, "sources": sorted({*found.values()}), "state": state}
+    digests, state = code.of([value]) if with_sources else ({}, [])
+    if digests:
+        document = {"recipe": document, "sources": sorted({*digests.values()}), "state": state}
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _printed(value: Any, schema: int) -> Any:
-    """What counts in a fingerprint, as JSON values. Whole floats are ints, for 1 and 1.0 are equal."""
+    """Return the part of a value that counts in a fingerprint, as JSON values. Whole floats become ints, because 1 and
+    1.0 are equal."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, tuple | list) and not is_record(value):
         return [_printed(item, schema) for item in value]
     if not is_record(value):
         return dump(value)
-    kind, usual = type(value), class_names.defaults(type(value))
+    kind, defaults = type(value), class_names.defaults(type(value))
     if class_names.is_own(kind):
         always = schema_1.ALWAYS.get(kind.__name__, ())
     else:
         always = tuple(fields(value)) if schema == 1 else ()
     printed = {name: _printed(field, schema) for name, field in fields(value).items()}
-    counts = {
+    counted = {
         name: field
         for name, field in printed.items()
         # Compared as text, where True is not 1.
         if name in always
-        or name not in usual
-        or json.dumps(field, sort_keys=True) != json.dumps(_printed(usual[name], schema), sort_keys=True)
+        or name not in defaults
+        or json.dumps(field, sort_keys=True) != json.dumps(_printed(defaults[name], schema), sort_keys=True)
     }
     # The code of an installed package counts nowhere else: all that its class says counts here.
     if schema > 1 and not class_names.is_own(kind) and not code.of([value])[0]:
         return {"kind": kind.__name__, "class": class_names.place(kind)} | printed
-    return {"kind": kind.__name__} | counts
+    return {"kind": kind.__name__} | counted
 
 
 def sources(value: Any) -> dict[str, str]:
@@ -218,14 +222,14 @@ def sources(value: Any) -> dict[str, str]:
 
 
 def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
-    """`(path, before, after)` wherever two records differ; a side that lacks the path holds None."""
+    """Return `(path, before, after)` wherever two records differ; a side that lacks the path holds None."""
     left, right = dict(leaves(before)), dict(leaves(after))
     paths = list(left) + [path for path in right if path not in left]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
 
 
 def override(value: Any, path: str, text: str, classes: Named) -> Any:
-    """`value` with the field at the dotted `path` set to what `text` says.
+    """Return `value` with the field at the dotted `path` set to the value of `text`.
 
     `text` is a Python literal, a call of a known class with literal arguments (`Freeze(through='blocks/03')`), or a
     bare string. Raises ValueError for an unknown path, naming the nearest, and TypeError for a value that the field
@@ -235,17 +239,17 @@ def override(value: Any, path: str, text: str, classes: Named) -> Any:
 
 
 def at(value: Any, path: str) -> Any:
-    """The field at the dotted `path`; ValueError for an unknown one, naming the nearest."""
-    found = value
+    """Return the field at the dotted `path`; raise ValueError for an unknown path, naming the nearest."""
+    field = value
     for name in path.split("."):
-        found = _parts(found).get(name, MISSING)
-        if found is MISSING:
+        field = _parts(field).get(name, MISSING)
+        if field is MISSING:
             raise _unknown(path, value)
-    return found
+    return field
 
 
 def assign(value: Any, path: str, new: Any) -> Any:
-    """`value` with the field at the dotted `path` set to `new`; raises as `override` does."""
+    """Return `value` with the field at the dotted `path` set to `new`; raises as `override` does."""
     at(value, path)
     return _assign(value, path.split("."), path, new)
 
@@ -261,19 +265,19 @@ def _assign(value: Any, parts: list[str], path: str, new: Any) -> Any:
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """What a path may name next: the fields of a record, the places of a tuple."""
+    """Return the next fields that a path may name: the fields of a record, the positions of a tuple."""
     if is_record(value):
         return fields(value)
     return {str(n): item for n, item in enumerate(value)} if isinstance(value, tuple) else {}
 
 
 def _unknown(path: str, root: Any) -> ValueError:
-    known = [known.removesuffix(".kind") for known, _ in leaves(root)]
-    return ValueError(f"no field {path!r} in the recipe{near_miss(path, known)}")
+    paths = [leaf.removesuffix(".kind") for leaf, _ in leaves(root)]
+    return ValueError(f"no field {path!r} in the recipe{near_miss(path, paths)}")
 
 
 def parse(text: str, classes: Named) -> Any:
-    """A value from the command line: a literal, a call of one of `classes`, or the text itself."""
+    """Parse a value of the command line: a literal, a call of one of `classes`, or the text itself."""
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
@@ -323,21 +327,23 @@ def check(value: Any, path: str = "") -> None:
 
 
 def conform(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type `hint` wants it: an int becomes a float where one is asked for. Raises TypeError."""
+    """Return `value` in the type `hint`: an int becomes a float where the hint is float. Raise TypeError for another
+    type."""
     if not _fits(value, hint):
-        wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+        expected = hint.__name__ if isinstance(hint, type) else str(hint)
         for module in ("tlx.types.", "typing."):
-            wanted = wanted.replace(module, "")
-        raise TypeError(f"{path} wants {wanted}, got {value!r}")
+            expected = expected.replace(module, "")
+        raise TypeError(f"{path} wants {expected}, got {value!r}")
     wants_float = hint is float or (float in typing.get_args(hint) and int not in typing.get_args(hint))
     return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_seed(seed: Any, path: str) -> None:
-    """Refuse a seed that is no whole number below 2**32: JAX keeps 32 bits of it, so 2**32 would be the seed 0 again.
+    """Raise an error for a seed that is not a whole number below 2**32: JAX keeps 32 bits, so 2**32 would be the seed 0
+    again.
 
     Raises:
-        TypeError: `seed` is no int.
+        TypeError: `seed` is not an int.
         ValueError: `seed` is negative, or 2**32 or more.
     """
     conform(seed, int, path)
@@ -369,35 +375,35 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def hyperparameters(value: Any) -> dict[str, Any]:
-    """The float fields of a record (tuples of floats among them), and of the records in its fields, as a tree: what a
-    sweep may vary without a new program."""
+    """Return the float fields of a record (tuples of floats too), and of the records in its fields, as a tree: the
+    numbers that a sweep may vary without a new program."""
     hints = typing.get_type_hints(type(value))
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name, field in fields(value).items():
         if is_record(field):
             if inner := hyperparameters(field):
-                found[name] = inner
+                numbers[name] = inner
             continue
         if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
-            found[name] = {str(n): float(item) for n, item in enumerate(field)}
+            numbers[name] = {str(n): float(item) for n, item in enumerate(field)}
             continue
-        real = hints.get(name) is float or float in typing.get_args(hints.get(name))
-        if real and isinstance(field, int | float) and not isinstance(field, bool):
-            found[name] = float(field)
-    return found
+        is_float = hints.get(name) is float or float in typing.get_args(hints.get(name))
+        if is_float and isinstance(field, int | float) and not isinstance(field, bool):
+            numbers[name] = float(field)
+    return numbers
 
 
 def with_hyperparameters(value: Any, values: Mapping[str, Any]) -> Any:
-    """`value` with traced arrays in the place of its float fields, without checking them again."""
+    """Return `value` with traced arrays in the place of its float fields, without checking them again."""
     if not is_record(value):
         return tuple(values[str(n)] for n in range(len(value)))
     changed = {
-        name: with_hyperparameters(getattr(value, name), given) if isinstance(given, Mapping) else given
-        for name, given in values.items()
+        name: with_hyperparameters(getattr(value, name), new) if isinstance(new, Mapping) else new
+        for name, new in values.items()
     }
     if hasattr(value, "_fields"):
         return value._replace(**changed)
-    twin = object.__new__(type(value))
+    copy = object.__new__(type(value))
     for name, field in fields(value).items():
-        object.__setattr__(twin, name, changed.get(name, field))
-    return twin
+        object.__setattr__(copy, name, changed.get(name, field))
+    return copy

@@ -1,7 +1,7 @@
-"""Rules over paths -> which parameters move, and how fast.
+"""Partition the parameters by rules over their paths: which are trainable, and how fast each moves.
 
 A rule is `(regex, Learn | None)`: the regex is matched by `fullmatch` on the whole path, the first match wins, None
-freezes. Every rule must claim something and every parameter must be claimed, so that a slip never passes in silence.
+freezes. Every rule must claim something and every parameter must be claimed; a mistyped rule is an error.
 """
 
 import math
@@ -21,8 +21,7 @@ def compile_rule(pattern: str) -> Pattern:
 
 
 def prefixes(paths: Iterable[str]) -> set[str]:
-    """Every path and every parent of one, but for those whose children are numbered: what a mistyped rule may have
-    meant.
+    """Return every path and each of its parents, except parents with numbered children: candidates for a mistyped rule.
 
     >>> sorted(prefixes(["blocks/00/bias", "stem/bias"]))
     ['blocks/00', 'blocks/00/bias', 'stem', 'stem/bias']
@@ -35,11 +34,15 @@ def prefixes(paths: Iterable[str]) -> set[str]:
 
 
 def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
-    """Which rule claims each parameter of the tree `params`, by path.
+    """Return the `Learn` of each parameter by path, None where it is frozen.
 
-    Raises ValueError for a rule that claims nothing (naming the near miss, or the earlier rule that took its
-    matches), for one with a negative rate or weight decay, for a parameter that no rule claims, and where nothing is
-    left to learn.
+    Args:
+        params: The tree of parameters, or of anything in their structure.
+        rules: Pairs of a regex and a `Learn` or None; the first match wins.
+
+    Raises:
+        ValueError: A rule claims nothing (the message names the near miss, or the earlier rule that took its matches)
+            or has a negative rate or weight decay; no rule claims some parameter; or all parameters are frozen.
 
     >>> partition({"stem": 0, "head": 1}, (("stem", None), (".*", Learn(lr=0.5))))
     {'head': Learn(lr=0.5, weight_decay=None, schedule=None), 'stem': None}
@@ -52,7 +55,8 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
 
 
 def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
-    """Which of the rules claims each parameter, by path. Raises as `partition` does, but where nothing learns."""
+    """Return the position of the rule that claims each parameter, by path. Raises as `partition` does, except where all
+    parameters are frozen."""
     for rule, learn in rules:
         check_learn(rule, learn)
     patterns = [compile_rule(pattern) for pattern, _ in rules]
@@ -85,7 +89,7 @@ def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
 
 
 def check_learn(rule: str, learn: Learn | None) -> None:
-    """ValueError for a rate or a weight decay of a rule that is negative or not finite."""
+    """Raise ValueError for a rate or a weight decay of a rule that is negative or not finite."""
     for name in ("lr", "weight_decay"):
         number = getattr(learn, name, None)
         if number is not None and not 0 <= number < math.inf:
@@ -98,7 +102,7 @@ def _some(paths: list[str], n: int = 3) -> str:
 
 
 def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
-    """`(trainable, frozen)`: two trees with disjoint leaves; `trees.merge` puts them together again."""
+    """Return `(trainable, frozen)`, two trees with disjoint leaves; `trees.merge` joins them again."""
     leaves = flatten(params)
     trainable = {path: leaf for path, leaf in leaves.items() if parts[path] is not None}
     frozen = {path: leaf for path, leaf in leaves.items() if parts[path] is None}
@@ -106,32 +110,34 @@ def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
 
 
 def frozen_stages(stages: Iterable[str], parts: Partition) -> frozenset[str]:
-    """The stages that run as in evaluation: those with parameters, all of them frozen.
+    """Return the stages that run in evaluation mode: those with parameters, all of them frozen.
 
     Their dropout is off and their batch statistics do not move, so a frozen prefix is one fixed function.
     """
     result = set()
     for stage in stages:
-        own = [learn for path, learn in parts.items() if path.startswith(f"{stage}/")]
-        if own and all(learn is None for learn in own):
+        learns = [learn for path, learn in parts.items() if path.startswith(f"{stage}/")]
+        if learns and all(learn is None for learn in learns):
             result.add(stage)
     return frozenset(result)
 
 
 def first_trainable(stages: Sequence[str], trainable: Mapping[str, Any] | Collection[str]) -> str | None:
-    """The first of the `stages` with a trainable parameter: `trainable` holds paths, or what claims them (None:
-    frozen). None where that is the first of all, or where none of them has one.
+    """Return the first of the `stages` with a trainable parameter.
+
+    `trainable` holds paths, or maps each path to its `Learn` (None: frozen). Return None where the result is the first
+    stage of the model, or where no stage is trainable.
 
     >>> first_trainable(["stem", "head"], {"stem/kernel": None, "head/kernel": Learn()})
     'head'
     """
     paths = [path for path in trainable if not isinstance(trainable, Mapping) or trainable[path] is not None]
-    found = [stage for stage in stages if any(path.startswith(f"{stage}/") for path in paths)]
-    return found[0] if found and found[0] != stages[0] else None
+    matches = [stage for stage in stages if any(path.startswith(f"{stage}/") for path in paths)]
+    return matches[0] if matches and matches[0] != stages[0] else None
 
 
 def mostly_frozen(stages: Iterable[str], parts: Partition, params: Mapping[str, Any]) -> list[str]:
-    """The stages with parameters of which less than half, counted in numbers, learn.
+    """Return the stages with parameters of which less than half, counted by elements, are trainable.
 
     >>> import numpy as np
     >>> parts = {"stem/kernel": None, "head/kernel": Learn(), "head/bias": None}
@@ -139,9 +145,9 @@ def mostly_frozen(stages: Iterable[str], parts: Partition, params: Mapping[str, 
     >>> mostly_frozen(["stem", "head"], parts, sizes)
     ['stem']
     """
-    found = []
+    names = []
     for stage in stages:
-        own = {path: size(leaf) for path, leaf in flatten(params).items() if path.startswith(f"{stage}/")}
-        if 2 * sum(count for path, count in own.items() if parts[path] is not None) < sum(own.values()):
-            found.append(stage)
-    return found
+        sizes = {path: size(leaf) for path, leaf in flatten(params).items() if path.startswith(f"{stage}/")}
+        if 2 * sum(count for path, count in sizes.items() if parts[path] is not None) < sum(sizes.values()):
+            names.append(stage)
+    return names

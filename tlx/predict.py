@@ -1,4 +1,4 @@
-"""Answers from a finished run, or from any saved model that has a head."""
+"""Predict with a finished run, or with any saved model that has a head."""
 
 import logging
 import os
@@ -34,12 +34,21 @@ def predict(
     processor: Processor | None = None,
     task: Task | None = None,
 ) -> list[Any]:
-    """Probabilities by class name, most probable first, one dict a text (or image file) in `given`.
+    """Return the predictions for texts, or for image or sound files.
 
-    `model` is the architecture's dataclass where the run cannot name it (a bridged module), `processor` one of the
-    user's own class, which opens what the run has kept, `task` the task where that is a class of the user's own.
+    Args:
+        source: The folder of a run, or a saved model.
+        given: The texts, or the paths of files.
+        model: The architecture's dataclass, where the run cannot name it (a bridged module).
+        processor: A processor of a user's class; it opens the files that the run saved.
+        task: The task, where it has a user's class.
 
-    Raises ValueError where the model has no head, a head or pooler that nobody trained, or reads another kind of input.
+    Returns:
+        One prediction for each entry of `given`; for classes a dict of probabilities by class name, most probable
+        first.
+
+    Raises:
+        ValueError: The model has no head, has an untrained head or pooler, or reads another kind of input.
     """
     check_code(Path(source), model)
     pretrained = load_pretrained(source, None if task is None else resolved(Path(source), task), model=model)
@@ -69,7 +78,8 @@ def predict(
 
 
 def resolved(source: Path, task: Task) -> Task | None:
-    """The task with the classes of the run in `source`; where that is no run, the task itself if it knows them."""
+    """Return the task with the classes of the run in `source`; where that is not a run, the task unchanged if it knows
+    its outputs."""
     if not (source / RESULT).is_file():
         return None if task.outputs is None else task
     result = read(source)
@@ -78,22 +88,26 @@ def resolved(source: Path, task: Task) -> Task | None:
 
 
 def check_code(source: Path, model: Any) -> None:
-    """Raise ValueError where the code of a model of the user's is not that which the run in `source` trained."""
+    """Raise ValueError where the code of a user's model differs from the code that the run in `source` trained."""
     if model is None or not (source / RECIPE).is_file():
         return
     recorded = read(source, RECIPE).get("sources") or {}
-    known = {*recorded.values()}
-    changed = [path for path, digest in config.sources(model).items() if digest not in known]
+    digests = {*recorded.values()}
+    changed = [path for path, digest in config.sources(model).items() if digest not in digests]
     if recorded and changed:
         names = ", ".join(dict.fromkeys(Path(path.partition("::")[0]).name for path in changed))
         raise ValueError(f"{source} is stale: {names} changed since it ran; restore the code, or run it again")
 
 
 def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np.ndarray]:
-    """Make the model's inputs for a batch of texts, or of files of images or sounds.
+    """Return the model's inputs for a batch of texts, or of image or sound files.
 
-    Raises ValueError for a model without a processor, for a file that is none or cannot be read, and for a token that
-    the model has no embedding for.
+    Returns:
+        Arrays [B, ...] by name, B the length of `given`.
+
+    Raises:
+        ValueError: The model has no processor, a file does not exist or cannot be read, or the model has no embedding
+            for a token.
     """
     processor = processor_of(pretrained, Path(pretrained.manifest.source))
     processor.check_shape(models.image_shape(pretrained.model.config), pretrained.manifest.source)
@@ -101,7 +115,7 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np
 
 
 def processor_of(pretrained: Pretrained, source: Path) -> Processor:
-    """The processor of a model. Raises ValueError where it came without one, or with one of a class of the user's."""
+    """Return the processor of a model; raise ValueError where it has none, or one of a user's class."""
     if pretrained.processor is not None:
         return pretrained.processor
     for folder in (source, source / MODEL_IN_RUN):
@@ -112,7 +126,8 @@ def processor_of(pretrained: Pretrained, source: Path) -> Processor:
 
 
 def opened(processor: Processor, source: Path) -> Processor:
-    """The processor that the run has kept, opened by the user's class; the user's value where nothing was kept."""
+    """Return the processor that the run saved, opened by the user's class; the given processor where nothing was
+    saved."""
     kind = type(processor)
     for folder in (source / MODEL_IN_RUN, source):
         if kind.opens(folder):
@@ -121,20 +136,22 @@ def opened(processor: Processor, source: Path) -> Processor:
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:
-    """Texts as they are, files of images and sounds as their paths, and every line of any other file.
+    """Return texts as they are, image and sound files as their paths, and every line of any other file.
 
-    Raises ValueError for a file that is not UTF-8, or holds no text, IsADirectoryError for a directory.
+    Raises:
+        ValueError: A file is not UTF-8, or holds no text.
+        IsADirectoryError: A path is a directory.
     """
-    found: list[str] = []
+    examples: list[str] = []
     for argument in arguments:
         path = Path(argument) if len(argument) < 1024 and "\n" not in argument else None
         if path is not None and os.sep in argument and path.is_dir():
             raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with a text on each line")
         if path is None or not path.is_file() or path.suffix.lower() in (*IMAGES, *SOUNDS):
-            found.append(argument)
+            examples.append(argument)
             continue
         try:
-            # Some editors put a mark before the text, which is no part of it.
+            # Some editors write a byte order mark before the text.
             text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
@@ -144,5 +161,5 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
             raise ValueError(f"{path} is empty; expected a text on each line")
-        found += lines
-    return found
+        examples += lines
+    return examples

@@ -1,4 +1,4 @@
-"""An experiment: the dataclasses of the floors below, composed. No logic."""
+"""The recipe of an experiment: it composes the dataclasses of the other packages, without logic."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -24,34 +24,35 @@ Select = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How long and in what pieces.
+    """How long to train, in which batches, and how to choose the checkpoint.
 
-    The run takes `steps` updates, or as many as `epochs` passes over the training examples need, in batches of `batch`
-    (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported: the
-    "last", or the "best-validation"; the same choice is called "oracle" where the data grant some of the target's
-    labels only, for it looks at others. The other rules look at no label of the target (see
-    `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation"; its error
-    weighted as the target has them, "iwv", with a control variate, "dev"; and what is predicted of unlabelled training
-    examples of the target: the density of neighbourhoods "snd", the mutual information "im", the least "entropy".
-    `criteria` names those that are measured and written down beside, whatever chooses. The validation split is
-    measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh of
-    all devices or "pmap"; `dtype` that of activations.
+    The run takes `steps` updates, or the number that `epochs` passes over the training examples need, in batches of
+    `batch` (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported:
+    the "last", or the "best-validation"; the same choice is called "oracle" where the data grant only some of the
+    target's labels, because it reads the others. The other rules read no label of the target (see
+    `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation"; its error with
+    importance weights for the target, "iwv", with a control variate, "dev"; and, from predictions on unlabelled
+    training examples of the target, the density of neighbourhoods "snd", the mutual information "im", the lowest
+    "entropy". `criteria` names rules that are also measured and recorded, whichever rule chooses. The validation split
+    is measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh
+    of all devices or "pmap"; `dtype` is the type of the activations.
 
-    `accumulate` cuts a batch into so many pieces, one after the other: less memory, and the gradient of the whole batch
-    in every term. A term that compares the examples of a batch (`Needs.features`) sees the features and logits of all
-    pieces, which takes a second forward pass a step. Batch norm takes its moments of each piece, as a note of the run
-    says, and a term of your own that does not declare `couples` is asked piece by piece. `ema` is the share that an
-    exponential moving average of the trainable parameters keeps a step; the average is what is evaluated, selected and
-    saved. None keeps none.
+    `accumulate` cuts a batch into this number of pieces, processed one after the other: less memory, and the gradient
+    of the whole batch in every term. A term that compares the examples of a batch (`Needs.features`) sees the features
+    and logits of all pieces, which takes a second forward pass in each step. Batch norm computes its moments on each
+    piece, as a note of the run says, and a user's term that does not declare `couples` is computed piece by piece.
+    `ema` is the share that an exponential moving average of the trainable parameters keeps at each step; the average is
+    evaluated, selected and saved. None keeps no average.
 
-    `statistics` says what batch norm sees where a step has several streams: "stream", each by itself, of which those of
-    the target move the running statistics, one after the other (where only a source is read, the source does: what is
-    evaluated is the target, by the statistics that it trained with); "joint", all streams of the data in one pass,
-    whose moments are those of them all. Streams that a term adds are seen by themselves and move nothing.
+    `statistics` sets the examples over which batch norm computes its moments where a step has several streams:
+    "stream", each stream separately; the streams of the target move the running statistics, one after the other (where
+    only a source is read, the source does: the target is evaluated with the statistics that it trained with); "joint",
+    all streams of the data in one pass, with the moments of all of them. Streams that a term adds are processed
+    separately and move nothing.
 
-    `remat` says what the backward pass computes again instead of keeping it: "none"; "dots", all but the large products
-    of matrices (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of it, a
-    third more); "auto" is "dots" where most of a stage is frozen, and "none" elsewhere.
+    `remat` sets what the backward pass recomputes instead of keeping it: "none"; "dots", everything except the large
+    matrix products (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of
+    the memory, a third more FLOPs); "auto" is "dots" where most of a stage is frozen, and "none" elsewhere.
     """
 
     epochs: float = 3.0
@@ -70,7 +71,7 @@ class Train:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The criteria that are measured at every evaluation: those named, and the rule that chooses if it is one."""
+        """Return the criteria that are measured at every evaluation: `criteria`, and `select` if it is a criterion."""
         chooses = (self.select,) if self.select in CRITERIA and self.select not in self.criteria else ()
         return (*self.criteria, *chooses)
 
@@ -105,8 +106,8 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Which numbers we bring (`weights`, or a fresh `model`), which may move (`tuning`), what we ask of them (`task`,
-    `objective`), on what (`data`), and how (`update`, `optim`, `train`, `seed`)."""
+    """An experiment: the pretrained `weights` (or a new `model`), which parameters are trained (`tuning`), the `task`
+    and `objective`, the `data`, and how to optimise (`update`, `optim`, `train`, `seed`)."""
 
     data: Data
     task: Task
@@ -120,7 +121,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # Of another type `config.check` says so.
+        # `config.check` reports another type.
         if isinstance(self.seed, int):
             check_seed(self.seed, "seed")
         if self.model is None and self.weights is None:
@@ -135,19 +136,19 @@ class Recipe:
         if self.train.select == "oracle" and self.data.labels is None:
             raise ValueError("every label of the target is granted, so train.select 'oracle' is 'best-validation'")
         for name in self.train.measured:
-            asked = f"train.select is {name!r}" if name == self.train.select else f"train.criteria names {name!r}"
+            setting = f"train.select is {name!r}" if name == self.train.select else f"train.criteria names {name!r}"
             if SOURCE in CRITERIA[name].reads and self.data.source is None:
-                free = ", ".join(repr(other) for other, own in CRITERIA.items() if SOURCE not in own.reads)
+                free = ", ".join(repr(key) for key, criterion in CRITERIA.items() if SOURCE not in criterion.reads)
                 raise ValueError(
-                    f"{asked}, which looks at held-out examples of a source, and there is none: give data.source, or "
+                    f"{setting}, which looks at held-out examples of a source, and there is none: give data.source, or "
                     f"take one that looks at the target alone ({free})"
                 )
             if not self.task.exclusive:
                 raise ValueError(
-                    f"{asked}, which judges classes, and with {type(self.task).__name__} an example does not have "
+                    f"{setting}, which judges classes, and with {type(self.task).__name__} an example does not have "
                     "exactly one: leave it out"
                 )
-        # Of another type `config.check` says so.
+        # `config.check` reports another type.
         if self.train.ema is None and isinstance(self.data, Data):
             for term in self.objective:
                 if isinstance(term, Term) and term.needs(self.data.stream_names).average:
@@ -156,16 +157,16 @@ class Recipe:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
 
 
-# The packages that export our classes that may be named in a recipe's file and in an override.
+# The packages whose exported classes a recipe's file or an override may name.
 PACKAGES = (data, tasks, models, weights, tuning, objectives, updates, optim)
 OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn})
 
 
 def classes(given: Any = None) -> Classes:
-    """Return the classes that a recipe may name: ours, and the user's that `given` makes known.
+    """Return the classes that a recipe may name: those of tlx, and the user's classes that `given` makes known.
 
     Args:
-        given: a recipe or other value that the user passed. Known are the classes of its parts, all classes of the
-            modules of these, and those of the files of the command line. None: ours alone.
+        given: A recipe or other value that the user passed. It makes known the classes of its parts, all classes of the
+            modules of these, and those of the files of the command line. None: only the classes of tlx.
     """
     return Classes(OWN, {} if given is None else users_classes([given]))

@@ -1,4 +1,4 @@
-"""Where arrays live: a named mesh of devices, and the shardings of states and batches on it."""
+"""Placement of arrays: a mesh of devices, and the shardings of states and batches on it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ ALL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """How many devices share a batch: `data` of them; -1 is all that there are."""
+    """How many devices share a batch: `data` of them; -1 means all devices."""
 
     data: int = ALL
 
@@ -28,11 +28,11 @@ class Mesh:
 
 
 def make_mesh(devices: Any = None, mesh: Mesh = Mesh()) -> DeviceMesh:
-    """Return JAX's mesh with one axis, `data`, over the first devices of some.
+    """Return JAX's mesh with one axis, `data`, over the first devices of a list.
 
     Args:
-        devices: the devices; None for all.
-        mesh: how many of them.
+        devices: The devices; None for all.
+        mesh: How many of them.
 
     Raises:
         ValueError: There are fewer devices than the mesh names, or several processes, whose devices are all needed.
@@ -53,22 +53,23 @@ def make_mesh(devices: Any = None, mesh: Mesh = Mesh()) -> DeviceMesh:
 
 
 def replicated(mesh: DeviceMesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_example(mesh: DeviceMesh) -> NamedSharding:
-    """Sharded over the first axis."""
+    """Return the sharding over the first axis (examples)."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def place_batch(mesh: DeviceMesh, batch: Tree) -> Tree:
-    """Host arrays as one global batch, each process giving its own part."""
+    """Return host arrays as one global batch [B, ...]; each process passes its own part."""
     return jax.make_array_from_process_local_data(by_example(mesh), batch)
 
 
 def check_batch(batch: int, mesh: DeviceMesh, name: str) -> None:
-    """ValueError where a batch does not divide evenly over the devices, with the nearest batches that do, and the
-    largest smaller mesh."""
+    """Raise ValueError where a batch does not divide evenly over the devices, naming the nearest batches that do, and
+    the largest smaller mesh."""
     count = mesh.devices.size
     if batch % count:
         below, above = batch // count * count, (batch // count + 1) * count

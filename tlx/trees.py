@@ -1,6 +1,6 @@
-"""Trees of named numbers: paths, flattening, near misses, sizes.
+"""Trees of named arrays: paths, flattening, near misses, sizes.
 
-A tree is nested dicts of leaves. A leaf's name is its path joined with `/`: `"blocks/00/attention/query/kernel"`.
+A tree is nested dicts of leaves. The path of a leaf joins its keys with `/`: `"blocks/00/attention/query/kernel"`.
 """
 
 import difflib
@@ -12,7 +12,7 @@ Tree = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every leaf of `tree` by its path, in sorted order of the keys at each level (the order JAX uses).
+    """Return every leaf of `tree` by its path, in sorted order of the keys at each level (the order JAX uses).
 
     >>> flatten({"b": {"x": 1}, "a": 2})
     {'a': 2, 'b/x': 1}
@@ -28,9 +28,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(leaves: Mapping[str, Any]) -> Tree:
-    """The inverse of `flatten`: nested dicts from paths.
+    """Return nested dicts from leaves by path; the inverse of `flatten`.
 
-    Raises ValueError where one path is both a leaf and the parent of another.
+    Raises:
+        ValueError: One path is both a leaf and the parent of another.
 
     >>> nest({"b/x": 1, "a": 2})
     {'b': {'x': 1}, 'a': 2}
@@ -50,7 +51,7 @@ def nest(leaves: Mapping[str, Any]) -> Tree:
 
 
 def subtree(tree: Mapping[str, Any], path: str) -> Tree:
-    """The sub-tree at `path`, or an empty one: a stage without parameters has an empty sub-tree."""
+    """Return the sub-tree at `path`, or an empty one: a stage without parameters has an empty sub-tree."""
     node: Any = tree
     for name in path.split("/"):
         node = node.get(name)
@@ -60,7 +61,7 @@ def subtree(tree: Mapping[str, Any], path: str) -> Tree:
 
 
 def merge(*trees: Mapping[str, Any]) -> Tree:
-    """The union of trees with disjoint leaves.
+    """Return the union of trees with disjoint leaves.
 
     >>> merge({"a": {"x": 1}}, {"a": {"y": 2}})
     {'a': {'x': 1, 'y': 2}}
@@ -75,35 +76,35 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
 
 
 def added(tree: Mapping[str, Any], leaves: Mapping[str, Any], who: str) -> Tree:
-    """`tree` with more `leaves`, by path; ValueError, which says `who` adds them, where one is there already.
+    """Return `tree` with more `leaves`, by path; raise ValueError, naming `who` adds them, where a path exists already.
 
     >>> added({"a": {"x": 1}}, {"a/y": 2}, "Lora")
     {'a': {'x': 1, 'y': 2}}
     """
     flat = flatten(tree)
-    if taken := sorted(flat.keys() & leaves.keys()):
-        raise ValueError(f"{who} adds {taken[0]!r}, which is there already: a model holds it once")
+    if shared := sorted(flat.keys() & leaves.keys()):
+        raise ValueError(f"{who} adds {shared[0]!r}, which is there already: a model holds it once")
     return nest(dict(sorted((flat | dict(leaves)).items())))
 
 
 def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Tree:
-    """`function(path, leaf)` at every leaf."""
+    """Return the tree of `function(path, leaf)` for every leaf."""
     return nest({path: function(path, leaf) for path, leaf in flatten(tree).items()})
 
 
 def size(leaf: Any) -> int:
-    """How many numbers a leaf (an array or a `Param`) holds."""
+    """Return the number of elements of a leaf (an array or a `Param`)."""
     return math.prod(leaf.shape)
 
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """The `n` names nearest to `name`, best first, equals in order of the alphabet: what an error should offer."""
-    scored = [(difflib.SequenceMatcher(None, name, other).ratio(), other) for other in set(names)]
-    return [other for score, other in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score >= 0.4][:n]
+    """Return the `n` names nearest to `name`, best first, ties in alphabetical order, for error messages."""
+    scored = [(difflib.SequenceMatcher(None, name, candidate).ratio(), candidate) for candidate in set(names)]
+    return [candidate for score, candidate in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score >= 0.4][:n]
 
 
 def near_miss(name: str, names: Iterable[str], n: int = 3) -> str:
-    """The tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few."""
+    """Return the tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few."""
     names = sorted(set(names))
-    found = closest(name, names, n) or (names if len(names) <= 12 else [])
-    return f"; close: {', '.join(map(repr, found))}" if found else ""
+    near = closest(name, names, n) or (names if len(names) <= 12 else [])
+    return f"; close: {', '.join(map(repr, near))}" if near else ""

@@ -1,4 +1,4 @@
-"""The nouns that every room shares. Tuples only; the verbs live in the rooms."""
+"""Types that all packages share: named tuples without logic."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -14,10 +14,10 @@ Carry = dict[str, Any]
 
 
 class Param(NamedTuple):
-    """A declared parameter: everything but its value.
+    """Declare a parameter: everything except its value.
 
-    `axes` are logical names, one a dimension (`"width"`, `"heads"`, `"mlp"`, `"vocabulary"`, ...; None where no
-    sharding makes sense). `init(key, shape)` gives float32.
+    `axes` are logical names, one for each dimension (`"width"`, `"heads"`, `"mlp"`, `"vocabulary"`, ...; None where
+    sharding makes no sense). `init(key, shape)` returns a float32 array.
     """
 
     shape: tuple[int, ...]
@@ -26,9 +26,9 @@ class Param(NamedTuple):
 
 
 class Field(NamedTuple):
-    """One array of an example, as a processor or a task makes it for a batch.
+    """One array of an example, as a processor or a task returns it for a batch.
 
-    `shape` is without the batch; None is a ragged axis, which a batch pads with `pad` to a common length.
+    `shape` excludes the batch axis; None is a ragged axis, which a batch pads with `pad` to a common length.
     """
 
     shape: tuple[int | None, ...]
@@ -39,9 +39,9 @@ class Field(NamedTuple):
 class Column(NamedTuple):
     """One column of a data set, as its source describes it.
 
-    `kind` says what a cell holds: a "text", an "image", the samples of a sound ("audio"), a "number" or several
-    ("numbers"), one of the `classes` ("class"), any number of them ("classes"), or one of them for each word of a list
-    of words ("tags", "words"). `rate` are the samples a second of a sound.
+    `kind` is the type of a cell: a "text", an "image", the samples of a sound ("audio"), a "number" or several
+    ("numbers"), one of the `classes` ("class"), any number of them ("classes"), or one class for each word of a list of
+    words ("tags", "words"). `rate` is the sampling rate of a sound in samples per second.
     """
 
     kind: Literal["text", "words", "image", "audio", "number", "numbers", "class", "classes", "tags"]
@@ -50,20 +50,20 @@ class Column(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """The numbers of a model: `params` learn by gradient, `stats` are running statistics (batch norm)."""
+    """The arrays of a model: `params` learn by gradient, `stats` are running statistics (batch norm)."""
 
     params: Tree
     stats: Tree
 
 
 class Context(NamedTuple):
-    """What a stage may know beside its own parameters.
+    """The information that a stage has besides its own parameters.
 
-    `key` is the stage's own key, None when nothing is random; `train` is False in a still (all frozen) stage too.
-    `dtype` is that of activations; parameters, reductions and losses stay float32. `offset` is the position of this
-    device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
-    `prefix` is how many learned keys stand before the tokens in the attention of the blocks, `prompt` how many learned
-    tokens stand before those of the text.
+    `key` is the stage's own key, None when nothing is random; `train` is False in a completely frozen stage too.
+    `dtype` is the type of the activations; parameters, reductions and losses stay float32. `offset` is the position of
+    this device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
+    `prefix` is the number of learned keys before the tokens in the attention of the blocks, `prompt` the number of
+    learned tokens before the tokens of the text.
     """
 
     key: Key | None = None
@@ -82,10 +82,11 @@ class Stage(NamedTuple):
     """One link of a model's chain: `apply(params, stats, carry, context) -> (carry, stats)`, a pure function.
 
     `name` is also the path prefix of its parameters. `output` names the entry of the carry that is the stage's tap, and
-    `others` the further entries that it writes; each is a tap as well. `depth` is how deep the stage lies where stages
-    are frozen, slowed or unfrozen by depth (None: its position in the chain); stages of several branches may share one.
-    `joins` says that the stage is no layer by itself where learning rates fall layer by layer: it counts with the stage
-    "before" it (a ViT's last norm) or "after" it (BERT's pooler, a part of the head in its relatives).
+    `others` the further entries that it writes; each is a tap as well. `depth` is the depth of the stage for tunings
+    that freeze, slow down or unfreeze stages by depth (None: its position in the chain); stages of several branches may
+    share one depth. `joins` is for a stage that does not count as a layer where learning rates fall layer by layer: it
+    counts with the stage "before" it (a ViT's last norm) or "after" it (BERT's pooler, a part of the head in its
+    relatives).
     """
 
     name: str
@@ -99,9 +100,9 @@ class Stage(NamedTuple):
 class Model(NamedTuple):
     """A chain of named stages with the parameters and statistics they declare (trees of `Param`).
 
-    `config` is the architecture and `head` what the model ends in (None: the bare backbone): from the two the same
-    model is built again. `inserts` says whether its layers read leaves that a tuning adds
-    to their sub-dicts; those of a bridged module do not.
+    `config` is the architecture and `head` the head of the model (None: the bare backbone): the same model can be built
+    again from the two. `inserts` is True where the layers read leaves that a tuning adds to their sub-dicts; the layers
+    of a bridged module do not.
     """
 
     stages: tuple[Stage, ...]
@@ -113,18 +114,18 @@ class Model(NamedTuple):
 
     @property
     def outputs(self) -> int | None:
-        """The width of the head, None without a head."""
+        """Return the width of the head, None without a head."""
         return None if self.head is None else self.head.outputs
 
     @property
     def depths(self) -> dict[str, int]:
-        """The depth of every stage, by its name (see `Stage`)."""
+        """Return the depth of every stage, by its name (see `Stage`)."""
         return {stage.name: n if stage.depth is None else stage.depth for n, stage in enumerate(self.stages)}
 
 
 class Learn(NamedTuple):
-    """How fast a parameter moves: `lr` multiplies the schedule; `weight_decay` None means the optimiser's own,
-    skipping biases and norms; `schedule` None the optimiser's own, else the name of another."""
+    """How fast a parameter moves: `lr` multiplies the schedule; `weight_decay` None is the optimiser's decay, which
+    skips biases and norms; `schedule` None is the optimiser's schedule, a name selects another."""
 
     lr: float = 1.0
     weight_decay: float | None = None
@@ -135,7 +136,7 @@ Rule = tuple[str, Learn | None]
 
 
 class Phase(NamedTuple):
-    """A stretch of training (a share of all steps) with one partition of the parameters.
+    """A part of the training (a share of all steps) with one partition of the parameters.
 
     With `restart` the schedules run over this phase alone, else over the whole run. `optim` are numbers of the
     optimiser, or pairs of them, that differ in this phase: `(("warmup", 0.1),)`.
@@ -149,25 +150,28 @@ class Phase(NamedTuple):
 
 class Turn(NamedTuple):
     """One of the moves of which a step may consist (see `tlx.updates`): the leaves that move in it, by the prefixes of
-    their paths, and whether it asks the `others`, the terms that take no turns, too."""
+    their paths, and whether it also uses the `others`, the terms that take no turns."""
 
     moves: tuple[str, ...]
     others: bool = True
 
 
 class Tick(NamedTuple):
-    """The only clock: `progress` runs from 0 to 1 over the whole run; `key` is the step's own."""
+    """The only clock: `progress` runs from 0 to 1 over the whole run; `key` is the key of the step."""
 
     progress: Array
     key: Key
 
 
 class Setting(NamedTuple):
-    """What a term may look at once, before the first step: the model with the numbers that were brought, the task,
-    and `batches`, which gives the training examples of a labelled stream once, in batches of host arrays as the
-    model reads them, with `label` and `weight` (0 for the copies that fill the last batch). `inputs` gives the same of
-    any stream, without labels whether it has any or not. `fresh` are the paths of the parameters that were drawn
-    afresh, `moving` those of the parameters that learn in some phase (None: all)."""
+    """The information that a term may read once, before the first step.
+
+    `model` and `variables` are the model with its initial (pretrained) numbers, `task` is the task. `batches` returns
+    the training examples of a labelled stream once, in batches of host arrays as the model reads them, with `label` and
+    `weight` (0 for the copies that fill the last batch). `inputs` returns the batches of any stream, always without
+    labels. `fresh` are the paths of the parameters that were drawn at random, `moving` those of the parameters that
+    learn in some phase (None: all).
+    """
 
     model: Model
     variables: Variables
@@ -179,13 +183,15 @@ class Setting(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a term of the objective may see. `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`,
-    `params` and `stats` are for a pass of its own (in `dtype`), `memory` what it remembered. `axis` is the mapped axis
-    over devices, for `jax.pmap` alone: a loss that is no mean over examples gathers over it. `turn` is the place of the
-    move in its step, 0 where there is one. `average` are the parameters with their moving averages in the place of
-    those that learn, None where `train.ema` keeps none. `references` are the structures of the models that a term
-    loads (`Needs.models`); their numbers are in its memory. `whole` is the batch of which `batch` is a
-    piece, None where it is not cut."""
+    """The information that a term of the objective reads at each step.
+
+    `batch` and `taps` are by stream: `taps["labelled"]["logits"]`; `model`, `params` and `stats` are for an extra pass
+    of the term (in `dtype`), `memory` is what it remembered. `axis` is the mapped axis over devices, for `jax.pmap`
+    alone: a loss that is not a mean over examples gathers over it. `turn` is the number of the move in its step, 0
+    where there is one. `average` are the parameters with moving averages in the place of the trainable ones, None where
+    `train.ema` keeps no average. `references` are the structures of the models that a term loads (`Needs.models`);
+    their numbers are in its memory. `whole` is the batch of which `batch` is a piece, None where the batch is not cut.
+    """
 
     model: Model
     params: Tree

@@ -1,4 +1,4 @@
-"""From a recipe to a result: preparing, the compiled step, phases, the loop, evaluation, checkpoints, results.
+"""Train a recipe: preparation, the compiled step, phases, the loop, evaluation, checkpoints, results.
 
-`loop` shows the order of a run; `run_many` trains several recipes, those that can share a program in one.
+`loop` shows the order of a run; `run_many` trains several recipes, those that can share a program together.
 """

@@ -1,4 +1,4 @@
-"""One run while it trains, alone or beside others in one program: what is its own, and what it leaves."""
+"""One run while it trains, alone or in a group that shares a program: its records, checkpoints and measurements."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ class Diverged(ArithmeticError):
 
 
 class Clock:
-    """Seconds by what they were spent on."""
+    """Count seconds by activity: setup, compile, train, eval."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
@@ -56,7 +56,7 @@ class Clock:
 
 
 class Best(NamedTuple):
-    """The best measurement so far by the recipe's rule, and what moves of the variables that gave it (see
+    """The best measurement so far by the recipe's rule, and the trainable part of the variables at that step (see
     `moved_part`)."""
 
     step: int = 0
@@ -64,7 +64,7 @@ class Best(NamedTuple):
     variables: Variables | None = None
 
     def better(self, step: int, value: float, higher_is_better: bool, candidate: Variables) -> "Best":
-        """This, or the new one where it is strictly better; the first of equals stays."""
+        """Return the better of this measurement and the new one; ties keep the first."""
         wins = math.isnan(self.value) or (value > self.value if higher_is_better else value < self.value)
         if self.variables is not None and not wins:
             return self
@@ -72,12 +72,12 @@ class Best(NamedTuple):
 
 
 class ActiveRun:
-    """A recipe made ready in its folder.
+    """A prepared recipe in its folder.
 
-    `begin` is the step from which it trains, which its group sets (see `tlx.training.group_checkpoints`); a `finished`
-    run trains for the other runs of its group and writes nothing; `failed` is the error that ended it early, after
-    which it is not measured; `flops` is the number of operations of its steps, None if unknown; `prefixes` says by
-    phase which features were cached, and `cuts` at which stage each phase begins, once that was looked for.
+    `begin` is the step from which it trains, set by its group (see `tlx.training.group_checkpoints`); a `finished` run
+    trains for the other runs of its group and writes nothing; `failed` is the error that ended it early, after which it
+    is not measured; `flops` is the number of operations of its steps, None if unknown; `prefixes` records by phase
+    which features were cached, and `cuts` the stage at which each phase begins, once it was computed.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class ActiveRun:
         records: int | None = None,
         finished: bool = False,
     ):
-        """The folder is the run's already. `records` bounds how many training steps are written down, and leaves the
-        events of TensorBoard out; None is every step."""
+        """Take over a folder that the run already holds. `records` is the largest number of training steps that are
+        recorded, without TensorBoard events; None records every step."""
         self.recipe, self.path, self.ready, self.splits, self.memory = recipe, path, ready, splits, memory
         self.steps = total_steps(recipe, len(splits.train))
         self.spans = phase_spans(ready, self.steps)
@@ -112,7 +112,7 @@ class ActiveRun:
         self.lock = ExitStack()
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes and types of a batch of what the model reads."""
+        """Return the shapes and types of a batch of the model's inputs."""
         recipe = self.recipe
         batches = evaluation_batches(
             self.splits.validation.view(np.arange(1)), self.ready.processor, batch=2, buckets=recipe.data.lengths
@@ -122,10 +122,11 @@ class ActiveRun:
 
     @cached_property
     def records(self) -> Records | NoRecords:
-        """The records from the step `begin` on; opened when they are first written."""
+        """Return the records from the step `begin` on; they are opened at the first write."""
         return NoRecords() if self.finished else Records(self.path, self.begin, events=self.events)
 
     def close(self) -> None:
+        """Close the records and the checkpoints, and release the folder's lock."""
         with self.lock:
             try:
                 if "records" in self.__dict__:
@@ -134,8 +135,8 @@ class ActiveRun:
                 self.checkpoints.close()
 
     def saved(self, state: TrainState) -> Saved:
-        """Return what a checkpoint holds: all that moves. The rest follows from the recipe: the frozen parameters, what
-        the terms remember, and the order of the data, which is a function of the step."""
+        """Return the content of a checkpoint: everything that moves. The recipe determines the rest: the frozen
+        parameters, what the terms remember, and the order of the data, which is a function of the step."""
         best = self.best
         notes = {
             "best": best.variables is not None,
@@ -149,18 +150,18 @@ class ActiveRun:
         return Saved(self.held(state), best.variables._asdict() if best.variables is not None else {}, notes)
 
     def held(self, state: TrainState) -> dict[str, Any]:
-        """What of a state a checkpoint holds."""
+        """Return the part of a state that a checkpoint holds."""
         frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.trainable}
         key = jax.random.key_data(state.key)
         return state._replace(key=key, frozen=nest(frozen), memory={})._asdict()
 
     def restored(self, saved: Saved, fresh: TrainState) -> TrainState:
-        """Return the state `fresh` with what moves taken from a checkpoint; restores also the best state until then,
-        and the error of a run that had diverged."""
+        """Return the state `fresh` with the moving parts taken from a checkpoint; also restore the best state until
+        then, and the error of a run that had diverged."""
         notes = saved.notes
         if notes.get("failed"):
             self.failed = Diverged(notes["failed"])
-        # Older checkpoints do not say.
+        # Older checkpoints do not record the classes.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
             raise ValueError(
                 f"{self.path} was trained on the classes {shown(classes)}, and the data now have {shown(names)}: its "
@@ -180,24 +181,28 @@ class ActiveRun:
         metrics: Mapping[str, np.ndarray],
         examples: Callable[[int], np.ndarray],
     ) -> None:
-        """Writes down the metrics [K, ...] of the steps after `step`; `learning` are the parameters that they are of,
-        `examples(k)` those of the k-th batch.
+        """Record the metrics [K, ...] of the K steps after `step`.
 
-        Raises Diverged, with the step, the batch's examples and the parameter of the largest gradient, where the loss
-        or its gradient is not finite.
+        Args:
+            step: The step before them.
+            learning: The paths of the trainable parameters, in the order of `leaf_norms`.
+            metrics: The metrics by name, arrays [K, ...].
+            examples: `examples(k)` returns the examples of the k-th batch.
+
+        Raises:
+            Diverged: The loss or its gradient is not finite; the message names the step, the batch's examples and the
+                parameter with the largest gradient.
         """
         losses, norms = metrics["loss"], metrics["gradient_norm"]
-        wrong = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
-        for k in range(int(wrong[0]) if len(wrong) else len(losses)):
+        diverged = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(norms)))
+        for k in range(int(diverged[0]) if len(diverged) else len(losses)):
             number = step + k + 1
             if number % self.every == 0 or number == self.steps:
-                measured = {
-                    f"train/{name}": float(values[k]) for name, values in metrics.items() if name != "leaf_norms"
-                }
-                self.records.write(number, measured)
-        if not len(wrong):
+                record = {f"train/{name}": float(values[k]) for name, values in metrics.items() if name != "leaf_norms"}
+                self.records.write(number, record)
+        if not len(diverged):
             return
-        k = int(wrong[0])
+        k = int(diverged[0])
         leaves = metrics["leaf_norms"][k]
         largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
         self.records.flush()
@@ -207,9 +212,10 @@ class ActiveRun:
         )
 
     def measured(self, step: int, outcome: Predictions, seen: Seen, rate: float) -> dict[str, float]:
-        """Writes down what the validation split gives, and the recipe's criteria of what they look at, and keeps both.
+        """Record and keep the metrics of the validation split and the recipe's criteria.
 
-        Raises Diverged where the last step has spoilt the parameters, before what they give is measured or kept.
+        Raises:
+            Diverged: The last step has made the parameters not finite; nothing is recorded or kept.
         """
         if not (outcome.finite and seen.finite):
             raise Diverged(
@@ -225,7 +231,7 @@ class ActiveRun:
         return metrics
 
     def judged(self) -> tuple[float, bool]:
-        """What the rule of the recipe makes of what was measured last, and whether more of that is better."""
+        """Return the value of the recipe's selection rule at the last measurement, and whether higher is better."""
         rule, task = self.recipe.train.select, self.ready.task
         if rule in self.criteria:
             return self.criteria[rule], selection.CRITERIA[rule].higher_is_better
@@ -243,11 +249,12 @@ def opened(
     test: bool = True,
     finished: bool = False,
 ) -> ActiveRun:
-    """The active run of a recipe in its folder, which becomes its own (see `run_directory.claim`).
+    """Open the run of a recipe in its folder and claim the folder (see `run_directory.claim`).
 
     The run holds the folder's lock until it is closed. `like` is another run, which may be closed, that may have the
-    same weights and data; `records` and `finished` are as in `ActiveRun`; without `test` that split is sealed. Nothing
-    is written into the folder of a `finished` run. Raises whatever does not fit together before the folder is touched.
+    same weights and data; `records` and `finished` are as in `ActiveRun`; without `test` the test split is sealed.
+    Nothing is written into the folder of a `finished` run. Errors of the recipe are raised before the folder is
+    touched.
     """
     splits = open_data(recipe, test)
     if like is not None:
@@ -275,12 +282,12 @@ def program() -> str:
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:
-    """How many updates: as asked, or enough for `epochs` passes over the examples."""
+    """Return the number of updates: `train.steps`, or enough for `epochs` passes over the examples."""
     return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
 
 
 def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
-    """The steps `[first, last)` of each phase; ValueError where the shares do not sum to one."""
+    """Return the steps `[first, last)` of each phase; raise ValueError where the shares do not sum to one."""
     shares = [phase.share for phase in ready.phases]
     check_shares(ready.phases)
     ends = [round(steps * sum(shares[: n + 1])) for n in range(len(shares))]
@@ -288,15 +295,15 @@ def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:
 
 
 def setting(ready: Prepared, splits: Splits) -> Setting:
-    """What the terms may look at before the first step."""
-    recipe, every = ready.recipe, {**splits.looked, **splits.streams}
+    """Return what the terms may read before the first step."""
+    recipe, streams = ready.recipe, {**splits.looked, **splits.streams}
 
     def named(stream: str) -> list[Examples]:
-        names = several(stream, every)
-        if missing := [name for name in names if name not in every]:
-            there = ", ".join(every)
-            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {there}")
-        return [every[name] for name in names]
+        names = several(stream, streams)
+        if missing := [name for name in names if name not in streams]:
+            present = ", ".join(streams)
+            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {present}")
+        return [streams[name] for name in names]
 
     def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
         return evaluation_batches(
@@ -323,6 +330,6 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
 
 
 def moved_part(variables: Variables, trainable: frozenset[str]) -> Variables:
-    """The variables without the parameters that no phase moves, and which therefore need not be kept twice."""
+    """Return the variables without the parameters that no phase trains, which need not be kept twice."""
     params = {path: leaf for path, leaf in flatten(variables.params).items() if path in trainable}
     return Variables(nest(params), variables.stats)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything of a run that its recipe cannot give again. The order of the data is a function of the step.
+"""Checkpoints: the state of a run that its recipe does not determine. The order of the data is a function of the step.
 
 A checkpoint is a directory, `checkpoints/STEP/`: `arrays/`, written by orbax; `notes.json` with the step, the notes and
 every array's path, type, shape and sha256; `files.sha256` with the sha256 of every file (see `durable.write_digests`).
@@ -78,8 +78,8 @@ class Checkpoints:
 
     def folders(self) -> dict[int, Path]:
         """Return the directory of every checkpoint by step, ascending, whether it is intact or not."""
-        found = self.folder.glob("[0-9]*") if self.folder.is_dir() else ()
-        return dict(sorted((int(path.name), path) for path in found if path.name.isdigit()))
+        paths = self.folder.glob("[0-9]*") if self.folder.is_dir() else ()
+        return dict(sorted((int(path.name), path) for path in paths if path.name.isdigit()))
 
     def steps(self) -> list[int]:
         """Return the steps of all intact checkpoints, ascending. Every file is read and checked.
@@ -128,7 +128,7 @@ class Checkpoints:
         return intact
 
     def _verify(self, step: int, path: Path) -> None:
-        """Read every byte of a checkpoint once, as long as its files stay the same."""
+        """Read every byte of a checkpoint; again only after its files have changed."""
         if _is_old(path):
             return
         try:
@@ -204,10 +204,10 @@ class Checkpoints:
     def _prune(self, step: int) -> None:
         """Delete all but the newest. A later step than the one just written is damaged, or a run went back past it."""
         folders = self.folders()
-        older = [own for own in folders if own <= step][: -self.keep]
-        for own in [*older, *(own for own in folders if own > step)]:
-            # Whoever reads meanwhile sees a whole checkpoint or none.
-            _move(folders[own], self.folder / f".{own}.partial")
+        older = [saved for saved in folders if saved <= step][: -self.keep]
+        for old in [*older, *(saved for saved in folders if saved > step)]:
+            # A concurrent reader sees a whole checkpoint or none.
+            _move(folders[old], self.folder / f".{old}.partial")
         for partial in self.folder.glob(".*.partial"):
             delete(partial)
 
@@ -235,20 +235,20 @@ class Checkpoints:
             )
         path = folders[step]
         self._verify(step, path)
-        found = _notes(path)
-        check(found["notes"])
-        target = {"state": state, "best": best if found["notes"].get("best") else {}}
-        ours = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _named(target).items()}
-        forms = {name: Form(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in found["arrays"].items()}
+        record = _notes(path)
+        check(record["notes"])
+        target = {"state": state, "best": best if record["notes"].get("best") else {}}
+        expected = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _named(target).items()}
+        forms = {name: Form(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in record["arrays"].items()}
         if not _is_old(path):
-            _compare(path, {name: form[:2] for name, form in forms.items()}, ours)
+            _compare(path, {name: form[:2] for name, form in forms.items()}, expected)
         arrays = _load(path / ARRAYS, target)
-        _compare(path, {name: (array.dtype.name, array.shape) for name, array in _named(arrays).items()}, ours)
+        _compare(path, {name: (array.dtype.name, array.shape) for name, array in _named(arrays).items()}, expected)
         for name, array in _named(arrays).items():
             if name in forms and _sha256(array) != forms[name].sha256:
                 raise DamagedCheckpoint(f"{path} is damaged: the checksum of {name} does not match")
         placed = jax.tree.map(_place, arrays, target)
-        return Saved(placed["state"], placed["best"], found["notes"])
+        return Saved(placed["state"], placed["best"], record["notes"])
 
     def wait(self) -> None:
         """Return when everything is on the disk.
@@ -303,13 +303,13 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 
 def _move(path: Path, aside: Path) -> None:
-    """Take a checkpoint's name away at once; a killed run may have left something under the other name."""
+    """Rename a checkpoint in one operation; a killed run may have left something under the other name."""
     delete(aside)
     os.replace(path, aside)
 
 
 def _is_old(path: Path) -> bool:
-    """Whether orbax alone wrote a checkpoint, as in tlx 0.1: there is nothing to compare its files with."""
+    """Return whether orbax alone wrote a checkpoint, as in tlx 0.1: there is nothing to compare its files with."""
     return (path / OLD_NOTES).is_file() and not (path / DIGESTS).exists() and not (path / NOTES).exists()
 
 
@@ -338,7 +338,7 @@ def _store(folder: Path, arrays: Any) -> None:
         handler.save(folder, args=ocp.args.PyTreeSave(jax.tree.map(_storable, arrays)))
         handler.finalize(folder)
     except ValueError as error:
-        # So tensorstore raises what the operating system refused.
+        # Tensorstore reports an error of the operating system in this form.
         if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from None
@@ -393,6 +393,6 @@ def _quieten() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record says something else than an error that orbax raises as well."""
+    """Return whether a log record is something else than an error that orbax also raises."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or not any(words in str(error) for words in ("tensorstore_spec", "os_error_code", "RESOURCE_"))

@@ -1,4 +1,4 @@
-"""The table of what will learn before it learns: path, shape, group, rate, decay, trainable; totals and bytes."""
+"""Describe the trainable parameters before training: path, shape, group, rate, decay, trainable; totals and bytes."""
 
 from typing import Any, NamedTuple
 
@@ -21,23 +21,23 @@ class Row(NamedTuple):
 
 
 def rows(prepared: Prepared, phase: int = 0) -> list[Row]:
-    """A row a parameter, in the order of the model's stages."""
+    """Return a row for each parameter, in the order of the model's stages."""
     optim, partition = prepared.optim(phase), prepared.partitions[phase]
     params = flatten(prepared.variables.params)
     rates = optimisers.leaf_rates(optim, prepared.variables.params, partition)
     order = {stage.name: n for n, stage in enumerate(prepared.model.stages)}
-    found = []
+    table = []
     for path, leaf in params.items():
         group = next((name for name in order if path.startswith(f"{name}/")), path.split("/")[0])
-        own = rates.get(path)
-        rate, decay = (optim.lr * own["lr"], own["weight_decay"]) if own else (0.0, 0.0)
-        found.append(Row(path, tuple(leaf.shape), group, rate, decay, own is not None))
-    return sorted(found, key=lambda row: (order.get(row.group, len(order)), row.path))
+        factors = rates.get(path)
+        rate, decay = (optim.lr * factors["lr"], factors["weight_decay"]) if factors else (0.0, 0.0)
+        table.append(Row(path, tuple(leaf.shape), group, rate, decay, factors is not None))
+    return sorted(table, key=lambda row: (order.get(row.group, len(order)), row.path))
 
 
 def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
-    """`total`, `trainable` (numbers); `bytes`, `gradient_bytes`, `optimiser_bytes`, `average_bytes`,
-    `statistics`."""
+    """Return the numbers of elements `total`, `trainable` and `statistics`, and `bytes`, `gradient_bytes`,
+    `optimiser_bytes`, `average_bytes`."""
     params = flatten(prepared.variables.params)
     learning = {path: leaf for path, leaf in params.items() if prepared.partitions[phase][path] is not None}
     trainable = sum(map(size, learning.values()))
@@ -54,7 +54,7 @@ def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
 
 
 def document(prepared: Prepared) -> dict[str, Any]:
-    """Table and totals of every phase, as JSON values."""
+    """Return the table and totals of every phase, as JSON values."""
     return {
         "phases": [
             {"share": phase.share, "rows": [row._asdict() for row in rows(prepared, n)], "totals": totals(prepared, n)}

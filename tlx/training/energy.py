@@ -1,6 +1,7 @@
-"""Energy and CO2e of a stretch of work: by codecarbon where meters can be read, else by declared watts x time.
+"""Measure the energy and CO2e of a stretch of work: by codecarbon where meters can be read, else by declared watts x
+time.
 
-Units: power in watts, time in hours or seconds as the name says, energy in kWh, CO2e in kg; intensity in kg a kWh.
+Units: power in watts, time in hours or seconds as the name says, energy in kWh, CO2e in kg; intensity in kg per kWh.
 """
 
 import logging
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 WATTS, INTENSITY = "TLX_WATTS", "TLX_KG_CO2E_PER_KWH"
-# The middle of vendors' thermal design powers: of processors a core, of accelerators in servers each.
+# Typical thermal design powers of vendors: per processor core, and per accelerator in a server.
 CORE_WATTS, ACCELERATOR_WATTS = 12.0, 250.0
-# The world's average (IEA, Global Energy and CO2 Status Report, 2019).
+# The world average (IEA, Global Energy and CO2 Status Report, 2019).
 WORLD = 0.475
-# Strubell et al. (2019): the data centres of 2018 by a survey, the average of the United States by their EPA.
+# Strubell et al. (2019): the data centres of 2018 (a survey), the average of the United States (EPA).
 PUE_2018, POUNDS_2018 = 1.58, 0.954
 KG_A_POUND = 0.45359237
 
@@ -24,14 +25,14 @@ Meter = Literal["auto", "codecarbon", "declared"]
 
 
 class Used(NamedTuple):
-    """What a stretch of work took: `kwh`, `co2e_kg`, and `how` both are known, with every assumption."""
+    """The energy of a stretch of work: `kwh`, `co2e_kg`, and `how` both are known, with every assumption."""
 
     kwh: float
     co2e_kg: float
     how: str
 
     def shared(self, by: int) -> "Used":
-        """The part of each of so many that did the work together.
+        """Return the share of each of `by` runs that did the work together.
 
         >>> Used(3.0, 1.5, "declared").shared(3)
         Used(kwh=1.0, co2e_kg=0.5, how='declared; shared by 3 that trained as one')
@@ -51,21 +52,30 @@ def strubell(
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
 ) -> Used:
-    """p_t = PUE t (p_c + p_r + g p_g) / 1000 kWh, and 0.954 p_t POUNDS of CO2e, here in kg (Strubell et al., 2019,
-    section 2).
+    """Compute energy and CO2e from average powers (Strubell et al., 2019, section 2).
 
-    `processors`, `memory` and `accelerator` are average watts: of all processors, of all memory, and of ONE
-    accelerator, of which there are `accelerators`; a power that sums all of them goes with `accelerators=1`. `pue`
-    (watts drawn by the building a watt of the machine) and `pounds_per_kwh` are of 2018: give today's, of the place.
-    Raises ValueError for a negative number.
+    p_t = PUE t (p_c + p_r + g p_g) / 1000 kWh, and 0.954 p_t POUNDS of CO2e, here in kg. The defaults of `pue` and
+    `pounds_per_kwh` are of 2018: pass current values for the place.
+
+    Args:
+        hours: The time.
+        processors: Average watts of all processors.
+        memory: Average watts of all memory.
+        accelerator: Average watts of ONE accelerator; a power that sums all of them goes with `accelerators=1`.
+        accelerators: The number of accelerators.
+        pue: Watts drawn by the building for each watt of the machine.
+        pounds_per_kwh: Pounds of CO2e per kWh.
+
+    Raises:
+        ValueError: A number is negative.
 
     >>> used = strubell(100, processors=100, memory=20, accelerator=250, accelerators=4)
     >>> round(used.kwh, 6), round(used.co2e_kg, 3)
     (176.96, 76.575)
     """
-    given = (hours, processors, memory, accelerator, accelerators, pue, pounds_per_kwh)
-    if not all(number >= 0 and math.isfinite(number) for number in given):
-        raise ValueError(f"hours, watts, counts, PUE and intensity are zero or more, got {given}")
+    arguments = (hours, processors, memory, accelerator, accelerators, pue, pounds_per_kwh)
+    if not all(number >= 0 and math.isfinite(number) for number in arguments):
+        raise ValueError(f"hours, watts, counts, PUE and intensity are zero or more, got {arguments}")
     watts = processors + memory + accelerators * accelerator
     kwh = pue * hours * watts / 1000
     how = f"{watts:.4g} W x {hours:.4g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e a kWh (Strubell et al., 2019)"
@@ -73,42 +83,52 @@ def strubell(
 
 
 def declared(seconds: float, watts: float | None = None, intensity: float | None = None) -> Used:
-    """Declared watts x time, without any overhead of a building.
+    """Return declared watts x time, without any overhead of a building.
 
-    `watts` are of the whole machine while it works, idle draw included: by default `$TLX_WATTS`, else 12 W a core that
-    this process may use and 250 W an accelerator. `intensity` is in kg CO2e a kWh: by default
-    `$TLX_KG_CO2E_PER_KWH`, else the world's average of 2019, 0.475.
+    Args:
+        seconds: The time.
+        watts: Of the whole machine while it works, idle draw included; by default `$TLX_WATTS`, else 12 W for each core
+            that this process may use and 250 W for each accelerator.
+        intensity: kg CO2e per kWh; by default `$TLX_KG_CO2E_PER_KWH`, else the world average of 2019, 0.475.
     """
-    found, source = assumed_watts() if watts is None else (checked(watts, "watts"), "")
-    kwh = found * seconds / 3.6e6
-    how = f"declared: {found:g} W{source} x {seconds:.4g} s, {at(intensity)}"
+    power, source = assumed_watts() if watts is None else (checked(watts, "watts"), "")
+    kwh = power * seconds / 3.6e6
+    how = f"declared: {power:g} W{source} x {seconds:.4g} s, {at(intensity)}"
     return Used(kwh, kwh * assumed_intensity(intensity), how)
 
 
 def assumed_watts() -> tuple[float, str]:
-    """The machine's watts where nobody measures, and where they come from."""
+    """Return the machine's watts where no meter can be read, and the source of the number."""
     if os.environ.get(WATTS):
         return checked(os.environ[WATTS], WATTS), f" (${WATTS})"
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    others = sum(device.platform != "cpu" for device in jax.local_devices())
-    said = f"{cores} cores x {CORE_WATTS:g} W" + (f" + {others} accelerators x {ACCELERATOR_WATTS:g} W" * bool(others))
-    return cores * CORE_WATTS + others * ACCELERATOR_WATTS, f" ({said}, assumed: set {WATTS} to what yours draws)"
+    accelerators = sum(device.platform != "cpu" for device in jax.local_devices())
+    assumption = f"{cores} cores x {CORE_WATTS:g} W" + (
+        f" + {accelerators} accelerators x {ACCELERATOR_WATTS:g} W" * bool(accelerators)
+    )
+    return (
+        cores * CORE_WATTS + accelerators * ACCELERATOR_WATTS,
+        f" ({assumption}, assumed: set {WATTS} to what yours draws)",
+    )
 
 
 def assumed_intensity(given: float | None) -> float:
-    """kg CO2e a kWh: as given, else of the environment, else the world's."""
+    """Return kg CO2e per kWh: as given, else from the environment, else the world average."""
     return checked(given if given is not None else os.environ.get(INTENSITY) or WORLD, INTENSITY)
 
 
 def at(given: float | None) -> str:
-    known = given is not None or os.environ.get(INTENSITY)
-    return f"{assumed_intensity(given):g} kg CO2e a kWh" + ("" if known else f" (the world in 2019: set {INTENSITY})")
+    """Return the intensity in words, and whether it is assumed."""
+    declared_intensity = given is not None or os.environ.get(INTENSITY)
+    return f"{assumed_intensity(given):g} kg CO2e a kWh" + (
+        "" if declared_intensity else f" (the world in 2019: set {INTENSITY})"
+    )
 
 
 def checked(value: float | str, name: str) -> float:
-    """A number of zero or more; ValueError says whose it is not."""
+    """Return a number of zero or more; raise ValueError, with its name, for anything else."""
     try:
         number = float(value)
     except ValueError:
@@ -119,28 +139,28 @@ def checked(value: float | str, name: str) -> float:
 
 
 def permitted() -> bool:
-    """Whether a meter of some part of the machine can be read."""
+    """Return whether a meter of some part of the machine can be read."""
     return rapl() or nvml()
 
 
 def rapl() -> bool:
-    """Whether the counters of the processors can be read; often root alone may."""
+    """Return whether the counters of the processors can be read; often only root may."""
     counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
     return any(os.access(counter, os.R_OK) for counter in counters)
 
 
 def nvml() -> bool:
-    """Whether an NVIDIA accelerator is there to be asked."""
+    """Return whether an NVIDIA accelerator is available."""
     return Path("/dev/nvidiactl").exists()
 
 
 class Metered:
-    """A context that measures what goes on in it, until `stop` or its end.
+    """Measure energy from the start of the block until `stop` or its end.
 
-    `meter` "auto" is codecarbon where it is installed (the extra `tlx[energy]`) and `permitted`, else what is
-    `declared`; "codecarbon" asks for it even where it can but estimate, "declared" leaves it out. Either is of the
-    whole machine, of its idle draw and of whatever else it does meanwhile: runs side by side each count all of it.
-    Raises ImportError where codecarbon is asked for and lacking.
+    `meter` "auto" is codecarbon where it is installed (the extra `tlx[energy]`) and `permitted`, else the `declared`
+    energy; "codecarbon" uses it even where it can only estimate, "declared" never uses it. Both measure the whole
+    machine, with its idle draw and all other work meanwhile: simultaneous runs each count all of it. Raises ImportError
+    where codecarbon is requested and not installed.
 
     >>> with Metered("declared", watts=100.0, intensity=0.5) as meter:
     ...     pass
@@ -165,12 +185,12 @@ class Metered:
         return self
 
     def stop(self) -> Used:
-        """What was used in all; the first call ends the measurement."""
+        """Return the energy used in all; the first call ends the measurement."""
         if self.found is None:
             self.found = declared(time.perf_counter() - self.began, self.watts, self.intensity)
             if self.tracker is not None:
                 self.tracker.stop()
-                # It keeps its errors to itself.
+                # It reports no errors.
                 if data := getattr(self.tracker, "final_emissions_data", None):
                     self.found = Used(float(data.energy_consumed), float(data.emissions), said(data, self.intensity))
         return self.found
@@ -180,11 +200,11 @@ class Metered:
 
 
 def tracker(intensity: float) -> Any:
-    """codecarbon's tracker without network, files, locks or words."""
+    """Return codecarbon's tracker without network, files, locks or messages."""
     from codecarbon import OfflineEmissionsTracker
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    # The country is asked for, and does not count where the intensity is given.
+    # The country is required, and has no effect where the intensity is set.
     return OfflineEmissionsTracker(
         country_iso_code="USA",
         force_carbon_intensity_g_co2e_kwh=1000 * intensity,
@@ -195,8 +215,8 @@ def tracker(intensity: float) -> Any:
 
 
 def said(data: Any, intensity: float | None) -> str:
-    """How codecarbon knows each part: processors it reads from RAPL, else estimates from their load and kind; memory it
-    always estimates from its size; of accelerators it has what their drivers say, and nothing else."""
+    """Return how codecarbon knows each part: it reads processors from RAPL, else estimates them from their load and
+    kind; it always estimates memory from its size; for accelerators it only has the values of their drivers."""
     parts = {
         "processors": (data.cpu_energy, "read from RAPL" if rapl() else "estimated, for RAPL cannot be read"),
         "memory": (data.ram_energy, "estimated from its size"),

@@ -1,4 +1,5 @@
-"""A model on a split: the scores of every example, the features that its head reads, and its worst mistakes."""
+"""Evaluate a model on a split: the scores of every example, the features that its head reads, and its worst
+mistakes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -28,7 +29,15 @@ def evaluate(
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
-    `readers` is one for all runs, a processor or the table of a feature cache, or a table for each run.
+    Args:
+        engine: The engine of the runs.
+        state: Their state on the devices.
+        examples: The split.
+        readers: One reader for all runs (a processor or the table of a feature cache), or a table for each run.
+        ready: The prepared recipe of the first run.
+
+    Returns:
+        The predictions of each run.
     """
     scores = measured(engine, state, examples, readers, ready, scored)
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
@@ -49,23 +58,24 @@ def look(
     readers: Mapping[str, Sequence[Any]],
     ready: Prepared,
 ) -> list[Seen]:
-    """What the criteria of the recipe look at, by name, under the variables of each arm; `readers` as in `evaluate`."""
+    """Return the logits, features and labels that the recipe's criteria read, by name, under the variables of each run;
+    `readers` as in `evaluate`."""
     inputs = partial(inputs_of, targets=ready.targets)
-    seen = {name: measured(engine, state, own, readers[name], ready, inputs) for name, own in examples.items()}
+    outputs = {name: measured(engine, state, split, readers[name], ready, inputs) for name, split in examples.items()}
 
     def rows(name: str, n: int) -> Rows:
-        arrays = seen[name]
+        arrays = outputs[name]
         features = arrays["features"][:, n] if "features" in arrays else None
         return Rows(arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None)
 
-    return [Seen({name: rows(name, n) for name in seen}) for n in range(engine.runs)]
+    return [Seen({name: rows(name, n) for name in outputs}) for n in range(engine.runs)]
 
 
 def measured(
     engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
 ) -> dict[str, np.ndarray]:
-    """What the engine returns for every example, arrays [N, A, ...] by name, with `index` [N], in the order of the
-    examples. `read` takes from a batch what the engine gets."""
+    """Return the engine's outputs for every example, arrays [N, A, ...] by name (N examples, A runs), with `index` [N],
+    in the order of the examples. `read` takes the engine's inputs from a batch."""
     recipe = ready.recipe
     reading = [
         evaluation_batches(
@@ -76,20 +86,21 @@ def measured(
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
     def compute(inputs: dict[str, Any]) -> Any:
-        # Runs lie along the second axis, for what is joined are examples.
+        # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
     return passes(batches, compute, read)
 
 
 def beside(batches: Sequence[Mapping[str, Any]], read: Read) -> dict[str, Any]:
-    """The same examples as read for several runs: what the engine gets as [A, B, ...], and what else a batch holds."""
+    """Return one batch of the same examples as read for several runs: the engine's inputs as [A, B, ...], and the other
+    entries of the batch."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(read, batches))
     return {**batches[0], **stacked}
 
 
 def scored(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task scores of a batch: the inputs of the model and the label arrays."""
+    """Return the entries of a batch that a task scores: the inputs of the model and the label arrays."""
     return {name: array for name, array in batch.items() if name not in ("index", "position", "weight")}
 
 
@@ -98,14 +109,22 @@ def passes(
     compute: Callable[[dict[str, Any]], Mapping[str, Any]],
     read: Read = inputs_of,
 ) -> dict[str, np.ndarray]:
-    """What `compute` returns for each batch, arrays [B, ...] by name, joined in the order of the examples, with their
-    `index` and, unless `compute` has taken them, their labels. `read` takes from a batch what `compute` gets."""
+    """Return the outputs of `compute` for all batches, joined in the order of the examples.
+
+    Args:
+        batches: Batches of host arrays.
+        compute: A function of the inputs of a batch; it returns arrays [B, ...] by name.
+        read: Takes the inputs of `compute` from a batch.
+
+    Returns:
+        Arrays [N, ...] by name, with `index` [N] and, unless `read` passes them to `compute`, the labels.
+    """
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        real = batch["weight"] > 0
+        is_real = batch["weight"] > 0
         inputs = read(batch)
-        kept = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
-        parts.append({name: stored(array)[real] for name, array in (kept | dict(compute(inputs))).items()})
+        labels = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
+        parts.append({name: stored(array)[is_real] for name, array in (labels | dict(compute(inputs))).items()})
     order = np.argsort(np.concatenate([part.pop("position") for part in parts]))
     return {name: joined([part[name] for part in parts])[order] for name in parts[0]}
 
@@ -117,21 +136,25 @@ def stored(array: Any) -> np.ndarray:
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of examples one after the other; those of texts of several lengths are padded with zeros."""
+    """Join arrays of examples along the first axis; texts of several lengths are padded with zeros."""
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
         arrays = [
-            np.pad(array, [(0, 0), *((0, most - size) for most, size in zip(longest, array.shape[1:], strict=True))])
+            np.pad(
+                array, [(0, 0), *((0, length - size) for length, size in zip(longest, array.shape[1:], strict=True))]
+            )
             for array in arrays
         ]
     return np.concatenate(arrays)
 
 
 def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str, np.ndarray]]:
-    """A function that gives what the head reads of every example under some variables of the model, `features` [N, W]
-    in float32 with `index` and, where they have one, `label`; compiled once a shape of batch. It raises ValueError for
-    features that are not finite."""
+    """Return a function that computes the features of every example under some variables of the model.
+
+    It returns `features` [N, W] in float32 (the input of the head) with `index` and, where the examples have one,
+    `label`; it compiles once for each shape of batch, and raises ValueError for features that are not finite.
+    """
     recipe = ready.recipe
 
     @jax.jit
@@ -144,14 +167,14 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
         batches = evaluation_batches(
             examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths
         )
-        found = passes(batches, lambda inputs: {"features": read(placed, inputs)})
-        spoilt = ~np.isfinite(found["features"]).all(1)
-        if spoilt.any():
+        arrays = passes(batches, lambda inputs: {"features": read(placed, inputs)})
+        bad = ~np.isfinite(arrays["features"]).all(1)
+        if bad.any():
             raise ValueError(
-                f"the features of {int(spoilt.sum())} of {len(spoilt)} examples of {examples.name!r} {examples.split} "
-                f"are not finite, the first those of example {found['index'][spoilt.argmax()]}; look at the model"
+                f"the features of {int(bad.sum())} of {len(bad)} examples of {examples.name!r} {examples.split} "
+                f"are not finite, the first those of example {arrays['index'][bad.argmax()]}; look at the model"
             )
-        return found
+        return arrays
 
     return rows
 
@@ -163,10 +186,10 @@ def mistakes(
     answers: Callable[[Sequence[int]], list[Any]],
     count: int = 20,
 ) -> list[dict[str, Any]]:
-    """The examples with the largest loss that the model got wrong, worst first: what a page shows of a run.
+    """Return the wrongly answered examples with the largest loss, worst first, for the page of a run.
 
-    `answers(places)` returns what the model answers to the examples at these places; it is asked where the scores hold
-    no logits. A task whose scores have no `loss` has no mistakes to show.
+    `answers(places)` returns the model's answers to the examples at these places; it is called where the scores hold no
+    logits. A task whose scores have no `loss` has no mistakes to show.
     """
     scores = predictions.scores
     if "loss" not in scores:
@@ -175,13 +198,13 @@ def mistakes(
     places = [int(n) for n in np.argsort(-scores["loss"]) if correct is None or not correct[n]][:count]
     if not places:
         return []
-    told = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
-    rows = zip(places, told, strict=True)
+    outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
+    rows = zip(places, outputs, strict=True)
     return [shown(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
 
 
 def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
-    """A function that returns what the task answers to some examples under these variables of the model."""
+    """Return a function that computes the task's answers to some examples under these variables of the model."""
     recipe = ready.recipe
 
     @jax.jit
@@ -195,7 +218,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
             buckets=recipe.data.lengths, targets=ready.targets,
         )  # fmt: skip
         read = partial(inputs_of, targets=ready.targets)
-        # The inputs are kept too, by their own names: a task may need the mask of the tokens.
+        # The inputs are kept too: a task may need the mask of the tokens.
         arrays = passes(batches, lambda inputs: {**inputs, **outputs(variables, inputs)}, read)
         return ready.task.answers(arrays, arrays)
 
@@ -203,8 +226,8 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
 
 
 def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
-    """One example as JSON values, an image as a PNG data URI."""
-    told = {
+    """Return one example as JSON values, an image as a PNG data URI."""
+    entry = {
         "index": example["index"],
         "label": task.label_words(example),
         "answer": answer if isinstance(answer, Mapping) else " ".join(map(str, answer)),
@@ -212,18 +235,18 @@ def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict
     }
     for name in ("text", "text_pair"):
         if name in example:
-            told[name] = example[name]
+            entry[name] = example[name]
     if "words" in example:
-        told["text"] = " ".join(example["words"])
+        entry["text"] = " ".join(example["words"])
     if "image" in example:
-        told["image"] = png(example["image"])
+        entry["image"] = png(example["image"])
     if "audio" in example:
-        told["image"] = png(drawn(example["audio"]))
-    return told
+        entry["image"] = png(drawn(example["audio"]))
+    return entry
 
 
 def png(pixels: np.ndarray) -> str:
-    """uint8 [H, W, C] as a data URI."""
+    """Return an image, uint8 [H, W, C], as a data URI."""
     import base64
     import io
 

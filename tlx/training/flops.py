@@ -1,4 +1,4 @@
-"""What training takes in floating-point operations: the compiler's own count of a step, times the steps."""
+"""Count the floating-point operations of a training run: the compiler's count of a step, times the steps."""
 
 from collections import Counter
 from functools import partial
@@ -20,7 +20,8 @@ Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Operations(NamedTuple):
-    """Of a whole run: FLOPs of all training steps in `total`, how many `steps`, and `how` they were counted."""
+    """The operations of a whole run: the FLOPs of all training steps in `total`, the number of `steps`, and `how` they
+    were counted."""
 
     total: float
     steps: int
@@ -28,15 +29,16 @@ class Operations(NamedTuple):
 
     @property
     def a_step(self) -> float:
+        """Return the FLOPs per step."""
         return self.total / self.steps
 
 
 def operations(recipe: Recipe) -> Operations:
-    """The FLOPs of a run's training steps, as XLA counts those of the compiled step of every phase and every shape of
-    batch; nothing is trained.
+    """Count the FLOPs of a run's training steps: XLA's count of the compiled step of every phase and every shape of
+    batch.
 
-    Evaluation is not counted, and a frozen prefix as if it were computed in every step, which it need not be. The test
-    split is not opened.
+    Nothing is trained. Evaluation is not counted, and a frozen prefix counts in every step even where its features
+    could be cached. The test split is not opened.
     """
     splits = open_data(recipe, test=False)
     ready = prepare(recipe, splits)
@@ -44,7 +46,7 @@ def operations(recipe: Recipe) -> Operations:
     memory = memories(recipe.objective, setting(ready, splits))
     total = 0.0
     for (phase, shapes), count in batches(ready, splits, steps).items():
-        # In pieces a loop does the work, of which the compiler would count one round.
+        # The compiler would count only one round of a loop over pieces.
         parts = ready.parts(phase).uncut
         state = jax.eval_shape(partial(begun, parts, ready, steps, memory))
         total += count * flops(parts, state, shapes)
@@ -52,31 +54,33 @@ def operations(recipe: Recipe) -> Operations:
 
 
 def begun(parts: Parts, ready: Prepared, steps: int, memory: Any) -> TrainState:
+    """Return the initial state of a step."""
     return initial_state(parts, ready.variables, steps, jax.random.key(0), memory)
 
 
 def batches(ready: Prepared, splits: Splits, steps: int) -> Counter[tuple[int, Shapes]]:
-    """How many steps of each phase have batches of each shape."""
-    given = training_batches(ready, splits)
-    known = shapes_of(next(given)) if not ready.processor.ragged else None
-    if known is None:
-        given = training_batches(ready, splits)
-    found: Counter[tuple[int, Shapes]] = Counter()
+    """Return the number of steps of each phase with batches of each shape."""
+    stream = training_batches(ready, splits)
+    fixed_shapes = shapes_of(next(stream)) if not ready.processor.ragged else None
+    if fixed_shapes is None:
+        stream = training_batches(ready, splits)
+    counts: Counter[tuple[int, Shapes]] = Counter()
     for phase, (first, last) in enumerate(phase_spans(ready, steps)):
-        if known is not None:
-            found[phase, known] += last - first
+        if fixed_shapes is not None:
+            counts[phase, fixed_shapes] += last - first
             continue
         for _ in range(first, last):
-            found[phase, shapes_of(next(given))] += 1
-    return +found
+            counts[phase, shapes_of(next(stream))] += 1
+    return +counts
 
 
 def shapes_of(batch: Any) -> Shapes:
+    """Return the path, shape and type of every array of a batch."""
     return tuple((path, np.shape(array), str(array.dtype)) for path, array in flatten(batch).items())
 
 
 def flops(parts: Parts, state: TrainState, shapes: Shapes) -> float:
-    """The FLOPs of one compiled step, all of whose batch is on one device."""
+    """Return the FLOPs of one compiled step, with the whole batch on one device."""
     mesh = sharding.make_mesh(jax.devices()[:1])
     batch = nest({path: jax.ShapeDtypeStruct(shape, kind) for path, shape, kind in shapes})
     compiled = compile_step(parts, mesh).train.lower(state, batch).compile()  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""The losses of the terms on one batch, by their gradients: of the batch as a whole, or in pieces.
+"""The losses of the terms on one batch, and their gradients: on the whole batch, or in pieces.
 
-Shapes: B batch, M pieces (micro-batches).
+Shapes: B batch, M pieces (micro-batches), W width of the features.
 """
 
 import zlib
@@ -23,12 +23,12 @@ from tlx.types import Array, Tick, Variables, View
 from tlx.updates import Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
-# What a term that couples examples reads of a stream: `pooled` [B, W] is what the head reads (see `models.features`).
+# The taps of a stream for a term that couples examples: `pooled` [B, W] is the input of the head (`models.features`).
 Read = dict[str, dict[str, Array]]
 
 
 def term_names(terms: Sequence[Term]) -> list[str]:
-    """Under what name each term logs: its class, with its number where a class comes twice."""
+    """Return the name under which each term logs: its class, with its number where a class occurs twice."""
     names = [type(term).__name__.lower() for term in terms]
     return [name if names.count(name) == 1 else f"{name}.{n}" for n, name in enumerate(names)]
 
@@ -42,13 +42,13 @@ def slope_of(
     tick: Tick,
     axis: str | None,
 ) -> Slope:
-    """Return the losses of the terms on `batch`, whose streams get the passes `reads`, as an `Update` sees them (see
-    `tlx.updates`).
+    """Return the losses of the terms on `batch`, whose streams get the passes `reads`, in the form that an `Update`
+    takes (see `tlx.updates`).
 
-    With `parts.accumulate` above 1 the gradient is that of the whole batch all the same, however a term is made. A term
-    that is a mean over examples is summed up piece by piece. One that couples them (`Needs.features`) gets the features
-    and logits of all pieces together, from a first pass without gradient, and the derivative by these enters the
-    second pass of each piece (Gao et al., 2021, section 3.2). Only the moments of batch norm are those of the pieces.
+    With `parts.accumulate` above 1 the result is still the gradient of the whole batch, for every kind of term. A term
+    that is a mean over examples is summed up piece by piece. A term that couples them (`Needs.features`) gets the
+    features and logits of all pieces together, from a first pass without gradient, and its derivative by these enters
+    the second pass of each piece (Gao et al., 2021, section 3.2). Only batch norm uses the moments of the pieces.
     """
     stages = [stage.name for stage in parts.model.stages]
     average = None
@@ -87,9 +87,9 @@ class Move(NamedTuple):
 class Losses:
     """The losses of the `terms` on one batch from one state.
 
-    `begin` is by stream the place of this device's first example in the global batch; `frozen` are the stages without
-    trainable parameters, `first` the first stage with some, `remat` what each stage computes again; `average` holds the
-    averaged parameters, if an average is kept.
+    `begin` is by stream the position of this device's first example in the global batch; `frozen` are the stages
+    without trainable parameters, `first` the first stage with some, `remat` what each stage recomputes; `average` holds
+    the averaged parameters, if an average is kept.
     """
 
     parts: Parts = field(kw_only=False)
@@ -109,7 +109,7 @@ class Losses:
 
     @property
     def coupled(self) -> list[int]:
-        """The terms that need the whole batch where it is taken in pieces."""
+        """Return the positions of the terms that need the whole batch where it is cut into pieces."""
         return (
             [n for n, term in enumerate(self.terms) if term.needs(tuple(self.batch)).features]
             if self.parts.in_pieces
@@ -119,7 +119,7 @@ class Losses:
     def at(
         self, trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
     ) -> tuple[Tree, tuple[Tree, Tree]]:
-        """The gradients, and the running statistics and metrics after the move (see `updates.Slope`)."""
+        """Return the gradients, and the running statistics and metrics after the move (see `updates.Slope`)."""
         move = Move(weights, turn, (held or {}, self.state.frozen), tick_of(self.tick, turn))
         if self.parts.in_pieces:
             gradients, stats, metrics = self.in_pieces(trainable, move)
@@ -128,7 +128,7 @@ class Losses:
             gradients, (stats, metrics) = slope(trainable, self.state.stats, self.batch, self.begin, {})
         gradients, metrics = pmap.mean((gradients, metrics), self.axis)
         if "mask" in self.state.numbers:
-            # A leaf that another run of a group trains and this one does not (see `tlx.training.vectorize.joined`).
+            # Another run of the group may train a leaf that this one does not (see `tlx.training.vectorize.joined`).
             mask = self.state.numbers["mask"]
             gradients = nest({path: leaf * mask[path] for path, leaf in flatten(gradients).items()})
         return gradients, (stats, metrics)
@@ -136,8 +136,8 @@ class Losses:
     def objective(
         self, move: Move, trainable: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], pull: Read
     ) -> tuple[Array, tuple[Tree, Tree]]:
-        """The terms that are means over the rows of `batch`, and, of the others, the derivative `pull` by what they
-        read times that."""
+        """Return the sum of the terms that are means over the rows of `batch`, plus the derivative `pull` of the
+        coupled terms times the taps that they read."""
         coupled = self.coupled
         separate = [n for n in range(len(self.terms)) if n not in coupled]
         params = merge(trainable, *move.rest)
@@ -149,7 +149,7 @@ class Losses:
         return total, (stats, metrics)
 
     def taps(self, params: Tree, stats: Tree, batch: Batch, places: Mapping[str, Any], tick: Tick) -> tuple[Any, Tree]:
-        """The taps of every stream that is read, and the running statistics after that."""
+        """Return the taps of every stream that is read, and the running statistics after the passes."""
         taps: dict[str, Any] = {}
         for group in grouped(self.reads, self.parts.joint):
             streams = [read.stream for read in group]
@@ -174,7 +174,8 @@ class Losses:
     def weighted_sum(
         self, chosen: Sequence[int], move: Move, params: Tree, stats: Tree, batch: Batch, taps: Any
     ) -> tuple[Array, Tree]:
-        """The weighted sum of the terms at the places `chosen`, and what they log, their plain sum as `loss`."""
+        """Return the weighted sum of the terms at the positions `chosen`, and their metrics with their plain sum as
+        `loss`."""
         plain, weighted = jnp.zeros(()), jnp.zeros(())
         logged: dict[str, Array] = {}
         for n in chosen:
@@ -193,7 +194,7 @@ class Losses:
         return weighted, logged | {"loss": plain}
 
     def in_pieces(self, trainable: Tree, move: Move) -> tuple[Tree, Tree, Tree]:
-        """Gradients, running statistics and metrics of the batch, piece by piece."""
+        """Return gradients, running statistics and metrics of the batch, computed piece by piece."""
         count = self.parts.accumulate
         pieces = Pieces.of(self.batch, count, self.begin)
         slope = jax.grad(partial(self.objective, move), has_aux=True)
@@ -208,10 +209,10 @@ class Losses:
             return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, trainable)
-        # The gradients of the pieces are averaged, and what the coupled terms pull is a sum.
+        # The gradients of the pieces are averaged, but the pull of the coupled terms is a sum.
         cut_pull = jax.tree.map(lambda leaf: cut_rows(leaf * count, count), pull)
-        given = (pieces.numbers, pieces.streams, cut_pull)
-        (total, stats), metrics = jax.lax.scan(piece, (zeros, self.state.stats), given)
+        inputs_of_pieces = (pieces.numbers, pieces.streams, cut_pull)
+        (total, stats), metrics = jax.lax.scan(piece, (zeros, self.state.stats), inputs_of_pieces)
         gradients = jax.tree.map(lambda leaf: leaf / count, total)
         metrics = jax.tree.map(lambda values: values.mean(0), metrics)
         if self.coupled:
@@ -220,17 +221,18 @@ class Losses:
         return gradients, stats, metrics
 
     def coupled_slope(self, trainable: Tree, pieces: "Pieces", move: Move) -> tuple[Tree, Read, Tree]:
-        """Of the terms that couple examples, the derivative by the trainable leaves and by what they read of the whole
-        batch, and what they log. A first pass, piece by piece and without gradient, computes what they read."""
+        """Return, for the terms that couple examples, the derivative by the trainable leaves and by the taps that they
+        read of the whole batch, and their metrics. A first pass, piece by piece and without gradient, computes these
+        taps."""
         params = merge(trainable, *move.rest)
         if self.parts.twice:
-            # Only counted and never run: of two passes that are the same the compiler would count one.
+            # This program is only counted, never run: the compiler would count two equal passes as one.
             params = jax.tree.map(lambda leaf: leaf * (1.0 + move.tick.progress).astype(leaf.dtype), params)
 
         def read_piece(stats: Tree, given: Any) -> tuple[Tree, Read]:
             number, inputs = given
             taps, stats = self.taps(params, stats, inputs, pieces.places(number, inputs), move.tick)
-            return stats, {stream: read_of(of_stream) for stream, of_stream in taps.items()}
+            return stats, {stream: read_of(outputs) for stream, outputs in taps.items()}
 
         stats, by_piece = jax.lax.scan(read_piece, self.state.stats, (pieces.numbers, pieces.streams))
 
@@ -244,15 +246,18 @@ class Losses:
 
 
 def read_of(taps: Mapping[str, Any]) -> dict[str, Array]:
-    """What a term that couples examples may read of the taps of a stream, as taps again."""
+    """Return the taps of a stream that a term that couples examples may read."""
     readable = {"logits": taps["logits"]} if "logits" in taps else {}
     return readable | ({"pooled": features(taps)} if "pooled" in taps or "hidden" in taps else {})
 
 
 class Pieces(NamedTuple):
-    """A batch in pieces: `streams` with arrays [M, B / M, ...], the `numbers` [M] of the pieces, and by stream the
-    place in the global batch at which this device's rows `begin`. Piece m takes every M-th row, so that every device
-    has rows of every piece."""
+    """A batch in pieces.
+
+    `streams` are arrays [M, B / M, ...], `numbers` [M] the numbers of the pieces, and `begin` by stream the position in
+    the global batch of this device's first row. Piece m takes every M-th row, so that every device has rows of every
+    piece.
+    """
 
     streams: Batch
     numbers: Array
@@ -260,40 +265,42 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, count: int, begin: Mapping[str, Any]) -> "Pieces":
+        """Cut the streams of a batch into `count` pieces."""
         return cls({stream: cut(stream, inputs, count) for stream, inputs in batch.items()}, jnp.arange(count), begin)
 
     def places(self, number: Array, inputs: Batch) -> dict[str, Array]:
-        """By stream the offsets (see `types.Context`) of the rows of one piece."""
+        """Return by stream the offsets (see `types.Context`) of the rows of one piece."""
         count = len(self.numbers)
-        # What `forward` adds to an offset is the row in the piece; row r of piece m is example r M + m.
+        # `forward` adds the row in the piece to an offset; row r of piece m is example r M + m.
         return {
-            stream: self.begin[stream] + jnp.arange(rows_of(own)) * (count - 1) + number
-            for stream, own in inputs.items()
+            stream: self.begin[stream] + jnp.arange(rows_of(arrays)) * (count - 1) + number
+            for stream, arrays in inputs.items()
         }
 
 
 def tick_of(tick: Tick, turn: int) -> Tick:
-    """The tick of one move of a step, which has noise of its own; that of the first is the step's."""
+    """Return the tick of one move of a step, with different noise for each move; the first move uses the tick of the
+    step."""
     if turn == 0:
         return tick
     return tick._replace(key=jax.random.fold_in(tick.key, zlib.crc32(f"turn {turn}".encode())))
 
 
 def rematerialised(parts: Parts, stages: Sequence[str], params: Tree) -> dict[str, str]:
-    """What each stage computes again in the backward pass (see `recipe.Train`)."""
+    """Return what each stage recomputes in the backward pass (see `recipe.Train`)."""
     if parts.remat == "auto":
         return dict.fromkeys(partition.mostly_frozen(stages, parts.partition, params), "dots")
     return {} if parts.remat == "none" else dict.fromkeys(stages, {"dots": "dots", "stages": "stage"}[parts.remat])
 
 
 def grouped(reads: Sequence[Pass], joint: bool) -> list[list[Pass]]:
-    """The passes that are made at once: each by itself, or, where `joint`, as one all of the data's own streams."""
+    """Return the passes that are made together: each separately, or, where `joint`, all streams of the data in one."""
     together = [read for read in reads if joint and not read.added]
     return ([together] if together else []) + [[read] for read in reads if read not in together]
 
 
 def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What all these streams hold, row below row."""
+    """Return the entries that all these streams share, concatenated along the rows."""
     if len(streams) == 1:
         return streams[0]
     shared = [name for name in streams[0] if all(name in stream for stream in streams)]
@@ -302,7 +309,7 @@ def one_below_another(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
 
 
 def taken_apart(taps: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
-    """The taps of each stream, where those of all lie one below another, so many `rows` of each."""
+    """Split the taps of concatenated streams into the taps of each stream; `rows` is the number of rows of each."""
     if len(rows) == 1:
         return dict.fromkeys(rows, taps)
     by_stream, begin = {}, 0
@@ -312,13 +319,13 @@ def taken_apart(taps: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, A
     return by_stream
 
 
-# No batch of a stream has as many rows: what tells streams apart where they share a pass, and with it a key.
+# More rows than any batch of a stream has: it separates the streams that share a pass, and so a key.
 ROOM = 1 << 24
 
 
 def joint_places(streams: Sequence[tuple[Array | int, int]]) -> Array | int:
-    """The offset of a pass (see `types.Context`) over streams with `(places, rows)` each: a row's noise depends on its
-    place in its own stream, however devices and pieces share that."""
+    """Return the offset of a pass (see `types.Context`) over streams with `(places, rows)` each. The noise of a row
+    depends on its place in its own stream, independent of how devices and pieces share the stream."""
     if len(streams) == 1:
         return streams[0][0]
     places_of_rows = [number * ROOM + place + jnp.arange(rows) for number, (place, rows) in enumerate(streams)]
@@ -326,21 +333,22 @@ def joint_places(streams: Sequence[tuple[Array | int, int]]) -> Array | int:
 
 
 def rows_of(inputs: Mapping[str, Any]) -> int:
+    """Return the number of rows of a stream."""
     return inputs["index"].shape[0]
 
 
 def cut(stream: str, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """[B, ...] -> [M, B / M, ...]; ValueError where the stream does not divide."""
+    """Cut a stream [B, ...] -> [M, B / M, ...]; raise ValueError where it does not divide."""
     if rows_of(inputs) % count:
         raise ValueError(f"stream {stream!r} has {rows_of(inputs)} rows on a device, which {count} pieces cannot share")
     return jax.tree.map(lambda leaf: cut_rows(leaf, count), dict(inputs))
 
 
 def cut_rows(leaf: Array, count: int) -> Array:
-    """[B, ...] -> [M, B / M, ...]: piece m takes every M-th row."""
+    """Cut an array [B, ...] -> [M, B / M, ...]: piece m takes every M-th row."""
     return jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1)
 
 
 def joined(leaf: Array) -> Array:
-    """[M, B / M, ...] -> [B, ...], as before `cut_rows`."""
+    """Join pieces [M, B / M, ...] -> [B, ...]; the inverse of `cut_rows`."""
     return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])

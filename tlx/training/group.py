@@ -1,4 +1,4 @@
-"""The runs that train together, as the loop drives them: their engine, states, evaluation, checkpoints and results.
+"""The runs that train together, as the loop sees them: their engine, states, evaluation, checkpoints and results.
 
 The loop does not see whether there is one run or several vectorised runs; only this module and `vectorize` know.
 """
@@ -65,7 +65,7 @@ class RunGroup:
 
     @property
     def phase(self) -> PhaseSetup:
-        """The phase that trains now, or the last one that did."""
+        """Return the phase that trains now, or the last one that did."""
         if self.setup is None or self.state is None:
             raise ValueError(
                 f"{self.first.path} has a checkpoint at step {self.begin}, beyond this recipe's {self.steps} steps"
@@ -85,8 +85,8 @@ class RunGroup:
 
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
-        every = self.first.eval_every
-        end = min(self.last, self.step - self.step % every + every)
+        interval = self.first.eval_every
+        end = min(self.last, self.step - self.step % interval + interval)
         moment = time.perf_counter()
         dispatched = self.phase.batches.take(self.state, self.step, end)
         self.state = dispatched.state
@@ -126,29 +126,29 @@ class RunGroup:
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether the validation split is measured after this step."""
+        """Return whether the validation split is measured after this step."""
         return self.step % self.first.eval_every == 0 or self.step == self.steps
 
     def validate(self) -> None:
-        """Measure the validation split, and what the criteria of selection read, under every run. Stops the group where
-        `how.judge` says so of a single run, and where every run has failed."""
+        """Measure the validation split, and the inputs of the criteria, for every run. Stop the group where `how.judge`
+        returns False for a single run, or where every run has failed."""
         with self.clock("eval"):
-            engine, goes_on = self.phase.engine, True
-            shown = engine.answer(self.state)
+            engine, continues = self.phase.engine, True
+            evaluated = engine.answer(self.state)
             readers = {name: one_of(by_run) for name, by_run in self.phase.readers.items()}
-            outcomes = evaluate(engine, shown, self.splits.validation, readers["validation"], self.runs[0].ready)
-            seen = look(engine, shown, self.splits.aside, readers, self.runs[0].ready)
+            outcomes = evaluate(engine, evaluated, self.splits.validation, readers["validation"], self.runs[0].ready)
+            criteria_inputs = look(engine, evaluated, self.splits.aside, readers, self.runs[0].ready)
             for n, run in enumerate(self.runs):
                 if run.failed is None:
                     with self.ended_alone(run):
-                        goes_on = self.measure(n, outcomes[n], seen[n])
+                        continues = self.measure(n, outcomes[n], criteria_inputs[n])
             if self.recipe.train.select != "last":
-                self.keep_best(shown)
-        if not goes_on or all(run.failed for run in self.runs):
+                self.keep_best(evaluated)
+        if not continues or all(run.failed for run in self.runs):
             self.stopped, self.ended = True, self.step
 
     def measure(self, n: int, outcome: Predictions, seen: Seen) -> bool:
-        """Record the measurements of run n; whether it goes on, as `how.judge` says."""
+        """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
         metrics = run.measured(self.step, outcome, seen, float(self.rates[n]))
         if n == 0:
@@ -164,8 +164,8 @@ class RunGroup:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether a checkpoint is written after this step: before the program ends by a signal, or after an evaluation
-        if the last checkpoint is old enough."""
+        """Return whether a checkpoint is written after this step: before the program ends by a signal, or after an
+        evaluation if the last checkpoint is old enough."""
         if self.stopped or self.step == self.steps:
             return False
         return self.interrupted or (
@@ -173,7 +173,7 @@ class RunGroup:
         )
 
     def save_checkpoint(self) -> None:
-        """Start to write a checkpoint of all runs. Raises KeyboardInterrupt if a signal asked for the end."""
+        """Start to write a checkpoint of all runs. Raise KeyboardInterrupt if a signal was noted."""
         self.saved = time.monotonic()
         self.count_flops()
         self.checkpoints.save(self.phase.engine, self.state)
@@ -188,7 +188,7 @@ class RunGroup:
                 run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
 
     def finish_phase(self) -> None:
-        """Read what is pending, and keep the states for the phase that follows."""
+        """Read pending metrics, and keep the states for the phase that follows."""
         with self.clock("train"):
             self.settle()
         self.count_flops()
@@ -202,24 +202,24 @@ class RunGroup:
         chosen state is not the last one."""
         engine = self.phase.engine
         with self.clock("eval"):
-            shown = engine.answer(self.state)
-            host = vectorize.on_host(shown)
+            evaluated = engine.answer(self.state)
+            host = vectorize.on_host(evaluated)
             states = [engine.fetch(host, n) for n in range(len(self.runs))]
             parts = zip(self.runs, states, self.phase.parts, strict=True)
-            self.chosen = [best_state(run, state, own, self.ended) for run, state, own in parts]
+            self.chosen = [best_state(run, state, of_run, self.ended) for run, state, of_run in parts]
             if any(step != self.ended for _, step in self.chosen):
-                shown = engine.place([state for state, _ in self.chosen])
-                self.evaluate("validation", shown)
-        self.shown = shown
+                evaluated = engine.place([state for state, _ in self.chosen])
+                self.evaluate("validation", evaluated)
+        self.shown = evaluated
 
     def evaluate_test(self) -> None:
-        """Measure every test set under the chosen states."""
+        """Measure every test set with the chosen states."""
         with self.clock("eval"):
             for name in self.splits.measured:
                 self.evaluate(name, self.shown)
 
     def evaluate(self, split: str, shown: Any) -> None:
-        """Measure a split under every run, once for the result."""
+        """Measure a split for every run, once for the result."""
         phase = self.phase
         examples, readers = self.splits.named[split], one_of(phase.readers[split])
         outcomes = evaluate(phase.engine, shown, examples, readers, self.runs[0].ready)
@@ -227,14 +227,15 @@ class RunGroup:
             run.outcomes[split] = outcome
 
     def write_results(self) -> list[dict[str, Any] | Exception]:
-        """Write what each run leaves; return by run its result, as in `result.json`, or the exception that ended it."""
+        """Write the files of each run; return for each run its result, as in `result.json`, or the exception that ended
+        it."""
         # Until the last result is written the checkpoint may be needed.
         self.checkpoints.wait()
         used = self.meter.stop().shared(len(self.runs))
         return [self.write_result(n, used) for n in range(len(self.runs))]
 
     def write_result(self, n: int, used: Used) -> dict[str, Any] | Exception:
-        """The result of run n, written unless it was finished before or failed."""
+        """Return the result of run n, and write it unless the run was finished before or failed."""
         run, (state, selected) = self.runs[n], self.chosen[n]
         if run.finished:
             return run_directory.read(run.path)
@@ -261,7 +262,7 @@ class RunGroup:
 def open_group(
     runs: Sequence[ActiveRun], how: "How", clock: Clock, setup: PhaseSetup | None = None
 ) -> Iterator[RunGroup]:
-    """Open the checkpoint of runs that train together, and close all of it and the runs at the end. `setup` is that of
+    """Open the checkpoint of runs that train together, and close it and the runs at the end. `setup` is the set-up of
     their first phase, if it exists already. Ctrl-C and SIGTERM are only noted within the block."""
     first = runs[0]
     with ExitStack() as stack:
@@ -282,7 +283,7 @@ def open_group(
 
 
 def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
-    """The state whose numbers are reported, and its step."""
+    """Return the state whose numbers are reported, and its step."""
     best = run.best
     if best.variables is None or best.step == ended:
         return state, ended

@@ -21,8 +21,8 @@ class GroupCheckpoints:
     """The checkpoints of runs that train in one program, in their order. Sets the step `begin` of each run: the step of
     the newest checkpoint of exactly these runs, or 0.
 
-    The checkpoint of a single run lies in its own folder, that of several in the folder of the first, under a name
-    that follows from the recipes of all.
+    The checkpoint of a single run is in its own folder; the checkpoint of several is in the folder of the first, under
+    a name that follows from all recipes.
     """
 
     def __init__(self, runs: Sequence[ActiveRun]):
@@ -62,7 +62,7 @@ class GroupCheckpoints:
         )
 
     def restore(self, initial: Sequence[TrainState]) -> list[TrainState]:
-        """Return the states of all runs at the checkpoint at which the group stands."""
+        """Return the states of all runs at the group's newest checkpoint."""
         runs = self.runs
         states_to_read = [run.held(state) for run, state in zip(runs, initial, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(initial)]
@@ -85,7 +85,7 @@ class GroupCheckpoints:
             run_files.check_fingerprint(run.path, note, CHECKPOINTS)
 
     def best_of(self, n: int, state: TrainState) -> Any:
-        """What a checkpoint holds as the best state of run n, with the numbers of `state`."""
+        """Return the best state of run n in the form of a checkpoint, with the numbers of `state`."""
         return moved_part(state.variables, self.runs[n].ready.trainable)._asdict()
 
     def wait(self) -> None:
@@ -99,7 +99,7 @@ class GroupCheckpoints:
 
 
 def name_of(cells: Sequence[str]) -> str:
-    """The name of the checkpoints of the recipes of these fingerprints, in this order.
+    """Return the name of the checkpoints of the recipes with these fingerprints, in this order.
 
     >>> name_of(["a", "b"]) != name_of(["b", "a"])
     True
@@ -108,5 +108,5 @@ def name_of(cells: Sequence[str]) -> str:
 
 
 def by_place(values: Sequence[Any]) -> dict[str, Any]:
-    """The values by the place of their run in the group."""
+    """Return the values by the place of their run in the group."""
     return {f"{n:03d}": value for n, value in enumerate(values)}

@@ -1,4 +1,5 @@
-"""Which recipes may train together: a function of the recipes alone, whatever is measured, saved or finished."""
+"""Decide which recipes may train together, from the recipes alone, independent of what is measured, saved or
+finished."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,25 +16,25 @@ from tlx.training.active_run import ActiveRun
 from tlx.training.phases import initial_states
 from tlx.training.step import Parts, TrainState
 
-# What a sweep may vary without another program, by field of the recipe; in `data` only where `train` fixes the steps.
+# The fields that a sweep may vary without another program; `data` only where `train` fixes the steps.
 VARIED = ("optim", "tuning", "objective", "update", "task")
 DRAWN = ("shots", "fraction", "subset_seed")
 NOISE = ("eps_x", "eps_y")
 
 
 def signature(recipe: Recipe) -> str:
-    """Return what recipes that may share a program have in common.
+    """Return the part of a recipe that recipes with a common program share, as text.
 
-    Left out are the seed, the numbers that are arrays in the step, the sizes that a tuning lets differ, how much of a
-    source is noise, and, where every step and evaluation is fixed, which training examples were drawn.
+    Left out are the seed, the numbers that are arrays in the step, the sizes that a tuning allows to differ, the share
+    of noise in a source, and, where every step and evaluation is fixed, which training examples were drawn.
     """
     document = config.dump(recipe)
     del document["seed"]
     document["data"] |= dict.fromkeys(NOISE, "#")
     for name in VARIED:
         value = getattr(recipe, name)
-        several = value if isinstance(value, tuple) else (value,)
-        document[name] = [blank(config.dump(item), config.hyperparameters(item)) for item in several]
+        records = value if isinstance(value, tuple) else (value,)
+        document[name] = [blank(config.dump(item), config.hyperparameters(item)) for item in records]
     if recipe.train.ema is not None:
         document["train"]["ema"] = "#"
     tuning = recipe.tuning
@@ -53,8 +54,9 @@ def signature(recipe: Recipe) -> str:
 
 
 def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The document of a record with `#` in the place of every float, and of `numbers`, which may have been given as
-    integers. Some of these floats decide more than a number (the shares of phases): `alike` looks at what came out."""
+    """Return the document of a record with `#` in the place of every float, and of `numbers`, which may have been
+    written as integers. Some of these floats decide more than a number (the shares of phases): `alike` compares the
+    results."""
     if isinstance(document, dict):
         inner = {name: numbers.get(name, {}) for name in document}
         return {
@@ -67,7 +69,7 @@ def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> A
 
 
 def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
-    """The positions of recipes that may share a program, group by group, in the order of their first ones."""
+    """Return the positions of recipes that may share a program, group by group, in the order of their first ones."""
     members: dict[str, list[int]] = {}
     for position, recipe in enumerate(recipes):
         members.setdefault(signature(recipe), []).append(position)
@@ -75,59 +77,63 @@ def groups(recipes: Sequence[Recipe]) -> list[list[int]]:
 
 
 def chunks(recipes: Sequence[Recipe], most: int) -> list[list[int]]:
-    """The `groups`, each cut into pieces of at most `most` positions: the recipes that may train together.
+    """Return the `groups`, each cut into pieces of at most `most` positions: the recipes that may train together.
 
     Args:
-        recipes: the recipes, in an order that is part of the result.
-        most: the largest number of recipes in one piece.
+        recipes: The recipes, in an order that is part of the result.
+        most: The largest number of recipes in one piece.
     """
     return [members[n : n + most] for members in groups(recipes) for n in range(0, len(members), most)]
 
 
 def alike(ready: Mapping[int, ActiveRun]) -> list[list[int]]:
-    """Return the positions of runs that differ in numbers alone, group by group."""
+    """Return the positions of runs that differ only in numbers, group by group."""
     groups_by_form: list[tuple[Form, list[int]]] = []
     for position, run in ready.items():
         form = form_of(run)
-        for known, twins in groups_by_form:
-            if form.stands == known.stands and (all(map(same, known.phases, form.phases)) or joinable(known, form)):
-                twins.append(position)
+        for group_form, positions in groups_by_form:
+            if form.stands == group_form.stands and (
+                all(map(same, group_form.phases, form.phases)) or joinable(group_form, form)
+            ):
+                positions.append(position)
                 break
         else:
             groups_by_form.append((form, [position]))
-    return [twins for _, twins in groups_by_form]
+    return [positions for _, positions in groups_by_form]
 
 
 def same(first: tuple[Parts, TrainState], second: tuple[Parts, TrainState]) -> bool:
-    """Whether two steps differ in numbers alone."""
+    """Return whether two steps differ only in numbers."""
     return vectorize.same_program((first[0], second[0]), (first[1], second[1]))
 
 
 def joinable(first: "Form", second: "Form") -> bool:
-    """Whether two runs that train different parameters can be joined, from their start to their end."""
+    """Return whether two runs that train different parameters can be joined, from their start to their end."""
     if len(first.phases) > 1 or first.stands[0] != "last":
         return False
-    (parts, state), (others, another) = first.phases[0], second.phases[0]
-    return vectorize.may_join((parts, others), (state, another))
+    (parts, state), (second_parts, second_state) = first.phases[0], second.phases[0]
+    return vectorize.may_join((parts, second_parts), (state, second_state))
 
 
 class Form(NamedTuple):
-    """What must agree for two runs to train together: their schedule, task and data (`stands`), and for every phase
-    the static half of the step and the shapes of its state. Nothing of it depends on what was saved."""
+    """The properties that two runs must share to train together: their schedule, task and data (`stands`), and for
+    every phase the static half of the step and the shapes of its state. Nothing of it depends on what was saved."""
 
     stands: tuple[Any, ...]
     phases: list[tuple[Parts, TrainState]]
 
 
 def form_of(run: ActiveRun) -> Form:
+    """Return the form of a run."""
     ready, splits = run.ready, run.splits
     measured = [
-        own.identity for own in (splits.validation, splits.test, *splits.tests.values(), *splits.aside.values())
+        examples.identity
+        for examples in (splits.validation, splits.test, *splits.tests.values(), *splits.aside.values())
     ]
     head = (type(ready.task), ready.task.outputs, ready.model.config)
     stands = (run.recipe.train.select, run.steps, run.spans, run.eval_every, *head, *measured)
     phases = []
     for phase in range(len(run.spans)):
         parts = ready.parts(phase)
-        phases.append((parts, jax.eval_shape(lambda own=parts, n=phase: initial_states([run], [own], n, None)[0])))
+        phases.append((parts, jax.eval_shape(lambda step=parts, n=phase: initial_states([run], [step], n, None)[0])))
     return Form(stands, phases)

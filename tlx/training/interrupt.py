@@ -1,5 +1,8 @@
-"""Ctrl-C and SIGTERM where they do no harm. Raised by Python wherever the signal strikes, KeyboardInterrupt can end a
-process from within a callback of XLA, be swallowed by one of JAX's, or leave a file half written."""
+"""Handle Ctrl-C and SIGTERM only where stopping does no harm.
+
+Python raises KeyboardInterrupt wherever the signal arrives: it can end a process from within a callback of XLA, be
+swallowed by a callback of JAX, or leave a file half written.
+"""
 
 import os
 import signal
@@ -31,7 +34,7 @@ _BLOCKS: list[Interruption] = []
 
 @contextmanager
 def noted() -> Iterator[Interruption]:
-    """Only note the first Ctrl-C and SIGTERM within the block; the caller looks between two steps.
+    """Only note the first Ctrl-C and SIGTERM within the block; the caller checks between two steps.
 
     A second Ctrl-C, and a SIGTERM more than `PATIENCE` seconds after the first signal, have their usual effect at once.
     A SIGTERM soon after the first is the same request: schedulers and `tlx study --jobs` both send one. A signal that
@@ -39,26 +42,26 @@ def noted() -> Iterator[Interruption]:
     ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
     """
     interruption = Interruption()
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handled = [number for number, handler in defaults.items() if signal.getsignal(number) is handler]
     main = threading.current_thread() is threading.main_thread()
     if not main:
-        ours = []
+        handled = []
 
     def note(number: int, _: object) -> None:
         now = time.monotonic()
         if interruption.asked and number == signal.SIGTERM and now - interruption.since > PATIENCE:
-            signal.signal(number, usual[number])
+            signal.signal(number, defaults[number])
             os.kill(os.getpid(), number)
         if not interruption.asked:
             interruption.asked, interruption.since = True, now
         if number == signal.SIGINT:
-            signal.signal(number, usual[signal.SIGINT])
+            signal.signal(number, defaults[signal.SIGINT])
             # No print: the signal may have struck within one. The terminal may be gone.
             with suppress(OSError):
                 os.write(2, STEP)
 
-    for number in ours:
+    for number in handled:
         signal.signal(number, note)
     if main:
         _BLOCKS.append(interruption)
@@ -71,8 +74,8 @@ def noted() -> Iterator[Interruption]:
     finally:
         if main:
             _BLOCKS.remove(interruption)
-        for number in ours:
-            signal.signal(number, usual[number])
+        for number in handled:
+            signal.signal(number, defaults[number])
         if interruption.asked and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
 

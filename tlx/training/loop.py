@@ -1,4 +1,4 @@
-"""Training, read from top to bottom: one run, or several that share a program."""
+"""The training loop, for one run or several runs that share a program."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ __all__ = ["Diverged", "How", "Run", "run", "train"]
 
 
 class Run(NamedTuple):
-    """What came out: the `folder` with every record, the `recipe`, and `result` as in `result.json`."""
+    """A finished run: the `folder` with all records, the `recipe`, and `result` as in `result.json`."""
 
     folder: Path
     recipe: Recipe
@@ -30,19 +30,21 @@ class Run(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
+        """Return the metrics by name, as `split/metric`."""
         return self.result["metrics"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """What is not the experiment: how a run is carried out and what it leaves, none of which changes a number of it.
+    """How a run is carried out and which files it leaves; no field changes a number of the experiment.
 
-    `quiet` prints nothing. `leave` "all" is the model, the page and every record; "learned" is what a study keeps of a
-    cell: `result.json`, predictions, at most 200 training records, and the parameters that moved, if they are few. With
-    `prefix`, what a frozen prefix gives is computed once where that is exact. Without `test` the test split is sealed:
-    nothing of it is read, and there is no page. `judge(step, metrics)` is asked after each validation but the last and
-    may end the run by answering False; its result then has fewer `steps` than `asked_steps`. A checkpoint is written
-    after a validation if the last is at least `checkpoint_seconds` old. `mesh` says how many devices share a batch.
+    `quiet` prints nothing. `leave` "all" writes the model, the page and every record; "learned" writes what a study
+    keeps of a cell: `result.json`, predictions, at most 200 training records, and the trained parameters, if they are
+    few. With `prefix`, the features of a frozen prefix are computed once where that is exact. Without `test` the test
+    split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each validation
+    except the last and ends the run by returning False; the result then has fewer `steps` than `asked_steps`. A
+    checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old. `mesh` sets how many
+    devices share a batch.
     """
 
     quiet: bool = False
@@ -55,7 +57,7 @@ class How:
 
     @property
     def records(self) -> int | None:
-        """How many training steps are written down at most, None for all."""
+        """Return the largest number of training steps that are recorded, None for all."""
         return 200 if self.leave == "learned" else None
 
 
@@ -69,15 +71,23 @@ def run(
     quiet: bool = False,
     how: How | None = None,
 ) -> Run:
-    """Trains as `recipe` says, into the folder `out` (by default `runs/` and the fingerprint), and measures the test
-    split.
+    """Train the recipe in a folder and measure the test split.
 
-    `resume` goes on from the newest checkpoint, to the same bits as if it had never stopped; `overwrite` starts again;
-    `base` is the recipe before overrides, for the record; `how` is all that is not the experiment. Raises ValueError,
-    TypeError or FileNotFoundError for a recipe that does not fit together, FileExistsError for a folder in use
-    (`tlx.files.locks.InUse` while another process writes there), `Diverged` for a loss that is not finite,
-    `durable.StorageError` for a storage that cannot be written, in particular `durable.DiskFull`, and
-    `checkpoint.DamagedCheckpoint` where no checkpoint is intact.
+    Args:
+        recipe: The recipe.
+        out: The folder; by default `runs/` and the fingerprint.
+        resume: Continue from the newest checkpoint, with the same bits as a run that never stopped.
+        overwrite: Start again from step 0.
+        base: The recipe before overrides, for the record.
+        quiet: Print nothing.
+        how: How the run is carried out, in place of `quiet`.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: The parts of the recipe do not fit together.
+        FileExistsError: The folder is in use (`tlx.files.locks.InUse` while another process writes there).
+        Diverged: The loss is not finite.
+        durable.StorageError: The storage cannot be written, in particular `durable.DiskFull`.
+        checkpoint.DamagedCheckpoint: No checkpoint is intact.
     """
     how = how or How(quiet=quiet)
     clock = Clock()
@@ -96,7 +106,7 @@ def run(
 def finished(
     recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, mesh: sharding.Mesh = sharding.Mesh()
 ) -> Run | None:
-    """The recipe's run, where it is finished and to be kept, after the checks that need no data."""
+    """Return the recipe's run where it is finished and kept, else None, after the checks that need no data."""
     config.check(recipe)
     check_devices(recipe, mesh)
     if run_directory.finished(path, recipe, resume=resume, overwrite=overwrite):
@@ -106,14 +116,15 @@ def finished(
 
 
 def whole(run: Run, how: How) -> Run:
-    """A finished run as it is; FileExistsError where more is asked for than is in it."""
-    result, lacking = run.result, ""
+    """Return a finished run unchanged; raise FileExistsError where it lacks the test split or steps that `how`
+    requests."""
+    result, shortfall = run.result, ""
     if how.test and result.get("test_split") == "not looked at":
-        lacking = "without its test split"
+        shortfall = "without its test split"
     elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
-        lacking = f"stopped at step {result['steps']} of {result['asked_steps']}"
-    if lacking:
-        raise FileExistsError(f"{run.folder} holds this recipe's run {lacking}; --overwrite it for the whole")
+        shortfall = f"stopped at step {result['steps']} of {result['asked_steps']}"
+    if shortfall:
+        raise FileExistsError(f"{run.folder} holds this recipe's run {shortfall}; --overwrite it for the whole")
     return run
 
 
@@ -132,16 +143,16 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
 
     Several runs have the same number of steps and phases (see `tlx.training.grouping`) and one checkpoint. A run that
     diverges stops no other run. A full disk ends all runs, and so does Ctrl-C, after the current step and with a
-    checkpoint. A run that is `finished` trains for the others: its folder stays as it is.
+    checkpoint. A run that is `finished` trains for the others: its folder stays unchanged.
 
     Args:
-        runs: the open runs; they are closed at the end, whatever happens.
-        how: how they are carried out.
-        clock: the seconds spent until now.
-        setup: the set-up of the first phase, if it exists already.
+        runs: The open runs; they are closed at the end, also after an error.
+        how: How they are carried out.
+        clock: The seconds spent until now.
+        setup: The set-up of the first phase, if it exists already.
 
     Returns:
-        For each run what came out of it, or the exception that ended it.
+        For each run its `Run`, or the exception that ended it.
     """
     with open_group(runs, how, clock, setup) as group:
         for phase, (_, last) in enumerate(group.spans):
@@ -169,8 +180,8 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
 
 
 def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> None:
-    """ValueError where there are fewer devices than asked for, or they cannot share a batch, or its micro-batches,
-    evenly."""
+    """Raise ValueError where there are fewer devices than requested, or where they cannot share a batch or its
+    micro-batches evenly."""
     mesh = sharding.make_mesh(mesh=asked)
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
@@ -189,7 +200,7 @@ def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> Non
 
 
 def remember_compilations() -> None:
-    """Keeps compiled programs in the cache folder, unless the user has said where; a second start is then fast."""
+    """Keep compiled programs in the cache folder, unless the user has set another one; a second start is then fast."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,4 +1,4 @@
-"""The range test: how the loss answers to a rate that grows from step to step, and the rates that this suggests.
+"""The learning rate range test: train with a rate that grows from step to step, and suggest rates from the losses.
 
 Smith (2017, section 3.3), with the smoothing, the stop and the four suggestions of fastai's `lr_find`.
 """
@@ -41,7 +41,7 @@ RECOMMENDED, FALL, APART = "valley", 0.02, 100.0
 
 
 class Curve(NamedTuple):
-    """One test: `rates`, `losses` and `smoothed` by step; `suggestions` by name, None where the curve is too short."""
+    """One test: `rates`, `losses` and `smoothed` by step; `suggestions` by rule, None where the curve is too short."""
 
     group: str
     rates: list[float]
@@ -51,25 +51,25 @@ class Curve(NamedTuple):
 
     @property
     def recommended(self) -> float | None:
-        """The recommended learning rate; None where the test shows none."""
+        """Return the recommended learning rate; None where the test shows none."""
         return self.suggestions[RECOMMENDED] if self.falls else None
 
     @property
     def falls(self) -> bool:
-        """Whether the loss falls enough for a recommendation."""
+        """Return whether the loss falls enough for a recommendation."""
         losses = [loss for loss in self.smoothed if math.isfinite(loss)]
         return bool(losses) and min(losses) < losses[0] - FALL * abs(losses[0])
 
     @property
     def reason(self) -> str:
-        """Why this rate is recommended, or why none is."""
+        """Return why this rate is recommended, or why none is."""
         if self.suggestions[RECOMMENDED] is None:
             return "the test is too short to recommend a rate; raise --steps or lower --start"
         if not self.falls:
             return "the loss hardly falls at any rate, so none is recommended; check the data, or raise --end"
-        known = [rate for rate in self.suggestions.values() if rate]
-        apart = max(known) / min(known)
-        doubt = f"; the rules differ by a factor of {apart:.0f}, so look at the curve" if apart > APART else ""
+        rates = [rate for rate in self.suggestions.values() if rate]
+        factor = max(rates) / min(rates)
+        doubt = f"; the rules differ by a factor of {factor:.0f}, so look at the curve" if factor > APART else ""
         return f"{RECOMMENDED}: {RULES[RECOMMENDED]}{doubt}"
 
 
@@ -84,14 +84,28 @@ def find(
     quiet: bool = False,
     mesh: sharding.Mesh = sharding.Mesh(),
 ) -> list[Curve]:
-    """Tests the recipe's first phase, or with `per_group` every stage that ever learns by itself; writes
-    `lr_find.jsonl` and, where the extra is installed, `lr_find.html` into `out`.
+    """Run the range test and write `lr_find.jsonl` and, where the extra is installed, `lr_find.html`.
 
     Every test begins at the same fresh state and sees the same batches as a run of the recipe. The rate grows from
-    `start` to `end` in equal ratios; a rule's own multiplier still counts, schedules and warm-up do not. A test ends
-    where the smoothed loss exceeds four times its best. `mesh` says how many devices share a batch.
+    `start` to `end` in equal ratios; a rule's multiplier still applies, schedules and warm-up do not. A test ends where
+    the smoothed loss exceeds four times its minimum.
 
-    Raises ValueError for a range or a number of steps that makes no sense and FileExistsError for the folder of a run.
+    Args:
+        recipe: The recipe; its first phase is tested.
+        out: The folder of the results.
+        steps: The number of steps of a test.
+        start: The first rate.
+        end: The last rate.
+        per_group: Run a separate test for every stage that learns in some phase.
+        quiet: Print nothing.
+        mesh: How many devices share a batch.
+
+    Returns:
+        A curve for each test.
+
+    Raises:
+        ValueError: The range or the number of steps is invalid.
+        FileExistsError: `out` is a file or the folder of a run.
     """
     check_range(steps, start, end)
     path = Path(out)
@@ -143,6 +157,7 @@ def _find(
 
 
 def check_range(steps: int, start: float, end: float) -> None:
+    """Raise ValueError for fewer than two steps or an empty range."""
     if steps < 2:
         raise ValueError(f"steps is {steps}; a range test takes two or more")
     if not 0 < start < end < math.inf:
@@ -150,8 +165,9 @@ def check_range(steps: int, start: float, end: float) -> None:
 
 
 def partitions_of(ready: Prepared) -> dict[str, Partition]:
-    """For every stage that learns in some phase, from the top, the partition in which it alone does, as in the last
-    phase that moves it. What lies in no stage is a separate group, by the first part of its path."""
+    """Return for every stage that learns in some phase, from the top, the partition in which only it learns, with the
+    rules of the last phase that trains it. Parameters outside of all stages form separate groups, by the first part of
+    their path."""
     partitions_by_group: dict[str, Partition] = {}
     stages = list(reversed(parametric(ready.model)))
     for path in ready.partitions[0]:
@@ -177,7 +193,7 @@ def traced(
     progress: Progress,
     done: int,
 ) -> Curve:
-    """One curve from a fresh state."""
+    """Return one curve from a fresh state."""
     recipe = ready.recipe
     averaged = any(term.needs(recipe.data.stream_names).average for term in recipe.objective)
     claimed = {path: learn and learn._replace(schedule=None) for path, learn in claimed.items()}
@@ -185,7 +201,7 @@ def traced(
         optim=replace(recipe.optim, schedule="constant", warmup=0.0),
         partition=claimed,
         layout=optim.layout(ready.model, [claimed], turns=ready.turns),
-        # What no term reads costs memory alone.
+        # An average that no term reads only costs memory.
         ema=recipe.train.ema if averaged else None,
     )
     compiled = compile_step(parts, mesh)
@@ -194,20 +210,20 @@ def traced(
     losses: list[float] = []
     smoothed: list[float] = []
     for step, rate in enumerate(rates):
-        held = state.numbers | {"optim": state.numbers["optim"] | {"lr": jnp.float32(rate)}}
-        state = state._replace(numbers=jax.device_put(held, sharding.replicated(mesh)))
+        numbers = state.numbers | {"optim": state.numbers["optim"] | {"lr": jnp.float32(rate)}}
+        state = state._replace(numbers=jax.device_put(numbers, sharding.replicated(mesh)))
         state, metrics = compiled.train(state, compiled.put(next(batches)))
         losses.append(float(metrics["loss"]))
         smoothed = smooth(losses)
         progress.step(done + step + 1, losses[-1], rate)
         if not math.isfinite(losses[-1]) or smoothed[-1] > STOP * min(smoothed):
             break
-    kept = list(rates[: len(losses)])
-    return Curve(group, kept, losses, smoothed, suggest(kept, smoothed, len(rates)))
+    rates_taken = list(rates[: len(losses)])
+    return Curve(group, rates_taken, losses, smoothed, suggest(rates_taken, smoothed, len(rates)))
 
 
 def smooth(losses: Sequence[float], keep: float = SMOOTHING) -> list[float]:
-    """The exponential moving average, corrected for its start.
+    """Return the exponential moving average, corrected for its start.
 
     >>> smooth([2.0, 1.0], keep=0.5)
     [2.0, 1.3333333333333333]
@@ -220,7 +236,7 @@ def smooth(losses: Sequence[float], keep: float = SMOOTHING) -> list[float]:
 
 
 def suggest(rates: Sequence[float], smoothed: Sequence[float], steps: int) -> dict[str, float | None]:
-    """The four suggestions. As in fastai, the first tenth of the test and its last five steps do not count."""
+    """Return the four suggestions. As in fastai, the first tenth of the test and its last five steps do not count."""
     pairs = [pair for pair in zip(rates, smoothed, strict=True) if math.isfinite(pair[1])][steps // 10 : -5]
     if len(pairs) < 3:
         return dict.fromkeys(("valley", "slide", "minimum", "steep"))
@@ -229,8 +245,8 @@ def suggest(rates: Sequence[float], smoothed: Sequence[float], steps: int) -> di
 
 
 def valley(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The middle of the second third of the valley: the longest falling subsequence of the losses, whose span is taken
-    to be its number of steps back from where it first ends."""
+    """Return the middle of the second third of the valley: the longest falling subsequence of the losses, whose span is
+    taken to be its number of steps back from where it first ends."""
     length = np.ones(len(losses), int)
     for n in range(1, len(losses)):
         above = length[:n][losses[:n] > losses[n]]
@@ -241,8 +257,8 @@ def valley(rates: np.ndarray, losses: np.ndarray) -> float:
 
 
 def slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: float = 0.005) -> float | None:
-    """The left end of an interval of `width` steps that slides down from the end of the test until the slopes at its
-    two ends differ by no more than `threshold`; one step before that. None where the test is shorter."""
+    """Return the rate at the left end of an interval of `width` steps that slides down from the end of the test until
+    the slopes at its two ends differ by at most `threshold`; one step before that. None where the test is shorter."""
     if len(losses) <= width:
         return None
     slopes = np.gradient(losses)
@@ -255,17 +271,17 @@ def slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: flo
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> float:
-    """A tenth of the rate at the lowest loss."""
+    """Return a tenth of the rate at the lowest loss."""
     return float(rates[losses.argmin()] / 10)
 
 
 def steep(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls most by the logarithm of the rate."""
+    """Return the rate at which the loss falls most by the logarithm of the rate."""
     return float(rates[(np.diff(losses) / np.diff(np.log(rates))).argmin()])
 
 
 def write_lines(path: Path, curves: Sequence[Curve]) -> None:
-    """One JSON line a step, then one a suggestion; a number that is not finite is null."""
+    """Write one JSON line for each step, then one for each suggestion; a number that is not finite is null."""
     lines: list[Mapping[str, Any]] = []
     for curve in curves:
         rows = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
@@ -278,4 +294,5 @@ def write_lines(path: Path, curves: Sequence[Curve]) -> None:
 
 
 def finite(value: float) -> float | None:
+    """Return the value; None where it is not finite."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The set-up of a phase of some runs: the readers of its batches, the states, and the program that they share."""
+"""Set up a phase of some runs: the readers of its batches, the states, and the program that they share."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,14 +41,15 @@ class PhaseSetup:
     known: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
-        """The states on the devices; they are not kept here too."""
+        """Return the states on the devices; they are not kept here too."""
         placed = self.engine.place(self.states)
         self.states = []
         return placed
 
     def flops(self) -> list[float] | None:
-        """What the steps since the last call take in a run alone, as XLA counts the operations of its program for each
-        shape of batch; None where it does not say, as on some devices, or where processes share a batch by `pmap`."""
+        """Return the operations of the steps since the last call, for each run alone, as XLA counts its program for
+        each shape of batch; None where XLA does not count them, as on some devices, or where processes share a batch by
+        `pmap`."""
         if jax.process_count() > 1 and not hasattr(self.engine.train, "lower"):
             return None
         steps, self.batches.steps = self.batches.steps, Counter()
@@ -61,18 +62,20 @@ class PhaseSetup:
         return flops
 
     def step_flops(self, n: int, batch: Any) -> float | None:
-        """The operations of one step of run n alone on a batch of these shapes; None where XLA does not count them."""
+        """Return the operations of one step of run n alone on a batch of these shapes; None where XLA does not count
+        them."""
         parts, form = self.parts[n], self.forms[n]
         shapes = (*(leaf.shape for leaf in jax.tree.leaves(form)), *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
-        like = (*parts.learning, *shapes)
-        if like not in self.known:
+        key = (*parts.learning, *shapes)
+        if key not in self.known:
             cost = self.program(parts, form, batch).cost_analysis()
-            self.known[like] = float(cost["flops"]) if cost and "flops" in cost else None
-        return self.known[like]
+            self.known[key] = float(cost["flops"]) if cost and "flops" in cost else None
+        return self.known[key]
 
     def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
-        """One run's step on arrays of these shapes, before the compiler's own passes: where it is what runs, that,
-        which was traced before. Of a loop over pieces of the batch XLA would count one round, so it is taken whole."""
+        """Return one run's step, lowered for arrays of these shapes. The engine's step is used, and not traced again,
+        where it is the step of one run on a whole batch. XLA would count only one round of a loop over pieces of the
+        batch, so such a step is lowered in one piece."""
         step: Any = self.engine.train
         if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, self.mesh).train
@@ -88,8 +91,17 @@ def set_up_phase(
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
     mesh: sharding.Mesh = sharding.Mesh(),
 ) -> PhaseSetup:
-    """The start of a phase, from the states `before`, or from the step at which the runs stand, whose states `restore`
-    returns; `cache` is whether cached features may be read."""
+    """Set up a phase.
+
+    Args:
+        runs: The runs that train together.
+        phase: The number of the phase.
+        cache: Whether cached features may be read.
+        say: Prints a message.
+        before: The parts and states at the end of the phase before; None to begin at the initial states.
+        restore: Returns the states of a checkpoint in the structure of the initial states.
+        mesh: How many devices share a batch.
+    """
     first, devices = runs[0], sharding.make_mesh(mesh=mesh)
     start, last = first.spans[phase]
     step = max(first.begin, start)
@@ -109,7 +121,7 @@ def set_up_phase(
 def read_by(
     runs: Sequence[ActiveRun], phase: int, reads: int, cache: bool, say: Callable[[str], None]
 ) -> list[feature_cache.Sources]:
-    """By run the readers of the batches of a phase; all of them read cached features, or none does."""
+    """Return the readers of the batches of a phase, for each run; all of them read cached features, or none does."""
     first = runs[0]
     if not cache or first.recipe.train.compile == "pmap":
         why = "pmap reads inputs" if cache else "it was not asked for"
@@ -133,8 +145,9 @@ def engine_of(
     streams: Sequence[Mapping[str, Any]],
     validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
-    """The engine of these runs, their initial states as the engine takes them, and the paths of all its trainable
-    parameters. By run, `streams` are the readers of the training streams and `validation` the reader of that split."""
+    """Return the engine of these runs, their initial states as the engine takes them, and the paths of all its
+    trainable parameters. For each run, `streams` are the readers of the training streams and `validation` the reader of
+    that split."""
     if len(runs) == 1:
         return vectorize.single(parts[0], mesh, runs[0].recipe.train.compile), states, parts[0].learning
     union, forms = parts[0], []
@@ -142,7 +155,7 @@ def engine_of(
         union, forms = vectorize.joined(parts), [jax.eval_shape(lambda alone=state: alone) for state in states]
         initial = initial_states(runs, [union] * len(runs), 0, None)
         masked = [vectorize.masked(state, of_run) for state, of_run in zip(initial, parts, strict=True)]
-        states = [vectorize.grafted(whole, alone) for whole, alone in zip(masked, states, strict=True)]
+        states = [vectorize.grafted(joined, state) for joined, state in zip(masked, states, strict=True)]
     engine = vectorize.vectorised(
         union,
         mesh,
@@ -157,7 +170,7 @@ def engine_of(
 def initial_states(
     runs: Sequence[ActiveRun], parts: Sequence[Parts], phase: int, before: Before | None
 ) -> list[TrainState]:
-    """The state of each run at the start of a phase."""
+    """Return the state of each run at the start of a phase."""
     states = []
     for n, (run, of_run) in enumerate(zip(runs, parts, strict=True)):
         span = run.spans[phase] if run.ready.phases[phase].restart else None

@@ -3,8 +3,8 @@
 The only file that knows of `pmap`. `jit` on a mesh sees one global batch: there the axis is None, the first row of a
 batch has place 0, and a mean over the batch is a mean over all devices. Under `pmap` a program sees the rows of its
 device alone, so three things depend on the mapped axis: the place of its first row in the global batch, the mean of
-gradients and metrics over the devices, and whatever compares examples across devices. Layers and terms read the axis
-(`Context.axis`, `View.axis`) for the last: batch statistics, and terms that gather the rows of all devices.
+gradients and metrics over the devices, and everything that compares examples across devices. Layers and terms read the
+axis (`Context.axis`, `View.axis`) for the last: batch statistics, and terms that gather the rows of all devices.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ AXIS = sharding.DATA
 
 
 def rows_before(rows: int, axis: str | None) -> Array | int:
-    """The place in the global batch of the first of this program's `rows`."""
+    """Return the position in the global batch of the first of this program's `rows`."""
     return 0 if axis is None else jax.lax.axis_index(axis) * rows
 
 
 def mean(tree: Any, axis: str | None) -> Any:
-    """The mean over the devices of values of their shares of the batch."""
+    """Return the mean over the devices of values of their shares of the batch."""
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
 class Mapped:
-    """Functions on the devices of a mesh by `pmap`: states have a leading axis of devices, batches are cut along their
-    first axis."""
+    """Map functions over the devices of a mesh by `pmap`: states have a leading axis of devices, batches are cut along
+    their first axis."""
 
     def __init__(self, mesh: Mesh):
         self.mesh, self.devices = mesh, list(mesh.devices.flat)
-        # Compiled, for one program does what would else be an operation a leaf.
+        # Compiled, because one program replaces an operation for each leaf.
         self.spread = jax.jit(self._spread, out_shardings=sharding.by_example(mesh))
         self.first = jax.jit(partial(jax.tree.map, lambda leaf: leaf[0]))
 
@@ -46,11 +46,11 @@ class Mapped:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
 
     def compile(self, function: Callable[..., Any], **options: Any) -> Any:
-        """The function on every device."""
+        """Compile the function for every device."""
         return jax.pmap(function, AXIS, devices=self.devices, **options)
 
     def train(self, step: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """A training step, whose metrics are equal on all devices."""
+        """Compile a training step; its metrics are equal on all devices."""
         mapped = self.compile(step, donate_argnums=0)
 
         def train(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -60,19 +60,19 @@ class Mapped:
         return train
 
     def evaluate(self, step: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-        """An evaluation step; its outputs are joined again."""
+        """Compile an evaluation step; its outputs are joined again."""
         mapped = self.compile(step)
         return lambda state, batch: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), mapped(state, batch))
 
     def place(self, state: Any) -> Any:
-        """A copy of a state on every device."""
+        """Return a copy of a state on every device."""
         return self.spread(jax.device_put(state, sharding.replicated(self.mesh)))
 
     def fetch(self, state: Any) -> Any:
-        """The one state back."""
+        """Return the one state of all devices."""
         return self.first(state)
 
     def put(self, batch: Any) -> Any:
-        """A batch [B, ...], cut for the devices."""
+        """Cut a batch [B, ...] for the devices."""
         count = len(self.devices)
         return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)

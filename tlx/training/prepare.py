@@ -1,4 +1,4 @@
-"""From a recipe to what a step needs: data opened, model declared, weights reconciled, leaves inserted, phases cut."""
+"""Prepare a recipe for training: open data, build the model, load weights, insert leaves, divide into phases."""
 
 import dataclasses
 import itertools
@@ -26,10 +26,10 @@ from tlx.weights import Manifest
 
 
 class Prepared(NamedTuple):
-    """A recipe made ready: the model with its numbers, and a partition for each of its `phases`. `pretrained` are the
-    numbers before a tuning or a term added any, `term_notes` the sentences that the run must say of its terms,
-    `references` the structures of the models that the terms load,
-    `stored_processor` the processor of the weights, before it was fitted to the data."""
+    """A prepared recipe: the model with its variables, and a partition for each of its `phases`. `pretrained` are the
+    variables before a tuning or a term added any, `term_notes` the notes of the run on its terms, `references` the
+    structures of the models that the terms load, `stored_processor` the processor of the weights before it was fitted
+    to the data."""
 
     recipe: Recipe
     task: Task
@@ -46,40 +46,40 @@ class Prepared(NamedTuple):
 
     @property
     def trainable(self) -> frozenset[str]:
-        """The paths of the parameters that learn in some phase."""
+        """Return the paths of the parameters that learn in some phase."""
         return frozenset(path for parts in self.partitions for path, learn in parts.items() if learn is not None)
 
     @property
     def new(self) -> frozenset[str]:
-        """The paths of the model's own parameters that no checkpoint brought."""
+        """Return the paths of the model's own parameters that no checkpoint holds."""
         return fresh_paths(self.recipe, self.model, self.manifest)
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on the head and the pooler that the run starts with: drawn at random, reordered by class name, or
-        kept although the class names cannot be compared; and those of the terms."""
+        """Return notes on the initial head and pooler (drawn at random, reordered by class name, or kept although the
+        class names cannot be compared) and those of the terms."""
         return [*weights.sentences(self.model, self.manifest.entries, self.trainable), *self.term_notes]
 
     @property
     def streams(self) -> list[str]:
-        """The streams of the data of which a step gets a batch: those that some term reads."""
+        """Return the streams of the data that a step gets a batch of: those that some term reads."""
         return objectives.batch_streams(self.recipe.objective, self.recipe.data.stream_names)
 
     @property
     def targets(self) -> Task | None:
-        """The task where it makes label arrays itself; None where the label of an example is its label array."""
-        own = type(self.task).targets is not Task.targets
+        """Return the task where it computes label arrays; None where the label of an example is its label array."""
+        overrides = type(self.task).targets is not Task.targets
         fields = self.task.fields()
         plain = fields.keys() == {"label"} and not fields["label"].shape
-        return None if plain and not own else self.task
+        return None if plain and not overrides else self.task
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The moves of one step, where it has several."""
+        """Return the moves of one step, where it has several."""
         return tuple(turn for term in self.recipe.objective for turn in term.turns(self.model))
 
     def parts(self, phase: int) -> Parts:
-        """The static half of the step of one phase."""
+        """Return the static half of the step of one phase."""
         recipe = self.recipe
         return Parts(
             self.model,
@@ -101,15 +101,23 @@ class Prepared(NamedTuple):
         )
 
     def optim(self, phase: int) -> Optim:
-        """The recipe's optimiser with the numbers of one phase."""
+        """Return the recipe's optimiser with the numbers of one phase."""
         return changed(self.recipe.optim, self.phases[phase])
 
 
 def open_data(recipe: Recipe, test: bool = True) -> Splits:
-    """Return the splits of the recipe's data; its subset is drawn by the recipe's seed unless the data have their own.
-    Without `test`, that split cannot be read. Streams that no term reads are left out; those that a term reads once,
-    before the first step, are `looked`. Raises ValueError, before anything is opened, for terms that do not fit the
-    streams or the task."""
+    """Open the splits of the recipe's data.
+
+    The subset is drawn with the recipe's seed unless the data have a seed. Streams that no term reads are left out;
+    those that a term reads once, before the first step, are in `looked`.
+
+    Args:
+        recipe: The recipe.
+        test: False seals the test split.
+
+    Raises:
+        ValueError: The terms do not fit the streams or the task; raised before anything is opened.
+    """
     check_objective(recipe)
     splits = load(recipe.data, recipe.seed, test, read_by(recipe.train.measured))
     streams = tuple(splits.streams)
@@ -123,10 +131,15 @@ def open_data(recipe: Recipe, test: bool = True) -> Splits:
 
 
 def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:
-    """Everything but the data; `splits`, where given, name the classes and settle the processor. `like` is another
-    recipe made ready, whose weights are taken, the very arrays, where this one brings the same.
+    """Prepare everything except the data.
 
-    Raises ValueError or TypeError for whatever does not fit together, before anything is compiled.
+    Args:
+        recipe: The recipe.
+        splits: The data, where open; they set the classes and the processor.
+        like: Another prepared recipe; its weights are shared, without a copy, where this recipe loads the same.
+
+    Raises:
+        ValueError, TypeError: The parts of the recipe do not fit together; raised before anything is compiled.
     """
     check_objective(recipe)
     if splits is not None and LABEL not in splits.columns:
@@ -180,7 +193,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
 
 
 def check_objective(recipe: Recipe) -> None:
-    """Raise what the recipe alone tells of its terms: before data or weights are opened."""
+    """Raise the errors of the terms that the recipe alone shows, before data or weights are opened."""
     config.check(recipe)
     objectives.check_needs(recipe.objective, recipe.data.stream_names, recipe.task)
 
@@ -198,18 +211,18 @@ def check_fit(
         params: the parameters of the model, or only what it declares of them.
 
     Returns:
-        What the run must say of its terms, and the structures of the models that they load.
+        The notes of the run on its terms, and the structures of the models that they load.
 
     Raises:
         ValueError: something does not fit the model.
     """
     terms, streams = recipe.objective, tuple(recipe.data.stream_names)
     taker = updates.taker_of(recipe.update, terms, model)
-    grown, trainable = check_tuning(recipe.tuning, model, params)
+    shapes, trainable = check_tuning(recipe.tuning, model, params)
     if taker is not None:
         trainable = {path for path in trainable if path.startswith(tuple(p for turn in taker[1] for p in turn.moves))}
     references = objectives.load_references(terms, streams)
-    preview = objectives.Preview(model, grown, task, streams, fresh_paths(recipe, model, manifest), references)
+    preview = objectives.Preview(model, shapes, task, streams, fresh_paths(recipe, model, manifest), references)
     objectives.check_terms(terms, preview)
     objectives.check_frozen_head(terms, model, trainable, streams)
     notes = tuple(note for term in terms for note in term.notes(preview))
@@ -224,27 +237,28 @@ def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[s
 
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
-    """Whether a recipe brings what another has brought, but for what is drawn from its seed."""
-    own, other = recipe, like.recipe
-    return (own.weights, own.model, task) == (other.weights, other.model, like.task)
+    """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
+    this, like_recipe = recipe, like.recipe
+    return (this.weights, this.model, task) == (like_recipe.weights, like_recipe.model, like.task)
 
 
 def redrawn(like: Prepared, seed: int) -> Variables:
-    """What `like` has brought, with what no checkpoint held drawn from another seed."""
+    """Return the variables of `like`, with the parameters and statistics that no checkpoint holds drawn from another
+    seed."""
     new = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
     named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
     params = {path: leaf for path, leaf in named.items() if path in new and not path.startswith("stats:")}
     stats = {path.removeprefix("stats:"): named[path] for path in new & named.keys() if path.startswith("stats:")}
     drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
-    before = like.pretrained
+    loaded = like.pretrained
     return Variables(
-        nest(flatten(before.params) | flatten(drawn.params)), nest(flatten(before.stats) | flatten(drawn.stats))
+        nest(flatten(loaded.params) | flatten(drawn.params)), nest(flatten(loaded.stats) | flatten(drawn.stats))
     )
 
 
 def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[str]]:
-    """Return the shapes of `params` with those that the tuning adds, and the paths of those that it trains; raise what
-    the tuning and its rules raise on this model. It reads shapes alone: nothing is drawn or compiled."""
+    """Return the shapes of `params` with the leaves that the tuning adds, and the paths that it trains; raise the
+    errors of the tuning and its rules on this model. Only shapes are read: nothing is drawn or compiled."""
     shapes = map_named(
         lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, getattr(leaf, "dtype", "float32")), params
     )  # fmt: skip
@@ -260,22 +274,22 @@ def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[
 
 
 def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:
-    """ValueError where what a tuning inserted is to be merged in the step, and merging does not give the parameters of
-    the model."""
+    """Raise ValueError where inserted leaves are merged in the step, and the merged parameters are not those of the
+    model."""
     if not tuning.merged_in_step:
         return
-    given = {path: leaf.shape for path, leaf in flatten(jax.eval_shape(tuning.merge, grown)).items()}
-    wanted = {path: param.shape for path, param in flatten(model.params).items()}
-    if wrong := sorted(given.items() ^ wanted.items()):
-        path = wrong[0][0]
-        shapes = (f"{own[path]}" if path in own else "missing" for own in (given, wanted))
+    merged = {path: leaf.shape for path, leaf in flatten(jax.eval_shape(tuning.merge, grown)).items()}
+    expected = {path: param.shape for path, param in flatten(model.params).items()}
+    if differing := sorted(merged.items() ^ expected.items()):
+        path = differing[0][0]
+        shapes = (f"{tree[path]}" if path in tree else "missing" for tree in (merged, expected))
         raise ValueError("{}.merge: {!r} is {}; the model has {}".format(type(tuning).__name__, path, *shapes))
 
 
 def check_shares(phases: Sequence[Phase]) -> None:
-    """ValueError where the shares of the phases are not positive or do not sum to one."""
+    """Raise ValueError where the shares of the phases are not positive or do not sum to one."""
     shares = [phase.share for phase in phases]
-    # As they are asked, neither question is passed by NaN.
+    # In this form both comparisons are false for NaN.
     if not all(share > 0 for share in shares):
         raise ValueError(f"a phase has a positive share of the run: {shares}")
     if not abs(sum(shares) - 1) <= 1e-6:
@@ -283,35 +297,37 @@ def check_shares(phases: Sequence[Phase]) -> None:
 
 
 def changed(whole: Optim, phase: Phase) -> Optim:
-    """The optimiser with the numbers of one phase; ValueError for a number that it does not have."""
-    known = config.hyperparameters(whole)
-    if strange := [name for name, _ in phase.optim if name not in known]:
-        raise ValueError(f"a phase changes optim.{strange[0]}, which is no number of it{near_miss(strange[0], known)}")
+    """Return the optimiser with the numbers of one phase; raise ValueError for a number that it does not have."""
+    numbers = config.hyperparameters(whole)
+    if unknown := [name for name, _ in phase.optim if name not in numbers]:
+        raise ValueError(
+            f"a phase changes optim.{unknown[0]}, which is no number of it{near_miss(unknown[0], numbers)}"
+        )
     return config.replace(whole, **dict(phase.optim))
 
 
 def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
-    """The pretrained model of the recipe, with a fresh head drawn from its seed where the checkpoint has none."""
-    asked = recipe.weights
-    assert asked is not None
+    """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none."""
+    chosen = recipe.weights
+    assert chosen is not None
     pretrained = weights.load_pretrained(
-        asked.source,
+        chosen.source,
         task,
-        reset=asked.reset,
-        resize=asked.resize,
-        pooling=asked.pooling,
+        reset=chosen.reset,
+        resize=chosen.resize,
+        pooling=chosen.pooling,
         model=recipe.model,
         seed=recipe.seed,
     )
     if recipe.model is not None and pretrained.model.config != recipe.model:
         raise ValueError(
-            f"the weights {asked.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
+            f"the weights {chosen.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
         )
     return pretrained
 
 
 def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
-    """The processor of the data, at the size that the model declares where the recipe names none."""
+    """Return the processor of the data, at the size that the model declares where the recipe names none."""
     shape = models.image_shape(model.config)
     return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
 
@@ -319,11 +335,20 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
 def training_batches(
     ready: Prepared, splits: Splits, readers: Mapping[str, Any] | None = None, first: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """The endless iterator of the recipe's training batches from the step `first` on, by stream, this process's share
-    of each (see `tlx.data`). `readers` read the streams, by default the recipe's own processor."""
-    recipe, each = ready.recipe, {}
+    """Return the endless iterator of the recipe's training batches, this process's share of each (see `tlx.data`).
+
+    Args:
+        ready: The prepared recipe.
+        splits: Its data.
+        readers: The readers of the streams; by default the recipe's processor.
+        first: The step of the first batch.
+
+    Returns:
+        By step a dict of batches by stream.
+    """
+    recipe, by_stream = ready.recipe, {}
     for name, examples in splits.streams.items():
-        each[name] = train_batches(
+        by_stream[name] = train_batches(
             examples,
             readers[name] if readers else ready.processor,
             batch=recipe.data.batches.get(name) or recipe.train.batch,
@@ -339,19 +364,19 @@ def training_batches(
             gather=gathered,
         )
     fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
-    return (levelled({name: next(batches) for name, batches in each.items()}, fields) for _ in itertools.count())
+    return (levelled({name: next(batches) for name, batches in by_stream.items()}, fields) for _ in itertools.count())
 
 
 def gathered(array: np.ndarray) -> Any:
-    """The arrays of all processes, [P, ...]."""
+    """Return the arrays of all processes, [P, ...]."""
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(array)
 
 
 def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) -> dict[str, dict[str, Any]]:
-    """Batches of ragged examples at one length, because otherwise each combination of the streams' lengths would be a
-    program: shorter ones get the padding of their fields behind."""
+    """Pad batches of ragged examples to one length with the padding of their fields, because otherwise each combination
+    of the streams' lengths would need its own program."""
     if len(batches) == 1:
         return batches
     longest: dict[Any, int] = {}
@@ -360,14 +385,15 @@ def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) ->
             longest[path] = max(longest.get(path, 0), array.shape[1])
 
     def padded(path: Any, array: np.ndarray) -> np.ndarray:
-        short = longest[path] - array.shape[1] if array.ndim > 1 else 0
-        wide = [(0, 0), (0, short)] + [(0, 0)] * (array.ndim - 2)
+        missing = longest[path] - array.shape[1] if array.ndim > 1 else 0
+        wide = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
         name = path[0].key if len(path) == 1 else ""
-        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if short else array
+        return np.pad(array, wide, constant_values=fields[name].pad if name in fields else 0) if missing else array
 
     return {name: jax.tree.map_with_path(padded, batch) for name, batch in batches.items()}
 
 
 def stream_seed(recipe: Recipe, name: str) -> int:
-    """What orders a stream: the recipe's seed, with others for all but `labelled`, so that no two go in step."""
+    """Return the seed of a stream's order: the recipe's seed, with a different offset for each stream except
+    `labelled`, so that no two streams use the same order."""
     return recipe.seed if name == "labelled" else recipe.seed + (zlib.crc32(name.encode()) << 32)

@@ -1,4 +1,4 @@
-"""A finished run opened again: the weights that it was brought, those that it ended with, its data."""
+"""Reopen a finished run: its initial weights, its final weights, its data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,8 +29,8 @@ Batches = list[Mapping[str, Any]]
 
 
 class Reopened(NamedTuple):
-    """A finished run: `before` are the variables that were brought, in the paths of those that it ended with, which
-    are `pretrained.variables`; `ready` is its recipe made ready, `splits` its data, `result` what it measured."""
+    """A finished run. `before` are the initial variables, in the paths of the final ones, which are
+    `pretrained.variables`; `ready` is its prepared recipe, `splits` its data, `result` its measurements."""
 
     folder: Path
     ready: Prepared
@@ -41,11 +41,12 @@ class Reopened(NamedTuple):
 
     @property
     def after(self) -> Variables:
+        """Return the final variables."""
         return self.pretrained.variables
 
     @property
     def new(self) -> tuple[str, ...]:
-        """The paths, among those compared, whose first values were drawn and not brought."""
+        """Return the paths, among those compared, whose initial values were drawn at random and not loaded."""
         manifest = self.ready.manifest
         paths = flatten(self.before.params)
         if not manifest.entries:
@@ -56,11 +57,16 @@ class Reopened(NamedTuple):
 
 
 def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
-    """Opens the run in the folder `source`.
+    """Open the run in the folder `source`.
 
-    `given` is the recipe of its config file, needed where `recipe.json` names the user's classes, modules or functions
-    (see `recipe_of`). Raises FileNotFoundError where there is no finished run, ValueError where what the run began with
-    cannot be had again: another recipe, data or weights than those it used.
+    Args:
+        source: The folder.
+        given: The recipe of its config file, needed where `recipe.json` names the user's classes, modules or functions
+            (see `recipe_of`).
+
+    Raises:
+        FileNotFoundError: There is no finished run.
+        ValueError: The recipe, the data or the initial weights differ from those that the run used.
     """
     path = Path(source)
     result = run_directory.read(path)
@@ -73,31 +79,40 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
 
 
 def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
-    """Writes the model and the page's tables of a study's cell, which kept only what it learned: recipe and seed give
-    the rest again. Gives the folder; a run that has its model already is left as it is.
+    """Write the model and the page's tables of a study's cell, which kept only its trained parameters.
 
-    `given` is as in `reopen`. Raises FileNotFoundError where nothing was kept, ValueError where what the cell began
-    with cannot be had again.
+    Recipe and seed determine the rest. A run that has its model already is left unchanged.
+
+    Args:
+        source: The folder of the cell.
+        given: As in `reopen`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: The cell kept no parameters.
+        ValueError: The recipe, the data or the initial weights differ from those that the cell used.
     """
     path = Path(source)
     run_directory.read(path)
     listed = digests.known(path)
-    # A model that is not listed is that of a rebuild which was interrupted.
+    # A model that is not listed was written by an interrupted rebuild.
     if (path / "model").is_dir() and (not listed or "model/config.json" in listed):
         return path
     with run_directory.writing(path):
-        ready, splits, found = learned(path, given)
+        ready, splits, variables = learned(path, given)
         answers = run_directory.read_predictions(path, splits.shown)
-        write_tables(path, ready, splits, answers, found)
-        save_model(path, ready, found)
+        write_tables(path, ready, splits, answers, variables)
+        save_model(path, ready, variables)
         # The list of the run's files is written when all of them are there.
         digests.write(path)
     return path
 
 
 def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, Variables]:
-    """The recipe of a study's cell made ready, its data, and the variables that it ended with, those that a tuning or a
-    term added among them. Raises as `rebuild`."""
+    """Return the prepared recipe of a study's cell, its data, and its final variables, with those that a tuning or a
+    term added. Raises as `rebuild`."""
     result = run_directory.read(path)
     if not (path / run_directory.LEARNED).is_file():
         raise FileNotFoundError(
@@ -108,9 +123,9 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
     run_files.check_file(path, run_directory.LEARNED)
-    kept = read_file(path / run_directory.LEARNED)
-    stats = {name.removeprefix(STATS): leaf for name, leaf in kept.items() if name.startswith(STATS)}
-    params = {name: leaf for name, leaf in kept.items() if not name.startswith(STATS)}
+    leaves = read_file(path / run_directory.LEARNED)
+    stats = {name.removeprefix(STATS): leaf for name, leaf in leaves.items() if name.startswith(STATS)}
+    params = {name: leaf for name, leaf in leaves.items() if not name.startswith(STATS)}
     if params.keys() != ready.trainable:
         raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
     pretrained = ready.variables
@@ -118,7 +133,8 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
 
 
 def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
-    """The data of the run; ValueError where they are not those that it used, or their classes have another order."""
+    """Return the data of the run; raise ValueError where they differ from those that it used, or their classes have
+    another order."""
     splits = open_data(recipe)
     if (classes := tuple(result.get("classes", splits.classes))) != splits.classes:
         raise ValueError(
@@ -144,20 +160,20 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
 
     Raises:
         ValueError: `recipe.json` names a user's class or holds a `repr`, and `given` has no such thing; the recipe is
-            not what the run used; or the file is of a version that this tlx cannot read.
+            not what the run used; or the file has a version that this tlx cannot read.
     """
     document = run_directory.read(path, run_directory.RECIPE)
     schema, file = migrations.rule_of(document), path / run_directory.RECIPE
     files = {place: user_code.shown(path / name) for place, name in document.get("classes", {}).items()}
-    known = Classes(OWN, classes(given).users, files)
+    names = Classes(OWN, classes(given).users, files)
     try:
-        recipe = config.load(document["recipe"], known, *(() if given is None else (given,)))
+        recipe = config.load(document["recipe"], names, *(() if given is None else (given,)))
     except (ValueError, TypeError) as error:
         older = "" if schema == config.SCHEMA else f" (schema {schema}; this tlx writes {config.SCHEMA})"
         if given is not None:
             raise ValueError(f"the config is not that of {file}{older}: {error}") from None
-        said = "--config" in str(error)
-        advice = "" if said else "; give the run's own config file (--config FILE)"
+        advised = "--config" in str(error)
+        advice = "" if advised else "; give the run's own config file (--config FILE)"
         raise ValueError(f"{file}{older}: {error}{advice}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{file}: the recipe is a {type(recipe).__name__}; expected a Recipe")
@@ -180,30 +196,32 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
 
 
 def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
-    """What was brought, in the paths of `after`: what a tuning added and a merge took away again is left out.
+    """Return the initial variables in the paths of `after`: leaves that a tuning added and a merge removed are left
+    out.
 
-    Raises ValueError where `after` has leaves that were not there, and where a leaf that nothing moved is not the same
-    now: the weights that the recipe names are then not those that the run began with.
+    Raises:
+        ValueError: `after` has leaves that were not there at the start, or a frozen leaf has changed: the weights that
+            the recipe names then differ from those at the start of the run.
     """
     pretrained, ended = flatten(ready.variables.params), flatten(after.params)
-    if strange := sorted(ended.keys() - pretrained.keys()):
-        raise ValueError(f"{path} ended with {strange[0]!r}, and {len(strange) - 1} more, that it did not begin with")
-    # A merge has moved frozen leaves beside which something was added.
+    if unknown := sorted(ended.keys() - pretrained.keys()):
+        raise ValueError(f"{path} ended with {unknown[0]!r}, and {len(unknown) - 1} more, that it did not begin with")
+    # A merge changes the frozen leaves beside inserted ones.
     inserted = pretrained.keys() - flatten(ready.model.params).keys()
     beside = {parent for leaf in inserted for parent in parents(leaf)}
     frozen = [leaf for leaf in ended if leaf not in ready.trainable and leaf.rpartition("/")[0] not in beside]
-    if other := [leaf for leaf in frozen if not np.array_equal(pretrained[leaf], ended[leaf])]:
+    if changed := [leaf for leaf in frozen if not np.array_equal(pretrained[leaf], ended[leaf])]:
         source = ready.recipe.weights.source if ready.recipe.weights else "the initial draw"
         raise ValueError(
-            f"{source!r} is not what {path} began with: {other[0]!r}, which was frozen, is another now "
-            f"({len(other)} of {len(frozen)} frozen leaves)"
+            f"{source!r} is not what {path} began with: {changed[0]!r}, which was frozen, is another now "
+            f"({len(changed)} of {len(frozen)} frozen leaves)"
         )
     params = nest({leaf: pretrained[leaf] for leaf in ended})
     return Variables(params, ready.variables.stats)
 
 
 def parents(path: str) -> list[str]:
-    """Every path above this one.
+    """Return every parent path of a path.
 
     >>> parents("a/b/c")
     ['a', 'a/b']
@@ -213,7 +231,7 @@ def parents(path: str) -> list[str]:
 
 
 def batches_of(opened: Reopened, examples: Examples) -> Batches:
-    """Every example once, in batches of host arrays as the run evaluates them."""
+    """Return every example once, in batches of host arrays as the run evaluates them."""
     ready, recipe = opened.ready, opened.ready.recipe
     batches = evaluation_batches(
         examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
@@ -222,7 +240,7 @@ def batches_of(opened: Reopened, examples: Examples) -> Batches:
 
 
 class Meter:
-    """Scores of any variables of one model, by one compiled program a shape of batch."""
+    """Score any variables of one model, with one compiled program for each shape of batch."""
 
     def __init__(self, opened: Reopened):
         model, dtype = opened.ready.model, opened.ready.recipe.train.dtype
@@ -240,7 +258,7 @@ class Meter:
         self.score = score
 
     def __call__(self, variables: Variables, split: str) -> Predictions:
-        """The outcome on the split of that name."""
+        """Return the predictions on the split of that name."""
         if split not in self.batches:
             self.batches[split] = batches_of(self.opened, getattr(self.splits, split))
         placed = jax.device_put(variables)

@@ -1,4 +1,5 @@
-"""What a run says as it begins and ends, and what it leaves: model, predictions, mistakes, tables, `result.json`."""
+"""The messages of a run at its start and end, and the files it leaves: model, predictions, mistakes, tables,
+`result.json`."""
 
 import sys
 from collections.abc import Mapping
@@ -41,8 +42,11 @@ FEW_BYTES = 8 * 2**20
 
 
 def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leave: str = "all") -> dict[str, Any]:
-    """The model, the predictions, the mistakes, the tables (`leave` "all"), or the predictions and, if they are few,
-    the parameters that moved ("learned"); `result.json` last, for it says that the run is whole."""
+    """Write the files of a finished run and return its result, as in `result.json`.
+
+    `leave` "all" writes the model, the predictions, the mistakes and the tables; "learned" the predictions and, if they
+    are few, the trained parameters. `result.json` is last, because it marks the run as complete.
+    """
     path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
     seconds = {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
@@ -65,9 +69,9 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {
-            **{name: len(own) for name, own in trained_on(splits).items()},
+            **{name: len(examples) for name, examples in trained_on(splits).items()},
             **{name: len(predictions) for name, predictions in outcomes.items()},
-            **{name: len(own) for name, own in splits.aside.items()},
+            **{name: len(examples) for name, examples in splits.aside.items()},
         },
         "classes": list(splits.classes),
         "label": splits.columns[LABEL].kind,
@@ -97,8 +101,8 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
 def write_tables(
     path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None, variables: Variables
 ) -> None:
-    """What the page shows beside the result: the worst mistakes on the split that it is about (`Splits.shown`), all
-    parameters, the manifest, the environment."""
+    """Write the page's tables: the worst mistakes on the split of the page (`Splits.shown`), all parameters, the
+    manifest, the environment."""
     if outcome is not None:
         examples = splits.named[splits.shown]
         answers = answering(ready, variables, examples)
@@ -110,7 +114,8 @@ def write_tables(
 
 
 def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
-    """`learned.safetensors`: what moved, by path, if it is no more than `FEW_BYTES`; recipe and seed give the rest."""
+    """Write `learned.safetensors`: the trained parameters by path, if they are at most `FEW_BYTES`; recipe and seed
+    determine the rest."""
     leaves = {
         path: np.asarray(leaf) for path, leaf in flatten(state.variables.params).items() if path in ready.trainable
     }
@@ -120,10 +125,11 @@ def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
 
 
 def save_model(path: Path, ready: Prepared, found: Variables) -> None:
-    """`model/`, which suffices by itself, and `adapter/` where the tuning inserted leaves that the layers read.
+    """Write `model/`, which can be loaded without other files, and `adapter/` where the tuning inserted leaves that the
+    layers read.
 
-    The model is merged into plain weights where that can be done; else its base, with the head as trained, holds the
-    adapter. What terms of the objective inserted is no part of the model.
+    The model is merged into plain weights where that is possible; else its base, with the trained head, holds the
+    adapter. Leaves that terms of the objective inserted are not part of the model.
     """
     variables = found._replace(params=without_inserted(ready.model, found.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
@@ -133,18 +139,18 @@ def save_model(path: Path, ready: Prepared, found: Variables) -> None:
             save_adapter(trained, path / "adapter", moved=moved, untrained=True)
         if not apart(variables, tuning):
             trained = trained._replace(variables=merge(variables, tuning))
-    # The run's notes say which part of the model nobody trained; its own record is written all the same.
+    # The run's notes name the untrained parts of the model, so saving them is no error here.
     save_pretrained(trained, path / "model", untrained=True)
 
 
 def peak_memory() -> int:
-    """Bytes: of the fullest device where it keeps count, else of this process."""
-    counted = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    return max(counted) or peak_of_process()
+    """Return the peak memory in bytes: of the fullest device where it keeps count, else of this process."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return max(peaks) or peak_of_process()
 
 
 def peak_of_process() -> int:
-    """Return the most bytes that this process has had in memory; 0 where the system does not say."""
+    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
     with suppress(ImportError):
         import resource
 
@@ -154,7 +160,7 @@ def peak_of_process() -> int:
     with suppress(ImportError, AttributeError, OSError):
         import ctypes
 
-        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer, of which the first is meant.
+        # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of the size of a pointer; the first is the peak.
         counters = (ctypes.c_size_t * 9)()
         size = ctypes.sizeof(counters)
         system: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
@@ -181,13 +187,15 @@ def write_page(path: Path, task: Task | None = None) -> Path | None:
 
 
 def trained_on(splits: Splits) -> dict[str, Examples]:
-    """The examples of training by stream, which is "train" where the target's labelled ones are all."""
-    alone = list(splits.streams) == ["labelled"]
-    return {"train": splits.train} if alone else dict(splits.streams)
+    """Return the training examples by stream; the stream is "train" where the target's labelled examples are the only
+    ones."""
+    only_labelled = list(splits.streams) == ["labelled"]
+    return {"train": splits.train} if only_labelled else dict(splits.streams)
 
 
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
-    """Return what is odd about a run and yet no mistake: its head, its data, its phases, the pieces of its batches."""
+    """Return notes on what is unusual about a run but not an error: its head, its data, its phases, the pieces of its
+    batches."""
     spans = phase_spans(ready, steps)
     idle = [
         f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
@@ -195,37 +203,38 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
         if first == last
     ]
     recipe = ready.recipe
-    found = notes(recipe.data, splits, recipe.train.batch, ready.processor)
+    of_data = notes(recipe.data, splits, recipe.train.batch, ready.processor)
     classes = len(splits.classes)
     if classes and (ready.task.outputs or 0) > classes:
-        told = f"the task has {ready.task.outputs} classes and the data {classes}"
-        found.append(f"{told}: no example is of the others")
-    return ready.notes + found + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+        counts = f"the task has {ready.task.outputs} classes and the data {classes}"
+        of_data.append(f"{counts}: no example is of the others")
+    return ready.notes + of_data + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
 
 
 def in_pieces(ready: Prepared) -> list[str]:
-    """What sees the pieces of a batch one by one where `train.accumulate` cuts it, and would see more of it whole."""
-    recipe, found = ready.recipe, list[str]()
+    """Return a note for each part of a step that sees the pieces of a batch separately where `train.accumulate` cuts
+    it."""
+    recipe, lines = ready.recipe, list[str]()
     train = recipe.train
     if train.accumulate == 1:
         return []
     size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
     stages = [stage.name for stage in ready.model.stages]
-    # A stage that is frozen runs by its running statistics, and so by no batch's.
+    # A frozen stage uses its running statistics, not those of a batch.
     frozen = [tuple(f"{stage}/" for stage in frozen_stages(stages, parts)) for parts in ready.partitions]
-    if any(not path.startswith(own) for path in flatten(ready.model.stats) for own in frozen):
-        found.append(f"batch norm takes its moments of {size}, not of the whole batch")
+    if any(not path.startswith(prefixes) for path in flatten(ready.model.stats) for prefixes in frozen):
+        lines.append(f"batch norm takes its moments of {size}, not of the whole batch")
     for term in recipe.objective:
         if term.needs(recipe.data.stream_names).features is None:
-            found.append(
+            lines.append(
                 f"{type(term).__name__} is computed on {size}, one by one; a term that compares examples declares "
                 "needs with features=True, another one features=False"
             )
-    return found
+    return lines
 
 
 def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
-    """Return a note for each split where the model gives all examples one answer, and the labels differ."""
+    """Return a note for each split where the model answers all examples alike although the labels differ."""
     notes = []
     for split, predictions in outcomes.items():
         if not {"label", "prediction"} <= predictions.scores.keys() or len(predictions) < 2:
@@ -243,38 +252,41 @@ def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
 
 
 def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
-    found = [describe.totals(ready, n) for n in range(len(ready.phases))]
-    learning, total = sorted({totals["trainable"] for totals in found}), found[0]["total"]
+    """Return the message at the start of a run: data, weights, parameters, steps, notes."""
+    totals_by_phase = [describe.totals(ready, n) for n in range(len(ready.phases))]
+    learning, total = sorted({totals["trainable"] for totals in totals_by_phase}), totals_by_phase[0]["total"]
     count = " to ".join(f"{number:,}" for number in learning[:: max(1, len(learning) - 1)])
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
-    phases = f" in {len(found)} phases" if len(found) > 1 else ""
+    phases = f" in {len(totals_by_phase)} phases" if len(totals_by_phase) > 1 else ""
     data = ready.recipe.data
     named = {**trained_on(splits), "validation": splits.validation}
     named |= splits.measured
-    sizes = (f"{len(own)} {name}" for name, own in named.items())
-    told = [
+    sizes = (f"{len(examples)} {name}" for name, examples in named.items())
+    lines = [
         f"{' and '.join(map(str, data.sources.values()))}{' to ' if data.sources else ''}{data.target}: "
         + ", ".join(sizes),
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
         f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
     ]
-    told += [f"note: {note}" for note in odd(ready, splits, steps)]
-    return "\n".join(told + ([f"resumed at step {begin}"] if begin else []))
+    lines += [f"note: {note}" for note in odd(ready, splits, steps)]
+    return "\n".join(lines + ([f"resumed at step {begin}"] if begin else []))
 
 
 def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping[str, float]) -> str:
-    told = [f"validation {name} {value:.4f}" for name, value in measured.items()]
-    told += [f"criterion {name} {value:.4f}" for name, value in criteria.items()]
-    return "  ".join([f"step {step}/{steps}", *told])
+    """Return the progress line of a validation."""
+    parts = [f"validation {name} {value:.4f}" for name, value in measured.items()]
+    parts += [f"criterion {name} {value:.4f}" for name, value in criteria.items()]
+    return "  ".join([f"step {step}/{steps}", *parts])
 
 
 def told_at_end(
     result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
 ) -> str:
+    """Return the message at the end of a run: the primary metric, notes, and where the page or the folder is."""
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
     name = f"{split}/{ready.task.primary}"
-    told = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
-    told += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
+    message = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    message += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
     if result["test_split"] == "not looked at":
-        return f"{told}\n{path} (the test split was not looked at)"
-    return f"{told}\n{page}" if page else f"{told}\n{path} (no page: pip install 'tlx[report]')"
+        return f"{message}\n{path} (the test split was not looked at)"
+    return f"{message}\n{page}" if page else f"{message}\n{path} (no page: pip install 'tlx[report]')"

@@ -1,4 +1,4 @@
-"""Many recipes: those that share a program train together, in groups that follow from the recipes alone."""
+"""Train many recipes: those that share a program train together, in groups that follow from the recipes alone."""
 
 import os
 import re
@@ -29,11 +29,11 @@ GAIN = 0.9
 # The share of the memory that a group may take: of a device's own, and of the machine's, which other processes use too.
 DEVICE_ROOM, ROOM = 0.6, 0.25
 # The expected time of a step is STEP[0] + operations / STEP[1] seconds, on processors and on accelerators. Fixed
-# figures of an ordinary machine, not measurements: the same recipes make the same groups under any load.
+# figures of an ordinary machine, not measurements: the same recipes form the same groups under any load.
 STEP = {"cpu": (1e-4, 5e9), "other": (2e-3, 1e13)}
 # Seconds that a run needs before its first step.
 BEGIN = 1.0
-# On processors XLA has no quick convolution with a kernel of its own for every run; such steps take longer by this.
+# On CPUs XLA has no fast convolution with a separate kernel for every run; such steps take longer by this factor.
 GROUPED = 2.0
 CONVOLUTION_GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
 
@@ -51,14 +51,14 @@ class Choice(NamedTuple):
 
 
 class Outcomes:
-    """What came out of the runs, `by_position` of their recipes; `done` is called with each first outcome."""
+    """The outcomes of the runs, `by_position` of their recipes; `done` is called with each first outcome."""
 
     def __init__(self, done: Callable[[int, Run | Exception], None] | None):
         self.by_position: dict[int, Run | Exception] = {}
         self.done = done
 
     def settle(self, position: int, outcome: Run | Exception) -> None:
-        """Note the outcome of a run, unless it has one already."""
+        """Store the outcome of a run, unless it has one already."""
         if position not in self.by_position:
             self.by_position[position] = outcome
             if self.done is not None:
@@ -139,24 +139,24 @@ def open_all(
     exactly: bool,
     like: ActiveRun | None,
 ) -> dict[int, ActiveRun]:
-    """The runs of the members by position, the finished ones too, unless all are finished: then none. A member that
-    cannot be opened is left out; where the group is to be `exactly` the members, or it was finished, all the others
-    fail too, for without it their numbers would be different. `like` is as in `opened`."""
+    """Return the runs of the members by position, the finished ones too; none where all are finished. A member that
+    cannot be opened is left out; where the group must be `exactly` the members, or this member was finished, all others
+    fail too, because their numbers would differ without it. `like` is as in `opened`."""
     complete: set[int] = set()
-    wrong: dict[int, Exception] = {}
+    errors: dict[int, Exception] = {}
     for position in members:
         try:
             if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False, mesh=how.mesh):
                 complete.add(position)
                 settle(position, whole(run, how))
         except Exception as error:
-            wrong[position] = error
+            errors[position] = error
             settle(position, error)
     ready: dict[int, ActiveRun] = {}
-    if len(complete | wrong.keys()) == len(members):
+    if len(complete | errors.keys()) == len(members):
         return ready
     for position in members:
-        if position in wrong and position not in complete:
+        if position in errors and position not in complete:
             continue
         try:
             path = Path(folders[position])
@@ -165,14 +165,14 @@ def open_all(
                 recipes[position], path, like=like, records=how.records, test=how.test, finished=position in complete
             )
         except Exception as error:
-            wrong[position] = error
+            errors[position] = error
             settle(position, error)
-    bad = [position for position in wrong if position not in ready and (exactly or position in complete)]
-    if bad:
-        cause = wrong[bad[0]]
+    missing = [position for position in errors if position not in ready and (exactly or position in complete)]
+    if missing:
+        cause = errors[missing[0]]
         fail(
             ready,
-            Apart(f"the run in {folders[bad[0]]} cannot be opened: {type(cause).__name__}: {cause}"),
+            Apart(f"the run in {folders[missing[0]]} cannot be opened: {type(cause).__name__}: {cause}"),
             settle,
         )
         return {}
@@ -180,7 +180,7 @@ def open_all(
 
 
 def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
-    """Close the runs, and settle those that are not finished with an error that says why."""
+    """Close the runs, and settle the unfinished ones with an error that names the cause."""
     message = (
         f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
         f"{error}. Repair that, or delete the folders of the group and run again"
@@ -192,8 +192,8 @@ def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Ru
 
 
 class Plan(NamedTuple):
-    """The positions of `members` that train together, and why; `setup` holds the beginning of their phase, if it was
-    made already."""
+    """The positions of `members` that train together, and the choice; `setup` holds the set-up of their first phase, if
+    it exists already."""
 
     members: list[int]
     choice: Choice
@@ -203,20 +203,20 @@ class Plan(NamedTuple):
 def planned(
     ready: Mapping[int, ActiveRun], how: How, most: int, note: Callable[[dict[str, Any]], None] | None = None
 ) -> list[Plan]:
-    """The groups of these runs, in the order in which they train."""
+    """Return the groups of these runs, in the order in which they train."""
     plans: list[Plan] = []
-    for twins in alike(ready):
-        # Side by side where they take the same batches.
-        twins.sort(key=lambda position: order_key(ready[position]))
-        choice, setup = tried([ready[position] for position in twins], how, most)
-        parts = [twins[start : start + choice.runs] for start in range(0, len(twins), choice.runs)]
-        held = [setup] if setup is not None and not plans else []
-        plans += [Plan(part, choice, held if n == 0 else []) for n, part in enumerate(parts)]
+    for positions in alike(ready):
+        # Runs that take the same batches are adjacent.
+        positions.sort(key=lambda position: order_key(ready[position]))
+        choice, setup = tried([ready[position] for position in positions], how, most)
+        parts = [positions[start : start + choice.runs] for start in range(0, len(positions), choice.runs)]
+        setups = [setup] if setup is not None and not plans else []
+        plans += [Plan(part, choice, setups if n == 0 else []) for n, part in enumerate(parts)]
         if note is not None:
-            prints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
+            fingerprints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
             named = "packed" if choice.runs > 1 else "one by one"
-            cells = [name for part in prints for name in part]
-            line = {"time": round(time.time(), 3), "cells": cells, "groups": prints, "how": named}
+            cells = [name for part in fingerprints for name in part]
+            line = {"time": round(time.time(), 3), "cells": cells, "groups": fingerprints, "how": named}
             note(
                 line
                 | {"arms": choice.runs}
@@ -226,7 +226,8 @@ def planned(
 
 
 def recorded(ready: Mapping[int, ActiveRun], members: Sequence[int]) -> list[Plan]:
-    """The one plan of members that train together exactly so; Apart where they no longer share a program."""
+    """Return the one plan of members that train together exactly so; raise `Apart` where they no longer share a
+    program."""
     if len(alike(ready)) > 1:
         raise Apart("their programs differ now; the data or the installed packages have changed")
     return [Plan(list(members), Choice(len(members), "as recorded"), [])] if ready else []
@@ -238,7 +239,7 @@ def admitted(
     admit: Callable[[Groups], Groups] | None,
     freed: Callable[[Groups], None] | None,
 ) -> list[Plan]:
-    """The plans that `admit` returns; closes the runs of the others and hands their groups to `freed`."""
+    """Return the plans that `admit` selects; close the runs of the others and pass their groups to `freed`."""
     groups = [plan.members for plan in plans]
     chosen = {tuple(group) for group in (groups if admit is None else admit(groups))}
     left = [group for group in groups if tuple(group) not in chosen]
@@ -253,7 +254,7 @@ def admitted(
 def attempted(
     runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None
 ) -> list[Run | Exception]:
-    """The outcomes of runs that train together; an error of the whole is that of each."""
+    """Return the outcomes of runs that train together; an error of the group is the outcome of each run."""
     try:
         return train(runs, how, clock, setup)
     except Exception as error:
@@ -261,7 +262,7 @@ def attempted(
 
 
 def tried(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
-    """As `chosen`; one by one where the group cannot be compiled: then each run says for itself what is wrong."""
+    """Return `chosen(...)`; one by one where the group cannot be compiled: then each run raises its own error."""
     try:
         return chosen(runs, how, most)
     except Exception as error:
@@ -269,10 +270,10 @@ def tried(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, Phase
 
 
 def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
-    """How many of these runs train at a time: as many as `most` and the memory allow, if their group is expected to
-    take less time than the runs one by one. With it the beginning of the first group, if that was made.
+    """Return how many of these runs train at a time, and the set-up of the first group, if it was made.
 
-    The expectation counts operations of the compiled programs; nothing is measured.
+    As many as `most` and the memory allow train together, if their group is expected to take less time than the runs
+    one by one. The expectation counts operations of the compiled programs; nothing is measured.
     """
     count = min(len(runs), most)
     if count == 1:
@@ -303,47 +304,47 @@ class Load(NamedTuple):
 
 
 def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
-    """The decision between a group of `count` runs of this load, and the runs one by one."""
+    """Choose between a group of `count` runs with this load, and the runs one by one."""
     if load.alone is None or load.group is None:
         return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
     cpu = jax.default_backend() == "cpu"
     dispatch, rate = STEP["cpu" if cpu else "other"]
-    one = dispatch + load.alone / rate
-    pack = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
-    whole, single = BEGIN + steps * pack, count * (BEGIN + steps * one)
-    seconds = {"one": one, "pack": pack, "pack_per_arm": pack / count}
+    step_alone = dispatch + load.alone / rate
+    step_together = dispatch + load.group / rate * (GROUPED if cpu and load.grouped else 1.0)
+    group_seconds, alone_seconds = BEGIN + steps * step_together, count * (BEGIN + steps * step_alone)
+    seconds = {"one": step_alone, "pack": step_together, "pack_per_arm": step_together / count}
     why = (
-        f"expected for all {steps:,} steps: {whole:.2g} s together, {single:.2g} s one by one "
+        f"expected for all {steps:,} steps: {group_seconds:.2g} s together, {alone_seconds:.2g} s one by one "
         f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
         f"{', with a convolution kernel for each run' if load.grouped else ''})"
     )
-    return Choice(count if whole < GAIN * single else 1, why, seconds, needed)
+    return Choice(count if group_seconds < GAIN * alone_seconds else 1, why, seconds, needed)
 
 
 def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
-    """The beginning of a phase of these runs, as it is before its first step, the bytes that its compiled step needs,
-    and its operations."""
+    """Return the set-up of a phase of these runs, unchanged before its first step, the bytes that its compiled step
+    needs, and its operations."""
     setup = set_up_phase(runs, phase, how.prefix, lambda line: None, mesh=how.mesh)
     states = setup.states
     state = setup.placed()
     needed = setup.batches.bytes_needed(state)
-    one, batch = setup.batches.shapes()
+    batch_of_run, batch = setup.batches.shapes()
     lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
     setup.states, setup.batches = states, setup.batches.rewound(setup.step)
-    alone, cost = setup.step_flops(0, one), lowered.cost_analysis()
-    group = float(cost["flops"]) if cost and "flops" in cost else None
-    if runs[0].recipe.train.accumulate > 1 and alone is not None:
+    operations_alone, cost = setup.step_flops(0, batch_of_run), lowered.cost_analysis()
+    operations_together = float(cost["flops"]) if cost and "flops" in cost else None
+    if runs[0].recipe.train.accumulate > 1 and operations_alone is not None:
         # The compiler counts one round of the loop over the pieces of a batch.
-        group = alone * len(runs)
+        operations_together = operations_alone * len(runs)
     grouped = False
     if jax.default_backend() == "cpu" and "convolution" in (text := lowered.as_text()):
-        single = setup.program(setup.parts[0], setup.forms[0], one).as_text()
+        single = setup.program(setup.parts[0], setup.forms[0], batch_of_run).as_text()
         grouped = most_groups(text) > most_groups(single)
-    return setup, needed, Load(alone, group, grouped)
+    return setup, needed, Load(operations_alone, operations_together, grouped)
 
 
 def most_groups(text: str) -> int:
-    """The largest number of groups of a convolution of a program.
+    """Return the largest number of groups of a convolution of a program.
 
     >>> most_groups("stablehlo.convolution ... {batch_group_count = 1 : i64, feature_group_count = 4 : i64}")
     4
@@ -352,19 +353,20 @@ def most_groups(text: str) -> int:
 
 
 def heaviest(run: ActiveRun) -> int:
-    """The phase in which most numbers learn, the first of equals: the one that decides about memory."""
+    """Return the phase with most trainable numbers, the first of equals; it decides about memory."""
     counts = [sum(map(size, jax.tree.leaves(state.trainable))) for _, state in form_of(run).phases]
     return counts.index(max(counts))
 
 
 def own_bytes(run: ActiveRun, phase: int) -> int:
-    """The bytes of what moves in a run's state, which a group holds for every run."""
+    """Return the bytes of the moving part of a run's state, which a group holds for every run."""
     state = form_of(run).phases[phase][1]
     return sum(4 * size(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimiser, state.average)))
 
 
 def room_bytes() -> int:
-    """The bytes that a group may take: a share of all the memory, for the free memory differs with the load."""
+    """Return the bytes that a group may take: a share of the total memory, because the free memory varies with the
+    load."""
     memory = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in memory:
         return int(DEVICE_ROOM * memory["bytes_limit"])
@@ -372,7 +374,7 @@ def room_bytes() -> int:
 
 
 def memory_bytes() -> int:
-    """The bytes of memory of this machine, or of the container that this process may use."""
+    """Return the bytes of memory of this machine, or of the container that this process may use."""
     # Windows has no such call; a machine there is taken to have 8 GiB.
     size = getattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**13}.__getitem__)
     total = int(size("SC_PHYS_PAGES") * size("SC_PAGE_SIZE"))

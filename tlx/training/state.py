@@ -1,4 +1,4 @@
-"""The state of a run, and how it begins: the first phase from the variables, a later one from the phase before."""
+"""The state of a run: the first state from the variables, the state of a later phase from the phase before."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -21,9 +21,9 @@ from tlx.updates import Sum, Update
 
 
 class TrainState(NamedTuple):
-    """The whole of a run, one pytree: what a checkpoint holds.
+    """The whole state of a run, one pytree; checkpoints hold it.
 
-    `optimiser` and `average` are by wave (see `tlx.optim`); `average` is empty unless one is asked for. `numbers` are
+    `optimiser` and `average` are by wave (see `tlx.optim`); `average` is empty unless `train.ema` is set. `numbers` are
     the recipe's floats as arrays, so that none is a constant of the compiled program.
     """
 
@@ -39,17 +39,20 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
+        """Return the parameters, trainable and frozen, and the statistics."""
         return Variables(merge(self.trainable, self.frozen), self.stats)
 
 
 class Parts(NamedTuple):
-    """The static half of a step: everything but numbers. `accumulate` is M, the number of pieces; with `twice` the
-    whole batch is taken as M pieces are, for a count of its operations; `ema` None keeps no average; `remat` is
-    as in `recipe.Train`; `joint` makes one pass of the streams of the data. `start` names the stage from which the step
-    goes on where what lies below it was computed before (see `tlx.training.feature_cache`): its batches then hold a
-    carry in the place of inputs. With `features` an evaluation gives what the head reads, too. `padded` is as in
-    `Tuning`. `streams` are those of the data in a batch, `references` the structures of the models that the terms
-    load."""
+    """The static half of a step: everything except the arrays.
+
+    `accumulate` is M, the number of pieces; with `twice` the whole batch takes the passes that M pieces take, to count
+    its operations; `ema` None keeps no average; `remat` is as in `recipe.Train`; `joint` makes one pass of the streams
+    of the data. `start` names the stage at which the step begins where the features below it were computed before (see
+    `tlx.training.feature_cache`): its batches then hold a carry in the place of inputs. With `features` an evaluation
+    also returns the features that the head reads. `padded` is as in `Tuning`. `streams` are the streams of the data in
+    a batch, `references` the structures of the models that the terms load.
+    """
 
     model: Model
     task: Task
@@ -72,23 +75,24 @@ class Parts(NamedTuple):
 
     @property
     def in_pieces(self) -> bool:
-        """Whether a step takes its batch piece by piece."""
+        """Return whether a step processes its batch piece by piece."""
         return self.accumulate > 1 or self.twice
 
     @property
     def uncut(self) -> "Parts":
-        """The same step in one piece, with as many operations: of a loop over pieces XLA counts one round."""
-        again = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
-        return self._replace(accumulate=1, twice=self.twice or again)
+        """Return the same step in one piece, with as many operations: XLA counts only one round of a loop over
+        pieces."""
+        second_pass = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
+        return self._replace(accumulate=1, twice=self.twice or second_pass)
 
     @property
     def learning(self) -> list[str]:
-        """The paths of the parameters that learn."""
+        """Return the paths of the trainable parameters."""
         return [path for path, learn in self.partition.items() if learn is not None]
 
 
 def memories(terms: Sequence[Term], setting: Setting) -> Tree:
-    """What each term remembers of the weights that were brought, and of the data: the same in every phase."""
+    """Return what each term remembers of the initial (pretrained) weights and of the data: the same in every phase."""
     return {str(n): term.memory(setting) for n, term in enumerate(terms)}
 
 
@@ -100,11 +104,18 @@ def initial_state(
     memory: Tree | None = None,
     clock: tuple[int, int] | None = None,
 ) -> TrainState:
-    """The state before the first of `steps` steps, of the very arrays of `variables` (a step gives its buffers away;
-    what places a state on devices copies it).
+    """Return the state before the first step.
 
-    `memory` is what `memories` gave, by default what the terms remember of `variables` without any data. `clock` is
-    the stretch of steps `(first, last)` that the schedules run over, by default all of them.
+    The state holds the arrays of `variables` without a copy; a step donates its buffers, and the function that places a
+    state on devices copies it.
+
+    Args:
+        parts: The static half of the step.
+        variables: The initial parameters and statistics.
+        steps: The number of steps of the run.
+        key: The key of the run.
+        memory: The result of `memories`; by default what the terms remember of `variables` without any data.
+        clock: The steps `(first, last)` over which the schedules run; by default all steps.
     """
     trainable, frozen = partition.split(variables.params, parts.partition)
     first, last = clock or (0, steps)
@@ -126,7 +137,7 @@ def initial_state(
         memory = memories(parts.terms, Setting(parts.model, variables, parts.task, lambda stream: ()))
     zero = jnp.zeros((), jnp.int32)
     optimiser = optimisers.initial(parts.optim, trainable, parts.layout)
-    # Of numpy, which makes so many small arrays, and stacks them for a pack, in a tenth of the time.
+    # NumPy makes many small arrays, and stacks them for a group of runs, in a tenth of the time.
     values = jax.tree.map(lambda number: np.asarray(number, np.float32), values)
     return TrainState(zero, trainable, frozen, variables.stats, optimiser, average, memory, values, key)
 
@@ -134,25 +145,25 @@ def initial_state(
 def next_state(
     parts: Parts, state: TrainState, after: Parts, steps: int, clock: tuple[int, int] | None = None
 ) -> TrainState:
-    """The state with which the phase `after` begins where the phase `parts` has ended in `state`.
+    """Return the state with which the phase `after` begins where the phase `parts` has ended in `state`.
 
-    A wave that goes on learning keeps its parameters, its optimiser's state and its average bit for bit; every other
-    begins afresh. Leaves that stop learning stay at what they answered with under a schedule-free optimiser, and at
-    what they had learned otherwise.
+    A wave that keeps learning keeps its parameters, its optimiser state and its average bit for bit; every other wave
+    starts with a new optimiser state. Leaves that stop learning keep their evaluated values under a schedule-free
+    optimiser, and their trained values otherwise.
     """
-    goes_on = state.optimiser.keys() & {after.layout.wave(path) for path in after.partition if after.partition[path]}
-    answered = optimisers.averaged(parts.optim, state.optimiser, state.trainable, parts.layout)
-    kept = {
+    waves = state.optimiser.keys() & {after.layout.wave(path) for path in after.partition if after.partition[path]}
+    evaluated = optimisers.averaged(parts.optim, state.optimiser, state.trainable, parts.layout)
+    continued = {
         path: leaf
         for path, leaf in flatten(state.trainable).items()
-        if parts.layout.wave(path) in goes_on and after.partition[path] is not None
+        if parts.layout.wave(path) in waves and after.partition[path] is not None
     }
-    leaves = flatten(merge(answered, state.frozen)) | kept
+    leaves = flatten(merge(evaluated, state.frozen)) | continued
     variables = Variables(nest(leaves), state.stats)
     fresh = initial_state(after, variables, steps, state.key, state.memory, clock)
 
     def carried(own: Tree) -> Tree:
-        return {name: own[name] for name in sorted(goes_on & own.keys())}
+        return {name: own[name] for name in sorted(waves & own.keys())}
 
     return fresh._replace(
         step=state.step,
@@ -162,8 +173,8 @@ def next_state(
 
 
 def answering(parts: Parts, trainable: Tree, optimiser: Any, average: Tree) -> Tree:
-    """The trainable leaves that are evaluated, selected and saved: the exponential moving average where one is kept,
-    the optimiser's own average where it has one, else those that learn."""
+    """Return the trainable leaves that are evaluated, selected and saved: the exponential moving average where
+    `train.ema` is set, the optimiser's average where it has one, else the trained leaves."""
     if parts.ema is not None:
         return optimisers.together({name: wave["mean"] for name, wave in average.items()})
     return optimisers.averaged(parts.optim, optimiser, trainable, parts.layout)

@@ -1,6 +1,6 @@
-"""Model + task + terms + update + optimiser -> one compiled step, by `jit` on a mesh or by `pmap`.
+"""Compile the training step: model, task, terms, update and optimiser in one program, by `jit` on a mesh or by `pmap`.
 
-Shapes: B batch, C outputs of the head, L trainable leaves.
+Shapes: B batch, C outputs of the head, W width of the features, L trainable leaves.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,53 +33,61 @@ __all__ = [
 
 
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
-    """One step of the trainable leaves: `(state, metrics)`.
+    """Take one step of the trainable leaves.
 
-    `batch` is by stream: inputs, `label` [B], `index` [B]. Metrics: `loss`, `rate` (of the schedule that all leaves
-    share, else of the optimiser's own), `gradient_norm`, what the terms log as `term/name`, and `leaf_norms` [L], the
-    gradient norm of every trainable leaf in sorted order of paths.
     Gradients are taken of the trainable sub-tree alone: frozen leaves have none.
-    """
-    held = state.numbers
-    terms = [with_hyperparameters(term, held["terms"][str(n)]) for n, term in enumerate(parts.terms)]
-    optim = with_hyperparameters(parts.optim, held["optim"])
-    update = with_hyperparameters(parts.update, held["update"])
-    tick = Tick(state.step.astype(jnp.float32) / held["steps"], jax.random.fold_in(state.key, state.step))
 
-    given = sorted(batch)
+    Args:
+        parts: The static half of the step.
+        state: The state before the step.
+        batch: By stream the inputs, `label` [B] and `index` [B].
+        axis: The mapped axis over devices, for `jax.pmap` alone.
+
+    Returns:
+        `(state, metrics)`. Metrics: `loss`, `rate` (of the schedule that all leaves share, else of the optimiser),
+        `gradient_norm`, the metrics of the terms as `term/name`, and `leaf_norms` [L], the gradient norm of every
+        trainable leaf in sorted order of paths.
+    """
+    numbers = state.numbers
+    terms = [with_hyperparameters(term, numbers["terms"][str(n)]) for n, term in enumerate(parts.terms)]
+    optim = with_hyperparameters(parts.optim, numbers["optim"])
+    update = with_hyperparameters(parts.update, numbers["update"])
+    tick = Tick(state.step.astype(jnp.float32) / numbers["steps"], jax.random.fold_in(state.key, state.step))
+
+    streams = sorted(batch)
     batch = with_created(terms, batch, tick)
 
-    clock = state.step.astype(jnp.float32) - held["clock"]["first"], held["clock"]["steps"]
-    transform = optimisers.transform(optim, *clock, held["rates"], parts.layout)
+    clock = state.step.astype(jnp.float32) - numbers["clock"]["first"], numbers["clock"]["steps"]
+    transform = optimisers.transform(optim, *clock, numbers["rates"], parts.layout)
 
     def descend(point: Point, gradients: Tree) -> Point:
         leaves = flatten(point.trainable)
-        own = nest({path: leaves[path] for path in flatten(gradients)})
-        updates, after = transform.update(gradients, point.optimiser, own)
-        return Point(nest(leaves | flatten(optax.apply_updates(own, updates))), point.optimiser | after)
+        moving = nest({path: leaves[path] for path in flatten(gradients)})
+        updates, after = transform.update(gradients, point.optimiser, moving)
+        return Point(nest(leaves | flatten(optax.apply_updates(moving, updates))), point.optimiser | after)
 
-    slope = slope_of(parts, state, terms, batch, passes(terms, given, batch), tick, axis)
+    slope = slope_of(parts, state, terms, batch, passes(terms, streams, batch), tick, axis)
     start = Point(state.trainable, state.optimiser)
     (trainable, optimiser), gradients, (stats, metrics) = update.step(slope, descend, start, tick)
     squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in flatten(gradients).values()])
     metrics |= {
-        "rate": optimisers.rate(optim, *clock, parts.layout.schedule(held["rates"])),
+        "rate": optimisers.rate(optim, *clock, parts.layout.schedule(numbers["rates"])),
         "gradient_norm": jnp.sqrt(squares.sum()),
         "leaf_norms": jnp.sqrt(squares),
     }
     average = state.average
     if parts.ema is not None:
-        average = moved_average(parts.layout, average, trainable, held["ema"])
+        average = moved_average(parts.layout, average, trainable, numbers["ema"])
     return state._replace(
         step=state.step + 1, trainable=trainable, stats=stats, optimiser=optimiser, average=average
     ), metrics
 
 
 def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -> Tree:
-    """The exponential moving average of every wave, corrected for its start (Kingma and Ba, 2015, section 3).
+    """Return the exponential moving average of every wave, corrected for its start (Kingma and Ba, 2015, section 3).
 
-    mean += (1 - keep) / weight (value - mean), with weight = 1 - keep ** steps: the corrected mean itself, which needs
-    no division by what is nearly zero.
+    mean += (1 - keep) / weight (value - mean), with weight = 1 - keep ** steps: this updates the corrected mean
+    directly and avoids a division by a number near zero.
     """
     moved = {}
     for name, values in optimisers.by_wave(trainable, layout).items():
@@ -91,9 +99,12 @@ def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -
 
 
 def eval_step(parts: Parts, state: TrainState, batch: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the scores of the task, arrays [B, ...], of a batch with label arrays; nothing is random, and batch norm
-    uses its running statistics. Of a batch without label arrays return the `logits` and, where `parts` ask for them,
-    the `features` [B, W] that the head reads, in float32: criteria without target labels read these."""
+    """Return the scores of the task on a batch with label arrays, arrays [B, ...] by name.
+
+    Nothing is random, and batch norm uses its running statistics. For a batch without label arrays return the `logits`
+    [B, C] and, where `parts.features` is set, the `features` [B, W] that the head reads, in float32; criteria without
+    target labels read these.
+    """
     labels = {name: batch[name] for name in parts.task.fields() if name in batch}
     inputs = {name: array for name, array in batch.items() if name not in labels}
     taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
@@ -114,11 +125,12 @@ def finite_rows(logits: Array) -> Array:
 
 
 class Compiled(NamedTuple):
-    """A step on devices. `place` puts a copy of a fresh state there and `fetch` gives the one state back; `put` places
-    a batch.
+    """A compiled step on devices.
 
-    `train(state, batch)` gives the buffers of `state` away. Each compiles once a shape of batch. `answer(state)` is the
-    state whose variables are to be evaluated, selected and saved: `state` itself where nothing is averaged.
+    `train(state, batch)` donates the buffers of `state`; `evaluate(state, batch)` returns the scores. Each compiles
+    once for each shape of batch. `place` copies a fresh state to the devices and `fetch` returns it as one state; `put`
+    places a batch. `answer(state)` is the state whose variables are evaluated, selected and saved: `state` itself where
+    nothing is averaged.
     """
 
     train: Callable[[Any, Any], tuple[Any, Any]]
@@ -130,7 +142,8 @@ class Compiled(NamedTuple):
 
 
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
-    """The step of `parts` on every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program a device)."""
+    """Compile the step of `parts` for every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program for each
+    device)."""
     if how == "pmap":
         mapped = pmap.Mapped(mesh)
         train = mapped.train(partial(train_step, parts, axis=pmap.AXIS))
@@ -152,7 +165,8 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
 
 
 def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`Compiled.answer` by `jit` or `pmap`: only what is averaged is computed, the rest of the state is shared."""
+    """Return `Compiled.answer` by `jit` or `pmap`: only the averaged leaves are computed, the rest of the state is
+    shared."""
     if parts.ema is None and not parts.optim.averages:
         return lambda state: state
     average = compiler(partial(answering, parts))

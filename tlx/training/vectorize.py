@@ -1,8 +1,8 @@
-"""Many runs in one compiled program: their states stacked, what they share held once, one `vmap`ped step.
+"""Train many runs in one compiled program: their states are stacked, shared arrays are stored once, one `vmap`ped step.
 
-Runs that differ in numbers alone share a program; what moves in them, their numbers and
-their keys get a leading axis, and what is the same array in all (the frozen part) does not. Inserted leaves of
-unequal sizes are padded with zeros where the tuning declares that these stay zeros (see `Tuning.padded`).
+Runs that differ only in numbers share a program; their moving arrays, their numbers and their keys get a leading axis,
+and arrays that are the same in all (the frozen part) do not. Inserted leaves of unequal sizes are padded with zeros
+where the tuning declares that these stay zeros (see `Tuning.padded`).
 
 Shapes: A runs, O different batches of a step, B batch, C outputs of the head, K steps.
 """
@@ -23,22 +23,21 @@ from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
 
-# How many steps of a resident table one call may take; fewer where fewer remain.
+# The largest number of steps over a resident table in one call.
 MOST = 256
-# So many numbers, of all runs, make a leaf that is stacked and parted on the host.
+# A leaf of at most this many numbers, over all runs, is stacked and unstacked on the host.
 SMALL = 2**22
 
 
 class Engine(NamedTuple):
-    """A step over one run or several, whose passes begin at the stage `start` (None: the inputs).
+    """A step of one run or several, whose passes begin at the stage `start` (None: the inputs).
 
-    `place` puts fresh states there, `fetch(state, n)` gives run n's back; `put` places a batch of training, stacked
-    [O, B, ...] where there are several, `put_whole` one that is for all of them, `put_rows` rows of a table.
-    `train(state, batch)` takes a step and gives the buffers of `state` away; its metrics have a leading axis of
-    runs where there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows
-    `positions` [MOST, B] (or [MOST, O, B]) of a stream's table that lies on the devices; metrics [MOST, ...].
-    `evaluate(state, inputs)` gives what `step.eval_step` does, by run: logits [A, B, C]. `answer` is as in
-    `step.Compiled`.
+    `place` puts fresh states on the devices, `fetch(state, n)` returns the state of run n; `put` places a training
+    batch, stacked [O, B, ...] where there are several, `put_whole` one for all runs, `put_rows` rows of a table.
+    `train(state, batch)` takes a step and donates the buffers of `state`; its metrics have a leading axis of runs where
+    there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows `positions` [MOST, B]
+    (or [MOST, O, B]) of a stream's table on the devices; metrics [MOST, ...]. `evaluate(state, inputs)` returns the
+    outputs of `step.eval_step` by run: logits [A, B, C]. `answer` is as in `step.Compiled`.
     """
 
     runs: int
@@ -55,7 +54,7 @@ class Engine(NamedTuple):
 
 
 def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
-    """The engine of one run."""
+    """Return the engine of one run."""
     compiled = compile_step(parts, mesh, how)
     whole, rows = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     sweep = None
@@ -89,22 +88,30 @@ def vectorised(
     shared_inputs: bool = True,
     forms: Sequence[Any] = (),
 ) -> Engine:
-    """The engine of several runs, whose fresh `states` say what they share. A step takes so many `batches`, O, each for
-    A / O runs that stand side by side: what is frozen below what moves is computed once a batch. With `shared_inputs`
-    they are evaluated on the same inputs, else each on its own, stacked.
+    """Return the engine of several runs.
 
-    `parts` are those of any of them; their numbers are in the states. `forms` are the states that the runs have alone,
-    as shapes, where they were `joined` for the pack.
+    Each of the O batches of a step is for A / O adjacent runs: the frozen stages below the trainable ones are computed
+    once for each batch.
+
+    Args:
+        parts: The static half of any of the runs; their numbers are in the states.
+        mesh: The devices.
+        states: The fresh state of each run, which shows what they share.
+        batches: O, the number of different batches of a step.
+        shared_inputs: Whether the runs are evaluated on the same inputs; else each on separate inputs, stacked.
+        forms: The shapes of the state of each run alone, where the runs were `joined`.
     """
-    count, held = len(states), axes_of(states)
+    count, leaf_axes = len(states), axes_of(states)
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
-    axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), held)
+    axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), leaf_axes)
     whole = sharding.replicated(mesh)
     rows = sharding.by_example(mesh) if batches == 1 else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
-    step = stepped(parts, axes, held, batches, count // batches)
+    step = stepped(parts, axes, leaf_axes, batches, count // batches)
     read = None if shared_inputs else 0
-    looked = sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    inputs_sharding = (
+        sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    )
     evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
     train = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
     sweep = jax.jit(
@@ -117,11 +124,11 @@ def vectorised(
         start=parts.start,
         train=train,
         sweep=sweep,
-        evaluate=jax.jit(evaluate, in_shardings=(whole, looked), out_shardings=whole),
-        place=lambda fresh: jax.device_put(stacked(fresh, held), whole),
-        fetch=lambda state, n: parted(unstacked(state, held, shapes[n], n), forms[n] if forms else None),
+        evaluate=jax.jit(evaluate, in_shardings=(whole, inputs_sharding), out_shardings=whole),
+        place=lambda fresh: jax.device_put(stacked(fresh, leaf_axes), whole),
+        fetch=lambda state, n: parted(unstacked(state, leaf_axes, shapes[n], n), forms[n] if forms else None),
         put=lambda batch: jax.device_put(batch, rows),
-        put_whole=lambda inputs: jax.device_put(inputs, looked),
+        put_whole=lambda inputs: jax.device_put(inputs, inputs_sharding),
         put_rows=lambda positions: jax.device_put(positions, many),
         answer=answer,
     )
@@ -130,9 +137,9 @@ def vectorised(
 def stepped(
     parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int
 ) -> Callable[[Any, Any], Any]:
-    """The step of so many `batches`, each of which so many runs `share`: over the runs of a batch within it, so that a
-    product with the same inputs is one of larger matrices, and over the batches outside. Runs that share their batches
-    are of one seed, so they draw the same noise, once."""
+    """Return the step over `batches` batches, each shared by `share` runs: a `vmap` over the runs of a batch inside, so
+    that a product with the same inputs is one of larger matrices, and one over the batches outside. Runs that share
+    their batches have one seed, so they draw the same noise, once."""
     step: Callable[[Any, Any], Any] = partial(train_step, parts)
     if share == 1:
         return jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
@@ -142,7 +149,7 @@ def stepped(
         step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
 
     def shaped(state: TrainState, taken: int, *sizes: int) -> TrainState:
-        """Of what the runs have their own of, the first `taken` axes as axes of such sizes."""
+        """Reshape the first `taken` axes of the leaves that differ between runs to `sizes`."""
         leaves, tree = jax.tree.flatten(state)
         pairs = zip(held, leaves, strict=True)
         return jax.tree.unflatten(
@@ -153,53 +160,53 @@ def stepped(
         if batches == 1:
             after, metrics = step(state._replace(key=state.key[0]), batch)
             return after._replace(key=state.key), metrics
-        apart = shaped(state, 1, batches, share)
-        after, metrics = step(apart._replace(key=apart.key[:, 0]), batch)
+        by_batch = shaped(state, 1, batches, share)
+        after, metrics = step(by_batch._replace(key=by_batch.key[:, 0]), batch)
         metrics = jax.tree.map(lambda leaf: leaf.reshape(batches * share, *leaf.shape[2:]), metrics)
-        return shaped(after._replace(key=apart.key), 2, batches * share), metrics
+        return shaped(after._replace(key=by_batch.key), 2, batches * share), metrics
 
     return both
 
 
 def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: Any, count: Any) -> tuple[Any, Any]:
-    """`count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
+    """Take `count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
 
     def batch(k: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
     def body(k: Any, carry: Any) -> Any:
-        state, told = carry
+        state, history = carry
         state, metrics = step(state, batch(k))
-        return state, jax.tree.map(lambda kept, now: kept.at[k].set(now), told, metrics)
+        return state, jax.tree.map(lambda values, value: values.at[k].set(value), history, metrics)
 
     shapes = jax.eval_shape(lambda state: step(state, batch(0))[1], state)
-    told = jax.tree.map(lambda leaf: jnp.zeros((len(positions), *leaf.shape), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, count, body, (state, told))
+    history = jax.tree.map(lambda leaf: jnp.zeros((len(positions), *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, history))
 
 
-# What every run has for itself, even where it is equal at first.
+# The fields that are separate for every run, even where they are equal at first.
 OWN = ("trainable", "stats", "optimiser", "average", "numbers", "key")
 
 
 def axes_of(states: Sequence[TrainState]) -> list[int | None]:
-    """For every leaf of a state 0 where the runs have their own and None where they share it: the number of the step,
-    and frozen leaves and memories that are one array in all of them."""
+    """Return for every leaf of a state 0 where each run has a separate array and None where they share it: the number
+    of the step, and frozen leaves and memories that are one array in all runs."""
     axes: list[int | None] = []
     for name in TrainState._fields:
         columns = zip(*(jax.tree.leaves(getattr(state, name)) for state in states), strict=True)
         for leaves in columns:
-            apart = name in OWN or (name != "step" and any(leaf is not leaves[0] for leaf in leaves))
-            axes.append(0 if apart else None)
+            separate = name in OWN or (name != "step" and any(leaf is not leaves[0] for leaf in leaves))
+            axes.append(0 if separate else None)
     return axes
 
 
 def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainState:
-    """The states as one; every array is a copy."""
+    """Return the states as one; every array is a copy."""
 
     def join(axis: int | None, leaves: Sequence[Any]) -> Any:
         if axis is None:
             return jnp.array(leaves[0], copy=True)
-        # On a device each array would be an operation of its own.
+        # On a device each array would need a separate operation.
         return stack(np if is_small(leaves) else jnp, leaves)
 
     columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
@@ -208,107 +215,110 @@ def stacked(states: Sequence[TrainState], axes: Sequence[int | None]) -> TrainSt
 
 
 def stack(xp: Any, leaves: Sequence[Any]) -> Any:
-    """[A, ...] of A arrays, those that are smaller with zeros behind them; `xp` is numpy, or jax.numpy."""
-    most = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
+    """Stack A arrays to [A, ...], smaller ones padded with zeros at the end; `xp` is numpy or jax.numpy."""
+    largest = tuple(map(max, zip(*map(np.shape, leaves), strict=True)))
     return xp.stack(
         [
             leaf
-            if np.shape(leaf) == most
-            else xp.pad(leaf, [(0, m - n) for m, n in zip(most, np.shape(leaf), strict=True)])
+            if np.shape(leaf) == largest
+            else xp.pad(leaf, [(0, m - n) for m, n in zip(largest, np.shape(leaf), strict=True)])
             for leaf in leaves
         ]
     )
 
 
 def on_host(state: Any) -> Any:
-    """The state with its small leaves on the host, from which `Engine.fetch` takes every run's in no time."""
+    """Return the state with its small leaves on the host, where `Engine.fetch` takes no time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
 
 
 def is_small(leaves: Sequence[Any]) -> bool:
-    """Whether arrays of the runs hold few numbers in all; keys, which numpy does not know, are never small."""
+    """Return whether arrays of the runs hold few numbers in all; keys, which numpy does not know, are never small."""
     return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 
 def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
-    """ActiveRun n's state, its padding taken off."""
+    """Return run n's state, without its padding."""
     leaves, tree = jax.tree.flatten(state)
-    own = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]
+    of_run = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]
     cut = [leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
-           for leaf, shape in zip(own, shapes, strict=True)]  # fmt: skip
+           for leaf, shape in zip(of_run, shapes, strict=True)]  # fmt: skip
     return jax.tree.unflatten(tree, cut)
 
 
 def joined(parts: Sequence[Parts]) -> Parts:
-    """The static half of a step in which every leaf learns that does in some run; what each run does not learn is
-    masked in its state (see `masked`). The optimiser treats every number by itself, so a leaf whose gradient, rate and
-    decay are zero stays as it is."""
+    """Return the static half of a step in which every leaf learns that learns in some run; `masked` masks in each run's
+    state the leaves that it does not train. The optimiser treats every number separately, so a leaf with zero gradient,
+    rate and decay does not change."""
     first = parts[0]
     union: Partition = {}
     for path in first.partition:
-        claims = (own.partition[path] for own in parts)
+        claims = (of_run.partition[path] for of_run in parts)
         union[path] = next((learn for learn in claims if learn is not None), None)
     return first._replace(partition=union, layout=optimisers.layout(first.model, [union]))
 
 
 def masked(state: TrainState, own: Parts) -> TrainState:
-    """The fresh state of a `joined` step for a run that is `own` alone: a zero for every leaf that it does not learn,
-    in the place of its rate, its decay, and before its gradient."""
+    """Return the fresh state of a `joined` step for a run whose step is `own`: a zero for the rate, the decay and the
+    gradient of every leaf that it does not train."""
     zero, one = jnp.zeros(()), jnp.ones(())
     params = flatten(state.trainable)
-    mine = optimisers.leaf_rates(own.optim, state.variables.params, own.partition)
-    rates = jax.tree.map(jnp.float32, {path: mine.get(path, {"lr": 0.0, "weight_decay": 0.0}) for path in params})
-    mask = {path: one if path in mine else zero for path in params}
+    own_rates = optimisers.leaf_rates(own.optim, state.variables.params, own.partition)
+    rates = jax.tree.map(jnp.float32, {path: own_rates.get(path, {"lr": 0.0, "weight_decay": 0.0}) for path in params})
+    mask = {path: one if path in own_rates else zero for path in params}
     return state._replace(numbers=state.numbers | {"rates": rates, "mask": mask})
 
 
 def parted(state: TrainState, form: Any) -> TrainState:
-    """What a joined state is without the other runs' leaves: of the structure of `form`, leaf by leaf of one name; the
-    state itself where that is None."""
+    """Return a joined state without the other runs' leaves, in the structure of `form`, matched by name; the state
+    itself where `form` is None."""
     if form is None:
         return state
-    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     paths, tree = jax.tree_util.tree_flatten_with_path(form)
     named = [jax.tree_util.keystr(path) for path, _ in paths]
     learned = [name.replace(".frozen", ".trainable", 1) for name in named]
-    return jax.tree.unflatten(tree, [found[a] if a in found else found[b] for a, b in zip(named, learned, strict=True)])
+    return jax.tree.unflatten(
+        tree, [leaves[a] if a in leaves else leaves[b] for a, b in zip(named, learned, strict=True)]
+    )
 
 
 def grafted(state: TrainState, own: TrainState) -> TrainState:
-    """Return the `masked` state with every leaf that the run's `own` state has: the inverse of `parted`. The numbers of
-    the recipe (rates, masks) stay those of the masked state."""
-    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
+    """Return the `masked` state with every leaf of the run's `own` state: the inverse of `parted`. The numbers of the
+    recipe (rates, masks) stay those of the masked state."""
+    own_leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
     leaves = []
     for path, leaf in paths:
         name = jax.tree_util.keystr(path)
-        leaves.append(found.get(name, found.get(name.replace(".trainable", ".frozen", 1), leaf)))
+        leaves.append(own_leaves.get(name, own_leaves.get(name.replace(".trainable", ".frozen", 1), leaf)))
     return jax.tree.unflatten(tree, leaves)._replace(numbers=state.numbers)
 
 
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
-    """Whether runs that learn other leaves may still share a program: what begins to learn, and the stages in which
-    nothing does, are the same; nothing is remembered; and the update and the optimiser treat every number by itself."""
+    """Return whether runs that train different leaves may still share a program: the first trainable stage and the
+    frozen stages are the same, no term remembers anything, and the update and the optimiser treat every number
+    separately."""
     stages = [stage.name for stage in parts[0].model.stages]
-    firsts = {partition.first_trainable(stages, own.partition) for own in parts}
-    frozen = {partition.frozen_stages(stages, own.partition) for own in parts}
-    plain = all(
-        own.update.elementwise and own.ema is None and own.optim.elementwise and not own.layout.schedules
-        for own in parts
+    firsts = {partition.first_trainable(stages, of_run.partition) for of_run in parts}
+    frozen = {partition.frozen_stages(stages, of_run.partition) for of_run in parts}
+    elementwise = all(
+        of_run.update.elementwise and of_run.ema is None and of_run.optim.elementwise and not of_run.layout.schedules
+        for of_run in parts
     )
     leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
-    same = {frozenset(own.partition) for own in parts}
+    path_sets = {frozenset(of_run.partition) for of_run in parts}
     return (
-        plain
+        elementwise
         and len(leaves) > 1
-        and len(firsts) == len(frozen) == len(same) == 1
+        and len(firsts) == len(frozen) == len(path_sets) == 1
         and not any(jax.tree.leaves(state.memory) for state in states)
     )
 
 
 def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
-    """Whether these runs' steps differ in numbers alone: trees of the same structure, shapes and types, but for leaves
-    that the tuning lets be padded with zeros, where the optimiser treats every number by itself."""
+    """Return whether these runs' steps differ only in numbers: trees of the same structure, shapes and types, except
+    for leaves that the tuning allows to be padded with zeros, where the optimiser treats every number separately."""
     first = parts[0]
     padded = tuple(f"/{end}" for end in first.padded) if first.optim.elementwise else ()
 
@@ -318,11 +328,20 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
         return len({leaf.dtype for leaf in leaves}) == 1 and (len(shapes) == 1 or name.endswith(padded))
 
     kinds = {
-        (own.dtype, own.accumulate, own.ema is None, own.remat, own.joint, own.start, type(own.optim), own.optim.name)
-        for own in parts
+        (
+            of_run.dtype,
+            of_run.accumulate,
+            of_run.ema is None,
+            of_run.remat,
+            of_run.joint,
+            of_run.start,
+            type(of_run.optim),
+            of_run.optim.name,
+        )
+        for of_run in parts
     }
-    layouts = all(own.layout == first.layout for own in parts)
-    moving = {tuple(own.learning) for own in parts}
+    layouts = all(of_run.layout == first.layout for of_run in parts)
+    moving = {tuple(of_run.learning) for of_run in parts}
     trees = {jax.tree.structure(state) for state in states}
     if len(kinds) > 1 or len(moving) > 1 or len(trees) > 1 or not layouts:
         return False

@@ -1,4 +1,4 @@
-"""Where a phase may begin its pass: below that stage, nothing moves and nothing is random.
+"""Find the stage where a phase may begin its pass: below it, nothing moves and nothing is random.
 
 Shapes: B batch, T tokens.
 """
@@ -25,9 +25,9 @@ Reads = tuple[tuple[tuple[str, ...], jax.ShapeDtypeStruct], ...]
 
 
 class Cut(NamedTuple):
-    """The `stage` that a phase begins with, None where it begins with the inputs, and `why`. `reads` are the entries
-    of the carry that what comes after it reads, as paths of keys with their shapes and types; `leaves` are what a table
-    holds of them."""
+    """The `stage` that a phase begins with, None where it begins with the inputs, and `why`. `reads` are the entries of
+    the carry that the later stages read, as paths of keys with their shapes and types; `leaves` are the columns of a
+    table that holds them."""
 
     stage: str | None
     why: str
@@ -36,11 +36,16 @@ class Cut(NamedTuple):
 
 
 def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None) -> Cut:
-    """The cut of one phase, for batches of `inputs` (shapes [B, ...] of what the model reads), where the terms of the
-    objective remember `memory`.
+    """Return the cut of one phase.
 
-    All is read off the programs themselves: a prefix that uses a key is random, one that gives other statistics than
-    it got trains them, and an objective that cannot be traced from the cut on reads something below it.
+    The programs themselves decide: a prefix that uses a key is random, one that returns other statistics than it
+    received trains them, and an objective that cannot be traced from the cut on reads something below it.
+
+    Args:
+        ready: The prepared recipe.
+        phase: The number of the phase.
+        inputs: The shapes [B, ...] of the model's inputs.
+        memory: What the terms of the objective remember.
     """
     stages = [stage.name for stage in ready.model.stages]
     moved = {path for parts in ready.partitions[: phase + 1] for path, learn in parts.items() if learn is not None}
@@ -57,13 +62,13 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     if not below:
         return Cut(None, f"no parameter lies below {stage!r}, the first stage that learns")
     parts = ready.parts(phase)
-    if told := moving_below(ready, parts, stage, inputs):
-        return Cut(None, told)
+    if reason := moving_below(ready, parts, stage, inputs):
+        return Cut(None, reason)
     below_cut = partial(carried, ready, stage, parts.dtype)
     carry = jax.eval_shape(below_cut, jax.eval_shape(lambda: ready.variables), inputs)
-    reads, told = what_is_read(ready, parts._replace(start=stage), carry, memory)
-    if told:
-        return Cut(None, told)
+    reads, reason = what_is_read(ready, parts._replace(start=stage), carry, memory)
+    if reason:
+        return Cut(None, reason)
     why = f"everything below {stage!r} is frozen"
     if now != stage:
         why += f"; all below {now!r} is by now, but an earlier phase has moved it"
@@ -71,12 +76,12 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
 
 
 def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Mapping[str, Any]) -> Any:
-    """The carry at the cut."""
+    """Return the carry at the cut."""
     return forward(ready.model, variables, inputs, stop=stage, dtype=dtype)[0]["carry"]
 
 
 def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> str:
-    """What is not the same at every step below `stage`; empty where nothing is."""
+    """Return what changes from step to step below `stage`; empty where nothing does."""
     frozen = partition.frozen_stages([stage.name for stage in ready.model.stages], parts.partition)
 
     def prefix(key: Any, variables: Variables, given: Any) -> Any:
@@ -94,8 +99,8 @@ def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> s
 
 
 def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None) -> tuple[Any, str]:
-    """The entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or what keeps the
-    objective from beginning there."""
+    """Return the entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or the reason
+    why the objective cannot begin there."""
     rows = jax.tree.leaves(carry)[0].shape[0]
     # A ragged label has an entry for each token.
     tokens = next((leaf.shape[1] for leaf in jax.tree.leaves(carry) if len(leaf.shape) > 1), 1)
@@ -107,71 +112,73 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None)
     def step(given: Any, variables: Variables) -> Any:
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
         batch = {**given, "index": np.arange(rows, dtype=np.int32)}
-        known = {**batch, **labels}
-        streams = {name: batch if name == "unlabelled" else known for name in ready.streams}
+        labelled = {**batch, **labels}
+        streams = {name: batch if name == "unlabelled" else labelled for name in ready.streams}
         return train_step(parts, state, streams), eval_step(parts, state, {**given, **labels})
 
     try:
         traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr
     except (KeyError, ValueError, TypeError) as error:
         return (), f"the objective reads what lies below {parts.start!r} ({type(error).__name__}: {error})"
-    found = used(traced)
+    variables_read = used(traced)
     paths = [tuple(entry.key for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(carry)[0]]
     shapes = jax.tree.leaves(carry)
-    kept = zip(paths, shapes, traced.invars[: len(shapes)], strict=True)
-    return tuple((path, shape) for path, shape, variable in kept if variable in found), ""
+    entries = zip(paths, shapes, traced.invars[: len(shapes)], strict=True)
+    return tuple((path, shape) for path, shape, variable in entries if variable in variables_read), ""
 
 
 def used(traced: Any) -> set[Any]:
-    """The variables of a program on which its results depend, walking back from them. What a part of the program is
-    given counts as used by it."""
-    found = {variable for variable in traced.outvars if not isinstance(variable, Literal)}
+    """Return the variables of a program on which its results depend, walking back from them. All inputs of a used
+    sub-program count as used."""
+    variables = {variable for variable in traced.outvars if not isinstance(variable, Literal)}
     for equation in reversed(traced.eqns):
-        if equation.effects or any(out in found for out in equation.outvars):
-            found |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
-    return found
+        if equation.effects or any(out in variables for out in equation.outvars):
+            variables |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
+    return variables
 
 
 def leaves_of(ready: Prepared, stage: str, reads: Reads) -> list[Leaf]:
-    """What a table holds of every example."""
+    """Return the columns of a table, for every example."""
     extras = token_axes(ready, stage, reads)
     return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True)]
 
 
 def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
-    """For each entry that is read: how many tokens more than its text it has along axis 1, None where it has none.
+    """Return for each entry that is read how many tokens more than its text it has along axis 1, None where it has
+    none.
 
-    Raises ValueError where tokens lie along another axis.
+    Raises:
+        ValueError: Tokens lie along another axis.
     """
     fields = ready.processor.fields
     if not ready.processor.ragged:
         return [None] * len(reads)
     variables = jax.eval_shape(lambda: ready.variables)
-    both = []
-    most = ready.processor.longest or max(ready.recipe.data.lengths)
-    for length in (most - 1, most):
-        given = {
+    shapes = []
+    longest = ready.processor.longest or max(ready.recipe.data.lengths)
+    for length in (longest - 1, longest):
+        inputs = {
             name: jax.ShapeDtypeStruct((2, *(length if side is None else side for side in field.shape)), field.dtype)
             for name, field in fields.items()
         }
-        taken = jax.eval_shape(partial(prefix, ready, stage, reads), variables, given)
-        both.append([leaf.shape for leaf in taken])
-    found: list[int | None] = []
-    for short, long in zip(*both, strict=True):
+        outputs = jax.eval_shape(partial(prefix, ready, stage, reads), variables, inputs)
+        shapes.append([leaf.shape for leaf in outputs])
+    extras: list[int | None] = []
+    for short, long in zip(*shapes, strict=True):
         axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
         if axes not in ([], [1]):
             raise ValueError(f"what {stage!r} reads has tokens along the axes {axes}; expected 1")
-        found.append(short[1] - most + 1 if axes else None)
-    return found
+        extras.append(short[1] - longest + 1 if axes else None)
+    return extras
 
 
 def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:
-    """What is read of the carry at the cut, in the order of `reads`."""
+    """Return the entries of the carry at the cut, in the order of `reads`."""
     carry = carried(ready, stage, ready.recipe.train.dtype, variables, inputs)
-    found = []
+    arrays = []
     for path, _ in reads:
         node = carry
         for entry in path:
             node = node[entry]
-        found.append(node)
-    return found
+        arrays.append(node)
+    return arrays

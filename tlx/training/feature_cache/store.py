@@ -1,7 +1,7 @@
-"""What a frozen prefix gives of every example: computed once, kept in the cache folder, read as tables.
+"""Store the features of a frozen prefix for every example: computed once, kept in the cache folder, read as tables.
 
 The key of a store is a hash of everything that decides its numbers: the weights below the cut, the architecture, the
-cut, what is read of it, the data, what perturbs their inputs, how they are made inputs, and the type of the
+cut, the entries read at the cut, the data, the perturbations of their inputs, their processing, and the type of the
 activations.
 
 Shapes: B batch, T tokens.
@@ -35,9 +35,9 @@ from tlx.trees import flatten, subtree
 
 
 class Sources(NamedTuple):
-    """What the batches of a phase are read by, by the name of the stream or split: the tables of the stage `start`,
-    or the recipe's processor where it is None. `told` says what was done, and what it saved, or why not; `computed`
-    how many rows were."""
+    """The readers of the batches of a phase, by the name of the stream or split: the tables of the stage `start`, or
+    the recipe's processor where it is None. `told` says what was computed and saved, or why nothing was; `computed` is
+    the number of computed rows."""
 
     start: str | None
     readers: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Sources(NamedTuple):
 
 
 def nothing(ready: Prepared, why: str) -> Sources:
-    """The inputs themselves."""
+    """Return the recipe's processor for every stream and split."""
     names = (*ready.streams, "validation", "test", *(test.name for test in ready.recipe.data.tests), SOURCE, TARGET)
     return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
 
@@ -75,36 +75,36 @@ def clear() -> int:
     """Delete every stored prefix and return the bytes that were freed."""
     _, before = stored()
     for folder in room().iterdir():
-        # Whatever else lies there is not ours.
+        # Other files there do not belong to tlx.
         if re.fullmatch(r"[0-9a-f]{24}", folder.name) and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
     return before - stored()[1]
 
 
 def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
-    """The key of the store of one stream or split."""
+    """Return the key of the store of one stream or split."""
     assert cut.stage is not None
     model, recipe = ready.model, ready.recipe
     names = [stage.name for stage in model.stages]
-    made = hashlib.sha256()
+    sha = hashlib.sha256()
     for stage in names[: names.index(cut.stage)]:
         for kind, tree in zip(("params", "stats"), ready.variables, strict=True):
             for path, leaf in flatten(subtree(tree, stage)).items():
-                made.update(f"{kind} {stage}/{path} {leaf.shape} {leaf.dtype}".encode())
-                made.update(numbers(leaf))
+                sha.update(f"{kind} {stage}/{path} {leaf.shape} {leaf.dtype}".encode())
+                sha.update(numbers(leaf))
     side = sorted(flatten(subtree(ready.variables.params, f"{names[-1]}/side")))
     views = views_of(ready, name)
     augment = config.dump(recipe.data.augment) if augments(ready, name) else None
     reads = [["/".join(path), str(shape.dtype)] for path, shape in cut.reads]
     data = [examples.key or f"{examples.name} {examples.content}", examples.split, views, augment]
-    if examples.perturbation is not None and (seen := examples.perturbation.of_inputs) is not None:
-        data.append(seen.spelled)
-    # Another version may compute the same stages otherwise.
+    if examples.perturbation is not None and (of_inputs := examples.perturbation.of_inputs) is not None:
+        data.append(of_inputs.spelled)
+    # Another version may compute the same stages differently.
     versions = [version("tlx"), jax.__version__]
     rest = [
         versions,
         config.dump(model.config),
-        # Code of the user's own, in the model or in what changes its inputs.
+        # The user's code, in the model or in the processing of its inputs.
         *([config.fingerprint((model.config, recipe.data))] if config.sources((model.config, recipe.data)) else []),
         # A tuning that is merged in the step may change what a frozen stage computes.
         *([config.fingerprint(recipe.tuning)] if recipe.tuning.merged_in_step else []),
@@ -115,15 +115,15 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
         ready.processor.identity,
         data,
     ]
-    made.update(json.dumps(rest, sort_keys=True).encode())
-    return made.hexdigest()[:24]
+    sha.update(json.dumps(rest, sort_keys=True).encode())
+    return sha.hexdigest()[:24]
 
 
 def numbers(leaf: Any) -> bytes:
-    """The bytes of an array, hashed once for as long as it lives."""
+    """Return the digest of an array; it is kept until the array is deleted."""
     place = id(leaf)
     if place not in DIGESTS:
-        # Gone with the array, so that neither is it kept alive nor another one taken for it.
+        # A weak reference does not keep the array alive; its entry goes before another array can have the same id.
         gone = weakref.ref(leaf, lambda _: DIGESTS.pop(place, None))
         DIGESTS[place] = gone, hashlib.sha256(np.ascontiguousarray(leaf).data).digest()
     return DIGESTS[place][1]
@@ -133,47 +133,57 @@ DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
 
 def augments(ready: Prepared, name: str) -> bool:
-    """Whether the examples are augmented: only those of training are."""
+    """Return whether the examples are augmented: only those of training are."""
     return name in ready.recipe.data.stream_names and bool(ready.recipe.data.augment)
 
 
 def views_of(ready: Prepared, name: str) -> int:
-    """How many rows an example of the split has."""
+    """Return the number of rows of an example of the split."""
     return (ready.recipe.data.views or 1) if augments(ready, name) else 1
 
 
 def sources(
     pairs: Sequence[tuple[Prepared, Splits]], cut: Cut, reads: int, say: Callable[[str], None]
 ) -> list[Sources]:
-    """The tables of `cut` for each recipe, filled with what they lack, where each reads `reads` training examples in
-    all; the inputs, for all of them, where nothing may be cut, or too little is read for it to pay, or the disk has no
-    room. The recipes differ in numbers alone, so `cut` is that of any."""
+    """Return the tables of `cut` for each recipe, with all missing rows computed.
+
+    Every recipe gets its processor instead where no cut is possible, where too little is read for a cache to pay, or
+    where the disk has no room.
+
+    Args:
+        pairs: The prepared recipes and their data; they differ only in numbers.
+        cut: The cut of any of them.
+        reads: The number of training examples that each recipe reads.
+        say: Prints a message.
+    """
     if cut.stage is None:
         return [nothing(ready, cut.why) for ready, _ in pairs]
-    asked: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
+    requests: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
     opened_at: list[dict[str, Path]] = []
     tables: dict[Path, Table] = {}
     for ready, splits in pairs:
-        mine = {}
+        folders = {}
         for name, examples in splits.named.items():
             if isinstance(examples, Sealed):
                 continue
             folder = room() / digest(ready, cut, name, examples)
             if folder not in tables:
                 tables[folder] = Table(folder, cut.leaves, views_of(ready, name), ready.processor)
-            asked.setdefault(folder, []).append((ready, name, examples))
-            mine[name] = folder
-        opened_at.append(mine)
-    short = {folder: lacking(tables[folder], [own[2] for own in asked[folder]]) for folder in tables}
+            requests.setdefault(folder, []).append((ready, name, examples))
+            folders[name] = folder
+        opened_at.append(folders)
+    missing = {folder: lacking(tables[folder], [request[2] for request in requests[folder]]) for folder in tables}
     streams = pairs[0][1].streams
-    trained = sum(len(short[folder]) for folder in {mine[name] for mine in opened_at for name in streams})
+    trained = sum(len(missing[folder]) for folder in {folders[name] for folders in opened_at for name in streams})
     if trained > reads * len(pairs) * len(streams):
-        told = f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
-        return [nothing(ready, f"{told}, fewer than the {trained:,} to compute") for ready, _ in pairs]
-    computed = sum(map(len, short.values()))
-    most = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
+        message = (
+            f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
+        )
+        return [nothing(ready, f"{message}, fewer than the {trained:,} to compute") for ready, _ in pairs]
+    computed = sum(map(len, missing.values()))
+    longest = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
     sizes = zip(cut.leaves, cut.reads, strict=True)
-    size = computed * sum(row_bytes(leaf, shape, most) for leaf, (_, shape) in sizes)
+    size = computed * sum(row_bytes(leaf, shape, longest) for leaf, (_, shape) in sizes)
     free = free_bytes()
     if size > free / 2:
         why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
@@ -184,64 +194,64 @@ def sources(
     damaged = [reason for table in tables.values() for reason in table.damaged.values()]
     for reason in damaged:
         say(f"note: {reason}; it is not used, and its rows are computed again")
-    for folder, rows in short.items():
+    for folder, rows in missing.items():
         if not len(rows):
             continue
-        ready, name, examples = asked[folder][0]
+        ready, name, examples = requests[folder][0]
         try:
             tables[folder] = fill(ready, cut, name, examples.whole(), rows, tables[folder])
         except OSError as error:
             # The store only saves time: a full or read-only cache must not stop a run.
             return [nothing(ready, f"{folder} cannot be written ({error.strerror or error})") for ready, _ in pairs]
     spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
-    told = (
+    message = (
         f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
         "examples of this phase"
     )
-    told += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
-    found = [{name: tables[folder] for name, folder in mine.items()} for mine in opened_at]
-    return [Sources(cut.stage, readers, told, computed) for readers in found]
+    message += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
+    tables_by_run = [{name: tables[folder] for name, folder in folders.items()} for folders in opened_at]
+    return [Sources(cut.stage, readers, message, computed) for readers in tables_by_run]
 
 
 def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:
-    """The rows, ascending, that these examples need and the table does not have."""
-    every = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
-    return table.missing(every)
+    """Return the rows, ascending, that these examples need and the table does not have."""
+    rows = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
+    return table.missing(rows)
 
 
 def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
-    """At most so many bytes an example."""
+    """Return an upper bound of the bytes of an example."""
     sizes = [tokens + leaf.extra, *shape.shape[2:]] if leaf.tokens else shape.shape[1:]
     return int(np.prod(sizes)) * shape.dtype.itemsize
 
 
 def rows_of(examples: Examples, views: int) -> np.ndarray:
-    """The rows that these examples need, int64."""
+    """Return the rows that these examples need, int64."""
     return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
 
 
 def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray, table: Table) -> Table:
-    """The table with what it lacks of `rows`, numbers of rows of the `whole` split, computed once: other processes that
-    want the same wait."""
+    """Return the table with its missing `rows` computed, numbers of rows of the `whole` split; other processes that
+    need the same rows wait."""
     from filelock import FileLock
 
     table.folder.mkdir(parents=True, exist_ok=True)
     with locked(FileLock(table.folder / ".lock")):
         table = Table(table.folder, table.leaves, table.views, table.processor)
-        short = table.missing(rows)
+        missing = table.missing(rows)
         for view in range(table.views):
-            here = short[short % table.views == view] // table.views
-            if len(here):
+            places = missing[missing % table.views == view] // table.views
+            if len(places):
                 changed = view if augments(ready, name) else None
-                table = table.grown(*computed(ready, cut, whole.view(here), table, changed))
+                table = table.grown(*computed(ready, cut, whole.view(places), table, changed))
     return table
 
 
 def computed(
     ready: Prepared, cut: Cut, examples: Examples, table: Table, view: int | None
 ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-    """`(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones. `view` is
-    the number of the augmentation, None where the split has none."""
+    """Return `(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones.
+    `view` is the number of the augmentation, None where the split has none."""
     recipe = ready.recipe
     assert cut.stage is not None
     run = jax.jit(partial(prefix, ready, cut.stage, cut.reads))
@@ -253,20 +263,20 @@ def computed(
     measured = reader(examples, ready.processor)
     for batch in batches:
         look()
-        real = batch["weight"] > 0
+        is_real = batch["weight"] > 0
         if view is not None:
             rows = zip(batch["image"], batch["index"].tolist(), strict=True)
-            made = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
-            batch["image"] = np.stack(made)
-        found = [np.asarray(array)[real] for array in run(variables, inputs_of(batch))]
-        check_numbers(found, batch["index"][real], examples, cut.stage)
-        indices.append(batch["index"][real].astype(np.int64) * table.views + (view or 0))
-        sizes = measured.lengths(batch["position"][real]) if ready.processor.ragged else None
+            images = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
+            batch["image"] = np.stack(images)
+        arrays = [np.asarray(array)[is_real] for array in run(variables, inputs_of(batch))]
+        check_numbers(arrays, batch["index"][is_real], examples, cut.stage)
+        indices.append(batch["index"][is_real].astype(np.int64) * table.views + (view or 0))
+        sizes = measured.lengths(batch["position"][is_real]) if ready.processor.ragged else None
         if sizes is not None:
             lengths.append(sizes.astype(np.int32))
-        for piece, leaf, array in zip(pieces, table.leaves, found, strict=True):
+        for piece, leaf, array in zip(pieces, table.leaves, arrays, strict=True):
             if leaf.tokens and sizes is not None:
-                # The tokens that are padding say nothing that anyone reads.
+                # Padding tokens are not stored: no stage reads them.
                 piece.append(array[np.arange(array.shape[1]) < (sizes + leaf.extra)[:, None]])
             else:
                 piece.append(array)
@@ -275,11 +285,11 @@ def computed(
 
 
 def check_numbers(found: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
-    """ValueError, with the example, where what lies below `stage` gives NaN."""
+    """Raise ValueError, with the example, where the features below `stage` contain NaN."""
     for array in found:
-        wrong = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
-        if len(wrong):
+        bad = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
+        if len(bad):
             raise ValueError(
-                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[wrong[0]]}]; look "
+                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[bad[0]]}]; look "
                 "at that example, and at the weights"
             )
