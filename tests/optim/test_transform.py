@@ -14,7 +14,7 @@ import pytest
 
 from tlx import Learn, Optim
 from tlx import optim as optimisers
-from tlx.config import hyperparameters, with_hyperparameters
+from tlx.optim.hyperparameters import hyperparameters, with_hyperparameters
 from tlx.partition import partition, split
 from tlx.trees import flatten, nest
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx import Learn, Optim, config, models, partition, sharding, tasks, tuning
+from tlx import Learn, Optim, models, partition, sharding, tasks, tuning
 from tlx import optim as optimisers
 from tlx.objectives import Supervised, Term
+from tlx.optim.hyperparameters import hyperparameters
 from tlx.partition import split
 from tlx.training.gradients import rematerialised
 from tlx.training.step import Parts, compile_step, eval_step, initial_state, memories, train_step
@@ -322,7 +323,7 @@ def test_half_precision_is_of_activations_alone():
 def test_every_recipe_number_is_in_the_state():
     parts = parts_of(terms=(Supervised(weight=0.25), Anchor(weight=0.5)))
     held = initial_state(parts, variables_of(parts), STEPS, jax.random.key(0)).numbers
-    assert held["optim"].keys() == config.hyperparameters(parts.optim).keys()
+    assert held["optim"].keys() == hyperparameters(parts.optim).keys()
     assert held["terms"]["1"] == {"weight": 0.5}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(held))
 

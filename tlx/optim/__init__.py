@@ -1,8 +1,9 @@
 """The optimiser: an optax transform over the trainable leaves alone, built inside the step.
 
 All its numbers (rate, decay, moment coefficients, clip) may be traced arrays, so recipes that differ only in numbers
-share one compiled program. `settings` has the optimiser's part of a recipe, `schedules` the rate at a step, `leaves`
-the facts about each leaf, `directions` the optimisers, and `transform` the step.
+share one compiled program. `settings` has the optimiser's part of a recipe, `hyperparameters` its numbers as a tree,
+`schedules` the rate at a step, `leaves` the facts about each leaf, `directions` the optimisers, and `transform` the
+step.
 """
 
 from tlx.optim.directions import Optimiser, Wave, directed

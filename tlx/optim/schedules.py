@@ -5,7 +5,7 @@ All numbers may be traced arrays; the schedule's name is static.
 
 import jax.numpy as jnp
 
-from tlx.config import with_hyperparameters
+from tlx.optim.hyperparameters import with_hyperparameters
 from tlx.optim.settings import Optim
 from tlx.types import Array
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from tlx import partition
-from tlx.config import with_hyperparameters
 from tlx.models import features, forward
 from tlx.objectives import Pass, Term, loss_of
+from tlx.optim.hyperparameters import with_hyperparameters
 from tlx.training import pmap
 from tlx.training.state import Parts, TrainState, answering
 from tlx.trees import Tree, flatten, merge, nest

@@ -10,6 +10,7 @@ import jax
 
 from tlx import config
 from tlx.files import user_code
+from tlx.optim.hyperparameters import hyperparameters
 from tlx.recipe import Recipe
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun
@@ -34,7 +35,7 @@ def signature(recipe: Recipe) -> str:
     for name in VARIED:
         value = getattr(recipe, name)
         records = value if isinstance(value, tuple) else (value,)
-        document[name] = [blank(config.dump(item), config.hyperparameters(item)) for item in records]
+        document[name] = [blank(config.dump(item), hyperparameters(item)) for item in records]
     if recipe.train.ema is not None:
         document["train"]["ema"] = "#"
     tuning = recipe.tuning

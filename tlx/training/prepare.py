@@ -14,6 +14,7 @@ from tlx import config, models, objectives, optim, partition, processors, update
 from tlx.data import Splits, load, train_batches
 from tlx.functional.selection import CRITERIA, read_by
 from tlx.optim import Optim
+from tlx.optim.hyperparameters import hyperparameters
 from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe
@@ -298,7 +299,7 @@ def check_shares(phases: Sequence[Phase]) -> None:
 
 def changed(whole: Optim, phase: Phase) -> Optim:
     """Return the optimiser with the numbers of one phase; raise ValueError for a number that it does not have."""
-    numbers = config.hyperparameters(whole)
+    numbers = hyperparameters(whole)
     if unknown := [name for name, _ in phase.optim if name not in numbers]:
         raise ValueError(
             f"a phase changes optim.{unknown[0]}, which is no number of it{near_miss(unknown[0], numbers)}"

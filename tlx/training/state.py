@@ -10,9 +10,9 @@ import numpy as np
 
 from tlx import optim as optimisers
 from tlx import partition
-from tlx.config import hyperparameters
 from tlx.objectives import Term
 from tlx.optim import Layout, Optim
+from tlx.optim.hyperparameters import hyperparameters
 from tlx.partition import Partition
 from tlx.tasks import Task
 from tlx.trees import Tree, flatten, merge, nest

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 
 from tlx import optim as optimisers
 from tlx import sharding
-from tlx.config import with_hyperparameters
 from tlx.models import features, forward
 from tlx.objectives import passes, with_created
 from tlx.optim import Layout
+from tlx.optim.hyperparameters import with_hyperparameters
 from tlx.tasks import with_labels
 from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of

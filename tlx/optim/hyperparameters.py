@@ -1,0 +1,42 @@
+"""The float fields of a recipe as a tree of arrays: what a sweep may vary without compiling a new program."""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from tlx import config
+
+
+def hyperparameters(value: Any) -> dict[str, Any]:
+    """Return the float fields of a record (tuples of floats too), and of the records in its fields, as a tree: the
+    numbers that a sweep may vary without a new program."""
+    hints = typing.get_type_hints(type(value))
+    numbers: dict[str, Any] = {}
+    for name, field in config.fields(value).items():
+        if config.is_record(field):
+            if inner := hyperparameters(field):
+                numbers[name] = inner
+            continue
+        if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
+            numbers[name] = {str(n): float(item) for n, item in enumerate(field)}
+            continue
+        is_float = hints.get(name) is float or float in typing.get_args(hints.get(name))
+        if is_float and isinstance(field, int | float) and not isinstance(field, bool):
+            numbers[name] = float(field)
+    return numbers
+
+
+def with_hyperparameters(value: Any, values: Mapping[str, Any]) -> Any:
+    """Return `value` with traced arrays in the place of its float fields, without checking them again."""
+    if not config.is_record(value):
+        return tuple(values[str(n)] for n in range(len(value)))
+    changed = {
+        name: with_hyperparameters(getattr(value, name), new) if isinstance(new, Mapping) else new
+        for name, new in values.items()
+    }
+    if hasattr(value, "_fields"):
+        return value._replace(**changed)
+    copy = object.__new__(type(value))
+    for name, field in config.fields(value).items():
+        object.__setattr__(copy, name, changed.get(name, field))
+    return copy
