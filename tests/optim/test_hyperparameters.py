@@ -5,9 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from tlx import Optim, tasks
-from tlx.objectives import Supervised
+from tlx.objectives import Ramp, Supervised
 from tlx.optim.hyperparameters import hyperparameters, with_hyperparameters
-from tlx.types import Ramp
 
 
 def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
