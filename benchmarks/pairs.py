@@ -105,12 +105,12 @@ def settle(patience: float) -> None:
 
 
 class Side:
-    """One of the two processes: `words` are the arguments after the interpreter."""
+    """One of the two processes: `words` are the arguments of the interpreter `python`."""
 
-    def __init__(self, words: list[str], huge: bool = False) -> None:
+    def __init__(self, words: list[str], huge: bool = False, python: str = sys.executable) -> None:
         extra = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {}
         self.process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | extra
+            [python, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | extra
         )
 
     def run(self, steps: int) -> dict[str, Any]:
