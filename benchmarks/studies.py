@@ -90,7 +90,7 @@ def work(side: str, out: Path, options: argparse.Namespace) -> None:
 
     if side in ("stored", "plain"):
         asked = recipe(options.sentences, options.epochs, options.depth)
-        run(asked, out, how=How(quiet=True, leave="learned", prefix=side == "stored"))
+        run(asked, out, how=How(quiet=True, leave="learned", feature_cache=side == "stored"))
         return
     lora = side.startswith("lora")
     if lora:

@@ -153,7 +153,7 @@ def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):
     }
     recipe = assigned(base, changes)
     stored, plain = (
-        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, feature_cache=prefix)) for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in ("train/loss", *names):
@@ -209,7 +209,7 @@ def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, mo
     }
     recipe = assigned(SEVERAL, changes)
     stored, plain = (
-        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, feature_cache=prefix)) for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in names:

@@ -108,7 +108,7 @@ def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_pat
     train = Train(steps=100, batch=64, eval_every=100, ema=0.9)
     recipe = target(*TAUGHT[:count], tuning=rules, train=train)
     stored, plain = (
-        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)) for prefix in (True, False)
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, feature_cache=prefix)) for prefix in (True, False)
     )
     (cut,) = stored.result["prefix"]
     assert (cut["cut"] == "blocks/00") == (count == 2)

@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-prefix", *MESH)),
+        ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-feature-cache", *MESH)),
         ("tlx.training.loop.run", ("run", "ti ny.py", *SET)),
         ("tlx.training.loop.run", ("run", "--quiet", "--overwrite", "--", "-plain.py")),
         (

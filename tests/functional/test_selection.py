@@ -311,7 +311,7 @@ def test_a_stored_prefix_gives_what_the_head_reads_of_images_as_they_are(tmp_pat
     }
     recipe = assigned(RECIPE, changes)
     stored, plain = (
-        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, leave="learned", prefix=prefix))
+        run(recipe, tmp_path / f"{prefix}", how=How(quiet=True, leave="learned", feature_cache=prefix))
         for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"

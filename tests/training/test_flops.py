@@ -95,7 +95,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_says_what_its_steps_took(name, tmp_path):
-    how = How(quiet=True, prefix=False)
+    how = How(quiet=True, feature_cache=False)
     found = run(CASES[name], tmp_path / "run", how=how).result["flops"]
     # Counted before the compiler's last passes.
     assert found == pytest.approx(operations(CASES[name]).total, rel=0.02)
@@ -106,7 +106,7 @@ def test_what_a_prefix_gives_is_not_counted_again_and_arms_of_a_pack_share(tmp_p
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     probe = dataclasses.replace(RECIPE, tuning=tuning.Probe())
     whole, above = (
-        run(probe, tmp_path / f"{prefix}", how=How(quiet=True, prefix=prefix)).result["flops"]
+        run(probe, tmp_path / f"{prefix}", how=How(quiet=True, feature_cache=prefix)).result["flops"]
         for prefix in (False, True)
     )
     by_hand = STEPS * 2 * B * 2 * H * C

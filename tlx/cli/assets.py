@@ -83,9 +83,9 @@ def assets_fetch(names: tuple[str, ...]) -> None:
         click.echo(f"{name}: {fetch(name, progress=lambda message: click.echo(message, err=True))}")
 
 
-@main.command()
+@main.command("feature-cache")
 @click.option("--clear", "clearing", is_flag=True, help="Delete all cached features.")
-def prefixes(clearing: bool) -> None:
+def feature_cache(clearing: bool) -> None:
     """Print the disk usage of the feature cache (TLX_CACHE/prefixes). Deleted features are computed again on demand."""
     from tlx.training.feature_cache import clear, stored
 

@@ -33,12 +33,16 @@ from tlx.cli.group import (
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Delete the files of an earlier run first; other files stay.")
 @click.option(
-    "--no-prefix", is_flag=True, help="Do not cache features of the frozen layers; recompute them at every step."
+    "--no-feature-cache",
+    "--no-prefix",
+    "recompute",
+    is_flag=True,
+    help="Do not cache features of the frozen layers; recompute them at every step (--no-prefix: the older name).",
 )
 @mesh_option
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def run(
-    config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, no_prefix: bool,
+    config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
     mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the recipe of CONFIG (a Python file with a function recipe()), evaluate it, and write the report."""
@@ -54,11 +58,11 @@ def run(
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     try:
-        how = How(quiet=quiet, prefix=not no_prefix, mesh=mesh_of(mesh))
+        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh))
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how)
     except KeyboardInterrupt:
         ending = [
-            *(["--no-prefix"] if no_prefix else []),
+            *(["--no-feature-cache"] if recompute else []),
             *mesh_words(mesh),
             *(["--quiet"] if quiet else []),
             "--resume",

@@ -79,8 +79,10 @@ class RunGroup:
         with self.clock("setup"):
             if self.setup is None or (self.setup.phase, self.setup.step) != (number, self.step):
                 before, self.before, self.setup = self.before, None, None
-                prefix, restore = self.how.prefix, self.checkpoints.restore
-                self.setup = set_up_phase(self.runs, number, prefix, self.progress.say, before, restore, self.how.mesh)
+                feature_cache, restore = self.how.feature_cache, self.checkpoints.restore
+                self.setup = set_up_phase(
+                    self.runs, number, feature_cache, self.progress.say, before, restore, self.how.mesh
+                )
             self.state = self.setup.placed()
 
     def take_steps(self) -> None:

@@ -21,7 +21,7 @@ from tlx.training.state import initial_state, memories
 from tlx.training.step import train_step
 from tlx.trees import flatten
 
-PLAIN, STORED = How(quiet=True, leave="learned", prefix=False), How(quiet=True, leave="learned")
+PLAIN, STORED = How(quiet=True, leave="learned", feature_cache=False), How(quiet=True, leave="learned")
 EVERY = How(quiet=True, leave="all")
 RATE = 2.0**24
 
