@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from tlx.cli.group import main
+from tlx.cli.group import alias, main
 
 
 @main.command()
@@ -94,3 +94,6 @@ def feature_cache(clearing: bool) -> None:
     else:
         count, size = stored()
         click.echo(f"{count} caches, {size / 1e6:.1f} MB")
+
+
+alias(feature_cache, "prefixes")

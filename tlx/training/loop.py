@@ -40,11 +40,11 @@ class How:
 
     `quiet` prints nothing. `leave` "all" writes the model, the page and every record; "learned" writes what a study
     keeps of a cell: `result.json`, predictions, at most 200 training records, and the trained parameters, if they are
-    few. With `feature_cache`, the features of a frozen prefix are computed once where that is exact. Without `test` the test
-    split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each validation
-    except the last and ends the run by returning False; the result then has fewer `steps` than `asked_steps`. A
-    checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old. `mesh` sets how many
-    devices share a batch.
+    few. With `feature_cache`, the features of the frozen layers are computed once where that is exact. Without `test`
+    the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
+    validation except the last and ends the run by returning False; the result then has fewer `steps` than
+    `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
+    `mesh` sets how many devices share a batch.
     """
 
     quiet: bool = False
