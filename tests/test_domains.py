@@ -128,7 +128,7 @@ def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
 def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
     recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
     found = run(recipe, tmp_path / "run", how=How(leave="learned"))
-    note = "source has 351 examples, fewer than a batch of 512: a step takes some more than once"
+    note = "source has 351 examples, fewer than the batch size 512: one step uses some examples more than once"
     assert note in found.result["notes"]
     assert f"note: {note}" in capsys.readouterr().err
 

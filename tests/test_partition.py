@@ -41,8 +41,8 @@ def test_a_rule_must_match_the_whole_path():
         f"blocks/0{n}/{leaf}" for n in range(4) for leaf in ("bias", "kernel")
     ]
     # By `search` the first would claim every bias, by `match` the second everything in the stem.
-    assert refused(SMALL, (r"bias", None), REST).startswith("rule 'bias' claims no parameter")
-    assert refused(SMALL, (r"stem", None), REST).startswith("rule 'stem' claims no parameter")
+    assert refused(SMALL, (r"bias", None), REST).startswith("rule 'bias' matches no parameter")
+    assert refused(SMALL, (r"stem", None), REST).startswith("rule 'stem' matches no parameter")
 
 
 def test_the_first_rule_that_matches_wins():
@@ -56,11 +56,11 @@ def test_the_first_rule_that_matches_wins():
 
 
 def test_a_rate_or_decay_is_no_negative_number():
-    told = "rule 'stem/.*' has lr=-1; it multiplies the rate, and is finite and 0 or more"
+    told = "rule 'stem/.*' has lr=-1; expected a learning rate multiplier, finite and 0 or more"
     assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == told
     assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == told.replace("-1", "nan")
     assert refused(SMALL, (r"stem/.*", Learn(weight_decay=-0.5)), REST) == (
-        "rule 'stem/.*' has weight_decay=-0.5; it draws towards zero, and is finite and 0 or more"
+        "rule 'stem/.*' has weight_decay=-0.5; expected a weight decay, finite and 0 or more"
     )
     assert partition(SMALL, ((r"stem/.*", Learn(lr=0.0, weight_decay=0.0)), REST))["stem/bias"] == Learn(0.0, 0.0)
     # What a tuning passes on comes here too.
@@ -68,50 +68,51 @@ def test_a_rate_or_decay_is_no_negative_number():
         data=Data(target="digits"), task=tasks.Classification(classes=10), model=models.Mlp(inputs=(8, 8, 1)),
         tuning=tuning.Lora(rank=1, on="stem", weight_decay=-0.1),
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"rule '\.\*/lora/a' has weight_decay=-0\.1; it draws"):
+    with pytest.raises(ValueError, match=r"rule '\.\*/lora/a' has weight_decay=-0\.1; expected"):
         prepare(recipe)
 
 
 def test_a_rule_that_matches_nothing_names_what_is_near():
     assert refused(BERT, (r"block/.*", None), REST) == (
-        "rule 'block/.*' claims no parameter; close: 'blocks/00', 'blocks/01'"
+        "rule 'block/.*' matches no parameter; close: 'blocks/00', 'blocks/01'"
     )
     assert refused(BERT, (r"blocks/06/.*", None), REST) == (
-        "rule 'blocks/06/.*' claims no parameter; close: 'blocks/00', 'blocks/01'"
+        "rule 'blocks/06/.*' matches no parameter; close: 'blocks/00', 'blocks/01'"
     )
-    assert refused(BERT, (r"pol/.*", None), REST).startswith("rule 'pol/.*' claims no parameter; close: 'pool'")
-    assert refused(BERT, (r"heads/.*", None), REST).startswith("rule 'heads/.*' claims no parameter; close: 'head'")
+    assert refused(BERT, (r"pol/.*", None), REST).startswith("rule 'pol/.*' matches no parameter; close: 'pool'")
+    assert refused(BERT, (r"heads/.*", None), REST).startswith("rule 'heads/.*' matches no parameter; close: 'head'")
 
 
 def test_a_rule_whose_matches_are_taken_is_told_by_whom():
     taken = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
     assert refused(SMALL, *taken) == (
-        "rule 'blocks/.*/bias' claims nothing: 'blocks/.*' before it took its 12 matches; move it up"
+        "rule 'blocks/.*/bias' has no effect: the earlier 'blocks/.*' already took its 12 matches; move it up"
     )
     assert refused(SMALL, (r"head/.*", None), (r"head/kernel", Learn()), REST) == (
-        "rule 'head/kernel' claims nothing: 'head/.*' before it took its 1 match; move it up"
+        "rule 'head/kernel' has no effect: the earlier 'head/.*' already took its 1 match; move it up"
     )
     assert refused(SMALL, (r"blocks/0.*", None), (r"blocks/1.*", None), (r"blocks/.*/bias", Learn()), REST) == (
-        "rule 'blocks/.*/bias' claims nothing: 'blocks/0.*', 'blocks/1.*' before it took its 12 matches; move it up"
+        "rule 'blocks/.*/bias' has no effect: the earlier 'blocks/0.*', 'blocks/1.*' already took its 12 "
+        "matches; move it up"
     )
     assert refused(SMALL, REST, (r"head/.*", None)) == (
-        "rule 'head/.*' claims nothing: '.*' before it took its 1 match; move it up"
+        "rule 'head/.*' has no effect: the earlier '.*' already took its 1 match; move it up"
     )
 
 
 def test_every_parameter_must_be_claimed():
     assert refused(SMALL, (r"blocks/.*", Learn())) == (
-        "no rule claims 2 of 26 parameters: 'head/kernel', 'stem/bias'; "
+        "no rule matches 2 of 26 parameters: 'head/kernel', 'stem/bias'; "
         "end the rules with (r'.*', Learn()) or (r'.*', None)"
     )
     assert refused(SMALL, (r"head/.*", Learn())).startswith(
-        "no rule claims 25 of 26 parameters: 'blocks/00/bias', 'blocks/00/kernel', 'blocks/01/bias', ...; end"
+        "no rule matches 25 of 26 parameters: 'blocks/00/bias', 'blocks/00/kernel', 'blocks/01/bias', ...; end"
     )
-    assert refused(SMALL).startswith("no rule claims 26 of 26 parameters")
+    assert refused(SMALL).startswith("no rule matches 26 of 26 parameters")
 
 
 def test_something_must_be_left_to_learn():
-    assert refused(SMALL, (r".*", None)) == "all 26 parameters are frozen: no rule with Learn(...) claims any"
+    assert refused(SMALL, (r".*", None)).startswith("all 26 parameters are frozen, because no rule with Learn(...)")
 
 
 def test_a_broken_regular_expression_is_named():

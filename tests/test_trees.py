@@ -44,7 +44,7 @@ def test_subtree_is_empty_where_there_is_nothing():
 def test_merge_is_the_union_of_disjoint_trees_whatever_their_order():
     left, right = {"stem": TREE["stem"], "head": 5}, {"blocks": TREE["blocks"]}
     assert trees.merge(left, right) == trees.merge(right, left) == trees.merge(TREE) == TREE
-    with pytest.raises(ValueError, match=r"^two trees hold the same leaf 'blocks/00/kernel'$"):
+    with pytest.raises(ValueError, match=r"^both trees contain the leaf 'blocks/00/kernel'$"):
         trees.merge(TREE, right)
 
 

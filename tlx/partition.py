@@ -50,7 +50,10 @@ def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
     rules = tuple(rules)
     result = {path: rules[position][1] for path, position in claims(params, rules).items()}
     if all(learn is None for learn in result.values()):
-        raise ValueError(f"all {len(result)} parameters are frozen: no rule with Learn(...) claims any")
+        raise ValueError(
+            f"all {len(result)} parameters are frozen, because no rule with Learn(...) matches any of them; add such a "
+            "rule"
+        )
     return result
 
 
@@ -74,16 +77,16 @@ def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
         if not matches:
             literal = rule.replace("\\", "").removesuffix("/.*").removesuffix(".*")
             close = near_miss(literal, prefixes(paths), n=2)
-            raise ValueError(f"rule {rule!r} claims no parameter{close}")
+            raise ValueError(f"rule {rule!r} matches no parameter{close}")
         earlier = ", ".join(repr(rules[n][0]) for n in sorted({claimed[path] for path in matches}))
         raise ValueError(
-            f"rule {rule!r} claims nothing: {earlier} before it took its "
-            f"{len(matches)} match{'es' if len(matches) > 1 else ''}; move it up"
+            f"rule {rule!r} has no effect: the earlier {earlier} already took its {len(matches)} "
+            f"match{'es' if len(matches) > 1 else ''}; move it up"
         )
     if unclaimed := [path for path in paths if path not in claimed]:
         raise ValueError(
-            f"no rule claims {len(unclaimed)} of {len(paths)} parameters: {_some(unclaimed)}; "
-            "end the rules with (r'.*', Learn()) or (r'.*', None)"
+            f"no rule matches {len(unclaimed)} of {len(paths)} parameters: {_some(unclaimed)}; end the rules with "
+            "(r'.*', Learn()) or (r'.*', None)"
         )
     return claimed
 
@@ -93,8 +96,8 @@ def check_learn(rule: str, learn: Learn | None) -> None:
     for name in ("lr", "weight_decay"):
         number = getattr(learn, name, None)
         if number is not None and not 0 <= number < math.inf:
-            what = "it multiplies the rate" if name == "lr" else "it draws towards zero"
-            raise ValueError(f"rule {rule!r} has {name}={number:g}; {what}, and is finite and 0 or more")
+            what = "a learning rate multiplier" if name == "lr" else "a weight decay"
+            raise ValueError(f"rule {rule!r} has {name}={number:g}; expected {what}, finite and 0 or more")
 
 
 def _some(paths: list[str], n: int = 3) -> str:

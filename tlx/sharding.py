@@ -41,13 +41,13 @@ def make_mesh(devices: Any = None, mesh: Mesh = Mesh()) -> DeviceMesh:
     count = len(devices) if mesh.data == ALL else mesh.data
     if count > len(devices):
         raise ValueError(
-            f"mesh data={count}: there are {len(devices)} devices; take data={len(devices)} or fewer, "
-            "or data=-1 for all"
+            f"mesh data={count}: there are only {len(devices)} devices; use data={len(devices)} or fewer, or data=-1 "
+            "for all"
         )
     if count < len(devices) and jax.process_count() > 1:
         raise ValueError(
-            f"mesh data={count}: {jax.process_count()} processes have {len(devices)} devices, and each process has a "
-            f"part of every batch; take data={len(devices)}, or data=-1"
+            f"mesh data={count}: {jax.process_count()} processes have {len(devices)} devices, and each process must "
+            f"have a part of every batch; use data={len(devices)}, or data=-1"
         )
     return DeviceMesh(np.asarray(devices[:count]), (DATA,))
 
@@ -76,5 +76,5 @@ def check_batch(batch: int, mesh: DeviceMesh, name: str) -> None:
         near = f"{below} or {above}" if below else f"{above}"
         fewer = next(size for size in range(count - 1, 0, -1) if batch % size == 0)
         raise ValueError(
-            f"{name} is {batch}, which {count} devices cannot share evenly; take {near}, or a mesh of data={fewer}"
+            f"{name} is {batch}, which {count} devices cannot share evenly; use {near}, or a mesh of data={fewer}"
         )

@@ -70,7 +70,7 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     for tree in trees:
         flat = flatten(tree)
         if shared := leaves.keys() & flat.keys():
-            raise ValueError(f"two trees hold the same leaf {min(shared)!r}")
+            raise ValueError(f"both trees contain the leaf {min(shared)!r}")
         leaves |= flat
     return nest(dict(sorted(leaves.items())))
 
@@ -83,7 +83,7 @@ def added(tree: Mapping[str, Any], leaves: Mapping[str, Any], who: str) -> Tree:
     """
     flat = flatten(tree)
     if shared := sorted(flat.keys() & leaves.keys()):
-        raise ValueError(f"{who} adds {shared[0]!r}, which is there already: a model holds it once")
+        raise ValueError(f"{who} adds {shared[0]!r}, but the model already has this leaf: add it only once")
     return nest(dict(sorted((flat | dict(leaves)).items())))
 
 

@@ -118,12 +118,12 @@ def test_lists_answer(command):
 
 def test_an_unknown_field_names_the_nearest(config):
     assert told("run", config, "--set", "optim.lrr=1") == (
-        "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
+        "the recipe has no field 'optim.lrr'; close: 'optim.lr', 'optim.clip', 'optim'"
     )
 
 
 def test_a_value_of_the_wrong_type_says_what_is_wanted(config):
-    assert told("run", config, "--set", "train.batch=many") == "train.batch wants int, got 'many'"
+    assert told("run", config, "--set", "train.batch=many") == "train.batch is 'many'; expected int"
 
 
 def test_a_change_without_a_sign_is_refused(config):
@@ -157,13 +157,13 @@ def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
 
 def test_a_rule_that_claims_nothing(config):
     assert told("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
-        "rule 'stm/.*' claims no parameter; close: 'stem', 'stem/bias'"
+        "rule 'stm/.*' matches no parameter; close: 'stem', 'stem/bias'"
     )
 
 
 def test_a_parameter_that_no_rule_claims(config):
     assert told("show", config, "--set", "tuning=Rules(('stem/.*', Learn()),)") == (
-        "no rule claims 2 of 4 parameters: 'head/bias', 'head/kernel'; "
+        "no rule matches 2 of 4 parameters: 'head/bias', 'head/kernel'; "
         "end the rules with (r'.*', Learn()) or (r'.*', None)"
     )
 
@@ -201,7 +201,7 @@ def test_a_run_that_is_none(tmp_path):
 
 def test_labels_outside_the_class_range(config, tmp_path):
     assert told("run", config, "--set", "task.classes=3", "--out", str(tmp_path / "run")) == (
-        "labels outside the class range: the data have 10 classes, the task 3"
+        "labels outside the class range: the data have 10 classes, but the task has 3"
     )
 
 

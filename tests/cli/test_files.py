@@ -37,7 +37,7 @@ def told(*arguments, code=2):
         ("    return", "    {}['x']\n    return", 4, "KeyError: 'x'"),
         ("    return", "    exit(0)\n    return", 4, "exits the program"),
         ("widths=(8,)", "widths=(0,)", 7, "widths=(0,); expected a number above 0"),
-        ("widths=(8,)", "widths=8", 7, "widths wants tuple[int, ...], got 8"),
+        ("widths=(8,)", "widths=8", 7, "widths ... 8 ... tuple[int, ...]"),
         ("batch=8,", "bach=8,", 8, "unexpected keyword argument 'bach'"),
     ],
 )
@@ -46,7 +46,8 @@ def test_an_error_in_a_config_names_the_file_and_the_line(tmp_path, old, new, li
     path.write_text(GOOD.replace(old, new, 1))
     message = told("show", path)
     assert message.startswith(f"{path} line {line}")
-    assert words in message
+    for part in words.split(" ... "):
+        assert part in message
 
 
 def test_bytes_that_are_no_python_are_one_line(tmp_path):
@@ -98,4 +99,4 @@ def test_a_rule_that_would_never_end_is_answered(tmp_path, rule):
     path = tmp_path / "config.py"
     path.write_text(GOOD)
     change = f"tuning=Rules(({rule!r}, None), ('.*', Learn()))"
-    assert f"rule {rule!r} claims no parameter" in told("show", path, "--set", change)
+    assert f"rule {rule!r} matches no parameter" in told("show", path, "--set", change)

@@ -141,7 +141,7 @@ def test_a_data_set_that_only_tensorflow_reads_is_refused(foreign):
     with pytest.raises(ValueError) as error:
         open_dataset("figures/large")
     assert str(error.value) == (
-        "data set 'figures/large' is stored as tfrecord, which only TensorFlow reads; convert it once by"
+        "data set 'figures/large' has the file format tfrecord, which only TensorFlow reads; convert it once:"
         f" `tfds convert_format --dataset_dir={foreign} --out_file_format=array_record`"
     )
 
@@ -154,8 +154,8 @@ def test_a_data_set_without_something_to_predict_is_refused(foreign):
     with pytest.raises(ValueError) as error:
         open_dataset("figures/large")
     assert str(error.value) == (
-        "data set 'figures/large' has features image, what; expected an image, one or two texts, or the bytes of a"
-        " sound file called 'audio', and a class label or number"
+        "data set 'figures/large' has the features image, what; expected an image, one or two texts, or the bytes "
+        "of a sound file with the name 'audio', and one label (class or number)"
     )
 
 
@@ -175,7 +175,7 @@ def test_a_data_set_that_is_not_on_disk_names_the_near_miss(foreign, monkeypatch
     home = foreign.parents[2]
     assert str(error.value) == (
         f"data set 'figure/large' is not on disk in {home}, {home}/tensorflow_datasets, /cache/tfds, and tlx"
-        f" downloads none but its own{network}; close: 'figures/large'; prepare it with"
+        f" downloads only its own data sets{network}; close: 'figures/large'; prepare it with"
         " `tfds build figure/large --file_format=array_record`"
     )
 
@@ -196,7 +196,7 @@ def test_a_label_out_of_range_says_where(label):
     for read in (examples.labels, lambda: examples[1]):
         with pytest.raises(ValueError) as error:
             read()
-        assert str(error.value) == f"reviews train[1]: label {label} is outside the 2 classes 0..1"
+        assert str(error.value) == f"reviews train[1]: label is {label}; expected one of the 2 classes 0..1"
 
 
 def test_pairs_of_text_and_numbers_for_labels():

@@ -45,7 +45,7 @@ def test_it_trains_and_changes_the_data(tmp_path):
     [
         (lambda: Stream(name="source", source="digits"), ("'source'", "labelled")),
         (lambda: Stream(name="m", source="digits", batch=0), ("'m'", "batch=0")),
-        (lambda: Data(target="x", streams=(MEMORY, MEMORY)), ("'memory'", "its own name")),
+        (lambda: Data(target="x", streams=(MEMORY, MEMORY)), ("'memory'", "a different name")),
         (lambda: load(Data(target="digits", streams=(Stream(name="m", source="sentiment/nyt"),)), 0), ("'m'", "text")),
         (lambda: load(Data(target="digits", streams=(Stream(name="m", source="mnist5k", split="trian"),)), 0),
          ("'trian'", "'train'")),

@@ -93,7 +93,10 @@ def test_texts_that_are_empty(monkeypatch):
 def test_one_label_for_all(monkeypatch, split):
     inputs = CLEAN[split][0]
     found = said(monkeypatch, **{split: (inputs, [1] * len(inputs))})
-    assert found == [f"all {len(inputs)} labels of {split} are 'b'", f"{split} has no example of class 'a' of 2"]
+    assert found == [
+        f"all {len(inputs)} labels of {split} are 'b'",
+        f"{split} has no example of class 'a' (of 2 classes)",
+    ]
     numbers = {name: (own, np.linspace(0, 1, len(own)).tolist()) for name, (own, _) in CLEAN.items()}
     constant = numbers | {split: (inputs, [2.5] * len(inputs))}
     assert said(monkeypatch, target="number", **constant) == [f"all {len(inputs)} labels of {split} are 2.5"]
@@ -101,7 +104,7 @@ def test_one_label_for_all(monkeypatch, split):
 
 def test_a_batch_that_is_larger_than_the_data(monkeypatch):
     assert said(monkeypatch, batch=21) == [
-        "train has 20 examples, fewer than a batch of 21: a step takes some more than once"
+        "train has 20 examples, fewer than the batch size 21: one step uses some examples more than once"
     ]
     assert said(monkeypatch, batch=20) == []
 
@@ -118,13 +121,13 @@ def test_texts_that_are_cut(monkeypatch):
     assert found == [f"every text of {name} is cut at 4 tokens (data.tokens)" for name in CLEAN]
     monkeypatch.setattr(oddities, "MEASURED", 5)
     found = said(monkeypatch, processor=short)
-    assert found[0] == "every text of train is cut at 4 tokens (data.tokens) (of 5 looked at)"
+    assert found[0] == "every text of train is cut at 4 tokens (data.tokens) (in a sample of 5)"
 
 
 def test_of_large_splits_a_sample_is_compared_and_the_note_says_so(monkeypatch):
     monkeypatch.setattr(oddities, "COMPARED", 10)
     found = said(monkeypatch, validation=(texts(6), [0, 1] * 3))
-    assert len(found) == 1 and found[0].endswith("(of those looked at: 6 and 10)")
+    assert len(found) == 1 and found[0].endswith("(in samples of 6 and 10)")
     assert said(monkeypatch, validation=(texts(6), [0, 1] * 3)) == found
 
 

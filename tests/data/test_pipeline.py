@@ -209,16 +209,17 @@ def test_impossible_augmentations_are_refused(make, message):
 def test_impossible_batches_are_refused(text, image):
     splits, processor = image
     for options, message in (
-        ({"batch": 6, "process_count": 4}, "a batch of 6 cannot be shared by 4 processes; give a multiple"),
+        ({"batch": 6, "process_count": 4}, "batch of 6 ... cannot be ... 4 processes ... multiple"),
         ({"batch": 8, "process_count": 2, "process_index": 2}, "process_index=2; expected 0 to 1"),
     ):
         with pytest.raises(ValueError) as error:
             train_batches(splits.train, processor, seed=0, **options)
-        assert str(error.value) == message
+        for part in message.split(" ... "):
+            assert part in str(error.value)
     with pytest.raises(ValueError) as error:
         train_batches(splits.train.view([]), processor, seed=0, batch=2)
-    assert str(error.value) == "Examples('digits', 'train', 0 of 1258) is empty; there is nothing to train on"
+    assert str(error.value) == "Examples('digits', 'train', 0 of 1258) is empty; expected at least one training example"
     splits, processor = text
     with pytest.raises(ValueError) as error:
         train_batches(splits.train, processor, seed=0, batch=2, augment=(Flip(),))
-    assert str(error.value) == "augment=(Flip(probability=0.5),) is for images and 'sentiment/movies' is text"
+    assert str(error.value) == "augment=(Flip(probability=0.5),) applies to images, but 'sentiment/movies' has text"

@@ -46,7 +46,7 @@ def test_a_class_with_too_few_examples_is_named():
     ("fields", "message"),
     [
         ({"target": ""}, "target is empty; name a data set, such as 'sentiment/movies'"),
-        ({"shots": 4, "fraction": 0.1}, "shots=4 and fraction=0.1 are both given; choose one"),
+        ({"shots": 4, "fraction": 0.1}, "shots=4 and fraction=0.1 are both ... one"),
         ({"shots": 0}, "shots=0; expected at least 1"),
         ({"fraction": 0.0}, "fraction=0.0; expected more than 0 and at most 1"),
         ({"fraction": 1.5}, "fraction=1.5; expected more than 0 and at most 1"),
@@ -59,7 +59,8 @@ def test_a_class_with_too_few_examples_is_named():
 def test_impossible_data_is_refused(fields, message):
     with pytest.raises(ValueError) as error:
         Data(**{"target": "digits", **fields})
-    assert str(error.value) == message
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_lengths_end_with_tokens():
@@ -107,16 +108,16 @@ def test_validation_is_carved_from_train_where_there_is_none(monkeypatch):
 
 @pytest.mark.parametrize(
     ("test", "why"),
-    [({}, "has no test split"), ({"test": [-1, -1]}, "withholds the labels of its test split")],
+    [({}, "has no test split"), ({"test": [-1, -1]}, "does not publish the labels of its test split")],
     ids=["none", "withheld"],
 )
 def test_without_test_labels_there_is_nothing_to_test_on(monkeypatch, test, why):
     data = made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
     splits = load(data, 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (100, 3, 0)
-    assert splits.untested == f"data set 'made up' {why} (data.test_on='validation' tests on its validation split)"
+    assert splits.untested == f"data set 'made up' {why} (data.test_on='validation' tests on the validation split)"
     assert splits.shown == "validation" and not has_test(data)
-    assert f"nothing is measured as test: {splits.untested}" in notes(data, splits, 8)
+    assert f"this run has no test score: {splits.untested}" in notes(data, splits, 8)
     with pytest.raises(PermissionError):
         splits.test.labels()
     # Classes of the target that were chosen leave an empty test split empty, and sealing it changes nothing.
@@ -133,7 +134,7 @@ def test_validation_is_the_test_where_that_was_asked_for(monkeypatch, test):
     assert splits.validation.split == "train" and splits.test.split == "validation"
     assert not splits.untested and has_test(data)
     assert any(
-        "test is the validation split of 'made up', as data.test_on asks" in note for note in notes(data, splits, 8)
+        "validation split of 'made up', because data.test_on='validation'" in note for note in notes(data, splits, 8)
     )
 
 
@@ -150,7 +151,9 @@ def test_numbers_are_withheld_too(monkeypatch, train, test, withheld):
 
 def test_a_split_to_test_on_that_is_not_there_is_refused(monkeypatch):
     data = replace(made_up(monkeypatch, train=[0, 1] * 9, test=[0, 1]), test_on="validation")
-    with pytest.raises(ValueError, match=r"data.test_on is 'validation', and data set 'made up' has no such split"):
+    with pytest.raises(
+        ValueError, match=r"data.test_on is 'validation', but data set 'made up' has no validation split"
+    ):
         load(data, 0)
     with pytest.raises(ValueError, match=r"test_on='train'; expected 'test' or 'validation'"):
         replace(data, test_on="train")
@@ -161,7 +164,7 @@ def test_a_label_of_minus_one_among_others_is_refused(monkeypatch, split):
     labels = {"train": [0, 1] * 9, "validation": [0, 1], "test": [0, 1]}
     data = made_up(monkeypatch, **(labels | {split: [*labels[split], -1]}))
     with pytest.raises(
-        ValueError, match=rf"made up {split}\[{len(labels[split])}\]: label -1 is outside the 2 classes"
+        ValueError, match=rf"made up {split}\[{len(labels[split])}\]: label is -1; expected one of the 2 classes"
     ):
         load(data, 0)
 
@@ -176,16 +179,17 @@ def test_numbers_are_drawn_without_strata(monkeypatch):
     ("labels", "message"),
     [
         ({"test": [0]}, "data set 'made up' has no 'train' split; it has 'test'"),
-        ({"train": [0, 1]}, "data set 'made up' has neither a 'test' nor a 'validation' split to measure on"),
-        ({"train": [], "validation": [0], "test": [0]}, "data set 'made up' has no examples in its 'train' split"),
-        ({"train": [0], "validation": [0], "test": []}, "data set 'made up' has no examples in its 'test' split"),
-        ({"train": [0, 5], "validation": [0], "test": [0]}, "made up train[1]: label 5 is outside the 2 classes 0..1"),
+        ({"train": [0, 1]}, "data set 'made up' ... 'test' split ... 'validation' split"),
+        ({"train": [], "validation": [0], "test": [0]}, "data set 'made up' has no examples in its split 'train'"),
+        ({"train": [0], "validation": [0], "test": []}, "data set 'made up' has no examples in its split 'test'"),
+        ({"train": [0, 5], "validation": [0], "test": [0]}, "made up train[1]: label is 5 ... 2 classes 0..1"),
     ],
 )
 def test_splits_that_cannot_be_used_are_refused(monkeypatch, labels, message):
     with pytest.raises(ValueError) as error:
         load(made_up(monkeypatch, **labels), 0)
-    assert str(error.value) == message
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_the_processor_follows_the_data_and_the_weights():
@@ -205,12 +209,17 @@ def test_the_processor_follows_the_data_and_the_weights():
     tokenizer = TextProcessor.load(assets.extract("minilm-l6"))
     with pytest.raises(ValueError) as error:
         processor_for(digits, splits, tokenizer)
-    assert str(error.value) == "'digits' is images and the weights bring a tokenizer; name weights of an image model"
+    assert (
+        str(error.value) == "'digits' has images, but the weights have a tokenizer; name the weights of an image model"
+    )
     movies = Data(target="sentiment/movies", tokens=16)
     assert processor_for(movies, load(movies, 0), tokenizer).tokens == 16
     with pytest.raises(ValueError) as error:
         processor_for(movies, load(movies, 0))
-    assert str(error.value) == "'sentiment/movies' is text and the weights bring no tokenizer; name weights that do"
+    assert (
+        str(error.value)
+        == "'sentiment/movies' has text, but the weights have no tokenizer; name weights with a tokenizer"
+    )
 
 
 def test_a_sealed_split_has_a_length_and_no_content(monkeypatch):
@@ -218,7 +227,7 @@ def test_a_sealed_split_has_a_length_and_no_content(monkeypatch):
     assert len(sealed.test) == len(splits.test) and sealed.fingerprint == splits.fingerprint
     with pytest.raises(PermissionError) as error:
         sealed.test[0]
-    assert str(error.value) == "digits test is sealed: this run was told not to look at it"
+    assert str(error.value) == "digits test is sealed: this run does not read this split"
     for read in (sealed.test.labels, lambda: list(sealed.test), lambda: sealed.test.source[0]):
         with pytest.raises((PermissionError, IndexError)):
             read()

@@ -41,7 +41,7 @@ def test_a_run_without_a_test_split_measures_validation_alone_and_says_so(untest
     found = tlx.run(RECIPE, tmp_path / "run")
     assert found.metrics.keys() == {f"validation/{name}" for name in ("accuracy", "f1", "loss", "ece")}
     assert found.result["test_split"] == "none" and "test" not in found.result["examples"]
-    [note] = [note for note in found.result["notes"] if "nothing is measured as test" in note]
+    [note] = [note for note in found.result["notes"] if "this run has no test score" in note]
     said = capsys.readouterr().err
     assert f"note: {note}" in said and "validation/accuracy" in said and "test/accuracy" not in said
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_where_it_was_asked_for_the_validation_split_is_the_test(untested, tmp_p
     found = tlx.run(recipe, tmp_path / "run", quiet=True, how=How(quiet=True, leave="learned"))
     assert "test/accuracy" in found.metrics and found.result["test_split"] == "measured"
     assert any(
-        "test is the validation split of 'digits', as data.test_on asks" in note for note in found.result["notes"]
+        "validation split of 'digits', because data.test_on='validation'" in note for note in found.result["notes"]
     )
 
 
@@ -114,7 +114,7 @@ def test_more_classes_than_the_data_have_and_a_batch_beyond_the_data_are_told(tm
     )  # fmt: skip
     expected = (
         "the task has 11 classes and the data 10: no example is of the others",
-        "train has 10 examples, fewer than a batch of 16: a step takes some more than once",
+        "train has 10 examples, fewer than the batch size 16: one step uses some examples more than once",
     )
     said = capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

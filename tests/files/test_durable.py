@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_error_whoever_noticed(tmp_path, error):
     with pytest.raises(DiskFull) as told, guarded(tmp_path):
         raise error
     assert str(told.value) == (
-        f"the disk is full: {tmp_path} could not be written. Everything saved before is intact; free some space and "
+        f"the disk is full: {tmp_path} cannot be written. Everything saved before is intact; free some space and "
         "continue with --resume"
     )
     assert told.value.__cause__ is error
@@ -64,7 +64,7 @@ def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path)
     stamp = stamp_of(tmp_path)
     (tmp_path / "below" / "a b").write_bytes(b"abd")
     assert stamp_of(tmp_path) != stamp
-    with pytest.raises(ValueError, match="a b is changed: its checksum does not match"):
+    with pytest.raises(ValueError, match="a b was changed: its checksum does not match"):
         check_digests(tmp_path)
 
 

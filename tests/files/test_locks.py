@@ -56,7 +56,7 @@ def test_a_second_process_is_refused_until_the_first_one_dies(elsewhere, tmp_pat
     holder = elsewhere(tmp_path / "run")
     with pytest.raises(InUse) as error, writing(tmp_path / "run"):
         pass
-    assert str(error.value).startswith(f"{tmp_path / 'run'} is being written by another run or command")
+    assert str(error.value).startswith(f"another run or command is writing to {tmp_path / 'run'}")
     assert f"(process {holder.pid} on " in str(error.value)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -162,7 +162,7 @@ def test_what_writes_into_a_finished_run_takes_its_lock(words, config, finished,
 def refused(done, folder):
     assert done.exit_code == 2, done.output
     assert done.output.count("\n") == 1
-    assert done.output.startswith(f"tlx: {folder} is being written by another run or command"), done.output
+    assert done.output.startswith(f"tlx: another run or command is writing to {folder}"), done.output
 
 
 @pytest.mark.slow

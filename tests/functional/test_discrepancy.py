@@ -262,13 +262,13 @@ def test_a_reversed_gradient_is_the_gradient_times_minus_the_scale():
     "measure", [discrepancy.mmd, discrepancy.linear_mmd, discrepancy.coral, discrepancy.mean_coral]
 )
 def test_one_row_has_no_spread(measure):
-    with pytest.raises(ValueError, match=r"^there are 1 and 4 rows; a discrepancy needs two or more of each$"):
+    with pytest.raises(ValueError, match="1 and 4 rows"):
         measure(jnp.ones((1, 3)), jnp.ones((4, 3)))
 
 
 @pytest.mark.parametrize("measure", [discrepancy.joint_mmd, discrepancy.linear_joint_mmd])
 def test_one_row_of_two_layers_has_no_spread(measure):
-    with pytest.raises(ValueError, match=r"^there are 1 and 4 rows; a discrepancy needs two or more of each$"):
+    with pytest.raises(ValueError, match="1 and 4 rows"):
         measure((jnp.ones((1, 3)), jnp.ones((1, 2))), (jnp.ones((4, 3)), jnp.ones((4, 2))))
 
 

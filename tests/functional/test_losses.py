@@ -159,7 +159,7 @@ def test_equal_and_zero_singular_values_have_finite_gradients(matrix):
 
 def test_more_singular_values_than_there_are_is_refused():
     for squares in (losses.smallest_squares, losses.largest_squares):
-        with pytest.raises(ValueError, match=r"^a matrix of 3x5 has no 4 singular values; lower k$"):
+        with pytest.raises(ValueError, match="a matrix of 3x5 does not have 4 singular values"):
             squares(jnp.ones((3, 5)), 4)
 
 

@@ -216,7 +216,7 @@ def test_cka_by_batches_is_unbiased_where_the_plain_form_is_not():
 def test_cka_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="features of 64 and of 63 examples"):
         metrics.sum_similarity(FEATURES, OTHERS[:63])
-    with pytest.raises(ValueError, match="3 examples; the unbiased HSIC needs 4"):
+    with pytest.raises(ValueError, match="3 examples; the unbiased HSIC requires at least 4"):
         metrics.sum_similarity(FEATURES[:3], OTHERS[:3])
 
 

@@ -85,7 +85,7 @@ def test_the_density_of_neighbourhoods_counts_who_predicts_alike():
     # Which examples come first is all one.
     given = drawn()
     assert neighbourhood_density(given[::-1]) == pytest.approx(neighbourhood_density(given), rel=1e-12)
-    with pytest.raises(ValueError, match=r"^there is 1 row; the density of neighbourhoods needs two or more$"):
+    with pytest.raises(ValueError, match=r"1 row; .* at least two"):
         neighbourhood_density(given[:1])
 
 
@@ -357,7 +357,9 @@ def test_a_source_without_a_validation_split_holds_some_out_only_where_a_rule_as
 def test_no_label_of_the_target_is_in_reach_and_no_seed_changes_what_is_looked_at():
     hidden = load(RECIPE.data, 0, aside=(TARGET,)).aside[TARGET]
     assert hidden[0].keys() == {"image", "index"} and len(hidden) == 150
-    with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
+    with pytest.raises(
+        PermissionError, match=r"^the labels of digits train are not available to training in this setting$"
+    ):
         hidden.labels()
     assert load(RECIPE.data, 7, aside=(TARGET,)).aside[TARGET].rows.tolist() == hidden.rows.tolist()
     train = load(RECIPE.data, 0).streams["unlabelled"]

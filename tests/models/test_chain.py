@@ -352,15 +352,15 @@ def test_a_bridged_leaf_begins_as_the_module_begins_it():
 
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_a_bridge_of_another_width_is_refused(name):
-    with pytest.raises(ValueError, match=r"the module gives logits \('batch', 3\), the task asks for \('batch', 4\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \('batch', 3\), .* \('batch', 4\)"):
         build(CONFIGS[name], 4)
 
 
 @pytest.mark.parametrize(
     ("config", "inputs", "message"),
     [
-        (CONFIGS["mlp"], {"input_ids": np.ones((2, 3))}, r"the model reads 'image', the inputs hold \['input_ids'\]"),
-        (CONFIGS["vit"], {"image": np.ones((2, 8, 8, 2))}, r"'image' of shape \[batch, 9, 13, 2\], not \(2, 8, 8, 2\)"),
+        (CONFIGS["mlp"], {"input_ids": np.ones((2, 3))}, r"the model reads 'image', .* \['input_ids'\]"),
+        (CONFIGS["vit"], {"image": np.ones((2, 8, 8, 2))}, r"'image' .*\(2, 8, 8, 2\); expected \[batch, 9, 13, 2\]"),
     ],
 )
 def test_inputs_are_checked_at_the_door(config, inputs, message):
@@ -371,15 +371,15 @@ def test_inputs_are_checked_at_the_door(config, inputs, message):
 
 def test_a_stage_that_does_not_exist_names_the_near_ones():
     model, variables, inputs = made("mlp")
-    with pytest.raises(ValueError, match="no stage 'block/00' in this model; close: 'blocks/00'"):
+    with pytest.raises(ValueError, match="no stage 'block/00'; close: 'blocks/00'"):
         forward(model, variables, inputs, stop="block/00")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Mlp(widths=()), "widths is empty; an Mlp has at least one hidden layer"),
-        (lambda: Mlp(activation="rele"), "no activation 'rele'; close: 'relu'"),
+        (lambda: Mlp(widths=()), "widths is empty; expected at least one"),
+        (lambda: Mlp(activation="rele"), "activation 'rele'; close: 'relu'"),
         (lambda: Cnn(size=7), "size 7 cannot be halved 3 times"),
     ],
 )

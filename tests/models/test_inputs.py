@@ -31,11 +31,14 @@ def logits(config, **inputs):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"input_ids": IDS + 12}, "input_ids holds 24, and the model has 20 word embeddings (0 to 19)"),
-        ({"input_ids": jnp.array([[3, -1]])}, "input_ids holds -1"),
-        ({"input_ids": IDS, "token_type_ids": IDS * 0 + 2}, "token_type_ids holds 2, and the model has 2 token type"),
-        ({"input_ids": IDS, "token_type_ids": IDS * 0 - 1}, "token_type_ids holds -1"),
-        ({"input_ids": IDS, "position_ids": IDS}, "position_ids holds 12, and the model has 10 position embeddings"),
+        ({"input_ids": IDS + 12}, "input_ids contains 24, but the model has 20 word embeddings (0 to 19)"),
+        ({"input_ids": jnp.array([[3, -1]])}, "input_ids contains -1"),
+        (
+            {"input_ids": IDS, "token_type_ids": IDS * 0 + 2},
+            "token_type_ids contains 2, but the model has 2 token type",
+        ),
+        ({"input_ids": IDS, "token_type_ids": IDS * 0 - 1}, "token_type_ids contains -1"),
+        ({"input_ids": IDS, "position_ids": IDS}, "position_ids contains 12, but the model has 10 position embeddings"),
         ({"input_ids": IDS, "position_ids": IDS[:, :3]}, "position_ids is int32[2, 3]; expected integers"),
         ({"input_ids": IDS, "position_ids": IDS / 4}, "position_ids is float32[2, 4]; expected integers"),
         ({"input_ids": IDS / 2}, "input_ids is float32[2, 4]; expected integers [batch, tokens]"),
@@ -45,7 +48,7 @@ def logits(config, **inputs):
             "attention_mask has the shape (2, 4, 4); expected (2, 4)",
         ),
         ({"input_ids": IDS, "token_type_ids": np.zeros((2, 3), int)}, "token_type_ids has the shape (2, 3)"),
-        ({"attention_mask": IDS}, "the model reads 'input_ids', the inputs hold ['attention_mask']"),
+        ({"attention_mask": IDS}, "model reads 'input_ids' ... inputs ... ['attention_mask']"),
         ({"input_ids": IDS, "inputs_embeds": IDS}, "the model does not read 'inputs_embeds'; it reads input_ids"),
         ({"input_ids": IDS, "head_mask": IDS}, "the model does not read 'head_mask'"),
     ],
@@ -53,11 +56,12 @@ def logits(config, **inputs):
 def test_an_input_without_a_meaning_for_the_model_is_refused(inputs, message):
     with pytest.raises(ValueError) as error:
         logits(BERT, **inputs)
-    assert message in str(error.value)
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_a_model_of_one_type_refuses_another_and_a_model_of_none_reads_none():
-    with pytest.raises(ValueError, match="token_type_ids holds 1, and the model has 1 token type"):
+    with pytest.raises(ValueError, match="token_type_ids contains 1, but the model has 1 token type"):
         logits(ROBERTA, input_ids=IDS, token_type_ids=IDS * 0 + 1)
     same = logits(DISTIL, input_ids=IDS, token_type_ids=IDS * 0 + 1)
     np.testing.assert_array_equal(same, logits(DISTIL, input_ids=IDS))
@@ -99,7 +103,7 @@ def test_positions_that_are_given_are_used(config):
 def test_positions_and_a_learned_prompt_are_not_both_given(own):
     model, variables = made(BERT)
     params = own.insert(model, variables.params, jax.random.key(0))
-    with pytest.raises(ValueError, match="position_ids cannot be given to a model with a learned prompt or prefix"):
+    with pytest.raises(ValueError, match="learned prompt or prefix does not accept position_ids"):
         tlx.forward(model, Variables(params, {}), {"input_ids": IDS, "position_ids": np.arange(4)})
     assert models.text_room(model, params) == 8
 

@@ -71,5 +71,5 @@ def test_a_number_out_of_its_range_is_refused(make, words):
 
 
 def test_a_number_of_another_type_is_refused():
-    with pytest.raises(TypeError, match="width wants int, got '8'"):
+    with pytest.raises(TypeError, match="width is '8'; expected int"):
         models.Bert(width="8")

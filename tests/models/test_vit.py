@@ -72,26 +72,26 @@ def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
     [
         (lambda: Vit(family="vti"), "no family 'vti'; close: 'vit'"),
         (lambda: Vit(width=10, heads=3), "width 10 is not a multiple of heads 3"),
-        (lambda: Vit(activation="gelo"), "no activation 'gelo'; close: 'gelu'"),
-        (lambda: Vit(size=8), "an image of size 8 holds no patch of side 16"),
-        (lambda: Vit(distilled=True), "distilled belongs to the family 'deit', not 'vit'"),
+        (lambda: Vit(activation="gelo"), "activation 'gelo'; close: 'gelu'"),
+        (lambda: Vit(size=8), "an image of size 8 .* size 16"),
+        (lambda: Vit(distilled=True), "'deit', not 'vit'"),
         (
             lambda: VitFormat().write(Vit(layer_scale=0.1), Pooled(2), {}),
-            "a vit with layer_scale=0.1, gated=False has no Hugging Face form",
+            "a vit with layer_scale=0.1, gated=False",
         ),
         (
             lambda: VitFormat().write(Vit(family="dinov2", layer_scale=1.0, mlp=5), Pooled(2), {}),
-            "mlp 5 is no whole multiple of width",
+            "mlp 5 is not a whole multiple of width",
         ),
         (
             lambda: VitFormat().read({"model_type": "vit", "patch_size": [4, 8]}),
-            "patches of 4x8; tlx knows square ones",
+            "patches of 4x8; .* square",
         ),
         (
             lambda: VitFormat().read({"model_type": "vit", "pooler_act": "relu"}),
-            "'relu' in the pooler; tlx knows 'tanh'",
+            "'relu'; .* 'tanh'",
         ),
-        (lambda: VitFormat().read({"model_type": "vit", "pooler_output_size": 4}), "4 outputs of the pooler"),
+        (lambda: VitFormat().read({"model_type": "vit", "pooler_output_size": 4}), "4 pooler outputs"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(make, message):

@@ -58,7 +58,7 @@ def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(m
     assert rules == ((r"lwf/head/bias|lwf/head/kernel", Learn()),)
     assert flatten(without_inserted(mlp.model, more)).keys() == flatten(params).keys()
     assert inserted((terms.Supervised(),), mlp.model, params, jax.random.key(0))[1] == ()
-    with pytest.raises(ValueError, match="Lwf adds 'lwf/head/bias', which is there already: a model holds it once"):
+    with pytest.raises(ValueError, match="Lwf adds 'lwf/head/bias', but the model already has this leaf"):
         inserted((terms.Lwf(), terms.Lwf()), mlp.model, params, jax.random.key(0))
 
 

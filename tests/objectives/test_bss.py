@@ -20,6 +20,6 @@ def test_more_than_there_are_is_refused(mlp):
     assert str(error.value) == "Bss: k is 5; 4 features have no more singular values than that, lower k"
     with pytest.raises(ValueError) as error:
         mlp.look(terms.Bss(k=4), batch=mlp.labelled(rows=3))
-    assert str(error.value) == "a matrix of 3x4 has no 4 singular values; lower k"
+    assert str(error.value) == "a matrix of 3x4 does not have 4 singular values"
     with pytest.raises(ValueError, match="Bss: k is 0; it is 1 or more"):
         terms.Bss(k=0)

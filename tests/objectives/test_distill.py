@@ -97,7 +97,9 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
         "config.json; give a checkpoint of a classifier"
     )
     assert refusal("vit") == "Distill: 'vit' reads 'image', the model reads 'x'"
-    assert refusal("five", what="attention") == "Distill(what='attention') needs transformer blocks; Mlp has none"
+    assert (
+        refusal("five", what="attention") == "Distill(what='attention') requires transformer blocks, but Mlp has none"
+    )
     assert refusal("heads", VIT, what="attention") == (
         "Distill: the teacher 'heads' has 1 heads, the model 2; attention is compared head by head"
     )

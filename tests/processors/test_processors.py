@@ -101,7 +101,7 @@ def test_processors_of_two_lengths_do_not_disturb_each_other(minilm):
     assert [len(processor({"text": TEXTS[-1]})["input_ids"]) for processor in (long, short, long)] == [64, 8, 64]
     with pytest.raises(ValueError) as error:
         replace(long, tokens=2)
-    assert str(error.value) == "tokens=2 leaves no room for text: 2 are special; give more"
+    assert str(error.value).startswith("tokens=2 leaves no room for text, because 2 tokens are special")
 
 
 def test_a_saved_tokenizer_opens_in_transformers(minilm, tmp_path):
@@ -187,17 +187,18 @@ def test_an_image_is_pixels_or_the_bytes_of_a_file():
             {"size": (8, 8), "resample": "cubic"},
             "resample='cubic'; expected one of nearest, lanczos, bilinear, bicubic",
         ),
-        ({"size": (8, 8), "mean": (0.0, 0.0)}, "mean has 2 numbers for 3 channels"),
-        ({"size": 8}, "size=8 leaves images of different shapes; give (height, width), or a crop"),
+        ({"size": (8, 8), "mean": (0.0, 0.0)}, "mean has 2 numbers ... 3 channels"),
+        ({"size": 8}, "size=8 ... images of different shapes ... (height, width), or a crop"),
     ],
 )
 def test_impossible_fields_are_refused(fields, message):
     with pytest.raises(ValueError) as error:
         ImageProcessor(**fields)
-    assert str(error.value) == message
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_an_array_that_is_no_image_is_refused():
     with pytest.raises(ValueError) as error:
         ImageProcessor(size=(8, 8))({"image": np.zeros((8, 8, 3), np.float32)})
-    assert str(error.value) == "an image is uint8[height, width, channels], not float32[8, 8, 3]"
+    assert str(error.value) == "the image is float32[8, 8, 3]; expected uint8[height, width, channels]"

@@ -54,12 +54,13 @@ def test_an_embedding_may_have_rows_that_no_word_reaches(tmp_path, rows):
 @pytest.mark.parametrize(
     ("words", "rows", "message"),
     [
-        (5, 352, "the tokenizer has 5 entries and the model has 352 word embeddings"),
-        (16, 65, "the tokenizer has 16 entries and the model has 65 word embeddings"),
+        (5, 352, "the tokenizer has 5 entries, but the model has 352 word embeddings"),
+        (16, 65, "the tokenizer has 16 entries, but the model has 65 word embeddings"),
         (
             400,
             352,
-            "the tokenizer has 48 tokens beyond the model's 352 word embeddings (the last is 'w399' with the id 399)",
+            "the tokenizer has 48 tokens beyond the model's 352 word embeddings (the last token is 'w399' "
+            "with the id 399)",
         ),
         (16, 15, "the tokenizer has 1 tokens beyond the model's 15 word embeddings"),
     ],
@@ -117,7 +118,7 @@ def test_a_special_token_beyond_the_rows_is_refused():
     raw = tokenizer()
     raw.add_special_tokens([AddedToken("<s>")])
     raw.post_processor = post.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 16)])
-    with pytest.raises(ValueError, match="the last is '<s>' with the id 16"):
+    with pytest.raises(ValueError, match="the last token is '<s>' with the id 16"):
         within(model(16, raw))
     with pytest.raises(ValueError, match=r"'\(padding\)' with the id 20"):
         vocabulary.check(TextProcessor(tokenizer(), 10, pad_id=20, rows=16))
@@ -146,7 +147,7 @@ def test_a_pair_gets_no_types_where_the_model_reads_none(tmp_path):
     """As in `transformers`, by `model_input_names`."""
     two = {"text": "w4", "text_pair": "w5"}
     read = load_pretrained(save_pretrained(model(types=1), tmp_path / "one"))
-    with pytest.raises(ValueError, match="the tokenizer gives the token type 1") as error:
+    with pytest.raises(ValueError, match="the tokenizer produces the token type 1") as error:
         read.processor(two)
     assert "model_input_names" in str(error.value)
     assert read.processor({"text": "w4"})["token_type_ids"].tolist() == [0, 0, 0]
@@ -202,7 +203,7 @@ def test_a_run_is_read_at_its_own_length_in_place_and_wherever_it_is_taken(tmp_p
     assert [load_pretrained(place).processor.tokens for place in (run / "model", tmp_path / "exported")] == [300, 300]
     with caplog.at_level(logging.WARNING):
         predict(run, ["w4 " * 400, "w4"])
-    assert "1 text is longer than the 300 tokens that the model reads; the rest was cut off" in caplog.text
+    assert "1 text is longer than 300 tokens" in caplog.text
 
 
 def test_a_run_of_an_earlier_version_keeps_its_length_when_it_is_exported(tmp_path):

@@ -110,7 +110,9 @@ def test_a_users_class_is_written_with_its_module_and_file_and_opens_with_its_co
     document = json.loads((folder / "recipe.json").read_text())
     assert document["recipe"]["tuning"] == {"kind": "LastTwo", "class": "tlx_config_mine:LastTwo", "lr": 0.25}
     assert document["classes"] == {"tlx_config_mine:LastTwo": "../../code/mine.py"}
-    with pytest.raises(ValueError, match=r"tlx_config_mine:LastTwo in .*code/mine\.py is the user's, .*--config FILE"):
+    with pytest.raises(
+        ValueError, match=r"tlx_config_mine:LastTwo in .*code/mine\.py is a user's class, .*--config FILE"
+    ):
         recipe_of(folder)
     given = load_recipe(str(tmp_path / "code" / "mine.py"), ("tuning=Probe()",))[1]
     again = recipe_of(folder, given)

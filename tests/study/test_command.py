@@ -22,7 +22,7 @@ def study():
     methods = choice("method", {"good": {}, "bad": {"task.classes": 3}})
     return Study(base=base, cells=methods, question="Does it?", baseline={"method": "good"})
 '''
-ERROR = "ValueError: labels outside the class range: the data have 10 classes, the task 3"
+ERROR = "ValueError: labels outside the class range: the data have 10 classes, but the task has 3"
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_every_mistake_is_one_line(file, tmp_path):
     (tmp_path / "three.py").write_text("def study():\n    return 3\n")
     assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
     assert told(file, "--set", "optim.lrr=1", "--status") == (
-        "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
+        "the recipe has no field 'optim.lrr'; close: 'optim.lr', 'optim.clip', 'optim'"
     )
     assert told(file, "--out", str(tmp_path)) == (
         f"{tmp_path} is not empty and holds no study; choose another directory with --out"

@@ -88,5 +88,5 @@ def test_a_task_may_rename_classes_and_may_not_exchange_them(data, given, strang
 
 
 def test_a_name_that_occurs_twice_is_refused():
-    with pytest.raises(ValueError, match=r"names has 'a' twice: \(a, a\)"):
+    with pytest.raises(ValueError, match=r"names lists 'a' twice: \(a, a\)"):
         tasks.Classification(names=("a", "a"))

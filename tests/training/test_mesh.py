@@ -37,17 +37,18 @@ def test_a_run_on_some_devices_is_that_on_one(tmp_path):
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (Mesh(), "train.batch is 12, which 8 devices cannot share evenly; take 8 or 16, or a mesh of data=6"),
-        (Mesh(data=5), "train.batch is 12, which 5 devices cannot share evenly; take 10 or 15, or a mesh of data=4"),
-        (Mesh(data=9), "mesh data=9: there are 8 devices; take data=8 or fewer"),
+        (Mesh(), "train.batch is 12, which 8 devices cannot share evenly ... 8 or 16, or a mesh of data=6"),
+        (Mesh(data=5), "train.batch is 12, which 5 devices cannot share evenly ... 10 or 15, or a mesh of data=4"),
+        (Mesh(data=9), "mesh data=9: there are only 8 devices; use data=8 or fewer"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path, mesh, message):
     recipe = dataclasses.replace(RECIPE, data=Data(target="no such data"))
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with pytest.raises(ValueError, match=message.replace(" ... ", ".*")):
         tlx.run(recipe, tmp_path / "run", how=How(quiet=True, mesh=mesh))
     [error] = run_many([recipe], [tmp_path / "other"], how=dataclasses.replace(CELLS, mesh=mesh))
-    assert str(error).startswith(message)
+    for part in message.split(" ... "):
+        assert part in str(error)
     assert not any(tmp_path.glob("*/recipe.json"))
 
 
@@ -72,4 +73,5 @@ def test_the_command_line_refuses_what_is_no_mesh(tmp_path, monkeypatch, text, m
     done = CliRunner().invoke(main, ["run", "mine.py", "--mesh", text])
     assert done.exit_code == 2
     [line] = done.output.strip().splitlines()
-    assert message in line
+    for part in message.split(" ... "):
+        assert part in line

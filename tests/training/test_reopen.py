@@ -110,9 +110,7 @@ def test_a_recipe_that_its_file_cannot_name(tmp_path):
     made = dataclasses.replace(RECIPE, model=models.Linen(module=linen.Dense(10), shape=(64,)))
     document = {"recipe": config.dump(made), "fingerprint": config.fingerprint(made)}
     (tmp_path / "recipe.json").write_text(json.dumps(document))
-    with pytest.raises(
-        ValueError, match=r"recipe.json .*model.module: Dense\(.*\) was written down .* \(--config FILE\)"
-    ):
+    with pytest.raises(ValueError, match=r"recipe.json .*model.module: .*Dense\(.*\).* \(--config FILE\)"):
         recipe_of(tmp_path)
     assert recipe_of(tmp_path, made) == made
     with pytest.raises(ValueError, match="the config is not that of"):

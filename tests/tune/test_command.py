@@ -97,13 +97,15 @@ def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
         ),
         (
             ["--space", "space.py", "--trials", "2", "--set", "model.widths=8"],
-            "model.widths wants tuple[int, ...], got 8",
+            "model.widths ... 8 ... tuple[int, ...]",
         ),
     ],
 )
 def test_a_mistake_is_one_line(words, message, room):
     done = tune(*words)
-    assert (done.exit_code, done.output) == (2, f"tlx: {message}\n")
+    assert done.exit_code == 2 and done.output.startswith("tlx: ") and done.output.count("\n") == 1
+    for part in message.split(" ... "):
+        assert part in done.output
     assert not (room / "runs").exists()
 
 

@@ -73,7 +73,7 @@ def live(tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.Monke
 
 def reopened(folder: Path, file: Path) -> None:
     """The run opens when its file is given, as another process loads it, and never by itself."""
-    with pytest.raises(ValueError, match=rf"{file.name}.* is the user's, .*--config FILE"):
+    with pytest.raises(ValueError, match=rf"{file.name}.* is a user's class, .*--config FILE"):
         reopen(folder)
     opened = reopen(folder, load_recipe(str(file), ())[1])
     predictions = Meter(opened)(opened.after, "validation")

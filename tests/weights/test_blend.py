@@ -95,7 +95,7 @@ def test_greedy_keeps_what_does_not_lower_the_score_and_leaves_the_rest():
     good, poor = {"w": jnp.float32(4)}, {"w": jnp.float32(1)}
     made = blend.greedy_soup([poor, good, good], value)
     assert (made.chosen, made.scores, made.score) == ((1, 2), (1.0, 4.0, 4.0), 4.0)
-    with pytest.raises(ValueError, match=r"candidate 1 has no score \(NaN\)"):
+    with pytest.raises(ValueError, match=r"candidate 1 .*NaN"):
         blend.greedy_soup([good, poor], lambda one: float("nan") if one is poor else 1.0)
 
 
@@ -145,32 +145,31 @@ def test_trees_that_differ_are_refused_before_anything_is_computed():
         # Shapes without values: nothing can have been computed.
         with pytest.raises(ValueError) as error:
             call(shapes, jax.eval_shape(lambda: other))
-        assert str(error.value) == (
-            "the trees differ: 'head/kernel' in the first alone of the first and the second; "
-            "close: 'heads/kernel', 'stem/kernel'"
-        )
-        with pytest.raises(ValueError, match=r"'head/kernel' is \(3, 2\) in the first tree and \(2, 3\) in the second"):
+        assert "only the first has 'head/kernel'; close: 'heads/kernel', 'stem/kernel'" in str(error.value)
+        with pytest.raises(
+            ValueError, match=r"'head/kernel' has the shape \(3, 2\) in the first tree and \(2, 3\) in the second"
+        ):
             call(one, {**one, "head": {"kernel": one["head"]["kernel"].T}})
-        with pytest.raises(TypeError, match="Variables and dict do not blend"):
+        with pytest.raises(TypeError, match="Variables and dict cannot be combined"):
             call(Variables(one, {}), one)
-        with pytest.raises(TypeError, match="'stem/bias' is int32; only floats blend"):
+        with pytest.raises(TypeError, match="'stem/bias' has the type int32"):
             call(whole, whole)
 
 
 def test_statistics_are_held_to_the_same_rule():
     one, other = variables(), variables()
-    with pytest.raises(ValueError, match="'stats:stem/norm/variance' in the first alone"):
+    with pytest.raises(ValueError, match="only the first has 'stats:stem/norm/variance'"):
         blend.soup([one, other._replace(stats={})])
 
 
 def test_counts_that_do_not_fit():
     one = tree()
     for call in (blend.soup, blend.combine, lambda given: blend.greedy_soup(given, float)):
-        with pytest.raises(ValueError, match="give one or more"):
+        with pytest.raises(ValueError, match="pass at least one"):
             call([])
     with pytest.raises(ValueError, match=r"weights \[0.5\] for 2 ingredients"):
         blend.soup([one, one], [0.5])
-    with pytest.raises(ValueError, match="let them sum to 1"):
+    with pytest.raises(ValueError, match="with the sum 1"):
         blend.soup([one, one], [0.5, 0.6])
     with pytest.raises(ValueError, match="1 scales for 2 vectors"):
         blend.combine([one, one], [1.0])

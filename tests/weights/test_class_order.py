@@ -270,7 +270,7 @@ def test_training_on_a_head_that_nobody_trained_says_so_in_output_result_and_pag
     (note,) = found.result["notes"]
     assert note in said and "(zero, one)" in note
     ready = prepare(dataclasses.replace(recipe, tuning=FROZEN), reopen(found.folder).splits)
-    assert "and does not learn" in ready.notes[0]
+    assert "and is frozen" in ready.notes[0]
     monkeypatch.setattr(report, "available", lambda: True)
     page = report.write_run(found.folder).read_text()
     assert "The head was drawn at random" in page

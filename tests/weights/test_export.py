@@ -200,7 +200,7 @@ def changed(folder, change):
     ("change", "message"),
     [
         (lambda t: t.pop("bert.pooler.dense.weight"), "bert.pooler.dense.weight is missing"),
-        (lambda t: t.update({"bert.extra": np.ones(2, np.float32)}), "bert.extra (2,) is read by nobody"),
+        (lambda t: t.update({"bert.extra": np.ones(2, np.float32)}), "bert.extra (2,)"),
         (lambda t: t.update({"classifier.bias": np.ones(4, np.float32)}), "classifier.bias is (4,), expected (3,)"),
     ],
 )
@@ -210,14 +210,15 @@ def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, 
     changed(tmp_path, change)
     with pytest.raises(ValueError, match="BertForSequenceClassification") as error:
         check_export(pretrained, tmp_path)
-    assert message in str(error.value)
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_a_directory_of_other_numbers_does_not_pass_for_an_export(tmp_path):
     pretrained = drawn("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, lambda tensors: tensors.update({"classifier.bias": np.ones(3, np.float32) * 7}))
-    with pytest.raises(ValueError, match="answers otherwise"):
+    with pytest.raises(ValueError, match="other outputs"):
         check_export(pretrained, tmp_path)
 
 
@@ -296,7 +297,7 @@ def test_a_model_without_a_class_in_transformers_is_exported_for_tlx_and_says_so
     processor = ImageProcessor(size=(4, 4), channels=1)
     pretrained = Pretrained(model, variables, processor, Manifest("random", {}, ()), TASKS["classes"])
     export_pretrained(pretrained, tmp_path / "exported")
-    assert note(pretrained) == "transformers has no class for Mlp; only tlx opens this directory"
+    assert note(pretrained) == "transformers has no class for Mlp; only tlx can open this directory"
     assert note(drawn("bert", TASKS["classes"])) is None
     with pytest.raises(FileExistsError, match="not empty"):
         export_pretrained(pretrained, tmp_path / "exported")

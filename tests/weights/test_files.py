@@ -46,9 +46,7 @@ def test_shards_are_read_as_one(tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     shard(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"index.json names model-00002-of-00002.safetensors, which is not there"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"index.json names the missing file model-00002-of-00002.safetensors"):
         read_tensors(tmp_path)
 
 
@@ -60,7 +58,7 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path):
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
     assert str(error.value) == (
-        f"{path} is cut short: it has {len(whole) - 5} bytes, its header describes {len(whole)}; fetch it again"
+        f"{path} is cut short: it has {len(whole) - 5} bytes, but its header describes {len(whole)}; fetch it again"
     )
 
 
@@ -106,7 +104,7 @@ DAMAGE = {
     "offsets in reverse": (changed("a", data_offsets=[24, 0]), "tensor 'a' has the data_offsets [24, 0], -24 bytes"),
     "offsets too few for the shape": (
         changed("a", data_offsets=[0, 20]),
-        "tensor 'a' has the data_offsets [0, 20], 20 bytes; F32 [2, 3] takes 24",
+        "tensor 'a' has the data_offsets [0, 20], 20 bytes ... 24 bytes ... F32 [2, 3]",
     ),
     "one offset": (changed("a", data_offsets=[24]), "tensor 'a' has the data_offsets [24], expected [start, stop]"),
     "three offsets": (changed("a", data_offsets=[0, 24, 40]), "has the data_offsets [0, 24, 40], expected"),
@@ -130,11 +128,11 @@ DAMAGE = {
     "deep": ('{"a":' * 100_000, "its header is nested too deeply"),
     "a tensor twice": (
         '{"a":{"dtype":"F32","shape":[10],"data_offsets":[0,40]},"a":{"dtype":"I32","shape":[10],"data_offsets":[0,40]}}',
-        "its header: the key 'a' stands twice",
+        "its header: the key 'a' occurs twice",
     ),
     "a field twice": (
         '{"a":{"dtype":"I32","shape":[10],"data_offsets":[0,40],"dtype":"F32"}}',
-        "its header: the key 'dtype' stands twice",
+        "its header: the key 'dtype' occurs twice",
     ),
     "no JSON": ("{", "its header is not JSON: Expecting property name"),
 }
@@ -147,14 +145,16 @@ def test_a_header_that_contradicts_itself_or_the_file_is_damage(kind, tmp_path):
     write_raw(path, header)
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
-    assert str(error.value).startswith(f"{path} is damaged: ") and message in str(error.value)
+    assert str(error.value).startswith(f"{path} is damaged: ")
+    for part in message.split(" ... "):
+        assert part in str(error.value)
     assert str(error.value).endswith("; fetch it again") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("size", "message"), [(44, "it has"), (43, "it has"), (36, "it has"), (0, "it has")])
 def test_a_file_of_another_length_than_its_header_says_is_refused(size, message, tmp_path):
     write_raw(tmp_path / "model.safetensors", HEADER, size)
-    with pytest.raises(ValueError, match=rf"{message} \d+ bytes, its header describes \d+; fetch it again"):
+    with pytest.raises(ValueError, match=rf"{message} \d+ bytes, but its header describes \d+; fetch it again"):
         read_tensors(tmp_path)
 
 
@@ -166,7 +166,8 @@ def test_a_header_longer_than_the_file_is_not_read(length, tmp_path):
         read_tensors(tmp_path)
     size = path.stat().st_size
     assert str(error.value) == (
-        f"{path} is damaged: its header cannot be read ({size} bytes, {length} bytes by its first 8); fetch it again"
+        f"{path} is damaged: its header cannot be read ({size} bytes, {length} bytes according to its "
+        "first 8 bytes); fetch it again"
     )
 
 
@@ -204,7 +205,7 @@ def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
     # Equal tensors, in whatever order, are equal bytes.
     write_file(tmp_path / "y", dict(reversed(tensors.items())))
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-    with pytest.raises(ValueError, match=r"tensor 'a' has the type complex128; a file takes BOOL, U8"):
+    with pytest.raises(ValueError, match=r"tensor 'a' has the type complex128; expected BOOL, U8"):
         write_file(tmp_path / "z", {"a": np.ones(2, complex)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
 
@@ -218,11 +219,11 @@ def test_numbers_that_changed_since_tlx_wrote_them_are_refused(tmp_path):
         content = bytearray(whole)
         content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"is damaged: its numbers are not those that tlx wrote .*{CHECKSUM}"):
+        with pytest.raises(ValueError, match=f"is damaged: its tensors .*{CHECKSUM}"):
             read_tensors(tmp_path)
     # So are names that changed places.
     path.write_bytes(whole.replace(b"a.weight", b"c.weight"))
-    with pytest.raises(ValueError, match="is damaged: its numbers"):
+    with pytest.raises(ValueError, match="is damaged: its tensors"):
         read_tensors(tmp_path)
 
 
@@ -246,9 +247,9 @@ def test_the_index_decides_between_two_copies_of_a_tensor(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"a": B, "b": B}, rf"index.json says that tensor 'a' is in {B}, but none of its shards has it"),
-        ({"a": B, "b": A}, rf"index.json says that tensor 'a' is in {B}, but it is in {A}"),
-        ({"a": A, "b": B, "c": B}, rf"index.json says that tensor 'c' is in {B}, but none of its shards has it"),
+        ({"a": B, "b": B}, rf"index.json states that tensor 'a' is in {B}, but no shard contains it"),
+        ({"a": B, "b": A}, rf"index.json states that tensor 'a' is in {B}, but it is in {A}"),
+        ({"a": A, "b": B, "c": B}, rf"index.json states that tensor 'c' is in {B}, but no shard contains it"),
         ({"a": A}, None),
         ({"b": B}, None),
     ],
@@ -268,7 +269,7 @@ def test_a_tensor_that_the_index_does_not_name_is_refused(tmp_path):
     save_file({"a": np.zeros(2, np.float32), "head.weight": np.zeros(2, np.float32)}, tmp_path / A)
     write_index(tmp_path, {"weight_map": {"a": A}})
     with pytest.raises(
-        ValueError, match=rf"{A} holds tensor 'head.weight', which model.safetensors.index.json does not"
+        ValueError, match=rf"{A} contains tensor 'head.weight', which model.safetensors.index.json does not"
     ):
         read_tensors(tmp_path)
 
@@ -277,7 +278,7 @@ def test_a_tensor_that_the_index_does_not_name_is_refused(tmp_path):
     ("document", "message"),
     [
         ({}, "weight_map is missing; expected an object, each value the name of a file"),
-        ({"weight_map": {}}, "has an empty weight_map; expected the file of every tensor"),
+        ({"weight_map": {}}, "has an empty weight_map; expected"),
         ({"weight_map": [1]}, "weight_map is [1]; expected an object"),
         ({"weight_map": {"a": 1}}, "weight_map.a is 1; expected the name of a file"),
         ({"weight_map": {"a": [A]}}, "expected the name of a file"),
@@ -286,7 +287,7 @@ def test_a_tensor_that_the_index_does_not_name_is_refused(tmp_path):
         ("{", "is not JSON: Expecting property name"),
         ("", "is empty; expected JSON"),
         ('{"weight_map":' * 100_000, "is nested too deeply"),
-        (f'{{"weight_map": {{"a": "{A}", "a": "{B}"}}}}', "the key 'a' stands twice"),
+        (f'{{"weight_map": {{"a": "{A}", "a": "{B}"}}}}', "the key 'a' occurs twice"),
         ({"weight_map": {"a": "../elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
         ({"weight_map": {"a": "x/../../elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
         ({"weight_map": {"a": "/elsewhere.safetensors"}}, "outside of the checkpoint's directory"),
@@ -332,15 +333,16 @@ def test_a_pickle_is_refused_unopened(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path} holds pytorch_model.bin, a pickle, which can run code when it is opened; tlx reads safetensors "
-        "only. Where you trust the file, convert it once: transformers' "
-        f"AutoModel.from_pretrained('{tmp_path}').save_pretrained(NEW_DIRECTORY)"
-    )
+    for part in (
+        f"{tmp_path} contains pytorch_model.bin, a pickle",
+        "tlx reads safetensors only",
+        f"AutoModel.from_pretrained('{tmp_path}').save_pretrained(NEW_DIRECTORY)",
+    ):
+        assert part in str(error.value)
 
 
 def test_a_config_must_be_there_be_json_and_name_its_type(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):

@@ -111,7 +111,7 @@ def test_a_format_that_is_none_is_refused():
 
         formats = (dict,)
 
-    with pytest.raises(TypeError, match="no format"):
+    with pytest.raises(TypeError, match="not a format"):
         list(formats_of(Odd))
 
 

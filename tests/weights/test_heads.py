@@ -224,7 +224,10 @@ def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
             {"label2id": {"north": 1, "east": 0, "south": 2, "west": 3}},
             ("'north'", "class 0 in id2label", "class 1 in label2id"),
         ),
-        ({"id2label": {"0": "a", "1": "a", "2": "c", "3": "d"}, "label2id": None}, ("one name to several", "(a, a, c")),
+        (
+            {"id2label": {"0": "a", "1": "a", "2": "c", "3": "d"}, "label2id": None},
+            ("one name for several", "(a, a, c"),
+        ),
     ],
 )
 def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
@@ -273,14 +276,14 @@ def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
             assert part in str(error.value)
     read = load_pretrained(tmp_path, named(TURNED), model=LINEN, reset=("module/Dense_1/.*",))
     assert actions(read, "reset").keys() == {"module/Dense_1/kernel", "module/Dense_1/bias"}
-    assert any("kept beside" in entry.note for entry in read.manifest.entries)
+    assert any("kept, while" in entry.note for entry in read.manifest.entries)
     # To draw a hidden layer again says nothing of the classes.
     wide = models.Linen(module=nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4)]), shape=(3,), input="x")
     save_pretrained(drawn(wide), tmp_path / "wide")
     with pytest.raises(ValueError, match="does not know which parameters"):
         load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_0/.*",))
     assert load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_2/.*",))
-    with pytest.raises(ValueError, match=r"is for Classification, the task is Regression"):
+    with pytest.raises(ValueError, match=r"is for Classification, but the task is Regression"):
         load_pretrained(tmp_path, tasks.Regression(outputs=4), model=LINEN)
 
 
@@ -302,6 +305,6 @@ def test_a_reordered_classifier_answers_in_transformers_by_name(tmp_path):
 
 
 def test_reordering_refuses_other_classes():
-    with pytest.raises(ValueError, match=r"\(north, east, south, west\), not \(a, b\)"):
+    with pytest.raises(ValueError, match=r"\(north, east, south, west\); .*\(a, b\)"):
         reorder(drawn(CONFIGS["mlp"]), ("a", "b"))
     assert jnp.asarray(logits(reorder(drawn(CONFIGS["mlp"]), TURNED))).shape == (2, 4)

@@ -84,9 +84,9 @@ def test_every_leaf_and_every_tensor_has_its_line(saved):
         "reset",
         "blocks/01/mlp/up/bias",
         "bert.encoder.layer.1.intermediate.dense.bias",
-        "asked for",
+        "matches Weights(reset=...)",
     )
-    assert by_path["head/output/kernel"].note == "the checkpoint's is (3, 12), ours (12, 5)"
+    assert by_path["head/output/kernel"].note == "the checkpoint has the shape (3, 12), the model has (12, 5)"
     assert sum(read.manifest.counts().values()) == len(lines)
 
 
@@ -98,7 +98,9 @@ def test_reset_leaves_are_drawn_by_the_seed_and_others_are_not_touched(saved):
 
 
 def test_a_reset_that_matches_nothing_names_the_near_miss(saved):
-    with pytest.raises(ValueError, match=r"reset 'block/01/\.\*' matches no parameter; close: 'blocks/01', 'blocks"):
+    with pytest.raises(
+        ValueError, match=r"reset pattern 'block/01/\.\*' matches no parameter; close: 'blocks/01', 'blocks"
+    ):
         load_pretrained(saved, reset=(r"block/01/.*",))
 
 
@@ -116,7 +118,7 @@ def test_missing_extra_and_misshapen_tensors_stop_the_load_with_both_sides_liste
         "  missing from the checkpoint (1):\n"
         "    blocks/00/mlp/down/bias (12,) (as 'bert.encoder.layer.0.output.dense.bias')\n"
         "  misshapen (1):\n"
-        "    stem/norm/scale wants (12,), 'bert.embeddings.LayerNorm.weight' gives (13,)\n"
+        "    stem/norm/scale expects (12,), but 'bert.embeddings.LayerNorm.weight' is (13,)\n"
         "  extra in the checkpoint (1):\n"
         "    'bert.encoder.layer.0.output.dense.gate' (2,)"
     )
@@ -130,7 +132,7 @@ def test_positions_are_resized_only_when_asked(saved):
         saved,
         lambda tensors: tensors.update({"bert.embeddings.position_embeddings.weight": np.ones((20, 12), np.float32)}),
     )
-    with pytest.raises(ValueError, match=r"stem/positions/embedding wants \(16, 12\)"):
+    with pytest.raises(ValueError, match=r"stem/positions/embedding expects \(16, 12\)"):
         load_pretrained(saved)
 
 
@@ -155,7 +157,7 @@ def test_rows_that_no_token_reads_stay_out_of_a_resize(tmp_path, pad, size):
 
 def test_a_resize_that_leaves_no_position_is_refused(tmp_path):
     save_pretrained(random(CONFIGS["roberta"]), tmp_path)
-    with pytest.raises(ValueError, match="resize is 2; this model reads its positions from 2 on: give 3 or more"):
+    with pytest.raises(ValueError, match="resize is 2; expected 3 or more"):
         load_pretrained(tmp_path, resize=2)
 
 
@@ -187,10 +189,8 @@ def test_a_hub_id_is_found_in_the_cache_and_never_fetched_offline(saved, tmp_pat
     assert load_pretrained("someone/tiny").model.config == CONFIGS["bert"]
     with pytest.raises(FileNotFoundError) as error:
         load_pretrained("someone/else")
-    assert str(error.value) == (
-        "no directory or run 'someone/else', it is not in the hub's cache, and the network is off "
-        "(TLX_OFFLINE or HF_HUB_OFFLINE)"
-    )
+    for part in ("no directory or run 'someone/else'", "(TLX_OFFLINE or HF_HUB_OFFLINE)"):
+        assert part in str(error.value)
 
 
 def test_a_name_that_is_nothing_offers_the_near_asset():
@@ -206,7 +206,7 @@ def test_an_unknown_model_type_names_the_near_ones(saved):
 
 
 def test_a_task_without_classes_cannot_make_a_head(saved):
-    with pytest.raises(ValueError, match=r"the task does not say how many classes it has"):
+    with pytest.raises(ValueError, match=r"the task does not state its number of classes"):
         load_pretrained(saved, tasks.Classification())
 
 
@@ -222,7 +222,7 @@ def test_pooling_is_chosen_at_the_load_and_refused_where_it_means_nothing(saved,
     read = load_pretrained(saved, TASK, pooling="mean")
     assert read.model.config.pooling == "mean" and "pool" not in read.variables.params
     save_pretrained(random(CONFIGS["vit"]), tmp_path / "vit")
-    with pytest.raises(ValueError, match="pooling='mean' is for text models; Vit pools in its own way"):
+    with pytest.raises(ValueError, match="pooling='mean' is for text models; Vit has no such setting"):
         load_pretrained(tmp_path / "vit", pooling="mean")
 
 

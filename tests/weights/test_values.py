@@ -39,10 +39,13 @@ CASES = {
     "NaN": (wrong((5, 6), np.nan).astype("f4"), "(F32 [5, 6]) has 1 NaN among its 30 numbers, the first at [0, 1]"),
     "infinite": (wrong((5, 6), np.inf, -np.inf).astype("f4"), "(F32 [5, 6]) has 2 infinite among its 30 numbers"),
     "both": (wrong((5, 6), np.inf, np.nan).astype("f2"), "(F16 [5, 6]) has 1 NaN and 1 infinite among its 30 numbers"),
-    "too large": (wrong((5, 6), 1e300, -1e39), "(F64 [5, 6]) has 2 beyond float32's largest number (3.4e+38) among"),
-    "whole": (np.ones((5, 6), np.int32), "is I32 [5, 6]; blocks/00/mlp/up/kernel needs floating point numbers (F16, "),
-    "bytes": (np.ones((5, 6), np.uint8), "is U8 [5, 6]; blocks/00/mlp/up/kernel needs floating point numbers"),
-    "truth": (np.ones((5, 6), bool), "is BOOL [5, 6]; blocks/00/mlp/up/kernel needs floating point numbers"),
+    "too large": (wrong((5, 6), 1e300, -1e39), "(F64 [5, 6]) has 2 ... (3.4e+38) among"),
+    "whole": (
+        np.ones((5, 6), np.int32),
+        "is I32 [5, 6]; blocks/00/mlp/up/kernel expects floating point numbers (F16, ",
+    ),
+    "bytes": (np.ones((5, 6), np.uint8), "is U8 [5, 6]; blocks/00/mlp/up/kernel expects floating point numbers"),
+    "truth": (np.ones((5, 6), bool), "is BOOL [5, 6]; blocks/00/mlp/up/kernel expects floating point numbers"),
 }
 
 
@@ -52,8 +55,8 @@ def test_a_parameter_takes_finite_floating_point_numbers_only(kind, saved):
     replace(saved, **{KEY: tensor})
     with pytest.raises(ValueError) as error:
         tlx.load_pretrained(saved)
-    assert str(error.value).startswith(f"{saved / 'model.safetensors'}: tensor {KEY!r} ") and message in str(
-        error.value
+    assert str(error.value).startswith(f"{saved / 'model.safetensors'}: tensor {KEY!r} ") and all(
+        part in str(error.value) for part in message.split(" ... ")
     )
     assert FIT in str(error.value) and "\n" not in str(error.value)
     # Drawn at random it is not read, so it may be anything.

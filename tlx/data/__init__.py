@@ -60,7 +60,7 @@ DATASETS: dict[str, Shipped] = {
         ),
         (
             "spoken/studio",
-            "2.2 thousand prompts in four languages, a voice each",
+            "2.2 thousand prompts in four languages, one voice for each language",
             "audio",
             ("en", "es", "fr", "it"),
             ("sounds-en", "sounds-es", "sounds-fr", "sounds-it"),

@@ -47,8 +47,8 @@ def padded(longest: int, lengths: Sequence[int]) -> int:
     """Return the length of a batch that has an example of this length. Raises ValueError where none is long enough."""
     if longest and lengths and longest > max(lengths):
         raise ValueError(
-            f"an example has {longest} entries along a ragged axis, and a batch at most {max(lengths)}; cut it, or "
-            "give a larger length"
+            f"an example has {longest} entries along a ragged axis; expected at most {max(lengths)}, the largest "
+            "length of a batch. Shorten the example, or set a larger length"
         )
     return min((length for length in lengths if length >= longest), default=longest)
 
@@ -85,15 +85,18 @@ def check_array(name: str, array: np.ndarray, field: Field, length: int) -> None
     )
     if not fits:
         raise ValueError(
-            f"{name!r} of an example has the shape {list(array.shape)}; its field declares {list(field.shape)}"
-            + (f", of at most {length}" if None in field.shape else "")
+            f"{name!r} of an example has the shape {list(array.shape)}; its field expects {list(field.shape)}"
+            + (f", with at most {length} entries" if None in field.shape else "")
         )
     if not np.can_cast(array.dtype, field.dtype, "same_kind"):
-        raise ValueError(f"{name!r} of an example is {array.dtype}; its field declares {field.dtype}")
+        raise ValueError(f"{name!r} of an example has the type {array.dtype}; its field expects {field.dtype}")
 
 
 def array_of(row: Mapping[str, Any], name: str) -> Any:
     """Return the array of this name. Raises ValueError where an example has none."""
     if name not in row:
-        raise ValueError(f"an example has no array {name!r}, which a field declares; it has {', '.join(sorted(row))}")
+        raise ValueError(
+            f"an example has no array {name!r}, which a field declares; it has {', '.join(sorted(row))}. Return this "
+            "array too, or remove the field"
+        )
     return row[name]

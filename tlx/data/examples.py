@@ -138,7 +138,9 @@ class Examples(Sequence[dict[str, Any]]):
             TypeError: Each label is a list.
         """
         if not self.scalar:
-            raise TypeError(f"each label of {self.name} {self.split} is a list ({self.kind}); read them one by one")
+            raise TypeError(
+                f"each label of {self.name} {self.split} is a list ({self.kind}); read the examples one by one"
+            )
         if self._labels is None:
             file = cache_dir() / "labels" / f"{self.key}-{self.split}.npy"
             if self.key and file.is_file():
@@ -246,7 +248,7 @@ class Unlabelled(Examples):
         return {}
 
     def labels(self) -> np.ndarray:
-        raise PermissionError(f"the labels of {self.name} {self.split} are not granted to this setting")
+        raise PermissionError(f"the labels of {self.name} {self.split} are not available to training in this setting")
 
 
 class Sealed(Examples):
@@ -255,10 +257,10 @@ class Sealed(Examples):
     grants = False
 
     def _example(self, position: int, columns: Columns) -> dict[str, Any]:
-        raise PermissionError(f"{self.name} {self.split} is sealed: this run was told not to look at it")
+        raise PermissionError(f"{self.name} {self.split} is sealed: this run does not read this split")
 
     def labels(self) -> np.ndarray:
-        raise PermissionError(f"the labels of {self.name} {self.split} are sealed: this run was told not to look at it")
+        raise PermissionError(f"the labels of {self.name} {self.split} are sealed: this run does not read this split")
 
 
 def open_dataset(source: str | Source) -> Dataset:

@@ -87,7 +87,7 @@ def check_folder(folder: Path) -> None:
     check_fields(features, "", folder)
     for split in info["splits"]:
         if (names := [listed["name"] for listed in info["splits"]]).count(split["name"]) > 1:
-            raise ValueError(f"{folder / INFO}: the split {split['name']!r} is there twice in {names}; {REMEDY}")
+            raise ValueError(f"{folder / INFO}: the split {split['name']!r} is listed twice in {names}; {REMEDY}")
 
 
 def check_messages(info: Any, features: Any, folder: Path) -> None:
@@ -116,8 +116,9 @@ def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
     contents = [name for name in spelled(feature) if name not in DESCRIPTIVE]
     if len(contents) != 1 and "type" not in feature:
         raise ValueError(
-            f"{folder / FEATURES}: the feature {where or 'of the whole'} holds {', '.join(contents) or 'nothing'}; "
-            f"expected what it is, one of classLabel, image, text, tensor and the like; {REMEDY}"
+            f"{folder / FEATURES}: the feature {where or 'of the whole'} has the content "
+            f"{', '.join(contents) or 'nothing'}; expected one content, such as classLabel, image, text or tensor; "
+            f"{REMEDY}"
         )
     if "classLabel" in feature and where:
         check_names(spelled(feature["classLabel"]).get("numClasses"), where, folder)
@@ -136,9 +137,9 @@ def check_names(count: Any, feature: str, folder: Path) -> None:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); {REMEDY}") from None
     names = [name for name in names if name.strip()]
     if len(names) != int(count or 0):
-        raise ValueError(f"{path} names {len(names)} classes, {FEATURES} says {int(count or 0)}; {REMEDY}")
+        raise ValueError(f"{path} lists {len(names)} classes, but {FEATURES} states {int(count or 0)}; {REMEDY}")
     if duplicates := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path} names the class {duplicates[0]!r} twice; {REMEDY}")
+        raise ValueError(f"{path} lists the class {duplicates[0]!r} twice; {REMEDY}")
 
 
 @lru_cache(maxsize=1)
@@ -166,8 +167,9 @@ def check_classes(value: Any, path: Path) -> None:
                 near = near_miss(inner, own_classes()) if isinstance(inner, str) else ""
                 near = near if inner and "close" in near and len(near) < 300 else ""
                 raise ValueError(
-                    f"{path} names the feature class {shown(inner)}, whose code would be run; expected one of TFDS's "
-                    f"own, tensorflow_datasets.core.features.*{near}. Build the data set from features of TFDS"
+                    f"{path} names the feature class {shown(inner)}. TFDS would run code of this class; expected a "
+                    f"class of TFDS, tensorflow_datasets.core.features.*{near}. Build the data set with the features "
+                    "of TFDS"
                 )
             check_classes(inner, path)
     elif isinstance(value, list):
@@ -211,16 +213,17 @@ def check_shards(builder: Any, folder: Path) -> None:
         for path, length in zip(paths, info.shard_lengths, strict=True):
             listed.add(path.name)
             if not path.is_file():
-                raise FileNotFoundError(f"{path}, a part of the split {split!r}, is not there; {REMEDY}")
+                raise FileNotFoundError(f"{path} is missing; it is a part of the split {split!r}; {REMEDY}")
             count = records_in(path, suffix)
             if count != length:
                 raise ValueError(
-                    f"{path} holds {count} examples, {INFO} says {length} for this part of {split!r}; {REMEDY}"
+                    f"{path} has {count} examples, but {INFO} states {length} for this part of {split!r}; {REMEDY}"
                 )
     shards = {path.name for path in folder.glob(f"{builder.info.name}-*.{suffix}-*-of-*")}
     if unlisted := sorted(shards - listed):
         raise ValueError(
-            f"{folder / INFO} does not list {unlisted[0]}, which lies beside it; {REMEDY}, or remove the file"
+            f"{folder / INFO} does not list the file {unlisted[0]}, which is in the same folder; {REMEDY}, or remove "
+            "the file"
         )
 
 
@@ -255,7 +258,7 @@ class Records(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, row: Any) -> Any:
         if not 0 <= row < len(self):
-            raise IndexError(f"{self.name} has {len(self)} records; there is none at {row}")
+            raise IndexError(f"{self.name} has {len(self)} records; there is no record {row}")
         return self._read([row], lambda: [self.source[row]])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> Any:
@@ -272,12 +275,14 @@ class Records(Sequence[Mapping[str, Any]]):
             raise
         except Exception as error:  # the reader of the file, and TFDS where a record does not fit its features
             raise ValueError(
-                f"{self.name}{place} cannot be read ({reason(error)}); the file is damaged or {FEATURES} is not its "
-                f"own: {REMEDY}"
+                f"{self.name}{place} cannot be read ({reason(error)}); the file is damaged, or {FEATURES} belongs to "
+                f"another data set: {REMEDY}"
             ) from None
         for row, record in zip(rows, records, strict=True):
             if missing := [feature for feature in self.features.values() if record.get(feature) is None]:
-                raise ValueError(f"{self.name}[{row}] has no {missing[0]!r}, which {FEATURES} says it has; {REMEDY}")
+                raise ValueError(
+                    f"{self.name}[{row}] has no {missing[0]!r}, but {FEATURES} lists this feature; {REMEDY}"
+                )
         columns = self.features.items()
         return [{**record, **{column: record[feature] for column, feature in columns}} for record in records]
 

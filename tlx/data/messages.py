@@ -37,7 +37,7 @@ def check_message(value: Any, description: Any, path: Path, remedy: str, where: 
         place = f"{where}.{name}" if where else name
         if name not in fields:
             near = near_miss(name, {field.json_name for field in description.fields})
-            raise ValueError(f"{path}: TFDS knows no field {place}{near if len(near) < 200 else ''}; {remedy}")
+            raise ValueError(f"{path}: TFDS has no field {place}{near if len(near) < 200 else ''}; {remedy}")
         field = fields[name]
         if inner is None:
             continue
@@ -69,7 +69,7 @@ def check_value(value: Any, field: Any, path: Path, remedy: str, where: str) -> 
     elif kind is not None and not fits(value, kind):
         raise ValueError(f"{path}: {where} is {shown(value)}; expected {WANTED[kind]}; {remedy}")
     elif field.name == "dtype" and not known_dtype(value):
-        raise ValueError(f"{path}: {where} is {shown(value)}; expected a type of numbers, such as 'uint8'; {remedy}")
+        raise ValueError(f"{path}: {where} is {shown(value)}; expected a number type, such as 'uint8'; {remedy}")
 
 
 def fits(value: Any, kind: tuple[int, ...]) -> bool:

@@ -70,11 +70,14 @@ def take_over(splits: Splits, known: Splits) -> None:
 def of_the_test(data: Data, splits: Splits) -> list[str]:
     """Return a note where the measured test is not the test split of the data set."""
     if splits.untested:
-        return [f"nothing is measured as test: {splits.untested}"]
+        return [f"this run has no test score: {splits.untested}"]
     if data.test_on == "validation":
         return [
-            f"test is the validation split of {shown(data.target)}, as data.test_on asks; the checkpoint is chosen on "
-            f"{len(splits.validation):,} training examples that are held out"
+            (
+                f"the test examples are the validation split of {shown(data.target)}, because "
+                f"data.test_on='validation'; the checkpoint is chosen on {len(splits.validation):,} held-out training "
+                "examples"
+            )
         ]
     return []
 
@@ -84,7 +87,9 @@ def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: 
     sentences, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
     if not held_out and len(examples) < batch:
         count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
-        sentences.append(f"{name} has {count}, fewer than a batch of {batch}: a step takes some more than once")
+        sentences.append(
+            f"{name} has {count}, fewer than the batch size {batch}: one step uses some examples more than once"
+        )
     if not examples.labelled or not examples.scalar:
         return sentences
     labels = examples.labels()
@@ -100,7 +105,7 @@ def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: 
         if missing:
             more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             which = f"class{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more}"
-            sentences.append(f"{name} has no example of {which} of {len(splits.classes)}")
+            sentences.append(f"{name} has no example of {which} (of {len(splits.classes)} classes)")
     return sentences
 
 
@@ -118,7 +123,7 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
             # The stream `unlabelled` holds all training examples of the target, also the labelled ones.
             continue
         hashes = digests(examples)
-        sampled = "" if len(hashes) == len(examples) else f" of the {len(hashes):,} looked at"
+        sampled = "" if len(hashes) == len(examples) else f" (in a sample of {len(hashes):,})"
         filled = hashes[hashes != empty] if empty is not None else hashes
         by_name[name] = filled, sampled
         if len(filled) < len(hashes):
@@ -135,9 +140,7 @@ def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
             other_hashes, other_sampled = by_name[name]
             if copies := int(np.isin(hashes, other_hashes).sum()):
                 looked = (
-                    f" (of those looked at: {len(hashes):,} and {len(other_hashes):,})"
-                    if sampled or other_sampled
-                    else ""
+                    f" (in samples of {len(hashes):,} and {len(other_hashes):,})" if sampled or other_sampled else ""
                 )
                 sentences.append(f"{copies:,} of {len(hashes):,} inputs of {held_out} are also in {name}{looked}")
     return sentences
@@ -150,7 +153,7 @@ def of_lengths(read: Mapping[str, Examples], processor: Processor) -> list[str]:
         if (share := cut_share(examples, processor)) >= FEW:
             count = min(len(examples), MEASURED)
             which, verb = ("every text", "is") if share == 1 else (f"{share:.0%} of the texts", "are")
-            sampled = f" (of {count:,} looked at)" if count < len(examples) else ""
+            sampled = f" (in a sample of {count:,})" if count < len(examples) else ""
             sentences.append(f"{which} of {name} {verb} cut at {processor.longest} tokens (data.tokens){sampled}")
     return sentences
 

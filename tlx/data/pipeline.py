@@ -83,9 +83,9 @@ def train_batches(
     import grain
 
     if not len(examples):
-        raise ValueError(f"{examples!r} is empty; there is nothing to train on")
+        raise ValueError(f"{examples!r} is empty; expected at least one training example")
     if augment and not processor.augments:
-        raise ValueError(f"augment={augment} is for images and {examples.name!r} is {spelled(examples.columns)}")
+        raise ValueError(f"augment={augment} applies to images, but {examples.name!r} has {spelled(examples.columns)}")
     mine = _share(batch, process_index, process_count)
     ready = reader(examples, processor, targets)
     if process_count > 1:
@@ -375,7 +375,9 @@ def reader(examples: Examples, processor: Processor | Table, targets: Targets | 
 
 def _share(batch: int, process_index: int, process_count: int) -> slice:
     if batch < 1 or batch % process_count:
-        raise ValueError(f"a batch of {batch} cannot be shared by {process_count} processes; give a multiple")
+        raise ValueError(
+            f"a batch of {batch} examples cannot be divided among {process_count} processes; set a multiple"
+        )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index}; expected 0 to {process_count - 1}")
     size = batch // process_count

@@ -41,8 +41,8 @@ class Test:
         object.__setattr__(self, "source", _short(self.source))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name) or self.name in TAKEN:
             raise ValueError(
-                f"a test set has the name {self.name!r}; expected letters, digits, _, - and dots, and none of "
-                f"{', '.join(TAKEN)}"
+                f"a test set has the name {self.name!r}; expected letters, digits, _, - and dots, and a name other "
+                f"than {', '.join(TAKEN)}"
             )
 
 
@@ -65,7 +65,7 @@ class Stream:
         object.__setattr__(self, "source", _short(self.source))
         if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", self.name) or self.name in TAKEN:
             raise ValueError(
-                f"a stream has the name {self.name!r}; expected letters, digits, _, - and dots, and none of "
+                f"a stream has the name {self.name!r}; expected letters, digits, _, - and dots, and a name other than "
                 f"{', '.join(TAKEN)}"
             )
         if isinstance(self.batch, int) and self.batch < 1:
@@ -144,29 +144,33 @@ class Data:
             further: tuple[Stream | Test, ...] = (*self.streams, *self.tests)
             names = [part.name for part in further]
             if duplicates := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"two streams or tests have the name {duplicates[0]!r}; give each its own name")
+                raise ValueError(
+                    f"two streams or test sets have the name {duplicates[0]!r}; choose a different name for each"
+                )
         if not self.target:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
             check_seed(self.subset_seed, "subset_seed")
         if self.shots is not None and self.fraction is not None:
-            raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
+            raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both set; set only one of them")
         if self.shots is not None and self.shots < 1:
             raise ValueError(f"shots={self.shots}; expected at least 1")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}; expected more than 0 and at most 1")
         if self.labels is not None and not 0 <= self.labels < (1 if isinstance(self.labels, float) else math.inf):
             # 1.0 would be another experiment than 1, with the same fingerprint.
-            expected = "expected a number of examples of each class (0 is none), or a share below 1.0; all is None"
+            expected = (
+                "expected the number of examples per class (0 = no labels), or a share below 1.0; None = all labels"
+            )
             raise ValueError(f"labels={self.labels}; {expected}")
         if self.match not in ("name", "position"):
             raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
         if self.test_on not in ("test", "validation"):
             raise ValueError(f"test_on={self.test_on!r}; expected 'test' or 'validation'")
         if self.source == () or len(set(self.sources.values())) < len(self.sources):
-            raise ValueError(f"source={self.source}; expected one data set, or several different ones")
+            raise ValueError(f"source={self.source}; expected one data set, or several different data sets")
         if self.target in self.sources.values():
-            raise ValueError(f"source and target are both {self.target!r}; leave the source out")
+            raise ValueError(f"source and target are both {self.target!r}; remove the source")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
@@ -174,7 +178,7 @@ class Data:
         if self.group < 1:
             raise ValueError(f"group={self.group}; expected at least 1 batch")
         if self.views is not None and (self.views < 1 or not self.augment):
-            raise ValueError(f"views={self.views}; expected at least 1, of images with augment=(...)")
+            raise ValueError(f"views={self.views}; expected at least 1, and augment=(...) for images")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
         if not 0 < self.seconds < math.inf:
@@ -186,18 +190,19 @@ class Data:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a probability, 0 to 1")
         if not 1 <= self.imbalance < math.inf:
             raise ValueError(
-                f"imbalance={self.imbalance}; expected 1 (as the source is) or more: how many times as frequent the "
-                "most frequent class is as the rarest"
+                f"imbalance={self.imbalance}; expected 1 (no change) or more: the ratio of the largest class size to "
+                "the smallest class size"
             )
         if self.source is None:
             for name, usual in OF_SOURCE.items():
                 if getattr(self, name) != usual:
                     raise ValueError(
-                        f"{name}={getattr(self, name)} is of the source, and there is none: give source=..."
+                        f"{name}={getattr(self, name)} applies to the source, but the data have no source: set "
+                        "source=..."
                     )
         for name in ("source_classes", "target_classes"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)} names a class twice")
+                raise ValueError(f"{name}={getattr(self, name)} lists a class twice; list each class once")
 
     @property
     def sources(self) -> dict[str, str | Source]:

@@ -153,7 +153,9 @@ def check_kind(name: str, shifts: tuple[Shift, ...], kind: str, what: str) -> No
     if wrong := [shift for shift in shifts if shift.kind != kind]:
         names = ", ".join(shift_name for shift_name, shift_class in SHIFTS.items() if shift_class.kind == kind)
         noun, wrong_noun = PLURAL[kind], PLURAL[wrong[0].kind]
-        raise ValueError(f"{name}: {wrong[0]} is for {wrong_noun}, and {what} is {noun}; for {noun} there are: {names}")
+        raise ValueError(
+            f"{name}: {wrong[0]} applies to {wrong_noun}, but {what} has {noun}; the shifts for {noun} are: {names}"
+        )
 
 
 def check_share(name: str, share: float) -> None:

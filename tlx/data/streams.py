@@ -79,7 +79,7 @@ class Splits:
         for name in ("labelled", *self.streams):
             if name in self.streams and self.streams[name].labelled:
                 return self.streams[name]
-        raise ValueError("no training example has a label here: the data grant none, and there is no source")
+        raise ValueError("no training example has a label: the setting provides no labels, and the data have no source")
 
     @property
     def named(self) -> dict[str, Examples]:
@@ -148,8 +148,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
             )
             looked_at.setdefault(SOURCE, held_out)
             if origin in origins:
-                message = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
-                raise ValueError(f"{message}; leave one of them out")
+                message = f"sources {origins[origin]} and {shown(data.sources[name])} are the same data set"
+                raise ValueError(f"{message}; remove one of them")
             origins[origin] = shown(data.sources[name])
         elif name in further:
             streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
@@ -207,7 +207,9 @@ def _further(
         )
     examples = dataset.splits[settings.split]
     if not len(examples):
-        raise ValueError(f"{what}: the split {settings.split!r} of {dataset.name} has no examples")
+        raise ValueError(
+            f"{what}: the split {settings.split!r} of {dataset.name} is empty; expected at least one example"
+        )
     if dataset.classes != target.classes:
         places = _places(data, what, dataset, target, range(len(dataset.classes)))
         mapping = np.array([places[number] for number in range(len(dataset.classes))])
@@ -221,20 +223,23 @@ def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> Non
     """Raise ValueError where a data set has other inputs, or another kind of label, than the target."""
     descriptions = [f"{spelled(compared.columns)} with a {_label_of(compared)}" for compared in (dataset, target)]
     if descriptions[0] != descriptions[1]:
-        raise ValueError(f"{what} is {descriptions[0]} and target {shown(data.target)} is {descriptions[1]}")
+        raise ValueError(
+            f"{what} has {descriptions[0]}, but target {shown(data.target)} has {descriptions[1]}; expected the same "
+            "inputs and the same kind of label"
+        )
 
 
 def _label_of(dataset: Dataset) -> str:
     """Return the kind of a data set's label in words."""
     words = {"classes": "list of classes", "tags": "list of tags", "numbers": "list of numbers"}
-    kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "label that is not there"
+    kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "missing label"
     return words.get(kind, kind)
 
 
 def _check(part: Examples) -> None:
     """Raise ValueError where a split has no examples, or a label is out of range."""
     if not len(part):
-        raise ValueError(f"data set {part.name!r} has no examples in its {part.split!r} split")
+        raise ValueError(f"data set {part.name!r} has no examples in its split {part.split!r}")
     if part.labelled:
         part.check_labels()
 
@@ -264,14 +269,14 @@ def _source(
 
     source, what = open_dataset(name), f"source {shown(name)}"
     if source.fingerprint == target.fingerprint:
-        raise ValueError(f"{what} and target {shown(data.target)} are one data set; leave the source out")
+        raise ValueError(f"{what} and target {shown(data.target)} are the same data set; remove the source")
     _check_like(source, target, what, data)
     if "train" not in source.splits:
         raise ValueError(f"{what} has no 'train' split")
     train = held_out = source.splits["train"]
     if train.kind != "class" and (data.eps_y or data.imbalance > 1):
         noise, has = "eps_y" if data.eps_y else "imbalance", "numbers" if train.kind == "number" else train.kind
-        raise ValueError(f"{noise}={getattr(data, noise)} is of classes, and {what} has {has} for labels")
+        raise ValueError(f"{noise}={getattr(data, noise)} applies to classes, but the labels of {what} are {has}")
     if held:
         validation = _validation(source)
         train, held_out = (train, validation) if validation else _parted(train, data.validation)
@@ -309,15 +314,15 @@ def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Se
     if data.match == "position" or source.classes == target.classes:
         if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
-                f"{what} has {len(source.classes)} classes and target {shown(data.target)} "
-                f"{len(target.classes)}; by position every class of the source needs one of the target"
+                f"{what} has {len(source.classes)} classes, but target {shown(data.target)} has {len(target.classes)}; "
+                "with match='position', every class of the source needs a class of the target"
             )
         return {number: number for number in numbers}
     if unmatched := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {unmatched[0]!r} of {what} is none of target {shown(data.target)} "
-            f"({', '.join(target.classes[:12])}); Data(match='position') takes them in their order, and "
-            "Data(source_classes=...) takes only some"
+            f"class {unmatched[0]!r} of {what} is not a class of target {shown(data.target)} "
+            f"({', '.join(target.classes[:12])}); Data(match='position') matches the classes by their order, and "
+            "Data(source_classes=...) uses only the classes that you list"
         )
     return {number: target.classes.index(source.classes[number]) for number in numbers}
 
@@ -338,22 +343,24 @@ def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, E
     train, validation, test = splits["train"], _validation(dataset), splits.get("test")
     if test_on == "validation":
         if validation is None:
-            raise ValueError(f"data.test_on is 'validation', and data set {dataset.name!r} has no such split")
+            raise ValueError(f"data.test_on is 'validation', but data set {dataset.name!r} has no validation split")
         return train, None, validation, ""
     untested = ""
     if test is None:
         untested = f"data set {dataset.name!r} has no test split"
     elif dataset.name not in DATASETS and _withheld(test, train):
-        untested = f"data set {dataset.name!r} withholds the labels of its test split"
+        untested = f"data set {dataset.name!r} does not publish the labels of its test split"
     if not untested:
         assert test is not None
         return train, validation, test, ""
     if validation is None:
-        raise ValueError(f"data set {dataset.name!r} has neither a 'test' nor a 'validation' split to measure on")
+        raise ValueError(
+            f"data set {dataset.name!r} has no 'test' split and no 'validation' split; expected at least one of them"
+        )
     from tlx.data.examples import Sealed
 
     nothing = Sealed(dataset.name, "test", (), dataset.columns)
-    return train, validation, nothing, f"{untested} (data.test_on='validation' tests on its validation split)"
+    return train, validation, nothing, f"{untested} (data.test_on='validation' tests on the validation split)"
 
 
 def has_test(data: Data) -> bool:

@@ -42,7 +42,7 @@ def subset(
         ValueError: A class has fewer than `shots` examples.
     """
     if (shots is None) == (fraction is None):
-        raise ValueError("give one of shots and fraction")
+        raise ValueError("set either shots or fraction")
     labels = np.asarray(labels)
     counts = {}
     for label in classes or np.unique(labels).tolist():
@@ -86,7 +86,9 @@ def numbers_of(names: Sequence[str], classes: Sequence[str], field: str, what: s
     """Return the numbers of the classes with these names. Raises ValueError for a name that is no class of `what`."""
     for name in names:
         if name not in classes:
-            message = f"{what} has numbers for labels" if not classes else f"{what} has no class {name!r}"
+            message = (
+                f"the labels of {what} are numbers, not classes" if not classes else f"{what} has no class {name!r}"
+            )
             raise ValueError(f"{field}: {message}{near_miss(name, classes)}")
     return [classes.index(name) for name in names]
 

@@ -83,7 +83,7 @@ def check_files(folder: Path) -> None:
     except PermissionError:
         raise
     except OSError as error:
-        raise DamagedShard(f"{folder} cannot be read: {error.strerror}") from error
+        raise DamagedShard(f"{folder} is not readable: {error.strerror}") from error
     except (ValueError, AttributeError, TypeError) as error:
         if isinstance(error, DamagedShard):
             raise

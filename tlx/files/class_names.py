@@ -171,8 +171,8 @@ class Classes(Mapping[str, type]):
             return self.by_name[name]
         file = f" in {self.files[where]}" if where in self.files else ""
         raise ValueError(
-            f"the class {where}{file} is the user's, and tlx does not import it by itself; pass the file that uses it: "
-            "--config FILE on the command line, given=recipe in Python"
+            f"the class {where}{file} is a user's class, and tlx does not import it automatically; pass the file that "
+            "uses it: --config FILE on the command line, given=recipe in Python"
         )
 
     def typed(self, name: str) -> type:
@@ -183,8 +183,8 @@ class Classes(Mapping[str, type]):
         """
         if name in self.by_name and name in self.own:
             raise ValueError(
-                f"{name!r} is a class of tlx ({self.own[name].__module__}) and a class of "
-                f"{self.by_name[name].__module__}: rename the latter"
+                f"{name!r} is the name of a class of tlx ({self.own[name].__module__}) and of a class of "
+                f"{self.by_name[name].__module__}: rename the second class"
             )
         return self._known(name)
 
@@ -193,4 +193,4 @@ class Classes(Mapping[str, type]):
             return self[name]
         except KeyError:
             homes = self.own.homes if isinstance(self.own, Exports) else self.own
-            raise ValueError(f"no class {name!r} in tlx{near_miss(name, [*homes, *self.by_name])}") from None
+            raise ValueError(f"tlx has no class {name!r}{near_miss(name, [*homes, *self.by_name])}") from None

@@ -66,7 +66,7 @@ def guarded(folder: Path, then: str = RESUME) -> Iterator[None]:
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in FULL or any(words in str(error) for words in FULL_WORDS):
-            raise DiskFull(f"the disk is full: {folder} could not be written", "free some space", then) from error
+            raise DiskFull(f"the disk is full: {folder} cannot be written", "free some space", then) from error
         if number in REFUSED and isinstance(error, OSError) and _concerns(error, folder):
             place = error.filename or folder
             raise StorageError(f"{place}: {error.strerror}", f"make {folder} writable", then) from error
@@ -227,23 +227,23 @@ def check_digests(folder: Path) -> None:
         raise ValueError(f"{record} is missing")
     status_of_record = entries.pop(DIGESTS)
     if not stat.S_ISREG(status_of_record.st_mode) or status_of_record.st_size > LARGEST_DIGESTS:
-        raise ValueError(f"{record} is not a record of checksums")
+        raise ValueError(f"{record} is not a list of checksums")
     content = record.read_bytes()
     lines = content[: content[:-1].rfind(b"\n") + 1]
     if content != lines + f"# {hashlib.sha256(lines).hexdigest()}\n".encode():
-        raise ValueError(f"{record} is changed: its checksum does not match")
+        raise ValueError(f"{record} was changed: its checksum does not match")
     recorded = {name: digest for digest, name in (line.split("  ", 1) for line in lines.decode().splitlines())}
     directories = {parent.as_posix() for name in recorded for parent in Path(name).parents}
     for name, status in entries.items():
         if name in recorded and not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{folder / name} is not a regular file")
         if name not in recorded and not (stat.S_ISDIR(status.st_mode) and name in directories):
-            raise ValueError(f"{folder / name} does not belong there: {DIGESTS} does not list it")
+            raise ValueError(f"{folder / name} is an unknown file: {DIGESTS} does not list it")
     for name, digest in recorded.items():
         if name not in entries:
             raise ValueError(f"{folder / name} is missing")
         if sha256_of(folder / name) != digest:
-            raise ValueError(f"{folder / name} is changed: its checksum does not match")
+            raise ValueError(f"{folder / name} was changed: its checksum does not match")
 
 
 def check_room(folder: Path, size: int) -> None:

@@ -98,17 +98,19 @@ def _acquire(folder: Path) -> Any:
             if not isinstance(error, Timeout):
                 raise
             raise InUse(
-                f"{folder} is being written by another run or command{_holder(folder)}; wait until it has ended, or "
-                "choose another directory"
+                f"another run or command is writing to {folder}{_holder(folder)}; wait until it ends, or choose "
+                "another directory"
             ) from None
         if isinstance(lock, SoftFileLock):
             # Without flock, filelock leaves a mere file, which stays locked when its process dies.
             lock.release()
-            raise OSError(f"the file system of {folder} has no locks (flock); choose a directory on another one")
+            raise OSError(
+                f"the file system of {folder} has no locks (flock); choose a directory on another file system"
+            )
         with suppress(OSError):
             (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         return lock
-    raise InUse(f"{folder} is created and removed by other processes all the time; choose another directory")
+    raise InUse(f"other processes create and remove {folder} all the time; choose another directory")
 
 
 def _holder(folder: Path) -> str:

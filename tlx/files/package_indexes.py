@@ -58,7 +58,7 @@ def copy(package: str, filename: str, folder: Path) -> Path:
         try:
             address = link(opener, page, filename)
             if address is None:
-                messages.append(f"{shown(page)} has no such file")
+                messages.append(f"{shown(page)} does not list this file")
                 continue
             with opener.open(address, timeout=TIMEOUT) as stream, (folder / filename).open("wb") as target:
                 while piece := stream.read(2**20):
@@ -66,7 +66,7 @@ def copy(package: str, filename: str, folder: Path) -> Path:
             return folder / filename
         except (urllib.error.URLError, TimeoutError, ValueError) as error:
             messages.append(f"{shown(page)}: {getattr(error, 'reason', error)}")
-    raise LookupError("; ".join(messages) or "pip is set up without a package index (no-index)")
+    raise LookupError("; ".join(messages) or "pip is configured without a package index (no-index)")
 
 
 def pages(package: str, asked: dict[str, str]) -> list[str]:
@@ -88,7 +88,7 @@ def default() -> str:
     command = [sys.executable, "-P", "-c", DEFAULT]
     process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if process.returncode:
-        raise LookupError("pip is not installed beside tlx, so its package index is not known")
+        raise LookupError("pip is not installed in the environment of tlx, so its package index is unknown")
     return process.stdout.strip()
 
 

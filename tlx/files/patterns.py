@@ -133,7 +133,9 @@ class Automaton:
         elif code in (codes.ASSERT, codes.ASSERT_NOT, codes.AT):
             self.free[here].append(((code, self.guard(code, value, flags)), after))
         else:
-            raise Unsupported(f"uses {str(code).lower()}, a reference to a group or a match that gives nothing back")
+            raise Unsupported(
+                f"uses {str(code).lower()}, a back-reference or an atomic match, which tlx does not support"
+            )
 
     def repeat(self, low: int, high: int, body: Any, here: int, after: int, flags: int) -> None:
         for _ in range(low):

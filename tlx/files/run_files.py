@@ -91,8 +91,8 @@ def check_same_run(folder: Path) -> None:
     recipe, result = (_fingerprint(folder / name) for name in (RECIPE, RESULT))
     if recipe and result and recipe != result:
         raise ValueError(
-            f"{folder} holds the files of two runs: {RECIPE} has the fingerprint {recipe}, {RESULT} has {result}; run "
-            "the recipe again with --overwrite"
+            f"{folder} contains the files of two runs: {RECIPE} has the fingerprint {recipe}, but {RESULT} has "
+            f"{result}; run the recipe again with --overwrite"
         )
 
 
@@ -116,8 +116,8 @@ def check_fingerprint(folder: Path, document: Any, what: str) -> None:
     expected = _fingerprint(folder / RECIPE)
     if received and expected and received != expected:
         raise ValueError(
-            f"{folder / what} is of another run: its fingerprint is {received}, that of {RECIPE} is {expected}; "
-            "run the recipe again with --overwrite"
+            f"{folder / what} belongs to another run: its fingerprint is {received}, but {RECIPE} has {expected}; run "
+            "the recipe again with --overwrite"
         )
 
 

@@ -303,5 +303,7 @@ def check_rows(rows: Array, others: Array) -> tuple[int, int]:
     """Return the sizes of both sets; raise ValueError for a set of one row, which has no spread."""
     sizes = len(rows), len(others)
     if min(sizes) < 2:
-        raise ValueError(f"there are {sizes[0]} and {sizes[1]} rows; a discrepancy needs two or more of each")
+        raise ValueError(
+            f"received {sizes[0]} and {sizes[1]} rows; a discrepancy requires at least two rows on each side"
+        )
     return sizes

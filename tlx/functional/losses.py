@@ -156,7 +156,9 @@ def singular_squares(matrix: Array, k: int, which: slice) -> Array:
     """
     wide = matrix.astype(jnp.float32)
     if k > min(wide.shape):
-        raise ValueError(f"a matrix of {wide.shape[0]}x{wide.shape[1]} has no {k} singular values; lower k")
+        raise ValueError(
+            f"a matrix of {wide.shape[0]}x{wide.shape[1]} does not have {k} singular values; use a smaller k"
+        )
     tall = wide if wide.shape[0] >= wide.shape[1] else wide.T
     _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(tall.T @ tall))
     projected = tall @ jax.lax.stop_gradient(vectors[:, which])

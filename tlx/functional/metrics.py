@@ -51,7 +51,7 @@ def of_scores(metric: Metric, scores: Scores) -> float:
     if metric.mean_of:
         return float(np.asarray(scores[metric.mean_of], np.float64).mean())
     if metric.value is None:
-        raise ValueError("the metric declares neither mean_of nor value; the task computes it in summarise")
+        raise ValueError("the metric declares neither mean_of nor value; the task must compute it in summarise")
     return float(metric.value(scores))
 
 
@@ -138,7 +138,7 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
     if outside.any():
         place = int(outside.argmax())
         raise ValueError(
-            f"label {labels[place]} of example {place} is outside the {classes} classes 0..{classes - 1}; leave out "
+            f"label {labels[place]} of example {place} is outside the {classes} classes 0..{classes - 1}; exclude "
             "examples without a label"
         )
 
@@ -310,7 +310,7 @@ def hsic(left: np.ndarray, right: np.ndarray) -> float:
     """
     n = len(left)
     if n < 4:
-        raise ValueError(f"{n} examples; the unbiased HSIC needs 4 or more")
+        raise ValueError(f"received {n} examples; the unbiased HSIC requires at least 4")
     k, m = (np.where(np.eye(n, dtype=bool), 0.0, matrix) for matrix in (left, right))
     total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ m.sum(0))
     return float(total / (n * (n - 3)))
@@ -335,7 +335,9 @@ def sum_similarity(x: np.ndarray, y: np.ndarray) -> SimilaritySums:
         ValueError: the two differ in length, or have fewer than four examples.
     """
     if len(x) != len(y):
-        raise ValueError(f"features of {len(x)} and of {len(y)} examples; both must be of the same ones")
+        raise ValueError(
+            f"received features of {len(x)} and of {len(y)} examples; expected features of the same examples"
+        )
     x, y = centred(x), centred(y)
     left, right = x @ x.T, y @ y.T
     return SimilaritySums(hsic(left, right), hsic(left, left), hsic(right, right), 1)

@@ -75,9 +75,9 @@ def check_bounds(scale: float, most: float, slack: float | None, landmarks: int,
     """Raise ValueError for settings of `mean_matching` that allow no weights but 1."""
     for name, value, least in (("scale", scale, 0.0), ("most", most, 1.0), ("slack", slack, 0.0)):
         if value is not None and value <= least:
-            raise ValueError(f"{who}: {name} is {value}; it is above {least:g}")
+            raise ValueError(f"{who}: {name} is {value}; expected a number above {least:g}")
     if landmarks < 1:
-        raise ValueError(f"{who}: landmarks is {landmarks}; it is 1 or more")
+        raise ValueError(f"{who}: landmarks is {landmarks}; expected 1 or more")
 
 
 def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, near: float, steps: int = 100) -> Any:
@@ -140,7 +140,12 @@ def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, n
         w, z = w + share * change, z + share * force
         slope = factor @ (factor.T @ w) - linear
     else:
-        log.warning("the weights are within %.1g of the best after %d steps, not within %.1g", least, steps, near)
+        log.warning(
+            "importance weights: the objective is within %.1g of the optimum after %d steps; expected within %.1g",
+            least,
+            steps,
+            near,
+        )
     return best
 
 
@@ -240,9 +245,9 @@ def likelihood_ratio(
 def check_mixture(scales: Sequence[float], centres: int, who: str) -> None:
     """Raise ValueError for settings of `likelihood_ratio` without a scale or a centre."""
     if not scales or min(scales) <= 0:
-        raise ValueError(f"{who}: scales are {tuple(scales)}; give one or more, each above 0")
+        raise ValueError(f"{who}: scales are {tuple(scales)}; expected at least one number, all above 0")
     if centres < 1:
-        raise ValueError(f"{who}: centres is {centres}; it is 1 or more")
+        raise ValueError(f"{who}: centres is {centres}; expected 1 or more")
 
 
 def proportions(densities: np.ndarray, near: float = NEAR, steps: int = 100) -> np.ndarray:
@@ -279,7 +284,12 @@ def proportions(densities: np.ndarray, near: float = NEAR, steps: int = 100) -> 
         share = 0.995 * reach(q, change, z, force)
         q, z = q + share * change, z + share * force
     else:
-        log.warning("the likelihood is within %.1g of the best after %d steps, not within %.1g", least, steps, near)
+        log.warning(
+            "density ratio: the log-likelihood is within %.1g of the optimum after %d steps; expected within %.1g",
+            least,
+            steps,
+            near,
+        )
     return best
 
 
@@ -296,9 +306,13 @@ def checked(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Return both sets in float64; raise ValueError where they are not finite rows of one width."""
     x, y = (np.asarray(rows, np.float64) for rows in (source, target))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
-        raise ValueError(f"source and target are rows of one width, [N, W] and [M, W]; got {x.shape} and {y.shape}")
+        raise ValueError(
+            f"source and target have the shapes {x.shape} and {y.shape}; expected rows of one width, [N, W] and [M, W]"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("the features of source or target are not finite, so no distance is; look at the model")
+        raise ValueError(
+            "some features of the source or the target are not finite, so distances cannot be computed; check the model"
+        )
     return x, y
 
 

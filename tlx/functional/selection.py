@@ -100,7 +100,7 @@ def neighbourhood_density(logits: np.ndarray, temperature: float = 0.05) -> floa
         ValueError: there are fewer than two rows.
     """
     if len(logits) < 2:
-        raise ValueError(f"there is {len(logits)} row; the density of neighbourhoods needs two or more")
+        raise ValueError(f"received {len(logits)} row; the density of neighbourhoods requires at least two")
     p = softmax(logits)
     unit = p / np.linalg.norm(p, axis=-1, keepdims=True)
     nearness = unit @ unit.T / temperature

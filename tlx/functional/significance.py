@@ -99,7 +99,7 @@ def paired(values: Sequence[float], against: Sequence[float], bounds: Bounds = U
 
     a, b = (np.asarray(side, np.float64) for side in (values, against))
     if a.ndim != 1 or a.shape != b.shape or not len(a) or not np.isfinite(a - b).all():
-        raise ValueError(f"pairs need equally many finite numbers on both sides, got shapes {a.shape} and {b.shape}")
+        raise ValueError(f"the two sides have the shapes {a.shape} and {b.shape}; expected equally many finite numbers")
     gain = a - b
     deviation = float(gain.std(ddof=1)) if len(gain) > 1 else float("nan")
     nonzero = gain[gain != 0]
@@ -141,7 +141,7 @@ def over_seeds_and_examples(
     """
     a, b = (np.asarray(side, np.float64) for side in (values, against))
     if a.ndim != 2 or a.shape != b.shape or not a.size:
-        raise ValueError(f"both arms need the shape [seeds, examples], got {a.shape} and {b.shape}")
+        raise ValueError(f"the two arms have the shapes {a.shape} and {b.shape}; expected [seeds, examples] for both")
     gain, draw = a - b, np.random.default_rng(seed)
     seeds, examples = gain.shape
     means = np.empty(resamples)
@@ -226,7 +226,7 @@ def detectable(deviation: float, pairs: int, level: float = LEVEL, power: float 
     1.68
     """
     if pairs < 2:
-        raise ValueError(f"{pairs} pairs cannot show any difference; take two or more")
+        raise ValueError(f"{pairs} pairs are too few to detect a difference; use at least two pairs")
     from scipy import optimize, stats
 
     bound = stats.t.ppf((1 + level) / 2, pairs - 1)
@@ -269,7 +269,9 @@ def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
 
     a, b = (np.asarray(side, bool) for side in (correct, against))
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"both models need booleans [examples], got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"the two models have the shapes {a.shape} and {b.shape}; expected booleans [examples] for both"
+        )
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
 

@@ -114,8 +114,8 @@ def as_dtype(x: Any, context: Context) -> Array:
 def example(carry: Carry, name: str, shape: tuple[int, ...]) -> Array:
     """Return the input `name` [B, *shape]. Raises ValueError if it is missing or has another shape."""
     if name not in carry:
-        raise ValueError(f"the model reads {name!r}, the inputs hold {sorted(carry)}")
+        raise ValueError(f"the model reads {name!r}, but the inputs have {sorted(carry)}")
     array = jnp.asarray(carry[name])
     if array.shape[1:] != shape:
-        raise ValueError(f"the model reads {name!r} of shape [batch, {', '.join(map(str, shape))}], not {array.shape}")
+        raise ValueError(f"{name!r} has the shape {array.shape}; expected [batch, {', '.join(map(str, shape))}]")
     return array

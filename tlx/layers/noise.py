@@ -13,7 +13,7 @@ from tlx.types import Array, Context
 def example_keys(context: Context, batch: int, salt: int) -> Array:
     """Return one key per example, from its place in the global batch, independent of how devices share the batch."""
     if context.key is None:
-        raise ValueError("noise needs a key: forward(..., key=jax.random.key(seed))")
+        raise ValueError("random noise (such as dropout) requires a key: forward(..., key=jax.random.key(seed))")
     key = jax.random.fold_in(context.key, salt)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, context.offset + jnp.arange(batch))
 

@@ -31,11 +31,13 @@ class Architecture:
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages with the declared parameters; the bare backbone if `head` is None."""
-        raise TypeError(f"{type(self).__name__} does not say how it is built: define build(head)")
+        raise TypeError(f"{type(self).__name__} does not define build(head), which builds the model; define it")
 
     def input_fields(self) -> Mapping[str, Field]:
         """Return the required inputs of the model by name, with their shapes for one example."""
-        raise TypeError(f"{type(self).__name__} does not say what it reads: define input_fields()")
+        raise TypeError(
+            f"{type(self).__name__} does not define input_fields(), which declares the inputs of the model; define it"
+        )
 
     def count(self, head: Head | None) -> int:
         """Count the declared parameters. An architecture with many equal layers need not build them all for that."""
@@ -51,7 +53,7 @@ class Architecture:
 
     def resized(self, size: int) -> Self:
         """Return the architecture for another number of positions, or another side of an image."""
-        raise ValueError(f"resize: {type(self).__name__} has no position embeddings")
+        raise ValueError(f"resize is not available: {type(self).__name__} has no position embeddings")
 
     def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
         """Return the declared leaf at `path` resized to `size`; None if it does not depend on the size."""
@@ -69,8 +71,8 @@ def check_architecture(config: Any) -> Architecture:
     """Return `config`. Raises TypeError if it is not an architecture."""
     if not isinstance(config, Architecture):
         raise TypeError(
-            f"{type(config).__name__} is not an architecture; expected a value such as models.Bert(...), or of a class "
-            "of your own that derives from models.Architecture"
+            f"{type(config).__name__} is not an architecture; expected a value such as models.Bert(...), or a value of "
+            "your own class that derives from models.Architecture"
         )
     return config
 

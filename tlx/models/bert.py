@@ -72,11 +72,11 @@ class Bert(Architecture):
     def __post_init__(self) -> None:
         check_ranges(self, POSITIVE, ("dropout", "attention_dropout", "head_dropout"))
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of the two")
         if self.pooling not in ("first", "mean"):
-            raise ValueError(f"pooling is {self.pooling!r}; it is 'first' or 'mean'")
+            raise ValueError(f"pooling is {self.pooling!r}; expected 'first' or 'mean'")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
+            raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages.
@@ -157,7 +157,9 @@ def chain(config: Bert, head: Head | None) -> Model:
     """Build the chain of stages, with the sequence classifier of the family or one linear layer over every token."""
     per_token = isinstance(head, PerToken)
     if per_token and config.pooling == "mean":
-        raise ValueError(f"pooling='mean' is for a head of the whole text, not for {head}: take pooling='first'")
+        raise ValueError(
+            f"pooling='mean' requires a head for the whole text, but the head is {head}: set pooling='first'"
+        )
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, READS)
@@ -169,7 +171,7 @@ def chain(config: Bert, head: Head | None) -> Model:
         hidden = embed(params["words"], ids)
         places = carry.get("position_ids")
         if places is not None and ("prompt" in params or context.prefix):
-            raise ValueError("position_ids cannot be given to a model with a learned prompt or prefix; leave them out")
+            raise ValueError("a model with a learned prompt or prefix does not accept position_ids; remove them")
         if "prompt" in params:
             hidden, ids, mask, types = prompted(config, params["prompt"]["tokens"], hidden, ids, mask, types)
         check_length(config.longest_text(), ids.shape[1] + context.prefix)
@@ -299,7 +301,7 @@ def resize_rows(array: np.ndarray, size: int, unread: int = 0) -> np.ndarray:
     """
     if size <= unread:
         raise ValueError(
-            f"resize is {size}; this model reads its positions from {unread} on: give {unread + 1} or more"
+            f"resize is {size}; expected {unread + 1} or more, because this model reads its positions from {unread} on"
         )
     resized_rows = jax.image.resize(array[unread:], (size - unread, array.shape[1]), "linear")
     return np.concatenate([array[:unread], np.asarray(resized_rows)])

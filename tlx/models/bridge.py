@@ -82,7 +82,8 @@ def bridged(config: Linen | Nnx, head: Head | None, fresh: Callable[..., Any], r
     shape = outputs["logits"].shape
     if head is not None and shape != (2, head.outputs):
         raise ValueError(
-            f"the module gives logits {('batch', *shape[1:])}, the task asks for ('batch', {head.outputs})"
+            f"the module computes logits of shape {('batch', *shape[1:])}, but the task expects ('batch', "
+            f"{head.outputs})"
         )
     other_outputs = tuple(sorted(outputs.keys() - {"logits", config.input}))
     declared = (declare(lambda key: fresh(key)[0], params), declare(lambda key: fresh(key)[1], stats))
@@ -116,7 +117,9 @@ def from_linen(config: Linen) -> tuple[Callable[..., Any], Callable[..., Any]]:
         x = jnp.zeros((2, *config.shape), config.dtype)
         collections = nn.unbox(config.module.init({"params": key, "dropout": key}, x, **mode(call, False)))
         if unknown := collections.keys() - {"params", "batch_stats"}:
-            raise ValueError(f"the module keeps {sorted(unknown)}; the bridge carries params and batch_stats")
+            raise ValueError(
+                f"the module has the collections {sorted(unknown)}; the bridge supports only params and batch_stats"
+            )
         return flatten(collections.get("params", {})), flatten(collections.get("batch_stats", {}))
 
     def run(params: Leaves, stats: Leaves, x: Array, context: Context) -> tuple[Any, Leaves]:
@@ -139,7 +142,9 @@ def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
             config.make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState, ...
         )
         if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(other_state)}:
-            raise ValueError(f"the module keeps {sorted(kinds)}; the bridge carries Param and BatchStat")
+            raise ValueError(
+                f"the module has variables of type {sorted(kinds)}; the bridge supports only Param and BatchStat"
+            )
         return definition, params, stats, noise
 
     def leaves(state: Any) -> Leaves:

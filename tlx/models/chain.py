@@ -37,7 +37,7 @@ def position(model: Model, name: str | None, default: int) -> int:
         return default
     names = [stage.name for stage in model.stages]
     if name not in names:
-        raise ValueError(f"no stage {name!r} in this model{near_miss(name, names)}")
+        raise ValueError(f"the model has no stage {name!r}{near_miss(name, names)}")
     return names.index(name)
 
 
@@ -157,7 +157,9 @@ def features(taps: Mapping[str, Any]) -> Array:
     if "pooled" in taps:
         return taps["pooled"]
     if "hidden" not in taps:
-        raise ValueError("the model gives neither 'pooled' nor 'hidden': let its module return a dict with one of them")
+        raise ValueError(
+            "the model returns neither 'pooled' nor 'hidden': change its module to return a dict with one of them"
+        )
     hidden = taps["hidden"]
     return hidden[:, 0] if hidden.ndim == 3 else summary(hidden)
 

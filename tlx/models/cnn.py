@@ -55,9 +55,12 @@ class Cnn(Architecture):
     def __post_init__(self) -> None:
         check_ranges(self, ("size", "channels", "widths", "dense"), ("dropout", "momentum"))
         if not self.widths:
-            raise ValueError("widths is empty; a Cnn has at least one convolution")
+            raise ValueError("widths is empty; expected at least one number, one for each convolution")
         if self.size < 2 ** len(self.widths):
-            raise ValueError(f"size {self.size} cannot be halved {len(self.widths)} times, once for each of widths")
+            raise ValueError(
+                f"size {self.size} cannot be halved {len(self.widths)} times (once for each entry of widths); use a "
+                "larger size or fewer widths"
+            )
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head."""

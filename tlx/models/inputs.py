@@ -29,14 +29,15 @@ def refuse_unread(inputs: Mapping[str, Any], reads: tuple[str, ...]) -> None:
     """Raise ValueError for an input that changes the outputs of `transformers` and that this model ignores."""
     if ignored := [name for name in UNREAD if name in inputs and name not in reads and inputs[name] is not None]:
         raise ValueError(
-            f"the model does not read {ignored[0]!r}; it reads {', '.join(reads)}: leave {ignored[0]!r} out"
+            f"the model does not read {ignored[0]!r}; it reads {', '.join(reads)}: remove {ignored[0]!r} from the "
+            "inputs"
         )
 
 
 def token_ids(inputs: Mapping[str, Any], rows: int) -> Array:
     """Return `input_ids` [B, T]. Raises ValueError if they are missing, not integers, or not below `rows`."""
     if inputs.get("input_ids") is None:
-        raise ValueError(f"the model reads 'input_ids', the inputs hold {sorted(inputs)}")
+        raise ValueError(f"the model reads 'input_ids', but the inputs have {sorted(inputs)}")
     ids = jnp.asarray(inputs["input_ids"])
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"input_ids is {ids.dtype}{list(ids.shape)}; expected integers [batch, tokens]")
@@ -50,7 +51,7 @@ def beside_ids(inputs: Mapping[str, Any], name: str, ids: Array, default: Array)
         return default
     array = jnp.asarray(inputs[name])
     if array.shape != ids.shape:
-        raise ValueError(f"{name} has the shape {array.shape}; expected {ids.shape}, that of input_ids")
+        raise ValueError(f"{name} has the shape {array.shape}; expected {ids.shape}, the shape of input_ids")
     return array
 
 
@@ -59,8 +60,8 @@ def placed(places: Any, ids: Array) -> Array:
     array = jnp.asarray(places)
     if array.shape not in (ids.shape, ids.shape[1:], (1, ids.shape[1])) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
-            f"position_ids is {array.dtype}{list(array.shape)}; expected integers [batch, tokens], as input_ids "
-            f"{list(ids.shape)}"
+            f"position_ids is {array.dtype}{list(array.shape)}; expected integers [batch, tokens], with the shape "
+            f"{list(ids.shape)} of input_ids"
         )
     return array
 
@@ -68,7 +69,9 @@ def placed(places: Any, ids: Array) -> Array:
 def check_length(room: int, tokens: int) -> None:
     """Raise ValueError for more tokens than positions: JAX would read the row of the last position for all others."""
     if tokens > room:
-        raise ValueError(f"{tokens} tokens, and the model has positions for {room}: lower Data(tokens=...)")
+        raise ValueError(
+            f"the text has {tokens} tokens, but the model has positions for {room}: reduce Data(tokens=...)"
+        )
 
 
 def check_rows(name: str, indices: Any, rows: int, what: str) -> None:
@@ -79,6 +82,6 @@ def check_rows(name: str, indices: Any, rows: int, what: str) -> None:
     if array.size and (array.min() < 0 or array.max() >= rows):
         index = int(array.max() if array.max() >= rows else array.min())
         raise ValueError(
-            f"{name} holds {index}, and the model has {rows} {what} (0 to {rows - 1}): use the tokenizer that belongs "
-            "to the model"
+            f"{name} contains {index}, but the model has {rows} {what} (0 to {rows - 1}): use the tokenizer that "
+            "belongs to the model"
         )

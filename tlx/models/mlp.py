@@ -36,9 +36,9 @@ class Mlp(Architecture):
     def __post_init__(self) -> None:
         check_ranges(self, ("inputs", "widths"), ("dropout",))
         if not self.widths:
-            raise ValueError("widths is empty; an Mlp has at least one hidden layer")
+            raise ValueError("widths is empty; expected at least one number, one for each hidden layer")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
+            raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head."""

@@ -64,6 +64,6 @@ def check_count(described: int, held: int, config: Any, where: object) -> None:
     names = ("depth", "width", "mlp", "vocabulary", "positions", "size", "channels", "inputs", "widths")
     sizes = ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
     raise ValueError(
-        f"{where} describes {described:,} parameters ({sizes}), and the tensors beside it have {held:,} bytes; "
-        "expected the config.json of these tensors: copy it from the model's source again"
+        f"{where} describes {described:,} parameters ({sizes}), but the tensor files in the same directory have only "
+        f"{held:,} bytes; expected the config.json of these tensors: copy it from the model's source again"
     )

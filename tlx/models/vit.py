@@ -86,13 +86,15 @@ class Vit(Architecture):
         if self.family not in FAMILIES:
             raise ValueError(f"no family {self.family!r}{near_miss(self.family, FAMILIES)}")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of the two")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"no activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
+            raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
         if min(sides(self)) < self.patch:
-            raise ValueError(f"an image of size {self.size} holds no patch of side {self.patch}")
+            raise ValueError(
+                f"an image of size {self.size} is smaller than one patch of size {self.patch}; reduce the patch size"
+            )
         if self.distilled and self.family != "deit":
-            raise ValueError(f"distilled belongs to the family 'deit', not {self.family!r}")
+            raise ValueError(f"distilled requires the family 'deit', not {self.family!r}")
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with the image classifier of the family as the head."""

@@ -82,6 +82,6 @@ def fit(
         if kinds & set(kind.reads):
             return kind.fit(brought, data, columns, shape, example)
     raise ValueError(
-        f"{shown(data.target)} is {spelled(columns)}, which no processor of tlx reads; give one of your own: "
+        f"{shown(data.target)} has {spelled(columns)}, but no processor of tlx reads them; set your own processor: "
         "Data(processor=...)"
     )

@@ -89,7 +89,7 @@ class Processor:
 
         Raises TypeError where the processor does not read words.
         """
-        raise TypeError(f"{type(self).__name__} defines no word_ids(example); it does not read words")
+        raise TypeError(f"{type(self).__name__} defines no word_ids(example), so it does not read words; define it")
 
     @classmethod
     def fit(
@@ -113,7 +113,7 @@ class Processor:
             ValueError: The data need another processor.
         """
         if brought is None or not set(cls.reads) & set(brought.reads):
-            raise ValueError(f"{shown(data.target)} needs {cls.noun}; give one: Data(processor={cls.__name__}(...))")
+            raise ValueError(f"{shown(data.target)} requires {cls.noun}; set it: Data(processor={cls.__name__}(...))")
         return brought
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
@@ -195,7 +195,9 @@ class Processor:
         values = read_json(file).get("values")
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if not isinstance(values, dict) or not values.keys() <= names:
-            raise ValueError(f"{file} is damaged; expected values of {', '.join(sorted(names))}: save it again")
+            raise ValueError(
+                f"{file} is damaged; expected the values {', '.join(sorted(names))}: save the processor again"
+            )
         return cls(**{name: tupled(value) for name, value in values.items()})
 
 

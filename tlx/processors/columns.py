@@ -51,7 +51,7 @@ def spelled(columns: Columns) -> str:
         return "pairs of texts"
     parts = []
     for column in columns.values():
-        at = f" at {column.rate:,} samples a second" if column.kind == "audio" and column.rate else ""
+        at = f" at {column.rate:,} samples per second" if column.kind == "audio" and column.rate else ""
         parts.append(PLURAL.get(column.kind, column.kind) + at)
     return " and ".join(parts) or "nothing"
 
@@ -90,9 +90,11 @@ def text_of(content: Any, column: Column, name: str, place: str) -> str:
 def words_of(content: Any, column: Column, name: str, place: str) -> list[str]:
     """Return a list of words. Raises ValueError for an empty list, and for a text in its place."""
     if isinstance(content, str | bytes):
-        raise ValueError(f"{place}: {name!r} is one text; expected a list of words: split it when the data are read")
+        raise ValueError(
+            f"{place}: {name!r} is one text; expected a list of words: split the text when you read the data"
+        )
     if not len(content):
-        raise ValueError(f"{place}: {name!r} has no words; leave such examples out")
+        raise ValueError(f"{place}: {name!r} has no words; remove such examples")
     return [text_of(word, column, name, place) for word in content]
 
 
@@ -103,9 +105,10 @@ def image_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
     if content.dtype != np.uint8:
         spoilt = ""
         if np.issubdtype(content.dtype, np.floating) and np.isnan(content).any():
-            spoilt = " with NaN among them"
+            spoilt = " with NaN values"
         raise ValueError(
-            f"{place}: the pixels are {content.dtype}{list(content.shape)}{spoilt}; expected uint8[H, W, C]"
+            f"{place}: the pixels are {content.dtype}{list(content.shape)}{spoilt}; expected uint8[height, width, "
+            "channels]"
         )
     return content[..., None] if content.ndim == 2 else content
 
@@ -124,7 +127,9 @@ def number_of(content: Any, column: Column, name: str, place: str) -> float:
     except (TypeError, ValueError):
         raise ValueError(f"{place}: {name!r} is {content!r:.40}; expected a number") from None
     if not np.isfinite(number):
-        raise ValueError(f"{place}: {name!r} is {number}; leave such examples out when the data set is built")
+        raise ValueError(
+            f"{place}: {name!r} is {number}; expected a finite number: remove such examples when you build the data set"
+        )
     return number
 
 
@@ -137,7 +142,7 @@ def class_of(content: Any, column: Column, name: str, place: str) -> int:
     """Return the number of a class."""
     label, count = int(content), len(column.classes)
     if not 0 <= label < count:
-        raise ValueError(f"{place}: {name} {label} is outside the {count} classes 0..{count - 1}")
+        raise ValueError(f"{place}: {name} is {label}; expected one of the {count} classes 0..{count - 1}")
     return label
 
 

@@ -31,18 +31,20 @@ def open_picture(content: bytes, name: str = "this image") -> Image:
         picture = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         raise ValueError(
-            f"{name} is no image that can be read ({len(content):,} bytes); expected a PNG, a JPEG or another format "
-            "of Pillow: convert it"
+            f"{name} is not a readable image ({len(content):,} bytes); expected PNG, JPEG or another format of Pillow: "
+            "convert it"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name} has too many pixels ({error}); expected at most {MOST_PIXELS:,}: shrink it") from None
+        raise ValueError(
+            f"{name} has too many pixels ({error}); expected at most {MOST_PIXELS:,}: reduce its size"
+        ) from None
     except Exception as error:  # each format's reader has its own kinds
         raise damaged(name, error) from None
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise ValueError(f"{name} has {width:,} x {height:,} pixels; expected at most {MOST_PIXELS:,}: shrink it")
+        raise ValueError(f"{name} has {width:,} x {height:,} pixels; expected at most {MOST_PIXELS:,}: reduce its size")
     if min(width, height) < 1:
-        raise ValueError(f"{name} has {width} x {height} pixels; expected at least one")
+        raise ValueError(f"{name} has {width} x {height} pixels; expected at least one pixel")
     try:
         picture.load()
     except Exception as error:
@@ -53,4 +55,4 @@ def open_picture(content: bytes, name: str = "this image") -> Image:
 def damaged(name: str, error: Exception) -> ValueError:
     """Return the error for a damaged picture."""
     reason = " ".join(str(error).split())[:80] or type(error).__name__
-    return ValueError(f"{name} is damaged ({reason}); expected a whole image: copy it from its source again")
+    return ValueError(f"{name} is damaged ({reason}); expected a complete image: copy it from its source again")

@@ -49,12 +49,12 @@ def check_vocabulary(path: Path) -> None:
     """Check a vocabulary of one token a line, or merges of two parts a line."""
     lines = read_text(path, most_bytes=MOST_BYTES).split("\n")
     if not any(lines):
-        raise DocumentError(f"{path} is empty; expected a token on each line; {FETCH}")
+        raise DocumentError(f"{path} is empty; expected one token per line; {FETCH}")
     if path.name == "merges.txt":
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.startswith("#version") and len(line.split(" ")) != 2:
                 raise DocumentError(
-                    f"{path} line {number} is {line[:40]!r}; expected two parts with a space between; {FETCH}"
+                    f"{path} line {number} is {line[:40]!r}; expected two parts with one space between them; {FETCH}"
                 )
 
 
@@ -87,8 +87,8 @@ def check_words(document: dict[str, Any], path: Path) -> None:
         for name, number in words.items():
             if number in name_of:
                 raise DocumentError(
-                    f"{path}: model.vocab has the id {number} for {name_of[number]!r} and {name!r}; expected an id for "
-                    f"each token; {FETCH}"
+                    f"{path}: model.vocab has the id {number} for {name_of[number]!r} and for {name!r}; expected a "
+                    f"different id for each token; {FETCH}"
                 )
             name_of[number] = name
     added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
@@ -96,7 +96,7 @@ def check_words(document: dict[str, Any], path: Path) -> None:
         if isinstance(words, dict) and words.get(name, number) != number:
             raise DocumentError(
                 f"{path}: the token {name!r} has the id {number} in added_tokens and {words[name]} in model.vocab; "
-                f"expected one id; {FETCH}"
+                f"expected the same id; {FETCH}"
             )
     unknown = model.get("unk_token")
     if unknown is not None and model.get("type") != "Unigram" and unknown not in names:
@@ -120,8 +120,7 @@ def refused(make: Callable[[], Result], path: Path) -> Result:
         if type(error).__name__ == "PanicException" or isinstance(error, Exception):
             reason = " ".join(str(error).split())[:160]
             raise DocumentError(
-                f"{path} is no tokenizer that can be used ({reason}); expected a tokenizer that transformers saved; "
-                f"{FETCH}"
+                f"{path} is not a usable tokenizer ({reason}); expected a tokenizer that transformers saved; {FETCH}"
             ) from None
         raise
 

@@ -134,7 +134,7 @@ def open_by_transformers(directory: Path) -> Opened:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise ValueError(
-            f"the tokenizer of {directory} has no fast form; save it with transformers as tokenizer.json first"
+            f"the tokenizer of {directory} has no fast version; save it with transformers as tokenizer.json first"
         )
     pad = tokenizer.pad_token_id
     return Opened(

@@ -80,7 +80,7 @@ def decode(content: bytes, name: str) -> Image:
     picture = open_picture(content, name)
     if picture.mode.startswith(DEEP):
         raise ValueError(
-            f"{name} has pixels of mode {picture.mode!r}, which have more than 8 bits; convert it to 8 bits a channel"
+            f"{name} has pixels of mode {picture.mode!r}, with more than 8 bits; convert it to 8 bits per channel"
         )
     return plain(ImageOps.exif_transpose(picture))
 
@@ -127,17 +127,20 @@ class ImageProcessor(Processor):
             raise ValueError(f"resample={self.resample!r}; expected one of {', '.join(_RESAMPLE)}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
-                raise ValueError(f"{name} has {len(getattr(self, name))} numbers for {self.channels} channels")
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} numbers; expected one number for each of the "
+                    f"{self.channels} channels"
+                )
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"{name}={getattr(self, name)}; expected finite numbers")
         if not min(self.std) > 0:
-            raise ValueError(f"std={self.std}; expected numbers above 0: the pixels are divided by them")
+            raise ValueError(f"std={self.std}; expected numbers above 0, because the pixels are divided by them")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise ValueError(
-                f"scale={self.scale}; expected a number above 0, such as 1/255: the pixels are multiplied by it"
+                f"scale={self.scale}; expected a number above 0, such as 1/255, because the pixels are multiplied by it"
             )
         if self.crop is None and not isinstance(self.size, tuple):
-            raise ValueError(f"size={self.size} leaves images of different shapes; give (height, width), or a crop")
+            raise ValueError(f"size={self.size} makes images of different shapes; set (height, width), or a crop")
         for name in ("size", "crop"):
             if (extent := getattr(self, name)) is not None and np.min(extent) < 1:
                 raise ValueError(f"{name}={extent}; expected at least 1 pixel")
@@ -191,17 +194,15 @@ class ImageProcessor(Processor):
         1 and 3."""
         height, width, channels = shape
         if channels not in (1, 3):
-            raise ValueError(
-                f"the model reads images of {channels} channels; tlx prepares those of 1 (grey) or 3 (colour)"
-            )
+            raise ValueError(f"the model reads images with {channels} channels; expected 1 (grey) or 3 (colour)")
         middle = (0.5,) * channels
         return ImageProcessor(size=(height, width), channels=1 if channels == 1 else 3, mean=middle, std=middle)
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
         if shape is not None and self.shape != shape:
             raise ValueError(
-                f"{directory}: preprocessor_config.json makes images of shape {self.shape} and the "
-                f"model reads {shape} (height, width, channels); correct its size, or take the file of this model"
+                f"{directory}: preprocessor_config.json makes images of shape {self.shape}, but the model reads "
+                f"{shape} (height, width, channels); correct the size in the file, or use the file of this model"
             )
 
     def read(self, argument: str) -> dict[str, Any]:
@@ -235,7 +236,7 @@ class ImageProcessor(Processor):
         read += ["image_mean", "image_std"] if settings["do_normalize"] else []
         read += ["rescale_factor"] if settings["do_rescale"] else []
         if empty := [name for name in read if settings[name] is None]:
-            raise ValueError(f"{file}: {empty[0]} is null; give its value, or leave the field out for the usual one")
+            raise ValueError(f"{file}: {empty[0]} is null; set its value, or remove the field to use the default")
         size = _extent(settings["size"], shortest=True) if settings["do_resize"] else None
         # The older form of the file has no do_center_crop and no crop_size for the models that do not crop.
         cropped = settings.get("crop_size") or settings["size"]
@@ -282,7 +283,9 @@ class ImageProcessor(Processor):
                 or array.ndim not in (2, 3)
                 or (array.ndim == 3 and array.shape[2] not in range(1, 5))
             ):
-                raise ValueError(f"an image is uint8[height, width, channels], not {array.dtype}{list(array.shape)}")
+                raise ValueError(
+                    f"the image is {array.dtype}{list(array.shape)}; expected uint8[height, width, channels]"
+                )
             picture = plain(fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
         mode = "L" if self.channels == 1 else "RGB"
         picture = self._crop(self._resize(picture if picture.mode == mode else picture.convert(mode)))
@@ -340,7 +343,7 @@ def refuse_other(brought: Processor | None, data: Any, columns: Columns, reads: 
         from tlx.processors.columns import spelled
 
         raise ValueError(
-            f"{shown(data.target)} is {spelled(columns)} and the weights bring {brought.noun}; name weights of an "
+            f"{shown(data.target)} has {spelled(columns)}, but the weights have {brought.noun}; name the weights of an "
             "image model"
         )
 
@@ -349,19 +352,19 @@ def check_model(processor: Any, shape: tuple[int, ...] | None) -> None:
     """Raise ValueError where a model reads images of another shape than the processor makes."""
     if shape is not None and processor.shape != shape:
         raise ValueError(
-            f"images of {processor.shape} do not fit the model's {shape}; leave Data(size=, channels=) out, "
-            "or resize the model's position embeddings: Weights(resize=...)"
+            f"images of shape {processor.shape} do not fit the model, which reads {shape}; remove Data(size=, "
+            "channels=), or resize the model's position embeddings: Weights(resize=...)"
         )
 
 
 def no_example() -> Mapping[str, Any]:
-    raise ValueError("neither the weights nor the model say how large images are; give Data(size=...)")
+    raise ValueError("neither the weights nor the model state the image size; set Data(size=...)")
 
 
 def file_of(argument: str, noun: str) -> Path:
     """Return the file that a user has named. Raises ValueError where there is none."""
     if not Path(argument).is_file():
-        raise ValueError(f"the model reads {noun}; {argument!r} is not a file")
+        raise ValueError(f"{argument!r} is not a file; the model reads {noun}: pass the path of a file")
     return Path(argument)
 
 
@@ -373,7 +376,7 @@ def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
         return (size["height"], size["width"])
     if shortest and "shortest_edge" in size:
         return size["shortest_edge"]
-    raise ValueError(f"cannot read the size {size} of preprocessor_config.json; expected height and width")
+    raise ValueError(f"preprocessor_config.json has the size {size}; expected height and width")
 
 
 def _named(size: Any) -> dict[str, int]:

@@ -48,14 +48,19 @@ class SoundProcessor(ImageProcessor):
     seconds: float = 2.0
 
     reads: ClassVar[tuple[str, ...]] = ("audio",)
-    noun: ClassVar[str] = "a processor of sounds"
+    noun: ClassVar[str] = "a sound processor"
     augments: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.channels != 1:
-            raise ValueError(f"channels={self.channels}; the picture of a sound has 1")
+            raise ValueError(
+                f"channels={self.channels}; expected 1, because the spectrogram of a sound has one channel"
+            )
         if self.samples < self.size[1]:
-            raise ValueError(f"seconds={self.seconds} are {self.samples} samples, fewer than {self.size[1]} frames")
+            raise ValueError(
+                f"seconds={self.seconds} is {self.samples} samples; expected at least {self.size[1]}, one for each "
+                "frame"
+            )
 
     @property
     def samples(self) -> int:
@@ -106,7 +111,7 @@ class SoundProcessor(ImageProcessor):
         name = example.get("name", "this sound")
         sound = decoded(audio, self.rate, name) if isinstance(audio, bytes) else np.asarray(audio, np.float32)
         if sound.ndim != 1:
-            raise ValueError(f"a sound is float32[samples], not {sound.dtype}{list(sound.shape)}")
+            raise ValueError(f"the sound is {sound.dtype}{list(sound.shape)}; expected float32[samples]")
         sound = np.pad(sound[: self.samples], (0, max(0, self.samples - len(sound))))
         width = round(WINDOW * self.rate)
         power = spectrogram(
@@ -165,9 +170,11 @@ def decoded(content: bytes, rate: int, what: str) -> np.ndarray:
     try:
         samples, found_rate = sound.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (sound.LibsndfileError, ValueError, MemoryError) as error:
-        raise ValueError(f"{what} is no sound that can be read: {error}; expected a whole sound file") from None
+        raise ValueError(f"{what} is not a readable sound: {error}; expected a complete sound file") from None
     if not np.isfinite(samples).all():
-        raise ValueError(f"{what} holds samples that are not finite; expected numbers from -1 to 1: convert it again")
+        raise ValueError(
+            f"{what} contains samples that are not finite; expected numbers from -1 to 1: convert it again"
+        )
     mono = samples.mean(1)
     return mono if found_rate == rate else resampled(mono, found_rate, rate)
 
@@ -183,15 +190,15 @@ def check_sound(content: bytes, what: str) -> int:
     try:
         header = sound.info(io.BytesIO(content))
     except (sound.LibsndfileError, ValueError) as error:
-        raise ValueError(f"{what} is no sound that can be read: {error}; expected a whole sound file") from None
+        raise ValueError(f"{what} is not a readable sound: {error}; expected a complete sound file") from None
     if not RATES[0] <= header.samplerate <= RATES[1]:
         raise ValueError(
-            f"{what} has {header.samplerate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}: convert it"
+            f"{what} has {header.samplerate:,} samples per second; expected {RATES[0]:,} to {RATES[1]:,}: convert it"
         )
     if header.frames * header.channels > MOST_SAMPLES:
         raise ValueError(
-            f"{what} has {header.frames:,} samples in {header.channels} channels; expected at most {MOST_SAMPLES:,}: "
-            "cut it"
+            f"{what} has {header.frames:,} samples in {header.channels} channels; expected at most {MOST_SAMPLES:,} in "
+            "total: shorten it"
         )
     return int(header.samplerate)
 
@@ -209,5 +216,7 @@ def soundfile() -> Any:
     try:
         import soundfile as found
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("sounds are read by soundfile: pip install 'tlx[audio]'") from None
+        raise ModuleNotFoundError(
+            "the package soundfile is missing; tlx reads sounds with it: pip install 'tlx[audio]'"
+        ) from None
     return found

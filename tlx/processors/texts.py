@@ -86,7 +86,9 @@ class TextProcessor(Processor):
     def __post_init__(self) -> None:
         room = self.tokenizer.num_special_tokens_to_add(is_pair=False)
         if self.tokens <= room:
-            raise ValueError(f"tokens={self.tokens} leaves no room for text: {room} are special; give more")
+            raise ValueError(
+                f"tokens={self.tokens} leaves no room for text, because {room} tokens are special; set a larger number"
+            )
         cut = self.tokenizer.truncation or {}
         if cut.get("max_length") != self.tokens or self.tokenizer.padding:
             # A copy, for another processor may hold the same tokenizer with another length.
@@ -121,7 +123,9 @@ class TextProcessor(Processor):
             from tlx.processors.columns import spelled
 
             kind = "text" if "text" in spelled(columns) else spelled(columns)
-            raise ValueError(f"{shown(data.target)} is {kind} and the weights bring no tokenizer; name weights that do")
+            raise ValueError(
+                f"{shown(data.target)} has {kind}, but the weights have no tokenizer; name weights with a tokenizer"
+            )
         return replace(brought, tokens=data.tokens)  # type: ignore[type-var]
 
     @classmethod
@@ -170,7 +174,7 @@ class TextProcessor(Processor):
         Words beyond `tokens` are cut off like the end of a text. Raises TypeError for an example without words.
         """
         if "words" not in example:
-            raise TypeError(f"an example with {', '.join(sorted(example))} has no words; expected a column `words`")
+            raise TypeError(f"an example has only {', '.join(sorted(example))}; expected a column `words`")
         numbers = self._encode(example).word_ids
         return np.array([-1 if number is None else number for number in numbers], np.int64)
 
@@ -192,7 +196,7 @@ class TextProcessor(Processor):
         if not (cut := sum(map(self.cuts, examples))):
             return []
         count = "1 text is" if cut == 1 else f"{cut} texts are"
-        return [f"{count} longer than the {self.tokens} tokens that the model reads; the rest was cut off"]
+        return [f"{count} longer than {self.tokens} tokens, the limit of the model; the rest is cut off"]
 
     def within(self, rows: Mapping[str, int], room: int | None) -> TextProcessor:
         """Return the processor with the numbers of token ids, token types and positions of the model."""
@@ -202,7 +206,7 @@ class TextProcessor(Processor):
             return self
         tokens = self.tokens
         if room is not None and room < tokens:
-            log.warning("texts are cut at %d tokens, not %d: the model has no more positions", room, tokens)
+            log.warning("texts are cut at %d tokens, not at %d, because the model has no more positions", room, tokens)
             tokens = room
         # DistilBERT reads no types, but a tokenizer of another class would produce them.
         type_rows = rows.get("token_type_ids", 0)
@@ -238,22 +242,22 @@ class TextProcessor(Processor):
         """Raise ValueError for a tokenizer that would glue the words of a list together."""
         if glues_words(self.tokenizer):
             raise ValueError(
-                "the tokenizer finds words by the space before them (ByteLevel with add_prefix_space=False), so a list "
-                "of words would be read as one; save it with add_prefix_space=True, as for token classification"
+                "the tokenizer separates words by spaces (ByteLevel with add_prefix_space=False), so it would read a "
+                "list of words as one word; save it with add_prefix_space=True, as for token classification"
             )
 
     def _check(self, ids: np.ndarray, types: np.ndarray) -> None:
         if self.rows is not None and ids.size and (highest := int(ids.max())) >= self.rows:
             raise ValueError(
-                f"token {self.tokenizer.id_to_token(highest)!r} has the id {highest}, and the model has embeddings for "
-                f"the ids 0 to {self.rows - 1}: the tokenizer{f' of {self.files}' if self.files else ''} is not this "
-                "model's; use the tokenizer that the model was trained with"
+                f"token {self.tokenizer.id_to_token(highest)!r} has the id {highest}, but the model has embeddings for "
+                f"the ids 0 to {self.rows - 1}: the tokenizer{f' of {self.files}' if self.files else ''} belongs to "
+                "another model; use the tokenizer that the model was trained with"
             )
         # A model without any type embedding reads no types.
         if self.type_rows and types.size and (highest := int(types.max())) >= self.type_rows:
             raise ValueError(
-                f"the tokenizer gives the token type {highest}, and the model has embeddings for the types 0 to "
-                f"{self.type_rows - 1}; for a model that reads no types, write into tokenizer_config.json: "
+                f"the tokenizer produces the token type {highest}, but the model has embeddings for the types 0 to "
+                f"{self.type_rows - 1}; for a model without token types, write into tokenizer_config.json: "
                 '"model_input_names": ["input_ids", "attention_mask"]'
             )
 

@@ -32,14 +32,14 @@ def check(processor: TextProcessor) -> None:
     if beyond:
         text = max(beyond, key=lambda token: beyond[token])
         raise ValueError(
-            f"{where}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} word embeddings (the last is "
-            f"{text!r} with the id {beyond[text]}): they do not belong together; use the tokenizer that the model was "
-            "trained with"
+            f"{where}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} word embeddings (the last "
+            f"token is {text!r} with the id {beyond[text]}), so it belongs to another model; use the tokenizer that "
+            "the model was trained with"
         )
     if (count := _reached(processor)) < SHARE * rows:
         raise ValueError(
-            f"{where}: the tokenizer has {count} entries and the model has {rows} word embeddings: they do not belong "
-            "together; use the tokenizer that the model was trained with"
+            f"{where}: the tokenizer has {count} entries, but the model has {rows} word embeddings, so the tokenizer "
+            "belongs to another model; use the tokenizer that the model was trained with"
         )
 
 
@@ -55,14 +55,14 @@ def odd(processor: TextProcessor) -> list[str]:
     rows, notes = processor.rows, []
     if rows - (count := _reached(processor)) >= PADDING:
         notes.append(
-            f"the tokenizer has {count} entries and the model has {rows} word embeddings; check that the tokenizer is "
-            "the one that the model was trained with"
+            f"the tokenizer has {count} entries, but the model has {rows} word embeddings; check that the model "
+            "was trained with this tokenizer"
         )
     added = processor.tokenizer.get_added_tokens_decoder()
     if beyond := [f"{token.content!r} ({number})" for number, token in sorted(added.items()) if number >= rows]:
         notes.append(
             f"the tokenizer has {len(beyond)} added tokens beyond the model's {rows} word embeddings, such as "
-            f"{beyond[0]}; a text that holds one is refused"
+            f"{beyond[0]}; tlx raises an error for a text that contains one of them"
         )
     return notes
 

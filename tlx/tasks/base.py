@@ -170,4 +170,4 @@ def check_names(names: Sequence[str]) -> None:
     from tlx.tasks.classes import shown
 
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"names has {repeated[0]!r} twice: {shown(names)}; give every class its own name")
+        raise ValueError(f"names lists {repeated[0]!r} twice: {shown(names)}; use a different name for every class")

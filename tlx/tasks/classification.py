@@ -45,18 +45,21 @@ class Classification(Task):
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 2:
-            raise ValueError(f"classes is {self.classes}; a classification needs two or more")
+            raise ValueError(f"classes is {self.classes}; expected at least two classes")
         if self.classes is not None and self.classes > MOST_CLASSES:
             raise ValueError(f"classes is {self.classes}; expected at most {MOST_CLASSES:,}")
         if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing is {self.smoothing}; a share in [0, 1)")
+            raise ValueError(f"smoothing is {self.smoothing}; expected a share in [0, 1)")
         if self.classes is not None and self.names and len(self.names) != self.classes:
-            raise ValueError(f"{len(self.names)} names for {self.classes} classes")
+            raise ValueError(f"{len(self.names)} names for {self.classes} classes; expected one name for each class")
         check_names(self.names)
         if self.class_weights and not all(0 < weight < float("inf") for weight in self.class_weights):
             raise ValueError(f"class_weights is {self.class_weights}; expected a number above 0 for each class")
         if self.class_weights and self.classes is not None and len(self.class_weights) != self.classes:
-            raise ValueError(f"{len(self.class_weights)} class_weights for {self.classes} classes")
+            raise ValueError(
+                f"{len(self.class_weights)} class_weights for {self.classes} classes; expected one weight for each "
+                "class"
+            )
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with classes and names filled in from the data.
@@ -70,15 +73,17 @@ class Classification(Task):
         if label.kind != "class":
             task_names = {"number": "Regression", "numbers": "Regression", "classes": "MultiLabel"}
             task_name = task_names.get(label.kind, "TokenClassification")
-            raise ValueError(f"the data set names no classes; it fits tasks.{task_name}")
+            raise ValueError(f"the labels of the data set are not single classes; use tasks.{task_name}")
         names = label.classes
         classes = self.classes or len(names)
         if len(names) > classes:
-            raise ValueError(f"labels outside the class range: the data have {len(names)} classes, the task {classes}")
+            raise ValueError(
+                f"labels outside the class range: the data have {len(names)} classes, but the task has {classes}"
+            )
         if strange := contradictions(names, self.names):
             raise ValueError(
                 f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {strange[0]!r} is "
-                "another class there. Give the names in the order of the data's labels, or leave names out"
+                "another class in the data. List the names in the order of the data's labels, or remove names"
             )
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
         return replace(self, classes=classes, names=self.names or names)
@@ -95,7 +100,7 @@ class Classification(Task):
 
     def head(self) -> Pooled:
         if self.classes is None:
-            raise ValueError("the task does not say how many classes it has: tasks.Classification(classes=...)")
+            raise ValueError("the task does not state its number of classes; set tasks.Classification(classes=...)")
         return Pooled(self.classes)
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:

@@ -47,11 +47,11 @@ class MultiLabel(Task):
         """
         label = columns["label"]
         if label.kind not in ("class", "classes") or not label.classes:
-            raise ValueError(f"the label is a {label.kind}; tasks.MultiLabel wants a column of classes")
+            raise ValueError(f"the label is a {label.kind}; tasks.MultiLabel expects a column of classes")
         if self.names and self.names != label.classes:
             raise ValueError(
-                f"the task has the classes {shown(self.names)} and the data {shown(label.classes)}; give the same "
-                "names in the same order, or leave names out"
+                f"the task has the classes {shown(self.names)}, but the data have {shown(label.classes)}; use the same "
+                "names in the same order, or remove names"
             )
         return replace(self, names=label.classes)
 
@@ -62,7 +62,7 @@ class MultiLabel(Task):
 
     def head(self) -> Pooled:
         if not self.names:
-            raise ValueError("the task does not name its classes: tasks.MultiLabel(names=...)")
+            raise ValueError("the task does not state the names of its classes; set tasks.MultiLabel(names=...)")
         return Pooled(len(self.names))
 
     def fields(self) -> Mapping[str, Field]:

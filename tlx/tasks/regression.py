@@ -26,10 +26,10 @@ class Regression(Task):
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task unchanged. Raises ValueError for data with classes."""
         if names := columns["label"].classes:
-            raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); it fits tasks.Classification")
+            raise ValueError(f"the data set has classes ({', '.join(names[:3])}, ...); use tasks.Classification")
         kind = columns["label"].kind
         if kind == "numbers" and self.outputs == 1:
-            raise ValueError("the label holds several numbers; it fits tasks.Regression(outputs=K) with K above 1")
+            raise ValueError("the label contains several numbers; use tasks.Regression(outputs=K) with K above 1")
         return self
 
     @classmethod

@@ -51,11 +51,11 @@ class TokenClassification(Task):
         """
         label = columns["label"]
         if label.kind != "tags":
-            raise ValueError(f"the label is a {label.kind}; tasks.TokenClassification wants a column of tags")
+            raise ValueError(f"the label is a {label.kind}; tasks.TokenClassification expects a column of tags")
         if self.names and self.names != label.classes:
             raise ValueError(
-                f"the task has the classes {shown(self.names)} and the data {shown(label.classes)}; give the same "
-                "names in the same order, or leave names out"
+                f"the task has the classes {shown(self.names)}, but the data have {shown(label.classes)}; use the same "
+                "names in the same order, or remove names"
             )
         return replace(self, names=label.classes)
 
@@ -65,7 +65,9 @@ class TokenClassification(Task):
 
     def head(self) -> PerToken:
         if not self.names:
-            raise ValueError("the task does not name its classes: tasks.TokenClassification(names=...)")
+            raise ValueError(
+                "the task does not state the names of its classes; set tasks.TokenClassification(names=...)"
+            )
         return PerToken(len(self.names))
 
     def fields(self) -> Mapping[str, Field]:

@@ -31,9 +31,9 @@ class Adapter(Tuning):
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise ValueError(f"width is {self.width}; it is 1 or more")
+            raise ValueError(f"width is {self.width}; expected 1 or more")
         if self.placement not in PLACEMENTS:
-            raise ValueError(f"no placement {self.placement!r}{near_miss(str(self.placement), PLACEMENTS)}")
+            raise ValueError(f"unknown placement {self.placement!r}{near_miss(str(self.placement), PLACEMENTS)}")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the adapters; raise ValueError for a model without transformer blocks."""

@@ -46,7 +46,7 @@ class Tuning:
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Return the phases of a run."""
-        raise TypeError(f"{type(self).__name__} does not say which phases it has")
+        raise TypeError(f"{type(self).__name__} does not define phases(model); define it")
 
     def merge(self, params: Tree) -> Tree:
         """Return equivalent parameters without the inserted leaves, except the `unmergeable` ones.
@@ -105,7 +105,9 @@ def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
     """
     stages = parametric(model)
     if len(stages) < 2:
-        raise ValueError(f"{who}() needs a stage below the head; this model has {stages}; use Rules(...)")
+        raise ValueError(
+            f"{who}() requires a stage below the head, but this model has the stages {stages}; use Rules(...)"
+        )
     return (f"{stages[-1]}/(?!{FIXED}$).*", learn)
 
 
@@ -188,7 +190,7 @@ def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
     if others:
         shape = getattr(matches[others[0]].get("kernel"), "shape", None)
         reason = f"its kernel is {shape}" if shape else "it has no kernel"
-        raise ValueError(f"{who}(on={on!r}) matches {others[0]!r}, which is no dense layer: {reason}")
+        raise ValueError(f"{who}(on={on!r}) matches {others[0]!r}, which is not a dense layer: {reason}")
     return {path: group["kernel"].shape for path, group in sorted(matches.items())}
 
 
@@ -196,7 +198,7 @@ def check_inserts(model: Model, who: str) -> None:
     """Raise ValueError for a model whose layers do not read the leaves that a tuning adds."""
     if not model.inserts:
         kind = type(model.config).__name__
-        raise ValueError(f"{who} adds leaves, which a bridged module ({kind}) does not read; use Rules(...) on its own")
+        raise ValueError(f"{who} adds parameters, which a bridged module ({kind}) does not read; use Rules(...) alone")
 
 
 def blocks(model: Model, who: str) -> list[str]:
@@ -204,7 +206,7 @@ def blocks(model: Model, who: str) -> list[str]:
     check_inserts(model, who)
     paths = [path for path, group in groups(model.params) if {"attention", "mlp"} <= group.keys()]
     if not paths:
-        raise ValueError(f"{who} needs transformer blocks; {type(model.config).__name__} has none")
+        raise ValueError(f"{who} requires transformer blocks, but {type(model.config).__name__} has none")
     return paths
 
 

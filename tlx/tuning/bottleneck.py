@@ -28,14 +28,14 @@ class Bottleneck(Tuning):
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise ValueError(f"width is {self.width}; it is 1 or more")
+            raise ValueError(f"width is {self.width}; expected 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the bottleneck; raise ValueError for a model without a head on features."""
         check_inserts(model, "Bottleneck")
         head = model.stages[-1]
         if head.output != "logits" or len(model.stages) < 2:
-            raise ValueError("Bottleneck() needs a stage below the head, and a head")
+            raise ValueError("Bottleneck() requires a head and a stage below the head")
         inputs = features(tap_shapes(model)).shape[-1]
         path = f"{head.name}/neck"
         down = he(key_of(key, path), (inputs, self.width))

@@ -30,8 +30,13 @@ class Freeze(Tuning):
         """Return the only phase; raise ValueError for a stage that does not exist or leaves nothing to learn."""
         stages = parametric(model)
         if self.through not in stages:
-            raise ValueError(f"Freeze(through={self.through!r}): no such stage{near_miss(self.through, stages)}")
+            raise ValueError(
+                f"Freeze(through={self.through!r}): the model has no such stage{near_miss(self.through, stages)}"
+            )
         frozen = [name for name in stages if model.depths[name] <= model.depths[self.through]]
         if frozen == stages:
-            raise ValueError(f"Freeze(through={self.through!r}) leaves nothing to learn: it is the last stage")
+            raise ValueError(
+                f"Freeze(through={self.through!r}) freezes all parameters, because it is the last stage; name an "
+                "earlier stage"
+            )
         return (Phase(1.0, decayed(model, self.decay, frozen=frozen)),)

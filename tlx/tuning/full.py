@@ -31,7 +31,7 @@ class Full(Tuning):
 def check_decay(decay: float) -> None:
     """Raise ValueError for a decay outside (0, 1]."""
     if not 0.0 < decay <= 1.0:
-        raise ValueError(f"decay is {decay}; a rate multiplier a layer lies in (0, 1]")
+        raise ValueError(f"decay is {decay}; expected a learning rate multiplier per layer in (0, 1]")
 
 
 def decayed(model: Model, decay: float, frozen: Collection[str] = ()) -> tuple[Rule, ...]:

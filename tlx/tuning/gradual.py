@@ -35,11 +35,14 @@ class Gradual(Tuning):
 
     def __post_init__(self) -> None:
         if self.factor < 1:
-            raise ValueError(f"factor is {self.factor}; it divides the rate a layer and is 1 or more")
+            raise ValueError(
+                f"factor is {self.factor}; expected 1 or more, because the learning rate is divided by it for each "
+                "layer"
+            )
         if self.count is not None and self.count < 1:
-            raise ValueError(f"count is {self.count}; there is one phase or more")
+            raise ValueError(f"count is {self.count}; expected at least one phase")
         if self.last is not None and not 0 < self.last < 1:
-            raise ValueError(f"last is {self.last}; it is a share of the run in (0, 1)")
+            raise ValueError(f"last is {self.last}; expected a share of the run in (0, 1)")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Return the phases.
@@ -51,7 +54,10 @@ class Gradual(Tuning):
         groups = self.grouped(stages) if self.groups else list(reversed(levels(model)))
         count = len(groups) if self.count is None else self.count
         if count > len(groups):
-            raise ValueError(f"Gradual(count={count}) has {len(groups)} groups to unfreeze; take at most as many")
+            raise ValueError(
+                f"Gradual(count={count}): the model has only {len(groups)} groups to unfreeze; set count to "
+                f"{len(groups)} or less"
+            )
         groups = [*groups[: count - 1], [name for group in groups[count - 1 :] for name in group]]
         last = 1 / count if self.last is None or count == 1 else self.last
         shares = [(1 - last) / max(count - 1, 1)] * (count - 1) + [last]
@@ -67,11 +73,13 @@ class Gradual(Tuning):
             group = [name for name in rest if rule.fullmatch(name)]
             if not group:
                 close = near_miss(re.sub(r"\\d[+*]?", "00", pattern), stages)
-                raise ValueError(f"Gradual(groups=...): {pattern!r} matches no stage that is left{close}")
+                raise ValueError(f"Gradual(groups=...): {pattern!r} matches no remaining stage{close}")
             rest = [name for name in rest if name not in group]
             grouped.append(group)
         if rest:
-            raise ValueError(f"Gradual(groups=...) leaves out {', '.join(map(repr, rest))}; every stage needs a group")
+            raise ValueError(
+                f"Gradual(groups=...) does not list {', '.join(map(repr, rest))}; every stage must be in a group"
+            )
         return grouped
 
 
@@ -93,7 +101,7 @@ class Episodes(Tuning):
 
     def __post_init__(self) -> None:
         if self.episodes is not None and self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; there is one or more")
+            raise ValueError(f"episodes is {self.episodes}; expected 1 or more")
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Return the phases; raise ValueError for more episodes than stages."""
@@ -102,7 +110,8 @@ class Episodes(Tuning):
         count = min(T5_EPISODES, len(descending)) if self.episodes is None else self.episodes
         if count > len(descending):
             raise ValueError(
-                f"Episodes(episodes={count}) has {len(descending)} stages to unfreeze; take at most as many"
+                f"Episodes(episodes={count}): the model has only {len(descending)} stages to unfreeze; set episodes to "
+                f"{len(descending)} or less"
             )
         split = np.array_split(np.arange(len(descending)), count)
         groups = [[name for n in places for name in descending[n]] for places in split]

@@ -23,7 +23,7 @@ class Ia3(Tuning):
 
     def __post_init__(self) -> None:
         if self.on is None and self.inputs is None:
-            raise ValueError("Ia3(on=None, inputs=None) scales nothing; give one of them")
+            raise ValueError("Ia3(on=None, inputs=None) scales no layer; set one of the two")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the factors; raise ValueError for a rule that matches nothing or no dense layer."""

@@ -28,12 +28,15 @@ class InTurn(Tuning):
         for turn in pairs:
             pair = isinstance(turn, tuple) and len(turn) == 2
             if not pair or not isinstance(turn[0], int | float) or not isinstance(turn[1], Tuning):
-                raise TypeError(f"a turn is (share of the run, tuning), got {turn!r}")
+                raise TypeError(f"a turn is {turn!r}; expected (share of the run, tuning)")
         if not pairs:
-            raise ValueError("InTurn() needs at least one (share of the run, tuning)")
+            raise ValueError("InTurn() requires at least one (share of the run, tuning)")
         shares = [float(share) for share, _ in pairs]
         if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= 1e-6):
-            raise ValueError(f"the shares of InTurn sum to {sum(shares):g}, not to 1, or are not positive: {shares}")
+            raise ValueError(
+                f"the shares of InTurn are {shares} with the sum {sum(shares):g}; expected positive shares with the "
+                "sum 1"
+            )
         object.__setattr__(
             self, "turns", tuple((share, tuning) for share, (_, tuning) in zip(shares, pairs, strict=True))
         )
@@ -42,8 +45,9 @@ class InTurn(Tuning):
         others = [own for own in tunings if not own.merged_in_step and type(own).insert is not Tuning.insert]
         if merged and others:
             raise ValueError(
-                f"InTurn takes {type(others[0]).__name__}, whose leaves the layers read, and {merged[0]}, which is "
-                "merged in the step; take tunings of one of the two kinds"
+                f"InTurn combines {type(others[0]).__name__}, which adds parameters that the layers read, and "
+                f"{merged[0]}, which merges its parameters in the training step; use tunings of only one of these two "
+                "kinds"
             )
         object.__setattr__(self, "merged_in_step", any(tuning.merged_in_step for tuning in tunings))
         object.__setattr__(self, "unmergeable", tuple(pair for tuning in tunings for pair in tuning.unmergeable))

@@ -38,13 +38,13 @@ class Lora(Tuning):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it is 1 or more")
+            raise ValueError(f"rank is {self.rank}; expected 1 or more")
         if self.alpha <= 0:
-            raise ValueError(f"alpha is {self.alpha}; it scales what is learned and is positive")
+            raise ValueError(f"alpha is {self.alpha}; expected a scale above 0")
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; a share in [0, 1)")
+            raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
         if self.plus <= 0:
-            raise ValueError(f"plus is {self.plus}; a ratio of rates is positive")
+            raise ValueError(f"plus is {self.plus}; expected a ratio of learning rates above 0")
 
     @property
     def scale(self) -> float:
@@ -60,8 +60,8 @@ class Lora(Tuning):
         for path, (inputs, outputs) in places(model, self.on, type(self).__name__).items():
             if self.rank > min(inputs, outputs):
                 raise ValueError(
-                    f"rank {self.rank} is larger than the matrix {path + '/kernel'!r}, {inputs}x{outputs}; "
-                    f"take at most {min(inputs, outputs)}"
+                    f"rank {self.rank} is too large for the matrix {path + '/kernel'!r}, {inputs}x{outputs}; use "
+                    f"{min(inputs, outputs)} or less"
                 )
             leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.fresh(path, inputs, outputs, key).items()}
             leaves |= {f"{path}/lora/{name}": leaf for name, leaf in self.more(subtree(params, path)).items()}

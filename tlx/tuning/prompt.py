@@ -30,7 +30,7 @@ class Prompt(Tuning):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
+            raise ValueError(f"tokens is {self.tokens}; expected 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the prompt; raise ValueError for a model that reads no tokens."""
@@ -39,7 +39,9 @@ class Prompt(Tuning):
         embeddings = stem.get("words", stem) if "words" in stem or "class" in stem else {}
         leaf = embeddings.get("embedding", embeddings.get("class"))
         if leaf is None:
-            raise ValueError(f"Prompt needs a model of tokens; {type(model.config).__name__} has none")
+            raise ValueError(
+                f"Prompt requires a model that reads tokens; {type(model.config).__name__} does not read tokens"
+            )
         path = "stem/prompt/tokens"
         return added(params, {path: small(key_of(key, path), (self.tokens, leaf.shape[-1]))}, "Prompt")
 
@@ -57,7 +59,7 @@ class Prefix(Tuning):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise ValueError(f"tokens is {self.tokens}; it is 1 or more")
+            raise ValueError(f"tokens is {self.tokens}; expected 1 or more")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the prefixes; raise ValueError for a model without transformer blocks."""

@@ -23,9 +23,9 @@ class Rules(Tuning):
         for rule in ordered:
             pair = isinstance(rule, tuple) and len(rule) == 2
             if not pair or not isinstance(rule[0], str) or not isinstance(rule[1], Learn | None):
-                raise TypeError(f"a rule is (regex, Learn(...) or None), got {rule!r}")
+                raise TypeError(f"a rule is {rule!r}; expected (regex, Learn(...) or None)")
         if not ordered:
-            raise ValueError("Rules() needs at least one rule")
+            raise ValueError("Rules() requires at least one rule")
         object.__setattr__(self, "rules", ordered)
 
     def phases(self, model: Model) -> tuple[Phase, ...]:

@@ -38,7 +38,9 @@ class NormTuning(Tuning):
             head = parametric(model)[-1]
             norms = [path for path in norms if not f"{path}/".startswith(f"{head}/")]
         if not norms:
-            raise ValueError(f"NormTuning() finds no norm (a scale and a bias) in {type(model.config).__name__}")
+            raise ValueError(
+                f"NormTuning() requires norm layers (a scale and a bias); {type(model.config).__name__} has none"
+            )
         norm_rule = either([f"{path}/{name}" for path in norms for name in ("scale", "bias")], Learn(weight_decay=0.0))
         return with_head(model, "NormTuning", norm_rule) if self.head else (Phase(1.0, (norm_rule, REST_STILL)),)
 
@@ -59,5 +61,7 @@ class AdaBN(Tuning):
         layers = {path.rpartition("/")[0] for path in flatten(model.stats)}
         paths = [path for path in flatten(model.params) if path.rpartition("/")[0] in layers]
         if not paths:
-            raise ValueError(f"AdaBN() finds no batch norm (running statistics) in {type(model.config).__name__}")
+            raise ValueError(
+                f"AdaBN() requires batch norm (running statistics); {type(model.config).__name__} has none"
+            )
         return (Phase(1.0, (either(paths, Learn(lr=0.0, weight_decay=0.0)), REST_STILL)),)

@@ -29,9 +29,9 @@ class SideHead(Tuning):
         check_inserts(model, "SideHead")
         head = model.stages[-1]
         if head.output != "logits" or len(model.stages) < 2:
-            raise ValueError("SideHead() needs a stage below the head, and a head")
+            raise ValueError("SideHead() requires a head and a stage below the head")
         if model.head is not None and not isinstance(model.head, Pooled):
-            raise ValueError(f"SideHead() adds logits of the whole example, and the model ends in {model.head}")
+            raise ValueError(f"SideHead() adds logits for the whole example, but the head of the model is {model.head}")
         taps = tap_shapes(model)
         features = {stage.name: jax.eval_shape(summary, taps[stage.name]) for stage in model.stages[:-1]}
         leaves = {f"{head.name}/side/mixture": jnp.zeros(len(features))}

@@ -47,7 +47,10 @@ class FineTune(Tuning):
     def __post_init__(self) -> None:
         check_share(self.share)
         if self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it divides the lowest layer's rate and is 1 or more")
+            raise ValueError(
+                f"ratio is {self.ratio}; expected 1 or more, because the learning rate of the lowest layer is divided "
+                "by it"
+            )
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         cycle = Learn(schedule="one-cycle")
@@ -66,4 +69,4 @@ class FineTune(Tuning):
 def check_share(share: float) -> None:
     """Raise ValueError for a share outside (0, 1)."""
     if not 0 < share < 1:
-        raise ValueError(f"share is {share}; the first phase's share of the run lies in (0, 1)")
+        raise ValueError(f"share is {share}; expected the share of the first phase in (0, 1)")

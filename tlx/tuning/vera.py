@@ -27,10 +27,10 @@ class Vera(Tuning):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it is 1 or more")
+            raise ValueError(f"rank is {self.rank}; expected 1 or more")
         if self.start <= 0:
             # The gradient of each vector is a product with the other.
-            raise ValueError(f"start is {self.start}; it is positive, for beside an outer of zero nothing would learn")
+            raise ValueError(f"start is {self.start}; expected a number above 0, because with 0 all gradients are 0")
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the vectors and matrices; raise ValueError for a rule that matches no dense layer."""

@@ -76,12 +76,12 @@ def save_adapter(
     """
     leaves = {path: np.asarray(leaf) for path, leaf in inserted(pretrained).items()}
     if not leaves:
-        raise ValueError("the model carries no adapter: every parameter is its own; save_pretrained saves it whole")
+        raise ValueError("the model has no adapter; save_pretrained saves all its parameters")
     if not untrained:
-        check_trained(pretrained, "Train it first, or write it as it is: save_adapter(..., untrained=True)")
+        check_trained(pretrained, "Train it first, or save it without training: save_adapter(..., untrained=True)")
     declared = flatten(pretrained.model.params).keys()
     if undeclared := sorted(set(moved) - declared):
-        raise ValueError(f"moved names {undeclared[0]!r}, which is no parameter of the model")
+        raise ValueError(f"moved names {undeclared[0]!r}, which is not a parameter of the model")
     base_leaves = {
         path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared
     }
@@ -138,15 +138,16 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
     """
     if inserted_paths := sorted(inserted(pretrained)):
         raise ValueError(
-            f"the model carries an adapter already ({inserted_paths[0]!r}, ...): merge it, or load the base again"
+            f"the model already has an adapter ({inserted_paths[0]!r}, ...): merge it, or load the base model again"
         )
     document, leaves = read_adapter(pretrained.model, foreign_kind(pretrained), Path(directory))
     declared = flatten(pretrained.model.params).keys()
     stored_hash = (document.get("auto_mapping") or {}).get(BASE)
     if stored_hash is not None and stored_hash != (base_hash := fingerprint(pretrained, leaves.keys() & declared)):
         raise ValueError(
-            f"{directory} was trained on another base: on {document.get('base_model_name_or_path') or 'one'} with the "
-            f"weights {stored_hash}; those of {pretrained.manifest.source} are {base_hash}"
+            f"{directory} was trained on another base model: {document.get('base_model_name_or_path') or '(no name)'} "
+            f"with the weights {stored_hash}; the weights of {pretrained.manifest.source} are {base_hash}. Load that "
+            "base model first"
         )
     names = (document.get("auto_mapping") or {}).get(CLASSES) or ()
     # A prompt or a prefix takes positions from the text.
@@ -168,8 +169,9 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
     matching = match(names, ours)
     if matching.take is None:
         raise ValueError(
-            f"{source} brings a head for the classes {shown(names)}, the model has {shown(ours)}; load the base with "
-            f"the adapter's classes: load_pretrained(..., tasks.{type(task).__name__}(names={names}))"
+            f"{source} has a head for the classes {shown(names)}, but the model has the classes {shown(ours)}; load "
+            "the base model with the classes of the adapter: load_pretrained(..., "
+            f"tasks.{type(task).__name__}(names={names}))"
         )
     if matching.moves:
         check_known(pretrained.model, source, orders(names, ours))
@@ -230,7 +232,10 @@ def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, An
     if document["peft_type"] == TLX:
         leaves = read_own(model, tensors, directory)
     elif kind == OWN:
-        raise ValueError(f"{directory} is peft's, for a model of transformers; this model has no form there")
+        raise ValueError(
+            f"{directory} is an adapter of peft, which requires a model of transformers; transformers has no class for "
+            "this model. Use an adapter that tlx saved"
+        )
     else:
         shapes = {path: param.shape for path, param in declared.items()}
         leaves = read(
@@ -248,7 +253,7 @@ def read_own(model: Model, tensors: dict[str, np.ndarray], directory: Path) -> F
     shapes |= {STATS + path: param.shape for path, param in flatten(model.stats).items()}
     stages = tuple(f"{stage.name}/" for stage in model.stages)
     misshapen = [
-        f"{path} wants {shapes[path]}, the adapter gives {tensor.shape}"
+        f"{path} expects {shapes[path]}, but the adapter has {tensor.shape}"
         for path, tensor in sorted(tensors.items())
         if path in shapes and tensor.shape != shapes[path]
     ]
@@ -277,7 +282,9 @@ def check_reads(model: Model, tensors: dict[str, np.ndarray], directory: Path) -
         read = paths_read(model, nest(dict(sorted(leaves.items()))))
     except (KeyError, TypeError, ValueError) as error:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{directory} holds an adapter that the layers of the model cannot read ({message})") from None
+        raise ValueError(
+            f"{directory} contains an adapter that the layers of the model cannot read ({message})"
+        ) from None
     stop(
         str(directory),
         [],
@@ -311,10 +318,10 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     """Return `adapter_config.json` as a dict. Raises FileNotFoundError or ValueError for an unreadable directory."""
     if (directory / PICKLE).is_file() and not (directory / TENSORS).is_file():
         raise ValueError(
-            f"{directory} holds {PICKLE}, a pickle, which can run code when it is opened; tlx reads {TENSORS} only. "
-            "Where you trust the file, convert it once: "
-            f"peft.PeftModel.from_pretrained(BASE_MODEL, {str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
+            f"{directory} contains {PICKLE}, a pickle, which can run code when it is opened; tlx reads {TENSORS} only. "
+            "If you trust the file, convert it once: peft.PeftModel.from_pretrained(BASE_MODEL, "
+            f"{str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
         )
     if missing := [name for name in (CONFIG, TENSORS) if not (directory / name).is_file()]:
-        raise FileNotFoundError(f"{directory} holds no {missing[0]}; an adapter is {CONFIG} and {TENSORS}")
+        raise FileNotFoundError(f"{directory} has no {missing[0]}; expected an adapter with {CONFIG} and {TENSORS}")
     return read_config(directory / CONFIG)

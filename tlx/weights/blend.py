@@ -73,11 +73,11 @@ def soup(ingredients: Sequence[Weights], weights: Sequence[float] | None = None)
         ValueError: There are no ingredients, the weights do not sum to 1 or have another number, or the trees differ.
     """
     if not ingredients:
-        raise ValueError("a soup of nothing; give one or more sets of variables")
+        raise ValueError("soup received no variables; pass at least one set of variables")
     shares = [1 / len(ingredients)] * len(ingredients) if weights is None else list(weights)
     if len(shares) != len(ingredients) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(
-            f"weights {shares} for {len(ingredients)} ingredients; give one for each, and let them sum to 1"
+            f"weights {shares} for {len(ingredients)} ingredients; pass one weight for each ingredient, with the sum 1"
         )
     check_alike(ingredients)
 
@@ -105,11 +105,13 @@ def greedy_soup(candidates: Sequence[Weights], score: Callable[[Weights], float]
         ValueError: There are no candidates, the trees differ, or a score is not a number.
     """
     if not candidates:
-        raise ValueError("a soup of nothing; give one or more candidates")
+        raise ValueError("the list of candidates is empty; pass at least one candidate")
     check_alike(candidates)
     scores = tuple(float(score(candidate)) for candidate in candidates)
     if unscored := [n for n, value in enumerate(scores) if math.isnan(value)]:
-        raise ValueError(f"candidate {unscored[0]} has no score (NaN), so it has no place in the order")
+        raise ValueError(
+            f"candidate {unscored[0]} has the score NaN, so the candidates cannot be ordered; pass a number"
+        )
     first, *others = sorted(range(len(candidates)), key=lambda n: -scores[n])
     chosen: list[int] = [first]
     best_soup, best = candidates[first], scores[first]
@@ -147,10 +149,10 @@ def combine(vectors: Sequence[Weights], scales: Sequence[Scale] | None = None) -
     scales, or trees that differ.
     """
     if not vectors:
-        raise ValueError("no vectors to combine; give one or more")
+        raise ValueError("the list of vectors is empty; pass at least one vector")
     scales = [1.0] * len(vectors) if scales is None else list(scales)
     if len(scales) != len(vectors):
-        raise ValueError(f"{len(scales)} scales for {len(vectors)} vectors; give one for each")
+        raise ValueError(f"{len(scales)} scales for {len(vectors)} vectors; pass one scale for each vector")
     check_alike(vectors)
 
     def total(*changes: Any) -> Any:
@@ -174,21 +176,24 @@ def check_alike(trees: Sequence[Any]) -> None:
     for number, other in enumerate(others, 1):
         if type(trees[number]) is not type(trees[0]):
             kinds = f"{type(trees[0]).__name__} and {type(trees[number]).__name__}"
-            raise TypeError(f"{kinds} do not blend; give Variables alone, or trees of parameters alone")
+            raise TypeError(f"{kinds} cannot be combined; pass only Variables, or only trees of parameters")
         for place, here, there in (("first", first, other), (ordinal(number), other, first)):
             if lone := [path for path in here if path not in there]:
                 more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
                 raise ValueError(
-                    f"the trees differ: {lone[0]!r}{more} in the {place} alone of the first and the {ordinal(number)}"
+                    f"the first tree and the {ordinal(number)} tree differ: only the {place} has {lone[0]!r}{more}"
                     f"{near_miss(lone[0], there, n=2)}"
                 )
         for path, leaf in first.items():
             shapes = tuple(jnp.shape(leaf)), tuple(jnp.shape(other[path]))
             if shapes[0] != shapes[1]:
-                raise ValueError(f"{path!r} is {shapes[0]} in the first tree and {shapes[1]} in the {ordinal(number)}")
+                raise ValueError(
+                    f"{path!r} has the shape {shapes[0]} in the first tree and {shapes[1]} in the {ordinal(number)} "
+                    "tree"
+                )
     for path, leaf in first.items():
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(f"{path!r} is {jnp.result_type(leaf)}; only floats blend")
+            raise TypeError(f"{path!r} has the type {jnp.result_type(leaf)}; expected floating point numbers")
 
 
 def leaves(tree: Any) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def leaves(tree: Any) -> dict[str, Any]:
     if isinstance(tree, Variables):
         return flatten(tree.params) | flatten(tree.stats, "stats:")
     if not isinstance(tree, Mapping):
-        raise TypeError(f"{type(tree).__name__} is no tree of named numbers; give Variables or nested dicts")
+        raise TypeError(f"received a {type(tree).__name__}; expected Variables or nested dicts of arrays")
     return flatten(tree)
 
 

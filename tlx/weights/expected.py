@@ -33,7 +33,10 @@ def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
     head = name.removeprefix(stem)
     other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")
     if not stem or head not in HEADS or any(word in head for word in other_words):
-        raise ValueError(f"config.json names the class {name!r} for the model_type {kind!r}; expected one of its heads")
+        raise ValueError(
+            f"config.json names the class {name!r} for the model_type {kind!r}; expected a class of this model_type "
+            "with a known head"
+        )
     if kind in IMAGE:
         backbone, top = dict(image_backbone(kind, head, document)), dict(image_head(kind, head, document))
         prefix = f"{kind}."

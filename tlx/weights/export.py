@@ -54,7 +54,9 @@ def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str])
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise FileExistsError(f"{directory} was written meanwhile; choose another directory") from None
+            raise FileExistsError(
+                f"another process wrote {directory} in the meantime; choose another directory"
+            ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
@@ -73,9 +75,9 @@ def refuse(pretrained: Pretrained) -> None:
         raise ValueError(reason)
     if leaves := sorted(inserted(pretrained)):
         raise ValueError(
-            f"the model carries an adapter that cannot be merged into plain weights ({leaves[0]!r}, ...), so "
-            "transformers would answer by its base alone. Open the base, model/ of the run, and put the adapter on it: "
-            "peft.PeftModel.from_pretrained(base, RUN/adapter), or tlx.load_adapter where its peft_type is TLX"
+            f"the model has an adapter that cannot be merged into plain weights ({leaves[0]!r}, ...), so transformers "
+            "would use the base model without it. Open the base model, model/ of the run, and add the adapter: "
+            "peft.PeftModel.from_pretrained(base, RUN/adapter), or tlx.load_adapter if its peft_type is TLX"
         )
 
 
@@ -83,7 +85,7 @@ def note(pretrained: Pretrained) -> str | None:
     """Return a message for a model that `transformers` has no class for; None if it has one."""
     if written_kind(pretrained) != OWN:
         return None
-    return f"transformers has no class for {type(pretrained.model.config).__name__}; only tlx opens this directory"
+    return f"transformers has no class for {type(pretrained.model.config).__name__}; only tlx can open this directory"
 
 
 def check_export(pretrained: Pretrained, directory: Path) -> None:
@@ -97,12 +99,14 @@ def check_export(pretrained: Pretrained, directory: Path) -> None:
     unnamed = pretrained.task is None and pretrained.model.head is not None
     if not unnamed and tasks[0] != tasks[1] and (None in tasks or names(reopened) != names(pretrained)):
         raise ValueError(
-            f"{directory}: config.json names the task {reopened.task}, and the model has {pretrained.task}"
+            f"{directory}: config.json states the task {reopened.task}, but the model has {pretrained.task}"
         )
     inputs = sample(pretrained)
     outputs, reopened_outputs = answers(pretrained, inputs), answers(reopened, inputs)
     if not np.allclose(outputs, reopened_outputs, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(outputs).max()))):
-        raise ValueError(f"{directory}: the model answers otherwise once it is opened again; please report this")
+        raise ValueError(
+            f"{directory}: the saved model computes other outputs than the original model; please report this"
+        )
     check_processor(pretrained.processor, reopened.processor, directory)
 
 
@@ -111,7 +115,9 @@ def check_tensors(document: dict[str, Any], directory: Path) -> None:
     expected_shapes = expected(document)
     shapes = {name: tensor.shape for name, tensor in read_tensors(directory).items()}
     errors = [f"{name} is missing, expected {shape}" for name, shape in expected_shapes.items() if name not in shapes]
-    errors += [f"{name} {shape} is read by nobody" for name, shape in shapes.items() if name not in expected_shapes]
+    errors += [
+        f"{name} {shape} is not read by any layer" for name, shape in shapes.items() if name not in expected_shapes
+    ]
     errors += [
         f"{name} is {shapes[name]}, expected {shape}"
         for name, shape in expected_shapes.items()
@@ -119,8 +125,8 @@ def check_tensors(document: dict[str, Any], directory: Path) -> None:
     ]
     if errors:
         raise ValueError(
-            f"{directory} is not what transformers' {document['architectures'][0]} reads, which would draw what it "
-            f"misses at random: {'; '.join(errors[:4])}"
+            f"{directory} does not fit the class {document['architectures'][0]} of transformers, which would "
+            f"initialise missing tensors at random: {'; '.join(errors[:4])}"
         )
 
 
@@ -128,7 +134,7 @@ def check_processor(before: Processor | None, after: Processor | None, directory
     """Raise ValueError if the processor of `directory` makes other inputs than `before`."""
     if before is None or after is None or type(before) is not type(after):
         if before is not after:
-            raise ValueError(f"{directory}: the processor reads {after}, and the model has {before}")
+            raise ValueError(f"{directory}: the saved processor reads {after}, but the model has {before}")
         return
     candidates = [before, after, *filter(None, [before.by_transformers(directory)])]
     for example in before.trials():
@@ -136,11 +142,14 @@ def check_processor(before: Processor | None, after: Processor | None, directory
         if different := [name for row in rows for name in row if not np.array_equal(row[name], rows[0][name])]:
             arrays = [np.asarray(row[different[0]]).tolist() for row in rows] if before.ragged else [after, before]
             raise ValueError(
-                f"{directory}: {before.noun} makes other {different[0]} once it is opened again, for "
+                f"{directory}: the saved copy of {before.noun} computes other {different[0]} for "
                 f"{example if before.ragged else 'the same example'}: {arrays} (before, after, transformers)"
             )
     if len({processor.longest for processor in candidates}) > 1:
-        raise ValueError(f"{directory}: texts are cut at {after.longest} tokens, and the model reads {before.longest}")
+        raise ValueError(
+            f"{directory}: the saved processor cuts texts at {after.longest} tokens, but the model reads "
+            f"{before.longest}"
+        )
 
 
 def names(pretrained: Pretrained) -> tuple[type, int | None, tuple[str, ...]]:

@@ -28,7 +28,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Return `config.json` as a dict. Raises FileNotFoundError if it is missing, ValueError if it is invalid."""
     path = directory / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no {CONFIG}; a Hugging Face directory has one")
+        raise FileNotFoundError(
+            f"{directory} has no {CONFIG}; expected a Hugging Face directory, which contains this file"
+        )
     document = read_json(path, ANY)
     return check(document, form(document["model_type"]), path, FETCH)
 
@@ -50,8 +52,8 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
     if pickles:
         raise ValueError(
-            f"{directory} holds {pickles[0]}, a pickle, which can run code when it is opened; tlx reads safetensors "
-            "only. Where you trust the file, convert it once: transformers' "
+            f"{directory} contains {pickles[0]}, a pickle, which can run code when it is opened; tlx reads safetensors "
+            "only. If you trust the file, convert it once with transformers: "
             f"AutoModel.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
         )
     raise FileNotFoundError(f"{directory} holds no {WEIGHTS}")
@@ -62,36 +64,36 @@ def indexed_files(index: Path) -> dict[str, Path]:
     names = read_index(index)
     shards = {name: index.parent / name for name in sorted(set(names.values()))}
     if missing := [name for name, path in shards.items() if not path.is_file()]:
-        raise FileNotFoundError(f"{index} names {', '.join(missing)}, which is not there; fetch the missing files")
+        raise FileNotFoundError(f"{index} names the missing file {', '.join(missing)}; fetch the missing files")
     shard_tensors = {name: read_header(path).tensors.keys() for name, path in shards.items()}
     for tensor, shard in sorted(names.items()):
         if tensor not in shard_tensors[shard]:
             holders = [name for name in shard_tensors if tensor in shard_tensors[name]]
-            where = f"it is in {', '.join(holders)}" if holders else "none of its shards has it"
+            where = f"it is in {', '.join(holders)}" if holders else "no shard contains it"
             raise ValueError(
-                f"{index} says that tensor {tensor!r} is in {shard}, but {where}; fetch the checkpoint again"
+                f"{index} states that tensor {tensor!r} is in {shard}, but {where}; fetch the checkpoint again"
             )
     for shard, tensors in shard_tensors.items():
         if extra := sorted(tensors - names.keys()):
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise ValueError(
-                f"{shards[shard]} holds tensor {extra[0]!r}{more}, which {index.name} does not name; fetch the "
-                "checkpoint again, or remove the shard's extra tensors"
+                f"{shards[shard]} contains tensor {extra[0]!r}{more}, which {index.name} does not name; fetch the "
+                "checkpoint again, or remove the extra tensors from the shard"
             )
     return {tensor: shards[shard] for tensor, shard in names.items()}
 
 
 def read_index(path: Path) -> dict[str, str]:
     """Return the `weight_map` of an index: the name of the shard by the name of the tensor."""
-    names = read_json(path, INDEX_FORM, remedy=f"fetch it again, or join the shards in one {WEIGHTS}")["weight_map"]
+    names = read_json(path, INDEX_FORM, remedy=f"fetch it again, or save all tensors in one {WEIGHTS}")["weight_map"]
     if not names:
-        raise ValueError(f"{path} has an empty weight_map; expected the file of every tensor; fetch it again")
+        raise ValueError(f"{path} has an empty weight_map; expected a file for every tensor; fetch it again")
     for tensor, shard in names.items():
         windows = PureWindowsPath(shard)
         if windows.anchor or PurePosixPath(shard).is_absolute() or ".." in windows.parts or "\0" in shard:
             raise ValueError(
                 f"{path} maps tensor {tensor!r} to {short(shard)}, outside of the checkpoint's directory; expected the "
-                "name of a file beside the index. Do not use this checkpoint unless you trust where it came from"
+                "name of a file in the same directory. Do not use this checkpoint unless you trust its source"
             )
         if not shard.endswith(".safetensors"):
             raise ValueError(f"{path} maps tensor {tensor!r} to {short(shard)}; tlx reads .safetensors files only")
@@ -127,9 +129,9 @@ def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.nd
                     tensors[name] = as_numbers(stored, extent)
     if checked and digest.hexdigest() != header.metadata[CHECKSUM]:
         raise ValueError(
-            f"{path} is damaged: its numbers are not those that tlx wrote (hash {digest.hexdigest()[:12]}, expected "
-            f"{short(header.metadata[CHECKSUM][:12])}); fetch it again. If you changed it on purpose, write it without "
-            f"the metadata entry {CHECKSUM!r}"
+            f"{path} is damaged: its tensors differ from those that tlx wrote (hash {digest.hexdigest()[:12]}, "
+            f"expected {short(header.metadata[CHECKSUM][:12])}); fetch it again. If you changed it on purpose, write "
+            f"it without the metadata entry {CHECKSUM!r}"
         )
     return tensors
 
@@ -139,7 +141,7 @@ def read_stored(stream: Any, own: Extent) -> np.ndarray:
     stream.seek(own.start)
     stored = np.fromfile(stream, DTYPES[own.dtype], math.prod(own.shape))
     if stored.size != math.prod(own.shape):
-        raise ValueError(f"{stream.name} became shorter while it was read; fetch it again")
+        raise ValueError(f"{stream.name} became shorter while tlx was reading it; fetch it again")
     return stored.reshape(own.shape)
 
 
@@ -195,5 +197,5 @@ def stored_as(name: str, tensor: Any) -> tuple[str, np.ndarray]:
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     dtype = next((dtype for dtype, candidate in DTYPES.items() if candidate == array.dtype and dtype != "BF16"), None)
     if dtype is None:
-        raise ValueError(f"tensor {name!r} has the type {array.dtype}; a file takes {', '.join(DTYPES)}")
+        raise ValueError(f"tensor {name!r} has the type {array.dtype}; expected {', '.join(DTYPES)}")
     return dtype, array

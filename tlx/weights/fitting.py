@@ -40,4 +40,6 @@ def recipe_tokens(directory: Path) -> int | None:
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["recipe"]["data"]["tokens"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: it names no recipe.data.tokens; restore it, or run it again") from None
+        raise ValueError(
+            f"{path} is damaged: it has no recipe.data.tokens; restore the file, or run the recipe again"
+        ) from None

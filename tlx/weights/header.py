@@ -67,7 +67,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, LONGEST):
-            announced = f", {length} bytes by its first 8" if size >= 8 else ""
+            announced = f", {length} bytes according to its first 8 bytes" if size >= 8 else ""
             raise ValueError(f"{path} is damaged: its header cannot be read ({size} bytes{announced}); fetch it again")
         content = stream.read(length)
     document = parse_json(content, f"{path} is damaged: its header", remedy="fetch it again")
@@ -103,8 +103,8 @@ def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
     if stop - start != expected_bytes:
         raise damaged(
             path,
-            f"tensor {name!r} has the data_offsets {offsets}, {stop - start} bytes; {dtype} {short(shape)} takes "
-            f"{expected_bytes}",
+            f"tensor {name!r} has the data_offsets {offsets}, {stop - start} bytes; expected {expected_bytes} bytes "
+            f"for {dtype} {short(shape)}",
         )
     return Extent(dtype, tuple(shape), begin + start, begin + stop)
 
@@ -118,9 +118,9 @@ def check_cover(path: Path, tensors: dict[str, Extent], begin: int, size: int) -
             raise damaged(path, f"tensor {name!r} at byte {span.start - begin} {problem} {last!r}")
         end, last = span.stop, name
     if size < end:
-        raise ValueError(f"{path} is cut short: it has {size} bytes, its header describes {end}; fetch it again")
+        raise ValueError(f"{path} is cut short: it has {size} bytes, but its header describes {end}; fetch it again")
     if size > end:
-        raise damaged(path, f"it has {size} bytes, its header describes {end}")
+        raise damaged(path, f"it has {size} bytes, but its header describes {end}")
 
 
 def header_bytes(arrays: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> bytes:

@@ -98,7 +98,10 @@ def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
     stored = task.names if task is not None and task.by_class else ()
     matching = match(stored, names)
     if matching.take is None:
-        raise ValueError(f"{pretrained.manifest.source} has the classes {shown(stored)}, not {shown(names)}")
+        raise ValueError(
+            f"{pretrained.manifest.source} has the classes {shown(stored)}; the new order names {shown(names)}: name "
+            "the same classes"
+        )
     if not matching.moves:
         return pretrained
     check_known(pretrained.model, pretrained.manifest.source, orders(stored, names))
@@ -128,7 +131,7 @@ def joined(*notes: str) -> str:
 
 
 def orders(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    return f"classes {shown(theirs)} in the checkpoint, {shown(ours)} here"
+    return f"classes {shown(theirs)} in the checkpoint, {shown(ours)} in the task"
 
 
 def check_known(model: Model, source: str, why: str) -> None:
@@ -136,8 +139,8 @@ def check_known(model: Model, source: str, why: str) -> None:
     if not model.inserts:
         raise ValueError(
             f"the head of {source} does not fit the task: {why}. tlx does not know which parameters of a "
-            f"{type(model.config).__name__} module give the logits: number the data's classes as the checkpoint does, "
-            "or name the parameters to draw again, Weights(reset=('module/NAME/.*',))"
+            f"{type(model.config).__name__} module compute the logits: number the classes of the data as in the "
+            "checkpoint, or name the parameters to reset, Weights(reset=('module/NAME/.*',))"
         )
 
 
@@ -187,7 +190,7 @@ def fit(
 
     def drawn_again(note: str) -> Reordered:
         if user_reset:
-            return unchanged._replace(entries=noted(f"kept beside the leaves that were drawn again: {note}"))
+            return unchanged._replace(entries=noted(f"kept, while other leaves of the head were drawn again: {note}"))
         check_known(model, source, note)
         return Reordered(*left_out(model, arrays, entries, note), task)
 
@@ -198,7 +201,7 @@ def fit(
     stored, task_names = stated.names, task.names
     if stored and len(stored) != task.outputs:
         return drawn_again(
-            f"config.json names {len(stored)} classes {shown(stored)}, its classifier has {task.outputs}"
+            f"config.json names {len(stored)} classes {shown(stored)}, but its classifier has {task.outputs} outputs"
         )
     if not task_names:
         complete = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
@@ -208,14 +211,14 @@ def fit(
         return unchanged._replace(entries=noted(note))
     matching = match(stored, task_names)
     if matching.take is None:
-        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} here")
+        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} in the task")
     if matching.moves:
         note = orders(stored, task_names)
         if not model.inserts:
             return drawn_again(note)
         return Reordered(in_order(arrays, model, matching.take), noted(note, "permuted"), task, matching.take)
     if matching.by_position:
-        note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(task_names)} here"
+        note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(task_names)} in the task"
         return unchanged._replace(entries=noted(note))
     return unchanged
 
@@ -240,4 +243,4 @@ def other_kind(stated: Stated, task: Task) -> str:
         architecture = stated.architecture
         return f"config.json names {architecture}, which has no head for a whole example" if architecture else ""
     kind = type(task).__name__
-    return "" if stated.kind == kind else f"the checkpoint's head is for {stated.kind}, the task is {kind}"
+    return "" if stated.kind == kind else f"the checkpoint's head is for {stated.kind}, but the task is {kind}"

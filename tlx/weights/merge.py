@@ -50,7 +50,9 @@ def merge(variables: Variables, how: Tuning | None = None) -> Variables:
     """
     if unmergeable := apart(variables, how):
         words = next(words for entry, words in entries_apart(how).items() if entry in unmergeable[0].split("/"))
-        raise ValueError(f"{unmergeable[0]!r} belongs to {words}, which no kernel can take up; save it as an adapter")
+        raise ValueError(
+            f"{unmergeable[0]!r} belongs to {words}, which cannot be merged into a kernel; save it as an adapter"
+        )
     return variables._replace(params=(how or Tuning()).merge(variables.params))
 
 
@@ -73,8 +75,13 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
             trained. This is checked before anything is computed.
     """
     if not adapted or len(adapted) != len(weights):
-        raise ValueError(f"{len(adapted)} models and {len(weights)} weights: give one weight to each of one or more")
-    check_trained(adapted[0], "Its head is that of the sum: train it first, or put a trained model first")
+        raise ValueError(
+            f"received {len(adapted)} models and {len(weights)} weights; pass at least one model, and one weight for "
+            "each model"
+        )
+    check_trained(
+        adapted[0], "The sum uses the head of the first model: train that model first, or put a trained model first"
+    )
     adapted = [adapted[0], *(in_order_of(adapted[0], model) for model in adapted[1:])]
     first, adapters = adapted[0], [inserted(model) for model in adapted]
     shapes = [
@@ -82,19 +89,23 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
     ]
     plain = tuple(f"/lora/{name}" for name in ("a", "b", "scale"))
     if not_plain := sorted(path for path in shapes[0] if not path.endswith(plain)):
-        raise ValueError(f"{not_plain[0]!r} is no plain LoRA's, and a sum of such adapters is none; merge it by itself")
+        raise ValueError(
+            f"{not_plain[0]!r} does not belong to a plain LoRA; only plain LoRA adapters can be summed: merge this "
+            "adapter alone"
+        )
     if not shapes[0]:
-        raise ValueError("the models carry no adapter")
+        raise ValueError("the models have no adapter; load an adapter first")
     for number, other in enumerate(shapes[1:], 1):
         if different := sorted(shapes[0].items() ^ other.items()):
             path = different[0][0]
             first_size, other_size = (f"{sizes[path]}" if path in sizes else "missing" for sizes in (shapes[0], other))
             raise ValueError(
-                f"the models have different adapters: {path!r} is {first_size} in model 0, {other_size} in {number}"
+                f"the models have different adapters: {path!r} is {first_size} in model 0, {other_size} in model "
+                f"{number}"
             )
     bases = [fingerprint(model, head_paths(model.model)) for model in adapted]
     if any(base != bases[0] for base in bases):
-        raise ValueError(f"the models have different bases: {', '.join(bases)}")
+        raise ValueError(f"the models have different base models: {', '.join(bases)}")
     leaves = flatten(first.variables.params)
     for path in shapes[0]:
         if not path.endswith("/a"):

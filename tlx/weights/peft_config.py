@@ -94,7 +94,7 @@ def read_config(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = read_json(path, Record({"peft_type": Text()}), remedy=REMEDY)
     kind = document["peft_type"]
     if kind not in FORMS:
-        raise ValueError(f"{path}: no adapter of peft_type {kind!r}{near_miss(str(kind), FORMS)}")
+        raise ValueError(f"{path}: tlx does not support peft_type {kind!r}{near_miss(str(kind), FORMS)}")
     check_known(document, kind, path)
     check(document, FORMS[kind], path, REMEDY)
     if kind == "LORA":
@@ -122,8 +122,9 @@ def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
         if name not in fields and value not in (None, False, "", [], {}):
             near = near_miss(name, {*form.required, *form.optional})
             raise ValueError(
-                f"{path} sets {name} to {shown(value)}, which tlx does not know{near if 'close' in near else ''}. If "
-                "it changes nothing that the adapter computes, remove it from the file"
+                f"{path} sets {name} to {shown(value)}, but tlx does not know this field"
+                f"{near if 'close' in near else ''}. If the field does not change the outputs of the adapter, remove "
+                "it from the file"
             )
 
 
@@ -132,9 +133,9 @@ def check_begun(document: Mapping[str, Any], path: Path) -> None:
     initialisation = document.get("init_lora_weights")
     if (initialisation.lower() if isinstance(initialisation, str) else initialisation) not in BEGUN:
         raise ValueError(
-            f"{path} sets init_lora_weights to {initialisation!r}, by which peft changes the base's own weights; tlx "
-            "leaves them as they are. Save it as plain LoRA: peft's "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+            f"{path} sets init_lora_weights to {initialisation!r}, which changes the base weights in peft; tlx does "
+            "not change them. Save the adapter as plain LoRA: save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...) of peft"
         )
 
 
@@ -145,7 +146,7 @@ def check_layers(document: Mapping[str, Any], path: Path) -> None:
         name = "layers_pattern" if layers is None else "layers_to_transform"
         raise ValueError(
             f"{path} sets {name} to {shown(document[name])} and target_modules to a regular expression; expected a "
-            "list of names in target_modules, or the layers within the expression"
+            "list of names in target_modules, or the layer numbers within the expression"
         )
     if lists and layers is None:
         raise ValueError(f"{path} sets layers_pattern to {shown(lists)} without layers_to_transform; {REMEDY}")

@@ -37,14 +37,14 @@ class Reading(NamedTuple):
     def take(self, path: str, tensor: np.ndarray, key: str, wanted: tuple[int, ...], turned: bool = False) -> None:
         """Add a tensor under `path` if it has the shape `wanted`; `turned` transposes it to our layout."""
         if tensor.shape != wanted:
-            self.misshapen.append(f"{path} wants {wanted}, {key!r} gives {tensor.shape}")
+            self.misshapen.append(f"{path} expects {wanted}, but {key!r} is {tensor.shape}")
             return
         self.arrays[path] = (np.ascontiguousarray(tensor.T if turned else tensor), key)
 
     def once(self, held: dict[str, tuple[np.ndarray, str]], part: str, tensor: np.ndarray, key: str) -> None:
         """Add a part of an adapter to `held`; a second tensor for one part is extra."""
         if part in held:
-            self.extra.append(f"{key!r} {tensor.shape}: {held[part][1]!r} is the same")
+            self.extra.append(f"{key!r} {tensor.shape}: duplicate of {held[part][1]!r}")
         else:
             held[part] = (tensor, key)
 
@@ -92,7 +92,7 @@ def read(
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
             name_of = form.places[path].name
             if path in reading.arrays:
-                reading.extra.append(f"{key!r} {tensor.shape}: {reading.arrays[path][1]!r} is the same")
+                reading.extra.append(f"{key!r} {tensor.shape}: duplicate of {reading.arrays[path][1]!r}")
                 continue
             reading.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
             if path in reading.arrays:
@@ -114,7 +114,7 @@ def read(
     read_paths = reading.arrays.keys() | {message.split(" ")[0] for message in reading.misshapen}
     for path, tensor_name in sorted(kept_paths(document, spelling).items()):
         if path not in read_paths:
-            reading.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}, which the config keeps whole)")
+            reading.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}; the config trains this module in full)")
     stop(source, reading.missing, reading.misshapen, reading.extra)
     return reading.arrays
 
@@ -178,7 +178,7 @@ def read_tokens(form: Layout, document: Any, shared: Any, shapes: Mapping[str, A
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:
-        raise ValueError(f"{document['peft_type']} is for text; this model is a {type(form.config).__name__}")
+        raise ValueError(f"{document['peft_type']} is for text models; this model is a {type(form.config).__name__}")
     blocks = blocks_of(form.config)
     expected_shape = (count, 2 * len(blocks) * form.config.width if prefix else words[1])
     if "prompt_embeddings" not in shared:
@@ -186,7 +186,7 @@ def read_tokens(form: Layout, document: Any, shared: Any, shapes: Mapping[str, A
         return
     tensor, key = shared["prompt_embeddings"]
     if tensor.shape != expected_shape:
-        found.misshapen.append(f"the model wants {expected_shape}, {key!r} gives {tensor.shape}")
+        found.misshapen.append(f"the model expects {expected_shape}, but {key!r} is {tensor.shape}")
     elif not prefix:
         found.arrays["stem/prompt/tokens"] = (tensor, key)
     else:

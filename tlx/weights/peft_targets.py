@@ -34,8 +34,8 @@ def spelled(form: Layout, modules: Collection[str], source: str) -> Spelling:
             return spelling
     first = max((spelling.modules.keys() & ours for spelling in form.spellings), key=len)
     raise ValueError(
-        f"{source} spells the model's modules in two ways: {min(first)!r} and {min(ours - first)!r}; expected one, "
-        "that of the version of transformers that wrote it"
+        f"{source} spells the model's modules in two ways: {min(first)!r} and {min(ours - first)!r}; expected one "
+        "spelling, that of the version of transformers that wrote it"
     )
 
 
@@ -58,10 +58,10 @@ def kept_names(config: Config) -> list[str]:
 def why_not(config: Config, module: str) -> str:
     """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)"""
     if config.get("exclude_modules") and listed(config["exclude_modules"], module, "exclude_modules"):
-        return f"exclude_modules {shown(config['exclude_modules'])} leaves it out"
+        return f"exclude_modules {shown(config['exclude_modules'])} excludes it"
     for name in kept_names(config):
         if full(rf"(^|.*\.){name}($|\..*)", module, "modules_to_save"):
-            return f"modules_to_save keeps {name!r} whole"
+            return f"modules_to_save trains {name!r} in full, without an adapter"
     targets = config["target_modules"]
     if isinstance(targets, str) and targets.lower() == ALL:
         return ""
@@ -73,7 +73,7 @@ def why_not(config: Config, module: str) -> str:
     if layers is not None and layers != []:
         number = layer_number(module, config.get("layers_pattern"))
         if number not in (layers if isinstance(layers, list) else [layers]):
-            return f"layers_to_transform {shown(layers)} leaves it out"
+            return f"layers_to_transform {shown(layers)} does not list this layer"
     return ""
 
 
@@ -123,5 +123,6 @@ def check_patterns(config: Config, form: Layout, names: Mapping[str, str], sourc
                 layer = form.layer(module) or ""
                 if layer in names and full(rf"(.*\.)?({key})", module, field):
                     raise ValueError(
-                        f"{source}: {field} names {key!r}, another spelling of {names[layer]!r}; write it as there"
+                        f"{source}: {field} names {key!r}, another spelling of {names[layer]!r}; use the second "
+                        "spelling"
                     )

@@ -118,7 +118,9 @@ def load_pretrained(
     if requested_task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, checkpoint.stated, requested_task, str(source))
     if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
-        reason = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
+        reason = (
+            f"the checkpoint's head reads pooling={stored.pooling!r}, the new head reads pooling={settings.pooling!r}"
+        )
         arrays, entries = left_out(built, arrays, entries, reason)
     variables = fill(built, arrays, seed)
     new_leaves = drawn(entries, variables, checkpoint.resettable(built))
@@ -172,8 +174,8 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: An
     stated = stated_head(document, form, directory / CONFIG)
     if stated.task is not None and stated.task.by_class and not stated.task.names and task is None:
         raise ValueError(
-            f"{directory / CONFIG}: id2label gives one name to several classes {shown(stated.names)}; correct it, or "
-            "give the task: tasks.Classification(names=...)"
+            f"{directory / CONFIG}: id2label uses one name for several classes {shown(stated.names)}; correct it, or "
+            "pass the task: tasks.Classification(names=...)"
         )
     settings = own_settings(document, model) if kind == OWN else form.read(document)
     return Checkpoint(str(source), directory, document, form, stated, settings)
@@ -184,7 +186,9 @@ def requested_settings(stored: Any, pooling: str | None, resize: int | None) -> 
     settings = stored
     if pooling is not None:
         if not hasattr(settings, "pooling"):
-            raise ValueError(f"pooling={pooling!r} is for text models; {type(settings).__name__} pools in its own way")
+            raise ValueError(
+                f"pooling={pooling!r} is for text models; {type(settings).__name__} has no such setting: remove pooling"
+            )
         settings = records.replace(settings, pooling=pooling)
     return settings if resize is None else settings.resized(resize)
 
@@ -251,7 +255,7 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
     try:
         return records.load(document["model"], {kind.__name__: kind for kind in models.architectures()})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
+        raise ValueError(f"the checkpoint does not describe its own architecture ({error}); pass model=...") from None
 
 
 def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
@@ -285,11 +289,11 @@ def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
     labels = document.get("id2label") or {}
     for field in ("id2label", "label2id"):
         if not isinstance(document.get(field) or {}, dict):
-            raise ValueError(f"{file}: {field} is {document[field]!r}; it is an object of class numbers and names")
+            raise ValueError(f"{file}: {field} is {document[field]!r}; expected an object of class numbers and names")
     names = {str(number): str(name) for number, name in labels.items()}
     if names.keys() != {str(n) for n in range(len(names))}:
         raise ValueError(
-            f"{file}: id2label numbers its classes {', '.join(sorted(names)[:12])}; number them from 0 to "
+            f"{file}: id2label numbers its classes {', '.join(sorted(names)[:12])}; expected the numbers 0 to "
             f"{len(names) - 1}"
         )
     listed = tuple(names[str(n)] for n in range(len(names)))
@@ -322,7 +326,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *
         OSError: The disk does not take the files. The error names the directory; existing files are not lost.
     """
     if not untrained:
-        check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) writes it as it is")
+        check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) saves it without training")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, variables = pretrained.model, pretrained.variables

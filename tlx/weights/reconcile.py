@@ -109,7 +109,7 @@ def reconcile(
         if key is not None:
             read_keys.add(key)
         if name.ours in reset_paths:
-            entries.append(Entry("reset", name.ours, key or "", "asked for"))
+            entries.append(Entry("reset", name.ours, key or "", "matches Weights(reset=...)"))
             continue
         if key is None:
             if may_reset:
@@ -124,9 +124,13 @@ def reconcile(
             note, array = f"resized from {array.shape}", reshaped
         if array.shape != shape:
             if may_reset:
-                entries.append(Entry("reset", name.ours, key, f"the checkpoint's is {tensor.shape}, ours {shape}"))
+                entries.append(
+                    Entry(
+                        "reset", name.ours, key, f"the checkpoint has the shape {tensor.shape}, the model has {shape}"
+                    )
+                )
             else:
-                misshapen.append(f"{name.ours} wants {shape}, {key!r} gives {array.shape}")
+                misshapen.append(f"{name.ours} expects {shape}, but {key!r} is {array.shape}")
             continue
         arrays[name.ours] = array
         action = "transposed" if name.layout != "same" else "loaded" if key == name.ours else "renamed"
@@ -149,7 +153,9 @@ def matched(patterns: Sequence[str], params: Mapping[str, Any]) -> set[str]:
         matches = {path for path in params if compile_rule(pattern).fullmatch(path)}
         if not matches:
             literal = pattern.removesuffix("/.*")
-            raise ValueError(f"reset {pattern!r} matches no parameter{near_miss(literal, prefixes(params), n=2)}")
+            raise ValueError(
+                f"the reset pattern {pattern!r} matches no parameter{near_miss(literal, prefixes(params), n=2)}"
+            )
         paths |= matches
     return paths
 

@@ -23,11 +23,13 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if name in MODEL_ASSETS:
         return assets.extract(name)
     if (path / "learned.safetensors").is_file():
-        raise FileNotFoundError(f"{path} is a study's cell, which kept what it learned; `tlx rebuild` writes its model")
+        raise FileNotFoundError(
+            f"{path} is a cell of a study, which stores only its trained parameters; write its model with `tlx rebuild`"
+        )
     if path.is_dir():
-        raise FileNotFoundError(f"{path} holds neither config.json (a model) nor model/config.json (a finished run)")
+        raise FileNotFoundError(f"{path} contains neither config.json (a model) nor model/config.json (a finished run)")
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        raise FileNotFoundError(f"no directory, run or asset {name!r}{near_miss(name, MODEL_ASSETS)}")
+        raise FileNotFoundError(f"there is no directory, run or asset {name!r}{near_miss(name, MODEL_ASSETS)}")
     return from_hub(name)
 
 
@@ -42,11 +44,13 @@ def from_hub(name: str) -> Path:
     except LocalEntryNotFoundError:
         if assets.offline():
             raise FileNotFoundError(
-                f"no directory or run {name!r}, it is not in the hub's cache, and the network is off "
-                "(TLX_OFFLINE or HF_HUB_OFFLINE)"
+                f"there is no directory or run {name!r}, the cache of the hub does not contain it, and the network is "
+                "off (TLX_OFFLINE or HF_HUB_OFFLINE)"
             ) from None
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the client of the hub raises many types of errors for a failed download
         reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"no directory or run {name!r}, and the hub did not give it: {reason}") from None
+        raise FileNotFoundError(
+            f"there is no directory or run {name!r}, and the hub returned an error: {reason}"
+        ) from None

@@ -91,5 +91,5 @@ def sentences(model: Model, entries: Iterable[Entry], moving: Mapping[str, Any] 
     for (sentence, reason), paths in paths_by_note.items():
         frozen = sentence.endswith("random") and not any(path in moving for path in paths)
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        notes.append(f"{sentence}{' and does not learn' if frozen else ''}: {paths[0]}{more} ({reason})")
+        notes.append(f"{sentence}{' and is frozen' if frozen else ''}: {paths[0]}{more} ({reason})")
     return notes

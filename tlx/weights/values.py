@@ -39,7 +39,7 @@ def check_values(
                 file = file_of(keys[path])
                 stored = read_header(file).tensors[keys[path]]
                 raise ValueError(
-                    f"{file}: tensor {keys[path]!r} is {stored}; {path} needs floating point numbers "
+                    f"{file}: tensor {keys[path]!r} is {stored}; {path} expects floating point numbers "
                     f"({', '.join(FLOATS)}). The file is damaged, or its weights are quantised: fetch it again, or "
                     "save the model in float32"
                 )
@@ -68,13 +68,13 @@ def not_finite(path: str, key: str, file: Path) -> ValueError:
         for count, kind in (
             (int(nan.sum()), "NaN"),
             (int(infinite.sum()), "infinite"),
-            (int(large.sum()), f"beyond float32's largest number ({LARGEST:.2g})"),
+            (int(large.sum()), f"above the largest float32 number ({LARGEST:.2g})"),
         )
         if count
     ]
     first = [int(place) for place in np.argwhere(nan | infinite | large)[0]]
     return ValueError(
-        f"{file}: tensor {key!r} ({extent}) has {' and '.join(counts)} among its {stored.size} numbers, the first at "
-        f"{first}; {path} needs finite numbers. The training that wrote it diverged or the file is damaged: take "
-        "another checkpoint"
+        f"{file}: tensor {key!r} ({extent}) has {' and '.join(counts)} among its {stored.size} numbers, the first "
+        f"at {first}; {path} expects finite numbers. The training run diverged or the file is damaged: use another "
+        "checkpoint"
     )

@@ -87,7 +87,7 @@ def test_ten_examples_are_measured_and_told_of(recipe, monkeypatch, tmp_path):
 
     monkeypatch.setattr(examples, "open_dataset", opened)
     document = measure(negative_study(recipe, sources=("few",), seeds=2), tmp_path / "out", quiet=True)
-    assert any("source has 4 examples, fewer than a batch of 16" in note for note in document["notes"])
+    assert any("source has 4 examples, fewer than the batch size 16" in note for note in document["notes"])
     (row,) = document["domains"]
     assert (row["a"], row["a_low"], row["examples"][0]) == (None, None, 4)
     assert "NaN" not in (tmp_path / "out" / "negative.json").read_text()

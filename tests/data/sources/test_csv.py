@@ -25,7 +25,7 @@ def test_columns_are_named_or_found_and_it_is_said_which(write):
     named, found = Csv(path, text="body", label="stars").open(), Csv(path).open()
     assert named.columns == found.columns == {"text": Column("text"), "label": Column("class", ("1", "2", "3"))}
     assert named.name == "reviews.csv" and named.notes == ()
-    assert found.notes == ("of the columns of reviews.csv, text is 'body', label is 'stars'; not used: 'id'",)
+    assert found.notes == ("columns of reviews.csv: text is 'body', label is 'stars'; not used: 'id'",)
     data = Data(target=Csv(path))
     splits = load(data, 0)
     assert found.notes[0] in notes(data, splits, 8)
@@ -77,7 +77,9 @@ def test_quotes_breaks_marks_and_delimiters(write, delimiter):
 
 def test_another_encoding_and_quote_are_named(write):
     path = write("body;stars\n'caf\xe9; noir';a\nth\xe9;b\n", encoding="latin-1")
-    with pytest.raises(ValueError, match=r"reviews.csv line 2 is not utf-8 \(byte 0xe9 at 4\).*encoding='latin-1'"):
+    with pytest.raises(
+        ValueError, match=r"reviews.csv line 2 is not valid utf-8 \(byte 0xe9 at 4\).*encoding='latin-1'"
+    ):
         Csv(path, quote="'").open()
     dataset = Csv(path, quote="'", encoding="latin-1", test_share=0.0).open()
     assert dataset.splits["train"][0]["text"] == "caf\xe9; noir"
@@ -106,7 +108,7 @@ def test_rows_without_a_label_are_named_or_left_out(write):
         Csv(path).open()
     dataset = Csv(path, missing="drop", test_share=0.0).open()
     assert [example["text"] for example in dataset.splits["train"]] == ["a", "c"]
-    assert "1 rows of reviews.csv have no label in 'stars' and are left out" in dataset.notes
+    assert "1 rows of reviews.csv have no label in 'stars' and are not used" in dataset.notes
 
 
 def test_a_changed_file_is_read_anew(write):
@@ -120,15 +122,15 @@ def test_a_changed_file_is_read_anew(write):
     ("content", "fields", "parts"),
     [
         ("", {}, ("reviews.csv", "is empty")),
-        (HEADER, {}, ("reviews.csv", "header and no rows")),
+        (HEADER, {}, ("reviews.csv", "no rows")),
         (HEADER + ROWS, {"text": "bdy"}, ("reviews.csv line 1", "'bdy'", "'body'")),
         (HEADER + ROWS, {"label": "Stars"}, ("line 1", "'Stars'", "'stars'")),
-        (HEADER + "0,a,x,y\n", {}, ("line 2", "4 cells", "header 3")),
+        (HEADER + "0,a,x,y\n", {}, ("line 2", "4 cells", "header has 3")),
         (HEADER + '0,a,x\n1,"b\nc', {}, ("line 3", "quotes")),
-        ("a,body,a\n", {}, ("line 1", "'a' twice")),
+        ("a,body,a\n", {}, ("line 1", "'a'")),
         ("body\nx\n", {}, ("line 1", "['body']", "delimiter")),
-        ("one,two,three\n1,2,3\n", {}, ("line 1", "which column is the label", "label='...'")),
-        ("one,two,label\n1,2,3\n", {}, ("line 1", "which column is the text", "text='...'")),
+        ("one,two,three\n1,2,3\n", {}, ("line 1", "column of the label", "label='...'")),
+        ("one,two,label\n1,2,3\n", {}, ("line 1", "column of the text", "text='...'")),
         (HEADER + "0,a,x\n1,b\0,y\n", {}, ("line 3", "NUL")),
         (HEADER + "0,a,1.5\n1,b,nan\n", {"label_kind": "number"}, ("line 3", "'stars' is 'nan'")),
         (HEADER + "0,a,good\n1,b,god\n", {"classes": ("good", "bad")}, ("line 3", "'god'", "'good'")),
@@ -151,7 +153,7 @@ def test_faults_name_the_file_the_line_and_the_column(write, content, fields, pa
         ({"label_kind": "klass"}, "label_kind='klass'"),
         ({"label_kind": "tags"}, "words=..."),
         ({"label_kind": "classes"}, "separator"),
-        ({"words": "a", "text": "b"}, "choose one"),
+        ({"words": "a", "text": "b"}, "only one"),
         ({"delimiter": ";;"}, "delimiter=';;'"),
     ],
 )

@@ -170,7 +170,7 @@ def test_test_sets_may_shift_and_have_their_own_source():
     ("tests", "parts"),
     [
         ((Test(name="a", split="tst"),), ("'a'", "'tst'", "'test'")),
-        ((Test(name="a", source="sentiment/movies"),), ("'a'", "is text", "is images")),
+        ((Test(name="a", source="sentiment/movies"),), ("'a'", "has text", "has images")),
         ((Test(name="a", shift=(tlx.data.Typos(share=0.1),)),), ("'a'", "Typos", "images")),
     ],
 )
@@ -184,7 +184,7 @@ def test_names_of_test_sets_are_checked():
     for name in ("test", "", "a/b", "validation", ".."):
         with pytest.raises(ValueError, match="a test set has the name"):
             Test(name=name)
-    with pytest.raises(ValueError, match="give each its own name"):
+    with pytest.raises(ValueError, match="a different name"):
         Data(target="digits", tests=(Test(name="a"), Test(name="a", source="mnist5k")))
 
 
@@ -212,7 +212,7 @@ def test_columns_that_cannot_be_are_refused(columns, parts):
 
 def test_a_record_without_a_cell_is_named():
     columns = {"text": Column("text"), "label": Column("number")}
-    with pytest.raises(ValueError, match=r"mine train\[0\] has no cell of the column 'label'.*'lable'"):
+    with pytest.raises(ValueError, match=r"mine train\[0\] has no value for the column 'label'.*'lable'"):
         Dataset("mine", {"train": [{"text": "a", "lable": 1}]}, columns, "f")
 
 

@@ -53,7 +53,7 @@ def test_a_file_that_the_run_did_not_write_is_refused_where_it_would_be_read(run
     (run / "model" / "notes.md").write_text("mine")
     tlx.load_pretrained(run)
     (run / "model" / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(digests.Changed, match="was not written by the run"):
+    with pytest.raises(digests.Changed, match="the run did not write"):
         tlx.load_pretrained(run)
 
 

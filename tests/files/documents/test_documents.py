@@ -33,9 +33,9 @@ FORM = Record(
         (b'{"width": 1, "names": {}}', "names is an object with 0 entries; expected a list"),
         (b'{"width": 1, "size": {"height": 0}}', "size.height is 0; expected a whole number, 1 or more"),
         (b'{"width": 1, "size": []}', "size is []; expected a whole number, 1 or more or an object with 'height'"),
-        (b'{"width": 1, "width": 2}', "the key 'width' stands twice, with 1 and 2"),
-        (b'{"width": 1, "rate": NaN}', "it holds NaN"),
-        (b'{"width": 1, "rate": 1e999}', "1e999, a number that is not finite"),
+        (b'{"width": 1, "width": 2}', "the key 'width' occurs twice, with the values 1 and 2"),
+        (b'{"width": 1, "rate": NaN}', "the document contains NaN"),
+        (b'{"width": 1, "rate": 1e999}', "the document contains 1e999"),
         (b'{"width": ' + b"9" * 5000 + b"}", "4300 digits"),
         (b"[" * 100_000, "nested too deeply; expected at most 64 levels"),
         (b'{"width": 1, "more": ' + b"[" * 80 + b"]" * 80 + b"}", "nested too deeply"),
@@ -66,7 +66,7 @@ def test_what_fits_is_read_as_it_is(tmp_path):
 def test_a_directory_a_missing_file_and_a_large_one_are_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a directory; expected a file"):
         read_json(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_json(tmp_path / "none.json")
     (tmp_path / "some.json").write_text("{}" + " " * 100)
     with pytest.raises(DocumentError, match="has 102 bytes; expected at most 50"):
@@ -116,16 +116,16 @@ def test_damaged_arrays_are_refused(tmp_path):
             read_arrays(path, dims)
     for name, array, words in (
         ("labels", np.zeros((3, 1), np.int32), "labels is int32[3, 1]; expected numbers in 1 dimensions"),
-        ("labels", np.zeros(4, np.int32), "labels has 4 rows and the others 3"),
+        ("labels", np.zeros(4, np.int32), "labels has 4 rows, but the other arrays have 3"),
         ("labels", np.array(["a", "b", "c"]), "labels is <U1[3]; expected numbers"),
-        ("logits", np.full((3, 2), np.nan, np.float32), "logits holds numbers that are not finite"),
+        ("logits", np.full((3, 2), np.nan, np.float32), "logits contains numbers that are not finite"),
         ("logits", np.array([object()] * 3), "test.npz"),
     ):
         np.savez(path, **(good | {name: array}))
         with pytest.raises(DocumentError) as error:
             read_arrays(path, dims)
         assert words in str(error.value)
-    with pytest.raises(DocumentError, match="holds logits; expected an array 'labels'"):
+    with pytest.raises(DocumentError, match="contains logits; expected an array 'labels'"):
         read_arrays(npz(path, logits=good["logits"]), dims)
 
 

@@ -80,7 +80,7 @@ def prompts(asset: str) -> Iterator[tuple[str, bytes]]:
         )
         samples, rate = soundfile.read(io.BytesIO(content), dtype="int16", **options)
         if rate != RATE:
-            raise ValueError(f"{asset}: {member} has {rate} samples a second, not {RATE}")
+            raise ValueError(f"{asset}: {member} has {rate} samples per second; expected {RATE}")
         if not len(samples) or not np.abs(samples).max():
             continue
         file = io.BytesIO()

@@ -77,8 +77,8 @@ class Dataset:
 
         if len(records) and (missing := [name for name in self.columns if name not in records[0]]):
             raise ValueError(
-                f"{self.name} {split}[0] has no cell of the column {missing[0]!r}"
-                f"{near_miss(missing[0], list(records[0]))}; give it, or leave the column out"
+                f"{self.name} {split}[0] has no value for the column "
+                f"{missing[0]!r}{near_miss(missing[0], list(records[0]))}; add the value, or remove the column"
             )
         return Examples(self.name, split, records, self.columns, content=self.fingerprint)
 
@@ -93,9 +93,10 @@ def check_columns(name: str, columns: Mapping[str, Column]) -> None:
     for column, description in columns.items():
         if description.kind not in READERS:
             raise ValueError(
-                f"the column {column!r} of {name} is of kind {description.kind!r}{near_miss(description.kind, READERS)}"
+                f"the column {column!r} of {name} has the unknown kind "
+                f"{description.kind!r}{near_miss(description.kind, READERS)}"
             )
     if not inputs(columns):
-        raise ValueError(f"{name} has only the columns {', '.join(columns) or '(none)'}; expected an input beside them")
+        raise ValueError(f"{name} has only the columns {', '.join(columns) or '(none)'}; expected an input column too")
     if LABEL in columns and columns[LABEL].kind == "tags" and "words" not in columns:
-        raise ValueError(f"the label of {name} is tags, and there is no column 'words' that they belong to")
+        raise ValueError(f"the label of {name} has the kind tags; expected a column 'words' with one word for each tag")

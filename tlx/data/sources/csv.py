@@ -79,13 +79,11 @@ class Csv(Source):
         if self.label_kind not in (None, "class", "number", "classes", "tags"):
             raise ValueError(f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes' or 'tags'")
         if self.words is not None and (self.text is not None or self.text_pair is not None):
-            raise ValueError(f"words={self.words!r} and text={self.text!r} are both given; choose one")
+            raise ValueError(f"words={self.words!r} and text={self.text!r} are both set; set only one of them")
         if (self.label_kind == "tags") and self.words is None:
-            raise ValueError("label_kind='tags' is for words: name the column of the words, words=...")
+            raise ValueError("label_kind='tags' requires a column of words: set words=...")
         if self.label_kind == "classes" and not self.separator:
-            raise ValueError(
-                "label_kind='classes' needs a separator that stands between the classes of a cell, such as ';'"
-            )
+            raise ValueError("label_kind='classes' requires a separator between the classes of a cell, such as ';'")
         for name in ("delimiter", "quote"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected one character")
@@ -160,7 +158,7 @@ class Rows(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, position: int) -> Mapping[str, Any]:  # type: ignore[override]
         if not 0 <= position < len(self):
-            raise IndexError(f"{self.part.file.path} has {len(self)} rows in this split; there is none at {position}")
+            raise IndexError(f"{self.part.file.path} has {len(self)} rows in this split; there is no row {position}")
         cells = self.part.file.row(int(self.part.places[position]))
         record: dict[str, Any] = {role: cells[place] for role, place in self.cells.items() if role != LABEL}
         if "words" in record:
@@ -190,7 +188,7 @@ def read_table(settings: Csv, stamps: tuple[Any, ...]) -> CsvTable:
     cells = {split: file.scan(place(file, names[LABEL])) for split, file in files.items()}
     labelled_rows, dropped = with_labels(settings, files, cells, names[LABEL])
     if dropped:
-        notes.append(f"{dropped:,} rows of {settings} have no label in {names[LABEL]!r} and are left out")
+        notes.append(f"{dropped:,} rows of {settings} have no label in {names[LABEL]!r} and are not used")
     kind = settings.label_kind or kind_of(
         settings, [cell for split in cells for cell in cells[split][labelled_rows[split]]]
     )
@@ -216,7 +214,7 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
     for name in names.values():
         place(file, name)
     if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
-        raise ValueError(f"{settings} names the column {twice[0]!r} twice; give each role its own column")
+        raise ValueError(f"{settings} uses the column {twice[0]!r} twice; choose a different column for each role")
     named = dict(names)
     if LABEL not in names:
         names[LABEL] = only(file, names, LABELS, "label", "label='...'")
@@ -235,7 +233,7 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
     unused = [name for name in file.header if name not in names.values()]
     also = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
     assignments = ", ".join(f"{role} is {name!r}" for role, name in names.items())
-    return names, [f"of the columns of {settings}, {assignments}{also}"]
+    return names, [f"columns of {settings}: {assignments}{also}"]
 
 
 def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: str, remedy: str) -> str:
@@ -248,7 +246,8 @@ def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: st
     if len(free) == 1:
         return free[0]
     raise ValueError(
-        f"{file.path} line 1: which column is the {role}? It has {', '.join(map(repr, file.header))}; name it: {remedy}"
+        f"{file.path} line 1: the column of the {role} is not clear; the columns are "
+        f"{', '.join(map(repr, file.header))}. Name the column: {remedy}"
     )
 
 
@@ -278,7 +277,7 @@ def with_labels(
             line = files[split].line(int(empty.argmax()))
             raise ValueError(
                 f"{files[split].path} line {line}: {label!r} is empty, as in {int(empty.sum()):,} of {len(column):,} "
-                "rows; fill it in, or leave such rows out with missing='drop'"
+                "rows; add the labels, or skip these rows with missing='drop'"
             )
         labelled_rows[split] = np.flatnonzero(~empty)
         dropped += int(empty.sum())
@@ -333,15 +332,15 @@ def column_of(
             for name in names_in(column[row], settings, kind):
                 if settings.classes and name not in settings.classes:
                     raise ValueError(
-                        f"{files[split].path} line {files[split].line(row)}: {label!r} is {name!r}, which is none of "
-                        f"the classes given{near_miss(name, settings.classes)}"
+                        f"{files[split].path} line {files[split].line(row)}: {label!r} is {name!r}; expected one of "
+                        f"the classes in classes=...{near_miss(name, settings.classes)}"
                     )
                 counts[name] = counts.get(name, 0) + 1
     total = sum(map(len, kept.values()))
     if len(counts) > MANY_CLASSES and len(counts) > total / 2 and not settings.classes:
         raise ValueError(
-            f"{files['train'].path}: {label!r} has {len(counts):,} different labels in {total:,} rows, which look like "
-            "names and not like classes; name another column, or label_kind='number'"
+            f"{files['train'].path}: {label!r} has {len(counts):,} different labels in {total:,} rows, which is too "
+            "many for classes; name another column, or set label_kind='number'"
         )
     if settings.classes:
         return Column(kind, settings.classes)

@@ -35,7 +35,9 @@ class CsvFile:
         try:
             "".encode(encoding)
         except LookupError:
-            raise ValueError(f"encoding={encoding!r} is unknown; expected one such as 'utf-8' or 'latin-1'") from None
+            raise ValueError(
+                f"encoding={encoding!r} is unknown; expected an encoding such as 'utf-8' or 'latin-1'"
+            ) from None
         self.stream, self.lock = Path(path).open("rb"), threading.Lock()  # noqa: SIM115
         self.content = mmap.mmap(self.stream.fileno(), 0, access=mmap.ACCESS_READ)
         for mark, name in WIDE.items():
@@ -53,14 +55,14 @@ class CsvFile:
         for start, line, cells in rows:
             if len(cells) != len(self.header):
                 raise ValueError(
-                    f"{self.path} line {line} has {len(cells)} cells and the header {len(self.header)} "
-                    f"(between them stands {self.delimiter!r}); quote a cell that holds the delimiter"
+                    f"{self.path} line {line} has {len(cells)} cells, but the header has {len(self.header)} (the "
+                    f"delimiter is {self.delimiter!r}); quote each cell that contains the delimiter"
                 )
             starts.append(start)
             lines.append(line)
             column.append(cells[place])
         if not starts:
-            raise ValueError(f"{self.path} has a header and no rows")
+            raise ValueError(f"{self.path} has a header but no rows; expected at least one row")
         self.starts = np.array([*starts, len(self.content)], np.int64)
         self.lines = np.array(lines, np.int64)
         return np.array(column, object)
@@ -81,7 +83,7 @@ class CsvFile:
             content = self.stream.read(last - first)
         cells = next(self._reader(io.StringIO(self._decoded(content, self.line(row)), newline="")), [])
         if len(content) < last - first or len(cells) != len(self.header):
-            raise ValueError(f"{self.path} changed while it was open (line {self.line(row)}); start again")
+            raise ValueError(f"{self.path} changed while tlx was reading it (line {self.line(row)}); start again")
         return cells
 
     def _rows(self) -> Iterator[tuple[int, int, list[str]]]:
@@ -106,13 +108,13 @@ class CsvFile:
 
     def _decoded(self, content: bytes, line: int) -> str:
         if b"\0" in content:
-            raise ValueError(f"{self.path} line {line} holds a NUL byte; it is no CSV file, or it is damaged")
+            raise ValueError(f"{self.path} line {line} contains a NUL byte; the file is damaged or is not a CSV file")
         try:
             return content.decode(self.encoding)
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self.path} line {line} is not {self.encoding} (byte 0x{content[error.start]:02x} at "
-                f"{error.start}); name its encoding, such as encoding='latin-1'"
+                f"{self.path} line {line} is not valid {self.encoding} (byte 0x{content[error.start]:02x} at "
+                f"{error.start}); set its encoding, such as encoding='latin-1'"
             ) from None
 
     def _delimiter(self) -> str:
@@ -127,12 +129,13 @@ class CsvFile:
         header = [cell.strip() for cell in cells]
         if duplicates := [name for name in header if header.count(name) > 1]:
             raise ValueError(
-                f"{self.path} line {line} names the column {duplicates[0]!r} twice; give each its own name"
+                f"{self.path} line {line} has two columns with the name {duplicates[0]!r}; choose a different name for "
+                "each"
             )
         if len(header) < 2:
             raise ValueError(
-                f"{self.path} line {line} has the columns {header!r:.80}, cut at {self.delimiter!r}; expected a text "
-                "and a label: name the delimiter, or check the header line"
+                f"{self.path} line {line} has the columns {header!r:.80}, split at {self.delimiter!r}; expected a text "
+                "and a label: set the delimiter, or check the header line"
             )
         return header
 

@@ -105,16 +105,16 @@ def _opened(
         "PARQUET",
     ):
         raise ValueError(
-            f"data set {name!r} is stored as {builder.info.file_format.value}, which only TensorFlow reads;"
-            f" convert it once by `tfds convert_format --dataset_dir={folder} --out_file_format=array_record`"
+            f"data set {name!r} has the file format {builder.info.file_format.value}, which only TensorFlow reads; "
+            f"convert it once: `tfds convert_format --dataset_dir={folder} --out_file_format=array_record`"
         )
     check_shards(builder, folder)
     columns, features = columns_of(name, builder.info)
     classes = columns[LABEL].classes
     if name in DATASETS and classes != DATASETS[name].classes:
         raise ValueError(
-            f"{folder}: the classes are {', '.join(classes)}, those of {name!r} are "
-            f"{', '.join(DATASETS[name].classes)}; remove the folder, and tlx prepares it again"
+            f"{folder}: the classes are {', '.join(classes)}; expected the classes of {name!r}, "
+            f"{', '.join(DATASETS[name].classes)}. Remove the folder; tlx then prepares the data set again"
         )
     decoders = {
         features[column]: tfds.decode.SkipDecoding() for column in columns if columns[column].kind == "image"
@@ -145,7 +145,7 @@ def columns_of(name: str, info: Any) -> tuple[dict[str, Column], dict[str, str]]
     named = [key for key in keys if isinstance(key, str)]
     if unknown := [key for key in named if key not in kinds]:
         raise ValueError(
-            f"data set {name!r} has supervised keys {', '.join(named)}, of which {unknown[0]!r} is no feature; its "
+            f"data set {name!r} has the supervised keys {', '.join(named)}, but {unknown[0]!r} is not a feature; its "
             f"features are {', '.join(kinds)}; prepare the data set again"
         )
     inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)
@@ -159,8 +159,8 @@ def columns_of(name: str, info: Any) -> tuple[dict[str, Column], dict[str, str]]
     numbers = [key for key in labels if shapes[key] == () and np.issubdtype(kinds[key].np_dtype, np.floating)]
     if sum(map(bool, (image, text, audio))) != 1 or len(text) > 2 or len(classes + numbers) != 1:
         raise ValueError(
-            f"data set {name!r} has features {', '.join(kinds)}; expected an image, one or two texts, or the bytes of a"
-            " sound file called 'audio', and a class label or number"
+            f"data set {name!r} has the features {', '.join(kinds)}; expected an image, one or two texts, or the bytes "
+            "of a sound file with the name 'audio', and one label (class or number)"
         )
     features = dict(zip(("text", "text_pair"), text, strict=False))
     columns = dict.fromkeys(features, Column("text"))
@@ -211,8 +211,8 @@ def _find(name: str) -> Path:
     names = {*DATASETS, *(key.rpartition(":")[0] for key in on_disk)}
     network = f" ({offline()} is set)" if offline() else ""
     raise FileNotFoundError(
-        f"data set {name!r} is not on disk in {', '.join(map(str, search_dirs()))}, and tlx downloads none but its own"
-        f"{network}{near_miss(name, names)}; prepare it with `tfds build {name} --file_format=array_record`"
+        f"data set {name!r} is not on disk in {', '.join(map(str, search_dirs()))}, and tlx downloads only its own "
+        f"data sets{network}{near_miss(name, names)}; prepare it with `tfds build {name} --file_format=array_record`"
     )
 
 

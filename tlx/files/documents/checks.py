@@ -75,7 +75,7 @@ class Simple:
     """A form that fits a value as a whole or not at all."""
 
     def fits(self, value: Any) -> bool:
-        raise TypeError(f"{type(self).__name__} does not say what fits")
+        raise TypeError(f"{type(self).__name__} does not define fits(value); define it")
 
     @property
     def wants(self) -> str:

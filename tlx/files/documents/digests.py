@@ -96,7 +96,7 @@ def verify(folder: Path, name: str) -> None:
         raise Changed(f"{path} is missing; {folder / FILES} lists it: {REMEDY}")
     if (received := digest(path)) != expected:
         raise Changed(
-            f"{path} was changed after the run wrote it: its sha256 is {received[:12]}..., {FILES} says "
+            f"{path} was changed after the run wrote it: its sha256 is {received[:12]}..., but {FILES} states "
             f"{expected[:12]}...; {REMEDY}"
         )
 
@@ -111,4 +111,4 @@ def verify_below(directory: Path) -> None:
         return
     for path in files_below(directory):
         if path.suffix in READ and path.relative_to(folder).as_posix() not in listed:
-            raise Changed(f"{path} was not written by the run, and would be read with its files: take it away")
+            raise Changed(f"the run did not write {path}, but tlx would read it with the files of the run: remove it")

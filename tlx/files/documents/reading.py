@@ -116,19 +116,22 @@ def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; {remedy}")
+        raise FileNotFoundError(f"file {path} does not exist; {remedy}")
     if (size := path.stat().st_size) > most_bytes:
         raise DocumentError(f"{path} has {size:,} bytes; expected at most {most_bytes:,}; {remedy}")
     try:
         return path.read_bytes()
     except PermissionError:
-        raise DocumentError(f"{path} may not be read by this user; change its permissions") from None
+        raise DocumentError(f"this user has no permission to read {path}; change its permissions") from None
 
 
 def decode(content: bytes, name: object, remedy: str) -> str:
     """Decode UTF-8 without a byte order mark. Raises DocumentError for anything else."""
     if content.startswith(b"\xef\xbb\xbf"):
-        raise DocumentError(f"{name} begins with a byte order mark; expected UTF-8 without one; save it again so")
+        raise DocumentError(
+            f"{name} begins with a byte order mark; expected UTF-8 without a byte order mark; save it again in this "
+            "form"
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -144,8 +147,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, value in pairs:
             if name in values and repr(values[name]) != repr(value):
                 raise ValueError(
-                    f"the key {shown(name)} stands twice, with {shown(values[name])} and {shown(value)}: "
-                    "expected it once"
+                    f"the key {shown(name)} occurs twice, with the values {shown(values[name])} and {shown(value)}: "
+                    "expected one value"
                 )
             values[name] = value
     return document
@@ -153,14 +156,14 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def constant(name: str) -> Any:
     """Raise ValueError for NaN or an infinite number."""
-    raise ValueError(f"it holds {name}, which is not JSON: expected a finite number")
+    raise ValueError(f"the document contains {name}, which is not JSON: expected a finite number")
 
 
 def real(text: str) -> float:
     """Return a number with a point or an exponent. Raises ValueError where it is too large for a float."""
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"it holds {text[:40]}, a number that is not finite: expected a smaller one")
+        raise ValueError(f"the document contains {text[:40]}, which is too large for a float: expected a finite number")
     return number
 
 
@@ -190,7 +193,8 @@ def check_characters(document: Any, name: object, remedy: str) -> None:
             waiting += value
         elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise DocumentError(
-                f"{name} holds half a character (a lone surrogate) in {shown(value)}; expected whole ones; {remedy}"
+                f"{name} contains half a character (a lone surrogate) in {shown(value)}; expected complete characters; "
+                f"{remedy}"
             )
 
 
@@ -224,7 +228,7 @@ def read_arrays(
     for name in dict.fromkeys((*dims, *arrays)):
         if name not in arrays:
             raise DocumentError(
-                f"{path} holds {', '.join(names[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
+                f"{path} contains {', '.join(names[:6]) or 'nothing'}; expected an array {name!r}; {remedy}"
             )
         array = arrays[name]
         rank, kinds = dims.get(name, "some"), "iuf" if name in dims else "iufb"
@@ -233,10 +237,10 @@ def read_arrays(
                 f"{path}: {name} is {array.dtype}{list(array.shape)}; expected numbers in {rank} dimensions; {remedy}"
             )
         if count is not None and len(array) != count:
-            raise DocumentError(f"{path}: {name} has {len(array)} rows and the others {count}; {remedy}")
+            raise DocumentError(f"{path}: {name} has {len(array)} rows, but the other arrays have {count}; {remedy}")
         count = len(array)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DocumentError(f"{path}: {name} holds numbers that are not finite; {remedy}")
+            raise DocumentError(f"{path}: {name} contains numbers that are not finite; {remedy}")
     return arrays
 
 

@@ -30,7 +30,7 @@ def opened(place: Any) -> Format:
         place = getattr(import_module(module), name)
     form = place()
     if not isinstance(form, Format):
-        raise TypeError(f"{place!r} is no format; expected a class that derives from tlx.weights.formats.Format")
+        raise TypeError(f"{place!r} is not a format; expected a class that derives from tlx.weights.formats.Format")
     return form
 
 
@@ -55,5 +55,5 @@ def foreign(name: str, kind: type[Architecture] | None = None) -> Format:
     """
     formats = foreign_kinds(kind)
     if name not in formats:
-        raise ValueError(f"no architecture for model_type {name!r}{near_miss(name, formats)}")
+        raise ValueError(f"tlx has no architecture for model_type {name!r}{near_miss(name, formats)}")
     return formats[name]

@@ -24,18 +24,20 @@ class Format:
 
     def read(self, document: Document) -> Any:
         """Return the architecture that config.json describes. Raises ValueError for settings that it does not cover."""
-        raise TypeError(f"{type(self).__name__} does not say how config.json is read: define read(document)")
+        raise TypeError(f"{type(self).__name__} does not define read(document), which reads config.json; define it")
 
     def write(self, config: Any, head: Head | None, document: Document) -> Document:
         """Return a config.json for an architecture and its head, with other fields from an earlier `document`.
 
         Raises ValueError for an architecture or a head without a foreign form.
         """
-        raise TypeError(f"{type(self).__name__} does not say how config.json is written: define write(...)")
+        raise TypeError(f"{type(self).__name__} does not define write(...), which writes config.json; define it")
 
     def names(self, config: Any, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every declared parameter."""
-        raise TypeError(f"{type(self).__name__} does not name the tensors: define names(config, head)")
+        raise TypeError(
+            f"{type(self).__name__} does not define names(config, head), which names the tensors; define it"
+        )
 
     def prefix(self, config: Any) -> str:
         """Return the prefix of the backbone's tensor names in a checkpoint with a head."""

@@ -82,9 +82,12 @@ class BertFormat(Format):
         kind = document["model_type"]
         family = FAMILIES[kind]
         if (embedding_type := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
-            raise ValueError(f"config.json asks for {embedding_type!r} position embeddings; tlx knows 'absolute' ones")
+            raise ValueError(
+                f"config.json has {embedding_type!r} position embeddings; tlx supports 'absolute' position embeddings "
+                "only"
+            )
         if document.get("is_decoder"):
-            raise ValueError("config.json describes a decoder (is_decoder); tlx reads encoders of this family")
+            raise ValueError("config.json describes a decoder (is_decoder); tlx supports only encoders of this family")
         fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
         stated = {field: document[foreign] for field, foreign in fields.items() if document.get(foreign) is not None}
         values = ASSUMED[kind] | stated
@@ -146,8 +149,8 @@ class BertFormat(Format):
         if head is None or config.pooling != "mean":
             return None
         return (
-            f"transformers has no class of the family {config.family!r} whose head reads the mean over tokens "
-            '(pooling="mean"): it would draw the layers that it misses at random. Train the run with '
+            f"transformers has no class of the family {config.family!r} with a head that reads the mean over "
+            'tokens (pooling="mean"), so it would initialise missing layers at random. Train the run with '
             'Weights(..., pooling="first"), or open this model with tlx.load_pretrained'
         )
 

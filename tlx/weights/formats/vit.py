@@ -56,16 +56,18 @@ class VitFormat(Format):
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = (patch, patch) if isinstance(patch, int) else patch
         if rows != columns:
-            raise ValueError(f"config.json asks for patches of {rows}x{columns}; tlx knows square ones")
+            raise ValueError(f"config.json has patches of {rows}x{columns}; tlx supports square patches only")
         values |= {"size": height if height == width else (height, width), "patch": rows}
         if family == "dinov2":
             values = {"epsilon": 1e-6, "layer_scale": 1.0} | values
             ratio, gated = document.get("mlp_ratio", 4), values.get("gated", False)
             return Vit(family=family, mlp=units(values.get("width", Vit.width), ratio, gated), **values)
         if (act := document.get("pooler_act", "tanh")) != "tanh":
-            raise ValueError(f"config.json asks for {act!r} in the pooler; tlx knows 'tanh'")
+            raise ValueError(f"config.json has the pooler activation {act!r}; tlx supports 'tanh' only")
         if (outputs := document.get("pooler_output_size")) not in (None, values.get("width", Vit.width)):
-            raise ValueError(f"config.json asks for {outputs} outputs of the pooler; tlx knows as many as hidden_size")
+            raise ValueError(
+                f"config.json has {outputs} pooler outputs; tlx supports only as many outputs as hidden_size"
+            )
         architectures = document.get("architectures") or [f"{CLASSES[family]}Model"]
         # A checkpoint saved with a head holds no pooler, and config.json says so by the class alone.
         pooler = any(name.endswith("Model") for name in architectures)
@@ -81,8 +83,8 @@ class VitFormat(Format):
         dino = config.family == "dinov2"
         if (config.layer_scale is not None) != dino or (config.gated and not dino):
             raise ValueError(
-                f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no Hugging Face "
-                "form"
+                f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no equivalent in "
+                "transformers, so it cannot be saved in Hugging Face format"
             )
         values = {foreign: getattr(config, field) for field, foreign in (DINOV2_FIELDS if dino else FIELDS).items()}
         values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
@@ -90,7 +92,8 @@ class VitFormat(Format):
             ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
             if not ratios:
                 raise ValueError(
-                    f"mlp {config.mlp} is no whole multiple of width {config.width}, as a DINOv2's config.json needs"
+                    f"mlp {config.mlp} is not a whole multiple of width {config.width}; config.json of a DINOv2 "
+                    "requires this"
                 )
             values |= {"mlp_ratio": ratios[0], "use_mask_token": False}
         end = "Model" if head is None else "ForImageClassification" + ("WithTeacher" if config.distilled else "")
