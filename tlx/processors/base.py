@@ -87,6 +87,7 @@ class Processor:
     def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
         """Return int[T], for each entry of the ragged axis the number of its word in the example, -1 for no word.
 
+        The first entry of a word stands for it, so a word whose first entry is cut off has -1 at its other entries.
         Raises TypeError where the processor does not read words.
         """
         raise TypeError(f"{type(self).__name__} defines no word_ids(example); it does not read words")
