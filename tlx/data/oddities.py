@@ -81,6 +81,7 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
 
 def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:
     """Return notes on the number and the labels of some examples."""
+    batch = data.batches.get(name) or batch
     sentences, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
     if not held_out and len(examples) < batch:
         count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"

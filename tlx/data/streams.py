@@ -63,9 +63,14 @@ class Splits:
         return {**({} if self.untested else {"test": self.test}), **self.tests}
 
     @property
+    def first(self) -> str:
+        """Return the name of the first stream."""
+        return next(iter(self.streams))
+
+    @property
     def train(self) -> Examples:
         """Return the examples of the first stream. Their number is the length of an epoch."""
-        return next(iter(self.streams.values()))
+        return self.streams[self.first]
 
     @property
     def shown(self) -> str:

@@ -352,7 +352,7 @@ def training_batches(
         by_stream[name] = train_batches(
             examples,
             readers[name] if readers else ready.processor,
-            batch=recipe.data.batches.get(name) or recipe.train.batch,
+            batch=recipe.batch_of(name),
             seed=stream_seed(recipe, name),
             buckets=recipe.data.lengths,
             group=recipe.data.group,
