@@ -213,6 +213,11 @@ class Data:
         return (*self.sources, *labelled, *unlabelled, *(stream.name for stream in self.streams))
 
     @property
+    def processors(self) -> tuple[type[Processor], ...]:
+        """Return the user's classes of processors that the recipe names; they open the files of a run."""
+        return () if self.processor is None else (type(self.processor),)
+
+    @property
     def batches(self) -> dict[str, int | None]:
         """Return the number of examples per step of each further stream; None is as many as `train.batch`."""
         return {stream.name: stream.batch for stream in self.streams}

@@ -39,7 +39,7 @@ def load(
     directory: str | Path,
     tokens: int | None = None,
     room: int | None = None,
-    own: tuple[type[Processor], ...] = (),
+    users: tuple[type[Processor], ...] = (),
 ) -> Processor | None:
     """Read the processor whose files lie in a directory; None where no class opens it.
 
@@ -47,10 +47,10 @@ def load(
         directory: The folder of its files.
         tokens: The length at which examples are cut, None for that of the files.
         room: How many positions the model has, None where that is not known.
-        own: Classes of the user, tried first. No class that a file names is ever imported.
+        users: Classes of the user, tried first. No class that a file names is ever imported.
     """
     directory = Path(directory)
-    for kind in (*own, *PROCESSORS):
+    for kind in (*users, *PROCESSORS):
         if kind.opens(directory):
             return kind.load(directory, tokens, room)
     return None

@@ -172,7 +172,7 @@ class Processor:
         if not is_plain(self):
             raise ValueError(
                 f"{type(self).__name__} cannot be saved: make it a frozen dataclass of numbers, strings and tuples, or "
-                "define save(directory), load(directory) and opens(directory)"
+                "define save(directory), load(directory, tokens, room) and opens(directory)"
             )
         values = {name: config.dump(value) for name, value in config.fields(self).items()}
         document = json.dumps({"kind": type(self).__name__, "values": values}, indent=2)
@@ -198,6 +198,11 @@ class Processor:
         if not isinstance(values, dict) or not values.keys() <= names:
             raise ValueError(f"{file} is damaged; expected values of {', '.join(sorted(names))}: save it again")
         return cls(**{name: tupled(value) for name, value in values.items()})
+
+
+def users_class(directory: Path) -> str:
+    """Return the name of the user's class of the processor that is saved in a directory; empty where there is none."""
+    return str(read_json(directory / FILE).get("kind", "")) if (directory / FILE).is_file() else ""
 
 
 def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> int:

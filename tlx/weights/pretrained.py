@@ -15,6 +15,7 @@ from tlx import models, tasks
 from tlx.files.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
+from tlx.processors import Processor
 from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
 from tlx.trees import flatten, nest
@@ -80,6 +81,7 @@ def load_pretrained(
     resize: int | None = None,
     pooling: str | None = None,
     model: Any = None,
+    processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
@@ -96,6 +98,7 @@ def load_pretrained(
         resize: As in `Weights`.
         pooling: As in `Weights`.
         model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module).
+        processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
 
     Returns:
@@ -180,7 +183,7 @@ def load_pretrained(
     if kept_leaves and order is not None:
         note = next(entry.note for entry in entries if entry.action == "permuted")
         pretrained = pretrained._replace(manifest=permuted(pretrained.manifest, kept_leaves, built, note))
-    return with_processor(pretrained, directory)
+    return with_processor(pretrained, directory, processors)
 
 
 def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
