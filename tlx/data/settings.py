@@ -25,8 +25,9 @@ TAKEN = ("train", "validation", "test", "source", "target", "labelled", "unlabel
 class Test:
     """A further test set, measured at the end of a run as `NAME/accuracy`, ... beside `test/accuracy`.
 
-    `source` is another data set with the same inputs and the classes of the target (None: the target itself). `split`
-    names its split. All its examples go through `shift`, each in the same way in every run.
+    `source` is another data set with the same inputs and the classes of the target. None is the target itself, with
+    its `target_classes` and its `target_shift`. `split` names its split. All its examples go through `shift`, each in
+    the same way in every run.
     """
 
     name: str

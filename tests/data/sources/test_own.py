@@ -131,7 +131,7 @@ def test_a_processor_is_saved_with_the_run_and_opened_by_its_class(ran, module):
     folder = ran.folder / "model"
     assert json.loads((folder / "processor.json").read_text())["kind"] == "Letters"
     assert open_processor(folder) is None
-    assert open_processor(folder, own=(module.Letters,)) == module.Letters()
+    assert open_processor(folder, users=(module.Letters,)) == module.Letters()
 
 
 def test_it_predicts_with_the_users_file(ran, module, file):
@@ -164,6 +164,19 @@ def test_test_sets_may_shift_and_have_their_own_source():
     assert splits.tests["noisy"].labels().tolist() == splits.test.labels().tolist()
     # A test set changes the data of a run, and no fingerprint of a recipe without one.
     assert load(Data(target="digits"), 0).fingerprint != splits.fingerprint
+
+
+def test_a_test_set_of_the_target_has_its_classes_and_its_shift():
+    """Another data set has neither, even where it is the same data by its name."""
+    blur, noise = tlx.data.Blur(sigma=1.0), tlx.data.GaussianNoise(std=0.3)
+    tests = (Test(name="again"), Test(name="noisy", shift=(noise,)), Test(name="all", source="digits"))
+    data = Data(target="digits", target_classes=("3", "5"), target_shift=(blur,), tests=tests)
+    splits = load(data, 0)
+    for name in ("again", "noisy"):
+        assert splits.tests[name].labels().tolist() == splits.test.labels().tolist()
+    assert splits.tests["noisy"].perturbation.shifts == (blur, noise)
+    assert np.array_equal(splits.tests["again"][0]["image"], splits.test[0]["image"])
+    assert set(splits.tests["all"].labels().tolist()) == set(range(10)) and splits.tests["all"].perturbation is None
 
 
 @pytest.mark.parametrize(
