@@ -321,5 +321,6 @@ def test_what_is_no_number_is_named():
         with pytest.raises(ValueError) as error:
             read()
         assert str(error.value) == (
-            "scores test[1]: 'label' is nan; leave such examples out when the data set is built"
+            "scores test[1]: 'label' is nan; expected a finite number of float32: leave such examples out when the "
+            "data set is built"
         )

@@ -210,7 +210,10 @@ def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
     """Return the inputs of a record as bytes."""
     parts = []
     for name, column in inputs(examples.columns).items():
-        content = record[name]
+        # A missing cell is an error where the example is read.
+        content = record.get(name)
+        if content is None:
+            continue
         if column.kind == "text":
             parts.append((content.encode() if isinstance(content, str) else bytes(content)).strip())
         elif isinstance(content, str | bytes):

@@ -80,6 +80,12 @@ def fit(
     offered = [type(brought)] if brought is not None else []
     for kind in (*offered, *PROCESSORS):
         if kinds & set(kind.reads):
+            if kind in PROCESSORS and not set(kind.reads) & inputs(columns).keys():
+                names, roles = ", ".join(map(repr, inputs(columns))), " or ".join(map(repr, kind.reads))
+                raise ValueError(
+                    f"{shown(data.target)} has the inputs {names}, and {kind.noun} reads the column {roles}; give the "
+                    "column that name, or a processor of your own: Data(processor=...)"
+                )
             return kind.fit(brought, data, columns, shape, example)
     raise ValueError(
         f"{shown(data.target)} is {spelled(columns)}, which no processor of tlx reads; give one of your own: "

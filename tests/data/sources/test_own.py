@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import tlx
-from tlx import Data, Optim, Recipe, Train, config, models, predict, tasks
+from tlx import Data, Optim, Recipe, Train, config, models, predict, processors, tasks
 from tlx.cli import main
 from tlx.data import Csv, Dataset, Test, Tfds, load
 from tlx.data.sources.base import check_columns
@@ -227,6 +227,39 @@ def test_a_record_without_a_cell_is_named():
     columns = {"text": Column("text"), "label": Column("number")}
     with pytest.raises(ValueError, match=r"mine train\[0\] has no cell of the column 'label'.*'lable'"):
         Dataset("mine", {"train": [{"text": "a", "lable": 1}]}, columns, "f")
+
+
+@pytest.mark.parametrize(
+    ("record", "parts"),
+    [
+        ({"label": 1}, ("mine train[1]", "no cell of the column 'text'")),
+        ({"text": "b", "lable": 1}, ("mine train[1]", "'label'", "'lable'")),
+        ({"text": None, "label": 1}, ("mine train[1]", "'text' is None")),
+        ({"text": "b", "label": None}, ("mine train[1]", "'label' is None")),
+        ({"text": "b", "label": "yes"}, ("mine train[1]", "'yes'", "0..1", "name of class 1")),
+        ({"text": "b", "label": 0.5}, ("mine train[1]", "0.5", "0..1")),
+    ],
+)
+def test_a_later_record_without_a_cell_is_named(record, parts):
+    columns = {"text": Column("text"), "label": Column("class", ("no", "yes"))}
+    train = Dataset("mine", {"train": [{"text": "a", "label": 0}, record]}, columns, "f").splits["train"]
+    with pytest.raises(ValueError) as error:
+        _ = train.check_labels(), train[1]
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "parts"),
+    [
+        ("review", "text", ("'review'", "a tokenizer reads the column 'text' or 'words'", "Data(processor=...)")),
+        ("scan", "image", ("'scan'", "an image processor reads the column 'image'")),
+    ],
+)
+def test_an_input_of_another_name_than_its_processor_reads_is_named(column, kind, parts):
+    columns = {column: Column(kind), "label": Column("class", ("no", "yes"))}
+    with pytest.raises(ValueError) as error:
+        processors.fit(Data(target="mine"), columns)
+    assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_a_text_model_trains_on_a_csv(tmp_path):
