@@ -11,8 +11,7 @@ import numpy as np
 
 from tlx import config, models
 from tlx.data.collate import collate
-from tlx.processors.base import FILE, Processor
-from tlx.processors.opening import read_json
+from tlx.processors.base import FILE, Processor, users_class
 from tlx.records.run_directory import RECIPE, RESULT, read
 from tlx.tasks import Task
 from tlx.types import Column
@@ -50,10 +49,7 @@ def predict(
     Raises:
         ValueError: The model has no head, has an untrained head or pooler, or reads another kind of input.
     """
-    check_code(Path(source), model)
-    pretrained = load_pretrained(source, None if task is None else resolved(Path(source), task), model=model)
-    if processor is not None:
-        pretrained = pretrained._replace(processor=opened(processor, Path(source)))
+    pretrained = opened(source, model, processor, task)
     if pretrained.task is None and pretrained.model.head is not None:
         raise ValueError(
             f"{source} was trained for a task that tlx does not know; give the config file of the run: --config FILE"
@@ -75,6 +71,27 @@ def predict(
         outputs = jax.device_get(forward(pretrained.variables, inputs))
         answers += pretrained.task.answers(outputs, inputs)
     return answers
+
+
+def opened(
+    source: str | Path, model: Any = None, processor: Processor | None = None, task: Task | None = None
+) -> Pretrained:
+    """Return the model of a run or of another folder, as in `predict`.
+
+    The class of the `processor` opens the files that were saved; where it opens none, the `processor` itself is used.
+    """
+    check_code(Path(source), model)
+    pretrained = load_pretrained(
+        source,
+        None if task is None else resolved(Path(source), task),
+        model=model,
+        processors=() if processor is None else (type(processor),),
+    )
+    if processor is not None and not isinstance(pretrained.processor, type(processor)):
+        pretrained = pretrained._replace(processor=processor)
+    if pretrained.processor is None:
+        check_class(Path(source))
+    return pretrained
 
 
 def resolved(source: Path, task: Task) -> Task | None:
@@ -118,21 +135,15 @@ def processor_of(pretrained: Pretrained, source: Path) -> Processor:
     """Return the processor of a model; raise ValueError where it has none, or one of a user's class."""
     if pretrained.processor is not None:
         return pretrained.processor
-    for folder in (source, source / MODEL_IN_RUN):
-        if (folder / FILE).is_file():
-            name = read_json(folder / FILE).get("kind")
-            raise ValueError(f"{folder / FILE} is of the class {name!r} of your own; give its file: --config FILE")
+    check_class(source)
     raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
 
 
-def opened(processor: Processor, source: Path) -> Processor:
-    """Return the processor that the run saved, opened by the user's class; the given processor where nothing was
-    saved."""
-    kind = type(processor)
-    for folder in (source / MODEL_IN_RUN, source):
-        if kind.opens(folder):
-            return kind.load(folder)
-    return processor
+def check_class(source: Path) -> None:
+    """Raise ValueError where the processor of a run or of another folder is of a user's class."""
+    for folder in (source, source / MODEL_IN_RUN):
+        if name := users_class(folder):
+            raise ValueError(f"{folder / FILE} is of the class {name!r} of your own; give its file: --config FILE")
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:

@@ -26,16 +26,16 @@ Select = Literal[
 class Train:
     """How long to train, in which batches, and how to choose the checkpoint.
 
-    The run takes `steps` updates, or the number that `epochs` passes over the training examples need, in batches of
-    `batch` (over all devices together). `select` is the rule that chooses the checkpoint whose accuracies are reported:
-    the "last", or the "best-validation"; the same choice is called "oracle" where the data grant only some of the
-    target's labels, because it reads the others. The other rules read no label of the target (see
-    `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation"; its error with
-    importance weights for the target, "iwv", with a control variate, "dev"; and, from predictions on unlabelled
-    training examples of the target, the density of neighbourhoods "snd", the mutual information "im", the lowest
-    "entropy". `criteria` names rules that are also measured and recorded, whichever rule chooses. The validation split
-    is measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a mesh
-    of all devices or "pmap"; `dtype` is the type of the activations.
+    The run takes `steps` updates, or the number that `epochs` passes over the first stream need, in batches of `batch`
+    (over all devices together; a further stream may have another `batch`). `select` is the rule that chooses the
+    checkpoint whose accuracies are reported: the "last", or the "best-validation"; the same choice is called "oracle"
+    where the data grant only some of the target's labels, because it reads the others. The other rules read no label of
+    the target (see `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation";
+    its error with importance weights for the target, "iwv", with a control variate, "dev"; and, from predictions on
+    unlabelled training examples of the target, the density of neighbourhoods "snd", the mutual information "im", the
+    lowest "entropy". `criteria` names rules that are also measured and recorded, whichever rule chooses. The validation
+    split is measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a
+    mesh of all devices or "pmap"; `dtype` is the type of the activations.
 
     `accumulate` cuts a batch into this number of pieces, processed one after the other: less memory, and the gradient
     of the whole batch in every term. A term that compares the examples of a batch (`Needs.features`) sees the features
@@ -155,6 +155,10 @@ class Recipe:
                     raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
+
+    def batch_of(self, stream: str) -> int:
+        """Return the number of examples of a stream in a step: that of the further stream, else `train.batch`."""
+        return self.data.batches.get(stream) or self.train.batch
 
 
 # The packages whose exported classes a recipe's file or an override may name.

@@ -6,6 +6,8 @@ import pytest
 import tlx
 from tlx import Data, Optim, Recipe, Train, config, models, tasks, terms
 from tlx.data import Blur, Stream, load
+from tlx.data.oddities import notes
+from tlx.training.active_run import ActiveRun, total_steps
 from tlx.training.loop import check_devices
 from tlx.training.prepare import open_data, prepare, training_batches
 
@@ -38,6 +40,26 @@ def test_it_trains_and_changes_the_data(tmp_path):
     plain, with_memory = load(Data(target="digits", size=8), 0), load(recipe(MEMORY).data, 0)
     assert plain.fingerprint != with_memory.fingerprint
     assert config.fingerprint(Data(target="digits")) == config.fingerprint(Data(target="digits", streams=()))
+
+
+def test_a_first_stream_with_another_batch_sets_the_steps_and_the_speed(tmp_path):
+    """Only a further stream is read here, so it is the first stream, and a pass over it is an epoch."""
+    alone = config.replace(recipe(MEMORY), objective=(terms.Supervised(on="memory"),))
+    splits = open_data(alone)
+    assert (splits.first, len(splits.train)) == ("memory", 3500)
+    epochs = config.replace(alone, train=Train(epochs=2.0, batch=16))
+    assert total_steps(epochs, len(splits.train), splits.first) == 875
+    run = tlx.run(alone, tmp_path / "run", quiet=True)
+    assert ActiveRun(alone, run.folder, prepare(alone, splits), splits, None).eval_every == 438
+    assert run.result["examples_per_second"] * run.result["seconds"]["train"] < 6 * 8 + 1
+
+
+def test_a_small_stream_is_noted_by_its_batch():
+    small = config.replace(recipe(config.replace(MEMORY, batch=4096)), seed=1)
+    splits = open_data(small)
+    assert "memory has 3500 examples, fewer than a batch of 4096: a step takes some more than once" in notes(
+        small.data, splits, small.train.batch
+    )
 
 
 @pytest.mark.parametrize(

@@ -326,5 +326,6 @@ def test_what_is_no_number_is_named():
         with pytest.raises(ValueError) as error:
             read()
         assert str(error.value) == (
-            "scores test[1]: 'label' is nan; expected a finite number: remove such examples when you build the data set"
+            "scores test[1]: 'label' is nan; expected a finite number of float32: remove such examples "
+            "when you build the data set"
         )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Typos
+from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Typos, check_kind, usual
 
 IMAGES = (Rotate(degrees=30.0), Contrast(factor=0.3), GaussianNoise(std=0.2), Blur(sigma=1.0), Occlude(share=0.2))
 TEXT = "It is a truth universally acknowledged, that 1 man in possession of a good fortune must be in want of a wife."
@@ -109,3 +109,12 @@ def test_impossible_shifts_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message
+
+
+def test_the_shifts_of_a_kind_are_named_and_a_kind_without_any_is_too():
+    with pytest.raises(ValueError, match=r"shift: Blur.* is for images, and x is text; .*: DropWords, Typos$"):
+        check_kind("shift", (Blur(sigma=1.0),), "text", "x")
+    with pytest.raises(ValueError, match=r"is for images, and x is lists of words; tlx has no shift for lists"):
+        check_kind("shift", (Blur(sigma=1.0),), "words", "x")
+    with pytest.raises(ValueError, match=r"eps_x=0.3 .* source 'a' is lists of words; .*kind = 'words'.*eps_x"):
+        usual("words", 0.3, "source 'a'")

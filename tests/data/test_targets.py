@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tlx.data import Examples, evaluation_batches, inputs_of, train_batches
 from tlx.data.table import Leaf, Table
 from tlx.processors import ImageProcessor, TextProcessor
+from tlx.processors.opening import set_length
+from tlx.tasks import TokenClassification
 from tlx.types import Column, Field
 
 WORDS = [["the", "unhappy", "cat"], ["cat"], ["a", "b", "c", "d", "e", "f"]]
@@ -63,6 +65,22 @@ def test_words_are_tokenised_with_the_number_of_each(processor):
     assert processor.cuts({"words": WORDS[2]}) and not processor.cuts({"words": WORDS[0]})
     with pytest.raises(TypeError, match=r"only text; .*`words`"):
         processor.word_ids({"text": "the cat"})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "numbers"), [(6, [-1, 0, 1, 1, 2, -1]), (5, [-1, 1, 1, 2, -1]), (4, [-1, -1, 2, -1]), (3, [-1, 2, -1])]
+)
+def test_a_word_whose_first_piece_is_cut_off_has_no_number(processor, tokens, numbers):
+    raw = Tokenizer.from_str(processor.tokenizer.to_str())
+    set_length(raw, tokens, "left")
+    left = TextProcessor(raw, tokens)
+    assert left.word_ids({"words": WORDS[0]}).tolist() == numbers
+    labels = TokenClassification(names=("O", "NAME")).targets({"words": WORDS[0], "label": [0, 0, 1]}, left)["label"]
+    assert (labels >= 0).sum() == len({number for number in numbers if number >= 0})
+
+
+def test_a_word_whose_end_is_cut_off_keeps_its_number(processor):
+    assert TextProcessor(processor.tokenizer, 4).word_ids({"words": WORDS[0]}).tolist() == [-1, 0, 1, -1]
 
 
 def test_an_example_hands_over_what_the_label_column_holds():

@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 
 from tlx import Data, Optim, Recipe, Train, config, models, predict, processors, run, tasks
 from tlx.data import BackgroundNoise, Blur, Codec, DropWords, Speed, load, open_dataset
-from tlx.data.shifts import SHIFTS
 from tlx.processors.sounds import SoundProcessor, decoded
+from tlx.recipe import classes
 
 RATE = 8000
 
@@ -188,7 +188,8 @@ def test_a_shift_of_sounds_reaches_the_examples_and_no_other_kind_does(recipe):
         with pytest.raises(ValueError, match=rf"applies to {kind}, but .* has sounds; .* BackgroundNoise"):
             shifted(wrong)
     assert all(
-        config.load(config.dump(own), SHIFTS) == own for own in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
+        config.load(config.dump(own), classes()) == own
+        for own in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
     )
 
 

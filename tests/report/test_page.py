@@ -214,6 +214,31 @@ def test_intervals():
     assert intervals.measure("f1", one, tasks.Classification()) is None
 
 
+@pytest.mark.parametrize("name", ["micro_f1", "macro_f1", "accuracy", "loss"])
+def test_intervals_from_sums_are_those_of_a_copy_for_each_resample(name, monkeypatch):
+    random = np.random.default_rng(0)
+    counts = {score: random.integers(0, 3, (30, 4)) for score in ("tp", "fp", "fn")}
+    tokens = random.integers(1, 9, 30)
+    scores = {**counts, "tokens": tokens, "right": random.integers(0, tokens + 1), "loss": random.random(30)}
+    predictions = reading.Predictions(scores, np.arange(30))
+    task = tasks.TokenClassification(names=("O", "a", "b", "c"))
+    value = task.metric(name).value
+    fast = intervals.measure(name, predictions, task)
+    monkeypatch.delitem(intervals.SUMS, value)
+    slow = intervals.measure(name, predictions, task)
+    np.testing.assert_allclose(fast[:2], slow[:2], rtol=1e-12)
+    assert fast.method == slow.method
+
+
+def test_the_values_of_all_resamples_come_from_one_product():
+    """The scores are not copied for each resample."""
+    seen = []
+    scores = {name: np.arange(12.0).reshape(6, 2) for name in ("tp", "fp", "fn")}
+    rows = np.array([[0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]])
+    values = intervals.values_of_sums(lambda sums: seen.append(sums["tp"].tolist()) or 0.5, scores, rows)
+    assert seen == [[[0.0, 6.0]], [[30.0, 36.0]]] and values.tolist() == [0.5, 0.5]
+
+
 def test_examples_that_score_alike_have_no_interval():
     """Of 20 words that are all right the bootstrap would say 100 % to 100 %."""
     counts = {"tp": np.ones((20, 2)), "fp": np.zeros((20, 2)), "fn": np.zeros((20, 2)), "loss": np.ones(20)}

@@ -1,5 +1,11 @@
 """A processor of the user's own, which turns texts into counts of letters."""
 
+from click.testing import CliRunner
+
+from tlx import Weights, config
+from tlx.cli import main
+from tlx.training.prepare import open_data, prepare
+
 FILE = '''
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,4 +67,11 @@ def recipe():
 
 
 def test_a_processor_of_the_users_own_goes_through_everything(live):
-    live(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
+    life = live(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
+    command = ["export", str(life.folder), str(life.file.parent / "exported")]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2 and "'Letters' of your own" in refused.output
+    done = CliRunner().invoke(main, [*command, "--config", str(life.file)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    further = config.replace(life.recipe, weights=Weights(str(life.folder)), model=None)
+    assert prepare(further, open_data(further)).stored_processor == life.recipe.data.processor

@@ -11,20 +11,24 @@ from tlx.cli.group import config_option, given_recipe, main
 @main.command()
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
-def export(source: str, directory: str) -> None:
+@config_option
+def export(source: str, directory: str, config: str | None) -> None:
     """Write the model of RUN to DIRECTORY in the Hugging Face layout, which transformers opens.
 
     The written files are opened again and compared with RUN. A model that would give other outputs in transformers is
     refused.
     """
+    from tlx.predict import opened
     from tlx.processors.vocabulary import notes
-    from tlx.weights import check_trained, load_pretrained
+    from tlx.weights import check_trained
     from tlx.weights.export import export_pretrained, note
     from tlx.weights.pretrained import ADVICE
 
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
         raise FileExistsError(f"{directory} is not empty; choose another directory")
-    pretrained = load_pretrained(source)
+    recipe = given_recipe(config)
+    users = (recipe.model, recipe.data.processor, recipe.task) if recipe else ()
+    pretrained = opened(source, *users)
     check_trained(pretrained, ADVICE)
     # It is written aside and moved here when it is whole, so it needs no lock.
     written = export_pretrained(pretrained, directory)

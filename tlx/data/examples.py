@@ -17,6 +17,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
 from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
+from tlx.trees import near_miss
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source
@@ -112,7 +113,7 @@ class Examples(Sequence[dict[str, Any]]):
         index = int(self.rows[position])
         record = self.source[index]
         place = self.place(index)
-        example = {name: read_cell(record[name], column, name, place) for name, column in columns.items()}
+        example = {name: cell_of(record, column, name, place) for name, column in columns.items()}
         if self.perturbation is not None:
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
@@ -230,8 +231,8 @@ class Examples(Sequence[dict[str, Any]]):
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
-        label = read_cell(record[LABEL], column, LABEL, self.place(index))
-        if column.kind == "tags" and len(label) != len(record["words"]):
+        label = cell_of(record, column, LABEL, self.place(index))
+        if column.kind == "tags" and "words" in record and len(label) != len(record["words"]):
             raise ValueError(
                 f"{self.place(index)} has {len(record['words'])} words and {len(label)} tags; expected one tag for "
                 "each word"
@@ -271,6 +272,23 @@ def open_dataset(source: str | Source) -> Dataset:
     from tlx.data.sources import Tfds
 
     return Tfds(source).open() if isinstance(source, str) else source.open()
+
+
+def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str) -> Any:
+    """Return the value of a cell of a record. Raises ValueError where there is none, or where it cannot be read."""
+    check_cell(record, name, place)
+    return read_cell(record[name], column, name, place)
+
+
+def check_cell(record: Mapping[str, Any], name: str, place: str) -> None:
+    """Raise ValueError, with the nearest name, where a record has no cell of a column or an empty one."""
+    if name not in record:
+        raise ValueError(
+            f"{place} has no value for the column {name!r}{near_miss(name, list(record))}; add the value, or remove the "
+            "column"
+        )
+    if record[name] is None:
+        raise ValueError(f"{place}: {name!r} is None; add the value, or remove such examples")
 
 
 def many(source: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:

@@ -84,6 +84,7 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
 
 def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:
     """Return notes on the number and the labels of some examples."""
+    batch = data.batches.get(name) or batch
     sentences, held_out, source = [], name in ("validation", "test", *splits.tests), name in data.sources
     if not held_out and len(examples) < batch:
         count = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
@@ -212,7 +213,10 @@ def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
     """Return the inputs of a record as bytes."""
     parts = []
     for name, column in inputs(examples.columns).items():
-        content = record[name]
+        # A missing cell is an error where the example is read.
+        content = record.get(name)
+        if content is None:
+            continue
         if column.kind == "text":
             parts.append((content.encode() if isinstance(content, str) else bytes(content)).strip())
         elif isinstance(content, str | bytes):

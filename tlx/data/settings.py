@@ -25,8 +25,9 @@ TAKEN = ("train", "validation", "test", "source", "target", "labelled", "unlabel
 class Test:
     """A further test set, measured at the end of a run as `NAME/accuracy`, ... beside `test/accuracy`.
 
-    `source` is another data set with the same inputs and the classes of the target (None: the target itself). `split`
-    names its split. All its examples go through `shift`, each in the same way in every run.
+    `source` is another data set with the same inputs and the classes of the target. None is the target itself, with
+    its `target_classes` and its `target_shift`. `split` names its split. All its examples go through `shift`, each in
+    the same way in every run.
     """
 
     name: str
@@ -216,6 +217,11 @@ class Data:
         labelled = () if self.labels == 0 else ("labelled",)
         unlabelled = ("unlabelled",) if self.sources or self.labels is not None else ()
         return (*self.sources, *labelled, *unlabelled, *(stream.name for stream in self.streams))
+
+    @property
+    def processors(self) -> tuple[type[Processor], ...]:
+        """Return the user's classes of processors that the recipe names; they open the files of a run."""
+        return () if self.processor is None else (type(self.processor),)
 
     @property
     def batches(self) -> dict[str, int | None]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
+from tlx.data.sound_shifts import BackgroundNoise, OfSounds
 from tlx.processors.columns import PLURAL
 
 
@@ -151,11 +151,26 @@ class Typos(OfTexts):
 def check_kind(name: str, shifts: tuple[Shift, ...], kind: str, what: str) -> None:
     """Raise ValueError for a shift in the field `name` that is not for the `kind` of `what`."""
     if wrong := [shift for shift in shifts if shift.kind != kind]:
-        names = ", ".join(shift_name for shift_name, shift_class in SHIFTS.items() if shift_class.kind == kind)
-        noun, wrong_noun = PLURAL[kind], PLURAL[wrong[0].kind]
+        noun, wrong_noun = PLURAL.get(kind, kind), PLURAL.get(wrong[0].kind, wrong[0].kind)
+        raise ValueError(f"{name}: {wrong[0]} applies to {wrong_noun}, but {what} has {noun}; {choices(kind)}")
+
+
+def usual(kind: str, eps_x: float, what: str) -> tuple[Shift, ...]:
+    """Return the default shifts of a source with inputs of this kind. Raises ValueError where there are none."""
+    if kind not in USUAL:
         raise ValueError(
-            f"{name}: {wrong[0]} applies to {wrong_noun}, but {what} has {noun}; the shifts for {noun} are: {names}"
+            f"eps_x={eps_x} perturbs inputs, but {what} has {PLURAL.get(kind, kind)}; {choices(kind)}: set "
+            "Data(shift=(...)), or remove eps_x and perturb only the labels"
         )
+    return USUAL[kind]
+
+
+def choices(kind: str) -> str:
+    """Return the shifts for inputs of this kind in words."""
+    classes = [shift for base in (OfImages, OfTexts, OfSounds) if base.kind == kind for shift in base.__subclasses__()]
+    if not classes:
+        return f"tlx has no shift for {PLURAL.get(kind, kind)}: write a subclass of Shift with kind = {kind!r}"
+    return f"the shifts for {PLURAL[kind]} are: {', '.join(shift.__name__ for shift in classes)}"
 
 
 def check_share(name: str, share: float) -> None:
@@ -177,18 +192,6 @@ def by_channel(image: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
     return np.stack(planes, -1)
 
 
-SHIFTS: dict[str, type[Shift]] = {
-    "Rotate": Rotate,
-    "Contrast": Contrast,
-    "GaussianNoise": GaussianNoise,
-    "Blur": Blur,
-    "Occlude": Occlude,
-    "DropWords": DropWords,
-    "Typos": Typos,
-    "BackgroundNoise": BackgroundNoise,
-    "Speed": Speed,
-    "Codec": Codec,
-}
 # The default shifts of a source.
 USUAL: dict[str, tuple[Shift, ...]] = {
     "image": (GaussianNoise(std=0.5),),

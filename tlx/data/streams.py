@@ -14,7 +14,7 @@ from tlx.data import DATASETS
 from tlx.data.datasets.splits import stratified
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
-from tlx.data.shifts import USUAL, check_kind
+from tlx.data.shifts import check_kind, usual
 from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
 from tlx.functional.selection import SOURCE, TARGET
 from tlx.processors.base import shown
@@ -63,9 +63,14 @@ class Splits:
         return {**({} if self.untested else {"test": self.test}), **self.tests}
 
     @property
+    def first(self) -> str:
+        """Return the name of the first stream."""
+        return next(iter(self.streams))
+
+    @property
     def train(self) -> Examples:
         """Return the examples of the first stream. Their number is the length of an epoch."""
-        return next(iter(self.streams.values()))
+        return self.streams[self.first]
 
     @property
     def shown(self) -> str:
@@ -216,7 +221,17 @@ def _further(
         examples = examples.renamed(target.classes, mapping)
     if read:
         examples.check_labels()
-    return _shifted(examples, dataset, settings.shift), dataset.fingerprint
+    shifts = settings.shift
+    if settings.source is None:
+        # A further test set of the target has the classes and the shift of the target, as its other splits have.
+        shifts = (*data.target_shift, *shifts)
+        numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", what)
+        examples = of_classes(examples, numbers) if numbers else examples
+        if not len(examples):
+            raise ValueError(
+                f"{what}: the split {settings.split!r} has no example of target_classes={data.target_classes}"
+            )
+    return _shifted(examples, dataset, shifts), dataset.fingerprint
 
 
 def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> None:
@@ -300,7 +315,7 @@ def _source(
                     labels=data.eps_y,
                     classes=tuple(sorted(places.values())) if data.eps_y else (),
                     inputs=data.eps_x,
-                    shifts=(data.shift or USUAL[kind]) if data.eps_x else (),
+                    shifts=(data.shift or usual(kind, data.eps_x, what)) if data.eps_x else (),
                 )
             )
             for examples in (train, held_out)

@@ -281,6 +281,13 @@ VALUES: dict[str, Callable[[Scores], float]] = {
         macro_f1, micro_f1, class_f1, token_accuracy, token_loss, calibration_error, r_squared, pearson,
     )
 }  # fmt: skip
+# The scores of which a value reads only the sums over the examples.
+SUMS: dict[Callable[[Scores], float], tuple[str, ...]] = {
+    micro_f1: ("tp", "fp", "fn"),
+    class_f1: ("tp", "fp", "fn"),
+    token_accuracy: ("right", "tokens"),
+    token_loss: ("loss", "tokens"),
+}
 # The metrics of the tasks of tlx, because runs of earlier versions do not declare them.
 STANDARD: dict[str, Metric] = {
     "accuracy": Metric("max", 0.0, 1.0, "correct", points=True, words="accuracy"),

@@ -39,7 +39,7 @@ def load(
     directory: str | Path,
     tokens: int | None = None,
     room: int | None = None,
-    own: tuple[type[Processor], ...] = (),
+    users: tuple[type[Processor], ...] = (),
 ) -> Processor | None:
     """Read the processor whose files lie in a directory; None where no class opens it.
 
@@ -47,10 +47,10 @@ def load(
         directory: The folder of its files.
         tokens: The length at which examples are cut, None for that of the files.
         room: How many positions the model has, None where that is not known.
-        own: Classes of the user, tried first. No class that a file names is ever imported.
+        users: Classes of the user, tried first. No class that a file names is ever imported.
     """
     directory = Path(directory)
-    for kind in (*own, *PROCESSORS):
+    for kind in (*users, *PROCESSORS):
         if kind.opens(directory):
             return kind.load(directory, tokens, room)
     return None
@@ -80,6 +80,12 @@ def fit(
     offered = [type(brought)] if brought is not None else []
     for kind in (*offered, *PROCESSORS):
         if kinds & set(kind.reads):
+            if kind in PROCESSORS and not set(kind.reads) & inputs(columns).keys():
+                names, roles = ", ".join(map(repr, inputs(columns))), " or ".join(map(repr, kind.reads))
+                raise ValueError(
+                    f"{shown(data.target)} has the inputs {names}, and {kind.noun} reads the column {roles}; give the "
+                    "column that name, or a processor of your own: Data(processor=...)"
+                )
             return kind.fit(brought, data, columns, shape, example)
     raise ValueError(
         f"{shown(data.target)} has {spelled(columns)}, but no processor of tlx reads them; set your own processor: "

@@ -87,6 +87,7 @@ class Processor:
     def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
         """Return int[T], for each entry of the ragged axis the number of its word in the example, -1 for no word.
 
+        The first entry of a word stands for it, so a word whose first entry is cut off has -1 at its other entries.
         Raises TypeError where the processor does not read words.
         """
         raise TypeError(f"{type(self).__name__} defines no word_ids(example), so it does not read words; define it")
@@ -171,7 +172,7 @@ class Processor:
         if not is_plain(self):
             raise ValueError(
                 f"{type(self).__name__} cannot be saved: make it a frozen dataclass of numbers, strings and tuples, or "
-                "define save(directory), load(directory) and opens(directory)"
+                "define save(directory), load(directory, tokens, room) and opens(directory)"
             )
         values = {name: config.dump(value) for name, value in config.fields(self).items()}
         document = json.dumps({"kind": type(self).__name__, "values": values}, indent=2)
@@ -199,6 +200,11 @@ class Processor:
                 f"{file} is damaged; expected the values {', '.join(sorted(names))}: save the processor again"
             )
         return cls(**{name: tupled(value) for name, value in values.items()})
+
+
+def users_class(directory: Path) -> str:
+    """Return the name of the user's class of the processor that is saved in a directory; empty where there is none."""
+    return str(read_json(directory / FILE).get("kind", "")) if (directory / FILE).is_file() else ""
 
 
 def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> int:

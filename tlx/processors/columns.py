@@ -93,6 +93,8 @@ def words_of(content: Any, column: Column, name: str, place: str) -> list[str]:
         raise ValueError(
             f"{place}: {name!r} is one text; expected a list of words: split the text when you read the data"
         )
+    if not hasattr(content, "__len__"):
+        raise ValueError(f"{place}: {name!r} is {type(content).__name__} {content!r:.40}; expected a list of words")
     if not len(content):
         raise ValueError(f"{place}: {name!r} has no words; remove such examples")
     return [text_of(word, column, name, place) for word in content]
@@ -126,9 +128,10 @@ def number_of(content: Any, column: Column, name: str, place: str) -> float:
         number = float(content)
     except (TypeError, ValueError):
         raise ValueError(f"{place}: {name!r} is {content!r:.40}; expected a number") from None
-    if not np.isfinite(number):
+    if not np.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
         raise ValueError(
-            f"{place}: {name!r} is {number}; expected a finite number: remove such examples when you build the data set"
+            f"{place}: {name!r} is {number}; expected a finite number of float32: remove such examples "
+            "when you build the data set"
         )
     return number
 
@@ -140,7 +143,15 @@ def numbers_of(content: Any, column: Column, name: str, place: str) -> np.ndarra
 
 def class_of(content: Any, column: Column, name: str, place: str) -> int:
     """Return the number of a class."""
-    label, count = int(content), len(column.classes)
+    count = len(column.classes)
+    try:
+        label = int(content)
+        whole = not isinstance(content, float | np.floating) or label == content
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        known = f"; it is the name of class {column.classes.index(content)}" if content in column.classes else ""
+        raise ValueError(f"{place}: {name} is {content!r:.40}; expected the number of a class, 0..{count - 1}{known}")
     if not 0 <= label < count:
         raise ValueError(f"{place}: {name} is {label}; expected one of the {count} classes 0..{count - 1}")
     return label

@@ -171,12 +171,17 @@ class TextProcessor(Processor):
     def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
         """Return int64[tokens], the number of the word of each token in `example["words"]`, -1 for special tokens.
 
-        Words beyond `tokens` are cut off like the end of a text. Raises TypeError for an example without words.
+        Words beyond `tokens` are cut off like the end of a text. Where the beginning of a text is cut off, the pieces
+        of a word without its first piece have -1 too, because the first piece stands for the word. Raises TypeError for
+        an example without words.
         """
         if "words" not in example:
             raise TypeError(f"an example has only {', '.join(sorted(example))}; expected a column `words`")
-        numbers = self._encode(example).word_ids
-        return np.array([-1 if number is None else number for number in numbers], np.int64)
+        encoding = self._encode(example)
+        without_first: set[int | None] = {None}
+        if (self.tokenizer.truncation or {}).get("direction") == "left":
+            without_first |= {number for part in encoding.overflowing for number in part.word_ids}
+        return np.array([-1 if number in without_first else number for number in encoding.word_ids], np.int64)
 
     def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the number of tokens of each example. The tokenizer works on all of them in parallel."""

@@ -1,8 +1,15 @@
-"""Compute 95 % intervals for numbers that are measured on a sample of examples."""
+"""Compute 95 % intervals for numbers that are measured on a sample of examples.
 
+Shapes: N examples, R resamples.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tlx.functional.metrics import SUMS, Scores
 
 LEVEL = 0.95
 
@@ -68,6 +75,9 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     if metric.value is not None:
         arrays = {key: array for key, array in scores.items() if key != "logits"}
         value = metric.value
+        if value in SUMS and all(key in arrays for key in SUMS[value]):
+            summed = {key: arrays[key] for key in SUMS[value]}
+            return unless_constant(resampled(partial(values_of_sums, value, summed), places, vectorized=True))
         return unless_constant(
             resampled(lambda rows: value({key: array[rows] for key, array in arrays.items()}), places)
         )
@@ -76,6 +86,24 @@ def measure(name: str, predictions: Any, task: Any) -> Interval | None:
     except ValueError:
         # The task of a run that was read from its files alone.
         return None
+
+
+def values_of_sums(
+    value: Callable[[Scores], float], scores: Mapping[str, np.ndarray], rows: np.ndarray, axis: int = -1
+) -> np.ndarray:
+    """Return float64[R], the values of a metric that reads only sums over the examples, without a copy of the scores
+    for each resample.
+
+    Args:
+        value: The metric, a function in `SUMS`.
+        scores: The scores [N, ...] that it reads.
+        rows: The examples of each resample, int[R, N].
+        axis: The axis of the examples, always the last.
+    """
+    rows = rows.reshape(-1, rows.shape[axis])
+    counts = np.stack([np.bincount(row, minlength=rows.shape[1]) for row in rows]).astype(np.float64)
+    sums = {name: np.tensordot(counts, array.astype(np.float64), 1) for name, array in scores.items()}
+    return np.array([value({name: array[n : n + 1] for name, array in sums.items()}) for n in range(len(rows))])
 
 
 def unless_constant(interval: Interval) -> Interval | None:

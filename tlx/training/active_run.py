@@ -93,9 +93,9 @@ class ActiveRun:
         """Take over a folder that the run already holds. `records` is the largest number of training steps that are
         recorded, without TensorBoard events; None records every step."""
         self.recipe, self.path, self.ready, self.splits, self.memory = recipe, path, ready, splits, memory
-        self.steps = total_steps(recipe, len(splits.train))
+        self.steps = total_steps(recipe, len(splits.train), splits.first)
         self.spans = phase_spans(ready, self.steps)
-        self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.train.batch)
+        self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.batch_of(splits.first))
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.begin, self.finished = 0, finished
         self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
@@ -260,7 +260,7 @@ def opened(
     if like is not None:
         oddities.take_over(splits, like.splits)
     ready = prepare(recipe, splits, None if like is None else like.ready)
-    phase_spans(ready, total_steps(recipe, len(splits.train)))
+    phase_spans(ready, total_steps(recipe, len(splits.train), splits.first))
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
     if finished:
@@ -281,9 +281,10 @@ def program() -> str:
     return "tlx" if path.stem == "tlx" or path.parts[-2:] == ("cli", "__main__.py") else sys.argv[0]
 
 
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Return the number of updates: `train.steps`, or enough for `epochs` passes over the examples."""
-    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.train.batch))
+def total_steps(recipe: Recipe, examples: int, stream: str = "") -> int:
+    """Return the number of updates: `train.steps`, or enough for `epochs` passes over the examples of `stream`, which
+    may have another batch than `train.batch`."""
+    return recipe.train.steps or max(1, math.ceil(recipe.train.epochs * examples / recipe.batch_of(stream)))
 
 
 def phase_spans(ready: Prepared, steps: int) -> list[tuple[int, int]]:

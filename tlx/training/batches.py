@@ -194,7 +194,7 @@ def order_of(run: Any, how: Any) -> Order:
     """Return the order in which the run's steps take the training examples."""
     recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
-    batch = recipe.data.batches.get(name) or recipe.train.batch
+    batch = recipe.batch_of(name)
     return Order(run.splits.train, how, batch=batch, seed=seed, group=recipe.data.group, targets=run.ready.targets)
 
 

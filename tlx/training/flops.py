@@ -42,7 +42,7 @@ def operations(recipe: Recipe) -> Operations:
     """
     splits = open_data(recipe, test=False)
     ready = prepare(recipe, splits)
-    steps = total_steps(recipe, len(splits.train))
+    steps = total_steps(recipe, len(splits.train), splits.first)
     memory = memories(recipe.objective, setting(ready, splits))
     total = 0.0
     for (phase, shapes), count in batches(ready, splits, steps).items():

@@ -275,7 +275,7 @@ def open_group(
         # Reads the checkpoints, which may be damaged: the runs are closed all the same.
         checkpoints = stack.enter_context(closing(GroupCheckpoints(runs)))
         meter = stack.enter_context(Metered())
-        batch = first.recipe.train.batch * len(runs)
+        batch = first.recipe.batch_of(first.splits.first) * len(runs)
         progress = stack.enter_context(Progress(first.steps, first.begin, batch, how.quiet))
         if not how.quiet:
             progress.say(told_at_start(first.ready, first.splits, first.steps, first.begin, first.path))

@@ -137,7 +137,7 @@ def _find(
     groups = partitions_of(ready) if per_group else {ALL: ready.partitions[0]}
     memory = memories(recipe.objective, setting(ready, splits))
     curves = []
-    with Progress(steps * len(groups), 0, recipe.train.batch, quiet) as progress:
+    with Progress(steps * len(groups), 0, recipe.batch_of(splits.first), quiet) as progress:
         for number, (group, claimed) in enumerate(groups.items()):
             batches = training_batches(ready, splits)
             rates = [start * (end / start) ** (n / (steps - 1)) for n in range(steps)]

@@ -105,7 +105,8 @@ def set_up_phase(
     first, devices = runs[0], sharding.make_mesh(mesh=mesh)
     start, last = first.spans[phase]
     step = max(first.begin, start)
-    sources = read_by(runs, phase, (last - step) * first.recipe.train.batch, cache, say)
+    reads = (last - step) * sum(map(first.recipe.batch_of, first.splits.streams))
+    sources = read_by(runs, phase, reads, cache, say)
     readers = {name: [source.readers[name] for source in sources] for name in sources[0].readers}
     parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, sources, strict=True)]
     states = initial_states(runs, parts, phase, before)

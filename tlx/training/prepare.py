@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tlx import config, models, objectives, optim, partition, processors, updates, weights
+from tlx import config, models, objectives, optim, partition, updates, weights
 from tlx.data import Splits, load, train_batches
 from tlx.functional.selection import CRITERIA, read_by
 from tlx.optim import Optim
@@ -19,8 +19,9 @@ from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe
 from tlx.tasks import Task
+from tlx.training.pretrained import bring, fitted, notes_on, redrawn, same_weights
 from tlx.training.step import Parts
-from tlx.trees import Tree, flatten, map_named, near_miss, nest
+from tlx.trees import Tree, flatten, map_named, near_miss
 from tlx.tuning import Tuning, merging
 from tlx.types import Field, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
@@ -28,9 +29,9 @@ from tlx.weights import Manifest
 
 class Prepared(NamedTuple):
     """A prepared recipe: the model with its variables, and a partition for each of its `phases`. `pretrained` are the
-    variables before a tuning or a term added any, `term_notes` the notes of the run on its terms, `references` the
-    structures of the models that the terms load, `stored_processor` the processor of the weights before it was fitted
-    to the data."""
+    variables before a tuning or a term added any, `term_notes` the notes of the run on its terms and processor,
+    `references` the structures of the models that the terms load, `stored_processor` the processor of the weights
+    before it was fitted to the data."""
 
     recipe: Recipe
     task: Task
@@ -162,6 +163,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     if recipe.weights is not None:
         term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
     pretrained, stored_processor = variables, processor
+    term_notes += notes_on(recipe, stored_processor)
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
@@ -237,26 +239,6 @@ def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[s
     return frozenset(entry.path for entry in manifest.entries if entry.action == "reset")
 
 
-def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
-    """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
-    this, like_recipe = recipe, like.recipe
-    return (this.weights, this.model, task) == (like_recipe.weights, like_recipe.model, like.task)
-
-
-def redrawn(like: Prepared, seed: int) -> Variables:
-    """Return the variables of `like`, with the parameters and statistics that no checkpoint holds drawn from another
-    seed."""
-    new = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
-    named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
-    params = {path: leaf for path, leaf in named.items() if path in new and not path.startswith("stats:")}
-    stats = {path.removeprefix("stats:"): named[path] for path in new & named.keys() if path.startswith("stats:")}
-    drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
-    loaded = like.pretrained
-    return Variables(
-        nest(flatten(loaded.params) | flatten(drawn.params)), nest(flatten(loaded.stats) | flatten(drawn.stats))
-    )
-
-
 def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[str]]:
     """Return the shapes of `params` with the leaves that the tuning adds, and the paths that it trains; raise the
     errors of the tuning and its rules on this model. Only shapes are read: nothing is drawn or compiled."""
@@ -307,32 +289,6 @@ def changed(whole: Optim, phase: Phase) -> Optim:
     return config.replace(whole, **dict(phase.optim))
 
 
-def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
-    """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none."""
-    chosen = recipe.weights
-    assert chosen is not None
-    pretrained = weights.load_pretrained(
-        chosen.source,
-        task,
-        reset=chosen.reset,
-        resize=chosen.resize,
-        pooling=chosen.pooling,
-        model=recipe.model,
-        seed=recipe.seed,
-    )
-    if recipe.model is not None and pretrained.model.config != recipe.model:
-        raise ValueError(
-            f"the weights {chosen.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
-        )
-    return pretrained
-
-
-def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
-    """Return the processor of the data, at the size that the model declares where the recipe names none."""
-    shape = models.image_shape(model.config)
-    return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
-
-
 def training_batches(
     ready: Prepared, splits: Splits, readers: Mapping[str, Any] | None = None, first: int = 0
 ) -> Iterator[dict[str, Any]]:
@@ -352,7 +308,7 @@ def training_batches(
         by_stream[name] = train_batches(
             examples,
             readers[name] if readers else ready.processor,
-            batch=recipe.data.batches.get(name) or recipe.train.batch,
+            batch=recipe.batch_of(name),
             seed=stream_seed(recipe, name),
             buckets=recipe.data.lengths,
             group=recipe.data.group,

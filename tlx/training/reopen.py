@@ -73,7 +73,7 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
     ready = prepare(recipe, splits)
-    pretrained = load_pretrained(path, ready.task, model=recipe.model)
+    pretrained = load_pretrained(path, ready.task, model=recipe.model, processors=recipe.data.processors)
     check_trained(pretrained, "The model in the run's folder is damaged; run it again: tlx run CONFIG --overwrite")
     return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
 

@@ -65,7 +65,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "steps": finish["steps"],
         "asked_steps": arm.steps,
         "seconds": seconds,
-        "examples_per_second": round(finish["timed"] * recipe.train.batch / max(seconds["train"], 1e-9), 2),
+        "examples_per_second": round(finish["timed"] * recipe.batch_of(splits.first) / max(seconds["train"], 1e-9), 2),
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {

@@ -105,9 +105,10 @@ def pruner_of(asked: Asked) -> Any:
     if asked.pruner == "none":
         return journal.pruner_of("none", 1, 1)
     train = asked.recipe.train
-    examples = len(open_data(asked.recipe, test=False).train)
-    steps = total_steps(asked.recipe, examples)
-    return journal.pruner_of(asked.pruner, train.eval_every or -(-examples // train.batch), steps)
+    splits = open_data(asked.recipe, test=False)
+    steps = total_steps(asked.recipe, len(splits.train), splits.first)
+    a_pass = -(-len(splits.train) // asked.recipe.batch_of(splits.first))
+    return journal.pruner_of(asked.pruner, train.eval_every or a_pass, steps)
 
 
 def settle(folder: Path, asked: Asked) -> None:

@@ -19,6 +19,7 @@ from tlx.processors.base import Processor
 from tlx.weights.expected import expected
 from tlx.weights.files import read_config, read_tensors
 from tlx.weights.form import OWN, Pretrained, foreign_kind, inserted, unanswered, written_kind
+from tlx.weights.heads import TASK
 from tlx.weights.pretrained import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-5
@@ -93,7 +94,13 @@ def check_export(pretrained: Pretrained, directory: Path) -> None:
     document = read_config(directory)
     if document["model_type"] != OWN:
         check_tensors(document, directory)
-    reopened = load_pretrained(directory, model=pretrained.model.config)
+    reopened = load_pretrained(
+        directory,
+        # A user's class is named by no file.
+        pretrained.task if TASK in document else None,
+        model=pretrained.model.config,
+        processors=() if pretrained.processor is None else (type(pretrained.processor),),
+    )
     tasks = (reopened.task, pretrained.task)
     # A head of tokens may have no task yet; the names in config.json are then placeholders.
     unnamed = pretrained.task is None and pretrained.model.head is not None
@@ -136,6 +143,8 @@ def check_processor(before: Processor | None, after: Processor | None, directory
         if before is not after:
             raise ValueError(f"{directory}: the saved processor reads {after}, but the model has {before}")
         return
+    if not before.trials() and before.identity != after.identity:
+        raise ValueError(f"{directory}: the processor reads {after}, and the model has {before}")
     candidates = [before, after, *filter(None, [before.by_transformers(directory)])]
     for example in before.trials():
         rows = [processor(example) for processor in candidates]

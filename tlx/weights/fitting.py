@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 from tlx import models, processors
+from tlx.processors import Processor
 from tlx.weights.form import Pretrained
 from tlx.weights.source import MODEL_IN_RUN
 
 RECIPE = "recipe.json"
 
 
-def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
-    """Return the model with the processor of `directory`.
+def with_processor(pretrained: Pretrained, directory: Path, users: tuple[type[Processor], ...] = ()) -> Pretrained:
+    """Return the model with the processor of `directory`, opened by one of the `users` classes where one opens it.
 
     Texts are cut at the text length of the run that contains `directory`, else at the length in tokenizer_config.json,
     else at the number of positions of the model.
@@ -19,7 +20,7 @@ def with_processor(pretrained: Pretrained, directory: Path) -> Pretrained:
     Raises ValueError if the tokenizer does not fit the model.
     """
     room = models.text_room(pretrained.model, pretrained.variables.params)
-    processor = processors.load(directory, recipe_tokens(directory), room)
+    processor = processors.load(directory, recipe_tokens(directory), room, users)
     return within(pretrained._replace(processor=processor))
 
 

@@ -14,6 +14,7 @@ from tlx import models, tasks
 from tlx.files.documents import digests
 from tlx.models.names import outward
 from tlx.partition import compile_rule
+from tlx.processors import Processor
 from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
 from tlx.trees import flatten
@@ -79,6 +80,7 @@ def load_pretrained(
     resize: int | None = None,
     pooling: str | None = None,
     model: Any = None,
+    processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
@@ -95,6 +97,7 @@ def load_pretrained(
         resize: As in `Weights`.
         pooling: As in `Weights`.
         model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module).
+        processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
 
     Returns:
@@ -128,7 +131,7 @@ def load_pretrained(
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = adapter_kept(adapter, reset, pretrained)
     pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
-    return with_processor(pretrained, checkpoint.directory)
+    return with_processor(pretrained, checkpoint.directory, processors)
 
 
 class Checkpoint(NamedTuple):

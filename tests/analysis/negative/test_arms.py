@@ -7,11 +7,34 @@ import pytest
 from tlx import Data, Weights, config, tasks, terms, tuning
 from tlx.analysis.negative import negative_study
 from tlx.analysis.negative.arms import in_role, source_only, transfer
+from tlx.data import Dataset, Source
 from tlx.objectives import Gate
 from tlx.training.prepare import prepare
+from tlx.types import Column
 from tlx.updates import Alternating, Sum
 
 SOURCE, LABELLED = terms.Supervised(on="source"), terms.Supervised()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lists(Source):
+    """Lists of words of two classes."""
+
+    name: str
+
+    def open(self):
+        rows = [{"words": [self.name, str(n)], "label": n % 2} for n in range(40)]
+        columns = {"words": Column("words"), "label": Column("class", ("even", "odd"))}
+        return Dataset(self.name, {"train": rows, "validation": rows, "test": rows}, columns, self.name)
+
+
+def test_inputs_without_a_shift_are_refused_before_anything_is_trained(recipe):
+    data = dataclasses.replace(recipe.data, target=Lists(name="a"), source=Lists(name="b"))
+    words = dataclasses.replace(recipe, data=data)
+    assert negative_study(words, labels=(0,), seeds=1).cells
+    with pytest.raises(ValueError) as error:
+        negative_study(words, labels=(0,), eps=(0.0, 0.5), seeds=1)
+    assert all(part in str(error.value) for part in ("eps_x=0.5", "lists of words", "Data(shift=(...))"))
 
 
 def by_arm(study):

@@ -111,6 +111,13 @@ def test_rows_without_a_label_are_named_or_left_out(write):
     assert "1 rows of reviews.csv have no label in 'stars' and are not used" in dataset.notes
 
 
+def test_nan_and_inf_are_names_of_classes_where_the_kind_says_so(write):
+    path = write(HEADER + "0,a,nan\n1,b,2\n2,c,10\n3,d,inf\n")
+    assert Csv(path, label_kind="class", test_share=0.0).open().classes == ("10", "2", "inf", "nan")
+    words = write(HEADER + "0,a,nan\n1,b,naan\n", "bread.csv")
+    assert Csv(words, test_share=0.0).open().classes == ("naan", "nan")
+
+
 def test_a_changed_file_is_read_anew(write):
     path = write(HEADER + ROWS)
     before = open_dataset(Csv(path)).fingerprint
@@ -133,6 +140,11 @@ def test_a_changed_file_is_read_anew(write):
         ("one,two,label\n1,2,3\n", {}, ("line 1", "column of the text", "text='...'")),
         (HEADER + "0,a,x\n1,b\0,y\n", {}, ("line 3", "NUL")),
         (HEADER + "0,a,1.5\n1,b,nan\n", {"label_kind": "number"}, ("line 3", "'stars' is 'nan'")),
+        (HEADER + "0,a,1\n1,b,2\n2,c,nan\n", {}, ("line 4", "is 'nan'", "missing='drop'", "label_kind='class'")),
+        (HEADER + "0,a,1.5\n1,b,-inf\n", {}, ("line 3", "'stars' is '-inf'", "finite number")),
+        (HEADER + "0,a,1.5\n1,b,1e300\n", {"label_kind": "number"}, ("line 3", "'1e300'", "float32")),
+        (HEADER + "0,a,\n1,b, \n", {"missing": "drop"}, ("'stars'", "empty in all 2 rows", "id, body, stars")),
+        (HEADER + "0,a,\n1,b,;\n", {"separator": ";"}, ("no cell of 'stars' names a class", "2 rows", "classes=")),
         (HEADER + "0,a,good\n1,b,god\n", {"classes": ("good", "bad")}, ("line 3", "'god'", "'good'")),
         (HEADER + "".join(f"{n},text,name{n}\n" for n in range(300)), {}, ("300 different labels", "300 rows")),
         ("\ufeffbody,stars\n".encode("utf-16-le"), {}, ("UTF-16", "iconv")),

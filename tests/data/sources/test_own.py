@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import tlx
-from tlx import Data, Optim, Recipe, Train, config, models, predict, tasks
+from tlx import Data, Optim, Recipe, Train, config, models, predict, processors, tasks
 from tlx.cli import main
 from tlx.data import Csv, Dataset, Test, Tfds, load
 from tlx.data.sources.base import check_columns
@@ -131,7 +131,7 @@ def test_a_processor_is_saved_with_the_run_and_opened_by_its_class(ran, module):
     folder = ran.folder / "model"
     assert json.loads((folder / "processor.json").read_text())["kind"] == "Letters"
     assert open_processor(folder) is None
-    assert open_processor(folder, own=(module.Letters,)) == module.Letters()
+    assert open_processor(folder, users=(module.Letters,)) == module.Letters()
 
 
 def test_it_predicts_with_the_users_file(ran, module, file):
@@ -164,6 +164,19 @@ def test_test_sets_may_shift_and_have_their_own_source():
     assert splits.tests["noisy"].labels().tolist() == splits.test.labels().tolist()
     # A test set changes the data of a run, and no fingerprint of a recipe without one.
     assert load(Data(target="digits"), 0).fingerprint != splits.fingerprint
+
+
+def test_a_test_set_of_the_target_has_its_classes_and_its_shift():
+    """Another data set has neither, even where it is the same data by its name."""
+    blur, noise = tlx.data.Blur(sigma=1.0), tlx.data.GaussianNoise(std=0.3)
+    tests = (Test(name="again"), Test(name="noisy", shift=(noise,)), Test(name="all", source="digits"))
+    data = Data(target="digits", target_classes=("3", "5"), target_shift=(blur,), tests=tests)
+    splits = load(data, 0)
+    for name in ("again", "noisy"):
+        assert splits.tests[name].labels().tolist() == splits.test.labels().tolist()
+    assert splits.tests["noisy"].perturbation.shifts == (blur, noise)
+    assert np.array_equal(splits.tests["again"][0]["image"], splits.test[0]["image"])
+    assert set(splits.tests["all"].labels().tolist()) == set(range(10)) and splits.tests["all"].perturbation is None
 
 
 @pytest.mark.parametrize(
@@ -214,6 +227,39 @@ def test_a_record_without_a_cell_is_named():
     columns = {"text": Column("text"), "label": Column("number")}
     with pytest.raises(ValueError, match=r"mine train\[0\] has no value for the column 'label'.*'lable'"):
         Dataset("mine", {"train": [{"text": "a", "lable": 1}]}, columns, "f")
+
+
+@pytest.mark.parametrize(
+    ("record", "parts"),
+    [
+        ({"label": 1}, ("mine train[1]", "no cell of the column 'text'")),
+        ({"text": "b", "lable": 1}, ("mine train[1]", "'label'", "'lable'")),
+        ({"text": None, "label": 1}, ("mine train[1]", "'text' is None")),
+        ({"text": "b", "label": None}, ("mine train[1]", "'label' is None")),
+        ({"text": "b", "label": "yes"}, ("mine train[1]", "'yes'", "0..1", "name of class 1")),
+        ({"text": "b", "label": 0.5}, ("mine train[1]", "0.5", "0..1")),
+    ],
+)
+def test_a_later_record_without_a_cell_is_named(record, parts):
+    columns = {"text": Column("text"), "label": Column("class", ("no", "yes"))}
+    train = Dataset("mine", {"train": [{"text": "a", "label": 0}, record]}, columns, "f").splits["train"]
+    with pytest.raises(ValueError) as error:
+        _ = train.check_labels(), train[1]
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "parts"),
+    [
+        ("review", "text", ("'review'", "a tokenizer reads the column 'text' or 'words'", "Data(processor=...)")),
+        ("scan", "image", ("'scan'", "an image processor reads the column 'image'")),
+    ],
+)
+def test_an_input_of_another_name_than_its_processor_reads_is_named(column, kind, parts):
+    columns = {column: Column(kind), "label": Column("class", ("no", "yes"))}
+    with pytest.raises(ValueError) as error:
+        processors.fit(Data(target="mine"), columns)
+    assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_a_text_model_trains_on_a_csv(tmp_path):

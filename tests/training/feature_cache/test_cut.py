@@ -115,3 +115,43 @@ def test_statistics_that_move_below_the_cut_are_refused(image):
         return with_stage(counted)(ready)._replace(variables=ready.variables._replace(stats=stats))
 
     assert cut(image, change=change).why == "running statistics move below 'blocks/00'"
+
+
+def halved(params, stats, carry, context):
+    """Keep every second token."""
+    return carry | {name: carry[name][:, ::2] for name in ("hidden", "mask")}, stats
+
+
+def paired(params, stats, carry, context):
+    """Sum each two tokens; an odd number of tokens cannot be reshaped."""
+    rows, tokens, width = carry["hidden"].shape
+    hidden = carry["hidden"].reshape(rows, tokens // 2, 2, width).sum(2)
+    return carry | {"hidden": hidden, "mask": carry["mask"].reshape(rows, tokens // 2, 2).max(2)}, stats
+
+
+def shortened(params, stats, carry, context):
+    """Keep all but the first two tokens."""
+    return carry | {name: carry[name][:, 2:] for name in ("hidden", "mask")}, stats
+
+
+@pytest.mark.parametrize(
+    ("apply", "parts"),
+    [
+        (halved, ("'hidden'", "[2, 12, 16] for 24 tokens", "[2, 12, 16] for 23")),
+        (paired, ("'blocks/00'", "do not read 21 tokens", "TypeError")),
+        (shortened, ("'hidden'", "[2, 22, 16] for 24 tokens")),
+    ],
+)
+def test_a_stem_with_fewer_tokens_than_the_text_is_not_cached(text, changed, apply, parts):
+    refused = cut(changed(text, tuning=tuning.Freeze(through="stem")), change=with_stage(apply))
+    assert refused.stage is None
+    assert all(part in refused.why for part in parts), refused.why
+
+
+def test_a_stem_with_further_tokens_is_cached(text, changed):
+    def longer(params, stats, carry, context):
+        first = {name: carry[name][:, :1] for name in ("hidden", "mask")}
+        return carry | {name: jax.numpy.concatenate([first[name], carry[name]], 1) for name in first}, stats
+
+    found = cut(changed(text, tuning=tuning.Freeze(through="stem")), change=with_stage(longer))
+    assert (found.stage, [(leaf.tokens, leaf.extra) for leaf in found.leaves]) == ("blocks/00", [(True, 1), (True, 1)])

@@ -77,7 +77,7 @@ def negative_study(
         raise ValueError(f"the recipe has {name}={value:g} itself, and eps are given too; leave one of them out")
     if several := [type(term).__name__ for term in recipe.objective if hasattr(term, "sources")]:
         raise ValueError(f"{several[0]} is of several sources together, and here each source is measured by itself")
-    steps = budget(recipe, sources)
+    steps = budget(recipe, sources, max(eps))
     # One validation suffices, unless a checkpoint is chosen or a selection rule is evaluated.
     choosing = recipe.train.select != "last" or bool(recipe.train.criteria)
     looks = recipe.train.eval_every or (math.ceil(steps / 12) if choosing else steps)
@@ -160,11 +160,12 @@ def parse_labels(text: str) -> Labels:
     return value
 
 
-def budget(recipe: Recipe, sources: Sequence[str]) -> int:
-    """Return the steps of every arm; raise ValueError for invalid combinations, because all data are opened here."""
+def budget(recipe: Recipe, sources: Sequence[str], eps: float) -> int:
+    """Return the steps of every arm; raise ValueError for invalid combinations, because all data are opened here, with
+    the largest share `eps` of perturbed examples."""
     steps = []
     for source in sources:
-        changed = assigned(recipe, {"data.source": source, "data.labels": 0})
+        changed = assigned(recipe, {"data.source": source, "data.labels": 0, **perturbed(eps)})
         streams = load(changed.data, changed.seed, test=False).streams
         steps.append(total_steps(recipe, len(streams["source"])))
     return max(steps)

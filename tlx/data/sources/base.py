@@ -73,13 +73,10 @@ class Dataset:
         object.__setattr__(self, "splits", examples_of)
 
     def _examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> Examples:
-        from tlx.data.examples import Examples
+        from tlx.data.examples import Examples, check_cell
 
-        if len(records) and (missing := [name for name in self.columns if name not in records[0]]):
-            raise ValueError(
-                f"{self.name} {split}[0] has no value for the column "
-                f"{missing[0]!r}{near_miss(missing[0], list(records[0]))}; add the value, or remove the column"
-            )
+        for name in self.columns if len(records) else ():
+            check_cell(records[0], name, f"{self.name} {split}[0]")
         return Examples(self.name, split, records, self.columns, content=self.fingerprint)
 
     @property

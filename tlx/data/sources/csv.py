@@ -16,19 +16,16 @@ from tlx.data.datasets.splits import stratified
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
 from tlx.data.sources.csv_file import CsvFile
+from tlx.data.sources.csv_labels import Kind, column_of, encoded, kind_of, names_in, with_labels
 from tlx.files.durable import sha256_once
 from tlx.processors.columns import LABEL
 from tlx.trees import near_miss
 from tlx.types import Column
 
-Kind = Literal["class", "number", "classes", "tags"]
-
 # Usual names of columns, for sources that name none.
 TEXTS = ("text", "sentence", "review", "body", "content", "comment", "document", "message", "tweet", "question")
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text_a", "text_b"))
 LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "y")
-# Labels with more distinct values than this, most of them with one example, are no classes.
-MANY_CLASSES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,8 @@ class Csv(Source):
         label: The column of the labels.
         label_kind: The kind of a label: a "class", a "number", several "classes" in one cell, or "tags" of the
             `words`. By default "tags" beside words, "classes" with a `separator`, "number" where all labels are
-            numbers and one is not whole, else "class".
+            numbers and one is not whole, else "class". A "nan" or "inf" among numbers is an error; with
+            label_kind="class" it is the name of a class, as any other text is.
         separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
         missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
@@ -189,9 +187,7 @@ def read_table(settings: Csv, stamps: tuple[Any, ...]) -> CsvTable:
     labelled_rows, dropped = with_labels(settings, files, cells, names[LABEL])
     if dropped:
         notes.append(f"{dropped:,} rows of {settings} have no label in {names[LABEL]!r} and are not used")
-    kind = settings.label_kind or kind_of(
-        settings, [cell for split in cells for cell in cells[split][labelled_rows[split]]]
-    )
+    kind = settings.label_kind or kind_of(settings, files, cells, labelled_rows, names[LABEL])
     column = column_of(settings, kind, files, cells, labelled_rows, names[LABEL])
     inputs = {role: Column("words" if role == "words" else "text") for role in names if role != LABEL}
     parts = {
@@ -259,111 +255,6 @@ def place(file: CsvFile, name: str) -> int:
             f"{', '.join(map(repr, file.header))}"
         )
     return file.header.index(name)
-
-
-def with_labels(
-    settings: Csv, files: Mapping[str, CsvFile], cells: Mapping[str, np.ndarray], label: str
-) -> tuple[dict[str, np.ndarray], int]:
-    """Return the positions of the rows that have a label, by split, and the number of rows without one.
-
-    With a separator an empty cell is a row without classes.
-    """
-    labelled_rows, dropped = {}, 0
-    for split, column in cells.items():
-        empty = np.array([not cell.strip() for cell in column], bool)
-        if settings.separator and settings.label_kind in (None, "classes"):
-            empty[:] = False
-        if empty.any() and settings.missing == "error":
-            line = files[split].line(int(empty.argmax()))
-            raise ValueError(
-                f"{files[split].path} line {line}: {label!r} is empty, as in {int(empty.sum()):,} of {len(column):,} "
-                "rows; add the labels, or skip these rows with missing='drop'"
-            )
-        labelled_rows[split] = np.flatnonzero(~empty)
-        dropped += int(empty.sum())
-    return labelled_rows, dropped
-
-
-def kind_of(settings: Csv, cells: Sequence[str]) -> Kind:
-    """Return the kind of the labels where the source does not state it."""
-    if settings.words is not None:
-        return "tags"
-    if settings.separator:
-        return "classes"
-    if settings.classes:
-        return "class"
-    numbers = [number_in(cell) for cell in cells]
-    whole = all(number is not None and float(number).is_integer() for number in numbers)
-    return "number" if cells and None not in numbers and not whole else "class"
-
-
-def number_in(cell: str) -> float | None:
-    """Return the number in a cell; None where the cell is no number."""
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-def names_in(cell: str, settings: Csv, kind: str) -> list[str]:
-    """Return the classes that one cell of a column of this kind names."""
-    if kind == "tags":
-        return cell.split()
-    if kind != "classes" or settings.separator is None:
-        return [cell.strip()]
-    return [name for part in cell.split(settings.separator) if (name := part.strip())]
-
-
-def column_of(
-    settings: Csv,
-    kind: Kind,
-    files: Mapping[str, CsvFile],
-    cells: Mapping[str, np.ndarray],
-    kept: Mapping[str, np.ndarray],
-    label: str,
-) -> Column:
-    """Return the column of the label, with its classes. Raises ValueError for labels that look like names, or that are
-    none of the given classes."""
-    if kind == "number":
-        return Column("number")
-    counts: dict[str, int] = {}
-    for split, column in cells.items():
-        for row in kept[split].tolist():
-            for name in names_in(column[row], settings, kind):
-                if settings.classes and name not in settings.classes:
-                    raise ValueError(
-                        f"{files[split].path} line {files[split].line(row)}: {label!r} is {name!r}; expected one of "
-                        f"the classes in classes=...{near_miss(name, settings.classes)}"
-                    )
-                counts[name] = counts.get(name, 0) + 1
-    total = sum(map(len, kept.values()))
-    if len(counts) > MANY_CLASSES and len(counts) > total / 2 and not settings.classes:
-        raise ValueError(
-            f"{files['train'].path}: {label!r} has {len(counts):,} different labels in {total:,} rows, which is too "
-            "many for classes; name another column, or set label_kind='number'"
-        )
-    if settings.classes:
-        return Column(kind, settings.classes)
-    numeric = all(number_in(name) is not None for name in counts)
-    names = sorted(counts, key=lambda name: (float(name), name)) if numeric else sorted(counts)
-    return Column(kind, tuple(names))
-
-
-def encoded(column: Column, file: CsvFile, cells: np.ndarray, kept: np.ndarray, label: str) -> np.ndarray | None:
-    """Return int32[N] classes or float32[N] numbers; None where each label is a list. Raises ValueError for a cell that
-    is no number."""
-    if column.kind == "class":
-        numbers = {name: number for number, name in enumerate(column.classes)}
-        return np.array([numbers[cells[row].strip()] for row in kept.tolist()], np.int32)
-    if column.kind != "number":
-        return None
-    values = np.zeros(len(kept), np.float32)
-    for n, row in enumerate(kept.tolist()):
-        number = number_in(cells[row])
-        if number is None or not np.isfinite(number):
-            raise ValueError(f"{file.path} line {file.line(row)}: {label!r} is {cells[row]!r:.40}; expected a number")
-        values[n] = number
-    return values
 
 
 def divided(part: Part, share: float, kind: str) -> dict[str, Part]:

@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 
 from tlx import partition
 from tlx.data import Leaf
+from tlx.data.pipeline import limits
 from tlx.models import forward
 from tlx.training.prepare import Prepared
 from tlx.training.state import Parts, initial_state
@@ -66,13 +67,17 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
         return Cut(None, reason)
     below_cut = partial(carried, ready, stage, parts.dtype)
     carry = jax.eval_shape(below_cut, jax.eval_shape(lambda: ready.variables), inputs)
-    reads, reason = what_is_read(ready, parts._replace(start=stage), carry, memory)
+    reads, reason = what_is_read(ready, parts._replace(start=stage), carry, memory, tokens_of(ready, inputs))
     if reason:
         return Cut(None, reason)
+    extras, reason = token_axes(ready, stage, reads)
+    if reason:
+        return Cut(None, reason)
+    leaves = tuple(Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True))
     why = f"everything below {stage!r} is frozen"
     if now != stage:
         why += f"; all below {now!r} is by now, but an earlier phase has moved it"
-    return Cut(stage, why, reads, tuple(leaves_of(ready, stage, reads)))
+    return Cut(stage, why, reads, leaves)
 
 
 def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Mapping[str, Any]) -> Any:
@@ -98,12 +103,22 @@ def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> s
     return ""
 
 
-def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None) -> tuple[Any, str]:
+def tokens_of(ready: Prepared, inputs: Shapes) -> int:
+    """Return the length of the ragged axes of these inputs; 1 where nothing is ragged."""
+    sides = (
+        size
+        for name, field in ready.processor.fields.items()
+        if name in inputs
+        for size, side in zip(inputs[name].shape[1:], field.shape, strict=False)
+        if side is None
+    )
+    return next(sides, 1)
+
+
+def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None, tokens: int) -> tuple[Any, str]:
     """Return the entries of the `carry` (shapes) that training and evaluation from `parts.start` on read; or the reason
-    why the objective cannot begin there."""
+    why the objective cannot begin there. A ragged label has an entry for each of the `tokens`."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    # A ragged label has an entry for each token.
-    tokens = next((leaf.shape[1] for leaf in jax.tree.leaves(carry) if len(leaf.shape) > 1), 1)
     labels = {
         name: np.zeros((rows, *(tokens if size is None else size for size in field.shape)), field.dtype)
         for name, field in ready.task.fields().items()
@@ -137,39 +152,51 @@ def used(traced: Any) -> set[Any]:
     return variables
 
 
-def leaves_of(ready: Prepared, stage: str, reads: Reads) -> list[Leaf]:
-    """Return the columns of a table, for every example."""
-    extras = token_axes(ready, stage, reads)
-    return [Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True)]
+def token_axes(ready: Prepared, stage: str, reads: Reads) -> tuple[list[int | None], str]:
+    """Find the entries that have a row for each token of the text.
 
+    A table stores only the rows of real tokens, so it can hold an entry with all tokens of the text and a fixed number
+    of further ones, but not an entry with fewer tokens than the text, such as the output of a stage that takes every
+    second token. The shapes at several lengths decide.
 
-def token_axes(ready: Prepared, stage: str, reads: Reads) -> list[int | None]:
-    """Return for each entry that is read how many tokens more than its text it has along axis 1, None where it has
-    none.
+    Args:
+        ready: The prepared recipe.
+        stage: The stage of the cut.
+        reads: The entries that are read.
 
-    Raises:
-        ValueError: Tokens lie along another axis.
+    Returns:
+        For each entry the number of tokens more than its text that it has along axis 1, None where it has no axis of
+        tokens; and the reason why a table cannot hold the entries, empty where it can.
     """
     fields = ready.processor.fields
     if not ready.processor.ragged:
-        return [None] * len(reads)
+        return [None] * len(reads), ""
     variables = jax.eval_shape(lambda: ready.variables)
-    shapes = []
     longest = ready.processor.longest or max(ready.recipe.data.lengths)
-    for length in (longest - 1, longest):
+    # Neighbours of the longest, because a rounded quotient of the length may agree with the length at a few of them.
+    lengths = sorted({*limits(ready.recipe.data.lengths, longest), *range(max(1, longest - 3), longest + 1)})
+    shapes = []
+    for length in lengths:
         inputs = {
             name: jax.ShapeDtypeStruct((2, *(length if side is None else side for side in field.shape)), field.dtype)
             for name, field in fields.items()
         }
-        outputs = jax.eval_shape(partial(prefix, ready, stage, reads), variables, inputs)
+        try:
+            outputs = jax.eval_shape(partial(prefix, ready, stage, reads), variables, inputs)
+        except (ValueError, TypeError) as error:
+            return [], f"the stages below {stage!r} do not read {length} tokens ({type(error).__name__}: {error})"
         shapes.append([leaf.shape for leaf in outputs])
     extras: list[int | None] = []
-    for short, long in zip(*shapes, strict=True):
-        axes = [n for n, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
-        if axes not in ([], [1]):
-            raise ValueError(f"what {stage!r} reads has tokens along the axes {axes}; expected 1")
-        extras.append(short[1] - longest + 1 if axes else None)
-    return extras
+    for (path, _), sizes in zip(reads, zip(*shapes, strict=True), strict=True):
+        axes = [axis for axis, counts in enumerate(zip(*sizes, strict=True)) if len(set(counts)) > 1]
+        differences = {size[1] - length for size, length in zip(sizes, lengths, strict=True)} if axes == [1] else set()
+        if axes and (len(differences) > 1 or min(differences, default=-1) < 0):
+            return [], (
+                f"{'/'.join(path)!r} below {stage!r} has the shape {list(sizes[-1])} for {lengths[-1]} tokens and "
+                f"{list(sizes[-2])} for {lengths[-2]}; a table needs every token along axis 1"
+            )
+        extras.append(differences.pop() if axes else None)
+    return extras, ""
 
 
 def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: Mapping[str, Any]) -> list[Any]:

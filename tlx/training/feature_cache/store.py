@@ -153,7 +153,7 @@ def sources(
     Args:
         pairs: The prepared recipes and their data; they differ only in numbers.
         cut: The cut of any of them.
-        reads: The number of training examples that each recipe reads.
+        reads: The number of training examples that each recipe reads, of all streams together.
         say: Prints a message.
     """
     if cut.stage is None:
@@ -175,7 +175,7 @@ def sources(
     missing = {folder: lacking(tables[folder], [request[2] for request in requests[folder]]) for folder in tables}
     streams = pairs[0][1].streams
     trained = sum(len(missing[folder]) for folder in {folders[name] for folders in opened_at for name in streams})
-    if trained > reads * len(pairs) * len(streams):
+    if trained > reads * len(pairs):
         message = (
             f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
         )

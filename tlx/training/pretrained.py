@@ -1,0 +1,86 @@
+"""Load the pretrained model of a recipe, or share that of another recipe, and fit its processor to the data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from tlx import models, processors, weights
+from tlx.data import Splits
+from tlx.processors.base import FILE, users_class
+from tlx.recipe import Recipe
+from tlx.tasks import Task
+from tlx.trees import flatten, nest
+from tlx.types import Model, Variables
+from tlx.weights.source import locate
+
+if TYPE_CHECKING:
+    from tlx.training.prepare import Prepared
+
+
+def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
+    """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none."""
+    chosen = recipe.weights
+    assert chosen is not None
+    pretrained = weights.load_pretrained(
+        chosen.source,
+        task,
+        reset=chosen.reset,
+        resize=chosen.resize,
+        pooling=chosen.pooling,
+        model=recipe.model,
+        processors=recipe.data.processors,
+        seed=recipe.seed,
+    )
+    if recipe.model is not None and pretrained.model.config != recipe.model:
+        raise ValueError(
+            f"the weights {chosen.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
+        )
+    return pretrained
+
+
+def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
+    """Return the processor of the data, at the size that the model declares where the recipe names none.
+
+    Raises:
+        ValueError: The processor of the weights is of a user's class that the recipe does not name, or does not fit.
+    """
+    if recipe.weights is not None and processor is None and recipe.data.processor is None:
+        directory = locate(recipe.weights.source)
+        if name := users_class(directory):
+            raise ValueError(
+                f"{directory / FILE} is of the class {name!r} of your own; give it: Data(processor={name}(...))"
+            )
+    shape = models.image_shape(model.config)
+    return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
+
+
+def notes_on(recipe: Recipe, processor: Any) -> tuple[str, ...]:
+    """Return a note where the recipe names another processor of the same class than the one that its weights were
+    trained with."""
+    chosen = recipe.data.processor
+    if chosen is None or type(chosen) is not type(processor) or chosen.identity == processor.identity:
+        return ()
+    assert recipe.weights is not None
+    return (f"the weights {recipe.weights.source!r} were trained with {processor}; the recipe's {chosen} is used",)
+
+
+def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
+    """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
+    loads = [(other.weights, other.model, other.data.processors) for other in (recipe, like.recipe)]
+    return loads[0] == loads[1] and task == like.task
+
+
+def redrawn(like: Prepared, seed: int) -> Variables:
+    """Return the variables of `like`, with the parameters and statistics that no checkpoint holds drawn from another
+    seed."""
+    new = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
+    named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
+    params = {path: leaf for path, leaf in named.items() if path in new and not path.startswith("stats:")}
+    stats = {path.removeprefix("stats:"): named[path] for path in new & named.keys() if path.startswith("stats:")}
+    drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
+    loaded = like.pretrained
+    return Variables(
+        nest(flatten(loaded.params) | flatten(drawn.params)), nest(flatten(loaded.stats) | flatten(drawn.stats))
+    )
