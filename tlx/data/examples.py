@@ -284,8 +284,8 @@ def check_cell(record: Mapping[str, Any], name: str, place: str) -> None:
     """Raise ValueError, with the nearest name, where a record has no cell of a column or an empty one."""
     if name not in record:
         raise ValueError(
-            f"{place} has no value for the column {name!r}{near_miss(name, list(record))}; add the value, or remove the "
-            "column"
+            f"{place} has no value for the column {name!r}{near_miss(name, list(record))}; add the value, or remove "
+            "the column"
         )
     if record[name] is None:
         raise ValueError(f"{place}: {name!r} is None; add the value, or remove such examples")

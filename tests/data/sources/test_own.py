@@ -232,7 +232,7 @@ def test_a_record_without_a_cell_is_named():
 @pytest.mark.parametrize(
     ("record", "parts"),
     [
-        ({"label": 1}, ("mine train[1]", "no cell of the column 'text'")),
+        ({"label": 1}, ("mine train[1]", "the column 'text'")),
         ({"text": "b", "lable": 1}, ("mine train[1]", "'label'", "'lable'")),
         ({"text": None, "label": 1}, ("mine train[1]", "'text' is None")),
         ({"text": "b", "label": None}, ("mine train[1]", "'label' is None")),
