@@ -222,8 +222,8 @@ def tuned(finished, config, tmp_path_factory):
     return runs
 
 
-def test_moved_tells_and_writes_what_moved(tuned):
-    done = call("moved", tuned[0], "--examples", "20")
+def test_changes_tells_and_writes_what_changed(tuned):
+    done = call("changes", tuned[0], "--examples", "20")
     assert done.exit_code == 0, done.output
     for told in ("spectra of kernels\n", "the line\n", "accuracy before", "stem", "head", "note: ", "CKA"):
         assert told in done.output
@@ -231,6 +231,13 @@ def test_moved_tells_and_writes_what_moved(tuned):
     folder = Path(tuned[0])
     assert json.loads((folder / "moved.json").read_text())["examples"]["validation"]["count"] == 20
     assert 'id="moved"' in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_old_name_of_changes_stays_and_is_not_listed(tmp_path):
+    assert told("moved", str(tmp_path)) == told("changes", str(tmp_path))
+    listed = [line.split()[0] for line in call("--help").output.splitlines() if line.startswith("  ")]
+    assert "changes" in listed
+    assert "moved" not in listed
 
 
 def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
@@ -252,7 +259,7 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
         "share is 2.0; 0 is what the run was brought, 1 what it found"
     )
     assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup wants two runs or more, got 1")
-    assert told("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+    assert told("changes", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
 
 
 def test_report_draws_runs_and_studies(small_study, finished):

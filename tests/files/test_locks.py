@@ -150,7 +150,7 @@ def test_every_command_that_writes_waits_for_nobody(words, config, finished, els
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
-@pytest.mark.parametrize("words", [("moved",), ("report",), ("run", "CONFIG", "--resume", "--out")], ids=" ".join)
+@pytest.mark.parametrize("words", [("changes",), ("report",), ("run", "CONFIG", "--resume", "--out")], ids=" ".join)
 def test_what_writes_into_a_finished_run_takes_its_lock(words, config, finished, elsewhere):
     holder = elsewhere(finished)
     refused(CliRunner().invoke(main, [*(config if word == "CONFIG" else word for word in words), finished]), finished)

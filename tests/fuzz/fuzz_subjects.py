@@ -166,7 +166,7 @@ def make_all(root: Path) -> None:
         folder.rmdir()
         call("run", config, "--out", folder, "--quiet") if name == "run" else stopped(config, folder)
         shutil.copy(config, folder / "config.py") if name == "checkpoint" else None
-    call("moved", root / "run")
+    call("changes", root / "run")
     shutil.copytree(root / "run", root / "run-page")
     shutil.copytree(root / "run", root / "run-export")
     shutil.copytree(root / "run", root / "old-run")

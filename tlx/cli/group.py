@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it.
 """
 
 import contextlib
+import copy
 import importlib.machinery
 import importlib.util
 import os
@@ -98,6 +99,13 @@ def main() -> None:
 
 class NoFunction(ValueError):
     """A user's file has no function of the name that a command needs."""
+
+
+def alias(command: click.Command, name: str) -> None:
+    """Register an old name of a command of `main`, which does the same; the help does not list it."""
+    old = copy.copy(command)
+    old.name, old.hidden = name, True
+    main.add_command(old)
 
 
 def function_of(path: str, name: str, what: str) -> Callable[[], Any]:

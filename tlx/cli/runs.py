@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tlx.cli.group import (
+    alias,
     command_of,
     config_argument,
     config_option,
@@ -181,7 +182,7 @@ def answer_words(answer: Any) -> str:
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
 @click.option("--examples", default=512, show_default=True, help="Largest number of examples of each split.")
 @config_option
-def moved(source: str, examples: int, config: str | None) -> None:
+def changes(source: str, examples: int, config: str | None) -> None:
     """Compare the weights of RUN before and after training: size, rank, features, probes, and the loss between them.
 
     Write moved.json and the section "Changes" of the report. The test split is not read.
@@ -203,6 +204,9 @@ def moved(source: str, examples: int, config: str | None) -> None:
         click.echo(f"note: {note}")
     page = Path(source) / "report.html"
     click.echo("\n".join(str(path) for path in (Path(source) / "moved.json", page) if path.is_file()))
+
+
+alias(changes, "moved")
 
 
 def told_part() -> Any:

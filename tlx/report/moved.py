@@ -1,4 +1,4 @@
-"""Draw the section "What moved" of a run's page from its `moved.json`, which `tlx.analysis.changes` writes."""
+"""Draw the section "Changes" of a run's page from its `moved.json`, which `tlx.analysis.changes` writes."""
 
 from typing import Any
 
