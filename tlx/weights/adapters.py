@@ -6,7 +6,7 @@ form for are written in the same two files under our own names, with `peft_type`
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tlx import config as records
 from tlx import models
 from tlx.files.documents import digests
+from tlx.partition import compile_rule
 from tlx.tasks.classes import match, placeholder, shown
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Model, Param, Variables
@@ -196,6 +197,28 @@ def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained
         entries.append(Entry("loaded" if key == path else "renamed", path, key, f"{BROUGHT}{source}"))
     variables = Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
     return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(entries)))
+
+
+def adapter_kept(adapter: Found, reset: Sequence[str], pretrained: Pretrained) -> Found:
+    """Return the leaves of an adapter without those that `reset` matches and those in a head that was reset."""
+    model = pretrained.model
+    head = head_paths(model)
+    head_was_reset = any(entry.action == "reset" and entry.path in head for entry in pretrained.manifest.entries)
+    head_patterns = [f"{model.stages[-1].name}/.*"] if head_was_reset else []
+    rules = [compile_rule(pattern) for pattern in (*reset, *head_patterns)]
+    return {path: leaf for path, leaf in adapter.items() if not any(rule.fullmatch(path) for rule in rules)}
+
+
+def with_adapter(pretrained: Pretrained, adapter: Found, order: Sequence[int] | None, source: str) -> Pretrained:
+    """Return the model with the leaves of its adapter, in the new `order` of the classes (None: they stay)."""
+    if not adapter:
+        return pretrained
+    if order is None:
+        return with_leaves(pretrained, adapter, source)
+    note = next(entry.note for entry in pretrained.manifest.entries if entry.action == "permuted")
+    leaves = in_order({path: array for path, (array, _) in adapter.items()}, pretrained.model, order)
+    pretrained = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in adapter.items()}, source)
+    return pretrained._replace(manifest=permuted(pretrained.manifest, adapter, pretrained.model, note))
 
 
 def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:

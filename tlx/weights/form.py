@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from tlx.models import Head
+from tlx.models import Head, initialise
 from tlx.models.names import Name
 from tlx.tasks import Task
-from tlx.trees import flatten
+from tlx.trees import flatten, nest
 from tlx.types import Model, Variables
 from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
 from tlx.weights.reconcile import Manifest
@@ -77,6 +78,24 @@ def unanswered(kind: str, model: Model) -> str | None:
 def prefixed_stats(model: Model) -> dict[str, Any]:
     """Return the running statistics of a model, under names that no parameter has."""
     return {STATS + path: param for path, param in flatten(model.stats).items()}
+
+
+def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
+    """Return variables from `arrays` (by path; statistics under `stats:`), with missing leaves drawn from `seed`."""
+    needed = {path for path in flatten(model.params) if path not in arrays}
+    needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
+    params, stats = (
+        nest({path: param for path, param in flatten(tree).items() if path in needed})
+        for tree in (model.params, model.stats)
+    )
+    fresh = initialise(Model((), params, stats), jax.random.key(seed))
+    param_leaves = flatten(fresh.params) | {
+        path: np.asarray(array) for path, array in arrays.items() if not path.startswith(STATS)
+    }
+    stat_leaves = flatten(fresh.stats) | {
+        path.removeprefix(STATS): array for path, array in arrays.items() if path.startswith(STATS)
+    }
+    return Variables(nest(dict(sorted(param_leaves.items()))), nest(dict(sorted(stat_leaves.items()))))
 
 
 def name_table(kind: str, model: Model) -> list[Name]:

@@ -5,9 +5,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from tlx import config as records
@@ -17,19 +16,19 @@ from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
-from tlx.trees import flatten, nest
-from tlx.types import Model, Variables
+from tlx.trees import flatten
+from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
-from tlx.weights.adapters import read_adapter, save_adapter, with_leaves
+from tlx.weights.adapters import adapter_kept, read_adapter, save_adapter, with_adapter
 from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
 from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
     OWN,
     STATS,
     Pretrained,
+    fill,
     format_of,
-    head_paths,
     inserted,
     kind_of,
     name_table,
@@ -37,9 +36,9 @@ from tlx.weights.form import (
     written_kind,
 )
 from tlx.weights.formats import Format, foreign
-from tlx.weights.heads import TASK, Stated, fit, in_order, left_out, permuted
+from tlx.weights.heads import TASK, Stated, fit, left_out
 from tlx.weights.peft_read import Found
-from tlx.weights.reconcile import Manifest, reconcile
+from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
 from tlx.weights.trained import check_trained, drawn
 from tlx.weights.values import check_values
@@ -107,6 +106,63 @@ def load_pretrained(
             classes in another order (tlx does not know which of its parameters compute the logits).
     """
     records.check_seed(seed, "seed")
+    checkpoint = open_checkpoint(source, task, model)
+    stored, settings = checkpoint.settings, requested_settings(checkpoint.settings, pooling, resize)
+    requested_task, task = task, task or checkpoint.stated.task
+    head = checkpoint.stated.head if task is None else task.head()
+    check_size(settings, head, checkpoint.directory)
+    built = models.build(settings, head)
+    adapter = stored_adapter(checkpoint, head)
+    arrays, entries = read_arrays(checkpoint, built, declared_resets(reset, built, adapter), resize)
+    order = None
+    if requested_task is not None:
+        arrays, entries, task, order = fit(built, arrays, entries, checkpoint.stated, requested_task, str(source))
+    if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
+        reason = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
+        arrays, entries = left_out(built, arrays, entries, reason)
+    variables = fill(built, arrays, seed)
+    new_leaves = drawn(entries, variables, checkpoint.resettable(built))
+    manifest = Manifest(str(source), checkpoint.document, entries, new_leaves)
+    pretrained = Pretrained(built, variables, None, manifest, task)
+    kept_adapter = adapter_kept(adapter, reset, pretrained)
+    pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
+    return with_processor(pretrained, checkpoint.directory)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint on disk.
+
+    Attributes:
+        source: The directory, hub id, asset or run that the user named.
+        directory: The directory of the files.
+        document: The content of config.json.
+        form: The format of the document and of the names of the tensors.
+        stated: The head that the document states.
+        settings: The architecture that the document states.
+    """
+
+    source: str
+    directory: Path
+    document: dict[str, Any]
+    form: Format
+    stated: Stated
+    settings: Any
+
+    @property
+    def kind(self) -> str:
+        """Return the `model_type`."""
+        return str(self.document["model_type"])
+
+    def resettable(self, model: Model) -> tuple[str, ...]:
+        """Return the stages of `model` that the checkpoint may lack."""
+        return (model.stages[-1].name, "pool") if self.kind == OWN else ("head", "pool")
+
+
+def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Any) -> Checkpoint:
+    """Return the checkpoint, with the tensors unread.
+
+    `task` and `model` are those that the user gives in place of those that the checkpoint states, or None.
+    """
     directory = locate(source)
     digests.verify_below(directory)
     document = read_config(directory)
@@ -114,73 +170,45 @@ def load_pretrained(
     # Our own form describes its head in the same way as a foreign form.
     form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
     stated = stated_head(document, form, directory / CONFIG)
-    requested_task = task
-    if stated.task is not None and stated.task.by_class and not stated.task.names and requested_task is None:
+    if stated.task is not None and stated.task.by_class and not stated.task.names and task is None:
         raise ValueError(
             f"{directory / CONFIG}: id2label gives one name to several classes {shown(stated.names)}; correct it, or "
             "give the task: tasks.Classification(names=...)"
         )
-    task = task or stated.task
-    head = stated.head if task is None else task.head()
     settings = own_settings(document, model) if kind == OWN else form.read(document)
-    stored = settings
+    return Checkpoint(str(source), directory, document, form, stated, settings)
+
+
+def requested_settings(stored: Any, pooling: str | None, resize: int | None) -> Any:
+    """Return the stored architecture with the pooling and the size that the user asks for."""
+    settings = stored
     if pooling is not None:
         if not hasattr(settings, "pooling"):
             raise ValueError(f"pooling={pooling!r} is for text models; {type(settings).__name__} pools in its own way")
         settings = records.replace(settings, pooling=pooling)
-    if resize is not None:
-        settings = settings.resized(resize)
-    check_size(settings, head, directory)
-    built = models.build(settings, head)
-    # A head of the user's own is stated by no config.json.
-    supported = stated.head is None or isinstance(stated.head, stored.supported_heads)
-    stored_model = models.build(stored, stated.head if supported else head)
-    adapter_leaves = beside(stored_model, kind_of(document, stored, stored_model.head), directory)
-    tensors = read_tensors(directory)
-    resettable = (built.stages[-1].name, "pool") if kind == OWN else ("head", "pool")
+    return settings if resize is None else settings.resized(resize)
+
+
+def read_arrays(
+    checkpoint: Checkpoint, model: Model, reset: Sequence[str], resize: int | None
+) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
+    """Return the checked arrays of a checkpoint for `model`, and the entries of the manifest, as from `reconcile`."""
+    stored, form, directory = checkpoint.settings, checkpoint.form, checkpoint.directory
+    declared = {**model.params, **prefixed_stats(model)}
     arrays, entries = reconcile(
-        {**built.params, **prefixed_stats(built)},
-        name_table(kind, built),
-        tensors,
-        source=str(source),
-        prefix=form.prefix(settings),
+        declared,
+        name_table(checkpoint.kind, model),
+        read_tensors(directory),
+        source=checkpoint.source,
+        prefix=form.prefix(stored),
         unused=form.unused,
-        resettable=resettable,
-        reset=declared_resets(reset, built, adapter_leaves),
+        resettable=checkpoint.resettable(model),
+        reset=reset,
         reshape=None if resize is None else lambda path, array: stored.resize_positions(path, array, resize),
     )
-    check_values(
-        arrays,
-        {entry.path: entry.foreign for entry in entries},
-        flatten({**built.params, **prefixed_stats(built)}),
-        lambda key: tensor_files(directory)[key],
-    )
-    order = None
-    if requested_task is not None and task is not None:
-        arrays, entries, task, order = fit(built, arrays, entries, stated, task, str(source))
-    if getattr(stored, "pooling", None) != getattr(settings, "pooling", None):
-        reason = f"the checkpoint's head reads pooling={stored.pooling!r}, this one pooling={settings.pooling!r}"
-        arrays, entries = left_out(built, arrays, entries, reason)
-    variables = fill(built, arrays, seed)
-    manifest = Manifest(str(source), document, entries, drawn(entries, variables, resettable))
-    pretrained = Pretrained(built, variables, None, manifest, task)
-    # Adapters in a head are dropped together with that head.
-    reset_head = {entry.path for entry in entries if entry.action == "reset"} & head_paths(built)
-    dropped_patterns = [f"{built.stages[-1].name}/.*"] if reset_head else []
-    kept_leaves = {
-        path: leaf
-        for path, leaf in adapter_leaves.items()
-        if not any(compile_rule(pattern).fullmatch(path) for pattern in [*reset, *dropped_patterns])
-    }
-    if kept_leaves and order is not None:
-        leaves = in_order({path: array for path, (array, _) in kept_leaves.items()}, built, order)
-        kept_leaves = {path: (leaves[path], key) for path, (_, key) in kept_leaves.items()}
-    if kept_leaves:
-        pretrained = with_leaves(pretrained, kept_leaves, str(directory / ADAPTER))
-    if kept_leaves and order is not None:
-        note = next(entry.note for entry in entries if entry.action == "permuted")
-        pretrained = pretrained._replace(manifest=permuted(pretrained.manifest, kept_leaves, built, note))
-    return with_processor(pretrained, directory)
+    names = {entry.path: entry.foreign for entry in entries}
+    check_values(arrays, names, flatten(declared), lambda key: tensor_files(directory)[key])
+    return arrays, entries
 
 
 def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
@@ -189,12 +217,19 @@ def check_size(settings: Any, head: models.Head | None, directory: Path) -> None
     models.sizes.check_count(models.count(settings, head), size, settings, directory / CONFIG)
 
 
-def beside(model: Model, kind: str, directory: Path) -> Found:
-    """Return the leaves that a tuning inserted into the model of `directory`; empty if it has no adapter."""
-    if not (directory / ADAPTER / ADAPTER_CONFIG).exists():
+def stored_adapter(checkpoint: Checkpoint, head: models.Head | None) -> Found:
+    """Return the leaves that a tuning inserted into the model of a checkpoint; empty if it has no adapter.
+
+    `head` is the head of the model if the checkpoint states none that its architecture supports.
+    """
+    directory, settings, stated = checkpoint.directory / ADAPTER, checkpoint.settings, checkpoint.stated.head
+    if not (directory / ADAPTER_CONFIG).exists():
         return {}
+    # A head of the user's own is stated by no config.json.
+    supported = stated is None or isinstance(stated, settings.supported_heads)
+    model = models.build(settings, stated if supported else head)
     declared = flatten(model.params).keys()
-    _, leaves = read_adapter(model, kind, directory / ADAPTER)
+    _, leaves = read_adapter(model, kind_of(checkpoint.document, settings, model.head), directory)
     return {path: leaf for path, leaf in leaves.items() if path not in declared and not path.startswith(STATS)}
 
 
@@ -207,24 +242,6 @@ def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str
         if any(compile_rule(pattern).fullmatch(path) for path in declared)
         or not any(compile_rule(pattern).fullmatch(path) for path in held)
     ]
-
-
-def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
-    """Return variables from `arrays` (by path; statistics under `stats:`), with missing leaves drawn from `seed`."""
-    needed = {path for path in flatten(model.params) if path not in arrays}
-    needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
-    params, stats = (
-        nest({path: param for path, param in flatten(tree).items() if path in needed})
-        for tree in (model.params, model.stats)
-    )
-    fresh = models.initialise(Model((), params, stats), jax.random.key(seed))
-    param_leaves = flatten(fresh.params) | {
-        path: np.asarray(array) for path, array in arrays.items() if not path.startswith(STATS)
-    }
-    stat_leaves = flatten(fresh.stats) | {
-        path.removeprefix(STATS): array for path, array in arrays.items() if path.startswith(STATS)
-    }
-    return Variables(nest(dict(sorted(param_leaves.items()))), nest(dict(sorted(stat_leaves.items()))))
 
 
 def own_settings(document: dict[str, Any], model: Any) -> Any:
@@ -365,9 +382,3 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
             "label2id": {name: n for n, name in enumerate(names)},
         }
     return document
-
-
-def head_drawn(pretrained: Pretrained) -> bool:
-    """Return whether a parameter of the head did not come from the checkpoint."""
-    head = head_paths(pretrained.model)
-    return any(entry.action == "reset" and entry.path in head for entry in pretrained.manifest.entries)
