@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,48 +112,77 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    kind, target = kind_of(dataset.columns), f"target {shown(data.target)}"
     for named in ("shift", "target_shift"):
-        check_kind(named, getattr(data, named), kind, shown(data.target))
-    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", target)
+        check_kind(named, getattr(data, named), kind_of(dataset.columns), shown(data.target))
+    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {shown(data.target)}")
+    train, validation, tested, untested = _target_splits(data, dataset, class_numbers)
+    if not test:
+        tested = tested.seal()
+    subset_seed = seed if data.subset_seed is None else data.subset_seed
+    all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
+    names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
+    draw = partial(subset, seed=subset_seed, classes=names)
+    if data.shots is not None or data.fraction is not None:
+        train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, named="shots"))
+    streams, held_out, origins = _streams(data, train, dataset, draw, subset_seed, SOURCE in aside)
+    tests = {}
+    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
+    for part in (*streams.values(), validation, tested):
+        if part is not tested or not untested:
+            _check(part)
+        digest.update(part.identity + part.split.encode())
+    for settings in data.tests:
+        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
+        tests[settings.name] = examples if test else examples.seal()
+        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
+    looked_at = {TARGET: train.unlabelled(), **held_out}
+    looked = {name: _some(looked_at[name]) for name in aside}
+    return Splits(
+        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
+        notes=dataset.notes,
+    )  # fmt: skip
+
+
+def _target_splits(
+    data: Data, dataset: Dataset, class_numbers: Sequence[int]
+) -> tuple[Examples, Examples, Examples, str]:
+    """Return the shifted training, validation and test splits of the target, and why the test split is empty ("" where
+    it is not). With `class_numbers` they hold these classes alone."""
     train, validation, tested, untested = _three(dataset, data.test_on)
     if validation is None:
         train, validation = _parted(train, data.validation)
     parts = [train, validation, tested]
     if class_numbers:
         parts = [part if untested and part is tested else of_classes(part, class_numbers) for part in parts]
-        _check_each(parts[0], class_numbers, f"target_classes: the training split of {target}")
+        what = f"target_classes: the training split of target {shown(data.target)}"
+        _check_each(parts[0], class_numbers, what)
     train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
-    if not test:
-        tested = tested.seal()
-    subset_seed = seed if data.subset_seed is None else data.subset_seed
-    all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
-    names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
+    return train, validation, tested, untested
 
-    def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
-        labels = examples.strata()
-        return examples.view(
-            subset(labels, shots=shots, fraction=fraction, seed=subset_seed, classes=names, named=named)
-        )
 
-    if data.shots is not None or data.fraction is not None:
-        train = some(train, data.shots, data.fraction)
+def _streams(
+    data: Data, train: Examples, target: Dataset, draw: Callable[..., np.ndarray], seed: int, held: bool
+) -> tuple[dict[str, Examples], dict[str, Examples], list[str]]:
+    """Return the streams by name, the held-out examples of the first source under `SOURCE`, and the fingerprints of the
+    data sets of the streams beside the target.
+
+    `train` is the training split of the target, of which `draw` (as `subset`) chooses the labelled examples. `seed` and
+    `held` are as in `_source`.
+    """
     streams: dict[str, Examples] = {}
+    held_out: dict[str, Examples] = {}
     origins: dict[str, str] = {}
-    looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
     further = {stream.name: stream for stream in data.streams}
     for name in data.stream_names:
         if name in data.sources:
-            streams[name], held_out, origin = _source(
-                data, data.sources[name], dataset, kind, subset_seed, SOURCE in aside
-            )
-            looked_at.setdefault(SOURCE, held_out)
+            streams[name], examples, origin = _source(data, data.sources[name], target, seed, held)
+            held_out.setdefault(SOURCE, examples)
             if origin in origins:
                 message = f"sources {origins[origin]} and {shown(data.sources[name])} are one data set"
                 raise ValueError(f"{message}; leave one of them out")
             origins[origin] = shown(data.sources[name])
         elif name in further:
-            streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
+            streams[name], origin = _further(f"stream {name!r}", further[name], data, target)
             origins[f"{name} {origin}"] = name
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
@@ -161,22 +191,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
         else:
             share = isinstance(data.labels, float)
             count, fraction = (None, data.labels) if share else (int(data.labels), None)
-            streams[name] = some(train, count, fraction, named="labels")
-    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
-    for part in (*streams.values(), validation, tested):
-        if part is not tested or not untested:
-            _check(part)
-        digest.update(part.identity + part.split.encode())
-    tests = {}
-    for settings in data.tests:
-        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
-        tests[settings.name] = examples if test else examples.seal()
-        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
-    looked = {name: _some(looked_at[name]) for name in aside}
-    return Splits(
-        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
-        notes=dataset.notes,
-    )  # fmt: skip
+            streams[name] = train.view(draw(train.strata(), shots=count, fraction=fraction, named="labels"))
+    return streams, held_out, list(origins)
 
 
 def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> Examples:
@@ -252,9 +268,7 @@ def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
     return train.view(parts["train"]), train.view(parts["validation"])
 
 
-def _source(
-    data: Data, name: str | Source, target: Dataset, kind: str, seed: int, held: bool
-) -> tuple[Examples, Examples, str]:
+def _source(data: Data, name: str | Source, target: Dataset, seed: int, held: bool) -> tuple[Examples, Examples, str]:
     """Return the training examples of a source, its held-out examples, and the fingerprint of its data set.
 
     `data` cuts and perturbs the examples by `seed`; their labels are the classes of the target. Without `held` the
@@ -295,7 +309,7 @@ def _source(
                     labels=data.eps_y,
                     classes=tuple(sorted(places.values())) if data.eps_y else (),
                     inputs=data.eps_x,
-                    shifts=(data.shift or USUAL[kind]) if data.eps_x else (),
+                    shifts=(data.shift or USUAL[kind_of(target.columns)]) if data.eps_x else (),
                 )
             )
             for examples in (train, held_out)
