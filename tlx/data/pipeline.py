@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tlx.assets import cache_dir
-from tlx.data.augment import Augmentation, augmented
+from tlx.data.augment import Augmentation, augmented_images
 from tlx.data.collate import collate, padded
 from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
@@ -82,10 +82,7 @@ def train_batches(
     """
     import grain
 
-    if not len(examples):
-        raise ValueError(f"{examples!r} is empty; there is nothing to train on")
-    if augment and not processor.augments:
-        raise ValueError(f"augment={augment} is for images and {examples.name!r} is {spelled(examples.columns)}")
+    _check_trainable(examples, processor, augment)
     mine = _share(batch, process_index, process_count)
     ready = reader(examples, processor, targets)
     if process_count > 1:
@@ -97,15 +94,18 @@ def train_batches(
         viewed = epochs % views if views else np.zeros_like(epochs)
         arrays = ready.batch(positions, mine, buckets, viewed)
         if augment and not isinstance(processor, Table):
-            # Fixed views are the same for every run, whatever its seed, so that their features are computed once.
-            draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(arrays["image"])
-            rows = zip(arrays["image"], arrays["index"].tolist(), draws, strict=True)
-            arrays["image"] = np.stack(
-                [augmented(image, augment, seed=key, step=place, index=index) for image, index, (key, place) in rows]
-            )
+            arrays["image"] = augmented_images(arrays, augment, (seed, step), viewed[mine] if views else None)
         return arrays
 
     return iter(grain.MapDataset.range(first, _ENDLESS).map(assemble).to_iter_dataset(_reading()))
+
+
+def _check_trainable(examples: Examples, processor: Processor | Table, augment: tuple[Augmentation, ...]) -> None:
+    """Raise ValueError where there are no examples, or where they are no images and `augment` is for images."""
+    if not len(examples):
+        raise ValueError(f"{examples!r} is empty; there is nothing to train on")
+    if augment and not processor.augments:
+        raise ValueError(f"augment={augment} is for images and {examples.name!r} is {spelled(examples.columns)}")
 
 
 class Order:

@@ -149,6 +149,12 @@ class Data:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
             check_seed(self.subset_seed, "subset_seed")
+        self._check_chosen_examples()
+        self._check_inputs()
+        self._check_perturbations()
+
+    def _check_chosen_examples(self) -> None:
+        """Raise ValueError for invalid subsets, labels, sources or splits."""
         if self.shots is not None and self.fraction is not None:
             raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both given; choose one")
         if self.shots is not None and self.shots < 1:
@@ -169,6 +175,9 @@ class Data:
             raise ValueError(f"source and target are both {self.target!r}; leave the source out")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
+
+    def _check_inputs(self) -> None:
+        """Raise ValueError for invalid lengths, groups, views or sizes."""
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
         if self.group < 1:
@@ -181,6 +190,9 @@ class Data:
             raise ValueError(f"seconds={self.seconds}; expected more than 0")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+
+    def _check_perturbations(self) -> None:
+        """Raise ValueError for invalid noise, imbalance or classes, and for settings of a source that is not there."""
         for name in ("eps_y", "eps_x"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a probability, 0 to 1")

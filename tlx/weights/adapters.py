@@ -85,11 +85,37 @@ def save_adapter(
     base_leaves = {
         path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared
     }
-    # The checkpoint of the base lacks the leaves that were drawn at random or loaded with an adapter.
-    random_or_adapter = {
-        entry.path for entry in pretrained.manifest.entries if entry.action == "reset" or entry.note.startswith(BROUGHT)
-    }
-    saved_paths = head_paths(pretrained.model) | set(moved) | (random_or_adapter & declared)
+    saved_paths = head_paths(pretrained.model) | set(moved) | (absent_from_base(pretrained) & declared)
+    fields, tensors = adapter_files(pretrained, leaves, base_leaves, saved_paths)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / TENSORS, tensors)
+    partial = directory / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, directory / CONFIG)
+    return directory
+
+
+def absent_from_base(pretrained: Pretrained) -> set[str]:
+    """Return the leaves that the checkpoint of the base lacks: drawn at random, or loaded with an adapter."""
+    entries = pretrained.manifest.entries
+    return {entry.path for entry in entries if entry.action == "reset" or entry.note.startswith(BROUGHT)}
+
+
+def adapter_files(
+    pretrained: Pretrained,
+    leaves: dict[str, np.ndarray],
+    base_leaves: dict[str, np.ndarray],
+    saved_paths: set[str],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the fields of adapter_config.json and the tensors: in the form of peft, or under our names.
+
+    Args:
+        pretrained: The model.
+        leaves: The leaves of the adapter by path.
+        base_leaves: All leaves of the base by path.
+        saved_paths: The leaves of the base to save. The form of peft saves the whole modules that they belong to.
+    """
     kind, written = foreign_kind(pretrained), None
     mapping: dict[str, Any] = {}
     if kind != OWN:
@@ -111,13 +137,7 @@ def save_adapter(
     fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, saved_paths)}
     if names := getattr(pretrained.task, "names", ()):
         fields["auto_mapping"][CLASSES] = list(names)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_file(directory / TENSORS, tensors)
-    partial = directory / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG)
-    return directory
+    return fields, tensors
 
 
 def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Pretrained:

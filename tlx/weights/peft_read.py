@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models.names import inward, outward
-from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
+from tlx.models.names import Name, inward, outward
+from tlx.weights.peft import LEARNED_TOKENS, Layout, Spelling, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
@@ -74,12 +74,12 @@ def read(
     """
     kind = document["peft_type"]
     reading = Reading({}, [], [], [])
-    layers: dict[str, dict[str, tuple[np.ndarray, str]]] = {}
-    shared: dict[str, tuple[np.ndarray, str]] = {}
     bare = {key: key.removeprefix("base_model.").removeprefix("model.") for key in tensors}
     suffixes = {key: next((end for end in PARTS[kind] if name.endswith(end)), "") for key, name in bare.items()}
     modules = {bare[key].removesuffix(end) for key, end in suffixes.items() if end}
     spelling = spelled(form, modules, source)
+    layers: dict[str, Found] = {}
+    shared: Found = {}
     for key, tensor in sorted(tensors.items()):
         suffix, (module, _, name) = suffixes[key], bare[key].rpartition(".")
         if bare[key] in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
@@ -90,33 +90,52 @@ def read(
             else:
                 reading.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
-            name_of = form.places[path].name
-            if path in reading.arrays:
-                reading.extra.append(f"{key!r} {tensor.shape}: {reading.arrays[path][1]!r} is the same")
-                continue
-            reading.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
-            if path in reading.arrays:
-                reading.arrays[path] = (inward(name_of, tensor), key)
+            read_declared(form.places[path].name, tensor, key, shapes[path], reading)
         else:
             reading.extra.append(f"{key!r} {tensor.shape}")
     if kind in LEARNED_TOKENS:
         read_tokens(form, document, shared, shapes, reading)
     else:
-        module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
-        expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
-        if not spelling.whole:  # A bare backbone has no head that the config could name.
-            expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
-        check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
-        for layer in sorted(layers.keys() | expected_layers):
-            READERS[kind](
-                module_names[layer], document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, reading
-            )
+        read_layers(form, document, spelling, layers, shared, shapes, source, reading)
     read_paths = reading.arrays.keys() | {message.split(" ")[0] for message in reading.misshapen}
     for path, tensor_name in sorted(kept_paths(document, spelling).items()):
         if path not in read_paths:
             reading.missing.append(f"{path} {shapes[path]} (as {tensor_name!r}, which the config keeps whole)")
     stop(source, reading.missing, reading.misshapen, reading.extra)
     return reading.arrays
+
+
+def read_declared(name: Name, tensor: np.ndarray, key: str, shape: tuple[int, ...], found: Reading) -> None:
+    """Add a tensor of a module that is saved whole; a second tensor for one leaf is extra."""
+    path = name.ours
+    if path in found.arrays:
+        found.extra.append(f"{key!r} {tensor.shape}: {found.arrays[path][1]!r} is the same")
+        return
+    found.take(path, tensor, key, outward(name, np.empty(shape, bool)).shape)
+    if path in found.arrays:
+        found.arrays[path] = (inward(name, tensor), key)
+
+
+def read_layers(
+    form: Layout,
+    document: Mapping[str, Any],
+    spelling: Spelling,
+    layers: Mapping[str, Found],
+    shared: Found,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    found: Reading,
+) -> None:
+    """Add the leaves of every layer that the config names, from the tensors in `layers` and those that layers share."""
+    module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
+    expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
+    if not spelling.whole:  # A bare backbone has no head that the config could name.
+        expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
+    check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
+    read = READERS[document["peft_type"]]
+    for layer in sorted(layers.keys() | expected_layers):
+        shape = shapes[f"{layer}/kernel"]
+        read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, found)
 
 
 def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from tlx.records.studies import Summary, Table
+from tlx.records.studies.comparing import Comparison
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
@@ -90,21 +91,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     comparisons = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not comparisons:
         return None
-    named, anchor = labels(table, columns), anchors(table, columns)
-    rows: Rows = []
-    for comparison in comparisons:
-        gap, setting = comparison.difference, columns.setting(comparison.arm.names)
-        low, high = comparison.boot or (None, None)
-        rows.append(
-            comparison.arm.names
-            | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
-            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
-            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
-            | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
-            | {"below": None if comparison.detectable is None else -comparison.detectable}
-            | {"bootstrap_low": low, "bootstrap_high": high}
-            | {"anchor": anchor[columns.arm(comparison.arm.names)]}
-        )
+    rows = difference_rows(table, columns, comparisons)
     signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
     axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
     better = "" if table.higher else " (below 0 is better)"
@@ -146,6 +133,26 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     return charts.figure(
         "differences", "Differences to the baseline", caption, chart, rows, height=height, marks=marks
     )  # fmt: skip
+
+
+def difference_rows(table: Table, columns: Columns, comparisons: Sequence[Comparison]) -> Rows:
+    """Return a row of the drawing of differences for each comparison of the table."""
+    named, anchor = labels(table, columns), anchors(table, columns)
+    rows: Rows = []
+    for comparison in comparisons:
+        gap, setting = comparison.difference, columns.setting(comparison.arm.names)
+        low, high = comparison.boot or (None, None)
+        rows.append(
+            comparison.arm.names
+            | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
+            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
+            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
+            | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
+            | {"below": None if comparison.detectable is None else -comparison.detectable}
+            | {"bootstrap_low": low, "bootstrap_high": high}
+            | {"anchor": anchor[columns.arm(comparison.arm.names)]}
+        )
+    return rows
 
 
 class Crossing(NamedTuple):
