@@ -18,7 +18,7 @@ from typing import Any
 from tlx.files import class_names, schema_1
 from tlx.files import user_code as code
 from tlx.files.class_names import Classes
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 Named = Mapping[str, type]
 MISSING = object()
@@ -134,7 +134,7 @@ def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") ->
     return _built(kind, values)
 
 
-def _given(document: dict[str, Any], given: Any, path: str) -> Any:
+def _given(document: Json, given: Any, path: str) -> Any:
     """Return the value that was written as a `repr`, taken from a value that contains it."""
     values = {} if given is MISSING else dict(leaves(given))
     if path in values and dump(values[path]) == document:

@@ -13,7 +13,7 @@ from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.tasks.classes import match, shown
 from tlx.training.reopen import Meter, Reopened, reopen
-from tlx.trees import flatten
+from tlx.trees import Json, flatten
 from tlx.types import Variables
 from tlx.weights import blend, reorder, save_pretrained
 
@@ -200,7 +200,7 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
     return []
 
 
-def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, told: dict[str, Any]) -> dict[str, Any]:
+def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, told: Json) -> Json:
     """Write the model and its `blend.json`, and return the content of that file."""
     metrics = {
         f"{split}/{name}": value

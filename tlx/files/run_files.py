@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.files.documents import digests
+from tlx.trees import Json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
 LEARNED, FAILED, METRICS, PAGE = "learned.safetensors", "failed.json", "metrics.jsonl", "report.html"
@@ -126,7 +127,7 @@ def _fingerprint(path: Path) -> str:
     return fingerprint if isinstance(fingerprint, str) else ""
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> Json:
     """Return a JSON object; an empty one where it cannot be read. The reader of the file itself reports the fault."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from typing import Any, Self
 from tlx.files.documents import digests, read_lines
 from tlx.files.documents.records import METRIC, RERUN
 from tlx.files.durable import write_all_of, write_whole
+from tlx.trees import Json
 
 METRICS = "metrics.jsonl"
 # Lines that are kept in memory before they are written.
@@ -37,7 +38,7 @@ def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
     write_whole(path, [json_text(document).encode()], sync=sync)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[Json]:
     """Return the lines of `metrics.jsonl`, without a last line that a killed run left half written."""
     digests.verify(folder, METRICS)
     return read_lines(folder / METRICS, METRIC, remedy=RERUN)

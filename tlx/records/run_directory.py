@@ -32,6 +32,7 @@ from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional import metrics
 from tlx.records import migrations
 from tlx.records.log import write_json
+from tlx.trees import Json
 
 __all__ = [
     "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
@@ -120,7 +121,7 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
-    written: dict[str, Any] = {
+    written: Json = {
         "schema": config.SCHEMA, "fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)
     }  # fmt: skip
     if files := class_names.files_of(recipe):
@@ -220,7 +221,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     return Predictions(arrays, indices)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Return versions, devices and machine, for the page and for repeating the run."""
     import jax
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from tlx.report.scales import categories, legend_height, numbers
+from tlx.trees import Json
 
 TABLE = "table"
-Rows = list[dict[str, Any]]
+Rows = list[Json]
 
 
 class Figure(NamedTuple):
@@ -17,7 +18,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     caption: str
-    spec: dict[str, Any]
+    spec: Json
 
     @property
     def rows(self) -> Rows:
@@ -72,7 +73,7 @@ def curve(
     tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(x=steps())
-    mark: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    mark: Json = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
     layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(base.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
@@ -97,7 +98,7 @@ def losses(
     base = alt.Chart(data()).encode(x=steps(), **categories("split", order, "line"))
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     training = base.transform_filter("datum.split === 'training'")
-    thin: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    thin: Json = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
     layers = [training.mark_line(**thin).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(training.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlx.functional.metrics import Metric, Scores, of_scores
 from tlx.models.heads import Head
+from tlx.trees import Json
 from tlx.types import Array, Column, Field
 
 Outputs = Mapping[str, Any]
@@ -87,7 +88,7 @@ class Task:
         """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words."""
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
 
-    def config_document(self) -> dict[str, Any]:
+    def config_document(self) -> Json:
         """Return the entries of a model's config.json that describe the task, as transformers names them."""
         names = self.names if self.by_class and self.names else [f"LABEL_{n}" for n in range(self.outputs or 0)]
         return numbered(names) | ({"problem_type": self.problem} if self.problem else {})
@@ -152,7 +153,7 @@ class Statement(NamedTuple):
         return names if len(set(names)) == len(names) else ()
 
 
-def numbered(names: Sequence[str]) -> dict[str, Any]:
+def numbered(names: Sequence[str]) -> Json:
     """Return the class names as config.json stores them, by number and by name."""
     return {
         "id2label": {str(n): name for n, name in enumerate(names)},

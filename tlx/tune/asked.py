@@ -11,7 +11,7 @@ from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, is_study
 from tlx.training.active_run import total_steps
 from tlx.training.prepare import open_data
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 from tlx.tune import journal
 from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler
 from tlx.tune.space import Space, check, shown
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     seed: int
 
     @property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Json:
         """The settings that two workers of one search must share."""
         return {
             "fingerprint": config.fingerprint(self.recipe),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.models.names import Name, inward, outward
+from tlx.trees import Json
 from tlx.weights.peft import LEARNED_TOKENS, Layout, Spelling, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
@@ -51,7 +52,7 @@ class Reading(NamedTuple):
 
 def read(
     form: Layout,
-    document: Mapping[str, Any],
+    document: Json,
     tensors: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
     source: str,
@@ -118,7 +119,7 @@ def read_declared(name: Name, tensor: np.ndarray, key: str, shape: tuple[int, ..
 
 def read_layers(
     form: Layout,
-    document: Mapping[str, Any],
+    document: Json,
     spelling: Spelling,
     layers: Mapping[str, Found],
     shared: Found,

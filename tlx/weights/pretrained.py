@@ -16,7 +16,7 @@ from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
-from tlx.trees import flatten
+from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
@@ -143,7 +143,7 @@ class Checkpoint(NamedTuple):
 
     source: str
     directory: Path
-    document: dict[str, Any]
+    document: Json
     form: Format
     stated: Stated
     settings: Any
@@ -244,7 +244,7 @@ def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str
     ]
 
 
-def own_settings(document: dict[str, Any], model: Any) -> Any:
+def own_settings(document: Json, model: Any) -> Any:
     """Return the architecture of a checkpoint in our own form."""
     if model is not None:
         return model
@@ -254,7 +254,7 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
         raise ValueError(f"the checkpoint cannot name its own architecture ({error}); give model=...") from None
 
 
-def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
+def stated_head(document: Json, form: Format, file: Path) -> Stated:
     """Return the head that `config.json` states.
 
     The task has no names if `id2label` has one name for several classes.
@@ -280,7 +280,7 @@ def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
     return Stated(task, names, architecture, head, type(task).__name__ if task else "")
 
 
-def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
+def stated_names(document: Json, file: Path) -> tuple[str, ...]:
     """Return the class names of `config.json` in the order of their numbers; empty if it has no `id2label`."""
     labels = document.get("id2label") or {}
     for field in ("id2label", "label2id"):
@@ -355,7 +355,7 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
     """Return the `config.json` of a model to be saved."""
     model, task = pretrained.model, pretrained.task
     if kind == OWN:
-        document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
+        document: Json = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
         token = "Token" if isinstance(model.head, models.PerToken) else ""
         has_head = task or token
         document["architectures"] = [f"{type(model.config).__name__}For{token}Classification"] if has_head else []

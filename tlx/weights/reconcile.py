@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.models.names import Name, inward
 from tlx.partition import compile_rule, prefixes
-from tlx.trees import flatten, near_miss
+from tlx.trees import Json, flatten, near_miss
 
 ACTIONS = ("loaded", "renamed", "transposed", "permuted", "reset", "unused")
 # Returns the array of a path in the right shape; None if its shape does not depend on a size.
@@ -42,7 +42,7 @@ class Manifest(NamedTuple):
     """
 
     source: str
-    document: Mapping[str, Any]
+    document: Json
     entries: tuple[Entry, ...]
     drawn: Mapping[str, int] = {}
 

@@ -19,7 +19,7 @@ from tlx.records import run_directory
 from tlx.records.log import write_json
 from tlx.training.evaluate import feature_reader
 from tlx.training.prepare import Prepared, prepare
-from tlx.trees import flatten, near_miss
+from tlx.trees import Json, flatten, near_miss
 
 DOCUMENT = "classical.json"
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ def compare(
     methods: Sequence[str] | None = None,
     seeds: int = 5,
     say: Say | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Measure classical methods on the inputs of the head before any training, against logistic regression on the
     source.
 
@@ -60,7 +60,7 @@ def compare(
         return _compare(recipe, path, chosen, seeds, tell)
 
 
-def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> dict[str, Any]:
+def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> Json:
     """Run `compare` in a folder that is locked."""
     if (path / run_directory.RECIPE).is_file():
         raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
@@ -180,7 +180,7 @@ def told(
     said: dict[str, list[Answer]],
     seconds: dict[str, float],
     given: Given | None,
-) -> dict[str, Any]:
+) -> Json:
     """Return the document."""
     assert given is not None
     test = drawn[0][0].test
@@ -214,9 +214,7 @@ def told(
     }  # fmt: skip
 
 
-def method_row(
-    name: str, answers: Sequence[Answer], seconds: float, correct: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def method_row(name: str, answers: Sequence[Answer], seconds: float, correct: Mapping[str, np.ndarray]) -> Json:
     """Return the row of a method in the document.
 
     `correct` [seeds, examples] says, for each method, which answers are right.
@@ -230,7 +228,7 @@ def method_row(
     return row if name == BASE else row | {"difference": difference_from(correct[name], correct[BASE])}
 
 
-def difference_from(correct: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+def difference_from(correct: np.ndarray, base: np.ndarray) -> Json:
     """Return the gain in accuracy over the base, with intervals and a p-value; both arrays are [seeds, examples]."""
     gain = significance.paired(correct.mean(1), base.mean(1), (0.0, 1.0))
     both = significance.over_seeds_and_examples(correct, base)
@@ -243,7 +241,7 @@ def difference_from(correct: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def add_verdicts(differences: Sequence[dict[str, Any]]) -> None:
+def add_verdicts(differences: Sequence[Json]) -> None:
     """Add Holm's p-value over all `differences`, and the verdict, to each."""
     corrected = significance.holm([difference["p"] for difference in differences])
     for difference, p in zip(differences, corrected, strict=True):

@@ -20,7 +20,7 @@ from tlx.files.documents.checks import Form
 from tlx.functional.metrics import Metric, known
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 GROUPS = "groups.json"
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     changes: tuple[tuple[str, str, str], ...]
     folder: Path
     state: State
-    result: dict[str, Any] | None = None
+    result: Json | None = None
     failed: dict[str, Any] | None = None
     changed: tuple[str, ...] = ()
 
@@ -257,7 +257,7 @@ def _key(names: Mapping[str, Any]) -> str:
     return json.dumps(names, sort_keys=True)
 
 
-def costs(result: Mapping[str, Any]) -> dict[str, float]:
+def costs(result: Json) -> dict[str, float]:
     """Return the costs that a run's `result.json` records.
 
     The names are `seconds` and its parts `seconds/train`, ..., `peak_memory_bytes`, `flops`, `parameters/trainable`,

@@ -8,27 +8,28 @@ from tlx.records.studies import Arm, Table
 from tlx.report import words
 from tlx.report.study import names
 from tlx.report.study.names import Columns
+from tlx.trees import Json
 
 NONE = "–"
 
 
-def of_columns(table: Table, columns: Columns) -> list[dict[str, Any]]:
+def of_columns(table: Table, columns: Columns) -> list[Json]:
     """Return one group of choices per column in which arms differ."""
     arms = [named(arm.names, columns) for arm in table.study.arms]
     return [group(name, names.short(name, columns.every), [texts[name] for texts in arms]) for name in columns.varying]
 
 
-def of_fields(held: list[dict[str, str]]) -> list[dict[str, Any]]:
+def of_fields(held: list[dict[str, str]]) -> list[Json]:
     """Return one group of choices per field of the result of `further`."""
     return [group(path, path, [fields[path] for fields in held]) for path in (held[0] if held else ())]
 
 
-def group(name: str, short: str, values: list[str]) -> dict[str, Any]:
+def group(name: str, short: str, values: list[str]) -> Json:
     """Return every value once, the dash last."""
     return {"name": name, "short": short, "values": sorted(dict.fromkeys(values), key=NONE.__eq__)}
 
 
-def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
+def named(given: Json, columns: Columns) -> dict[str, str]:
     """Return the names of a cell in the columns that differ, as text; a dash if it has no such column."""
     return {name: names.value(given[name]) if columns.says(name, given) else NONE for name in columns.varying}
 

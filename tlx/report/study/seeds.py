@@ -28,6 +28,7 @@ from tlx.report.study.axes import (
 )
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, short
+from tlx.trees import Json
 
 
 def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
@@ -69,7 +70,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     return figures
 
 
-def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit: Unit) -> Any:
+def strip(x: Any, order: Sequence[str], tints: Json, title: str, unit: Unit) -> Any:
     """Draw the panel of one setting."""
     y = lines_of("label", order)
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
