@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
 from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source
@@ -55,7 +56,7 @@ class Examples(Sequence[dict[str, Any]]):
         self,
         name: str,
         split: str,
-        source: Sequence[Mapping[str, Any]],
+        source: Sequence[Example],
         columns: Columns,
         *,
         rows: np.ndarray | None = None,
@@ -117,7 +118,7 @@ class Examples(Sequence[dict[str, Any]]):
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
 
-    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
             return {}
         label = self._label(record, index)
@@ -223,7 +224,7 @@ class Examples(Sequence[dict[str, Any]]):
             for index, record in zip(rows, many(self.source, rows), strict=True):
                 yield self._label(record, index)
 
-    def _label(self, record: Mapping[str, Any], index: int) -> Any:
+    def _label(self, record: Example, index: int) -> Any:
         column: Column = self.columns[LABEL]
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
@@ -242,7 +243,7 @@ class Unlabelled(Examples):
 
     grants = False
 
-    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def _truth(self, record: Example, index: int) -> dict[str, Any]:
         return {}
 
     def labels(self) -> np.ndarray:
@@ -271,7 +272,7 @@ def open_dataset(source: str | Source) -> Dataset:
     return Tfds(source).open() if isinstance(source, str) else source.open()
 
 
-def many(source: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+def many(source: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:
     """Return the records at these rows, read together where the source can do that."""
     read = getattr(source, "__getitems__", None)
     return [source[row] for row in rows] if read is None else read(rows)

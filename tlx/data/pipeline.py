@@ -23,7 +23,7 @@ from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
 from tlx.processors.base import Processor, length_of
 from tlx.processors.columns import HEAVY, LABEL, spelled
-from tlx.types import Field
+from tlx.types import Arrays, Example, Field
 
 if TYPE_CHECKING:
     import grain
@@ -207,7 +207,7 @@ class Targets(Protocol):
 
     def fields(self) -> Mapping[str, Field]: ...
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]: ...
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]: ...
 
 
 class Labels:
@@ -225,7 +225,7 @@ class Labels:
         elif examples.labelled and examples.scalar:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
 
-    def of(self, example: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+    def of(self, example: Example, processor: Any) -> dict[str, Any]:
         """Return the label arrays of a raw example."""
         if self.targets is not None and self.fields:
             return self.targets.targets(example, processor)
@@ -392,7 +392,7 @@ def _reading() -> grain.ReadOptions:
 HOST_KEYS = (*TRUTH, "position", "weight")
 
 
-def inputs_of(batch: Mapping[str, Any], targets: Targets | None = None) -> dict[str, Any]:
+def inputs_of(batch: Arrays, targets: Targets | None = None) -> dict[str, Any]:
     """Return the inputs of a model in a batch: all arrays but the label arrays and those that only the host reads."""
     labels = () if targets is None else targets.fields()
     return {name: array for name, array in batch.items() if name not in HOST_KEYS and name not in labels}

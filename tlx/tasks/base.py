@@ -11,9 +11,9 @@ import numpy as np
 from tlx.functional.metrics import Metric, Scores, of_scores
 from tlx.models.heads import Head
 from tlx.trees import Json
-from tlx.types import Array, Column, Field
+from tlx.types import Array, Arrays, Column, Example, Field
 
-Outputs = Mapping[str, Any]
+Outputs = Arrays
 Batch = Mapping[str, Array]
 
 
@@ -56,7 +56,7 @@ class Task:
         """Declare the arrays of `targets`: their shapes, types and padding."""
         return {"label": Field((), "int32")}
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return the label arrays of one raw example, as `fields` declares them."""
         return {name: np.asarray(example[name], field.dtype) for name, field in self.fields().items()}
 
@@ -98,7 +98,7 @@ class Task:
         """Return the task that a checkpoint's config.json states; None if it states another kind of task."""
         return None
 
-    def label_words(self, example: Mapping[str, Any]) -> str | float:
+    def label_words(self, example: Example) -> str | float:
         """Return the true label of a raw example as a page shows it."""
         label = np.asarray(example["label"])
         if label.ndim:
@@ -161,7 +161,7 @@ def numbered(names: Sequence[str]) -> Json:
     }
 
 
-def with_labels(task: Task, batch: Mapping[str, Any]) -> bool:
+def with_labels(task: Task, batch: Arrays) -> bool:
     """Return whether a batch holds all label arrays of a task."""
     return all(name in batch for name in task.fields())
 

@@ -16,6 +16,7 @@ from tlx.data.pipeline import reader
 from tlx.training.prepare import stream_seed, training_batches
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import flatten, size
+from tlx.types import Arrays
 
 # The largest number of bytes of training examples that may lie on a device beside the step.
 RESIDENT = 256 * 2**20
@@ -289,6 +290,6 @@ def rows_of(run: Any, how: Any) -> dict[str, Any]:
     )
 
 
-def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def together(made: Sequence[Arrays]) -> dict[str, Any]:
     """Return several batches as one, [O, B, ...], texts padded to the longest of their stream."""
     return jax.tree.map(lambda *leaves: stack(np, leaves), *made)

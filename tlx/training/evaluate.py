@@ -19,9 +19,9 @@ from tlx.tasks import Task
 from tlx.training.prepare import Prepared
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
-from tlx.types import Variables
+from tlx.types import Arrays, Variables
 
-Read = Callable[[Mapping[str, Any]], dict[str, Any]]
+Read = Callable[[Arrays], dict[str, Any]]
 
 
 def evaluate(
@@ -92,20 +92,20 @@ def measured(
     return passes(batches, compute, read)
 
 
-def beside(batches: Sequence[Mapping[str, Any]], read: Read) -> dict[str, Any]:
+def beside(batches: Sequence[Arrays], read: Read) -> dict[str, Any]:
     """Return one batch of the same examples as read for several runs: the engine's inputs as [A, B, ...], and the other
     entries of the batch."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(read, batches))
     return {**batches[0], **stacked}
 
 
-def scored(batch: Mapping[str, Any]) -> dict[str, Any]:
+def scored(batch: Arrays) -> dict[str, Any]:
     """Return the entries of a batch that a task scores: the inputs of the model and the label arrays."""
     return {name: array for name, array in batch.items() if name not in ("index", "position", "weight")}
 
 
 def passes(
-    batches: Iterable[Mapping[str, Any]],
+    batches: Iterable[Arrays],
     compute: Callable[[dict[str, Any]], Mapping[str, Any]],
     read: Read = inputs_of,
 ) -> dict[str, np.ndarray]:

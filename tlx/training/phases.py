@@ -15,6 +15,7 @@ from tlx.training.active_run import ActiveRun
 from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
 from tlx.training.vectorize import Engine
+from tlx.types import Arrays
 
 Before = tuple[list[Parts], list[TrainState]]
 
@@ -142,7 +143,7 @@ def engine_of(
     parts: Sequence[Parts],
     mesh: Any,
     states: list[TrainState],
-    streams: Sequence[Mapping[str, Any]],
+    streams: Sequence[Arrays],
     validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
     """Return the engine of these runs, their initial states as the engine takes them, and the paths of all its

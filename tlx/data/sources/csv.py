@@ -19,7 +19,7 @@ from tlx.data.sources.csv_file import CsvFile
 from tlx.files.durable import sha256_once
 from tlx.processors.columns import LABEL
 from tlx.trees import near_miss
-from tlx.types import Column
+from tlx.types import Column, Example
 
 Kind = Literal["class", "number", "classes", "tags"]
 
@@ -147,7 +147,7 @@ class CsvTable:
     notes: tuple[str, ...]
 
 
-class Rows(Sequence[Mapping[str, Any]]):
+class Rows(Sequence[Example]):
     """The records of a split. Each is read from its file when it is needed."""
 
     def __init__(self, table: CsvTable, split: str):
@@ -158,7 +158,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.part.places)
 
-    def __getitem__(self, position: int) -> Mapping[str, Any]:  # type: ignore[override]
+    def __getitem__(self, position: int) -> Example:  # type: ignore[override]
         if not 0 <= position < len(self):
             raise IndexError(f"{self.part.file.path} has {len(self)} rows in this split; there is none at {position}")
         cells = self.part.file.row(int(self.part.places[position]))
