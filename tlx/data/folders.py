@@ -158,7 +158,7 @@ def own(name: Any) -> bool:
     return isinstance(name, str) and name in own_classes()
 
 
-def check_classes(value: Any, path: Path) -> None:
+def check_classes(value: object, path: Path) -> None:
     """Raise ValueError where a document, or a document within one of its strings, names a class that
     is not TFDS's own."""
     if isinstance(value, dict):

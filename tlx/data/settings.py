@@ -235,7 +235,7 @@ class Data:
         return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> Any:
     """Return a source, or each of several, as the shortest value with the same meaning, so that one recipe has one
     fingerprint. `config.check` checks values of another type."""
     if isinstance(value, tuple):

@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
 
 from tlx.files.documents import digests
 from tlx.trees import Json
@@ -111,7 +110,7 @@ def check_file(folder: Path, name: str) -> None:
         digests.verify(folder, name)
 
 
-def check_fingerprint(folder: Path, document: Any, what: str) -> None:
+def check_fingerprint(folder: Path, document: object, what: str) -> None:
     """Raise ValueError where a document has the fingerprint of another recipe than the run in `folder`."""
     received = document.get("fingerprint") if isinstance(document, dict) else None
     expected = _fingerprint(folder / RECIPE)

@@ -213,7 +213,7 @@ def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> 
     return max(sides, default=0)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Return whether a processor is a frozen dataclass of numbers, strings, None and tuples of them."""
     plain = bool | int | float | str | None
     values = list(config.fields(value).values()) if config.is_record(value) else [value]
@@ -226,7 +226,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def tupled(value: Any) -> Any:
+def tupled(value: object) -> Any:
     """Return JSON values with tuples in the place of lists."""
     return tuple(map(tupled, value)) if isinstance(value, list) else value
 

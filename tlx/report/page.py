@@ -72,7 +72,7 @@ def text(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return the value as JSON can represent it: numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

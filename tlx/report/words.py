@@ -127,7 +127,7 @@ def shape(value: Any) -> str:
     return " × ".join(map(str, value)) or "scalar"
 
 
-def source(document: Any, indent: int = 0, before: int = 0) -> str:
+def source(document: object, indent: int = 0, before: int = 0) -> str:
     """Return a dumped recipe as the Python code that creates it, on a line that `before` characters precede.
 
     >>> source({"kind": "Freeze", "through": "blocks/03", "rates": [1.0]})

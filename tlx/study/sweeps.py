@@ -137,7 +137,7 @@ def listed(cells: Iterable[Given]) -> list[Override]:
     return [_override(number, cell) for number, cell in enumerate(cells, 1)]
 
 
-def shown(value: Any) -> Any:
+def shown(value: object) -> Any:
     """Return a value as a table shows it: numbers, strings and None unchanged, all else as the text a user would
     write."""
     return value if value is None or isinstance(value, bool | int | float | str) else config.source(value)
@@ -177,7 +177,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value.item() if hasattr(value, "item") else value for path, value in changes.items()}
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     single = isinstance(value, str | bytes | tuple | Mapping) or getattr(value, "ndim", 1) == 0
     return isinstance(value, Iterable) and not single
 

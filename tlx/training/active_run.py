@@ -29,7 +29,7 @@ from tlx.tasks.classes import shown
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
-from tlx.trees import flatten, nest
+from tlx.trees import Tree, flatten, nest
 from tlx.types import Arrays, Setting, Variables
 
 # The folder of checkpoints within that of a run.
@@ -86,7 +86,7 @@ class ActiveRun:
         path: Path,
         ready: Prepared,
         splits: Splits,
-        memory: Any,
+        memory: Tree,
         records: int | None = None,
         finished: bool = False,
     ):

@@ -14,6 +14,7 @@ import numpy as np
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
 from tlx.training.prepare import stream_seed, training_batches
+from tlx.training.state import TrainState
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import flatten, size
 from tlx.types import Arrays
@@ -50,7 +51,7 @@ class ShapeCounter:
     def __init__(self) -> None:
         self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
 
-    def count(self, batch: Any, steps: int) -> bool:
+    def count(self, batch: Arrays, steps: int) -> bool:
         """Count steps of this batch's shape; return whether the shape occurred before."""
         shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
         self.steps[shape] += steps
@@ -75,7 +76,7 @@ class HostBatches(ShapeCounter):
         self.batches, self.steps = self.begin(step), Counter()
         return self
 
-    def bytes_needed(self, state: Any) -> int:
+    def bytes_needed(self, state: TrainState) -> int:
         """Return the bytes of arguments and temporaries of a compiled step; this uses up a batch."""
         return needed(self.engine.train.lower(state, self.batch()[2]).compile())  # type: ignore[attr-defined]
 
@@ -90,7 +91,7 @@ class HostBatches(ShapeCounter):
         batch = batches[0] if len(batches) == 1 else together(batches)
         return batches, batch, self.engine.put(batch)
 
-    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+    def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch one step from `state`."""
         batches, batch, placed = self.batch()
         state, metrics = self.engine.train(state, placed)
@@ -133,7 +134,7 @@ class DeviceBatches(ShapeCounter):
         self.steps = Counter()
         return self
 
-    def bytes_needed(self, state: Any) -> int:
+    def bytes_needed(self, state: TrainState) -> int:
         """Return the bytes of arguments and temporaries of the compiled steps, which are compiled here, once."""
         rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
         self.program = self.program.lower(state, self.table, rows, np.int32(1)).compile()
@@ -153,7 +154,7 @@ class DeviceBatches(ShapeCounter):
 
         return of(rows[-1:]), of(rows)
 
-    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+    def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch the steps from `step` up to `end`, at most `MOST`."""
         count = min(MOST, end - step)
         drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
@@ -175,7 +176,7 @@ class DeviceBatches(ShapeCounter):
         return DispatchedSteps(state, count, metrics, examples, compiled, True, self.engine.runs)
 
 
-def shaped(batch: Any) -> Any:
+def shaped(batch: Arrays) -> Any:
     """Return the shapes and types of a batch."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), batch)
 

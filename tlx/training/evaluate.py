@@ -17,6 +17,7 @@ from tlx.processors.sounds import drawn
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
+from tlx.training.state import TrainState
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
 from tlx.types import Arrays, Variables
@@ -25,7 +26,7 @@ Read = Callable[[Arrays], dict[str, Any]]
 
 
 def evaluate(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared
+    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
@@ -53,7 +54,7 @@ def evaluate(
 
 def look(
     engine: Engine,
-    state: Any,
+    state: TrainState,
     examples: Mapping[str, Examples],
     readers: Mapping[str, Sequence[Any]],
     ready: Prepared,
@@ -72,7 +73,7 @@ def look(
 
 
 def measured(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
+    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
 ) -> dict[str, np.ndarray]:
     """Return the engine's outputs for every example, arrays [N, A, ...] by name (N examples, A runs), with `index` [N],
     in the order of the examples. `read` takes the engine's inputs from a batch."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import config, optim, sharding
 from tlx.partition import Partition
@@ -190,7 +191,7 @@ def traced(
     rates: Sequence[float],
     batches: Any,
     memory: Any,
-    mesh: Any,
+    mesh: Mesh,
     progress: Progress,
     done: int,
 ) -> Curve:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import sharding
 from tlx.training import feature_cache, vectorize
@@ -62,7 +63,7 @@ class PhaseSetup:
             flops.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
         return flops
 
-    def step_flops(self, n: int, batch: Any) -> float | None:
+    def step_flops(self, n: int, batch: Arrays) -> float | None:
         """Return the operations of one step of run n alone on a batch of these shapes; None where XLA does not count
         them."""
         parts, form = self.parts[n], self.forms[n]
@@ -73,7 +74,7 @@ class PhaseSetup:
             self.known[key] = float(cost["flops"]) if cost and "flops" in cost else None
         return self.known[key]
 
-    def program(self, parts: Parts, form: TrainState, batch: Any) -> Any:
+    def program(self, parts: Parts, form: TrainState, batch: Arrays) -> Any:
         """Return one run's step, lowered for arrays of these shapes. The engine's step is used, and not traced again,
         where it is the step of one run on a whole batch. XLA would count only one round of a loop over pieces of the
         batch, so such a step is lowered in one piece."""
@@ -141,7 +142,7 @@ def read_by(
 def engine_of(
     runs: Sequence[ActiveRun],
     parts: Sequence[Parts],
-    mesh: Any,
+    mesh: Mesh,
     states: list[TrainState],
     streams: Sequence[Arrays],
     validation: Sequence[Any],

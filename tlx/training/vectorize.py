@@ -22,6 +22,7 @@ from tlx.partition import Partition
 from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
+from tlx.types import Arrays, Carry
 
 # The largest number of steps over a resident table in one call.
 MOST = 256
@@ -156,7 +157,7 @@ def stepped(
             tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[taken:]) for axis, leaf in pairs]
         )
 
-    def both(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+    def both(state: TrainState, batch: Arrays) -> tuple[TrainState, Any]:
         if batches == 1:
             after, metrics = step(state._replace(key=state.key[0]), batch)
             return after._replace(key=state.key), metrics
@@ -168,13 +169,15 @@ def stepped(
     return both
 
 
-def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: Any, count: Any) -> tuple[Any, Any]:
+def swept(
+    step: Callable[[Any, Any], Any], state: TrainState, table: Any, positions: Any, count: Any
+) -> tuple[Any, Any]:
     """Take `count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
 
     def batch(k: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
-    def body(k: Any, carry: Any) -> Any:
+    def body(k: Any, carry: Carry) -> Any:
         state, history = carry
         state, metrics = step(state, batch(k))
         return state, jax.tree.map(lambda values, value: values.at[k].set(value), history, metrics)
@@ -227,7 +230,7 @@ def stack(xp: Any, leaves: Sequence[Any]) -> Any:
     )
 
 
-def on_host(state: Any) -> Any:
+def on_host(state: TrainState) -> Any:
     """Return the state with its small leaves on the host, where `Engine.fetch` takes no time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
 
@@ -237,7 +240,7 @@ def is_small(leaves: Sequence[Any]) -> bool:
     return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 
-def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
+def unstacked(state: TrainState, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
     """Return run n's state, without its padding."""
     leaves, tree = jax.tree.flatten(state)
     of_run = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]

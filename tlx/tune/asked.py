@@ -143,7 +143,7 @@ def begun(folder: Path) -> bool:
     return (folder / SEARCH).is_file() or ((folder / CLAIMS).is_dir() and not is_study(folder))
 
 
-def told(value: Any) -> str:
+def told(value: object) -> str:
     """Return a setting as text."""
     return ", ".join(f"{path}: {spec}" for path, spec in value.items()) if isinstance(value, dict) else str(value)
 

@@ -180,7 +180,7 @@ def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
     raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}")
 
 
-def check_characters(document: Any, name: object, remedy: str) -> None:
+def check_characters(document: object, name: object, remedy: str) -> None:
     """Raise DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
     waiting = [document]
     while waiting:

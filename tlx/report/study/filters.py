@@ -2,7 +2,6 @@
 recipes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from tlx.records.studies import Arm, Table
 from tlx.report import words
@@ -64,7 +63,7 @@ def shared(arm: Arm) -> dict[str, str | None] | None:
     return values_by_path
 
 
-def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(document: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield every leaf of a dumped recipe with its dotted path, as text; `path.kind` is the class of a record.
 
     >>> dict(leaves({"kind": "Recipe", "optim": {"kind": "Optim", "lr": 1e-3}, "terms": [{"kind": "Mmd"}], "at": [1]}))
@@ -81,7 +80,7 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, told(document)
 
 
-def told(value: Any) -> str:
+def told(value: object) -> str:
     """Return a field as text; equal values have equal texts.
 
     >>> told(1.0), told(1e-3), told(0.12345678), told("sgd"), told([0.5, "a"])

@@ -32,6 +32,7 @@ from tlx.training.feature_cache.cut import Cut, prefix
 from tlx.training.interrupt import locked, look
 from tlx.training.prepare import Prepared
 from tlx.trees import flatten, subtree
+from tlx.types import Array
 
 
 class Sources(NamedTuple):
@@ -119,7 +120,7 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     return sha.hexdigest()[:24]
 
 
-def numbers(leaf: Any) -> bytes:
+def numbers(leaf: Array | np.ndarray) -> bytes:
     """Return the digest of an array; it is kept until the array is deleted."""
     place = id(leaf)
     if place not in DIGESTS:
