@@ -207,7 +207,7 @@ class Targets(Protocol):
 
     def fields(self) -> Mapping[str, Field]: ...
 
-    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]: ...
+    def targets(self, example: Example, processor: Processor) -> dict[str, np.ndarray]: ...
 
 
 class Labels:
@@ -225,13 +225,13 @@ class Labels:
         elif examples.labelled and examples.scalar:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
 
-    def of(self, example: Example, processor: Any) -> dict[str, Any]:
+    def of(self, example: Example, processor: Processor) -> dict[str, Any]:
         """Return the label arrays of a raw example."""
         if self.targets is not None and self.fields:
             return self.targets.targets(example, processor)
         return {name: example[name] for name in self.fields}
 
-    def at(self, positions: np.ndarray, processor: Any, length: int) -> dict[str, np.ndarray]:
+    def at(self, positions: np.ndarray, processor: Processor, length: int) -> dict[str, np.ndarray]:
         """Return the label arrays of a batch, without reading an image or a sound."""
         if self.targets is None:
             return {name: self.examples.labels()[positions] for name in self.fields}

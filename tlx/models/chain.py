@@ -187,7 +187,7 @@ def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
     return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in feature_names}
 
 
-def beside(side: Tree, stage: Any, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
+def beside(side: Tree, stage: Stage, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
     """Return the carry with the summary of `stage` added for a side head, or, at the last stage, with its logits added.
 
     logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of the features

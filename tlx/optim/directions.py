@@ -8,7 +8,7 @@ import jax
 import optax
 from optax import contrib
 
-from tlx.trees import flatten, nest
+from tlx.trees import Tree, flatten, nest
 from tlx.types import Array
 
 Rates = Mapping[str, Mapping[str, Array]]
@@ -19,7 +19,7 @@ MUON_SIZE = 0.2
 def promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Return `inner` with standard promotion of types, because optax counts in integers and tlx is strict."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):
             return inner.update(updates, state, params)
 
@@ -116,16 +116,16 @@ def muon(optim: Any, hidden: frozenset[str]) -> optax.GradientTransformation:
             optax.stateless(lambda updates, _: {path: leaf * size(leaf.shape) for path, leaf in updates.items()}),
         )
 
-    def cut(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def cut(tree: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
         leaves = flatten(tree)
         kernels = {path: leaf for path, leaf in leaves.items() if path in hidden and math.prod(leaf.shape) > 1}
         return kernels, {path: leaf for path, leaf in leaves.items() if path not in kernels}
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Any:
         kernels, others = cut(params)
         return {"muon": turn(kernels).init(kernels) if kernels else (), "adam": rest.init(others) if others else ()}
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         moved_leaves: dict[str, Any] = {}
         new_state = dict(state)
         for name, leaves in zip(("muon", "adam"), cut(updates), strict=True):
@@ -149,7 +149,7 @@ def size(shape: tuple[int, ...]) -> float:
 def decay(rates: Rates) -> optax.GradientTransformation:
     """Return the transform to direction + decay x parameter, leaf by leaf."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         values = flatten(params)
         moved = {path: leaf + rates[path]["weight_decay"] * values[path] for path, leaf in flatten(updates).items()}
         return nest(moved), state
@@ -160,7 +160,7 @@ def decay(rates: Rates) -> optax.GradientTransformation:
 def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.GradientTransformation:
     """Return the transform to -rate x multiplier x (direction + decay x parameter) (Loshchilov and Hutter, 2019)."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         values = flatten(params)
         moved = {}
         for path, leaf in flatten(updates).items():

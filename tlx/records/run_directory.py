@@ -30,8 +30,10 @@ from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional import metrics
+from tlx.recipe import Recipe
 from tlx.records import migrations
 from tlx.records.log import write_json
+from tlx.tasks import Task
 from tlx.trees import Json
 
 __all__ = [
@@ -52,7 +54,7 @@ PACKAGES = (
 )
 
 
-def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:
+def finished(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> bool:
     """Return whether `folder` contains the finished run of this recipe, to be kept. Changes nothing.
 
     Raises:
@@ -79,7 +81,7 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
     return False
 
 
-def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
+def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> str:
     """Return why the run of `recipe.json` is not the recipe's run: another recipe, or the same recipe with other
     code."""
     recorded, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
@@ -111,7 +113,7 @@ def stale(folder: Path) -> list[str]:
     return code.changed(sources, folder) if isinstance(sources, dict) else []
 
 
-def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
+def claim(folder: Path, recipe: Recipe, *, overwrite: bool, base: Any = None, command: str = "") -> None:
     """Assign `folder` to the recipe, after `finished` accepted it. `overwrite` deletes an earlier run there, and
     nothing else."""
     if (folder / RECIPE).is_file():
@@ -177,7 +179,7 @@ class Predictions(NamedTuple):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def metrics(self, task: Any) -> dict[str, float]:
+    def metrics(self, task: Task) -> dict[str, float]:
         """Compute the metrics of a task from the scores. Raises ValueError where these are not the declared ones."""
         metrics = task.summarise(self.scores)
         if metrics.keys() != task.metrics.keys():

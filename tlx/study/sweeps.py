@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tlx import config
+from tlx.recipe import Recipe
 
 
 class Override(NamedTuple):
@@ -206,7 +207,7 @@ def _is_path(column: str, given: list[Override]) -> bool:
     return bool(overrides) and all(override.names[column] == shown(override.changes[column]) for override in overrides)
 
 
-def _shown_at(recipe: Any, path: str) -> Any:
+def _shown_at(recipe: Recipe, path: str) -> Any:
     try:
         return shown(config.at(recipe, path))
     except ValueError:

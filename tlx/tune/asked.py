@@ -9,6 +9,7 @@ from tlx.files.documents import read_json, records
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, is_study
+from tlx.tasks import Task
 from tlx.training.active_run import total_steps
 from tlx.training.prepare import open_data
 from tlx.trees import Json, near_miss
@@ -84,7 +85,7 @@ def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
 
 
-def check_metric(metric: str, task: Any) -> str:
+def check_metric(metric: str, task: Task) -> str:
     """Return the metric's name without its split.
 
     Raises:

@@ -139,7 +139,7 @@ def read_layers(
         read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, found)
 
 
-def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_lora(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
     expected: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
@@ -160,7 +160,7 @@ def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shar
         found.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
 
 
-def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_ia3(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     inner = document.get("feedforward_modules") or []
     on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
     path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
@@ -173,7 +173,7 @@ def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, share
         found.arrays[path] = (tensor.reshape(-1), key)
 
 
-def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_vera(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
     rank = document["r"]
     for name, width in (("vera/inner", rank), ("vera/outer", shape[1])):
         if name in own:
@@ -194,7 +194,7 @@ def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shar
 READERS = {"LORA": read_lora, "IA3": read_ia3, "VERA": read_vera}
 
 
-def read_tokens(form: Layout, document: Any, shared: Any, shapes: Mapping[str, Any], found: Reading) -> None:
+def read_tokens(form: Layout, document: Json, shared: Any, shapes: Mapping[str, Any], found: Reading) -> None:
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:

@@ -12,6 +12,7 @@ import numpy as np
 from tlx import config as records
 from tlx import models, tasks
 from tlx.files.documents import digests
+from tlx.models import Architecture, Head
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.tasks import Statement, Task
@@ -78,7 +79,7 @@ def load_pretrained(
     reset: Sequence[str] = (),
     resize: int | None = None,
     pooling: str | None = None,
-    model: Any = None,
+    model: Architecture | None = None,
     seed: int = 0,
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
@@ -158,7 +159,7 @@ class Checkpoint(NamedTuple):
         return (model.stages[-1].name, "pool") if self.kind == OWN else ("head", "pool")
 
 
-def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Any) -> Checkpoint:
+def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Architecture | None) -> Checkpoint:
     """Return the checkpoint, with the tensors unread.
 
     `task` and `model` are those that the user gives in place of those that the checkpoint states, or None.
@@ -211,13 +212,13 @@ def read_arrays(
     return arrays, entries
 
 
-def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
+def check_size(settings: Architecture, head: Head | None, directory: Path) -> None:
     """Raise ValueError if the architecture is far larger than the files of tensors, before it is built."""
     size = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
     models.sizes.check_count(models.count(settings, head), size, settings, directory / CONFIG)
 
 
-def stored_adapter(checkpoint: Checkpoint, head: models.Head | None) -> Found:
+def stored_adapter(checkpoint: Checkpoint, head: Head | None) -> Found:
     """Return the leaves that a tuning inserted into the model of a checkpoint; empty if it has no adapter.
 
     `head` is the head of the model if the checkpoint states none that its architecture supports.
@@ -244,7 +245,7 @@ def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str
     ]
 
 
-def own_settings(document: Json, model: Any) -> Any:
+def own_settings(document: Json, model: Architecture | None) -> Architecture:
     """Return the architecture of a checkpoint in our own form."""
     if model is not None:
         return model
