@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tlx.files import class_names, schema_1
 from tlx.files import user_code as code
@@ -26,6 +26,10 @@ MISSING = object()
 RESERVED = ("kind", "class", "repr")
 # The version of recipe.json, and of the rule by which fingerprints are made (see `tlx.records.migrations`).
 SCHEMA = 2
+
+
+# A dataclass or a named tuple of the recipe.
+Record = TypeVar("Record")
 
 
 def is_record(value: object) -> bool:
@@ -228,7 +232,7 @@ def diff(before: object, after: object) -> list[tuple[str, Any, Any]]:
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
 
 
-def override(value: object, path: str, text: str, classes: Named) -> Any:
+def override(value: Record, path: str, text: str, classes: Named) -> Record:
     """Return `value` with the field at the dotted `path` set to the value of `text`.
 
     `text` is a Python literal, a call of a known class with literal arguments (`Freeze(through='blocks/03')`), or a
@@ -248,7 +252,7 @@ def at(value: object, path: str) -> Any:
     return field
 
 
-def assign(value: object, path: str, new: object) -> Any:
+def assign(value: Record, path: str, new: object) -> Record:
     """Return `value` with the field at the dotted `path` set to `new`; raises as `override` does."""
     at(value, path)
     return _assign(value, path.split("."), path, new)

@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
     names: dict[str, Any]
     changes: dict[str, Any]
-    recipe: Any
+    recipe: Recipe
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +103,7 @@ def zip_(*parts: Iterable[Given]) -> list[Override]:
     return overrides
 
 
-def sweep(base: Any, cells: Iterable[Given]) -> list[Cell]:
+def sweep(base: Recipe, cells: Iterable[Given]) -> list[Cell]:
     """Return the recipes that the overrides make of `base`, each with its names.
 
     Args:
@@ -191,7 +191,7 @@ def _together(how: str, one: Override, other: Override) -> Override:
     return Override(one.names | other.names, one.changes | other.changes)
 
 
-def _changed(base: Any, changes: Mapping[str, Any]) -> Any:
+def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     recipe = base
     for number, (path, value) in enumerate(changes.items()):
         if lost := [earlier for earlier in list(changes)[:number] if earlier.startswith(f"{path}.")]:
