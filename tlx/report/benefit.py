@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
@@ -99,16 +98,16 @@ def drawings(document: Json, share: bool) -> list[Figure]:
     return [*([learning(document, share)] if len(document["labels"]) > 1 else []), over_time(document, share)]
 
 
-def colour() -> Any:
+def colour() -> alt.Color:
     return alt.Color("arm:N", title=None, scale=alt.Scale(domain=list(ARMS)), legend=LEGEND)
 
 
-def upwards(field: str, title: str, share: bool) -> Any:
+def upwards(field: str, title: str, share: bool) -> alt.Y:
     axis = alt.Axis(format=".0%", tickCount=5) if share else numbers(tickCount=5)
     return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
 
 
-def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
+def banded(rows: Rows, x: alt.X, title: str, share: bool, told: list[alt.Tooltip]) -> list[alt.Chart]:
     """Return a line of means, in a band from `low` to `high` if the rows have both."""
     base = alt.Chart(charts.data()).encode(x=x, color=colour())
     line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)

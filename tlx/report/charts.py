@@ -25,7 +25,7 @@ class Figure(NamedTuple):
         return self.spec["datasets"][TABLE]
 
 
-def data(name: str = TABLE) -> Any:
+def data(name: str = TABLE) -> alt.NamedData:
     """Return a reference to named data. The rows are not passed to Altair: they are written once, and their number
     is unlimited."""
     return alt.NamedData(name=name)
@@ -38,14 +38,14 @@ def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, *, heigh
     return Figure(name, title, caption, {**spec, "datasets": {TABLE: rows, **other}})
 
 
-def steps(title: str = "step") -> Any:
+def steps(title: str = "step") -> alt.X:
     # For a short run, Vega would label half steps.
     axis = alt.Axis(format="~s", tickMinStep=1, labelExpr="datum.value % 1 ? '' : datum.label")
     scale = alt.Scale(zero=False, nice=False)
     return alt.X("step:Q", title=title, axis=axis, scale=scale)
 
 
-def rules(*, name: str, label: str) -> Any:
+def rules(*, name: str, label: str) -> alt.Chart:
     """Draw vertical lines at the steps of the table `name`, each with its `label` as tooltip."""
     lines = alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6)
     return lines.encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
@@ -153,7 +153,7 @@ def side(classes: int) -> int:
     return max(300, min(560, 44 * classes))
 
 
-def cells(base: Any, field: str, form: str, *, shift: int, points: int) -> Any:
+def cells(base: alt.Chart, field: str, form: str, *, shift: int, points: int) -> alt.Chart:
     """Write numbers in the cells of a matrix, in a readable colour; an empty cell has none."""
     dark = alt.when("datum.share > 0.5").then(alt.value(alt.ExprRef("paper"))).otherwise(alt.value(alt.ExprRef("ink")))
     return (
@@ -199,7 +199,7 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
     return figure(name, title, caption, chart, rows, height=340, ends=ends)
 
 
-def diagonal(x: str, y: str) -> Any:
+def diagonal(x: str, y: str) -> alt.Chart:
     line = alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6)
     return line.encode(x=f"{x}:Q", y=f"{y}:Q")
 

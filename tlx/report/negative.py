@@ -105,11 +105,11 @@ def ink(field: str = "verdict") -> Any:
     return chosen.otherwise(alt.value(alt.ExprRef("quiet")))
 
 
-def themed(chart: Any) -> Any:
+def themed(chart: alt.LayerChart) -> alt.LayerChart:
     return chart.add_params(*(alt.param(name=name, value=value) for name, value in INKS.items()))
 
 
-def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
+def cells(rows: Rows, x: alt.X, y: alt.Y, told: Sequence[alt.Tooltip]) -> alt.LayerChart:
     """Draw a map of gaps: the colour shows the verdict, the opacity the size, and a text the number."""
     most = max([abs(row["gap"]) for row in rows], default=0.0) or 1.0
     base = alt.Chart(charts.data()).encode(x=x, y=y)
@@ -118,7 +118,7 @@ def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
     return alt.layer(fields, base.mark_text(fontSize=12, color=alt.ExprRef("ink")).encode(text="said:N"))
 
 
-def told_of(share: bool) -> list[Any]:
+def told_of(share: bool) -> list[alt.Tooltip]:
     form = ".1%" if share else ".4~g"
     return [
         alt.Tooltip("source:N"), alt.Tooltip("labels:N"), alt.Tooltip("eps:N"), alt.Tooltip("verdict:N"),

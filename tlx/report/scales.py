@@ -21,7 +21,7 @@ SHAPES = ("circle", "square", "diamond", "triangle-up")
 LEGEND, ROW = 46, 17
 
 
-def numbers(**other: Any) -> Any:
+def numbers(**other: Any) -> alt.Axis:
     """Return an axis whose labels are plain numbers; `other` are further fields of `alt.Axis`."""
     return alt.Axis(labelExpr=NUMBERS, **other)
 

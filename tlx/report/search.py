@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
@@ -108,7 +107,7 @@ def importances(shares: Mapping[str, float]) -> Figure:
     return charts.figure("importances", "What mattered", caption, chart, rows, height=max(110, 50 + 34 * len(shares)))
 
 
-def field_axis() -> Any:
+def field_axis() -> alt.Axis:
     return alt.Axis(labelLimit=220, ticks=False, domain=False, labelOverlap=False)
 
 

@@ -70,7 +70,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     return figures
 
 
-def strip(x: Any, order: Sequence[str], tints: Json, title: str, unit: Unit) -> Any:
+def strip(x: alt.X, order: Sequence[str], tints: Json, title: str, unit: Unit) -> alt.LayerChart:
     """Draw the panel of one setting."""
     y = lines_of("label", order)
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
@@ -102,7 +102,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     ink = ink.otherwise(alt.value(alt.ExprRef("quiet")))
     base = alt.Chart(charts.data()).encode(y=lines_of("label", [row["label"] for row in rows]))
 
-    def x(field: str) -> Any:
+    def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title=title, axis=axis)
 
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("baseline:N"), alt.Tooltip("verdict:N"), alt.Tooltip("pairs:Q")]
@@ -217,7 +217,7 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     axis = numbers(values=list(ats), labelOverlap=True, labelFlush=True)
     x = alt.X("beside:Q", title=axis_name, scale=scale, axis=axis)
 
-    def y(field: str) -> Any:
+    def y(field: str) -> alt.Y:
         return upright(field, title, reach(table, unit), unit)
 
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
