@@ -92,7 +92,7 @@ class HostBatches(ShapeCounter):
         batches, _, placed = self.batch()
         return shaped(batches[0]), shaped(placed)
 
-    def batch(self) -> tuple[list[Tree], Tree, Tree]:
+    def batch(self) -> tuple[Sequence[Arrays], Arrays, Arrays]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
         batches = [next(batches) for batches in self.batches]
         batch = batches[0] if len(batches) == 1 else together(batches)

@@ -133,12 +133,12 @@ class Compiled(NamedTuple):
     nothing is averaged.
     """
 
-    train: Callable[[Any, Any], tuple[Any, Any]]
-    evaluate: Callable[[Any, Any], Any]
-    place: Callable[[TrainState], Any]
-    fetch: Callable[[Any], TrainState]
-    put: Callable[[Any], Any]
-    answer: Callable[[Any], Any]
+    train: Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
+    evaluate: Callable[[TrainState, Arrays], Arrays]
+    place: Callable[[TrainState], TrainState]
+    fetch: Callable[[TrainState], TrainState]
+    put: Callable[[Arrays], Arrays]
+    answer: Callable[[TrainState], TrainState]
 
 
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
@@ -164,7 +164,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     )
 
 
-def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def answerer(parts: Parts, compiler: Callable[..., Any]) -> Callable[[TrainState], TrainState]:
     """Return `Compiled.answer` by `jit` or `pmap`: only the averaged leaves are computed, the rest of the state is
     shared."""
     if parts.ema is None and not parts.optim.averages:
