@@ -13,12 +13,12 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tlx.files import class_names, schema_1
 from tlx.files import user_code as code
 from tlx.files.class_names import Classes
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 Named = Mapping[str, type]
 MISSING = object()
@@ -28,7 +28,11 @@ RESERVED = ("kind", "class", "repr")
 SCHEMA = 2
 
 
-def is_record(value: Any) -> bool:
+# A dataclass or a named tuple of the recipe.
+Record = TypeVar("Record")
+
+
+def is_record(value: object) -> bool:
     """Return whether a value has named fields: a frozen dataclass or a named tuple. (A Linen module's dataclass is not
     frozen.)"""
     return class_names.is_record_class(type(value))
@@ -45,7 +49,7 @@ def replace(value: Any, **changes: Any) -> Any:
     return value._replace(**changes) if hasattr(value, "_fields") else dataclasses.replace(value, **changes)
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every number, string and None below a record with its dotted path, and `path.kind` for the class of a
     record."""
     if is_record(value):
@@ -60,7 +64,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def dump(value: Any) -> Any:
+def dump(value: object) -> Any:
     """Return a record as JSON values; `load` reads them.
 
     A record is `{"kind": name, field: value, ...}`, with `"class": "module:Class"` where the class is a user's. A value
@@ -78,15 +82,15 @@ def dump(value: Any) -> Any:
     return {"repr": _lasting_repr(value)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _lasting_repr(value: Any) -> str:
+def _lasting_repr(value: object) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
-def source(value: Any) -> str:
+def source(value: object) -> str:
     """Return the text that a user would write for a value, which `parse` reads back; fields at their defaults are left
     out.
 
@@ -103,7 +107,7 @@ def source(value: Any) -> str:
     return repr(value) if _is_plain(value) else " ".join(_lasting_repr(value).split())
 
 
-def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") -> Any:
+def load(document: object, classes: Named, given: object = MISSING, path: str = "") -> Any:
     """Return the value that `dump` wrote.
 
     Args:
@@ -134,7 +138,7 @@ def load(document: Any, classes: Named, given: Any = MISSING, path: str = "") ->
     return _built(kind, values)
 
 
-def _given(document: dict[str, Any], given: Any, path: str) -> Any:
+def _given(document: Json, given: object, path: str) -> Any:
     """Return the value that was written as a `repr`, taken from a value that contains it."""
     values = {} if given is MISSING else dict(leaves(given))
     if path in values and dump(values[path]) == document:
@@ -167,7 +171,7 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"{kind.__name__} does not accept these values ({type(error).__name__}: {error})") from None
 
 
-def fingerprint(value: Any, *, with_sources: bool = True, schema: int = SCHEMA) -> str:
+def fingerprint(value: object, *, with_sources: bool = True, schema: int = SCHEMA) -> str:
     """Return sixteen hexadecimal digits that two equal recipes share and two different ones do not.
 
     A field at its default counts only where recipes of schema 1 always wrote it, so that a field that is added to a
@@ -187,7 +191,7 @@ def fingerprint(value: Any, *, with_sources: bool = True, schema: int = SCHEMA) 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _printed(value: Any, schema: int) -> Any:
+def _printed(value: object, schema: int) -> Any:
     """Return the part of a value that counts in a fingerprint, as JSON values. Whole floats become ints, because 1 and
     1.0 are equal."""
     if isinstance(value, float) and value.is_integer():
@@ -216,19 +220,19 @@ def _printed(value: Any, schema: int) -> Any:
     return {"kind": kind.__name__} | counted
 
 
-def sources(value: Any) -> dict[str, str]:
+def sources(value: object) -> dict[str, str]:
     """Return the SHA-256 of each source file that a recipe depends on, by its path (see `tlx.files.user_code.of`)."""
     return code.of([value])[0]
 
 
-def diff(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+def diff(before: object, after: object) -> list[tuple[str, Any, Any]]:
     """Return `(path, before, after)` wherever two records differ; a side that lacks the path holds None."""
     left, right = dict(leaves(before)), dict(leaves(after))
     paths = list(left) + [path for path in right if path not in left]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
 
 
-def override(value: Any, path: str, text: str, classes: Named) -> Any:
+def override(value: Record, path: str, text: str, classes: Named) -> Record:
     """Return `value` with the field at the dotted `path` set to the value of `text`.
 
     `text` is a Python literal, a call of a known class with literal arguments (`Freeze(through='blocks/03')`), or a
@@ -238,7 +242,7 @@ def override(value: Any, path: str, text: str, classes: Named) -> Any:
     return assign(value, path, parse(text, classes))
 
 
-def at(value: Any, path: str) -> Any:
+def at(value: object, path: str) -> Any:
     """Return the field at the dotted `path`; raise ValueError for an unknown path, naming the nearest."""
     field = value
     for name in path.split("."):
@@ -248,7 +252,7 @@ def at(value: Any, path: str) -> Any:
     return field
 
 
-def assign(value: Any, path: str, new: Any) -> Any:
+def assign(value: Record, path: str, new: object) -> Record:
     """Return `value` with the field at the dotted `path` set to `new`; raises as `override` does."""
     at(value, path)
     return _assign(value, path.split("."), path, new)
@@ -264,14 +268,14 @@ def _assign(value: Any, parts: list[str], path: str, new: Any) -> Any:
     return replace(value, **{name: conform(field, hint, where)})
 
 
-def _parts(value: Any) -> dict[str, Any]:
+def _parts(value: object) -> dict[str, Any]:
     """Return the next fields that a path may name: the fields of a record, the positions of a tuple."""
     if is_record(value):
         return fields(value)
     return {str(n): item for n, item in enumerate(value)} if isinstance(value, tuple) else {}
 
 
-def _unknown(path: str, root: Any) -> ValueError:
+def _unknown(path: str, root: object) -> ValueError:
     paths = [leaf.removesuffix(".kind") for leaf, _ in leaves(root)]
     return ValueError(f"the recipe has no field {path!r}{near_miss(path, paths)}")
 
@@ -306,7 +310,7 @@ def _build(node: ast.expr, classes: Named) -> Any:
         raise TypeError(f"{ast.unparse(node)}: {error}") from None
 
 
-def check(value: Any, path: str = "") -> None:
+def check(value: object, path: str = "") -> None:
     """Raise TypeError, with the field's path, where a record holds a value of the wrong type, ValueError for NaN."""
     if is_record(value):
         hints = typing.get_type_hints(type(value))
@@ -326,7 +330,7 @@ def check(value: Any, path: str = "") -> None:
             check(item, f"{path}.{index}")
 
 
-def conform(value: Any, hint: Any, path: str) -> Any:
+def conform(value: object, hint: Any, path: str) -> Any:
     """Return `value` in the type `hint`: an int becomes a float where the hint is float. Raise TypeError for another
     type."""
     if not _fits(value, hint):
@@ -351,7 +355,7 @@ def check_seed(seed: Any, path: str) -> None:
         raise ValueError(f"{path} is {seed}; expected a whole number from 0 to {2**32 - 1}, because JAX uses 32 bits")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True

@@ -14,7 +14,7 @@ from tlx.data.collate import collate
 from tlx.processors.base import FILE, Processor, users_class
 from tlx.records.run_directory import RECIPE, RESULT, read
 from tlx.tasks import Task
-from tlx.types import Column
+from tlx.types import Column, Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.pretrained import ADVICE
 from tlx.weights.source import MODEL_IN_RUN
@@ -29,7 +29,7 @@ BATCH = 64
 def predict(
     source: str | Path,
     given: Sequence[str],
-    model: Any = None,
+    model: models.Architecture | None = None,
     processor: Processor | None = None,
     task: Task | None = None,
 ) -> list[Any]:
@@ -61,7 +61,7 @@ def predict(
     for note in [*reader.cut_notes(map(reader.read, given)), *reader.notes()]:
         log.warning("note: %s", note)
 
-    def taps(variables: Any, inputs: Any) -> Any:
+    def taps(variables: Variables, inputs: Any) -> Any:
         outputs = models.forward(pretrained.model, variables, inputs)[0]
         return {name: array for name, array in outputs.items() if name in ("logits", "hidden", "pooled")}
 
@@ -104,7 +104,7 @@ def resolved(source: Path, task: Task) -> Task | None:
     return task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
 
 
-def check_code(source: Path, model: Any) -> None:
+def check_code(source: Path, model: models.Architecture | None) -> None:
     """Raise ValueError where the code of a user's model differs from the code that the run in `source` trained."""
     if model is None or not (source / RECIPE).is_file():
         return

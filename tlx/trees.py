@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Tree = dict[str, Any]
+# A JSON object: its values are null, booleans, numbers, texts, lists and further objects.
+Json = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,10 @@ from tlx.trees import Tree
 Array = jax.Array
 Key = jax.Array
 Carry = dict[str, Any]
+# A raw example: the values of its columns, before a processor or a task turns them into arrays.
+Example = Mapping[str, Any]
+# Arrays by name: the examples of a batch, the inputs of a model or its outputs. A value may be a dict of arrays.
+Arrays = Mapping[str, Any]
 
 
 class Param(NamedTuple):
@@ -176,10 +180,10 @@ class Setting(NamedTuple):
     model: Model
     variables: Variables
     task: Any
-    batches: Callable[[str], Iterable[Mapping[str, Any]]]
+    batches: Callable[[str], Iterable[Arrays]]
     fresh: frozenset[str] = frozenset()
     moving: frozenset[str] | None = None
-    inputs: Callable[[str], Iterable[Mapping[str, Any]]] = lambda stream: ()
+    inputs: Callable[[str], Iterable[Arrays]] = lambda stream: ()
 
 
 class View(NamedTuple):
@@ -198,7 +202,7 @@ class View(NamedTuple):
     stats: Tree
     memory: Tree
     batch: Mapping[str, Mapping[str, Array]]
-    taps: Mapping[str, Mapping[str, Any]]
+    taps: Mapping[str, Arrays]
     task: Any
     tick: Tick
     dtype: Any = "float32"

@@ -1,11 +1,11 @@
 """The command that measures classical methods on features."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tlx.cli.group import config_argument, load_recipe, main, set_option, tell_table
+from tlx.trees import Json
 
 
 @main.command()
@@ -50,7 +50,7 @@ HEADS = (
 )
 
 
-def tell(document: dict[str, Any]) -> None:
+def tell(document: Json) -> None:
     """The document on a terminal."""
     from tlx.functional.significance import p_text
 

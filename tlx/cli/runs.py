@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -175,7 +174,7 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
             click.echo(f"{answer_words(output)}  | {example}")
 
 
-def answer_words(answer: Any) -> str:
+def answer_words(answer: Mapping[str, float] | Sequence[object]) -> str:
     """An answer of `predict` on one line: the five largest numbers by name, or words."""
     if isinstance(answer, Mapping):
         return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
@@ -213,7 +212,7 @@ def changes(source: str, examples: int, config: str | None) -> None:
 alias(changes, "moved")
 
 
-def told_part() -> Any:
+def told_part() -> Callable[[str, int, int], None]:
     """A function that tells the progress of a long work: a line that rewrites itself, off a terminal one a part."""
     terminal = sys.stderr.isatty()
 

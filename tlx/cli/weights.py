@@ -1,11 +1,11 @@
 """Commands on the weights that runs found: take them elsewhere, blend them."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tlx.cli.group import config_option, given_recipe, main
+from tlx.trees import Json
 
 
 @main.command()
@@ -92,7 +92,7 @@ def wise(source: str, share: float, out: str, config: str | None) -> None:
     blended(document, out)
 
 
-def blended(found: dict[str, Any], out: str) -> None:
+def blended(found: Json, out: str) -> None:
     """What a blend scores, by which rule it was chosen, what stands against it, where it is."""
     for note in found["notes"]:
         click.echo(f"note: {note}", err=True)

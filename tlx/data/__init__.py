@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise
     from tlx.data.examples import Examples, Sealed, open_dataset
+    from tlx.data.held_out import has_test
     from tlx.data.oddities import notes
     from tlx.data.pipeline import Order, evaluation_batches, inputs_of, train_batches
     from tlx.data.settings import Data, Stream, Test
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
     from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
     from tlx.data.sources import Csv, Dataset, Source, Tfds
-    from tlx.data.streams import Splits, has_test, load
+    from tlx.data.streams import Splits, load
     from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
 
@@ -107,7 +108,7 @@ _HOMES = {
     "Tfds": "sources",
     "Typos": "shifts",
     "evaluation_batches": "pipeline",
-    "has_test": "streams",
+    "has_test": "held_out",
     "inputs_of": "pipeline",
     "load": "streams",
     "notes": "oddities",

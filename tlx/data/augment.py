@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -66,3 +67,16 @@ def augmented(image: np.ndarray, augment: tuple[Augmentation, ...], *, seed: int
     for change in augment:
         image = change(image, rng)
     return image
+
+
+def augmented_images(
+    arrays: Mapping[str, np.ndarray], augment: tuple[Augmentation, ...], draw: tuple[int, int], views: np.ndarray | None
+) -> np.ndarray:
+    """Return the images of a batch, augmented by the (seed, step) of `draw`, or in the fixed `views`."""
+    images, indices = arrays["image"], arrays["index"].tolist()
+    # Fixed views are the same for every run, whatever its seed, so that their features are computed once.
+    draws = [draw] * len(images) if views is None else [(0, int(view)) for view in views]
+    rows = zip(images, indices, draws, strict=True)
+    return np.stack(
+        [augmented(image, augment, seed=seed, step=step, index=index) for image, index, (seed, step) in rows]
+    )

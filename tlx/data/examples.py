@@ -18,6 +18,7 @@ from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
 from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
 from tlx.trees import near_miss
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source
@@ -56,7 +57,7 @@ class Examples(Sequence[dict[str, Any]]):
         self,
         name: str,
         split: str,
-        source: Sequence[Mapping[str, Any]],
+        source: Sequence[Example],
         columns: Columns,
         *,
         rows: np.ndarray | None = None,
@@ -118,7 +119,7 @@ class Examples(Sequence[dict[str, Any]]):
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
 
-    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
             return {}
         label = self._label(record, index)
@@ -226,7 +227,7 @@ class Examples(Sequence[dict[str, Any]]):
             for index, record in zip(rows, many(self.source, rows), strict=True):
                 yield self._label(record, index)
 
-    def _label(self, record: Mapping[str, Any], index: int) -> Any:
+    def _label(self, record: Example, index: int) -> Any:
         column: Column = self.columns[LABEL]
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
@@ -245,7 +246,7 @@ class Unlabelled(Examples):
 
     grants = False
 
-    def _truth(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def _truth(self, record: Example, index: int) -> dict[str, Any]:
         return {}
 
     def labels(self) -> np.ndarray:
@@ -291,7 +292,7 @@ def check_cell(record: Mapping[str, Any], name: str, place: str) -> None:
         raise ValueError(f"{place}: {name!r} is None; add the value, or remove such examples")
 
 
-def many(source: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+def many(source: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:
     """Return the records at these rows, read together where the source can do that."""
     read = getattr(source, "__getitems__", None)
     return [source[row] for row in rows] if read is None else read(rows)

@@ -17,7 +17,8 @@ from typing import Any
 from tlx.data.messages import check_message
 from tlx.files.documents import check, read_json, shown
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
+from tlx.types import Example
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 REMEDY = "prepare the data set again"
@@ -107,7 +108,7 @@ def spelled(fields: Any) -> Any:
     return {re.sub(r"_([a-z])", lambda match: match[1].upper(), name): value for name, value in fields.items()}
 
 
-def check_fields(feature: Mapping[str, Any], where: str, folder: Path) -> None:
+def check_fields(feature: Json, where: str, folder: Path) -> None:
     """Check the fields of a feature and of the features within it. The names of a class label lie in a
     separate file."""
     for name, form in FIELDS.items():
@@ -158,7 +159,7 @@ def own(name: Any) -> bool:
     return isinstance(name, str) and name in own_classes()
 
 
-def check_classes(value: Any, path: Path) -> None:
+def check_classes(value: object, path: Path) -> None:
     """Raise ValueError where a document, or a document within one of its strings, names a class that
     is not TFDS's own."""
     if isinstance(value, dict):
@@ -241,7 +242,7 @@ def records_in(path: Path, suffix: str) -> int:
         raise ValueError(f"{path} is damaged ({reason(error)}); {REMEDY}") from None
 
 
-class Records(Sequence[Mapping[str, Any]]):
+class Records(Sequence[Example]):
     """The records of a split, as TFDS reads them, with the names of tlx's columns beside those of the features.
 
     Args:

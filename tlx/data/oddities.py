@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tlx.assets import cache_dir
 from tlx.data.examples import Sealed, many, save_whole
 from tlx.processors.base import Processor, shown
 from tlx.processors.columns import HEAVY, inputs
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
@@ -203,13 +204,13 @@ def digests(examples: Examples) -> np.ndarray:
     return np.asarray(hashes)
 
 
-def records(examples: Examples, rows: np.ndarray) -> Iterator[Mapping[str, Any]]:
+def records(examples: Examples, rows: np.ndarray) -> Iterator[Example]:
     """Return the records at these rows, as they lie on disk."""
     for start in range(0, len(rows), 1024):
         yield from many(examples.source, rows[start : start + 1024].tolist())
 
 
-def raw(record: Mapping[str, Any], examples: Examples) -> list[bytes]:
+def raw(record: Example, examples: Examples) -> list[bytes]:
     """Return the inputs of a record as bytes."""
     parts = []
     for name, column in inputs(examples.columns).items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data.shifts import Shift
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
@@ -54,7 +54,7 @@ class Perturbation(NamedTuple):
         draws = (len(self.classes) * self._uniform(LABEL, count)[rows]).astype(int)
         return np.where(replaced, np.array(self.classes, np.int32)[draws], labels)
 
-    def shifted(self, example: Mapping[str, Any], index: int, count: int, columns: Columns) -> dict[str, Any]:
+    def shifted(self, example: Example, index: int, count: int, columns: Columns) -> dict[str, Any]:
         """Return the inputs of the example at `index` of a split of `count`; a shift changes the
         columns of its kind."""
         inputs = dict(example)

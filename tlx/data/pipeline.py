@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tlx.assets import cache_dir
-from tlx.data.augment import Augmentation, augmented
+from tlx.data.augment import Augmentation, augmented_images
 from tlx.data.collate import collate, padded
 from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
 from tlx.processors.base import Processor, length_of
 from tlx.processors.columns import HEAVY, LABEL, spelled
-from tlx.types import Field
+from tlx.types import Arrays, Example, Field
 
 if TYPE_CHECKING:
     import grain
@@ -82,10 +82,7 @@ def train_batches(
     """
     import grain
 
-    if not len(examples):
-        raise ValueError(f"{examples!r} is empty; expected at least one training example")
-    if augment and not processor.augments:
-        raise ValueError(f"augment={augment} applies to images, but {examples.name!r} has {spelled(examples.columns)}")
+    _check_trainable(examples, processor, augment)
     mine = _share(batch, process_index, process_count)
     ready = reader(examples, processor, targets)
     if process_count > 1:
@@ -97,15 +94,18 @@ def train_batches(
         viewed = epochs % views if views else np.zeros_like(epochs)
         arrays = ready.batch(positions, mine, buckets, viewed)
         if augment and not isinstance(processor, Table):
-            # Fixed views are the same for every run, whatever its seed, so that their features are computed once.
-            draws = [(0, int(view)) for view in viewed[mine]] if views else [(seed, step)] * len(arrays["image"])
-            rows = zip(arrays["image"], arrays["index"].tolist(), draws, strict=True)
-            arrays["image"] = np.stack(
-                [augmented(image, augment, seed=key, step=place, index=index) for image, index, (key, place) in rows]
-            )
+            arrays["image"] = augmented_images(arrays, augment, (seed, step), viewed[mine] if views else None)
         return arrays
 
     return iter(grain.MapDataset.range(first, _ENDLESS).map(assemble).to_iter_dataset(_reading()))
+
+
+def _check_trainable(examples: Examples, processor: Processor | Table, augment: tuple[Augmentation, ...]) -> None:
+    """Raise ValueError where there are no examples, or where they are no images and `augment` is for images."""
+    if not len(examples):
+        raise ValueError(f"{examples!r} is empty; expected at least one training example")
+    if augment and not processor.augments:
+        raise ValueError(f"augment={augment} applies to images, but {examples.name!r} has {spelled(examples.columns)}")
 
 
 class Order:
@@ -207,7 +207,7 @@ class Targets(Protocol):
 
     def fields(self) -> Mapping[str, Field]: ...
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]: ...
+    def targets(self, example: Example, processor: Processor) -> dict[str, np.ndarray]: ...
 
 
 class Labels:
@@ -225,13 +225,13 @@ class Labels:
         elif examples.labelled and examples.scalar:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
 
-    def of(self, example: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+    def of(self, example: Example, processor: Processor) -> dict[str, Any]:
         """Return the label arrays of a raw example."""
         if self.targets is not None and self.fields:
             return self.targets.targets(example, processor)
         return {name: example[name] for name in self.fields}
 
-    def at(self, positions: np.ndarray, processor: Any, length: int) -> dict[str, np.ndarray]:
+    def at(self, positions: np.ndarray, processor: Processor, length: int) -> dict[str, np.ndarray]:
         """Return the label arrays of a batch, without reading an image or a sound."""
         if self.targets is None:
             return {name: self.examples.labels()[positions] for name in self.fields}
@@ -394,7 +394,7 @@ def _reading() -> grain.ReadOptions:
 HOST_KEYS = (*TRUTH, "position", "weight")
 
 
-def inputs_of(batch: Mapping[str, Any], targets: Targets | None = None) -> dict[str, Any]:
+def inputs_of(batch: Arrays, targets: Targets | None = None) -> dict[str, Any]:
     """Return the inputs of a model in a batch: all arrays but the label arrays and those that only the host reads."""
     labels = () if targets is None else targets.fields()
     return {name: array for name, array in batch.items() if name not in HOST_KEYS and name not in labels}

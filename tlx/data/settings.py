@@ -152,6 +152,12 @@ class Data:
             raise ValueError("target is empty; name a data set, such as 'sentiment/movies'")
         if isinstance(self.subset_seed, int):
             check_seed(self.subset_seed, "subset_seed")
+        self._check_chosen_examples()
+        self._check_inputs()
+        self._check_perturbations()
+
+    def _check_chosen_examples(self) -> None:
+        """Raise ValueError for invalid subsets, labels, sources or splits."""
         if self.shots is not None and self.fraction is not None:
             raise ValueError(f"shots={self.shots} and fraction={self.fraction} are both set; set only one of them")
         if self.shots is not None and self.shots < 1:
@@ -174,6 +180,9 @@ class Data:
             raise ValueError(f"source and target are both {self.target!r}; remove the source")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}; expected a share between 0 and 1")
+
+    def _check_inputs(self) -> None:
+        """Raise ValueError for invalid lengths, groups, views or sizes."""
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
         if self.group < 1:
@@ -186,6 +195,9 @@ class Data:
             raise ValueError(f"seconds={self.seconds}; expected more than 0")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+
+    def _check_perturbations(self) -> None:
+        """Raise ValueError for invalid noise, imbalance or classes, and for settings of a source that is not there."""
         for name in ("eps_y", "eps_x"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a probability, 0 to 1")
@@ -234,7 +246,7 @@ class Data:
         return (*sorted({bucket for bucket in self.buckets if bucket < self.tokens}), self.tokens)
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> Any:
     """Return a source, or each of several, as the shortest value with the same meaning, so that one recipe has one
     fingerprint. `config.check` checks values of another type."""
     if isinstance(value, tuple):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data import DATASETS
-from tlx.data.datasets.splits import stratified
+from tlx.data.held_out import divided, held_out_splits, validation_split
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
 from tlx.data.shifts import check_kind, usual
@@ -116,48 +115,77 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    kind, target = kind_of(dataset.columns), f"target {shown(data.target)}"
     for named in ("shift", "target_shift"):
-        check_kind(named, getattr(data, named), kind, shown(data.target))
-    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", target)
-    train, validation, tested, untested = _three(dataset, data.test_on)
-    if validation is None:
-        train, validation = _parted(train, data.validation)
-    parts = [train, validation, tested]
-    if class_numbers:
-        parts = [part if untested and part is tested else of_classes(part, class_numbers) for part in parts]
-        _check_each(parts[0], class_numbers, f"target_classes: the training split of {target}")
-    train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
+        check_kind(named, getattr(data, named), kind_of(dataset.columns), shown(data.target))
+    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {shown(data.target)}")
+    train, validation, tested, untested = _target_splits(data, dataset, class_numbers)
     if not test:
         tested = tested.seal()
     subset_seed = seed if data.subset_seed is None else data.subset_seed
     all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
     names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
-
-    def some(examples: Examples, shots: int | None, fraction: float | None, named: str = "shots") -> Examples:
-        labels = examples.strata()
-        return examples.view(
-            subset(labels, shots=shots, fraction=fraction, seed=subset_seed, classes=names, named=named)
-        )
-
+    draw = partial(subset, seed=subset_seed, classes=names)
     if data.shots is not None or data.fraction is not None:
-        train = some(train, data.shots, data.fraction)
+        train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, named="shots"))
+    streams, held_out, origins = _streams(data, train, dataset, draw, subset_seed, SOURCE in aside)
+    tests = {}
+    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
+    for part in (*streams.values(), validation, tested):
+        if part is not tested or not untested:
+            _check(part)
+        digest.update(part.identity + part.split.encode())
+    for settings in data.tests:
+        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
+        tests[settings.name] = examples if test else examples.seal()
+        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
+    looked_at = {TARGET: train.unlabelled(), **held_out}
+    looked = {name: _some(looked_at[name]) for name in aside}
+    return Splits(
+        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
+        notes=dataset.notes,
+    )  # fmt: skip
+
+
+def _target_splits(
+    data: Data, dataset: Dataset, class_numbers: Sequence[int]
+) -> tuple[Examples, Examples, Examples, str]:
+    """Return the shifted training, validation and test splits of the target, and why the test split is empty ("" where
+    it is not). With `class_numbers` they hold these classes alone."""
+    train, validation, tested, untested = held_out_splits(dataset, data.test_on)
+    if validation is None:
+        train, validation = divided(train, data.validation)
+    parts = [train, validation, tested]
+    if class_numbers:
+        parts = [part if untested and part is tested else of_classes(part, class_numbers) for part in parts]
+        what = f"target_classes: the training split of target {shown(data.target)}"
+        _check_each(parts[0], class_numbers, what)
+    train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
+    return train, validation, tested, untested
+
+
+def _streams(
+    data: Data, train: Examples, target: Dataset, draw: Callable[..., np.ndarray], seed: int, held: bool
+) -> tuple[dict[str, Examples], dict[str, Examples], list[str]]:
+    """Return the streams by name, the held-out examples of the first source under `SOURCE`, and the fingerprints of the
+    data sets of the streams beside the target.
+
+    `train` is the training split of the target, of which `draw` (as `subset`) chooses the labelled examples. `seed` and
+    `held` are as in `_source`.
+    """
     streams: dict[str, Examples] = {}
+    held_out: dict[str, Examples] = {}
     origins: dict[str, str] = {}
-    looked_at: dict[str, Examples] = {TARGET: train.unlabelled()}
     further = {stream.name: stream for stream in data.streams}
     for name in data.stream_names:
         if name in data.sources:
-            streams[name], held_out, origin = _source(
-                data, data.sources[name], dataset, kind, subset_seed, SOURCE in aside
-            )
-            looked_at.setdefault(SOURCE, held_out)
+            streams[name], examples, origin = _source(data, data.sources[name], target, seed, held)
+            held_out.setdefault(SOURCE, examples)
             if origin in origins:
                 message = f"sources {origins[origin]} and {shown(data.sources[name])} are the same data set"
                 raise ValueError(f"{message}; remove one of them")
             origins[origin] = shown(data.sources[name])
         elif name in further:
-            streams[name], origin = _further(f"stream {name!r}", further[name], data, dataset)
+            streams[name], origin = _further(f"stream {name!r}", further[name], data, target)
             origins[f"{name} {origin}"] = name
         elif name == "unlabelled":
             streams[name] = train.unlabelled()
@@ -166,22 +194,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
         else:
             share = isinstance(data.labels, float)
             count, fraction = (None, data.labels) if share else (int(data.labels), None)
-            streams[name] = some(train, count, fraction, named="labels")
-    digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
-    for part in (*streams.values(), validation, tested):
-        if part is not tested or not untested:
-            _check(part)
-        digest.update(part.identity + part.split.encode())
-    tests = {}
-    for settings in data.tests:
-        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
-        tests[settings.name] = examples if test else examples.seal()
-        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
-    looked = {name: _some(looked_at[name]) for name in aside}
-    return Splits(
-        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
-        notes=dataset.notes,
-    )  # fmt: skip
+            streams[name] = train.view(draw(train.strata(), shots=count, fraction=fraction, named="labels"))
+    return streams, held_out, list(origins)
 
 
 def _shifted(examples: Examples, dataset: Dataset, shifts: tuple[Any, ...]) -> Examples:
@@ -266,15 +280,7 @@ def _some(examples: Examples) -> Examples:
     return examples.view(np.sort(order[:LOOKED_AT]))
 
 
-def _parted(train: Examples, share: float) -> tuple[Examples, Examples]:
-    """Split a training split: return it without the held-out share of every class, and that share."""
-    parts = stratified(train.strata(), "validation", {"train": 1 - share, "validation": share})
-    return train.view(parts["train"]), train.view(parts["validation"])
-
-
-def _source(
-    data: Data, name: str | Source, target: Dataset, kind: str, seed: int, held: bool
-) -> tuple[Examples, Examples, str]:
+def _source(data: Data, name: str | Source, target: Dataset, seed: int, held: bool) -> tuple[Examples, Examples, str]:
     """Return the training examples of a source, its held-out examples, and the fingerprint of its data set.
 
     `data` cuts and perturbs the examples by `seed`; their labels are the classes of the target. Without `held` the
@@ -293,8 +299,8 @@ def _source(
         noise, has = "eps_y" if data.eps_y else "imbalance", "numbers" if train.kind == "number" else train.kind
         raise ValueError(f"{noise}={getattr(data, noise)} applies to classes, but the labels of {what} are {has}")
     if held:
-        validation = _validation(source)
-        train, held_out = (train, validation) if validation else _parted(train, data.validation)
+        validation = validation_split(source)
+        train, held_out = (train, validation) if validation else divided(train, data.validation)
     numbers = numbers_of(data.source_classes, source.classes, "source_classes", what)
     if numbers:
         train, held_out = (of_classes(examples, numbers) for examples in (train, held_out))
@@ -315,7 +321,7 @@ def _source(
                     labels=data.eps_y,
                     classes=tuple(sorted(places.values())) if data.eps_y else (),
                     inputs=data.eps_x,
-                    shifts=(data.shift or usual(kind, data.eps_x, what)) if data.eps_x else (),
+                    shifts=(data.shift or usual(kind_of(target.columns), data.eps_x, what)) if data.eps_x else (),
                 )
             )
             for examples in (train, held_out)
@@ -347,59 +353,3 @@ def _check_each(examples: Examples, numbers: Sequence[int], what: str) -> None:
     present = set(examples.labels().tolist())
     if missing := [examples.classes[number] for number in numbers if number not in present]:
         raise ValueError(f"{what} has no example of class {missing[0]!r}")
-
-
-def _three(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, Examples, str]:
-    """Return the training split, the validation split (None where there is none to spare), the test split, and the
-    reason why the test split is empty ("" where it is not)."""
-    splits = dataset.splits
-    if "train" not in splits:
-        raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
-    train, validation, test = splits["train"], _validation(dataset), splits.get("test")
-    if test_on == "validation":
-        if validation is None:
-            raise ValueError(f"data.test_on is 'validation', but data set {dataset.name!r} has no validation split")
-        return train, None, validation, ""
-    untested = ""
-    if test is None:
-        untested = f"data set {dataset.name!r} has no test split"
-    elif dataset.name not in DATASETS and _withheld(test, train):
-        untested = f"data set {dataset.name!r} does not publish the labels of its test split"
-    if not untested:
-        assert test is not None
-        return train, validation, test, ""
-    if validation is None:
-        raise ValueError(
-            f"data set {dataset.name!r} has no 'test' split and no 'validation' split; expected at least one of them"
-        )
-    from tlx.data.examples import Sealed
-
-    nothing = Sealed(dataset.name, "test", (), dataset.columns)
-    return train, validation, nothing, f"{untested} (data.test_on='validation' tests on the validation split)"
-
-
-def has_test(data: Data) -> bool:
-    """Return whether there is a split to test on. Raises as `open_dataset`, and ValueError where there is no split to
-    measure on."""
-    from tlx.data.examples import open_dataset
-
-    return not _three(open_dataset(data.target), data.test_on)[-1]
-
-
-def _validation(dataset: Dataset) -> Examples | None:
-    """Return the validation split under any of its names, None where there is none or it is empty."""
-    splits = dataset.splits
-    return splits.get("validation") or splits.get("valid") or splits.get("dev")
-
-
-def _withheld(test: Examples, train: Examples) -> bool:
-    """Return whether the first test label marks missing labels: -1 (for numbers, only where no training label is
-    negative), or NaN."""
-    if not len(test):
-        return False
-    if not test.scalar:
-        return False
-    first = float(test.source[0][LABEL])
-    if test.kind == "class":
-        return first == -1
-    return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())

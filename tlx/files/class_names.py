@@ -53,7 +53,7 @@ def place(kind: type) -> str | None:
     return None if is_own(kind) else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def files_of(value: Any) -> dict[str, str]:
+def files_of(value: object) -> dict[str, str]:
     """Return the file of each of the user's record classes in a value, by `module:Class`."""
     kinds = {type(part) for part in _parts([value])}
     named = {str(place(kind)): path_of(kind) for kind in kinds if is_record_class(kind) and not is_own(kind)}

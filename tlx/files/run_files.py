@@ -5,9 +5,9 @@ import re
 import shutil
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
 
 from tlx.files.documents import digests
+from tlx.trees import Json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
 LEARNED, FAILED, METRICS, PAGE = "learned.safetensors", "failed.json", "metrics.jsonl", "report.html"
@@ -110,7 +110,7 @@ def check_file(folder: Path, name: str) -> None:
         digests.verify(folder, name)
 
 
-def check_fingerprint(folder: Path, document: Any, what: str) -> None:
+def check_fingerprint(folder: Path, document: object, what: str) -> None:
     """Raise ValueError where a document has the fingerprint of another recipe than the run in `folder`."""
     received = document.get("fingerprint") if isinstance(document, dict) else None
     expected = _fingerprint(folder / RECIPE)
@@ -126,7 +126,7 @@ def _fingerprint(path: Path) -> str:
     return fingerprint if isinstance(fingerprint, str) else ""
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> Json:
     """Return a JSON object; an empty one where it cannot be read. The reader of the file itself reports the fault."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -140,7 +140,7 @@ def _reached(values: Iterable[Any]) -> Iterator[Any]:
                 waiting.append(getattr(value, "__wrapped__", None))
 
 
-def _functions(item: Any) -> list[types.FunctionType]:
+def _functions(item: object) -> list[types.FunctionType]:
     """Return a function, or the functions that a class defines, without their wrappers."""
     if isinstance(item, types.FunctionType):
         return [item]
@@ -171,7 +171,7 @@ def _closed(function: types.FunctionType) -> list[Any]:
     return contents
 
 
-def _users(item: Any) -> bool:
+def _users(item: object) -> bool:
     """Return whether a class or a function belongs neither to tlx nor to an installed package."""
     module = _module(item)
     if module.partition(".")[0] in ("tlx", "builtins"):
@@ -192,7 +192,7 @@ def is_users(path: str) -> bool:
     return not resolved.is_relative_to(Path(ast.__file__).resolve().parent)
 
 
-def _module(item: Any) -> str:
+def _module(item: object) -> str:
     """Return the name of the module in which a class or a function is defined."""
     name = item.__globals__.get("__name__") if isinstance(item, types.FunctionType) else item.__module__
     return name if isinstance(name, str) else ""
@@ -215,7 +215,7 @@ def path_of(item: Any) -> str | None:
     return getattr(module, "__file__", None)
 
 
-def _sources(item: Any) -> dict[str, str]:
+def _sources(item: object) -> dict[str, str]:
     """Return the sources of one class, function or object of the user's."""
     item = item if isinstance(item, type | types.FunctionType) else type(item)
     code = item.__code__ if isinstance(item, types.FunctionType) else None
@@ -345,7 +345,7 @@ def _code(code: types.CodeType) -> str:
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants))
 
 
-def _state(item: Any) -> str:
+def _state(item: object) -> str:
     """Return a text for the other state of a function, class or object: closure, default arguments, attributes.
 
     It is the state when the item was first read, so that a recipe keeps its fingerprint while it runs.
@@ -370,7 +370,7 @@ def _values(part: Any) -> list[Any]:
     return [*part.items()] if isinstance(part, dict) else [*part]
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     """Return a text that is the same for equal values in every process. Mutable contents are left out."""
     if isinstance(value, list | dict | set | bytearray):
         return type(value).__name__

@@ -5,9 +5,11 @@ Shapes: N examples, C classes, K outputs, V and W widths of features.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from tlx.trees import Json
 
 BINS = 15
 Scores = Mapping[str, np.ndarray]
@@ -55,7 +57,7 @@ def of_scores(metric: Metric, scores: Scores) -> float:
     return float(metric.value(scores))
 
 
-def document(metric: Metric) -> dict[str, Any]:
+def document(metric: Metric) -> Json:
     """Return a metric as JSON values for `result.json`; `value` is the name of a function of this file."""
     names = {function: name for name, function in VALUES.items()}
     ends = [None if math.isinf(end) else end for end in metric.bounds]
@@ -66,7 +68,7 @@ def document(metric: Metric) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_document(values: Mapping[str, Any]) -> Metric:
+def from_document(values: Json) -> Metric:
     """Return the metric that `document` has stored."""
     low, high = values["low"], values["high"]
     return Metric(
@@ -81,7 +83,7 @@ def from_document(values: Mapping[str, Any]) -> Metric:
     )
 
 
-def known(name: str, measures: Mapping[str, Any] | None = None) -> Metric:
+def known(name: str, measures: Json | None = None) -> Metric:
     """Return the declaration of a metric by its name, which may begin with the name of a split.
 
     The run's `measures` have priority, then the metrics of tlx. For any other name the only assumption is that more is

@@ -100,19 +100,6 @@ def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, n
     """
     count = len(linear)
     w = np.ones(count)
-
-    def room(w: np.ndarray) -> np.ndarray:
-        """Return the distance to each bound: two per entry, and the two of the sum."""
-        return np.concatenate([w, most - w, [w.sum() - count * (1 - slack), count * (1 + slack) - w.sum()]])
-
-    def pull(z: np.ndarray) -> np.ndarray:
-        """Return the gradient by w of z @ room(w)."""
-        return z[:count] - z[count:-2] + z[-2] - z[-1]
-
-    def toward(change: np.ndarray) -> np.ndarray:
-        """Return the change of `room` for a change of w."""
-        return np.concatenate([change, -change, [change.sum(), -change.sum()]])
-
     slope = factor @ (factor.T @ w) - linear
     z = np.full(2 * count + 2, max(np.abs(slope).mean(), 1e-12))
     best, least = w, np.inf
@@ -121,7 +108,7 @@ def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, n
             best, least = w, gap
         if least <= near:
             break
-        left, rest = room(w), slope - pull(z)
+        left, rest = room(w, most, slack), slope - pull(z)
         solve = solver(factor, z / left)
 
         def direction(
@@ -147,6 +134,23 @@ def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, n
             near,
         )
     return best
+
+
+def room(w: np.ndarray, most: float, slack: float) -> np.ndarray:
+    """Return the distance of the weights [N] to each bound of `bounded`, [2 N + 2]: two per entry, two of the sum."""
+    count = len(w)
+    return np.concatenate([w, most - w, [w.sum() - count * (1 - slack), count * (1 + slack) - w.sum()]])
+
+
+def pull(z: np.ndarray) -> np.ndarray:
+    """Return the gradient by the weights, [N], of z @ room(weights)."""
+    count = (len(z) - 2) // 2
+    return z[:count] - z[count:-2] + z[-2] - z[-1]
+
+
+def toward(change: np.ndarray) -> np.ndarray:
+    """Return the change of `room` for a change of the weights."""
+    return np.concatenate([change, -change, [change.sum(), -change.sum()]])
 
 
 def solver(factor: np.ndarray, stiff: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

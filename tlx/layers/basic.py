@@ -4,7 +4,6 @@ Shapes: B batch, T tokens, W width, C channels, G groups of channels.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +105,7 @@ def embed(params: Tree, ids: Array) -> Array:
     return jnp.asarray(params["embedding"]).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def as_dtype(x: Any, context: Context) -> Array:
+def as_dtype(x: Array, context: Context) -> Array:
     """Return activations in the dtype of the context."""
     return jnp.asarray(x, context.dtype)
 

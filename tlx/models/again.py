@@ -106,5 +106,5 @@ def waiting(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def is_float(leaf: Any) -> bool:
+def is_float(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.floating)

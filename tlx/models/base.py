@@ -67,7 +67,7 @@ class Architecture:
         return x
 
 
-def check_architecture(config: Any) -> Architecture:
+def check_architecture(config: object) -> Architecture:
     """Return `config`. Raises TypeError if it is not an architecture."""
     if not isinstance(config, Architecture):
         raise TypeError(
@@ -98,7 +98,7 @@ def closest(kind: type[Head], kinds: tuple[type[Head], ...]) -> str:
     return max(kinds, key=lambda candidate: len(set(kind.__mro__) & set(candidate.__mro__))).__name__
 
 
-def build(config: Any, head: Head | int | None = None) -> Model:
+def build(config: Architecture, head: Head | int | None = None) -> Model:
     """Build the model of an architecture.
 
     Args:
@@ -117,7 +117,7 @@ def build(config: Any, head: Head | int | None = None) -> Model:
     return architecture.build(head)
 
 
-def count(config: Any, head: Head | int | None = None) -> int:
+def count(config: Architecture, head: Head | int | None = None) -> int:
     """Count the parameters that the model of an architecture has; `head` is as in `build`."""
     architecture, head = check_architecture(config), as_head(head)
     check_head(architecture, head)

@@ -93,7 +93,7 @@ def bridged(config: Linen | Nnx, head: Head | None, fresh: Callable[..., Any], r
 def declare(fresh: Callable[[Key], Leaves], leaves: Mapping[str, Any]) -> Tree:
     """Declare a `Param` for each leaf under `module`. Its `init` runs `fresh` and keeps that leaf."""
 
-    def param(path: str, leaf: Any) -> Param:
+    def param(path: str, leaf: Array) -> Param:
         # Compiled, so that the computation of the other leaves is dropped.
         pick = jax.jit(lambda key: fresh(key)[path])
         return Param(leaf.shape, (None,) * len(leaf.shape), lambda key, shape: pick(key))
@@ -164,7 +164,7 @@ def from_nnx(config: Nnx) -> tuple[Callable[..., Any], Callable[..., Any]]:
         definition, *states = template
         key = jax.random.key(0) if context.key is None else context.key
 
-        def noise(path: str, leaf: Any) -> Array:
+        def noise(path: str, leaf: Array) -> Array:
             return jax.random.fold_in(key, zlib.crc32(path.encode())) if isinstance(leaf, nnx.RngKey) else jnp.uint32(0)
 
         values = (lambda path, leaf: params[path], lambda path, leaf: stats[path], noise)

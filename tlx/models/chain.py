@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.layers import bottleneck, dense
 from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Array, Context, Key, Model, Variables
+from tlx.types import Array, Arrays, Carry, Context, Key, Model, Param, Stage, Variables
 
 # The outputs that every stage may write without declaring them.
 CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
@@ -20,7 +20,7 @@ CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
 def initialise(model: Model, key: Key) -> Variables:
     """Draw initial variables. A leaf depends on `key` and its path only, so adding a leaf changes no other leaf."""
 
-    def fresh(path: str, param: Any) -> Array:
+    def fresh(path: str, param: Param) -> Array:
         return param.init(jax.random.fold_in(key, zlib.crc32(path.encode())), param.shape)
 
     return Variables(map_named(fresh, model.params), map_named(fresh, model.stats))
@@ -44,7 +44,7 @@ def position(model: Model, name: str | None, default: int) -> int:
 def forward(
     model: Model,
     variables: Variables,
-    inputs: Mapping[str, Any],
+    inputs: Arrays,
     *,
     key: Key | None = None,
     train: bool = False,
@@ -56,7 +56,7 @@ def forward(
     dtype: Any = "float32",
     offset: Any = 0,
     axis: str | None = None,
-) -> tuple[dict[str, Any], Tree]:
+) -> tuple[Carry, Tree]:
     """Run the chain of stages.
 
     Args:
@@ -74,8 +74,7 @@ def forward(
         remat: For each stage, the values that the backward pass recomputes instead of keeping: "stage" for all of them,
             "dots" for all except the large products.
         dtype: The dtype of activations.
-        offset: See `types.Context`, for `jax.pmap`.
-        axis: See `types.Context`, for `jax.pmap`.
+        offset, axis: See `types.Context`, for `jax.pmap`.
 
     Returns:
         `taps` and `stats`. `taps` holds every named output of every stage: the main output under the name of the stage,
@@ -87,35 +86,49 @@ def forward(
         ValueError: A stage does not exist, the model does not read an input, or an index has no row in an embedding.
             Inside a compiled function such an index results in NaN.
     """
-    first, last = position(model, start, 0), position(model, stop, len(model.stages))
-    side, neck = (subtree(variables.params, f"{model.stages[-1].name}/{name}") for name in ("side", "neck"))
+    stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     learned_tokens = prefix_length(model, variables.params), prompt_length(model, variables.params)
-    carry: dict[str, Any] = dict(inputs)
-    taps: dict[str, Any] = {}
+    carry: Carry = dict(inputs)
+    taps: Carry = {}
     new_stats: dict[str, Tree] = {}
-    for index, stage in enumerate(model.stages[first:last], first):
-        if stage.name == barrier and index > first:
+    for stage in stages:
+        if stage.name == barrier and stage is not stages[0]:
             carry = jax.lax.optimization_barrier(carry)
         training = train and stage.name not in still
         noise = stage_key(key, stage.name) if training and key is not None else None
         context = Context(noise, training, dtype, offset, axis, *learned_tokens)
-        old_stats = subtree(variables.stats, stage.name)
-        rows = carry.get("side", {})
-        if neck and index == len(model.stages) - 1:
-            carry = narrowed(neck, carry)
-        apply = again(stage.apply, remat[stage.name]) if stage.name in remat else stage.apply
-        carry, stage_stats = apply(subtree(variables.params, stage.name), old_stats, carry, context)
-        if side:
-            carry = beside(side, stage, carry, rows)
-        taps[stage.name] = carry[stage.output]
-        taps |= {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
-        if old_stats:
-            new_stats[stage.name] = stage_stats
-    stats = updated(variables.stats, new_stats)
-    output_names = {name for stage in model.stages for name in (stage.output, *stage.others)}
-    taps |= {name: carry[name] for name in sorted(output_names | CUSTOMARY) if name in carry}
-    taps["carry"] = carry
-    return taps, stats
+        carry, stage_stats = run_stage(model, variables, stage, carry, context, remat.get(stage.name))
+        taps |= stage_taps(stage, carry)
+        new_stats |= stage_stats
+    return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
+
+
+def run_stage(
+    model: Model, variables: Variables, stage: Stage, carry: Carry, context: Context, recompute: str | None
+) -> tuple[Carry, dict[str, Tree]]:
+    """Return the carry after a stage, with the side network and the neck that a tuning inserted, and the new statistics
+    of the stage under its name; none where it has none. `recompute` is its entry in the `remat` of `forward`."""
+    head, old_stats, rows = model.stages[-1], subtree(variables.stats, stage.name), carry.get("side", {})
+    side, neck = (subtree(variables.params, f"{head.name}/{name}") for name in ("side", "neck"))
+    if neck and stage is head:
+        carry = narrowed(neck, carry)
+    apply = stage.apply if recompute is None else again(stage.apply, recompute)
+    carry, stage_stats = apply(subtree(variables.params, stage.name), old_stats, carry, context)
+    if side:
+        carry = beside(side, stage, carry, rows)
+    return carry, {stage.name: stage_stats} if old_stats else {}
+
+
+def stage_taps(stage: Stage, carry: Carry) -> Carry:
+    """Return the named outputs of a stage: the main output under its name, each one under `stage/output`."""
+    outputs = {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
+    return {stage.name: carry[stage.output], **outputs}
+
+
+def last_outputs(model: Model, carry: Carry) -> Carry:
+    """Return the last value of every output that a stage of the model writes, and of the `CUSTOMARY` ones."""
+    names = {name for stage in model.stages for name in (stage.output, *stage.others)} | CUSTOMARY
+    return {name: carry[name] for name in sorted(names) if name in carry}
 
 
 def prompt_length(model: Model, params: Tree) -> int:
@@ -149,7 +162,7 @@ def summary(tap: Array, mask: Array | None = None) -> Array:
     return wide.mean(tuple(range(1, tap.ndim - 1))) if tap.ndim > 2 else wide
 
 
-def features(taps: Mapping[str, Any]) -> Array:
+def features(taps: Arrays) -> Array:
     """Return the features [B, W] that the head reads: `pooled`, or the first token of `hidden` or its mean over places.
 
     Raises ValueError if a (bridged) model returns neither.
@@ -164,7 +177,7 @@ def features(taps: Mapping[str, Any]) -> Array:
     return hidden[:, 0] if hidden.ndim == 3 else summary(hidden)
 
 
-def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
+def narrowed(neck: Tree, carry: Carry) -> Carry:
     """Return the carry with the features x that the head reads (see `features`) replaced by x + up(gelu(down(x))).
 
     A head may read several tokens (DeiT, DINOv2), so every token is replaced; the compiler drops those that no stage
@@ -176,7 +189,7 @@ def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
     return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in feature_names}
 
 
-def beside(side: Tree, stage: Any, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
+def beside(side: Tree, stage: Stage, carry: Carry, rows: Mapping[str, Array]) -> Carry:
     """Return the carry with the summary of `stage` added for a side head, or, at the last stage, with its logits added.
 
     logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of the features

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tlx import config as records
-from tlx.trees import flatten, size
+from tlx.trees import Tree, flatten, size
 
 # Far more parameters than a new head or resized positions add to a checkpoint.
 ROOM = 2_000_000
@@ -46,7 +46,7 @@ def counted(declare: Callable[[Any, Any], Any], config: Any, head: Any) -> int:
     return first + (config.depth - 1) * (second - first)
 
 
-def total(tree: Any) -> int:
+def total(tree: Tree) -> int:
     return sum(size(leaf) for leaf in flatten(tree).values())
 
 

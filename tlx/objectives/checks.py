@@ -7,6 +7,7 @@ from tlx.models import example_inputs, features, tap_shapes
 from tlx.objectives.base import Needs, Preview, Tap, Term
 from tlx.objectives.leaves import stage_names
 from tlx.objectives.streams import SOURCE, batch_streams, check_new, in_batch, missing_stream, several
+from tlx.tasks import Task
 from tlx.trees import near_miss
 from tlx.types import Model, Stage
 
@@ -84,7 +85,7 @@ def check_streams(term: Term, needs: Needs, streams: Sequence[str], have: Sequen
         raise ValueError(f"{type(term).__name__} reads labels, and the stream {UNLABELLED!r} has none")
 
 
-def check_task(term: Term, needs: Needs, task: Any) -> None:
+def check_task(term: Term, needs: Needs, task: Task) -> None:
     """Raise ValueError for a task that a term does not support."""
     if needs.exclusive and not task.exclusive:
         raise ValueError(f"{type(term).__name__} is for tasks.Classification, not tasks.{type(task).__name__}")

@@ -1,15 +1,20 @@
 """The direction of a step for one wave: optax's transforms without the rate, which differs from leaf to leaf."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import optax
 from optax import contrib
 
-from tlx.trees import flatten, nest
+from tlx.trees import Tree, flatten, nest
 from tlx.types import Array
+
+if TYPE_CHECKING:
+    from tlx.optim.settings import Optim
 
 Rates = Mapping[str, Mapping[str, Array]]
 # The root mean square of Muon's steps. It matches Adam's, so that one rate suits both (Liu et al., 2025).
@@ -19,7 +24,7 @@ MUON_SIZE = 0.2
 def promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Return `inner` with standard promotion of types, because optax counts in integers and tlx is strict."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
         with jax.numpy_dtype_promotion("standard"):
             return inner.update(updates, state, params)
 
@@ -57,56 +62,58 @@ class Optimiser(NamedTuple):
         needs_momentum: `Optim.momentum` may not be None.
     """
 
-    transform: Callable[[Any, Wave], optax.GradientTransformation]
+    transform: Callable[[Optim, Wave], optax.GradientTransformation]
     elementwise: bool = False
     averages: bool = False
     needs_momentum: bool = False
 
 
-def directed(direction: Callable[[Any, Wave], Sequence[optax.GradientTransformation]]) -> Callable[[Any, Wave], Any]:
+def directed(
+    direction: Callable[[Optim, Wave], Sequence[optax.GradientTransformation]],
+) -> Callable[[Optim, Wave], optax.GradientTransformation]:
     """Return the transform that chains the transforms of `direction`, then applies each leaf's rate and decay."""
     return lambda optim, wave: optax.chain(*direction(optim, wave), wave.move())
 
 
-def lamb(optim: Any, wave: Wave) -> optax.GradientTransformation:
+def lamb(optim: Optim, wave: Wave) -> optax.GradientTransformation:
     """Return LAMB (You et al., 2020). The decay is part of the ratio, so the last transform adds none."""
     ratio = optax.chain(adam(optim), decay(wave.rates), optax.scale_by_trust_ratio())
     return optax.chain(ratio, wave.move(decays=False))
 
 
-def schedule_free_adamw(optim: Any, wave: Wave) -> optax.GradientTransformation:
+def schedule_free_adamw(optim: Optim, wave: Wave) -> optax.GradientTransformation:
     """Return schedule-free AdamW (Defazio et al., 2024); its mixing replaces the first moment."""
     inner = optax.scale_by_rms(optim.beta2, optim.epsilon, eps_in_sqrt=False, bias_correction=True)
     return contrib.schedule_free(optax.chain(inner, wave.move()), wave.now, optim.beta1)
 
 
-def schedule_free_sgd(optim: Any, wave: Wave) -> optax.GradientTransformation:
+def schedule_free_sgd(optim: Optim, wave: Wave) -> optax.GradientTransformation:
     """Return schedule-free SGD (Defazio et al., 2024)."""
     return contrib.schedule_free(wave.move(), wave.now, optim.beta1)
 
 
-def adafactor(optim: Any, wave: Wave) -> list[optax.GradientTransformation]:
+def adafactor(optim: Optim, wave: Wave) -> list[optax.GradientTransformation]:
     """Return Adafactor (Shazeer and Stern, 2018) with optax's defaults: steps relative to the parameter's size."""
     return [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()]
 
 
-def momentum(optim: Any, wave: Wave) -> list[optax.GradientTransformation]:
+def momentum(optim: Optim, wave: Wave) -> list[optax.GradientTransformation]:
     """Return the trace of the gradient with `Optim.momentum`; nothing without it."""
     return [optax.trace(optim.momentum)] if optim.momentum is not None else []
 
 
-def adam(optim: Any) -> optax.GradientTransformation:
+def adam(optim: Optim) -> optax.GradientTransformation:
     return optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon)
 
 
-def muon(optim: Any, hidden: frozenset[str]) -> optax.GradientTransformation:
+def muon(optim: Optim, hidden: frozenset[str]) -> optax.GradientTransformation:
     """Return Muon on the `hidden` kernels and Adam on the rest.
 
     A convolution counts as a matrix of inputs by outputs.
     """
     rest = adam(optim)
 
-    def turn(shapes: Mapping[str, Any]) -> optax.GradientTransformation:
+    def turn(shapes: Tree) -> optax.GradientTransformation:
         dimensions = {
             path: contrib.MuonDimensionNumbers(tuple(range(len(leaf.shape) - 1)), len(leaf.shape) - 1)
             for path, leaf in shapes.items()
@@ -116,17 +123,17 @@ def muon(optim: Any, hidden: frozenset[str]) -> optax.GradientTransformation:
             optax.stateless(lambda updates, _: {path: leaf * size(leaf.shape) for path, leaf in updates.items()}),
         )
 
-    def cut(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def cut(tree: Tree) -> tuple[Tree, Tree]:
         leaves = flatten(tree)
         kernels = {path: leaf for path, leaf in leaves.items() if path in hidden and math.prod(leaf.shape) > 1}
         return kernels, {path: leaf for path, leaf in leaves.items() if path not in kernels}
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Any:
         kernels, others = cut(params)
         return {"muon": turn(kernels).init(kernels) if kernels else (), "adam": rest.init(others) if others else ()}
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        moved_leaves: dict[str, Any] = {}
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
+        moved_leaves: Tree = {}
         new_state = dict(state)
         for name, leaves in zip(("muon", "adam"), cut(updates), strict=True):
             if leaves:
@@ -149,7 +156,7 @@ def size(shape: tuple[int, ...]) -> float:
 def decay(rates: Rates) -> optax.GradientTransformation:
     """Return the transform to direction + decay x parameter, leaf by leaf."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
         values = flatten(params)
         moved = {path: leaf + rates[path]["weight_decay"] * values[path] for path, leaf in flatten(updates).items()}
         return nest(moved), state
@@ -160,7 +167,7 @@ def decay(rates: Rates) -> optax.GradientTransformation:
 def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.GradientTransformation:
     """Return the transform to -rate x multiplier x (direction + decay x parameter) (Loshchilov and Hutter, 2019)."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
         values = flatten(params)
         moved = {}
         for path, leaf in flatten(updates).items():

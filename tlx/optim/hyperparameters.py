@@ -7,7 +7,7 @@ from typing import Any
 from tlx import config
 
 
-def hyperparameters(value: Any) -> dict[str, Any]:
+def hyperparameters(value: object) -> dict[str, Any]:
     """Return the float fields of a record (tuples of floats too), and of the records in its fields, as a tree: the
     numbers that a sweep may vary without a new program."""
     hints = typing.get_type_hints(type(value))

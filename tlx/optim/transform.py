@@ -58,7 +58,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     nows = {path: named[layout.schedules[path]] if path in layout.schedules else default for path in rates}
     inner = promoting(optim.optimiser().transform(optim, Wave(shared_rate, rates, nows, layout.hidden)))
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         if optim.clip is not None:
             updates = optax.clip_by_global_norm(optim.clip).update(updates, optax.EmptyState())[0]
         gradients, values = by_wave(updates, layout), by_wave(params, layout)
@@ -70,7 +70,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     return optax.GradientTransformation(partial(initial, optim, layout=layout), update)
 
 
-def initial(optim: Optim, params: Any, layout: Layout = Layout()) -> dict[str, Any]:
+def initial(optim: Optim, params: Tree, layout: Layout = Layout()) -> dict[str, Any]:
     """Return the state of `transform` before its first step, by wave; it contains no rate."""
     inner = promoting(optim.optimiser().transform(optim, Wave(jnp.zeros(()), {}, {}, layout.hidden)))
     return {name: inner.init(leaves) for name, leaves in by_wave(params, layout).items()}

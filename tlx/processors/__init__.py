@@ -15,6 +15,7 @@ from tlx.processors.columns import inputs, spelled
 from tlx.processors.pictures import ImageProcessor
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.texts import DEFAULT_TOKENS, TOKENIZER_FILES, TextProcessor
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
@@ -61,7 +62,7 @@ def fit(
     columns: Columns,
     brought: Processor | None = None,
     shape: tuple[int, ...] | None = None,
-    example: Callable[[], Mapping[str, Any]] | None = None,
+    example: Callable[[], Example] | None = None,
 ) -> Processor:
     """Return the processor that a recipe needs: that of the recipe or of the weights, at the sizes of the data.
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from tlx import config
 from tlx.processors.opening import read_json
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
@@ -57,7 +58,7 @@ class Processor:
         """Return the arrays of an example, by name. A ragged axis is None in the shape."""
         raise TypeError(f"{type(self).__name__} declares no fields; return a dict of tlx.types.Field")
 
-    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+    def __call__(self, example: Example) -> Inputs:
         """Return the arrays of one example, as `fields` declares them, without padding."""
         raise TypeError(f"{type(self).__name__} defines no __call__(example)")
 
@@ -80,11 +81,11 @@ class Processor:
         types = [np.dtype(field.dtype).itemsize for field in self.fields.values()]
         return sum(int(np.prod(size)) * item for size, item in zip(sizes, types, strict=True))
 
-    def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
+    def measure(self, examples: Sequence[Example]) -> list[int]:
         """Return the length of the ragged axes of each example. Define it where it is cheaper than the arrays."""
         return [length_of(self(example), self.fields) for example in examples]
 
-    def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
+    def word_ids(self, example: Example) -> np.ndarray:
         """Return int[T], for each entry of the ragged axis the number of its word in the example, -1 for no word.
 
         The first entry of a word stands for it, so a word whose first entry is cut off has -1 at its other entries.
@@ -99,7 +100,7 @@ class Processor:
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
-        example: Callable[[], Mapping[str, Any]] | None = None,
+        example: Callable[[], Example] | None = None,
     ) -> Processor:
         """Return the processor for the data of a recipe, from the class that reads their columns.
 
@@ -151,11 +152,11 @@ class Processor:
         """Return notes on oddities of the processor that are not mistakes."""
         return []
 
-    def cuts(self, example: Mapping[str, Any]) -> bool:
+    def cuts(self, example: Example) -> bool:
         """Return whether a part of the example is lost because it is too long."""
         return False
 
-    def cut_notes(self, examples: Iterable[Mapping[str, Any]]) -> list[str]:
+    def cut_notes(self, examples: Iterable[Example]) -> list[str]:
         """Return a sentence where parts of these examples are lost."""
         return []
 
@@ -220,7 +221,7 @@ def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> 
     return max(sides, default=0)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Return whether a processor is a frozen dataclass of numbers, strings, None and tuples of them."""
     plain = bool | int | float | str | None
     values = list(config.fields(value).values()) if config.is_record(value) else [value]
@@ -233,7 +234,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def tupled(value: Any) -> Any:
+def tupled(value: object) -> Any:
     """Return JSON values with tuples in the place of lists."""
     return tuple(map(tupled, value)) if isinstance(value, list) else value
 

@@ -56,7 +56,7 @@ def spelled(columns: Columns) -> str:
     return " and ".join(parts) or "nothing"
 
 
-def read_cell(content: Any, column: Column, name: str, place: str) -> Any:
+def read_cell(content: object, column: Column, name: str, place: str) -> Any:
     """Return the value of a cell that is an input, as examples hold it.
 
     Args:
@@ -72,7 +72,7 @@ def read_cell(content: Any, column: Column, name: str, place: str) -> Any:
     return READERS[column.kind](content, column, name, place)
 
 
-def text_of(content: Any, column: Column, name: str, place: str) -> str:
+def text_of(content: object, column: Column, name: str, place: str) -> str:
     """Return a text. Raises ValueError for bytes that are not UTF-8, and for anything but a text."""
     if isinstance(content, str):
         return content
@@ -115,7 +115,7 @@ def image_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
     return content[..., None] if content.ndim == 2 else content
 
 
-def audio_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
+def audio_of(content: object, column: Column, name: str, place: str) -> np.ndarray:
     """Return float32[T] of a sound file, at the rate of the column, or of samples."""
     if isinstance(content, bytes | np.bytes_):
         return decoded(bytes(content), column.rate, place)

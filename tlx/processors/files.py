@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tlx.files.documents import DocumentError, parse_json, read_json, read_text
 from tlx.files.documents import processors as forms
 from tlx.files.documents.checks import Form
 from tlx.files.documents.reading import FETCH, read_bytes
+from tlx.trees import Json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,7 +75,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def check_words(document: dict[str, Any], path: Path) -> None:
+def check_words(document: Json, path: Path) -> None:
     """Raise DocumentError where two tokens of a vocabulary share an id, or the vocabulary lacks the token for unknown
     words."""
     model = document["model"]
@@ -125,6 +126,6 @@ def refused(make: Callable[[], Result], path: Path) -> Result:
         raise
 
 
-def read_preprocessor(directory: Path, form: Form = forms.PREPROCESSOR) -> dict[str, Any]:
+def read_preprocessor(directory: Path, form: Form = forms.PREPROCESSOR) -> Json:
     """Read preprocessor_config.json; raise DocumentError or FileNotFoundError where it has another form."""
     return read_json(directory / PREPROCESSOR, form)

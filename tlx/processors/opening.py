@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlx.files import documents
 from tlx.processors.files import MOST_BYTES, refused
+from tlx.trees import Json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Document = Mapping[str, Any]
 
 # `transformers` writes 1e30 for a tokenizer without a length.
 LONGEST = 10**6
@@ -181,7 +181,7 @@ def open_alone(directory: Path) -> Opened | None:
     )
 
 
-def class_name(directory: Path, settings: Document) -> str | None:
+def class_name(directory: Path, settings: Json) -> str | None:
     """Return the class, without "Fast", with which `transformers` opens `directory`; None where only `transformers`
     knows."""
     document = read_json(directory / "config.json")
@@ -195,7 +195,7 @@ def class_name(directory: Path, settings: Document) -> str | None:
     return name.removesuffix("Fast")
 
 
-def special_tokens(directory: Path, settings: Document, kind: Kind) -> dict[str, str] | None:
+def special_tokens(directory: Path, settings: Json, kind: Kind) -> dict[str, str] | None:
     """Return the text of each named special token, merged from the files as in `transformers`; None where this function
     cannot merge them."""
     unnamed: dict[str, str | None] = dict.fromkeys(ROBERTA_NAMES)
@@ -215,7 +215,7 @@ def special_tokens(directory: Path, settings: Document, kind: Kind) -> dict[str,
     return {name: text for name, text in {**expected, **texts}.items() if text is not None}
 
 
-def tokens_agree(form: Document, settings: Document, names: Mapping[str, str], kind: Kind) -> bool:
+def tokens_agree(form: Json, settings: Json, names: Mapping[str, str], kind: Kind) -> bool:
     """Return whether the added tokens of tokenizer.json are those that `transformers` adds, with the same ids and
     flags."""
     added = {token["content"]: token for token in form["added_tokens"]}
@@ -235,13 +235,13 @@ def tokens_agree(form: Document, settings: Document, names: Mapping[str, str], k
     return special and all(vocabulary.get(text) == token["id"] for text, token in added.items())
 
 
-def whole(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
+def whole(form: Json, settings: Json, names: Mapping[str, str]) -> bool:
     """Return whether tokenizer.json is complete: without a post-processor `transformers` makes one."""
     del settings, names
     return form.get("post_processor") is not None
 
 
-def bert_agrees(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
+def bert_agrees(form: Json, settings: Json, names: Mapping[str, str]) -> bool:
     """Return whether tokenizer.json equals the tokenizer that `BertTokenizer` builds."""
     normalizer = {
         "type": "BertNormalizer",
@@ -259,10 +259,10 @@ def bert_agrees(form: Document, settings: Document, names: Mapping[str, str]) ->
     cls, sep = names["cls_token"], names["sep_token"]
     vocabulary = form["model"]["vocab"]
 
-    def special(text: str, kind: int) -> dict[str, Any]:
+    def special(text: str, kind: int) -> Json:
         return {"SpecialToken": {"id": text, "type_id": kind}}
 
-    def part(name: str, kind: int) -> dict[str, Any]:
+    def part(name: str, kind: int) -> Json:
         return {"Sequence": {"id": name, "type_id": kind}}
 
     single = [special(cls, 0), part("A", 0), special(sep, 0)]
@@ -280,7 +280,7 @@ def bert_agrees(form: Document, settings: Document, names: Mapping[str, str]) ->
     )
 
 
-def roberta_agrees(form: Document, settings: Document, names: Mapping[str, str]) -> bool:
+def roberta_agrees(form: Json, settings: Json, names: Mapping[str, str]) -> bool:
     """Return whether tokenizer.json equals the tokenizer that `RobertaTokenizer` builds."""
     space, trim = settings.get("add_prefix_space", False), settings.get("trim_offsets", True)
     model = {
@@ -311,7 +311,7 @@ def roberta_agrees(form: Document, settings: Document, names: Mapping[str, str])
     )
 
 
-def stated_length(settings: Document) -> int | None:
+def stated_length(settings: Json) -> int | None:
     """Return the number of tokens at which tokenizer_config.json cuts a text; None where it states none."""
     length = settings.get("model_max_length")
     is_valid = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length <= LONGEST
@@ -334,6 +334,6 @@ def set_length(tokenizer: Tokenizer, tokens: int, side: str) -> None:
     tokenizer.no_padding()
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Json:
     """Read the object in a JSON file, empty where there is no file. Raises ValueError for another content."""
     return documents.read_json(file, most_bytes=MOST_BYTES) if file.is_file() else {}

@@ -18,6 +18,8 @@ import numpy as np
 from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
+from tlx.trees import Json
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +116,7 @@ class ImageProcessor(Processor):
     scale: float = 1 / 255
     resample: Resample = "bilinear"
     crop: tuple[int, int] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    extra: Json = field(default_factory=dict, compare=False, repr=False)
 
     reads: ClassVar[tuple[str, ...]] = ("image",)
     noun: ClassVar[str] = "an image processor"
@@ -164,7 +166,7 @@ class ImageProcessor(Processor):
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
-        example: Callable[[], Mapping[str, Any]] | None = None,
+        example: Callable[[], Example] | None = None,
     ) -> Processor:
         """Return the processor of the weights, or one with the shape of the model, or with that of the first image.
 
@@ -265,7 +267,7 @@ class ImageProcessor(Processor):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: {error}") from None
 
-    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+    def __call__(self, example: Example) -> Inputs:
         """Return `{"image": float32[height, width, channels]}` of
         `{"image": uint8[H, W, C] or the bytes of an image file}`.
 
@@ -357,7 +359,7 @@ def check_model(processor: Any, shape: tuple[int, ...] | None) -> None:
         )
 
 
-def no_example() -> Mapping[str, Any]:
+def no_example() -> Example:
     raise ValueError("neither the weights nor the model state the image size; set Data(size=...)")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,6 +20,7 @@ from tlx.processors.base import Inputs, Processor
 from tlx.processors.files import read_preprocessor
 from tlx.processors.opening import read_json
 from tlx.processors.pictures import FILE, ImageProcessor, check_model, file_of, refuse_other
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns
@@ -74,7 +75,7 @@ class SoundProcessor(ImageProcessor):
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
-        example: Callable[[], Mapping[str, Any]] | None = None,
+        example: Callable[[], Example] | None = None,
     ) -> Processor:
         """Return a processor with the rate of the sounds, at the size of the data, else that of the weights or of the
         model.
@@ -103,7 +104,7 @@ class SoundProcessor(ImageProcessor):
     def opens(cls, directory: Path) -> bool:
         return super().opens(directory) and read_json(directory / FILE).get("feature_extractor_type") == KIND
 
-    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+    def __call__(self, example: Example) -> Inputs:
         """Return `{"image": float32[M, F, 1]}` of `{"audio": float32[T] from -1 to 1, or bytes of a sound file}`."""
         from transformers.audio_utils import spectrogram, window_function
 

@@ -26,6 +26,7 @@ from tlx.processors.opening import (
     read_json,
     set_length,
 )
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -116,7 +117,7 @@ class TextProcessor(Processor):
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
-        example: Callable[[], Mapping[str, Any]] | None = None,
+        example: Callable[[], Example] | None = None,
     ) -> Processor:
         """Return the tokenizer of the weights at the length of the data. Raises ValueError where there is none."""
         if brought is None or not set(cls.reads) & set(brought.reads):
@@ -152,7 +153,7 @@ class TextProcessor(Processor):
         set_length(opened.tokenizer, tokens, opened.side)
         return cls(opened.tokenizer, tokens, directory, opened.pad_id, opened.token_types)
 
-    def __call__(self, example: Mapping[str, Any]) -> Inputs:
+    def __call__(self, example: Example) -> Inputs:
         """Return int32[tokens] `input_ids`, `token_type_ids` and `attention_mask`, not padded.
 
         The example is `{"text": str, "text_pair"?: str}` or `{"words": list of str}`. Raises ValueError for a token id
@@ -168,7 +169,7 @@ class TextProcessor(Processor):
             "attention_mask": np.asarray(encoding.attention_mask, np.int32),
         }
 
-    def word_ids(self, example: Mapping[str, Any]) -> np.ndarray:
+    def word_ids(self, example: Example) -> np.ndarray:
         """Return int64[tokens], the number of the word of each token in `example["words"]`, -1 for special tokens.
 
         Words beyond `tokens` are cut off like the end of a text. Where the beginning of a text is cut off, the pieces
@@ -183,7 +184,7 @@ class TextProcessor(Processor):
             without_first |= {number for part in encoding.overflowing for number in part.word_ids}
         return np.array([-1 if number in without_first else number for number in encoding.word_ids], np.int64)
 
-    def measure(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
+    def measure(self, examples: Sequence[Example]) -> list[int]:
         """Return the number of tokens of each example. The tokenizer works on all of them in parallel."""
         if any("words" in example for example in examples):
             return [len(self._encode(example).ids) for example in examples]
@@ -193,11 +194,11 @@ class TextProcessor(Processor):
     def read(self, argument: str) -> dict[str, Any]:
         return {"text": argument}
 
-    def cuts(self, example: Mapping[str, Any]) -> bool:
+    def cuts(self, example: Example) -> bool:
         """Return whether the example is longer than `tokens`, so that its end (or its beginning) is cut off."""
         return bool(self._encode(example).overflowing)
 
-    def cut_notes(self, examples: Iterable[Mapping[str, Any]]) -> list[str]:
+    def cut_notes(self, examples: Iterable[Example]) -> list[str]:
         if not (cut := sum(map(self.cuts, examples))):
             return []
         count = "1 text is" if cut == 1 else f"{cut} texts are"
@@ -237,7 +238,7 @@ class TextProcessor(Processor):
     def identity(self) -> Any:
         return [self.tokens, self.pad_id, self.token_types, hash_of(self.tokenizer)]
 
-    def _encode(self, example: Mapping[str, Any]) -> Encoding:
+    def _encode(self, example: Example) -> Encoding:
         if "words" in example:
             self._check_words()
             return self.tokenizer.encode(example["words"], is_pretokenized=True)

@@ -14,30 +14,31 @@ from typing import Any, Self
 from tlx.files.documents import digests, read_lines
 from tlx.files.documents.records import METRIC, RERUN
 from tlx.files.durable import write_all_of, write_whole
+from tlx.trees import Json
 
 METRICS = "metrics.jsonl"
 # Lines that are kept in memory before they are written.
 LINES = 256
 
 
-def json_text(document: Any) -> str:
+def json_text(document: object) -> str:
     """Return the text of a JSON file, as `write_json` writes it."""
     return json.dumps(document, indent=2, default=plain) + "\n"
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return an array or a number of numpy as JSON knows it; TypeError for anything else."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON has no form for")
 
 
-def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
+def write_json(path: Path, document: object, *, sync: bool = False) -> None:
     """Write a JSON file whole or not at all; with `sync` it is on the disk when this returns."""
     write_whole(path, [json_text(document).encode()], sync=sync)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[Json]:
     """Return the lines of `metrics.jsonl`, without a last line that a killed run left half written."""
     digests.verify(folder, METRICS)
     return read_lines(folder / METRICS, METRIC, remedy=RERUN)

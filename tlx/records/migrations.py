@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from tlx.config import SCHEMA
+from tlx.trees import Json
 
 OLDEST = 1
-Document = dict[str, Any]
 
 
-def from_1(document: Document) -> Document:
+def from_1(document: Json) -> Json:
     """Return the document of schema 2. No entry moves, and the fingerprint stays the one of schema 1."""
     return document | {"schema": 2, "classes": {}, "fingerprint_schema": 1}
 
 
-MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {1: from_1}
+MIGRATIONS: Mapping[int, Callable[[Json], Json]] = {1: from_1}
 
 
-def schema_of(document: Mapping[str, Any], path: Path) -> int:
+def schema_of(document: Json, path: Path) -> int:
     """Return the version of a recipe.json.
 
     Raises:
@@ -47,7 +47,7 @@ def schema_of(document: Mapping[str, Any], path: Path) -> int:
     return schema
 
 
-def migrated(document: Document, path: Path) -> Document:
+def migrated(document: Json, path: Path) -> Json:
     """Return the document of a recipe.json in the newest version.
 
     Raises:

@@ -30,8 +30,11 @@ from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional import metrics
+from tlx.recipe import Recipe
 from tlx.records import migrations
 from tlx.records.log import write_json
+from tlx.tasks import Task
+from tlx.trees import Json
 
 __all__ = [
     "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
@@ -51,7 +54,7 @@ PACKAGES = (
 )
 
 
-def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> bool:
+def finished(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> bool:
     """Return whether `folder` contains the finished run of this recipe, to be kept. Changes nothing.
 
     Raises:
@@ -78,7 +81,7 @@ def finished(folder: Path, recipe: Any, *, resume: bool, overwrite: bool) -> boo
     return False
 
 
-def _other(folder: Path, document: Any, recipe: Any, fingerprint: str) -> str:
+def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> str:
     """Return why the run of `recipe.json` is not the recipe's run: another recipe, or the same recipe with other
     code."""
     recorded, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
@@ -110,7 +113,7 @@ def stale(folder: Path) -> list[str]:
     return code.changed(sources, folder) if isinstance(sources, dict) else []
 
 
-def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, command: str = "") -> None:
+def claim(folder: Path, recipe: Recipe, *, overwrite: bool, base: Any = None, command: str = "") -> None:
     """Assign `folder` to the recipe, after `finished` accepted it. `overwrite` deletes an earlier run there, and
     nothing else."""
     if (folder / RECIPE).is_file():
@@ -120,7 +123,7 @@ def claim(folder: Path, recipe: Any, *, overwrite: bool, base: Any = None, comma
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
-    written: dict[str, Any] = {
+    written: Json = {
         "schema": config.SCHEMA, "fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)
     }  # fmt: skip
     if files := class_names.files_of(recipe):
@@ -176,7 +179,7 @@ class Predictions(NamedTuple):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def metrics(self, task: Any) -> dict[str, float]:
+    def metrics(self, task: Task) -> dict[str, float]:
         """Compute the metrics of a task from the scores. Raises ValueError where these are not the declared ones."""
         metrics = task.summarise(self.scores)
         if metrics.keys() != task.metrics.keys():
@@ -220,7 +223,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     return Predictions(arrays, indices)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Return versions, devices and machine, for the page and for repeating the run."""
     import jax
 

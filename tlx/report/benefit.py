@@ -1,8 +1,7 @@
 """Draw the card of the benefit of transfer on one page, from the document `benefit.json` alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
@@ -10,18 +9,19 @@ from tlx.functional.metrics import known
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
+from tlx.trees import Json
 
 ARMS = ("pretrained", "scratch")
 LEGEND = alt.Legend(orient="top", symbolType="circle", symbolStrokeWidth=0, symbolOpacity=1)
 BOUNDS = {"": "", "at least": "≥ ", "at most": "≤ "}
 
 
-def write(path: Path, document: Mapping[str, Any]) -> Path:
+def write(path: Path, document: Json) -> Path:
     """Draw the card (see `tlx.analysis.benefit`) into one file."""
     return page.write(path, draw(document))
 
 
-def draw(document: Mapping[str, Any]) -> str:
+def draw(document: Json) -> str:
     """Return the page as HTML."""
     share = known(document["metric"], document.get("declared")).points
     final = document["measures"][0]
@@ -42,7 +42,7 @@ def draw(document: Mapping[str, Any]) -> str:
     )
 
 
-def headline(final: Mapping[str, Any], share: bool) -> dict[str, str]:
+def headline(final: Json, share: bool) -> dict[str, str]:
     """Return the difference at the end, with its interval."""
     gain = final["gain"]
     parts = {end: signed(gain[end], share) for end in ("value", "low", "high")}
@@ -55,7 +55,7 @@ def signed(value: float | None, share: bool) -> str:
     return f"{100 * value:+.1f}" if share else f"{'+' if value > 0 else ''}{words.number(value, 3)}"
 
 
-def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
+def row(one: Json, share: bool) -> Json:
     """Return a measure as text, with its folders for the links."""
     factor, unit = words.scaled(max(one[arm]["mean"] for arm in ARMS), one["unit"])
     return {
@@ -69,7 +69,7 @@ def row(one: Mapping[str, Any], share: bool) -> dict[str, Any]:
     }
 
 
-def side(found: Mapping[str, Any], share: bool, factor: float) -> dict[str, str]:
+def side(found: Json, share: bool, factor: float) -> dict[str, str]:
     """Return an arm's mean and interval as text."""
 
     def show(value: float) -> str:
@@ -83,7 +83,7 @@ def spread(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
     return " – ".join("open" if end is None else show(end) for end in ends) if set(ends) != {None} else ""
 
 
-def bought(gain: Mapping[str, Any], share: bool) -> dict[str, str]:
+def bought(gain: Json, share: bool) -> dict[str, str]:
     """Return the gain as text: a difference, or a factor."""
     ends = [gain["low"], gain["high"]]
     if gain["kind"] == "difference":
@@ -93,21 +93,21 @@ def bought(gain: Mapping[str, Any], share: bool) -> dict[str, str]:
     return {"value": times, "span": spread(ends, lambda end: words.number(end, 3))}
 
 
-def drawings(document: Mapping[str, Any], share: bool) -> list[Figure]:
+def drawings(document: Json, share: bool) -> list[Figure]:
     """Return the learning curve, if there is one, and the validation curves over time."""
     return [*([learning(document, share)] if len(document["labels"]) > 1 else []), over_time(document, share)]
 
 
-def colour() -> Any:
+def colour() -> alt.Color:
     return alt.Color("arm:N", title=None, scale=alt.Scale(domain=list(ARMS)), legend=LEGEND)
 
 
-def upwards(field: str, title: str, share: bool) -> Any:
+def upwards(field: str, title: str, share: bool) -> alt.Y:
     axis = alt.Axis(format=".0%", tickCount=5) if share else numbers(tickCount=5)
     return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
 
 
-def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list[Any]:
+def banded(rows: Rows, x: alt.X, title: str, share: bool, told: list[alt.Tooltip]) -> list[alt.Chart]:
     """Return a line of means, in a band from `low` to `high` if the rows have both."""
     base = alt.Chart(charts.data()).encode(x=x, color=colour())
     line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)
@@ -116,7 +116,7 @@ def banded(rows: Rows, x: Any, title: str, share: bool, told: list[Any]) -> list
     return [base.mark_area(opacity=0.16, line=False).encode(y=upwards("low", title, share), y2="high:Q"), line]
 
 
-def learning(document: Mapping[str, Any], share: bool) -> Figure:
+def learning(document: Json, share: bool) -> Figure:
     """Draw the metric on the test split by the number of labels."""
     rows: Rows = [
         {name: point[name] for name in ("arm", "labels", "mean", "low", "high")} | {"seeds": len(point["values"])}
@@ -136,7 +136,7 @@ def learning(document: Mapping[str, Any], share: bool) -> Figure:
     )  # fmt: skip
 
 
-def over_time(document: Mapping[str, Any], share: bool) -> Figure:
+def over_time(document: Json, share: bool) -> Figure:
     """Draw the metric on the validation split by the time of training."""
     title = f"validation {words.metric(document['metric'])}"
     x = alt.X("seconds:Q", title="seconds of training steps", axis=numbers(tickCount=6))

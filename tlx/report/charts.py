@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from tlx.report.scales import categories, legend_height, numbers
+from tlx.trees import Json
 
 TABLE = "table"
-Rows = list[dict[str, Any]]
+Rows = list[Json]
 
 
 class Figure(NamedTuple):
@@ -17,14 +18,14 @@ class Figure(NamedTuple):
     name: str
     title: str
     caption: str
-    spec: dict[str, Any]
+    spec: Json
 
     @property
     def rows(self) -> Rows:
         return self.spec["datasets"][TABLE]
 
 
-def data(name: str = TABLE) -> Any:
+def data(name: str = TABLE) -> alt.NamedData:
     """Return a reference to named data. The rows are not passed to Altair: they are written once, and their number
     is unlimited."""
     return alt.NamedData(name=name)
@@ -37,14 +38,14 @@ def figure(name: str, title: str, caption: str, chart: Any, rows: Rows, *, heigh
     return Figure(name, title, caption, {**spec, "datasets": {TABLE: rows, **other}})
 
 
-def steps(title: str = "step") -> Any:
+def steps(title: str = "step") -> alt.X:
     # For a short run, Vega would label half steps.
     axis = alt.Axis(format="~s", tickMinStep=1, labelExpr="datum.value % 1 ? '' : datum.label")
     scale = alt.Scale(zero=False, nice=False)
     return alt.X("step:Q", title=title, axis=axis, scale=scale)
 
 
-def rules(*, name: str, label: str) -> Any:
+def rules(*, name: str, label: str) -> alt.Chart:
     """Draw vertical lines at the steps of the table `name`, each with its `label` as tooltip."""
     lines = alt.Chart(data(name)).mark_rule(strokeDash=[3, 3], opacity=0.6)
     return lines.encode(x="step:Q", tooltip=alt.Tooltip(f"{label}:N"))
@@ -72,7 +73,7 @@ def curve(
     tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g", title=axis)]
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     base = alt.Chart(data()).encode(x=steps())
-    mark: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    mark: Json = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
     layers = [base.mark_line(point={"size": 26} if points else False, **mark).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(base.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
@@ -97,7 +98,7 @@ def losses(
     base = alt.Chart(data()).encode(x=steps(), **categories("split", order, "line"))
     y = alt.Y("value:Q", title=axis, scale=scale, axis=numbers(tickCount=5))
     training = base.transform_filter("datum.split === 'training'")
-    thin: dict[str, Any] = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
+    thin: Json = {"opacity": 0.35, "strokeWidth": 1} if smoothed else {"strokeWidth": 2}
     layers = [training.mark_line(**thin).encode(y=y, tooltip=tooltip)]
     if smoothed:
         layers.append(training.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q", title=axis, scale=scale)))
@@ -152,7 +153,7 @@ def side(classes: int) -> int:
     return max(300, min(560, 44 * classes))
 
 
-def cells(base: Any, field: str, form: str, *, shift: int, points: int) -> Any:
+def cells(base: alt.Chart, field: str, form: str, *, shift: int, points: int) -> alt.Chart:
     """Write numbers in the cells of a matrix, in a readable colour; an empty cell has none."""
     dark = alt.when("datum.share > 0.5").then(alt.value(alt.ExprRef("paper"))).otherwise(alt.value(alt.ExprRef("ink")))
     return (
@@ -198,7 +199,7 @@ def scatter(name: str, title: str, caption: str, rows: Rows, *, fields: Sequence
     return figure(name, title, caption, chart, rows, height=340, ends=ends)
 
 
-def diagonal(x: str, y: str) -> Any:
+def diagonal(x: str, y: str) -> alt.Chart:
     line = alt.Chart(data("ends")).mark_line(strokeDash=[4, 4], strokeWidth=1, opacity=0.6)
     return line.encode(x=f"{x}:Q", y=f"{y}:Q")
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson
 from tlx.report.reading import Predictions, Records, smooth, thin
+from tlx.trees import Json
 
 LIMIT = 2000
 MAIN = ("train/loss", "train/rate", "train/gradient_norm")
@@ -45,7 +45,7 @@ def training(records: Records) -> list[Figure]:
                     )
                 )  # fmt: skip
                 continue
-            look: dict[str, Any] = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
+            look: Json = {"smoothed": smoothed, "may_log": name != "train/rate", "marks": marks}
             figures.append(charts.curve(slug(name), title, f"{caption} {note}".strip(), rows, axis=axis, **look))
     terms = [name for name in records.names("train/") if name not in MAIN]
     if len(terms) > 1:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.functional.metrics import SUMS, Scores
+from tlx.tasks import Task
 
 LEVEL = 0.95
 
@@ -53,7 +54,7 @@ def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vecto
     return Interval(float(interval.low), float(interval.high), f"bootstrap, {resamples:,} resamples")
 
 
-def measure(name: str, predictions: Any, task: Any) -> Interval | None:
+def measure(name: str, predictions: Any, task: Task) -> Interval | None:
     """Compute the interval of a task's metric over the examples of a split.
 
     Returns:

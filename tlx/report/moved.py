@@ -1,16 +1,15 @@
 """Draw the section "Changes" of a run's page from its `moved.json`, which `tlx.analysis.changes` writes."""
 
-from typing import Any
-
 from tlx.report import charts, words
 from tlx.report.charts import Figure
+from tlx.trees import Json
 
 KINDS = ("all", "kernels", "biases", "norms", "embeddings", "added", "others")
 BOTH = ("before", "after")
 LIMIT = 60
 
 
-def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
+def section(document: Json | None) -> Json | None:
     """Return facts, drawings, rows of the tables, and notes; None if nothing was measured."""
     if document is None:
         return None
@@ -30,7 +29,7 @@ def section(document: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def stage(row: dict[str, Any], kernels: list[dict[str, Any]]) -> dict[str, Any]:
+def stage(row: Json, kernels: list[Json]) -> Json:
     """Return a row of the table: the relative change by kind, the mean effective rank of the change, similarity and
     probes."""
     effective_ranks = [kernel["change"]["effective_rank"] for kernel in kernels if kernel["stage"] == row["name"]]
@@ -44,7 +43,7 @@ def stage(row: dict[str, Any], kernels: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def drawings(document: dict[str, Any]) -> list[Figure]:
+def drawings(document: Json) -> list[Figure]:
     """Return the drawings of change, similarity, probes, line and ranks, as far as there are data."""
     count = document["examples"]["validation"]["count"]
     return [
@@ -60,9 +59,9 @@ def drawings(document: dict[str, Any]) -> list[Figure]:
     ]
 
 
-def change(document: dict[str, Any]) -> Figure:
+def change(document: Json) -> Figure:
     """Draw the relative change of the weights, by stage and kind."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for place, row in enumerate(document["stages"]):
         for kind in KINDS:
             if kind in row["weights"]:
@@ -80,11 +79,11 @@ def change(document: dict[str, Any]) -> Figure:
     )  # fmt: skip
 
 
-def stages(rows: list[dict[str, Any]]) -> list[str]:
+def stages(rows: list[Json]) -> list[str]:
     return list(dict.fromkeys(row["stage"] for row in rows))
 
 
-def similarity(document: dict[str, Any], held: int) -> Figure:
+def similarity(document: Json, held: int) -> Figure:
     """Draw the similarity of the features before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "form": form, "value": row["similarity"][key]}
@@ -104,7 +103,7 @@ def similarity(document: dict[str, Any], held: int) -> Figure:
     )  # fmt: skip
 
 
-def probes(document: dict[str, Any], held: int) -> Figure:
+def probes(document: Json, held: int) -> Figure:
     """Draw the scores of linear probes before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "features": when}
@@ -125,7 +124,7 @@ def probes(document: dict[str, Any], held: int) -> Figure:
     )  # fmt: skip
 
 
-def lines(document: dict[str, Any], held: int) -> list[Figure]:
+def lines(document: Json, held: int) -> list[Figure]:
     """Return one drawing per metric on the straight line between the weights."""
     figures = []
     points = document["line"]
@@ -148,7 +147,7 @@ def lines(document: dict[str, Any], held: int) -> list[Figure]:
     return figures
 
 
-def ranks(document: dict[str, Any]) -> Figure:
+def ranks(document: Json) -> Figure:
     """Draw the effective rank of the kernels before and after training, and of their changes."""
     kernels = document["kernels"]
     # For a deep model, draw the kernels whose change has the highest rank; the table lists all.

@@ -1,6 +1,6 @@
 """Draw the report of whether sources help or hurt, on one page, from the document `negative.json` alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,18 @@ from tlx.functional.metrics import known
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
+from tlx.trees import Json
 
 SHOWN = {"hurts": "shown-worse", "helps": "shown-better", "not shown": "shown-none", "not compared": "shown-none"}
 INKS = {"good": "#3f7d58", "warm": "#b4552d", "quiet": "#686b70", "ink": "#22252a"}
 
 
-def write(path: Path, document: Mapping[str, Any]) -> Path:
+def write(path: Path, document: Json) -> Path:
     """Draw the report (see `tlx.analysis.negative`) into one file."""
     return page.write(path, draw(document))
 
 
-def draw(document: Mapping[str, Any]) -> str:
+def draw(document: Json) -> str:
     """Return the page as HTML."""
     share = known(document["metric"], document.get("measures")).points
     tables = [
@@ -56,7 +57,7 @@ def draw(document: Mapping[str, Any]) -> str:
     )
 
 
-def row(gap: Mapping[str, Any], share: bool) -> dict[str, Any]:
+def row(gap: Json, share: bool) -> Json:
     """Return a gap as text, with its folders for the links."""
     return {
         **{name: gap[name] for name in ("source", "labels", "verdict", "folders", "pairs")},
@@ -84,7 +85,7 @@ def spread(low: float | None, high: float | None, share: bool) -> str:
     return "" if low is None or high is None else f"{signed(low, share)} to {signed(high, share)}"
 
 
-def labels_of(document: Mapping[str, Any]) -> list[Any]:
+def labels_of(document: Json) -> list[Any]:
     return [advice["labels"] for advice in document["advice"]]
 
 
@@ -104,11 +105,11 @@ def ink(field: str = "verdict") -> Any:
     return chosen.otherwise(alt.value(alt.ExprRef("quiet")))
 
 
-def themed(chart: Any) -> Any:
+def themed(chart: alt.LayerChart) -> alt.LayerChart:
     return chart.add_params(*(alt.param(name=name, value=value) for name, value in INKS.items()))
 
 
-def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
+def cells(rows: Rows, x: alt.X, y: alt.Y, told: Sequence[alt.Tooltip]) -> alt.LayerChart:
     """Draw a map of gaps: the colour shows the verdict, the opacity the size, and a text the number."""
     most = max([abs(row["gap"]) for row in rows], default=0.0) or 1.0
     base = alt.Chart(charts.data()).encode(x=x, y=y)
@@ -117,7 +118,7 @@ def cells(rows: Rows, x: Any, y: Any, told: Sequence[Any]) -> Any:
     return alt.layer(fields, base.mark_text(fontSize=12, color=alt.ExprRef("ink")).encode(text="said:N"))
 
 
-def told_of(share: bool) -> list[Any]:
+def told_of(share: bool) -> list[alt.Tooltip]:
     form = ".1%" if share else ".4~g"
     return [
         alt.Tooltip("source:N"), alt.Tooltip("labels:N"), alt.Tooltip("eps:N"), alt.Tooltip("verdict:N"),
@@ -125,7 +126,7 @@ def told_of(share: bool) -> list[Any]:
     ]  # fmt: skip
 
 
-def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Figure | None:
+def over_settings(document: Json, baseline: str, share: bool) -> Figure | None:
     """Draw the map: one cell per setting, labels along the axis, a line for each source and noise; None for one
     setting."""
     gaps = [gap for gap in document["gaps"] if gap["baseline"] == baseline]
@@ -155,7 +156,7 @@ def over_settings(document: Mapping[str, Any], baseline: str, share: bool) -> Fi
     return charts.figure(f"map-{slug}", f"Against {baseline}", caption, chart, rows, height=60 + 34 * len(lines))
 
 
-def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
+def every_arm(document: Json, labels: Any, share: bool) -> Figure:
     """Draw one line per arm: a point per seed, and the mean with its interval.
 
     The arms are those with this number of labels, and those that need none.
@@ -192,7 +193,7 @@ def every_arm(document: Mapping[str, Any], labels: Any, share: bool) -> Figure:
     )
 
 
-def by_class(document: Mapping[str, Any]) -> Figure | None:
+def by_class(document: Json) -> Figure | None:
     """Draw the gap of each class, with one line per setting; None if no predictions were kept."""
     if not document["classes"]:
         return None
@@ -218,7 +219,7 @@ def by_class(document: Mapping[str, Any]) -> Figure | None:
     return charts.figure("classes", "Class by class", caption, chart, rows, height=60 + 30 * len(lines))
 
 
-def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
+def by_distance(document: Json, share: bool) -> list[Figure]:
     """Draw the gap over the distance of the source, for each baseline that several sources or noises are compared
     with."""
     distances = {(domain["source"], domain["eps"]): domain for domain in document["domains"]}
@@ -265,7 +266,7 @@ def by_distance(document: Mapping[str, Any], share: bool) -> list[Figure]:
     return figures
 
 
-def gate(one: Mapping[str, Any]) -> dict[str, Any]:
+def gate(one: Json) -> Json:
     """Return the results of the gate on a source's examples."""
     noise = f", eps {one['eps']:g}" if one["eps"] else ""
     title = f"{one['source']}, labels {granted(one['labels'])}{noise}"

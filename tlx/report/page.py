@@ -21,6 +21,7 @@ from typing import Any
 from tlx.assets import cache_dir
 from tlx.files.durable import write_whole
 from tlx.report import words
+from tlx.trees import Json
 
 
 def render(template: str, *, scripts: Sequence[str] = ("page.js",), **context: Any) -> str:
@@ -71,7 +72,7 @@ def text(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return the value as JSON can represent it: numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -111,7 +112,7 @@ def libraries() -> str:
     return script
 
 
-def specification(page: str) -> dict[str, dict[str, Any]]:
+def specification(page: str) -> dict[str, Json]:
     """Return the drawings of a page by name, as its own script reads them: for tests, and to recover the data."""
     specifications = {}
     for piece in page.split('<script type="application/json" data-figure="')[1:]:

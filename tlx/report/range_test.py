@@ -9,14 +9,15 @@ import altair as alt
 
 from tlx.report import charts, page
 from tlx.report.scales import numbers
+from tlx.trees import Json
 
 
-def write(path: Path, curves: Sequence[Any], recipe: Mapping[str, Any], rules: Mapping[str, str]) -> Path:
+def write(path: Path, curves: Sequence[Any], recipe: Json, rules: Mapping[str, str]) -> Path:
     """Draw the curves (see `tlx.training.lr_find.Curve`) into one file. `rules` explains each suggestion."""
     return page.write(path, draw(curves, recipe, rules))
 
 
-def draw(curves: Sequence[Any], recipe: Mapping[str, Any], rules: Mapping[str, str]) -> str:
+def draw(curves: Sequence[Any], recipe: Json, rules: Mapping[str, str]) -> str:
     """Return the page as HTML."""
     names = [f"range-{number}" for number in range(len(curves))]
     drawings = [drawing(name, curve) for name, curve in zip(names, curves, strict=True)]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from tlx.records.log import METRICS, read_metrics
 from tlx.records.migrations import rule_of
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
+from tlx.trees import Json
 from tlx.types import Column
 
 
@@ -28,16 +29,16 @@ class Records(NamedTuple):
     """
 
     folder: Path
-    document: dict[str, Any]
+    document: Json
     task: Any
-    result: dict[str, Any]
-    metrics: list[dict[str, Any]]
+    result: Json
+    metrics: list[Json]
     predictions: dict[str, Predictions]
-    mistakes: list[dict[str, Any]]
-    parameters: dict[str, Any]
-    environment: dict[str, Any]
-    weights: dict[str, Any] | None
-    moved: dict[str, Any] | None = None
+    mistakes: list[Json]
+    parameters: Json
+    environment: Json
+    weights: Json | None
+    moved: Json | None = None
 
     @property
     def split(self) -> str:
@@ -45,7 +46,7 @@ class Records(NamedTuple):
         return "test" if "test" in self.predictions else "validation"
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> Json:
         return self.document["recipe"]
 
     def names(self, start: str) -> list[str]:
@@ -103,7 +104,7 @@ def read(path: Path, task: Task | None = None) -> Records:
     )
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> Json:
     """Read `recipe.json`, and check the recipe against its fingerprint if the file alone allows it."""
     from tlx.recipe import classes
 
@@ -126,12 +127,12 @@ class RecordedTask(Task):
     """The task of a run as its files describe it, if they cannot name its class: the `names` of its classes and its
     declared metrics."""
 
-    def __init__(self, names: Sequence[str], measures: Mapping[str, Any]):
+    def __init__(self, names: Sequence[str], measures: Json):
         self.names = tuple(names)
         self.metrics = {name: from_document(values) for name, values in measures.items()}  # type: ignore[misc]
 
 
-def read_task(document: Mapping[str, Any], result: Mapping[str, Any]) -> Task:
+def read_task(document: Json, result: Json) -> Task:
     """Return the task of a recipe, with the class names from the data.
 
     No code that a file names is imported: a task of the user's own is rebuilt from its declaration in the run's result.

@@ -10,6 +10,7 @@ import numpy as np
 from tlx.functional.selection import BY_VALIDATION
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import Records
+from tlx.trees import Json
 
 NAME = "report.html"
 PICTURE = "data:image/png;base64,"
@@ -57,11 +58,11 @@ def draw(records: Records) -> str:
     )
 
 
-def answer(records: Records) -> dict[str, Any]:
+def answer(records: Records) -> Json:
     """Return the primary metric of the reported split, its uncertainty, and, for classes, the accuracy of a constant
     prediction."""
     task, result = records.task, records.result
-    summary: dict[str, Any] = {
+    summary: Json = {
         "key": f"{records.split}/{task.primary}",
         "name": task.primary,
         "value": result["metrics"][f"{records.split}/{task.primary}"],
@@ -75,7 +76,7 @@ def answer(records: Records) -> dict[str, Any]:
     return summary
 
 
-def measured(records: Records) -> list[dict[str, Any]]:
+def measured(records: Records) -> list[Json]:
     """Return one row per metric: `name`, and `test` and `validation`, each with its value and interval."""
     metrics = records.result["metrics"]
     names = dict.fromkeys(key.partition("/")[2] for key in metrics)
@@ -97,7 +98,7 @@ def measured(records: Records) -> list[dict[str, Any]]:
     ]
 
 
-def rules(records: Records) -> list[dict[str, Any]]:
+def rules(records: Records) -> list[Json]:
     """Return the step that each rule would have chosen (see `tlx.functional.selection.gaps`), in words, and whether
     the run used that rule."""
     # If all labels are granted, this rule has another name.
@@ -109,7 +110,7 @@ def rules(records: Records) -> list[dict[str, Any]]:
     return rows
 
 
-def by_class(records: Records) -> list[dict[str, Any]]:
+def by_class(records: Records) -> list[Json]:
     """Return precision, recall and F1 of each class on the reported split; None where the denominator is 0."""
     if (counts := figures.confusion_counts(records)) is not None:
         hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -130,7 +131,7 @@ def by_class(records: Records) -> list[dict[str, Any]]:
     ]
 
 
-def card(mistake: dict[str, Any]) -> dict[str, Any]:
+def card(mistake: Json) -> Json:
     """Return one example: its texts and picture, and, of many probabilities, the three largest and that of the true
     label."""
     label = mistake["label"]
@@ -152,10 +153,10 @@ def card(mistake: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def phase(records: Records, number: int) -> dict[str, Any]:
+def phase(records: Records, number: int) -> Json:
     """Return the parameters of one phase by stage, with sums."""
     recorded = records.parameters["phases"][number]
-    stages: dict[str, list[dict[str, Any]]] = {}
+    stages: dict[str, list[Json]] = {}
     for row in recorded["rows"]:
         stages.setdefault(row["group"], []).append({**row, "size": math.prod(row["shape"])})
     return {
@@ -165,7 +166,7 @@ def phase(records: Records, number: int) -> dict[str, Any]:
     }
 
 
-def stage(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def stage(name: str, rows: Sequence[Json]) -> Json:
     total = sum(row["size"] for row in rows)
     moving = [row for row in rows if row["trainable"]]
     rates = sorted({row["rate"] for row in moving})
@@ -179,7 +180,7 @@ def stage(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def weights(records: Records) -> dict[str, Any] | None:
+def weights(records: Records) -> Json | None:
     """Return the source of the initial weights: as the recipe requests, and tensor by tensor if a manifest was
     written."""
     requested = records.recipe["weights"]
@@ -192,7 +193,7 @@ def weights(records: Records) -> dict[str, Any] | None:
     return {"asked": requested, "entries": entries, "actions": actions}
 
 
-def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
+def shares(parts: dict[str, float]) -> list[Json]:
     """Return each part with its share of the whole."""
     whole = sum(parts.values()) or 1.0
     return [{"name": name, "value": value, "share": value / whole} for name, value in parts.items()]

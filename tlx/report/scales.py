@@ -1,9 +1,11 @@
 """Axes of plain numbers, and the colours, dashes and shapes of many categories with a legend of sufficient height."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import altair as alt
+
+from tlx.trees import Json
 
 # Plain below 10,000, with a prefix above ("47M"), with an exponent only below 0.0001 ("2e-5"): never "4.7e+7".
 NUMBERS = (
@@ -19,7 +21,7 @@ SHAPES = ("circle", "square", "diamond", "triangle-up")
 LEGEND, ROW = 46, 17
 
 
-def numbers(**other: Any) -> Any:
+def numbers(**other: Any) -> alt.Axis:
     """Return an axis whose labels are plain numbers; `other` are further fields of `alt.Axis`."""
     return alt.Axis(labelExpr=NUMBERS, **other)
 
@@ -44,7 +46,7 @@ def legend_height(order: Iterable[str]) -> int:
 
 def categories(
     field: str, order: Iterable[str], mark: Literal["line", "point"], *, legend: bool = True, limit: int = 220
-) -> dict[str, Any]:
+) -> Json:
     """Return the encodings of a field of categories: colours, and beyond `COLOURS` categories dashes or shapes too.
 
     No two categories then look the same.
@@ -59,7 +61,7 @@ def categories(
     names = list(order)
     legend_shown = None
     if legend and len(names) > 1:
-        look: dict[str, Any] = {"symbolType": "stroke" if mark == "line" else "circle", "symbolStrokeWidth": 2}
+        look: Json = {"symbolType": "stroke" if mark == "line" else "circle", "symbolStrokeWidth": 2}
         if mark == "point":
             look["symbolStrokeWidth"] = 0
         if len(names) > COLOURS and mark == "point":
@@ -67,13 +69,11 @@ def categories(
             del look["symbolType"]
         look |= {"columns": columns(names)} if columns(names) < len(names) else {}
         legend_shown = alt.Legend(orient="top", labelLimit=limit, symbolOpacity=1, **look)
-    encodings: dict[str, Any] = {
-        "color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=legend_shown)
-    }
+    encodings: Json = {"color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=legend_shown)}
     if len(names) > COLOURS:
         kinds: Sequence[Any] = DASHES if mark == "line" else SHAPES
         turns = [kinds[n // COLOURS % len(kinds)] for n in range(len(names))]
-        channel: Mapping[str, Any] = {
+        channel: Json = {
             "title": None,
             "scale": alt.Scale(domain=names, range=turns),
             "legend": legend_shown,

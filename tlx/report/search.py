@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
@@ -12,17 +11,18 @@ from tlx.records.studies import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
+from tlx.trees import Json
 
 STATES = ("done", "stopped", "failed")
 SAMPLERS = {"tpe": "TPE", "random": "random", "grid": "grid", "cmaes": "CMA-ES"}
 
 
-def write(path: Path, document: Mapping[str, Any]) -> Path:
+def write(path: Path, document: Json) -> Path:
     """Draw the page of a search (see `tlx.tune`) into one file, beside the folders of its trials."""
     return page.write(path, draw(document, path.parent))
 
 
-def draw(document: Mapping[str, Any], folder: Path) -> str:
+def draw(document: Json, folder: Path) -> str:
     """Return the page as HTML; a trial is linked if its run has left files in `folder`."""
     trials = document["trials"]
     best = next((trial for trial in trials if trial["number"] == document["best"]), None)
@@ -44,13 +44,13 @@ def draw(document: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def href(trial: Mapping[str, Any], folder: Path) -> str | None:
+def href(trial: Json, folder: Path) -> str | None:
     """Return the folder of a trial's run; None if its worker died early, or its recipe could not begin."""
     path = f"{CELLS}/{trial['fingerprint']}/"
     return path if trial["fingerprint"] and (folder / path).is_dir() else None
 
 
-def drawings(document: Mapping[str, Any]) -> list[Figure]:
+def drawings(document: Json) -> list[Figure]:
     """Return history, importances and, for two or more paths, parallel coordinates."""
     figures = [history(document)]
     if document["importances"]:
@@ -60,11 +60,11 @@ def drawings(document: Mapping[str, Any]) -> list[Figure]:
     return figures
 
 
-def measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def measured(document: Json) -> list[Json]:
     return [trial for trial in document["trials"] if trial["value"] is not None]
 
 
-def history(document: Mapping[str, Any]) -> Figure:
+def history(document: Json) -> Figure:
     """Draw the value of every trial in order, and the best of those done so far."""
     rows: Rows = []
     pick = max if document["direction"] == "maximize" else min
@@ -107,11 +107,11 @@ def importances(shares: Mapping[str, float]) -> Figure:
     return charts.figure("importances", "What mattered", caption, chart, rows, height=max(110, 50 + 34 * len(shares)))
 
 
-def field_axis() -> Any:
+def field_axis() -> alt.Axis:
     return alt.Axis(labelLimit=220, ticks=False, domain=False, labelOverlap=False)
 
 
-def parallel(document: Mapping[str, Any]) -> Figure:
+def parallel(document: Json) -> Figure:
     """Draw one line per trial through its position on the axis of every path, in the colour of its value."""
     places = {path: placed(document, path) for path in document["space"]}
     rows: Rows = [
@@ -151,7 +151,7 @@ def parallel(document: Mapping[str, Any]) -> Figure:
     return charts.figure("parallel", "All fields at once", caption, chart, rows, height=300)
 
 
-def placed(document: Mapping[str, Any], path: str) -> dict[int, float]:
+def placed(document: Json, path: str) -> dict[int, float]:
     """Return the position of every measured trial between the lowest and the highest value of a path, in [0, 1]."""
     values = {trial["number"]: trial["point"][path] for trial in measured(document)}
     if document["kinds"][path] == "choice":
@@ -165,12 +165,12 @@ def placed(document: Mapping[str, Any], path: str) -> dict[int, float]:
     return {number: (value - low) / (high - low) if high > low else 0.5 for number, value in scaled.items()}
 
 
-def slices(document: Mapping[str, Any], paths: Sequence[str]) -> list[Figure]:
+def slices(document: Json, paths: Sequence[str]) -> list[Figure]:
     """Draw the value against each path separately."""
     return [slice_of(document, path, f"slice-{number}") for number, path in enumerate(paths)]
 
 
-def slice_of(document: Mapping[str, Any], path: str, name: str) -> Figure:
+def slice_of(document: Json, path: str, name: str) -> Figure:
     """Draw the value of every measured trial against one path."""
     kind = document["kinds"][path]
     rows: Rows = [

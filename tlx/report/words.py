@@ -1,11 +1,11 @@
 """Format numbers and recipes for a page."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlx.functional.metrics import known
+from tlx.trees import Json
 
 WIDTH = 88
 # Which step each rule takes.
@@ -127,7 +127,7 @@ def shape(value: Any) -> str:
     return " × ".join(map(str, value)) or "scalar"
 
 
-def source(document: Any, indent: int = 0, before: int = 0) -> str:
+def source(document: object, indent: int = 0, before: int = 0) -> str:
     """Return a dumped recipe as the Python code that creates it, on a line that `before` characters precede.
 
     >>> source({"kind": "Freeze", "through": "blocks/03", "rates": [1.0]})
@@ -143,7 +143,7 @@ def source(document: Any, indent: int = 0, before: int = 0) -> str:
     return repr(document)
 
 
-def headline(recipe: Mapping[str, Any]) -> str:
+def headline(recipe: Json) -> str:
     """Return in one line which model a dumped recipe trains on which data.
 
     >>> headline({"model": {"kind": "Mlp"}, "weights": None, "data": {"source": "mnist5k", "target": "/a/my/digits"}})
@@ -159,7 +159,7 @@ def headline(recipe: Mapping[str, Any]) -> str:
     return f"{what} on {' and '.join(names[:-1])}{' to ' if sources else ''}{names[-1]}"
 
 
-def data_name(source: str | Mapping[str, Any]) -> str:
+def data_name(source: str | Json) -> str:
     """Return the name of a dumped source of data for a headline.
 
     >>> data_name("/a/my/digits"), data_name({"kind": "Csv", "path": "/a/reviews.csv"}), data_name({"kind": "Vowels"})

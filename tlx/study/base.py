@@ -1,6 +1,6 @@
 """Define a study, and write its directory's `study.json`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, GROUPS, STUDY, is_study
 from tlx.study.sweeps import Cell, Given, shown, sweep
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 # The columns of `tlx.study.results` that are not the user's.
 OWN = (
@@ -41,7 +41,7 @@ class Study:
     base: Recipe
     cells: Iterable[Given]
     question: str
-    baseline: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Json = field(default_factory=dict)
     metric: str | None = None
     smallest: float = 0.0
     name: str | None = None
@@ -99,7 +99,7 @@ def check_tested(study: Study) -> None:
             )
 
 
-def document(study: Study, name: str, command: str = "", file: str = "") -> dict[str, Any]:
+def document(study: Study, name: str, command: str = "", file: str = "") -> Json:
     """Return the content of `study.json`."""
     cells = []
     for fingerprint, cell in study.by_fingerprint.items():
@@ -132,7 +132,7 @@ def before(base: Recipe, path: str) -> str:
         return "-"
 
 
-def settle(directory: Path, written: Mapping[str, Any]) -> None:
+def settle(directory: Path, written: Json) -> None:
     """Assign the directory to the study, also if it contained another study before. Cells of the other study stay on
     disk, unlisted.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -10,6 +10,7 @@ from tlx.files.documents import read_json, records
 from tlx.records.run_directory import RESULT
 from tlx.records.studies import CELLS, CLAIMS, FAILED
 from tlx.study.sweeps import Cell
+from tlx.trees import Json
 
 
 class Claim(NamedTuple):
@@ -33,7 +34,7 @@ def settled(folder: Path, since: float) -> bool:
     return failed is not None and failed["time"] >= since
 
 
-def failure(folder: Path) -> dict[str, Any] | None:
+def failure(folder: Path) -> Json | None:
     """Return the `failed.json` of a cell; None if there is none, because another process may be removing it."""
     try:
         return read_json(folder / FAILED, records.FAILED, remedy=f"delete {folder / FAILED}: the cell is tried again")

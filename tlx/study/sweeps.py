@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tlx import config
+from tlx.recipe import Recipe
 
 
 class Override(NamedTuple):
@@ -25,7 +26,7 @@ class Cell(NamedTuple):
 
     names: dict[str, Any]
     changes: dict[str, Any]
-    recipe: Any
+    recipe: Recipe
 
     @property
     def fingerprint(self) -> str:
@@ -102,7 +103,7 @@ def zip_(*parts: Iterable[Given]) -> list[Override]:
     return overrides
 
 
-def sweep(base: Any, cells: Iterable[Given]) -> list[Cell]:
+def sweep(base: Recipe, cells: Iterable[Given]) -> list[Cell]:
     """Return the recipes that the overrides make of `base`, each with its names.
 
     Args:
@@ -137,7 +138,7 @@ def listed(cells: Iterable[Given]) -> list[Override]:
     return [_override(number, cell) for number, cell in enumerate(cells, 1)]
 
 
-def shown(value: Any) -> Any:
+def shown(value: object) -> Any:
     """Return a value as a table shows it: numbers, strings and None unchanged, all else as the text a user would
     write."""
     return value if value is None or isinstance(value, bool | int | float | str) else config.source(value)
@@ -177,7 +178,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value.item() if hasattr(value, "item") else value for path, value in changes.items()}
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     single = isinstance(value, str | bytes | tuple | Mapping) or getattr(value, "ndim", 1) == 0
     return isinstance(value, Iterable) and not single
 
@@ -190,7 +191,7 @@ def _together(how: str, one: Override, other: Override) -> Override:
     return Override(one.names | other.names, one.changes | other.changes)
 
 
-def _changed(base: Any, changes: Mapping[str, Any]) -> Any:
+def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     recipe = base
     for number, (path, value) in enumerate(changes.items()):
         if lost := [earlier for earlier in list(changes)[:number] if earlier.startswith(f"{path}.")]:
@@ -206,7 +207,7 @@ def _is_path(column: str, given: list[Override]) -> bool:
     return bool(overrides) and all(override.names[column] == shown(override.changes[column]) for override in overrides)
 
 
-def _shown_at(recipe: Any, path: str) -> Any:
+def _shown_at(recipe: Recipe, path: str) -> Any:
     try:
         return shown(config.at(recipe, path))
     except ValueError:

@@ -1,7 +1,6 @@
 """Return the results of a study as one tidy table, for pandas and for files."""
 
 import os
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from tlx.records import studies
 from tlx.records.studies import Cell
 from tlx.study.base import OWN, alone
+from tlx.trees import Json
 
 NEEDED = ("pandas", "pyarrow")
 RESULTS = "results"
@@ -66,7 +66,7 @@ def rows(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
-def spent(result: Mapping[str, Any]) -> float:
+def spent(result: Json) -> float:
     """Return the seconds of a run; runs that trained together have equal shares."""
     return studies.costs(result)["seconds"]
 

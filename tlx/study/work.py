@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tlx import report
 from tlx.files import run_files
@@ -29,6 +28,7 @@ from tlx.study.table import write_results
 from tlx.training import run_many
 from tlx.training.loop import Run
 from tlx.training.run_many import MOST_ARMS
+from tlx.trees import Json
 
 # One line for every cell that ended: time, cell, outcome, process.
 EXECUTIONS = "executions.jsonl"
@@ -217,7 +217,7 @@ def fulfil(
     """Run the cells of a claimed group, record the outcome of each, and release it."""
     decided: list[Together] = []
 
-    def note(choice: dict[str, Any]) -> None:
+    def note(choice: Json) -> None:
         append(directory / PLAN, choice)
         decided.extend(Together(tuple(part), True, choice["why"]) for part in choice["groups"])
 
@@ -276,7 +276,7 @@ def keep_failure(folder: Path, error: Exception) -> None:
     write_json(folder / FAILED, {"error": f"{type(error).__name__}: {error}", "traceback": trace, "time": now()})
 
 
-def append(path: Path, line: Mapping[str, Any]) -> None:
+def append(path: Path, line: Json) -> None:
     """Append a JSON line with one write to a file opened for appending, so that the lines of many workers do not
     mix."""
     with path.open("ab", buffering=0) as stream:

@@ -10,9 +10,10 @@ import numpy as np
 
 from tlx.functional.metrics import Metric, Scores, of_scores
 from tlx.models.heads import Head
-from tlx.types import Array, Column, Field
+from tlx.trees import Json
+from tlx.types import Array, Arrays, Column, Example, Field
 
-Outputs = Mapping[str, Any]
+Outputs = Arrays
 Batch = Mapping[str, Array]
 
 
@@ -55,7 +56,7 @@ class Task:
         """Declare the arrays of `targets`: their shapes, types and padding."""
         return {"label": Field((), "int32")}
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return the label arrays of one raw example, as `fields` declares them."""
         return {name: np.asarray(example[name], field.dtype) for name, field in self.fields().items()}
 
@@ -87,7 +88,7 @@ class Task:
         """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words."""
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
 
-    def config_document(self) -> dict[str, Any]:
+    def config_document(self) -> Json:
         """Return the entries of a model's config.json that describe the task, as transformers names them."""
         names = self.names if self.by_class and self.names else [f"LABEL_{n}" for n in range(self.outputs or 0)]
         return numbered(names) | ({"problem_type": self.problem} if self.problem else {})
@@ -97,7 +98,7 @@ class Task:
         """Return the task that a checkpoint's config.json states; None if it states another kind of task."""
         return None
 
-    def label_words(self, example: Mapping[str, Any]) -> str | float:
+    def label_words(self, example: Example) -> str | float:
         """Return the true label of a raw example as a page shows it."""
         label = np.asarray(example["label"])
         if label.ndim:
@@ -152,7 +153,7 @@ class Statement(NamedTuple):
         return names if len(set(names)) == len(names) else ()
 
 
-def numbered(names: Sequence[str]) -> dict[str, Any]:
+def numbered(names: Sequence[str]) -> Json:
     """Return the class names as config.json stores them, by number and by name."""
     return {
         "id2label": {str(n): name for n, name in enumerate(names)},
@@ -160,7 +161,7 @@ def numbered(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def with_labels(task: Task, batch: Mapping[str, Any]) -> bool:
+def with_labels(task: Task, batch: Arrays) -> bool:
     """Return whether a batch holds all label arrays of a task."""
     return all(name in batch for name in task.fields())
 

@@ -13,6 +13,7 @@ from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softm
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names, numbered
 from tlx.tasks.classes import contradictions, shown
+from tlx.trees import Json
 from tlx.types import Array, Column
 
 # Far above any data set, and few enough that a head of that width can be held in memory.
@@ -94,7 +95,7 @@ class Classification(Task):
             return None
         return cls(classes=statement.outputs, names=statement.classes)
 
-    def config_document(self) -> dict[str, Any]:
+    def config_document(self) -> Json:
         names = self.names or tuple(f"LABEL_{n}" for n in range(self.classes or 0))
         return numbered(names) | {"problem_type": self.problem}
 

@@ -12,7 +12,7 @@ from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
-from tlx.types import Array, Column, Field
+from tlx.types import Array, Column, Example, Field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class MultiLabel(Task):
     def fields(self) -> Mapping[str, Field]:
         return {"label": Field((len(self.names),), "float32")}
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return `label` [C]: 1 for each class of the example, 0 for the others."""
         label = np.zeros(len(self.names), np.float32)
         label[np.atleast_1d(np.asarray(example["label"], np.int64))] = 1.0
@@ -102,6 +102,6 @@ class MultiLabel(Task):
             {self.names[c]: float(row[c]) for c in places} for row, places in zip(probabilities, order, strict=True)
         ]
 
-    def label_words(self, example: Mapping[str, Any]) -> str:
+    def label_words(self, example: Example) -> str:
         places = np.atleast_1d(np.asarray(example["label"], np.int64))
         return ", ".join(self.names[n] for n in places) or "none"

@@ -11,6 +11,7 @@ from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, numbered
+from tlx.trees import Json
 from tlx.types import Array, Column, Field
 
 
@@ -37,7 +38,7 @@ class Regression(Task):
         is_regression = statement.problem == cls.problem or (statement.outputs == 1 and statement.problem is None)
         return cls(outputs=statement.outputs) if statement.head is Pooled and is_regression else None
 
-    def config_document(self) -> dict[str, Any]:
+    def config_document(self) -> Json:
         return numbered([f"LABEL_{n}" for n in range(self.outputs)]) | {"problem_type": self.problem}
 
     def head(self) -> Pooled:

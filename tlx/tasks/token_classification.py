@@ -12,7 +12,7 @@ from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
 from tlx.models.heads import PerToken
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
-from tlx.types import Array, Column, Field
+from tlx.types import Array, Column, Example, Field
 
 # The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
 IGNORED = -100
@@ -73,7 +73,7 @@ class TokenClassification(Task):
     def fields(self) -> Mapping[str, Field]:
         return {"label": Field((None,), "int32", IGNORED)}
 
-    def targets(self, example: Mapping[str, Any], processor: Any) -> dict[str, np.ndarray]:
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return `label` [T]: the class of each word at its first token, `IGNORED` at all other tokens."""
         words = np.asarray(processor.word_ids(example))
         first = (words >= 0) & (np.diff(words, prepend=-1) != 0)
@@ -113,5 +113,5 @@ class TokenClassification(Task):
         guesses, mask = np.asarray(outputs["logits"]).argmax(-1), np.asarray(inputs["attention_mask"]) > 0
         return [[self.names[c] for c in row[real_tokens]] for row, real_tokens in zip(guesses, mask, strict=True)]
 
-    def label_words(self, example: Mapping[str, Any]) -> str:
+    def label_words(self, example: Example) -> str:
         return " ".join(self.names[n] for n in example["label"])

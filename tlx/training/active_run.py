@@ -29,8 +29,8 @@ from tlx.tasks.classes import shown
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
-from tlx.trees import flatten, nest
-from tlx.types import Setting, Variables
+from tlx.trees import Tree, flatten, nest
+from tlx.types import Arrays, Setting, Variables
 
 # The folder of checkpoints within that of a run.
 CHECKPOINTS = "checkpoints"
@@ -86,7 +86,7 @@ class ActiveRun:
         path: Path,
         ready: Prepared,
         splits: Splits,
-        memory: Any,
+        memory: Tree,
         records: int | None = None,
         finished: bool = False,
     ):
@@ -306,18 +306,18 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
             raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {present}")
         return [streams[name] for name in names]
 
-    def read(examples: Examples) -> Iterator[Mapping[str, Any]]:
+    def read(examples: Examples) -> Iterator[Arrays]:
         return evaluation_batches(
             examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
         )
 
-    def batches(stream: str) -> Iterator[Mapping[str, Any]]:
+    def batches(stream: str) -> Iterator[Arrays]:
         all_examples = named(stream)
         if not all(examples.labelled for examples in all_examples):
             raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
         return itertools.chain.from_iterable(map(read, all_examples))
 
-    def inputs(stream: str) -> Iterator[Mapping[str, Any]]:
+    def inputs(stream: str) -> Iterator[Arrays]:
         all_examples = named(stream)
         if len(all_examples) > 1:
             raise ValueError(

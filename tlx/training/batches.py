@@ -6,16 +6,20 @@ Shapes: A runs, O different batches of a step (see `batches_of`), B batch, K ste
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from tlx.data import Examples, Order, Table
 from tlx.data.pipeline import reader
+from tlx.processors.base import Processor
+from tlx.training.active_run import ActiveRun
 from tlx.training.prepare import stream_seed, training_batches
+from tlx.training.state import TrainState
 from tlx.training.vectorize import MOST, Engine, stack
-from tlx.trees import flatten, size
+from tlx.trees import Tree, flatten, size
+from tlx.types import Arrays
 
 # The largest number of bytes of training examples that may lie on a device beside the step.
 RESIDENT = 256 * 2**20
@@ -23,13 +27,18 @@ RESIDENT = 256 * 2**20
 SMALL = 2**19
 
 
+T = TypeVar("T")
+Reader = Processor | Table
+Readers = Mapping[str, Reader]
+
+
 class DispatchedSteps(NamedTuple):
     """Some dispatched steps: the state after them, their number, their metrics as the engine returns them, `examples(n,
     k)` of run n in the k-th step, and whether their program had run before."""
 
-    state: Any
+    state: TrainState
     steps: int
-    metrics: Any
+    metrics: Arrays
     examples: Callable[[int, int], np.ndarray]
     known: bool
     swept: bool
@@ -49,7 +58,7 @@ class ShapeCounter:
     def __init__(self) -> None:
         self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
 
-    def count(self, batch: Any, steps: int) -> bool:
+    def count(self, batch: Arrays, steps: int) -> bool:
         """Count steps of this batch's shape; return whether the shape occurred before."""
         shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
         self.steps[shape] += steps
@@ -62,7 +71,7 @@ class ShapeCounter:
 class HostBatches(ShapeCounter):
     """Batches made on the host, a step at a time."""
 
-    def __init__(self, engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
+    def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int):
         super().__init__()
         self.engine = engine
         sharers, self.share = sharing(runs, readers)
@@ -74,22 +83,22 @@ class HostBatches(ShapeCounter):
         self.batches, self.steps = self.begin(step), Counter()
         return self
 
-    def bytes_needed(self, state: Any) -> int:
+    def bytes_needed(self, state: TrainState) -> int:
         """Return the bytes of arguments and temporaries of a compiled step; this uses up a batch."""
         return needed(self.engine.train.lower(state, self.batch()[2]).compile())  # type: ignore[attr-defined]
 
-    def shapes(self) -> tuple[Any, Any]:
+    def shapes(self) -> tuple[Tree, Tree]:
         """Return the shapes of a batch of one run, and of the batch of an engine's step; this uses up a batch."""
         batches, _, placed = self.batch()
         return shaped(batches[0]), shaped(placed)
 
-    def batch(self) -> tuple[list[Any], Any, Any]:
+    def batch(self) -> tuple[Sequence[Arrays], Arrays, Arrays]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
         batches = [next(batches) for batches in self.batches]
         batch = batches[0] if len(batches) == 1 else together(batches)
         return batches, batch, self.engine.put(batch)
 
-    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+    def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch one step from `state`."""
         batches, batch, placed = self.batch()
         state, metrics = self.engine.train(state, placed)
@@ -113,7 +122,7 @@ class HostBatches(ShapeCounter):
 class DeviceBatches(ShapeCounter):
     """Rows of a single stream, stored on the devices, up to `MOST` steps at a time in one program."""
 
-    def __init__(self, engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int):
+    def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int):
         super().__init__()
         self.engine, self.known = engine, False
         sharers, self.share = sharing(runs, readers)
@@ -132,7 +141,7 @@ class DeviceBatches(ShapeCounter):
         self.steps = Counter()
         return self
 
-    def bytes_needed(self, state: Any) -> int:
+    def bytes_needed(self, state: TrainState) -> int:
         """Return the bytes of arguments and temporaries of the compiled steps, which are compiled here, once."""
         rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
         self.program = self.program.lower(state, self.table, rows, np.int32(1)).compile()
@@ -143,16 +152,16 @@ class DeviceBatches(ShapeCounter):
         batch = self.orders[0].batch
         return (batch,) if len(self.orders) == 1 else (len(self.orders), batch)
 
-    def shapes(self) -> tuple[Any, Any]:
+    def shapes(self) -> tuple[Tree, Tree]:
         """Return the shapes of a batch of one run, and of the batch of an engine's step."""
         rows = self.rows_shape()
 
-        def of(shape: tuple[int, ...]) -> Any:
+        def of(shape: tuple[int, ...]) -> Tree:
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*shape, *leaf.shape[1:]), leaf.dtype), self.table)
 
         return of(rows[-1:]), of(rows)
 
-    def take(self, state: Any, step: int, end: int) -> DispatchedSteps:
+    def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch the steps from `step` up to `end`, at most `MOST`."""
         count = min(MOST, end - step)
         drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
@@ -174,7 +183,7 @@ class DeviceBatches(ShapeCounter):
         return DispatchedSteps(state, count, metrics, examples, compiled, True, self.engine.runs)
 
 
-def shaped(batch: Any) -> Any:
+def shaped(batch: Arrays) -> Tree:
     """Return the shapes and types of a batch."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), batch)
 
@@ -185,12 +194,12 @@ def needed(compiled: Any) -> int:
     return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
 
 
-def order_key(run: Any) -> Any:
+def order_key(run: ActiveRun) -> Any:
     """Return a key that is equal for runs that take the same examples in the same order."""
     return run.recipe.seed, *(examples.identity for examples in run.splits.streams.values())
 
 
-def order_of(run: Any, how: Any) -> Order:
+def order_of(run: ActiveRun, how: Reader) -> Order:
     """Return the order in which the run's steps take the training examples."""
     recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
@@ -199,7 +208,7 @@ def order_of(run: Any, how: Any) -> Order:
 
 
 def batches_for(
-    engine: Engine, runs: Sequence[Any], readers: Sequence[Mapping[str, Any]], first: int
+    engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int
 ) -> HostBatches | DeviceBatches:
     """Return rows on the devices where there is one stream of few, unchanging rows of one shape; else batches from the
     host. `readers` are each run's tables or processors, by stream."""
@@ -209,7 +218,7 @@ def batches_for(
     return (DeviceBatches if fits else HostBatches)(engine, runs, readers, first)
 
 
-def small(run: Any, engine: Engine) -> bool:
+def small(run: ActiveRun, engine: Engine) -> bool:
     """Return whether the cost of a step is mainly its dispatch. On CPUs XLA runs a convolution inside of a loop several
     times slower than outside, and a large product no faster."""
     if jax.default_backend() != "cpu":
@@ -220,7 +229,7 @@ def small(run: Any, engine: Engine) -> bool:
     return all(len(leaf.shape) < 3 for leaf in leaves) and sum(map(size, leaves)) <= SMALL
 
 
-def fixed(run: Any, how: Any) -> bool:
+def fixed(run: ActiveRun, how: Reader) -> bool:
     """Return whether the run's training examples are rows of one shape that fit on the devices."""
     examples: Examples = run.splits.train
     if isinstance(how, Table):
@@ -233,12 +242,12 @@ def fixed(run: Any, how: Any) -> bool:
     return int(how.row_bytes) * len(examples) <= RESIDENT
 
 
-def first_of(streams: Mapping[str, Any]) -> Any:
+def first_of(streams: Mapping[str, T]) -> T:
     """Return the value of the first stream."""
     return next(iter(streams.values()))
 
 
-def batches_of(runs: Sequence[Any], readers: Sequence[Mapping[str, Any]]) -> int:
+def batches_of(runs: Sequence[ActiveRun], readers: Sequence[Readers]) -> int:
     """Return O, the number of different batches in a step of these runs: one for each set of adjacent runs that take
     the same examples in the same order and read the same tables, where these sets have equal sizes; else one for each
     run."""
@@ -250,22 +259,20 @@ def batches_of(runs: Sequence[Any], readers: Sequence[Mapping[str, Any]]) -> int
     return len(sizes) if len(set(sizes)) == 1 else len(runs)
 
 
-def sharing(
-    runs: Sequence[Any], readers: Sequence[Mapping[str, Any]]
-) -> tuple[list[tuple[Any, Mapping[str, Any]]], int]:
+def sharing(runs: Sequence[ActiveRun], readers: Sequence[Readers]) -> tuple[list[tuple[ActiveRun, Readers]], int]:
     """Return the first run, and its readers, of each batch of a step, and the number of runs that share a batch."""
     share = len(runs) // batches_of(runs, readers)
     return list(zip(runs, readers, strict=True))[::share], share
 
 
-def one_of(readers: Sequence[Any]) -> list[Any]:
+def one_of(readers: Sequence[Reader]) -> list[Reader]:
     """Return the one reader that serves all runs, or all readers. Cached features of different weights are different
     tables; the processors of runs that share a program are equal."""
     tables = {id(reader) for reader in readers if isinstance(reader, Table)}
     return list(readers[:1]) if len(tables) <= 1 else list(readers)
 
 
-def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mapping[str, Any]]:
+def one_table(kept: Sequence[tuple[ActiveRun, Reader]]) -> tuple[list[np.ndarray], Readers]:
     """Return `(places, table)`: the rows of all runs' training examples, each once, and for each batch the places of
     its examples in the table."""
     pieces, places, begin = [], [], 0
@@ -281,7 +288,7 @@ def one_table(kept: Sequence[tuple[Any, Any]]) -> tuple[list[np.ndarray], Mappin
     return places, jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
-def rows_of(run: Any, how: Any) -> dict[str, Any]:
+def rows_of(run: ActiveRun, how: Reader) -> dict[str, Any]:
     """Return all training examples as one batch, [N, ...]."""
     examples = run.splits.train
     return reader(examples, how, run.ready.targets).batch(
@@ -289,6 +296,6 @@ def rows_of(run: Any, how: Any) -> dict[str, Any]:
     )
 
 
-def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def together(made: Sequence[Arrays]) -> dict[str, Any]:
     """Return several batches as one, [O, B, ...], texts padded to the longest of their stream."""
     return jax.tree.map(lambda *leaves: stack(np, leaves), *made)

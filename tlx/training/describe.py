@@ -1,12 +1,12 @@
 """Describe the trainable parameters before training: path, shape, group, rate, decay, trainable; totals and bytes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from tlx import optim as optimisers
 from tlx.training.prepare import Prepared
-from tlx.trees import flatten, nest, size
+from tlx.trees import Json, flatten, nest, size
 
 
 class Row(NamedTuple):
@@ -53,7 +53,7 @@ def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
     }
 
 
-def document(prepared: Prepared) -> dict[str, Any]:
+def document(prepared: Prepared) -> Json:
     """Return the table and totals of every phase, as JSON values."""
     return {
         "phases": [

@@ -17,15 +17,16 @@ from tlx.processors.sounds import drawn
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
+from tlx.training.state import TrainState
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
-from tlx.types import Variables
+from tlx.types import Arrays, Variables
 
-Read = Callable[[Mapping[str, Any]], dict[str, Any]]
+Read = Callable[[Arrays], dict[str, Any]]
 
 
 def evaluate(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared
+    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
@@ -53,7 +54,7 @@ def evaluate(
 
 def look(
     engine: Engine,
-    state: Any,
+    state: TrainState,
     examples: Mapping[str, Examples],
     readers: Mapping[str, Sequence[Any]],
     ready: Prepared,
@@ -72,7 +73,7 @@ def look(
 
 
 def measured(
-    engine: Engine, state: Any, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
+    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
 ) -> dict[str, np.ndarray]:
     """Return the engine's outputs for every example, arrays [N, A, ...] by name (N examples, A runs), with `index` [N],
     in the order of the examples. `read` takes the engine's inputs from a batch."""
@@ -85,28 +86,28 @@ def measured(
     ]
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
-    def compute(inputs: dict[str, Any]) -> Any:
+    def compute(inputs: Arrays) -> Any:
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
     return passes(batches, compute, read)
 
 
-def beside(batches: Sequence[Mapping[str, Any]], read: Read) -> dict[str, Any]:
+def beside(batches: Sequence[Arrays], read: Read) -> dict[str, Any]:
     """Return one batch of the same examples as read for several runs: the engine's inputs as [A, B, ...], and the other
     entries of the batch."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(read, batches))
     return {**batches[0], **stacked}
 
 
-def scored(batch: Mapping[str, Any]) -> dict[str, Any]:
+def scored(batch: Arrays) -> dict[str, Any]:
     """Return the entries of a batch that a task scores: the inputs of the model and the label arrays."""
     return {name: array for name, array in batch.items() if name not in ("index", "position", "weight")}
 
 
 def passes(
-    batches: Iterable[Mapping[str, Any]],
-    compute: Callable[[dict[str, Any]], Mapping[str, Any]],
+    batches: Iterable[Arrays],
+    compute: Callable[[Arrays], Arrays],
     read: Read = inputs_of,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `compute` for all batches, joined in the order of the examples.
@@ -158,7 +159,7 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
     recipe = ready.recipe
 
     @jax.jit
-    def read(variables: Variables, inputs: dict[str, Any]) -> Any:
+    def read(variables: Variables, inputs: Arrays) -> Any:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return models.features(taps).astype(jnp.float32)
 
@@ -208,7 +209,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     recipe = ready.recipe
 
     @jax.jit
-    def outputs(variables: Variables, inputs: dict[str, Any]) -> dict[str, Any]:
+    def outputs(variables: Variables, inputs: Arrays) -> Arrays:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return {name: taps[name] for name in ("logits", "hidden", "pooled") if name in taps}
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,8 @@ from tlx.training.active_run import phase_spans, setting, total_steps
 from tlx.training.prepare import Prepared, open_data, prepare, training_batches
 from tlx.training.state import Parts, TrainState, initial_state, memories
 from tlx.training.step import compile_step
-from tlx.trees import flatten, nest
+from tlx.trees import Tree, flatten, nest
+from tlx.types import Arrays
 
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -53,7 +54,7 @@ def operations(recipe: Recipe) -> Operations:
     return Operations(total, steps, f"XLA's count of the compiled step x {steps} steps, without evaluation")
 
 
-def begun(parts: Parts, ready: Prepared, steps: int, memory: Any) -> TrainState:
+def begun(parts: Parts, ready: Prepared, steps: int, memory: Tree) -> TrainState:
     """Return the initial state of a step."""
     return initial_state(parts, ready.variables, steps, jax.random.key(0), memory)
 
@@ -74,7 +75,7 @@ def batches(ready: Prepared, splits: Splits, steps: int) -> Counter[tuple[int, S
     return +counts
 
 
-def shapes_of(batch: Any) -> Shapes:
+def shapes_of(batch: Arrays) -> Shapes:
     """Return the path, shape and type of every array of a batch."""
     return tuple((path, np.shape(array), str(array.dtype)) for path, array in flatten(batch).items())
 

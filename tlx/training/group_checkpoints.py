@@ -37,7 +37,7 @@ class GroupCheckpoints:
         for run in self.runs:
             run.begin = self.begin
 
-    def save(self, engine: Engine, state: Any) -> None:
+    def save(self, engine: Engine, state: TrainState) -> None:
         """Start to write one checkpoint of all runs, also of those that have failed."""
         # A run that resumes here does not take the steps before it again.
         for run in self.runs:

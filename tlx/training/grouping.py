@@ -54,7 +54,7 @@ def signature(recipe: Recipe) -> str:
     return json.dumps(document, sort_keys=True)
 
 
-def blank(document: Any, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
+def blank(document: object, numbers: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """Return the document of a record with `#` in the place of every float, and of `numbers`, which may have been
     written as integers. Some of these floats decide more than a number (the shares of phases): `alike` compares the
     results."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -17,6 +17,7 @@ from tlx.training.active_run import ActiveRun, Clock, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
 from tlx.training.results import PAGE, write_page
+from tlx.trees import Json
 
 __all__ = ["Diverged", "How", "Run", "run", "train"]
 
@@ -26,7 +27,7 @@ class Run(NamedTuple):
 
     folder: Path
     recipe: Recipe
-    result: dict[str, Any]
+    result: Json
 
     @property
     def metrics(self) -> dict[str, float]:

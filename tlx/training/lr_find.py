@@ -5,7 +5,7 @@ Smith (2017, section 3.3), with the smoothing, the stop and the four suggestions
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import config, optim, sharding
 from tlx.partition import Partition
@@ -23,6 +24,7 @@ from tlx.training.active_run import setting
 from tlx.training.loop import check_devices, remember_compilations
 from tlx.training.prepare import Prepared, open_data, prepare, training_batches
 from tlx.training.step import compile_step, initial_state, memories
+from tlx.trees import Json
 from tlx.tuning.base import parametric
 
 LINES, PAGE = "lr_find.jsonl", "lr_find.html"
@@ -189,7 +191,7 @@ def traced(
     rates: Sequence[float],
     batches: Any,
     memory: Any,
-    mesh: Any,
+    mesh: Mesh,
     progress: Progress,
     done: int,
 ) -> Curve:
@@ -282,7 +284,7 @@ def steep(rates: np.ndarray, losses: np.ndarray) -> float:
 
 def write_lines(path: Path, curves: Sequence[Curve]) -> None:
     """Write one JSON line for each step, then one for each suggestion; a number that is not finite is null."""
-    lines: list[Mapping[str, Any]] = []
+    lines: list[Json] = []
     for curve in curves:
         rows = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
         for step, (rate, loss, mean) in enumerate(rows, 1):

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tlx import sharding
-from tlx.types import Array
+from tlx.training.state import TrainState
+from tlx.types import Array, Arrays
 
 AXIS = sharding.DATA
 
@@ -53,7 +54,7 @@ class Mapped:
         """Compile a training step; its metrics are equal on all devices."""
         mapped = self.compile(step, donate_argnums=0)
 
-        def train(state: Any, batch: Any) -> tuple[Any, Any]:
+        def train(state: TrainState, batch: Arrays) -> tuple[Any, Any]:
             state, metrics = mapped(state, batch)
             return state, self.first(metrics)
 
@@ -64,15 +65,15 @@ class Mapped:
         mapped = self.compile(step)
         return lambda state, batch: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), mapped(state, batch))
 
-    def place(self, state: Any) -> Any:
+    def place(self, state: TrainState) -> Any:
         """Return a copy of a state on every device."""
         return self.spread(jax.device_put(state, sharding.replicated(self.mesh)))
 
-    def fetch(self, state: Any) -> Any:
+    def fetch(self, state: TrainState) -> Any:
         """Return the one state of all devices."""
         return self.first(state)
 
-    def put(self, batch: Any) -> Any:
+    def put(self, batch: Arrays) -> Any:
         """Cut a batch [B, ...] for the devices."""
         count = len(self.devices)
         return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)

@@ -1,6 +1,5 @@
 """Reopen a finished run: its initial weights, its final weights, its data."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,13 @@ from tlx.tasks.classes import shown
 from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
-from tlx.trees import flatten, nest
-from tlx.types import Variables
+from tlx.trees import Json, flatten, nest
+from tlx.types import Arrays, Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.files import read_file
 from tlx.weights.form import STATS
 
-Batches = list[Mapping[str, Any]]
+Batches = list[Arrays]
 
 
 class Reopened(NamedTuple):
@@ -37,7 +36,7 @@ class Reopened(NamedTuple):
     splits: Splits
     before: Variables
     pretrained: Pretrained
-    result: dict[str, Any]
+    result: Json
 
     @property
     def after(self) -> Variables:
@@ -132,7 +131,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     return ready, splits, Variables(nest(flatten(pretrained.params) | params), nest(flatten(pretrained.stats) | stats))
 
 
-def data_of(path: Path, recipe: Recipe, result: Mapping[str, Any]) -> Splits:
+def data_of(path: Path, recipe: Recipe, result: Json) -> Splits:
     """Return the data of the run; raise ValueError where they differ from those that it used, or their classes have
     another order."""
     splits = open_data(recipe)
@@ -250,7 +249,7 @@ class Meter:
         task = self.task
 
         @jax.jit
-        def score(variables: Variables, batch: Mapping[str, Any]) -> Any:
+        def score(variables: Variables, batch: Arrays) -> Any:
             labels = {name: batch[name] for name in task.fields()}
             inputs = {name: array for name, array in batch.items() if name not in labels}
             return task.score(models.forward(model, variables, inputs, dtype=dtype)[0], labels)

@@ -29,7 +29,7 @@ from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
 from tlx.training.prepare import Prepared
 from tlx.training.step import TrainState
-from tlx.trees import flatten
+from tlx.trees import Json, flatten
 from tlx.types import Variables
 from tlx.weights import Pretrained, inserted, save_adapter, save_pretrained
 from tlx.weights.files import write_file
@@ -280,7 +280,7 @@ def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping
 
 
 def told_at_end(
-    result: Mapping[str, Any], ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
+    result: Json, ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
 ) -> str:
     """Return the message at the end of a run: the primary metric, notes, and where the page or the folder is."""
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"

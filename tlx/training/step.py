@@ -3,7 +3,7 @@
 Shapes: B batch, C outputs of the head, W width of the features, L trainable leaves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of
 from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, nest
-from tlx.types import Array, Tick
+from tlx.types import Array, Arrays, Tick
 from tlx.updates import Point
 
 __all__ = [
@@ -98,7 +98,7 @@ def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -
     return moved
 
 
-def eval_step(parts: Parts, state: TrainState, batch: Mapping[str, Any]) -> dict[str, Array]:
+def eval_step(parts: Parts, state: TrainState, batch: Arrays) -> dict[str, Array]:
     """Return the scores of the task on a batch with label arrays, arrays [B, ...] by name.
 
     Nothing is random, and batch norm uses its running statistics. For a batch without label arrays return the `logits`
@@ -133,12 +133,12 @@ class Compiled(NamedTuple):
     nothing is averaged.
     """
 
-    train: Callable[[Any, Any], tuple[Any, Any]]
-    evaluate: Callable[[Any, Any], Any]
-    place: Callable[[TrainState], Any]
-    fetch: Callable[[Any], TrainState]
-    put: Callable[[Any], Any]
-    answer: Callable[[Any], Any]
+    train: Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
+    evaluate: Callable[[TrainState, Arrays], Arrays]
+    place: Callable[[TrainState], TrainState]
+    fetch: Callable[[TrainState], TrainState]
+    put: Callable[[Arrays], Arrays]
+    answer: Callable[[TrainState], TrainState]
 
 
 def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
@@ -164,7 +164,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     )
 
 
-def answerer(parts: Parts, compiler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def answerer(parts: Parts, compiler: Callable[..., Any]) -> Callable[[TrainState], TrainState]:
     """Return `Compiled.answer` by `jit` or `pmap`: only the averaged leaves are computed, the rest of the state is
     shared."""
     if parts.ema is None and not parts.optim.averages:

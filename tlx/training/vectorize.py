@@ -22,11 +22,16 @@ from tlx.partition import Partition
 from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
+from tlx.types import Array, Arrays
 
 # The largest number of steps over a resident table in one call.
 MOST = 256
 # A leaf of at most this many numbers, over all runs, is stacked and unstacked on the host.
 SMALL = 2**22
+
+
+# A step of training: state, batch -> state, metrics.
+Step = Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
 
 
 class Engine(NamedTuple):
@@ -42,15 +47,15 @@ class Engine(NamedTuple):
 
     runs: int
     start: str | None
-    train: Callable[[Any, Any], tuple[Any, Any]]
-    sweep: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None
-    evaluate: Callable[[Any, Any], Any]
-    place: Callable[[Sequence[TrainState]], Any]
-    fetch: Callable[[Any, int], TrainState]
-    put: Callable[[Any], Any]
-    put_whole: Callable[[Any], Any]
-    put_rows: Callable[[np.ndarray], Any]
-    answer: Callable[[Any], Any]
+    train: Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
+    sweep: Callable[[TrainState, Arrays, Any, Any], tuple[TrainState, Arrays]] | None
+    evaluate: Callable[[TrainState, Arrays], Arrays]
+    place: Callable[[Sequence[TrainState]], TrainState]
+    fetch: Callable[[TrainState, int], TrainState]
+    put: Callable[[Arrays], Arrays]
+    put_whole: Callable[[Arrays], Arrays]
+    put_rows: Callable[[np.ndarray], Array]
+    answer: Callable[[TrainState], TrainState]
 
 
 def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
@@ -134,13 +139,11 @@ def vectorised(
     )
 
 
-def stepped(
-    parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int
-) -> Callable[[Any, Any], Any]:
+def stepped(parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int) -> Step:
     """Return the step over `batches` batches, each shared by `share` runs: a `vmap` over the runs of a batch inside, so
     that a product with the same inputs is one of larger matrices, and one over the batches outside. Runs that share
     their batches have one seed, so they draw the same noise, once."""
-    step: Callable[[Any, Any], Any] = partial(train_step, parts)
+    step: Step = partial(train_step, parts)
     if share == 1:
         return jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
     inner = TrainState(**{**axes._asdict(), "key": None})
@@ -156,7 +159,7 @@ def stepped(
             tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[taken:]) for axis, leaf in pairs]
         )
 
-    def both(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+    def both(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
         if batches == 1:
             after, metrics = step(state._replace(key=state.key[0]), batch)
             return after._replace(key=state.key), metrics
@@ -168,13 +171,13 @@ def stepped(
     return both
 
 
-def swept(step: Callable[[Any, Any], Any], state: Any, table: Any, positions: Any, count: Any) -> tuple[Any, Any]:
+def swept(step: Step, state: TrainState, table: Arrays, positions: Array, count: Array) -> tuple[TrainState, Arrays]:
     """Take `count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
 
-    def batch(k: Any) -> Any:
+    def batch(k: int | Array) -> Arrays:
         return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
-    def body(k: Any, carry: Any) -> Any:
+    def body(k: Array, carry: tuple[TrainState, Arrays]) -> tuple[TrainState, Arrays]:
         state, history = carry
         state, metrics = step(state, batch(k))
         return state, jax.tree.map(lambda values, value: values.at[k].set(value), history, metrics)
@@ -227,7 +230,7 @@ def stack(xp: Any, leaves: Sequence[Any]) -> Any:
     )
 
 
-def on_host(state: Any) -> Any:
+def on_host(state: TrainState) -> TrainState:
     """Return the state with its small leaves on the host, where `Engine.fetch` takes no time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
 
@@ -237,7 +240,7 @@ def is_small(leaves: Sequence[Any]) -> bool:
     return not jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended) and sum(map(size, leaves)) <= SMALL
 
 
-def unstacked(state: Any, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
+def unstacked(state: TrainState, axes: Sequence[int | None], shapes: Sequence[tuple[int, ...]], n: int) -> TrainState:
     """Return run n's state, without its padding."""
     leaves, tree = jax.tree.flatten(state)
     of_run = [leaf if axis is None else leaf[n] for axis, leaf in zip(axes, leaves, strict=True)]
@@ -269,7 +272,7 @@ def masked(state: TrainState, own: Parts) -> TrainState:
     return state._replace(numbers=state.numbers | {"rates": rates, "mask": mask})
 
 
-def parted(state: TrainState, form: Any) -> TrainState:
+def parted(state: TrainState, form: TrainState | None) -> TrainState:
     """Return a joined state without the other runs' leaves, in the structure of `form`, matched by name; the state
     itself where `form` is None."""
     if form is None:

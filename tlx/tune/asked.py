@@ -9,9 +9,10 @@ from tlx.files.documents import read_json, records
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, is_study
+from tlx.tasks import Task
 from tlx.training.active_run import total_steps
 from tlx.training.prepare import open_data
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 from tlx.tune import journal
 from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler
 from tlx.tune.space import Space, check, shown
@@ -32,7 +33,7 @@ class Asked(NamedTuple):
     seed: int
 
     @property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Json:
         """The settings that two workers of one search must share."""
         return {
             "fingerprint": config.fingerprint(self.recipe),
@@ -84,7 +85,7 @@ def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
 
 
-def check_metric(metric: str, task: Any) -> str:
+def check_metric(metric: str, task: Task) -> str:
     """Return the metric's name without its split.
 
     Raises:
@@ -144,7 +145,7 @@ def begun(folder: Path) -> bool:
     return (folder / SEARCH).is_file() or ((folder / CLAIMS).is_dir() and not is_study(folder))
 
 
-def told(value: Any) -> str:
+def told(value: object) -> str:
     """Return a setting as text."""
     return ", ".join(f"{path}: {spec}" for path, spec in value.items()) if isinstance(value, dict) else str(value)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from tlx.files import run_files
 from tlx.files.durable import StorageError
@@ -12,6 +12,7 @@ from tlx.records.run_directory import RECIPE
 from tlx.sharding import Mesh
 from tlx.training.loop import Run, run
 from tlx.training.run_many import CELLS, run_many
+from tlx.trees import Json
 from tlx.tune.space import Point
 
 State = Literal["done", "stopped", "failed"]
@@ -39,7 +40,7 @@ class Ended(NamedTuple):
 
     trial: Trial
     state: State
-    result: dict[str, Any] | None = None
+    result: Json | None = None
     error: str | None = None
 
 

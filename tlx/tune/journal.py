@@ -115,14 +115,14 @@ def check_trials(study: Any, space: Space, out: Path) -> None:
                     raise ValueError(f"trial {trial.number} has {suspects[0]}={point[suspects[0]]!r}")
 
 
-def fits(spec: Any, value: Any) -> bool:
+def fits(spec: Any, value: object) -> bool:
     """Return whether a spec may choose this value."""
     if isinstance(spec, OneOf):
         return True
     return is_number(value) and bool(spec.low <= value <= spec.high)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

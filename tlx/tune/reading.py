@@ -9,6 +9,7 @@ from tlx.files.documents.checks import check
 from tlx.files.documents.records import TRIAL
 from tlx.recipe import Recipe
 from tlx.study.sweeps import shown
+from tlx.trees import Json
 from tlx.tune import journal
 from tlx.tune.asked import Asked
 from tlx.tune.space import OneOf, Point, Range, Spec, cell
@@ -62,7 +63,7 @@ class Found(NamedTuple):
         changes."""
         return " ".join([run, *(f"--set {shlex.quote(change)}" for change in self.changes)])
 
-    def document(self, run: str = "") -> dict[str, Any]:
+    def document(self, run: str = "") -> Json:
         """Return all results as JSON: the arguments, the trials, the best trial and its command, which begins with
         `run`."""
         asked = self.asked.document

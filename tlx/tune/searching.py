@@ -56,8 +56,7 @@ def search(
         trials: the total number of trials.
         sampler: the sampler. The points of "random" and "grid" are known beforehand.
         pruner: the pruner. With a pruner every trial runs alone.
-        metric: by default the task's primary metric.
-        direction: by default the better direction of the metric.
+        metric, direction: by default the task's primary metric, and its better direction.
         seed: the seed of the sampler.
         jobs: if above 1, `jobs - 1` processes of the command `worker` are started.
         worker: a command that calls this function too.
@@ -70,37 +69,50 @@ def search(
         mesh: how many devices share a batch of a trial.
 
     Raises:
-        TypeError: The space does not fit the recipe; raised before any run.
-        ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
+        TypeError, ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
         ImportError: The extra `tlx[search]` is missing.
         FileExistsError: The folder contains other files.
     """
     asked = check_asked(recipe, space, trials, sampler, pruner, metric, direction, seed)
+    share = sharing_workers(jobs, share, together, worker)
+    chosen = pruner_of(asked)
+    folder = Path(out)
+    with guarded(folder, "run the same command again"):
+        settle(folder, asked)
+        crew = Crew(folder, asked, chosen, trials, together, share, quiet, mesh)
+        work_with_helpers(crew, worker, jobs - 1)
+        results = read(folder, asked, crew.study)
+        conclude(results, command)
+    return results
+
+
+def sharing_workers(jobs: int, share: int | None, together: int, worker: Sequence[str]) -> int:
+    """Return the number of workers that share the search.
+
+    Raises ValueError if a number is below 1, or if there are several jobs and no command that starts them.
+    """
     share = jobs if share is None else share
     for name, value in {"jobs": jobs, "together": together, "share": share}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; a search wants 1 or more")
     if jobs > 1 and not worker:
         raise ValueError("jobs above 1 need worker=, a command that calls this too; `tlx tune` has one")
-    chosen = pruner_of(asked)
-    folder = Path(out)
-    with guarded(folder, "run the same command again"):
-        settle(folder, asked)
-        crew = Crew(folder, asked, chosen, trials, together, share, quiet, mesh)
-        helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
-        try:
-            crew.work()
-            for helper in helpers:
-                helper.wait()
-            # Continue the trials that a dead helper left.
-            crew.work()
-        finally:
-            for helper in helpers:
-                helper.terminate()
-                helper.wait()
-        results = read(folder, asked, crew.study)
-        conclude(results, command)
-    return results
+    return share
+
+
+def work_with_helpers(crew: Crew, worker: Sequence[str], count: int) -> None:
+    """Execute all trials, together with `count` processes of the command `worker`."""
+    helpers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        crew.work()
+        for helper in helpers:
+            helper.wait()
+        # Continue the trials that a dead helper left.
+        crew.work()
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.wait()
 
 
 def conclude(found: Found, command: str) -> None:

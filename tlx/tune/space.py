@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
+from tlx.recipe import Recipe
 from tlx.study.sweeps import Cell, sweep
 
 
@@ -96,7 +97,7 @@ def bounds(name: str, low: float, high: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def check(space: Any, recipe: Any) -> None:
+def check(space: Any, recipe: Recipe) -> None:
     """Raise TypeError or ValueError, with the path and the nearest names, if some point of the space is not a valid
     recipe.
 
@@ -119,7 +120,7 @@ def ends(spec: Spec) -> tuple[Any, ...]:
     return spec.values if isinstance(spec, OneOf) else (spec.low, spec.high)
 
 
-def cell(recipe: Any, point: Point) -> Cell:
+def cell(recipe: Recipe, point: Point) -> Cell:
     """Return the recipe at a point of the space, with its names."""
     return sweep(recipe, [point])[0]
 

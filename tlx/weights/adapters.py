@@ -18,8 +18,8 @@ from tlx import models
 from tlx.files.documents import digests
 from tlx.partition import compile_rule
 from tlx.tasks.classes import match, placeholder, shown
-from tlx.trees import Tree, flatten, nest
-from tlx.types import Model, Param, Variables
+from tlx.trees import Json, Tree, flatten, nest
+from tlx.types import Arrays, Key, Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.fitting import within
 from tlx.weights.form import (
@@ -85,13 +85,39 @@ def save_adapter(
     base_leaves = {
         path: np.asarray(leaf) for path, leaf in flatten(pretrained.variables.params).items() if path in declared
     }
-    # The checkpoint of the base lacks the leaves that were drawn at random or loaded with an adapter.
-    random_or_adapter = {
-        entry.path for entry in pretrained.manifest.entries if entry.action == "reset" or entry.note.startswith(BROUGHT)
-    }
-    saved_paths = head_paths(pretrained.model) | set(moved) | (random_or_adapter & declared)
+    saved_paths = head_paths(pretrained.model) | set(moved) | (absent_from_base(pretrained) & declared)
+    fields, tensors = adapter_files(pretrained, leaves, base_leaves, saved_paths)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / TENSORS, tensors)
+    partial = directory / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, directory / CONFIG)
+    return directory
+
+
+def absent_from_base(pretrained: Pretrained) -> set[str]:
+    """Return the leaves that the checkpoint of the base lacks: drawn at random, or loaded with an adapter."""
+    entries = pretrained.manifest.entries
+    return {entry.path for entry in entries if entry.action == "reset" or entry.note.startswith(BROUGHT)}
+
+
+def adapter_files(
+    pretrained: Pretrained,
+    leaves: dict[str, np.ndarray],
+    base_leaves: dict[str, np.ndarray],
+    saved_paths: set[str],
+) -> tuple[Json, dict[str, np.ndarray]]:
+    """Return the fields of adapter_config.json and the tensors: in the form of peft, or under our names.
+
+    Args:
+        pretrained: The model.
+        leaves: The leaves of the adapter by path.
+        base_leaves: All leaves of the base by path.
+        saved_paths: The leaves of the base to save. The form of peft saves the whole modules that they belong to.
+    """
     kind, written = foreign_kind(pretrained), None
-    mapping: dict[str, Any] = {}
+    mapping: Json = {}
     if kind != OWN:
         model = pretrained.model
         foreign = format_of(kind, model)
@@ -111,13 +137,7 @@ def save_adapter(
     fields["auto_mapping"] = mapping | {BASE: fingerprint(pretrained, saved_paths)}
     if names := getattr(pretrained.task, "names", ()):
         fields["auto_mapping"][CLASSES] = list(names)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_file(directory / TENSORS, tensors)
-    partial = directory / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG)
-    return directory
+    return fields, tensors
 
 
 def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Pretrained:
@@ -223,7 +243,7 @@ def with_adapter(pretrained: Pretrained, adapter: Found, order: Sequence[int] | 
     return pretrained._replace(manifest=permuted(pretrained.manifest, adapter, pretrained.model, note))
 
 
-def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:
+def read_adapter(model: Model, kind: str, directory: Path) -> tuple[Json, Found]:
     """Return adapter_config.json and the leaves by our path, for a `model` of the Hugging Face `model_type` `kind`."""
     digests.verify_below(directory)
     document = read_adapter_config(directory)
@@ -304,7 +324,7 @@ def paths_read(model: Model, params: Tree) -> set[str]:
         is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
-    def taps(own: Tree, stats: Tree, inputs: dict[str, Any], key: Any) -> dict[str, Any]:
+    def taps(own: Tree, stats: Tree, inputs: Arrays, key: Key) -> Arrays:
         return models.forward(model, Variables(own, stats), inputs, key=key, train=True)[0]
 
     inputs = models.example_inputs(model.config, tokens=1)
@@ -314,7 +334,7 @@ def paths_read(model: Model, params: Tree) -> set[str]:
     return {path for path, var in zip(names, traced.invars, strict=False) if id(var) in read_ids}
 
 
-def read_adapter_config(directory: Path) -> dict[str, Any]:
+def read_adapter_config(directory: Path) -> Json:
     """Return `adapter_config.json` as a dict. Raises FileNotFoundError or ValueError for an unreadable directory."""
     if (directory / PICKLE).is_file() and not (directory / TENSORS).is_file():
         raise ValueError(

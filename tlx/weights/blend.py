@@ -196,7 +196,7 @@ def check_alike(trees: Sequence[Any]) -> None:
             raise TypeError(f"{path!r} has the type {jnp.result_type(leaf)}; expected floating point numbers")
 
 
-def leaves(tree: Any) -> dict[str, Any]:
+def leaves(tree: object) -> dict[str, Any]:
     """Return every leaf by path; statistics are under `stats:`, because a parameter may have the same path."""
     if isinstance(tree, Variables):
         return flatten(tree.params) | flatten(tree.stats, "stats:")

@@ -4,8 +4,9 @@
 the names in `tlx.models`, so that one checks the other.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+
+from tlx.trees import Json
 
 Shape = tuple[int, ...]
 Shapes = Iterator[tuple[str, Shape]]
@@ -23,7 +24,7 @@ TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
 
-def expected(document: Mapping[str, Any]) -> dict[str, Shape]:
+def expected(document: Json) -> dict[str, Shape]:
     """Return the shape of every tensor that the class named in `document` (config.json) reads, by name.
 
     Raises ValueError for a class that is not in this list.
@@ -59,7 +60,7 @@ def norm(name: str, width: int) -> Shapes:
     yield f"{name}.bias", (width,)
 
 
-def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+def text_backbone(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of `BertModel` and models of the same form."""
     distil = kind == "distilbert"
     names = ("dim", "hidden_dim") if distil else ("hidden_size", "intermediate_size")
@@ -94,7 +95,7 @@ def text_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
         yield from linear("pooler.dense", width, width)
 
 
-def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+def text_head(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of the classifier of a text model."""
     if head == "Model":
         return
@@ -108,7 +109,7 @@ def text_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
     yield from linear("classifier.out_proj", width, outputs)
 
 
-def image_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+def image_backbone(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of `ViTModel`, `DeiTModel` or `Dinov2Model`."""
     width, patch, size = document["hidden_size"], document["patch_size"], document["image_size"]
     height, breadth = (size, size) if isinstance(size, int) else size
@@ -150,7 +151,7 @@ def image_backbone(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
         yield from linear("pooler.dense", width, width)
 
 
-def image_head(kind: str, head: str, document: Mapping[str, Any]) -> Shapes:
+def image_head(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of the classifier, or of the two classifiers, of an image model."""
     if head == "Model":
         return

@@ -9,13 +9,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from tlx import models
 from tlx.processors.base import Processor
+from tlx.trees import Json
 from tlx.weights.expected import expected
 from tlx.weights.files import read_config, read_tensors
 from tlx.weights.form import OWN, Pretrained, foreign_kind, inserted, unanswered, written_kind
@@ -117,7 +117,7 @@ def check_export(pretrained: Pretrained, directory: Path) -> None:
     check_processor(pretrained.processor, reopened.processor, directory)
 
 
-def check_tensors(document: dict[str, Any], directory: Path) -> None:
+def check_tensors(document: Json, directory: Path) -> None:
     """Raise ValueError if the tensors are not exactly those that the class in config.json reads."""
     expected_shapes = expected(document)
     shapes = {name: tensor.shape for name, tensor in read_tensors(directory).items()}

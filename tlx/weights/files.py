@@ -13,6 +13,7 @@ from tlx.files.documents import check, read_json
 from tlx.files.documents.checks import Mapped, Record, Text
 from tlx.files.documents.models import ANY, form
 from tlx.files.documents.reading import FETCH
+from tlx.trees import Json
 from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
 
 WEIGHTS = "model.safetensors"
@@ -24,7 +25,7 @@ INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
 CHECKSUM = "tlx_sha256"
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> Json:
     """Return `config.json` as a dict. Raises FileNotFoundError if it is missing, ValueError if it is invalid."""
     path = directory / CONFIG
     if not path.is_file():

@@ -1,16 +1,16 @@
 """Pretrained models, and the form in which their weights are written: that of a foreign family, or our own."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from tlx.models import Head, initialise
+from tlx.models import Architecture, Head, initialise
 from tlx.models.names import Name
 from tlx.tasks import Task
-from tlx.trees import flatten, nest
+from tlx.trees import Json, flatten, nest
 from tlx.types import Model, Variables
 from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
 from tlx.weights.reconcile import Manifest
@@ -43,7 +43,7 @@ def foreign_kind(pretrained: Pretrained) -> str:
     return kind_of(pretrained.manifest.document, model.config, model.head)
 
 
-def kind_of(document: Mapping[str, Any], settings: Any, head: Head | None) -> str:
+def kind_of(document: Json, settings: Architecture, head: Head | None) -> str:
     """Return `foreign_kind` for the `document` (config.json) that was read and the architecture `settings`."""
     if (kind := document.get("model_type")) in foreign_kinds(type(settings)):
         return str(kind)

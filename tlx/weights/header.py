@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata)
 
 
-def extent(path: Path, name: str, entry: Any, begin: int) -> Extent:
+def extent(path: Path, name: str, entry: object, begin: int) -> Extent:
     """Check and return the entry of one tensor; its data start after byte `begin`."""
     if not isinstance(entry, dict):
         raise damaged(path, f"tensor {name!r} has the entry {short(entry)}, expected dtype, shape and data_offsets")
@@ -135,11 +135,11 @@ def header_bytes(arrays: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping
     return len(content).to_bytes(8, "little") + content
 
 
-def naturals(value: Any) -> bool:
+def naturals(value: object) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
-def short(value: Any, length: int = 60) -> str:
+def short(value: object, length: int = 60) -> str:
     """Return a value for an error message, on one line of at most `length` characters."""
     text = str(value) if isinstance(value, Exception) else repr(value)
     text = " ".join(text.split())

@@ -3,7 +3,7 @@
 Shapes: I inputs, C classes, R rank.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,55 +172,70 @@ def fit(
     head = head_paths(model)
     classes = class_axis(model)
     kept_paths = {path for path in head if path in arrays and (classes(path) or not model.inserts)}
-    # For a module that tlx does not know, the user has named the leaves of the head in `reset`.
-    shapes = {path: param.shape for path, param in flatten(model.params).items()}
-    reset_paths = {entry.path for entry in entries if entry.action == "reset"} & head
-    user_reset = not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in reset_paths)
     unchanged = Reordered(arrays, tuple(entries), task)
     if not kept_paths:
         return unchanged
-
-    def noted(note: str, action: str | None = None) -> tuple[Entry, ...]:
-        return tuple(
-            entry._replace(action=action or entry.action, note=joined(entry.note, note))
-            if entry.path in kept_paths
-            else entry
-            for entry in entries
-        )
-
-    def drawn_again(note: str) -> Reordered:
-        if user_reset:
-            return unchanged._replace(entries=noted(f"kept, while other leaves of the head were drawn again: {note}"))
-        check_known(model, source, note)
-        return Reordered(*left_out(model, arrays, entries, note), task)
-
-    if other_reason := other_kind(stated, task):
-        return drawn_again(other_reason)
+    if reason := misfit(stated, task):
+        return drawn_again(model, unchanged, kept_paths, source, reason)
     if not task.by_class:
         return unchanged
     stored, task_names = stated.names, task.names
-    if stored and len(stored) != task.outputs:
-        return drawn_again(
-            f"config.json names {len(stored)} classes {shown(stored)}, but its classifier has {task.outputs} outputs"
-        )
     if not task_names:
         complete = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
         return unchanged._replace(task=records.replace(task, names=stored)) if complete else unchanged
     if not stored:
         note = f"kept by position: config.json has no id2label to compare with the classes {shown(task_names)}"
-        return unchanged._replace(entries=noted(note))
+        return unchanged._replace(entries=noted(entries, kept_paths, note))
     matching = match(stored, task_names)
-    if matching.take is None:
-        return drawn_again(f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} in the task")
-    if matching.moves:
+    if matching.take is not None and matching.moves:
         note = orders(stored, task_names)
         if not model.inserts:
-            return drawn_again(note)
-        return Reordered(in_order(arrays, model, matching.take), noted(note, "permuted"), task, matching.take)
+            return drawn_again(model, unchanged, kept_paths, source, note)
+        permuted_entries = noted(entries, kept_paths, note, "permuted")
+        return Reordered(in_order(arrays, model, matching.take), permuted_entries, task, matching.take)
     if matching.by_position:
         note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(task_names)} in the task"
-        return unchanged._replace(entries=noted(note))
+        return unchanged._replace(entries=noted(entries, kept_paths, note))
     return unchanged
+
+
+def misfit(stated: Stated, task: Task) -> str:
+    """Return why a stored head is not for the task; empty if it is, perhaps with its classes in another order."""
+    if reason := other_kind(stated, task):
+        return reason
+    if not task.by_class or not stated.names:
+        return ""
+    stored, task_names = stated.names, task.names
+    if len(stored) != task.outputs:
+        return f"config.json names {len(stored)} classes {shown(stored)}, but its classifier has {task.outputs} outputs"
+    if task_names and match(stored, task_names).take is None:
+        return f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} in the task"
+    return ""
+
+
+def drawn_again(model: Model, leaves: Reordered, kept_paths: Collection[str], source: str, note: str) -> Reordered:
+    """Return the leaves without the head, for the reason `note`. `kept_paths` are those of its leaves in `leaves`.
+
+    A head stays if tlx does not know which of its leaves compute the logits and the user has reset a leaf of them.
+    Raises ValueError if the user has reset none.
+    """
+    head = head_paths(model)
+    # For a module that tlx does not know, the user has named the leaves of the head in `reset`.
+    shapes = {path: param.shape for path, param in flatten(model.params).items()}
+    reset_paths = {entry.path for entry in leaves.entries if entry.action == "reset"} & head
+    if not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in reset_paths):
+        kept = f"kept, while other leaves of the head were drawn again: {note}"
+        return leaves._replace(entries=noted(leaves.entries, kept_paths, kept))
+    check_known(model, source, note)
+    return Reordered(*left_out(model, leaves.arrays, leaves.entries, note), leaves.task)
+
+
+def noted(entries: Iterable[Entry], paths: Collection[str], note: str, action: str | None = None) -> tuple[Entry, ...]:
+    """Return the manifest entries with the `note` added to those of `paths`, and with the new `action` if given."""
+    return tuple(
+        entry._replace(action=action or entry.action, note=joined(entry.note, note)) if entry.path in paths else entry
+        for entry in entries
+    )
 
 
 def left_out(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models import Head
+from tlx.models import Architecture, Head
 from tlx.models.names import Name, outward
 from tlx.weights.formats import Format
 
@@ -83,7 +83,7 @@ class Layout(NamedTuple):
         return path.removesuffix("/kernel") if path in self.places and self.module(path[: -len("/kernel")]) else None
 
 
-def layout(form: Format, config: Any, head: Head | None) -> Layout:
+def layout(form: Format, config: Architecture, head: Head | None) -> Layout:
     """Return the layout of a model in a foreign form."""
     prefix = form.prefix(config)
     begin = "" if form.bare(config, head) else prefix

@@ -1,13 +1,12 @@
 """Check adapter_config.json of peft: the allowed values of each field, and unknown fields."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tlx.files.documents import check, read_json, shown
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
 from tlx.files.patterns import compile_pattern
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 TLX = "TLX"
 BASE, CLASSES = "tlx_base", "tlx_classes"
@@ -84,14 +83,14 @@ WITHOUT_EFFECT = {
 BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Json:
     """Read and check an `adapter_config.json`.
 
     Raises:
         ValueError: The document does not describe an adapter, tlx does not know the kind of adapter, or a field has
             another type or a value that tlx does not know. The message has the file and the field.
     """
-    document: dict[str, Any] = read_json(path, Record({"peft_type": Text()}), remedy=REMEDY)
+    document: Json = read_json(path, Record({"peft_type": Text()}), remedy=REMEDY)
     kind = document["peft_type"]
     if kind not in FORMS:
         raise ValueError(f"{path}: tlx does not support peft_type {kind!r}{near_miss(str(kind), FORMS)}")
@@ -105,7 +104,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
-def expressions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def expressions(document: Json) -> Iterator[tuple[str, str]]:
     """Yield the regular expressions of a config, each with its field."""
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
         if isinstance(document.get(field), str):
@@ -114,7 +113,7 @@ def expressions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((field, expression) for expression in document.get(field) or ())
 
 
-def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
+def check_known(document: Json, kind: str, path: Path) -> None:
     """Raise ValueError if an unknown field is set: it may change the outputs of the adapter."""
     form = FORMS[kind]
     fields = {*form.required, *form.optional, *WITHOUT_EFFECT[kind]}
@@ -128,7 +127,7 @@ def check_known(document: Mapping[str, Any], kind: str, path: Path) -> None:
             )
 
 
-def check_begun(document: Mapping[str, Any], path: Path) -> None:
+def check_begun(document: Json, path: Path) -> None:
     """Raise ValueError if peft changes the weights of the base when it opens the adapter."""
     initialisation = document.get("init_lora_weights")
     if (initialisation.lower() if isinstance(initialisation, str) else initialisation) not in BEGUN:
@@ -139,7 +138,7 @@ def check_begun(document: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def check_layers(document: Mapping[str, Any], path: Path) -> None:
+def check_layers(document: Json, path: Path) -> None:
     """Raise ValueError for a choice of layers that peft refuses too."""
     layers, lists = document.get("layers_to_transform"), document.get("layers_pattern")
     if isinstance(document.get("target_modules"), str) and (layers is not None or lists is not None):

@@ -1,12 +1,13 @@
 """Read an adapter that peft wrote. Missing, misshapen and extra tensors stop the load with an error."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tlx.models.names import inward, outward
-from tlx.weights.peft import LEARNED_TOKENS, Layout, blocks_of
+from tlx.models.names import Name, inward, outward
+from tlx.trees import Json
+from tlx.weights.peft import LEARNED_TOKENS, Layout, Spelling, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
@@ -24,6 +25,7 @@ PARTS = {
     "PROMPT_TUNING": {},
 }
 Found = dict[str, tuple[np.ndarray, str]]
+Shape = tuple[int, ...]
 
 
 class Reading(NamedTuple):
@@ -34,7 +36,7 @@ class Reading(NamedTuple):
     misshapen: list[str]
     extra: list[str]
 
-    def take(self, path: str, tensor: np.ndarray, key: str, wanted: tuple[int, ...], turned: bool = False) -> None:
+    def take(self, path: str, tensor: np.ndarray, key: str, wanted: Shape, turned: bool = False) -> None:
         """Add a tensor under `path` if it has the shape `wanted`; `turned` transposes it to our layout."""
         if tensor.shape != wanted:
             self.misshapen.append(f"{path} expects {wanted}, but {key!r} is {tensor.shape}")
@@ -51,9 +53,9 @@ class Reading(NamedTuple):
 
 def read(
     form: Layout,
-    document: Mapping[str, Any],
+    document: Json,
     tensors: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
     source: str,
 ) -> Found:
     """Read the leaves of an adapter, and the declared leaves saved with it (a head).
@@ -74,12 +76,12 @@ def read(
     """
     kind = document["peft_type"]
     reading = Reading({}, [], [], [])
-    layers: dict[str, dict[str, tuple[np.ndarray, str]]] = {}
-    shared: dict[str, tuple[np.ndarray, str]] = {}
     bare = {key: key.removeprefix("base_model.").removeprefix("model.") for key in tensors}
     suffixes = {key: next((end for end in PARTS[kind] if name.endswith(end)), "") for key, name in bare.items()}
     modules = {bare[key].removesuffix(end) for key, end in suffixes.items() if end}
     spelling = spelled(form, modules, source)
+    layers: dict[str, Found] = {}
+    shared: Found = {}
     for key, tensor in sorted(tensors.items()):
         suffix, (module, _, name) = suffixes[key], bare[key].rpartition(".")
         if bare[key] in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
@@ -90,27 +92,13 @@ def read(
             else:
                 reading.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
         elif not suffix and (path := form.modules.get(module, {}).get(name)):
-            name_of = form.places[path].name
-            if path in reading.arrays:
-                reading.extra.append(f"{key!r} {tensor.shape}: duplicate of {reading.arrays[path][1]!r}")
-                continue
-            reading.take(path, tensor, key, outward(name_of, np.empty(shapes[path], bool)).shape)
-            if path in reading.arrays:
-                reading.arrays[path] = (inward(name_of, tensor), key)
+            read_declared(form.places[path].name, tensor, key, shapes[path], reading)
         else:
             reading.extra.append(f"{key!r} {tensor.shape}")
     if kind in LEARNED_TOKENS:
         read_tokens(form, document, shared, shapes, reading)
     else:
-        module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
-        expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
-        if not spelling.whole:  # A bare backbone has no head that the config could name.
-            expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
-        check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
-        for layer in sorted(layers.keys() | expected_layers):
-            READERS[kind](
-                module_names[layer], document, layer, shapes[f"{layer}/kernel"], layers.get(layer, {}), shared, reading
-            )
+        read_layers(form, document, spelling, layers, shared, shapes, source, reading)
     read_paths = reading.arrays.keys() | {message.split(" ")[0] for message in reading.misshapen}
     for path, tensor_name in sorted(kept_paths(document, spelling).items()):
         if path not in read_paths:
@@ -119,10 +107,43 @@ def read(
     return reading.arrays
 
 
-def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_declared(name: Name, tensor: np.ndarray, key: str, shape: Shape, found: Reading) -> None:
+    """Add a tensor of a module that is saved whole; a second tensor for one leaf is extra."""
+    path = name.ours
+    if path in found.arrays:
+        found.extra.append(f"{key!r} {tensor.shape}: duplicate of {found.arrays[path][1]!r}")
+        return
+    found.take(path, tensor, key, outward(name, np.empty(shape, bool)).shape)
+    if path in found.arrays:
+        found.arrays[path] = (inward(name, tensor), key)
+
+
+def read_layers(
+    form: Layout,
+    document: Json,
+    spelling: Spelling,
+    layers: Mapping[str, Found],
+    shared: Found,
+    shapes: Mapping[str, Shape],
+    source: str,
+    found: Reading,
+) -> None:
+    """Add the leaves of every layer that the config names, from the tensors in `layers` and those that layers share."""
+    module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
+    expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
+    if not spelling.whole:  # A bare backbone has no head that the config could name.
+        expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
+    check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
+    read = READERS[document["peft_type"]]
+    for layer in sorted(layers.keys() | expected_layers):
+        shape = shapes[f"{layer}/kernel"]
+        read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, found)
+
+
+def read_lora(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
-    expected: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
+    expected: dict[str, Shape] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
     if document.get("use_dora"):
         expected["lora/magnitude"] = (shape[1],)
     for name, size in expected.items():
@@ -140,7 +161,7 @@ def read_lora(module: str, document: Any, layer: str, shape: Any, own: Any, shar
         found.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
 
 
-def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_ia3(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     inner = document.get("feedforward_modules") or []
     on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
     path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
@@ -153,7 +174,7 @@ def read_ia3(module: str, document: Any, layer: str, shape: Any, own: Any, share
         found.arrays[path] = (tensor.reshape(-1), key)
 
 
-def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_vera(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     rank = document["r"]
     for name, width in (("vera/inner", rank), ("vera/outer", shape[1])):
         if name in own:
@@ -174,7 +195,7 @@ def read_vera(module: str, document: Any, layer: str, shape: Any, own: Any, shar
 READERS = {"LORA": read_lora, "IA3": read_ia3, "VERA": read_vera}
 
 
-def read_tokens(form: Layout, document: Any, shared: Any, shapes: Mapping[str, Any], found: Reading) -> None:
+def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str, Shape], found: Reading) -> None:
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:

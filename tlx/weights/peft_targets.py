@@ -6,6 +6,7 @@ from typing import Any
 
 from tlx.files.documents import shown
 from tlx.files.patterns import compile_pattern
+from tlx.trees import Json
 from tlx.weights.peft import Layout, Spelling
 
 ALL = "all-linear"
@@ -13,8 +14,6 @@ ALL = "all-linear"
 HEADS = ("classifier", "score")
 CLASSIFYING = ("SEQ_CLS", "TOKEN_CLS")
 NUMBERED = re.compile(r".*?\.[^.]*\.(\d+)\..*")
-
-Config = Mapping[str, Any]
 
 
 def spelled(form: Layout, modules: Collection[str], source: str) -> Spelling:
@@ -50,12 +49,12 @@ def listed(names: Any, module: str, field: str) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names or ())
 
 
-def kept_names(config: Config) -> list[str]:
+def kept_names(config: Json) -> list[str]:
     """Return the names of the modules that are kept whole."""
     return [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFYING else ())]
 
 
-def why_not(config: Config, module: str) -> str:
+def why_not(config: Json, module: str) -> str:
     """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)"""
     if config.get("exclude_modules") and listed(config["exclude_modules"], module, "exclude_modules"):
         return f"exclude_modules {shown(config['exclude_modules'])} excludes it"
@@ -90,7 +89,7 @@ def layer_number(module: str, lists: Any) -> int | None:
     return None
 
 
-def kept_paths(config: Config, spelling: Spelling) -> dict[str, str]:
+def kept_paths(config: Json, spelling: Spelling) -> dict[str, str]:
     """Return the leaves of the modules that the config keeps whole, with the names of their tensors.
 
     As in peft, a name means every module with a name that ends with it, and all modules within.
@@ -104,13 +103,13 @@ def kept_paths(config: Config, spelling: Spelling) -> dict[str, str]:
     return paths
 
 
-def pattern(config: Config, field: str, module: str, default: float) -> float:
+def pattern(config: Json, field: str, module: str, default: float) -> float:
     """Return the rank or alpha of a module if a pattern names the module; else `default`."""
     values = config.get(field) or {}
     return next((value for key, value in values.items() if full(rf"(.*\.)?({key})", module, field)), default)
 
 
-def check_patterns(config: Config, form: Layout, names: Mapping[str, str], source: str) -> None:
+def check_patterns(config: Json, form: Layout, names: Mapping[str, str], source: str) -> None:
     """Raise ValueError if a pattern of ranks or alphas uses another spelling of an adapted layer than the file.
 
     `names` are the modules by layer, spelled as in the file.

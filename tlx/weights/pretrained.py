@@ -12,12 +12,13 @@ import numpy as np
 from tlx import config as records
 from tlx import models, tasks
 from tlx.files.documents import digests
+from tlx.models import Architecture, Head
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.processors import Processor
 from tlx.tasks import Statement, Task
 from tlx.tasks.classes import shown
-from tlx.trees import flatten
+from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
@@ -79,7 +80,7 @@ def load_pretrained(
     reset: Sequence[str] = (),
     resize: int | None = None,
     pooling: str | None = None,
-    model: Any = None,
+    model: Architecture | None = None,
     processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
 ) -> Pretrained:
@@ -148,7 +149,7 @@ class Checkpoint(NamedTuple):
 
     source: str
     directory: Path
-    document: dict[str, Any]
+    document: Json
     form: Format
     stated: Stated
     settings: Any
@@ -163,7 +164,7 @@ class Checkpoint(NamedTuple):
         return (model.stages[-1].name, "pool") if self.kind == OWN else ("head", "pool")
 
 
-def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Any) -> Checkpoint:
+def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Architecture | None) -> Checkpoint:
     """Return the checkpoint, with the tensors unread.
 
     `task` and `model` are those that the user gives in place of those that the checkpoint states, or None.
@@ -218,13 +219,13 @@ def read_arrays(
     return arrays, entries
 
 
-def check_size(settings: Any, head: models.Head | None, directory: Path) -> None:
+def check_size(settings: Architecture, head: Head | None, directory: Path) -> None:
     """Raise ValueError if the architecture is far larger than the files of tensors, before it is built."""
     size = sum(path.stat().st_size for path in set(tensor_files(directory).values()))
     models.sizes.check_count(models.count(settings, head), size, settings, directory / CONFIG)
 
 
-def stored_adapter(checkpoint: Checkpoint, head: models.Head | None) -> Found:
+def stored_adapter(checkpoint: Checkpoint, head: Head | None) -> Found:
     """Return the leaves that a tuning inserted into the model of a checkpoint; empty if it has no adapter.
 
     `head` is the head of the model if the checkpoint states none that its architecture supports.
@@ -251,7 +252,7 @@ def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str
     ]
 
 
-def own_settings(document: dict[str, Any], model: Any) -> Any:
+def own_settings(document: Json, model: Architecture | None) -> Architecture:
     """Return the architecture of a checkpoint in our own form."""
     if model is not None:
         return model
@@ -261,7 +262,7 @@ def own_settings(document: dict[str, Any], model: Any) -> Any:
         raise ValueError(f"the checkpoint does not describe its own architecture ({error}); pass model=...") from None
 
 
-def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
+def stated_head(document: Json, form: Format, file: Path) -> Stated:
     """Return the head that `config.json` states.
 
     The task has no names if `id2label` has one name for several classes.
@@ -287,7 +288,7 @@ def stated_head(document: dict[str, Any], form: Format, file: Path) -> Stated:
     return Stated(task, names, architecture, head, type(task).__name__ if task else "")
 
 
-def stated_names(document: dict[str, Any], file: Path) -> tuple[str, ...]:
+def stated_names(document: Json, file: Path) -> tuple[str, ...]:
     """Return the class names of `config.json` in the order of their numbers; empty if it has no `id2label`."""
     labels = document.get("id2label") or {}
     for field in ("id2label", "label2id"):
@@ -362,7 +363,7 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
     """Return the `config.json` of a model to be saved."""
     model, task = pretrained.model, pretrained.task
     if kind == OWN:
-        document: dict[str, Any] = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
+        document: Json = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
         token = "Token" if isinstance(model.head, models.PerToken) else ""
         has_head = task or token
         document["architectures"] = [f"{type(model.config).__name__}For{token}Classification"] if has_head else []

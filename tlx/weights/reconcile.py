@@ -5,16 +5,18 @@ Missing, misshapen and extra tensors stop the load with an error that lists them
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.models.names import Name, inward
 from tlx.partition import compile_rule, prefixes
-from tlx.trees import flatten, near_miss
+from tlx.trees import Json, flatten, near_miss
 
 ACTIONS = ("loaded", "renamed", "transposed", "permuted", "reset", "unused")
+# Returns the array of a path in the right shape; None if its shape does not depend on a size.
+Reshape = Callable[[str, np.ndarray], np.ndarray | None]
 
 
 class Entry(NamedTuple):
@@ -40,7 +42,7 @@ class Manifest(NamedTuple):
     """
 
     source: str
-    document: Mapping[str, Any]
+    document: Json
     entries: tuple[Entry, ...]
     drawn: Mapping[str, int] = {}
 
@@ -74,7 +76,7 @@ def reconcile(
     unused: Sequence[str] = (),
     resettable: Sequence[str] = ("head",),
     reset: Sequence[str] = (),
-    reshape: Any = None,
+    reshape: Reshape | None = None,
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
     """Match foreign tensors with declared parameters.
 
@@ -99,42 +101,60 @@ def reconcile(
     reset_paths = matched(reset, params)
     arrays: dict[str, np.ndarray] = {}
     entries: list[Entry] = []
-    missing: list[str] = []
-    misshapen: list[str] = []
-    read_keys: set[str] = set()
+    missing, misshapen = [], []
+    keys: dict[str, str | None] = {}
     for name in names:
-        key = find(name.foreign, name.head, tensors, prefix)
-        shape = params[name.ours].shape
-        may_reset = name.ours.split("/")[0] in resettable
-        if key is not None:
-            read_keys.add(key)
+        key = keys[name.ours] = find(name.foreign, name.head, tensors, prefix)
+        shape, may_reset = params[name.ours].shape, name.ours.split("/")[0] in resettable
         if name.ours in reset_paths:
             entries.append(Entry("reset", name.ours, key or "", "matches Weights(reset=...)"))
-            continue
-        if key is None:
-            if may_reset:
-                entries.append(Entry("reset", name.ours, "", "not in the checkpoint"))
-            else:
-                missing.append(f"{name.ours} {shape} (as {prefix + name.foreign!r})")
-            continue
-        tensor = tensors[key]
-        array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze else tensor
-        note = ""
-        if array.shape != shape and reshape is not None and (reshaped := reshape(name.ours, array)) is not None:
-            note, array = f"resized from {array.shape}", reshaped
-        if array.shape != shape:
-            if may_reset:
+        elif key is not None:
+            array, note = in_our_layout(name, tensors[key], shape, reshape)
+            if array.shape == shape:
+                arrays[name.ours] = array
+                entries.append(loaded(name, key, note))
+            elif may_reset:
                 entries.append(
                     Entry(
-                        "reset", name.ours, key, f"the checkpoint has the shape {tensor.shape}, the model has {shape}"
+                        "reset",
+                        name.ours,
+                        key,
+                        f"the checkpoint has the shape {tensors[key].shape}, the model has {shape}",
                     )
                 )
             else:
                 misshapen.append(f"{name.ours} expects {shape}, but {key!r} is {array.shape}")
-            continue
-        arrays[name.ours] = array
-        action = "transposed" if name.layout != "same" else "loaded" if key == name.ours else "renamed"
-        entries.append(Entry(action, name.ours, key, note))
+        elif may_reset:
+            entries.append(Entry("reset", name.ours, "", "not in the checkpoint"))
+        else:
+            missing.append(f"{name.ours} {shape} (as {prefix + name.foreign!r})")
+    unused_entries, extra = unread(tensors, set(keys.values()), prefix, unused)
+    stop(source, missing, misshapen, extra)
+    return arrays, (*entries, *unused_entries)
+
+
+def loaded(name: Name, key: str, note: str) -> Entry:
+    """Return the entry of a tensor that fits the parameter `name`."""
+    action = "transposed" if name.layout != "same" else "loaded" if key == name.ours else "renamed"
+    return Entry(action, name.ours, key, note)
+
+
+def in_our_layout(
+    name: Name, tensor: np.ndarray, shape: tuple[int, ...], reshape: Reshape | None
+) -> tuple[np.ndarray, str]:
+    """Return a foreign tensor in our layout, if possible in our `shape`, and the note on a change of its size."""
+    array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze else tensor
+    if array.shape != shape and reshape is not None and (reshaped := reshape(name.ours, array)) is not None:
+        return reshaped, f"resized from {array.shape}"
+    return array, ""
+
+
+def unread(
+    tensors: Mapping[str, np.ndarray], read_keys: set[str | None], prefix: str, unused: Sequence[str]
+) -> tuple[list[Entry], list[str]]:
+    """Return the entries of the tensors that may stay unread, by the patterns of `unused`, and a line for each other
+    unread tensor."""
+    entries: list[Entry] = []
     extra = []
     for key in sorted(tensors.keys() - read_keys):
         bare = key.removeprefix(prefix)
@@ -142,8 +162,7 @@ def reconcile(
             entries.append(Entry("unused", "", key, "another head, or a constant"))
         else:
             extra.append(f"{key!r} {tensors[key].shape}")
-    stop(source, missing, misshapen, extra)
-    return arrays, tuple(entries)
+    return entries, extra
 
 
 def matched(patterns: Sequence[str], params: Mapping[str, Any]) -> set[str]:

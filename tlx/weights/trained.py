@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from tlx.trees import flatten
-from tlx.types import Model, Variables
+from tlx.types import Array, Model, Variables
 from tlx.weights.form import Pretrained
 from tlx.weights.reconcile import Entry
 
 
-def checksum(leaf: Any) -> int:
+def checksum(leaf: Array | np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(np.asarray(leaf, np.float32)).tobytes())
 
 

@@ -1,7 +1,7 @@
 """Compute the card: every number with its interval, from the records of the study's cells alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tlx.functional.metrics import Metric, document
 from tlx.records.studies import Arm, Cell, StudyRecords
 from tlx.training.energy import POUNDS_2018, PUE_2018, Used, strubell
 from tlx.training.flops import Operations
+from tlx.trees import Json
 
 # Steps, seconds, operations, energy and labels cannot be negative.
 POSITIVE = (0.0, np.inf)
@@ -40,7 +41,7 @@ def card(
     at_once: int = 1,
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
-) -> dict[str, Any]:
+) -> Json:
     """Return the content of the card as JSON.
 
     Args:
@@ -115,7 +116,7 @@ def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations])
     return ours, theirs
 
 
-def final(ours: Side, theirs: Side, metric: str, declared: Metric) -> dict[str, Any]:
+def final(ours: Side, theirs: Side, metric: str, declared: Metric) -> Json:
     """Return the row of the metric on the test split at the end."""
     pretrained, scratch = (side.each(lambda cell: cell.metrics[metric]) for side in (ours, theirs))
     difference = significance.paired(pretrained, scratch, declared.bounds)
@@ -147,7 +148,7 @@ def arrivals(
     return min(curve(ours.cells[0], metric)), steps, ends
 
 
-def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends: list[bool]) -> list[dict[str, Any]]:
+def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends: list[bool]) -> list[Json]:
     """Return the rows of steps, time, operations, energy and CO2e until that step."""
     rows = []
     for name, title, unit, price in PRICES:
@@ -161,7 +162,7 @@ def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends:
     return rows
 
 
-def in_all(ours: Side, theirs: Side) -> list[dict[str, Any]]:
+def in_all(ours: Side, theirs: Side) -> list[Json]:
     """Return the rows of the costs of whole runs."""
     rows = []
     for name, title, unit, price in PRICES[1:]:
@@ -173,7 +174,7 @@ def in_all(ours: Side, theirs: Side) -> list[dict[str, Any]]:
     return rows
 
 
-def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[dict[str, Any] | None, list[str]]:
+def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[Json | None, list[str]]:
     """Return the row of the labels with which pretraining equals scratch with the most labels; None, with the
     reason, if that is unknown."""
     metric = study.metric
@@ -211,9 +212,9 @@ def measured(
     theirs: Side,
     a: Sequence[float],
     b: Sequence[float],
-    gain: dict[str, Any],
+    gain: Json,
     within: significance.Bounds = POSITIVE,
-) -> dict[str, Any]:
+) -> Json:
     """Return one row of the card: both arms' means with 95 % t-intervals, cut to `within`, and the gain."""
     return {
         "name": name,
@@ -226,7 +227,7 @@ def measured(
     }
 
 
-def interval(values: Sequence[float], within: significance.Bounds) -> dict[str, Any]:
+def interval(values: Sequence[float], within: significance.Bounds) -> Json:
     mean, low, high = significance.over_seeds(values, within)
     return {"mean": mean, "low": finite(low), "high": finite(high), "bound": ""}
 
@@ -235,7 +236,7 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def ratio(found: Ratio) -> dict[str, Any]:
+def ratio(found: Ratio) -> Json:
     return {"kind": "ratio", **found._asdict()}
 
 
@@ -253,7 +254,7 @@ def ended_with(cell: Cell, metric: str) -> float:
     return cell.metrics[validation(metric)]
 
 
-def result_of(cell: Cell) -> dict[str, Any]:
+def result_of(cell: Cell) -> Json:
     assert cell.result is not None
     return cell.result
 
@@ -306,7 +307,7 @@ PRICES: tuple[tuple[str, str, str, Price], ...] = (
 )
 
 
-def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
+def older(side: Side, pue: float, pounds_per_kwh: float) -> Json:
     """Return the estimate by the formula of Strubell et al. (2019), at the power computed from the measured energy.
 
     The values are means over the seeds with their intervals, and `how` describes a run of the mean power and time.
@@ -325,7 +326,7 @@ def older(side: Side, pue: float, pounds_per_kwh: float) -> dict[str, Any]:
     }
 
 
-def learned(arm: Arm, metric: str, declared: Metric) -> dict[str, Any]:
+def learned(arm: Arm, metric: str, declared: Metric) -> Json:
     """Return a point of the learning curve."""
     values = arm.values(metric)
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
@@ -333,7 +334,7 @@ def learned(arm: Arm, metric: str, declared: Metric) -> dict[str, Any]:
     return {**arm.names, **interval(list(values.values()), declared.bounds), "values": seeds, "folders": folders}
 
 
-def lines(side: Side, name: str, metric: str) -> list[dict[str, Any]]:
+def lines(side: Side, name: str, metric: str) -> list[Json]:
     """Return the validation curve of the arm over its seeds: mean, lowest and highest at the steps that all seeds
     have."""
     curves = [curve(cell, metric) for cell in side.cells]

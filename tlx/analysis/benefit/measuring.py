@@ -21,6 +21,7 @@ from tlx.study import Study, run_study
 from tlx.study.work import EXECUTIONS
 from tlx.training.energy import POUNDS_2018, PUE_2018, checked
 from tlx.training.flops import Operations, operations
+from tlx.trees import Json
 
 OPERATIONS, CARD, PAGE = "operations.json", "benefit.json", "benefit.html"
 
@@ -37,7 +38,7 @@ def measure(
     mesh: Mesh = Mesh(),
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
-) -> dict[str, Any]:
+) -> Json:
     """Run the unfinished cells of a `benefit_study` in the directory `out`, and write the card there.
 
     Args:

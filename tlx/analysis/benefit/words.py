@@ -1,16 +1,14 @@
 """Write the card on a terminal, with a row per measure."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from tlx.report.words import number, scaled
+from tlx.trees import Json
 
 BOUNDS = {"": "", "at least": ">= ", "at most": "<= "}
 # The column that decides comes first.
 HEADS = ("measure", "gain by transfer [95 %]", "pretrained", "from scratch")
 
 
-def rows(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rows(card: Json) -> list[tuple[str, ...]]:
     """Return the measures as text, in the order of `HEADS`."""
     lines = []
     for measure in card["measures"]:
@@ -20,7 +18,7 @@ def rows(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return lines
 
 
-def notes(card: Mapping[str, Any]) -> list[str]:
+def notes(card: Json) -> list[str]:
     """Return the notes for the reader of the numbers."""
     old = card["strubell"]
     changes = "; ".join(f"{path}: {before} -> {after}" for path, before, after in card["changes"])
@@ -37,7 +35,7 @@ def notes(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def between(side: Mapping[str, Any], factor: float = 1.0) -> str:
+def between(side: Json, factor: float = 1.0) -> str:
     """Return a mean with its interval as text.
 
     >>> between({"mean": 0.69734, "low": 0.68, "high": 0.71, "bound": ""})
@@ -63,7 +61,7 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value, 3)
 
 
-def bought(gain: Mapping[str, Any]) -> str:
+def bought(gain: Json) -> str:
     """Return a gain with its interval as text.
 
     >>> bought({"kind": "ratio", "value": 8.0, "low": 3.21, "high": None, "bound": "at least"})

@@ -34,7 +34,7 @@ from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.run_directory import MOVED, writing
 from tlx.training.reopen import Batches, Reopened, batches_of, reopen
-from tlx.trees import flatten
+from tlx.trees import Json, flatten
 
 EXAMPLES = 512
 Say = Callable[[str, int, int], None]
@@ -42,7 +42,7 @@ Say = Callable[[str, int, int], None]
 
 def moved(
     run: str | Path | Any, *, examples: int = EXAMPLES, recipe: Recipe | None = None, say: Say | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Measure how a finished run changed its weights and features, write `moved.json` into its folder, and redraw its
     page.
 
@@ -86,7 +86,7 @@ def some(examples: Examples, count: int) -> Examples:
     return examples.view(np.sort(np.random.default_rng(0).permutation(drawn)[:count]))
 
 
-def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[str, Any]:
+def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> Json:
     """Return the document of `moved.json`."""
     ready, result = opened.ready, opened.result
     names = [stage.name for stage in ready.model.stages]
@@ -129,7 +129,7 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> dict[s
     }
 
 
-def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str, dict[str, Any]]:
+def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str, Json]:
     """Return `similarity` and `probe` of every stage, by its name."""
     read, rows = features.reader(opened), {}
     sides = (opened.before, opened.after)

@@ -5,7 +5,7 @@ Shapes: N examples, W width of a stage's summary.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from tlx.report.intervals import measure, wilson
 from tlx.tasks import Regression
 from tlx.training.evaluate import passes
 from tlx.training.reopen import Batches, Reopened
-from tlx.types import Variables
+from tlx.types import Arrays, Variables
 
 BATCH = 64
 Features = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ def reader(opened: Reopened) -> Callable[[Variables, Batches], Features]:
     names = [stage.name for stage in model.stages]
 
     @jax.jit
-    def read(variables: Variables, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def read(variables: Variables, inputs: Arrays) -> dict[str, Any]:
         taps, _ = models.forward(model, variables, inputs, dtype=dtype)
         mask = taps["carry"].get("mask")
         return {name: models.summary(taps[name], mask) for name in names}

@@ -1,6 +1,8 @@
 """Write the contents of `moved.json` as tables for a terminal."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from tlx.trees import Json
 
 CHANGES = ("all", "kernels", "biases", "norms")
 
@@ -13,7 +15,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def tables(document: dict[str, Any]) -> list[Table]:
+def tables(document: Json) -> list[Table]:
     """Return the tables of the stages and of the line, from a document of `moved.json`."""
     ranks: dict[str, list[float]] = {}
     for kernel in document["kernels"]:
@@ -40,7 +42,7 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def interval(found: dict[str, Any] | None) -> str:
+def interval(found: Json | None) -> str:
     """Return a value with its 95 % interval, as text."""
     if not found:
         return "-"

@@ -3,13 +3,13 @@
 Shapes: I inputs, O outputs of a kernel as a matrix.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tlx.functional.metrics import effective_rank
-from tlx.trees import Tree, flatten
+from tlx.trees import Json, Tree, flatten
 
 KINDS = ("kernels", "biases", "norms", "embeddings", "added", "others")
 TOP = 8
@@ -35,7 +35,7 @@ def stage_of(path: str, stages: Sequence[str]) -> str:
     return next((stage for stage in stages if path.startswith(f"{stage}/")), path.split("/", maxsplit=1)[0])
 
 
-def changes(before: Tree, after: Tree, stages: Sequence[str], declared: Collection[str]) -> list[dict[str, Any]]:
+def changes(before: Tree, after: Tree, stages: Sequence[str], declared: Collection[str]) -> list[Json]:
     """Return a row per leaf: path, stage, kind, count, and the Euclidean norms before, after, and of the change."""
     initial, final, rows = flatten(before), flatten(after), []
     for path, leaf in initial.items():
@@ -46,14 +46,14 @@ def changes(before: Tree, after: Tree, stages: Sequence[str], declared: Collecti
     return rows
 
 
-def joint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def joint(rows: Iterable[Json]) -> Json:
     """Return the norms of several leaves taken as one vector, and `relative`, |w - w0| / |w0|: None if w0 is zero."""
     rows = list(rows)
     norms = {name: sum(row[name] ** 2 for row in rows) ** 0.5 for name in ("before", "after", "change")}
     return norms | {"relative": norms["change"] / norms["before"] if norms["before"] else None}
 
 
-def by_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def by_kind(rows: Sequence[Json]) -> dict[str, Json]:
     """Return the joint norms of the leaves of one stage: of `all`, and of each kind that it has."""
     parts = {"all": list(rows)} | {name: [row for row in rows if row["kind"] == name] for name in KINDS}
     return {name: joint(part) | {"count": sum(row["count"] for row in part)} for name, part in parts.items() if part}
@@ -78,15 +78,13 @@ def singular_values(weights: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(squares > noise, squares, 0.0))
 
 
-def spectrum(weights: np.ndarray, top: int = TOP) -> dict[str, Any]:
+def spectrum(weights: np.ndarray, top: int = TOP) -> Json:
     """Return `effective_rank` and the `top` largest `singular_values` of a matrix."""
     values = singular_values(weights)
     return {"effective_rank": effective_rank(values), "singular_values": values[:top].tolist()}
 
 
-def spectra(
-    before: Tree, after: Tree, rows: Sequence[Mapping[str, Any]], told: Told = lambda done, total: None
-) -> list[dict[str, Any]]:
+def spectra(before: Tree, after: Tree, rows: Sequence[Json], told: Told = lambda done, total: None) -> list[Json]:
     """Return the spectra of every kernel among `rows`: `before`, `after` and of the `change`."""
     initial, final, spectra_rows = flatten(before), flatten(after), []
     kernels = [row for row in rows if row["kind"] == "kernels"]

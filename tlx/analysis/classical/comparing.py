@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from tlx.records import run_directory
 from tlx.records.log import write_json
 from tlx.training.evaluate import feature_reader
 from tlx.training.prepare import Prepared, prepare
-from tlx.trees import flatten, near_miss
+from tlx.trees import Json, flatten, near_miss
 
 DOCUMENT = "classical.json"
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ def compare(
     methods: Sequence[str] | None = None,
     seeds: int = 5,
     say: Say | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Measure classical methods on the inputs of the head before any training, against logistic regression on the
     source.
 
@@ -60,7 +60,7 @@ def compare(
         return _compare(recipe, path, chosen, seeds, tell)
 
 
-def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> dict[str, Any]:
+def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> Json:
     """Run `compare` in a folder that is locked."""
     if (path / run_directory.RECIPE).is_file():
         raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
@@ -180,41 +180,14 @@ def told(
     said: dict[str, list[Answer]],
     seconds: dict[str, float],
     given: Given | None,
-) -> dict[str, Any]:
+) -> Json:
     """Return the document."""
     assert given is not None
     test = drawn[0][0].test
     labels = test.labels()
     correct = {name: np.stack([item.classes == labels for item in answers]) for name, answers in said.items()}
-    rows = []
-    for name, answers in said.items():
-        accuracies = correct[name].mean(1)
-        mean, low, high = significance.over_seeds(accuracies, (0.0, 1.0))
-        row = {
-            "name": name, "about": METHODS[name].about, "accuracies": accuracies.tolist(), "accuracy": mean,
-            "low": number(low), "high": number(high), "seconds": seconds[name], "told": [item.told for item in answers],
-        }  # fmt: skip
-        if name != BASE:
-            gain = significance.paired(accuracies, correct[BASE].mean(1), (0.0, 1.0))
-            both = significance.over_seeds_and_examples(correct[name], correct[BASE])
-            # If no seed changes a method, there is one pair of models, compared over the examples alone.
-            fixed = all((side == side[0]).all() for side in (correct[name], correct[BASE]))
-            p = significance.mcnemar(correct[name][0], correct[BASE][0]) if fixed else significance.t_test(gain)
-            row["difference"] = {
-                "mean": gain.mean, "low": number(gain.low), "high": number(gain.high), "pairs": gain.pairs,
-                "examples_low": both[1], "examples_high": both[2], "p": p, "by": "examples" if fixed else "seeds",
-            }  # fmt: skip
-        rows.append(row)
-    compared = [row["difference"] for row in rows if "difference" in row]
-    for difference, p in zip(compared, significance.holm([row["p"] for row in compared]), strict=True):
-        ends = [
-            difference[end]
-            for end in (("examples_low", "examples_high") if difference["by"] == "examples" else ("low", "high"))
-        ]
-        verdict = "not compared" if None in ends else significance.verdict(*ends)
-        if verdict != "not compared" and p >= 1 - significance.LEVEL:
-            verdict = "no difference shown"
-        difference |= {"holm": p, "verdict": verdict}
+    rows = [method_row(name, answers, seconds[name], correct) for name, answers in said.items()]
+    add_verdicts([row["difference"] for row in rows if "difference" in row])
     ready = drawn[0][1]
     return {
         "version": 1,
@@ -239,6 +212,47 @@ def told(
         },
         "notes": notes(recipe, drawn, said),
     }  # fmt: skip
+
+
+def method_row(name: str, answers: Sequence[Answer], seconds: float, correct: Mapping[str, np.ndarray]) -> Json:
+    """Return the row of a method in the document.
+
+    `correct` [seeds, examples] says, for each method, which answers are right.
+    """
+    accuracies = correct[name].mean(1)
+    mean, low, high = significance.over_seeds(accuracies, (0.0, 1.0))
+    row = {
+        "name": name, "about": METHODS[name].about, "accuracies": accuracies.tolist(), "accuracy": mean,
+        "low": number(low), "high": number(high), "seconds": seconds, "told": [item.told for item in answers],
+    }  # fmt: skip
+    return row if name == BASE else row | {"difference": difference_from(correct[name], correct[BASE])}
+
+
+def difference_from(correct: np.ndarray, base: np.ndarray) -> Json:
+    """Return the gain in accuracy over the base, with intervals and a p-value; both arrays are [seeds, examples]."""
+    gain = significance.paired(correct.mean(1), base.mean(1), (0.0, 1.0))
+    both = significance.over_seeds_and_examples(correct, base)
+    # If no seed changes a method, there is one pair of models, compared over the examples alone.
+    fixed = all((side == side[0]).all() for side in (correct, base))
+    p = significance.mcnemar(correct[0], base[0]) if fixed else significance.t_test(gain)
+    return {
+        "mean": gain.mean, "low": number(gain.low), "high": number(gain.high), "pairs": gain.pairs,
+        "examples_low": both[1], "examples_high": both[2], "p": p, "by": "examples" if fixed else "seeds",
+    }  # fmt: skip
+
+
+def add_verdicts(differences: Sequence[Json]) -> None:
+    """Add Holm's p-value over all `differences`, and the verdict, to each."""
+    corrected = significance.holm([difference["p"] for difference in differences])
+    for difference, p in zip(differences, corrected, strict=True):
+        ends = [
+            difference[end]
+            for end in (("examples_low", "examples_high") if difference["by"] == "examples" else ("low", "high"))
+        ]
+        verdict = "not compared" if None in ends else significance.verdict(*ends)
+        if verdict != "not compared" and p >= 1 - significance.LEVEL:
+            verdict = "no difference shown"
+        difference |= {"holm": p, "verdict": verdict}
 
 
 def granted_rows(splits: Splits) -> list[int]:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tlx.analysis.benefit.arms import assigned, scratch_changes
 from tlx.config import fingerprint, parse
@@ -33,6 +33,15 @@ ROLES = ("on", "source", "target", "labelled")
 Labels = int | float
 
 
+class ArmChanges(NamedTuple):
+    """An arm of the study: its name, the values that identify it among the arms of this name, and its changes of the
+    base recipe."""
+
+    name: str
+    names: Mapping[str, Any]
+    changes: Mapping[str, Any]
+
+
 def negative_study(
     recipe: Recipe,
     *,
@@ -59,9 +68,20 @@ def negative_study(
     Raises:
         ValueError: The arguments allow no comparison.
     """
+    sources = tuple(sources) or tuple(recipe.data.sources.values())  # type: ignore[arg-type]
+    check_question(recipe, sources, labels, eps, seeds)
+    base = base_recipe(recipe, sources, max(eps))
+    arms = [*arms_with_source(recipe, sources, labels, eps), *arms_without_source(recipe, base, labels)]
+    question = f"Does the source help on {recipe.data.target}, by how much, and are we sure?"
+    return Study(base=base, cells=distinct_cells(base, arms, seeds), question=question, smallest=smallest)
+
+
+def check_question(
+    recipe: Recipe, sources: Sequence[str], labels: Sequence[Labels], eps: Sequence[float], seeds: int
+) -> None:
+    """Raise ValueError if the arguments of `negative_study` allow no comparison."""
     if not recipe.task.exclusive:
         raise ValueError(f"negative transfer is measured of tasks.Classification, not {type(recipe.task).__name__}")
-    sources = tuple(sources) or tuple(recipe.data.sources.values())  # type: ignore[arg-type]
     if not sources:
         raise ValueError("there is no source: give --sources, or a recipe with Data(source=...)")
     check_apart("sources", sources)
@@ -77,45 +97,65 @@ def negative_study(
         raise ValueError(f"the recipe has {name}={value:g} itself, and eps are given too; leave one of them out")
     if several := [type(term).__name__ for term in recipe.objective if hasattr(term, "sources")]:
         raise ValueError(f"{several[0]} is of several sources together, and here each source is measured by itself")
-    steps = budget(recipe, sources, max(eps))
+
+
+def base_recipe(recipe: Recipe, sources: Sequence[str], eps: float) -> Recipe:
+    """Return the recipe that every arm changes, with the steps and the evaluations of all arms. `eps` is the largest
+    share of perturbed examples."""
+    steps = budget(recipe, sources, eps)
     # One validation suffices, unless a checkpoint is chosen or a selection rule is evaluated.
     choosing = recipe.train.select != "last" or bool(recipe.train.criteria)
     looks = recipe.train.eval_every or (math.ceil(steps / 12) if choosing else steps)
-    base = assigned(recipe, {"train.steps": steps, "train.eval_every": looks})
-    cells: list[Override] = []
-    first_arm: dict[str, str] = {}
+    return assigned(recipe, {"train.steps": steps, "train.eval_every": looks})
 
-    def add(arm: str, names: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-        # Two arms may be equal if the algorithm has no terms besides the supervised one; the first stays.
-        if recipe.update.alternates and not any(map(takes_turns, changes["objective"])):
-            changes = {"update": Sum(), **changes}
-        for seed in range(recipe.seed, recipe.seed + seeds):
-            seeded = {**changes, "seed": seed}
-            if first_arm.setdefault(fingerprint(assigned(base, seeded)), arm) == arm:
-                cells.append(Override({ARM: arm, **names, SEED: seed}, seeded))
 
+def arms_with_source(
+    recipe: Recipe, sources: Sequence[str], labels: Sequence[Labels], eps: Sequence[float]
+) -> Iterator[ArmChanges]:
+    """Yield the arms of each source and each perturbation: the algorithm by number of labels, and the source alone."""
     for source in sources:
         for noise in eps:
             settings = {"data.source": source, **perturbed(noise)}
             for count in labels:
                 algorithm = transfer(recipe.objective, count)
-                add(TRANSFER, named(source, count, noise), {**settings, "data.labels": count, "objective": algorithm})
+                changes = {**settings, "data.labels": count, "objective": algorithm}
+                yield ArmChanges(TRANSFER, named(source, count, noise), changes)
             alone = source_only(recipe.objective)
-            add(SOURCE_ONLY, named(source, None, noise), {**settings, "data.labels": 0, "objective": alone})
+            yield ArmChanges(
+                SOURCE_ONLY, named(source, None, noise), {**settings, "data.labels": 0, "objective": alone}
+            )
+
+
+def arms_without_source(recipe: Recipe, base: Recipe, labels: Sequence[Labels]) -> Iterator[ArmChanges]:
+    """Yield the arms of each number of labels that train on the target alone."""
+    plain = in_role(source_only(recipe.objective))
     for count in labels:
         if count == 0:
             continue
         # In this order: a rule that needs a source goes before the source does.
         settings = {**without_source(recipe), "data.source": None, "data.labels": count}
         names = named(None, count, None)
-        plain = in_role(source_only(recipe.objective))
-        add(TARGET_ONLY, names, {**settings, "objective": plain})
-        add(ALONE, names, {**settings, "objective": in_role(transfer(recipe.objective, count))})
+        yield ArmChanges(TARGET_ONLY, names, {**settings, "objective": plain})
+        yield ArmChanges(ALONE, names, {**settings, "objective": in_role(transfer(recipe.objective, count))})
         if recipe.weights is not None:
             afresh = scratch_changes(dataclasses.replace(base, objective=plain))
-            add(SCRATCH, names, {**settings, "objective": plain, **afresh})
-    question = f"Does the source help on {recipe.data.target}, by how much, and are we sure?"
-    return Study(base=base, cells=cells, question=question, smallest=smallest)
+            yield ArmChanges(SCRATCH, names, {**settings, "objective": plain, **afresh})
+
+
+def distinct_cells(base: Recipe, arms: Iterable[ArmChanges], seeds: int) -> list[Override]:
+    """Return a cell for each arm and seed. Of equal arms the first one stays: two are equal if the algorithm has no
+    terms besides the supervised one."""
+    cells: list[Override] = []
+    first_arm: dict[str, str] = {}
+    for arm in arms:
+        changes = arm.changes
+        if base.update.alternates and not any(map(takes_turns, changes["objective"])):
+            changes = {"update": Sum(), **changes}
+        for seed in range(base.seed, base.seed + seeds):
+            seeded = {**changes, "seed": seed}
+            if first_arm.setdefault(fingerprint(assigned(base, seeded)), arm.name) == arm.name:
+                cells.append(Override({ARM: arm.name, **arm.names, SEED: seed}, seeded))
+    return cells
 
 
 def named(source: str | None, labels: Labels | None, eps: float | None) -> dict[str, Any]:

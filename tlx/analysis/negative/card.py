@@ -4,7 +4,7 @@ A gap is the baseline's metric minus that of A(S,T), so a positive gap is negati
 sign is reversed if less of the metric is better. Shapes: S paired seeds, N test examples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from tlx.analysis.negative.arms import (
 from tlx.functional import significance
 from tlx.functional.metrics import Metric, document
 from tlx.records.studies import Arm, Comparison, StudyRecords, Summary, against, judged, summarise
+from tlx.trees import Json
 
 # Verdict about the source, by the verdict of A(S,T) against a baseline.
 SAYS = {"worse": "hurts", "better": "helps", "no difference shown": "not shown", "not compared": "not compared"}
@@ -41,7 +42,7 @@ class Setting(NamedTuple):
     others: dict[str, Summary]
 
 
-def card(study: StudyRecords, classes: Sequence[str], target: str) -> dict[str, Any]:
+def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
     """Return all results of the report that come from the runs' records.
 
     Raises:
@@ -113,7 +114,7 @@ def settings(study: StudyRecords, metric: str) -> list[Setting]:
 
 def gaps_to(
     name: str, found: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Return the gap of every setting to one baseline, with p corrected over the settings (Holm).
 
     Without target labels A(0,T) has nothing to learn from, and is replaced by chance: the share of the most frequent
@@ -170,7 +171,7 @@ def to_chance(one: Setting, chance: float, smallest: float, bounds: significance
     )
 
 
-def turned(comparison: Comparison, sign: float) -> dict[str, Any]:
+def turned(comparison: Comparison, sign: float) -> Json:
     """Convert a comparison to a gap."""
     difference = comparison.difference
     ends = sorted((sign * difference.low, sign * difference.high))
@@ -191,19 +192,19 @@ def turned(comparison: Comparison, sign: float) -> dict[str, Any]:
     }
 
 
-def told(summary: Summary) -> dict[str, Any]:
+def told(summary: Summary) -> Json:
     """Return the results of one arm."""
     values = {str(seed): score.value for seed, score in summary.scores.items()}
     ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
     return {**summary.arm.names, **ends, "values": values, "folders": [folder_of(cell) for cell in summary.arm.done]}
 
 
-def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[dict[str, Any]]:
+def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
     """Return the gap of every class (its recall) to the first available baseline, which the mean may hide.
 
     p is corrected over the classes of a setting.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for item in found:
         name = next((name for name in (ALONE, SOURCE_ONLY) if name in item.others), None)
         if name is None:
@@ -246,14 +247,14 @@ def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
     return np.stack(rows) if rows else None
 
 
-def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def flips(gaps: Sequence[Json]) -> list[Json]:
     """Return where a shown verdict turns into its opposite as labels, or noise, increase and the rest stays the same.
 
     Each row names the two values between which it turns.
     """
     changes = []
     for along, fixed in ((LABELS, EPS), (EPS, LABELS)):
-        lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        lines: dict[tuple[Any, ...], list[Json]] = {}
         for gap in gaps:
             lines.setdefault((gap["source"], gap["baseline"], gap[fixed]), []).append(gap)
         for (source, baseline, fixed_value), line in lines.items():
@@ -267,7 +268,7 @@ def flips(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return changes
 
 
-def rules(found: Sequence[Setting], declared: Metric) -> list[dict[str, Any]]:
+def rules(found: Sequence[Setting], declared: Metric) -> list[Json]:
     """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap
     to the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
     # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
@@ -285,7 +286,7 @@ def rules(found: Sequence[Setting], declared: Metric) -> list[dict[str, Any]]:
     return rows
 
 
-def advice(found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]], higher: bool) -> list[dict[str, Any]]:
+def advice(found: Sequence[Setting], gaps: Sequence[Json], higher: bool) -> list[Json]:
     """Return for each number of labels which source to use, or none, at the lowest noise level.
 
     A source is advised if it is shown to help against A(0,T) (without labels: against chance). Of several sources, the
@@ -318,7 +319,7 @@ def shown_worse(one: Summary, best: Summary, higher: bool) -> bool:
     return gap.high < 0 if higher else gap.low > 0
 
 
-def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages = []
     counts = study.counts
@@ -356,7 +357,7 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Mapping[
     return messages
 
 
-def where(gap: Mapping[str, Any]) -> tuple[Any, ...]:
+def where(gap: Json) -> tuple[Any, ...]:
     return gap["source"], gap["labels"], gap["eps"]
 
 

@@ -4,7 +4,6 @@ Shapes: N source rows, M target rows, W width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from tlx.objectives import Supervised
 from tlx.recipe import Recipe
 from tlx.training.evaluate import feature_reader
 from tlx.training.prepare import Prepared, prepare
+from tlx.trees import Json
 from tlx.updates import Sum
 
 # Examples of each domain that are looked at, and rows of each in a kernel.
@@ -25,7 +25,7 @@ MOST, KERNEL = 2000, 500
 SPLITS, FEWEST = 5, 5
 
 
-def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) -> list[dict[str, Any]]:
+def divergences(recipe: Recipe, sources: Sequence[str], eps: Sequence[float]) -> list[Json]:
     """Return a row per source and noise: the proxy A-distance `a` with the lowest and highest of its splits, and `mmd`.
 
     A distance is None if there are too few examples. At most `MOST` training examples per domain are used, drawn with a

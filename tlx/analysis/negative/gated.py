@@ -20,12 +20,13 @@ from tlx.records.log import read_metrics
 from tlx.records.studies import StudyRecords
 from tlx.training.evaluate import feature_reader, shown
 from tlx.training.reopen import learned
+from tlx.trees import Json
 
 WEIGHTS = "gate.npz"
 SHOWN = 6
 
 
-def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
+def gated(study: StudyRecords, given: Recipe) -> list[Json]:
     """Return a row per setting, if the algorithm has a `Gate`: the weights of every source example, and examples from
     both ends.
 
@@ -33,7 +34,7 @@ def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
     its trained parameters is left out. `given` is the study's base, for recipes that cannot be read from their file
     alone.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     if not any(isinstance(term, Gate) for term in given.objective):
         return rows
     for arm in study.arms:
@@ -47,7 +48,7 @@ def gated(study: StudyRecords, given: Recipe) -> list[dict[str, Any]]:
     return rows
 
 
-def weights_of(path: Path, given: Recipe) -> dict[str, Any] | None:
+def weights_of(path: Path, given: Recipe) -> Json | None:
     """Return the gate's weights in the folder of a run that has one; None if the run has not kept its trained
     parameters."""
     if not (path / run_directory.LEARNED).is_file():
@@ -88,7 +89,7 @@ def in_training(path: Path) -> dict[str, float]:
     return {"effective_least": min(logged["effective"]), "weight_mean_most": max(logged["weight_mean"])}
 
 
-def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int] | np.ndarray) -> list[Json]:
     """Return examples as a page shows them, with their weight divided by the mean."""
     rows = []
     for n in positions:

@@ -7,7 +7,6 @@ DIR/negative.json, negative.html   the report
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tlx import config
 from tlx.analysis.negative.arms import EPS, SOURCE, TRANSFER
@@ -21,6 +20,7 @@ from tlx.records.log import write_json
 from tlx.records.run_directory import environment
 from tlx.sharding import Mesh
 from tlx.study import Study, run_study
+from tlx.trees import Json
 
 DOMAINS, CARD, PAGE = "domains.json", "negative.json", "negative.html"
 
@@ -35,7 +35,7 @@ def measure(
     file: str = "",
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
-) -> dict[str, Any]:
+) -> Json:
     """Run the unfinished cells of a `negative_study` in the directory `out`, and write the report there.
 
     The arguments are those of `tlx.study.run_study`.
@@ -50,7 +50,7 @@ def measure(
     return written(study, Path(out), command)
 
 
-def written(study: Study, directory: Path, command: str = "") -> dict[str, Any]:
+def written(study: Study, directory: Path, command: str = "") -> Json:
     """Write the report again from the records in the directory, and return the document."""
     study_records, base = studies.read(directory), study.base
     document = {
@@ -73,7 +73,7 @@ def written(study: Study, directory: Path, command: str = "") -> dict[str, Any]:
     return document
 
 
-def known_domains(study: Study, directory: Path) -> list[dict[str, Any]]:
+def known_domains(study: Study, directory: Path) -> list[Json]:
     """Return the divergences of the study's sources and noise levels, cached by recipe, sources and noise."""
     cells_of = [cell for cell in study.by_fingerprint.values() if cell.names["arm"] == TRANSFER]
     sources = list(dict.fromkeys(cell.names[SOURCE] for cell in cells_of))
@@ -87,7 +87,7 @@ def known_domains(study: Study, directory: Path) -> list[dict[str, Any]]:
     return cached["rows"]
 
 
-def related(document: dict[str, Any]) -> list[dict[str, Any]]:
+def related(document: Json) -> list[Json]:
     """Compute Spearman's correlation of each divergence with the gap: do more distant sources hurt more?
 
     It runs over the settings of equal labels. It is None for fewer than three settings, or for a divergence that is the

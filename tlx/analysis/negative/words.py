@@ -1,11 +1,9 @@
 """Write the report on a terminal."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from tlx.functional.metrics import known
 from tlx.functional.significance import p_text
 from tlx.report.words import granting
+from tlx.trees import Json
 
 # The columns that decide come first: a narrow terminal or screen shows them without scrolling.
 HEADS = (
@@ -14,7 +12,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rows(document: Json) -> list[tuple[str, ...]]:
     """Return every gap as text, in the order of `HEADS`; shares in points."""
     share = is_share(document)
     return [
@@ -28,7 +26,7 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def is_share(document: Mapping[str, Any]) -> bool:
+def is_share(document: Json) -> bool:
     """Return whether the metric of a report is a share, whose differences are written in points."""
     return known(document["metric"], document.get("measures")).points
 
@@ -41,7 +39,7 @@ def signed(value: float, share: bool) -> str:
     return f"{100 * value:+.1f}" if share else f"{value:+.4g}"
 
 
-def interval(gap: Mapping[str, Any], share: bool) -> str:
+def interval(gap: Json, share: bool) -> str:
     """Return a gap with its interval as text.
 
     >>> interval({"gap": -0.012, "low": -0.02, "high": -0.004}, True)
@@ -52,7 +50,7 @@ def interval(gap: Mapping[str, Any], share: bool) -> str:
     return f"{signed(gap['gap'], share)} [{signed(gap['low'], share)}, {signed(gap['high'], share)}]"
 
 
-def advice(document: Mapping[str, Any]) -> list[str]:
+def advice(document: Json) -> list[str]:
     """Return a line per number of labels: which source to use, or none, and the reasons."""
     lines = []
     for advised in document["advice"]:
@@ -67,7 +65,7 @@ def advice(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def notes(document: Mapping[str, Any]) -> list[str]:
+def notes(document: Json) -> list[str]:
     """Return the notes for the reader of the numbers."""
     metric, seeds = document["metric"], len(document["seeds"])
     return [
@@ -80,13 +78,13 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def sign_of_gap(document: Mapping[str, Any]) -> str:
+def sign_of_gap(document: Json) -> str:
     """Return a sentence that explains the sign of a gap."""
     less = "without the source minus with it" if document["higher"] else "with the source minus without it"
     return f"gap = metric {less}: above 0 the source hurts (negative transfer), below 0 it helps"
 
 
-def flip(one: Mapping[str, Any]) -> str:
+def flip(one: Json) -> str:
     """Return a sentence about a verdict that turns.
 
     >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,

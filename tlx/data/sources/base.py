@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlx.processors.columns import LABEL, READERS, inputs
 from tlx.trees import near_miss
+from tlx.types import Example
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
@@ -72,7 +73,7 @@ class Dataset:
         }
         object.__setattr__(self, "splits", examples_of)
 
-    def _examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> Examples:
+    def _examples(self, split: str, records: Sequence[Example]) -> Examples:
         from tlx.data.examples import Examples, check_cell
 
         for name in self.columns if len(records) else ():

@@ -20,7 +20,7 @@ from tlx.data.sources.csv_labels import Kind, column_of, encoded, kind_of, names
 from tlx.files.durable import sha256_once
 from tlx.processors.columns import LABEL
 from tlx.trees import near_miss
-from tlx.types import Column
+from tlx.types import Column, Example
 
 # Usual names of columns, for sources that name none.
 TEXTS = ("text", "sentence", "review", "body", "content", "comment", "document", "message", "tweet", "question")
@@ -143,7 +143,7 @@ class CsvTable:
     notes: tuple[str, ...]
 
 
-class Rows(Sequence[Mapping[str, Any]]):
+class Rows(Sequence[Example]):
     """The records of a split. Each is read from its file when it is needed."""
 
     def __init__(self, table: CsvTable, split: str):
@@ -154,7 +154,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.part.places)
 
-    def __getitem__(self, position: int) -> Mapping[str, Any]:  # type: ignore[override]
+    def __getitem__(self, position: int) -> Example:  # type: ignore[override]
         if not 0 <= position < len(self):
             raise IndexError(f"{self.part.file.path} has {len(self)} rows in this split; there is no row {position}")
         cells = self.part.file.row(int(self.part.places[position]))

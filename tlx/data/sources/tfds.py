@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -27,7 +27,7 @@ from tlx.files.durable import guarded
 from tlx.processors.columns import LABEL
 from tlx.processors.sounds import rate_of
 from tlx.trees import near_miss
-from tlx.types import Column
+from tlx.types import Column, Example
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,7 @@ class Tfds(Source):
 
 # The last few are cached, because each run of a group opens its data.
 @lru_cache(maxsize=8)
-def _opened(
-    name: str, folder: Path, stamp: int
-) -> tuple[dict[str, Sequence[Mapping[str, Any]]], dict[str, Column], str]:
+def _opened(name: str, folder: Path, stamp: int) -> tuple[dict[str, Sequence[Example]], dict[str, Column], str]:
     """Return `(sources, columns, fingerprint)` of a folder that was written at the time `stamp`, as
     TFDS describes it."""
     import tensorflow_datasets as tfds
@@ -119,7 +117,7 @@ def _opened(
     decoders = {
         features[column]: tfds.decode.SkipDecoding() for column in columns if columns[column].kind == "image"
     } or None
-    sources: dict[str, Sequence[Mapping[str, Any]]] = {
+    sources: dict[str, Sequence[Example]] = {
         split: Records(builder.as_data_source(split, decoders=decoders), f"{name} {split}", features)
         if info.num_examples
         else ()

@@ -36,11 +36,11 @@ class Form(Protocol):
     def wants(self) -> str:
         """Return the form in words, for the end of a sentence that begins with "expected"."""
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         """Yield the parts of `value`, at the place `where`, that do not fit."""
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as an error shows it: its `repr` or, where that is long, its beginning.
 
     >>> shown([1, "a"])
@@ -58,7 +58,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> bool:
     """Return whether a value is an integer and no boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -81,7 +81,7 @@ class Simple:
     def wants(self) -> str:
         return "a value"
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not self.fits(value):
             yield Fault(where, shown(value), self.wants)
 
@@ -188,7 +188,7 @@ class OneOf(Simple):
     def wants(self) -> str:
         return ("one of " if len(self.values) > 1 else "") + ", ".join(map(repr, self.values))
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not self.fits(value):
             near = near_miss(value, map(str, self.values)) if isinstance(value, str) and len(self.values) > 12 else ""
             yield Fault(where, shown(value), self.wants + near)
@@ -204,7 +204,7 @@ class Either:
     def wants(self) -> str:
         return " or ".join(form.wants for form in self.forms)
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         faults_by_form = [list(form.faults(value, where)) for form in self.forms]
         if all(faults_by_form):
             # A fault inside the value is more precise than a fault of the whole value.
@@ -231,7 +231,7 @@ class Rows:
             return f"a list of {self.low} values, each {self.form.wants}"
         return f"a list{' that is not empty' if self.low else ''}, each value {self.form.wants}"
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, list) or len(value) < self.low or (self.high is not None and len(value) > self.high):
             yield Fault(where, shown(value), self.wants)
             return
@@ -250,7 +250,7 @@ class Mapped:
     def wants(self) -> str:
         return "an object" if isinstance(self.form, Anything) else f"an object, each value {self.form.wants}"
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, dict):
             yield Fault(where, shown(value), self.wants)
             return
@@ -276,7 +276,7 @@ class Record:
         names = ", ".join(map(repr, list(self.required)[:4]))
         return f"an object with {names}" if names else "an object"
 
-    def faults(self, value: Any, where: str) -> Iterator[Fault]:
+    def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, dict):
             yield Fault(where, shown(value), self.wants)
             return
@@ -300,7 +300,7 @@ def joined(where: str, name: str) -> str:
     return f"{where}.{name}" if where and plain else name if plain else f"{where}[{shown(name)}]"
 
 
-def check(document: Any, form: Form, name: object, remedy: str = "") -> Any:
+def check(document: object, form: Form, name: object, remedy: str = "") -> Any:
     """Return `document` where it fits `form`; else raise DocumentError.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlx.files.documents.checks import Anything, DocumentError, Form, Record, check, shown
+from tlx.trees import Json
 
 # The limit for all documents but tokenizers, which have long vocabularies.
 MOST_BYTES = 64 * 2**20
@@ -79,7 +80,7 @@ def parse_json(
     return check(document, Record() if form is None else form, name, remedy)
 
 
-def read_lines(path: Path, form: Form, *, remedy: str = FETCH, skip_damaged: bool = False) -> list[dict[str, Any]]:
+def read_lines(path: Path, form: Form, *, remedy: str = FETCH, skip_damaged: bool = False) -> list[Json]:
     """Read a file of JSON lines; return an empty list where there is no file.
 
     A last line without its end, which a killed process leaves, is left out. `skip_damaged` leaves out every line that
@@ -139,11 +140,11 @@ def decode(content: bytes, name: object, remedy: str) -> str:
         raise DocumentError(f"{name} is not UTF-8 text ({where}); expected UTF-8; {remedy}") from None
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> Json:
     """Return the object of these pairs. Raises ValueError for a key that occurs twice with different values."""
     document = dict(pairs)
     if len(document) < len(pairs):
-        values: dict[str, Any] = {}
+        values: Json = {}
         for name, value in pairs:
             if name in values and repr(values[name]) != repr(value):
                 raise ValueError(
@@ -182,7 +183,7 @@ def check_depth(document: Any, name: object, remedy: str, deepest: int) -> None:
     raise DocumentError(f"{name} is nested too deeply; expected at most {deepest} levels; {remedy}")
 
 
-def check_characters(document: Any, name: object, remedy: str) -> None:
+def check_characters(document: object, name: object, remedy: str) -> None:
     """Raise DocumentError for half a character (a lone surrogate), which cannot be written anywhere."""
     waiting = [document]
     while waiting:

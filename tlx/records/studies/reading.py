@@ -20,7 +20,7 @@ from tlx.files.documents.checks import Form
 from tlx.functional.metrics import Metric, known
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
-from tlx.trees import near_miss
+from tlx.trees import Json, near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 GROUPS = "groups.json"
@@ -44,8 +44,8 @@ class Cell(NamedTuple):
     changes: tuple[tuple[str, str, str], ...]
     folder: Path
     state: State
-    result: dict[str, Any] | None = None
-    failed: dict[str, Any] | None = None
+    result: Json | None = None
+    failed: Json | None = None
     changed: tuple[str, ...] = ()
 
     @property
@@ -74,7 +74,7 @@ class Cell(NamedTuple):
         """Return the run's predictions on every example of a split; None if none were kept."""
         return read_predictions(self.folder, split)
 
-    def recipe(self) -> dict[str, Any] | None:
+    def recipe(self) -> Json | None:
         """Return the dumped recipe, once the cell has begun."""
         path = self.folder / RECIPE
         if not path.is_file():
@@ -156,7 +156,7 @@ class StudyRecords(NamedTuple):
         done = (cell for cell in self.cells if metric in cell.metrics)
         return next((cell.declared(metric) for cell in done), known(metric))
 
-    def plan(self) -> list[dict[str, Any]]:
+    def plan(self) -> list[Json]:
         """Return the planner's decisions, without a line that a killed worker left half written."""
         return read_lines(self.folder / PLAN, records.PLAN, skip_damaged=True)
 
@@ -193,7 +193,7 @@ def read(directory: str | Path) -> StudyRecords:
     return StudyRecords(folder=folder, baseline=baseline, smallest=smallest, cells=cells, **texts)
 
 
-def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
+def _cell(folder: Path, item: Json) -> Cell:
     fingerprint = item["fingerprint"]
     path = folder / CELLS / fingerprint
     result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
@@ -243,7 +243,7 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
             )
 
 
-def _document(path: Path, form: Form) -> dict[str, Any] | None:
+def _document(path: Path, form: Form) -> Json | None:
     # A worker that retries may remove a file at any moment.
     try:
         document = read_json(path, form, remedy=records.RERUN, finite=False)
@@ -257,7 +257,7 @@ def _key(names: Mapping[str, Any]) -> str:
     return json.dumps(names, sort_keys=True)
 
 
-def costs(result: Mapping[str, Any]) -> dict[str, float]:
+def costs(result: Json) -> dict[str, float]:
     """Return the costs that a run's `result.json` records.
 
     The names are `seconds` and its parts `seconds/train`, ..., `peak_memory_bytes`, `flops`, `parameters/trainable`,

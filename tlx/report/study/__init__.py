@@ -17,6 +17,7 @@ from tlx.report.study.answer import answer, selections
 from tlx.report.study.filters import named
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
+from tlx.trees import Json
 
 NAME = "report.html"
 # Letters beyond which names take so much of a narrow panel that panels are made wider.
@@ -100,7 +101,7 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
     return rows
 
 
-def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
+def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> Json:
     """Return an arm in the table of comparisons."""
     arm_names = summary.arm.names
     comparison = next((comparison for comparison in table.comparisons if comparison.arm is summary.arm), None)
@@ -119,7 +120,7 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> dict[st
     }
 
 
-def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
+def detail(one: Comparison, columns: Columns, unit: Unit) -> Json:
     """Return a comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar
     tests."""
     exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
@@ -133,7 +134,7 @@ def detail(one: Comparison, columns: Columns, unit: Unit) -> dict[str, Any]:
     }
 
 
-def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
+def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> Json:
     """Return a cell in the list of all cells."""
     score = next(
         (item for summary in table.summaries for item in summary.scores.values() if item.cell is cell), None
@@ -158,7 +159,7 @@ def notes(held: tuple[Cell, ...]) -> list[str]:
     ]
 
 
-def decision(item: dict[str, Any], held: tuple[Cell, ...], columns: Columns) -> dict[str, Any]:
+def decision(item: Json, held: tuple[Cell, ...], columns: Columns) -> Json:
     """Return a decision of the planner with its arms; missing entries are empty."""
     chosen = set(item.get("cells", ()))
     return {

@@ -1,19 +1,19 @@
 """Write the answer in plain sentences, from the verdicts."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from tlx.functional.significance import FEW, LEVEL, p_text
 from tlx.records.studies import Comparison, Table
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric
 from tlx.report.words import RULES
+from tlx.trees import Json
 
 VERDICTS = ("better", "worse", "no difference shown", "not compared")
 SHOWN = 8
 
 
-def answer(table: Table, columns: Columns, unit: Unit) -> dict[str, Any]:
+def answer(table: Table, columns: Columns, unit: Unit) -> Json:
     """Return the sentences of the answer.
 
     `lead` are pieces of the first sentence, each with the verdict that it states or the anchor of its arm; `methods`
@@ -137,7 +137,7 @@ def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     return [(text, ""), (unit.value(best.mean), anchors(table, columns)[label]), (".", "")]
 
 
-def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[dict[str, Any]]:
+def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[Json]:
     """Group comparisons by verdict: `told` in words, the settings with their numbers in brackets, and the anchors of
     their runs."""
     return [

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import altair as alt
 
@@ -49,7 +48,7 @@ def spread(values: Sequence[float], unit: Unit) -> list[float]:
     return [max(0.0, low - air), min(1.0, high + air)] if unit.share else [low - air, high + air]
 
 
-def reach(table: Table, unit: Unit) -> Any:
+def reach(table: Table, unit: Unit) -> alt.Scale:
     """Return the scale of the metric that all drawings of a study share; parts of an interval outside the scale are
     cut."""
     values = [score.value for summary in table.summaries for score in summary.scores.values()]
@@ -57,18 +56,18 @@ def reach(table: Table, unit: Unit) -> Any:
     return alt.Scale(domain=spread([*values, *ends], unit), nice=False, clamp=True)
 
 
-def across(field: str, title: str, scale: Any, unit: Unit) -> Any:
+def across(field: str, title: str, scale: alt.Scale, unit: Unit) -> alt.X:
     """Return a horizontal axis of values; a share in per cent."""
     axis = alt.Axis(tickCount=5, grid=True, labelExpr=PERCENT if unit.share else NUMBERS)
     return alt.X(f"{field}:Q", title=title + (", %" if unit.share else ""), scale=scale, axis=axis)
 
 
-def upright(field: str, title: str, scale: Any, unit: Unit) -> Any:
+def upright(field: str, title: str, scale: alt.Scale, unit: Unit) -> alt.Y:
     axis = alt.Axis(tickCount=5, labelExpr=PERCENT if unit.share else NUMBERS)
     return alt.Y(f"{field}:Q", title=title + (", %" if unit.share else ""), scale=scale, axis=axis)
 
 
-def lines_of(field: str, order: Iterable[str]) -> Any:
+def lines_of(field: str, order: Iterable[str]) -> alt.Y:
     """Return a vertical axis with one line for each value of `field`, in this order."""
     axis = alt.Axis(labelLimit=260, ticks=False, domain=False, labelPadding=8, grid=False)
     return alt.Y(f"{field}:N", sort=None, title=None, axis=axis, scale=alt.Scale(domain=list(dict.fromkeys(order))))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
@@ -14,6 +13,7 @@ from tlx.report.reading import smooth
 from tlx.report.scales import NUMBERS, categories, legend_height, numbers
 from tlx.report.study.axes import PANELS, PERCENT, headed, labels, spread
 from tlx.report.study.names import Columns, Unit, metric
+from tlx.trees import Json
 
 POINTS = 120
 LOSS = "train/loss"
@@ -53,7 +53,7 @@ def varied(rows: Rows) -> bool:
     return len({row["step"] for row in rows}) > 1
 
 
-def upwards(name: str, values: Sequence[float], unit: Unit) -> dict[str, Any]:
+def upwards(name: str, values: Sequence[float], unit: Unit) -> Json:
     """Return the vertical axis that all panels of one metric share; logarithmic for a loss over several orders of
     magnitude."""
     low, high = min(values), max(values)
@@ -95,7 +95,7 @@ def banded(
     return rows
 
 
-def drawing(name: str, setting: str, rows: Rows, axis: dict[str, Any], named: dict[str, str]) -> Figure:
+def drawing(name: str, setting: str, rows: Rows, axis: Json, named: dict[str, str]) -> Figure:
     """Draw the curves of one metric in one setting."""
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
     tooltip += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [

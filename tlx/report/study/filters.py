@@ -2,33 +2,33 @@
 recipes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from tlx.records.studies import Arm, Table
 from tlx.report import words
 from tlx.report.study import names
 from tlx.report.study.names import Columns
+from tlx.trees import Json
 
 NONE = "–"
 
 
-def of_columns(table: Table, columns: Columns) -> list[dict[str, Any]]:
+def of_columns(table: Table, columns: Columns) -> list[Json]:
     """Return one group of choices per column in which arms differ."""
     arms = [named(arm.names, columns) for arm in table.study.arms]
     return [group(name, names.short(name, columns.every), [texts[name] for texts in arms]) for name in columns.varying]
 
 
-def of_fields(held: list[dict[str, str]]) -> list[dict[str, Any]]:
+def of_fields(held: list[dict[str, str]]) -> list[Json]:
     """Return one group of choices per field of the result of `further`."""
     return [group(path, path, [fields[path] for fields in held]) for path in (held[0] if held else ())]
 
 
-def group(name: str, short: str, values: list[str]) -> dict[str, Any]:
+def group(name: str, short: str, values: list[str]) -> Json:
     """Return every value once, the dash last."""
     return {"name": name, "short": short, "values": sorted(dict.fromkeys(values), key=NONE.__eq__)}
 
 
-def named(given: dict[str, Any], columns: Columns) -> dict[str, str]:
+def named(given: Json, columns: Columns) -> dict[str, str]:
     """Return the names of a cell in the columns that differ, as text; a dash if it has no such column."""
     return {name: names.value(given[name]) if columns.says(name, given) else NONE for name in columns.varying}
 
@@ -63,7 +63,7 @@ def shared(arm: Arm) -> dict[str, str | None] | None:
     return values_by_path
 
 
-def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(document: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield every leaf of a dumped recipe with its dotted path, as text; `path.kind` is the class of a record.
 
     >>> dict(leaves({"kind": "Recipe", "optim": {"kind": "Optim", "lr": 1e-3}, "terms": [{"kind": "Mmd"}], "at": [1]}))
@@ -80,7 +80,7 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, told(document)
 
 
-def told(value: Any) -> str:
+def told(value: object) -> str:
     """Return a field as text; equal values have equal texts.
 
     >>> told(1.0), told(1e-3), told(0.12345678), told("sgd"), told([0.5, "a"])

@@ -65,7 +65,7 @@ def columns(table: Table) -> Columns:
     return Columns(treatment, tuple(name for name in varying if name not in chosen), all_columns, optional)
 
 
-def numeric(value: Any) -> bool:
+def numeric(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -93,7 +93,7 @@ def label(names: Mapping[str, Any], chosen: Sequence[str], every: Sequence[str])
     return BETWEEN.join(parts) or "all"
 
 
-def value(given: Any) -> str:
+def value(given: object) -> str:
     """Return a cell's name as text.
 
     >>> [value(x) for x in (16, 0.001, 1e-05, True, None, "LoRA")]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from tlx.records.studies import Summary, Table
+from tlx.records.studies.comparing import Comparison
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
@@ -27,6 +28,7 @@ from tlx.report.study.axes import (
 )
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, short
+from tlx.trees import Json
 
 
 def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
@@ -68,7 +70,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     return figures
 
 
-def strip(x: Any, order: Sequence[str], tints: dict[str, Any], title: str, unit: Unit) -> Any:
+def strip(x: alt.X, order: Sequence[str], tints: Json, title: str, unit: Unit) -> alt.LayerChart:
     """Draw the panel of one setting."""
     y = lines_of("label", order)
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
@@ -90,21 +92,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     comparisons = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not comparisons:
         return None
-    named, anchor = labels(table, columns), anchors(table, columns)
-    rows: Rows = []
-    for comparison in comparisons:
-        gap, setting = comparison.difference, columns.setting(comparison.arm.names)
-        low, high = comparison.boot or (None, None)
-        rows.append(
-            comparison.arm.names
-            | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
-            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
-            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
-            | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
-            | {"below": None if comparison.detectable is None else -comparison.detectable}
-            | {"bootstrap_low": low, "bootstrap_high": high}
-            | {"anchor": anchor[columns.arm(comparison.arm.names)]}
-        )
+    rows = difference_rows(table, columns, comparisons)
     signed = f"format(datum.value * {100 if unit.share else 1}, '+~g')"
     axis = alt.Axis(tickCount=6, grid=True, labelExpr=signed)
     better = "" if table.higher else " (below 0 is better)"
@@ -114,7 +102,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     ink = ink.otherwise(alt.value(alt.ExprRef("quiet")))
     base = alt.Chart(charts.data()).encode(y=lines_of("label", [row["label"] for row in rows]))
 
-    def x(field: str) -> Any:
+    def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title=title, axis=axis)
 
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("baseline:N"), alt.Tooltip("verdict:N"), alt.Tooltip("pairs:Q")]
@@ -146,6 +134,26 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     return charts.figure(
         "differences", "Differences to the baseline", caption, chart, rows, height=height, marks=marks
     )  # fmt: skip
+
+
+def difference_rows(table: Table, columns: Columns, comparisons: Sequence[Comparison]) -> Rows:
+    """Return a row of the drawing of differences for each comparison of the table."""
+    named, anchor = labels(table, columns), anchors(table, columns)
+    rows: Rows = []
+    for comparison in comparisons:
+        gap, setting = comparison.difference, columns.setting(comparison.arm.names)
+        low, high = comparison.boot or (None, None)
+        rows.append(
+            comparison.arm.names
+            | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
+            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
+            | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
+            | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
+            | {"below": None if comparison.detectable is None else -comparison.detectable}
+            | {"bootstrap_low": low, "bootstrap_high": high}
+            | {"anchor": anchor[columns.arm(comparison.arm.names)]}
+        )
+    return rows
 
 
 class Crossing(NamedTuple):
@@ -209,7 +217,7 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     axis = numbers(values=list(ats), labelOverlap=True, labelFlush=True)
     x = alt.X("beside:Q", title=axis_name, scale=scale, axis=axis)
 
-    def y(field: str) -> Any:
+    def y(field: str) -> alt.Y:
         return upright(field, title, reach(table, unit), unit)
 
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]

@@ -1,7 +1,7 @@
 """Show cost beside quality: the costs of an arm's runs, as drawings and as rows of a table."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 
@@ -12,6 +12,7 @@ from tlx.report.scales import categories, legend_height, numbers
 from tlx.report.study.axes import finite, form, headed, labels, reach, upright
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, metric
+from tlx.trees import Json
 
 TIME = "seconds"
 
@@ -96,7 +97,7 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     )
     settings = list(dict.fromkeys(row["setting"] for row in drawn))
     tints = categories("label", named.values(), "point")
-    shape: dict[str, Any] = {}
+    shape: Json = {}
     if 1 < len(settings) <= 6 and "shape" not in tints:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
         shape["shape"] = alt.Shape("setting:N", title=None, scale=alt.Scale(domain=settings), legend=legend)

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from tlx.training.feature_cache.cut import Cut, prefix
 from tlx.training.interrupt import locked, look
 from tlx.training.prepare import Prepared
 from tlx.trees import flatten, subtree
+from tlx.types import Array
 
 
 class Sources(NamedTuple):
@@ -119,7 +120,7 @@ def digest(ready: Prepared, cut: Cut, name: str, examples: Examples) -> str:
     return sha.hexdigest()[:24]
 
 
-def numbers(leaf: Any) -> bytes:
+def numbers(leaf: Array | np.ndarray) -> bytes:
     """Return the digest of an array; it is kept until the array is deleted."""
     place = id(leaf)
     if place not in DIGESTS:
@@ -158,37 +159,17 @@ def sources(
     """
     if cut.stage is None:
         return [nothing(ready, cut.why) for ready, _ in pairs]
-    requests: dict[Path, list[tuple[Prepared, str, Examples]]] = {}
-    opened_at: list[dict[str, Path]] = []
-    tables: dict[Path, Table] = {}
-    for ready, splits in pairs:
-        folders = {}
-        for name, examples in splits.named.items():
-            if isinstance(examples, Sealed):
-                continue
-            folder = room() / digest(ready, cut, name, examples)
-            if folder not in tables:
-                tables[folder] = Table(folder, cut.leaves, views_of(ready, name), ready.processor)
-            requests.setdefault(folder, []).append((ready, name, examples))
-            folders[name] = folder
-        opened_at.append(folders)
+    requests, folders_by_run = requested(pairs, cut)
+    tables = {
+        folder: Table(folder, cut.leaves, views_of(ready, name), ready.processor)
+        for folder, ((ready, name, _), *_) in requests.items()
+    }
     missing = {folder: lacking(tables[folder], [request[2] for request in requests[folder]]) for folder in tables}
-    streams = pairs[0][1].streams
-    trained = sum(len(missing[folder]) for folder in {folders[name] for folders in opened_at for name in streams})
-    if trained > reads * len(pairs):
-        message = (
-            f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
-        )
-        return [nothing(ready, f"{message}, fewer than the {trained:,} to compute") for ready, _ in pairs]
-    computed = sum(map(len, missing.values()))
-    longest = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
-    sizes = zip(cut.leaves, cut.reads, strict=True)
-    size = computed * sum(row_bytes(leaf, shape, longest) for leaf, (_, shape) in sizes)
-    free = free_bytes()
-    if size > free / 2:
-        why = f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+    trained = {folders[name] for folders in folders_by_run for name in pairs[0][1].streams}
+    if why := too_much(pairs, cut, reads, missing, trained):
         return [nothing(ready, why) for ready, _ in pairs]
     start = time.perf_counter()
+    computed = sum(map(len, missing.values()))
     if computed:
         say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
     damaged = [reason for table in tables.values() for reason in table.damaged.values()]
@@ -209,8 +190,52 @@ def sources(
         "examples of this phase"
     )
     message += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
-    tables_by_run = [{name: tables[folder] for name, folder in folders.items()} for folders in opened_at]
+    tables_by_run = [{name: tables[folder] for name, folder in folders.items()} for folders in folders_by_run]
     return [Sources(cut.stage, readers, message, computed) for readers in tables_by_run]
+
+
+Requests = dict[Path, list[tuple[Prepared, str, Examples]]]
+
+
+def requested(pairs: Sequence[tuple[Prepared, Splits]], cut: Cut) -> tuple[Requests, list[dict[str, Path]]]:
+    """Return what the recipes need of each folder of the store, and the folder of each split for each recipe."""
+    requests: Requests = {}
+    folders_by_run: list[dict[str, Path]] = []
+    for ready, splits in pairs:
+        folders = {}
+        for name, examples in splits.named.items():
+            if isinstance(examples, Sealed):
+                continue
+            folders[name] = room() / digest(ready, cut, name, examples)
+            requests.setdefault(folders[name], []).append((ready, name, examples))
+        folders_by_run.append(folders)
+    return requests, folders_by_run
+
+
+def too_much(
+    pairs: Sequence[tuple[Prepared, Splits]],
+    cut: Cut,
+    reads: int,
+    missing: Mapping[Path, np.ndarray],
+    trained: Collection[Path],
+) -> str:
+    """Return why the rows that are missing in each folder are not worth computing, or have no room on the disk.
+
+    `trained` are the folders of training examples; the result is empty if the rows may be computed.
+    """
+    count = sum(len(missing[folder]) for folder in trained)
+    if count > reads * len(pairs):
+        message = (
+            f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
+        )
+        return f"{message}, fewer than the {count:,} to compute"
+    longest = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
+    sizes = zip(cut.leaves, cut.reads, strict=True)
+    row = sum(row_bytes(leaf, shape, longest) for leaf, (_, shape) in sizes)
+    size, free = sum(map(len, missing.values())) * row, free_bytes()
+    if size > free / 2:
+        return f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+    return ""
 
 
 def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:

@@ -7,8 +7,7 @@ import numpy as np
 
 from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.names import Name
-
-Document = dict[str, Any]
+from tlx.trees import Json
 
 
 class Format:
@@ -22,11 +21,11 @@ class Format:
     families: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
 
-    def read(self, document: Document) -> Any:
+    def read(self, document: Json) -> Any:
         """Return the architecture that config.json describes. Raises ValueError for settings that it does not cover."""
         raise TypeError(f"{type(self).__name__} does not define read(document), which reads config.json; define it")
 
-    def write(self, config: Any, head: Head | None, document: Document) -> Document:
+    def write(self, config: Any, head: Head | None, document: Json) -> Json:
         """Return a config.json for an architecture and its head, with other fields from an earlier `document`.
 
         Raises ValueError for an architecture or a head without a foreign form.
@@ -47,7 +46,7 @@ class Format:
         """Return the `model_type` to write if none was read."""
         return str(config.family)
 
-    def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
+    def head_in(self, document: Json) -> type[Head] | None:
         """Return the kind of head that config.json states; None if it states none."""
         return head_of_class((document.get("architectures") or [""])[0])
 

@@ -1,6 +1,6 @@
 """The form of BERT, RoBERTa, DistilBERT, ELECTRA and related models in `transformers`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,8 @@ import numpy as np
 from tlx.models.bert import Bert, pooled
 from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.names import Name, dense_names, norm_names
-from tlx.weights.formats.base import Document, Format
+from tlx.trees import Json
+from tlx.weights.formats.base import Format
 
 FAMILIES = {
     "bert": "bert",
@@ -77,7 +78,7 @@ class BertFormat(Format):
     families = FAMILIES
     unused = UNUSED
 
-    def read(self, document: Document) -> Bert:
+    def read(self, document: Json) -> Bert:
         """Return a `Bert` from config.json. Raises ValueError for settings that tlx does not cover."""
         kind = document["model_type"]
         family = FAMILIES[kind]
@@ -98,7 +99,7 @@ class BertFormat(Format):
             values["embedding"] = document.get("embedding_size", 128)
         return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
 
-    def write(self, config: Bert, head: Head | None, document: Document) -> Document:
+    def write(self, config: Bert, head: Head | None, document: Json) -> Json:
         """Return a config.json for `config`, with other fields from an earlier `document`.
 
         A head on the mean has no class in `transformers`: config.json names the class of the backbone, which
@@ -137,7 +138,7 @@ class BertFormat(Format):
         if head is not None:
             yield from head_names(config, head)
 
-    def head_in(self, document: Mapping[str, Any]) -> type[Head] | None:
+    def head_in(self, document: Json) -> type[Head] | None:
         """Return the kind of head. Earlier versions of tlx wrote a head on the mean with the class of the backbone."""
         return Pooled if POOLING in document and "problem_type" in document else super().head_in(document)
 

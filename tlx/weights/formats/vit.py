@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from tlx.models.heads import Head
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.models.vit import Vit, pooled
-from tlx.weights.formats.base import Document, Format
+from tlx.trees import Json
+from tlx.weights.formats.base import Format
 
 FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
 CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
@@ -47,7 +48,7 @@ class VitFormat(Format):
     families = FAMILIES
     unused = UNUSED
 
-    def read(self, document: Document) -> Vit:
+    def read(self, document: Json) -> Vit:
         """Return a `Vit` from config.json. Raises ValueError for settings that tlx does not cover."""
         family = FAMILIES[document["model_type"]]
         fields = DINOV2_FIELDS if family == "dinov2" else FIELDS
@@ -74,7 +75,7 @@ class VitFormat(Format):
         distilled = any(name.endswith("WithTeacher") for name in architectures)
         return Vit(family=family, pooler=pooler, distilled=distilled, **values)
 
-    def write(self, config: Vit, head: Head | None, document: Document) -> Document:
+    def write(self, config: Vit, head: Head | None, document: Json) -> Json:
         """Return a config.json for `config`, with other fields from an earlier `document`.
 
         Raises ValueError for settings without a foreign form: DINOv2 always has layer scale, the other families have

@@ -1,0 +1,77 @@
+"""Find the training, validation and test splits of a data set, under any of their names."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tlx.data import DATASETS
+from tlx.data.datasets.splits import stratified
+from tlx.data.settings import Data
+from tlx.processors.columns import LABEL
+
+if TYPE_CHECKING:
+    from tlx.data.examples import Examples
+    from tlx.data.sources import Dataset
+
+
+def held_out_splits(dataset: Dataset, test_on: str) -> tuple[Examples, Examples | None, Examples, str]:
+    """Return the training split, the validation split (None where there is none to spare), the test split, and the
+    reason why the test split is empty ("" where it is not)."""
+    splits = dataset.splits
+    if "train" not in splits:
+        raise ValueError(f"data set {dataset.name!r} has no 'train' split; it has {', '.join(map(repr, splits))}")
+    train, validation, test = splits["train"], validation_split(dataset), splits.get("test")
+    if test_on == "validation":
+        if validation is None:
+            raise ValueError(f"data.test_on is 'validation', but data set {dataset.name!r} has no validation split")
+        return train, None, validation, ""
+    untested = ""
+    if test is None:
+        untested = f"data set {dataset.name!r} has no test split"
+    elif dataset.name not in DATASETS and withheld(test, train):
+        untested = f"data set {dataset.name!r} does not publish the labels of its test split"
+    if not untested:
+        assert test is not None
+        return train, validation, test, ""
+    if validation is None:
+        raise ValueError(
+            f"data set {dataset.name!r} has no 'test' split and no 'validation' split; expected at least one of them"
+        )
+    from tlx.data.examples import Sealed
+
+    nothing = Sealed(dataset.name, "test", (), dataset.columns)
+    return train, validation, nothing, f"{untested} (data.test_on='validation' tests on the validation split)"
+
+
+def has_test(data: Data) -> bool:
+    """Return whether there is a split to test on. Raises as `open_dataset`, and ValueError where there is no split to
+    measure on."""
+    from tlx.data.examples import open_dataset
+
+    return not held_out_splits(open_dataset(data.target), data.test_on)[-1]
+
+
+def validation_split(dataset: Dataset) -> Examples | None:
+    """Return the validation split under any of its names, None where there is none or it is empty."""
+    splits = dataset.splits
+    return splits.get("validation") or splits.get("valid") or splits.get("dev")
+
+
+def withheld(test: Examples, train: Examples) -> bool:
+    """Return whether the first test label marks missing labels: -1 (for numbers, only where no training label is
+    negative), or NaN."""
+    if not len(test):
+        return False
+    if not test.scalar:
+        return False
+    first = float(test.source[0][LABEL])
+    if test.kind == "class":
+        return first == -1
+    return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())
+
+
+def divided(train: Examples, share: float) -> tuple[Examples, Examples]:
+    """Split a training split: return it without the held-out share of every class, and that share."""
+    parts = stratified(train.strata(), "validation", {"train": 1 - share, "validation": share})
+    return train.view(parts["train"]), train.view(parts["validation"])
