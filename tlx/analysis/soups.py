@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from tlx.weights import blend, reorder, save_pretrained
 NAME = "blend.json"
 
 
-def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, recipe: Recipe | None = None) -> Any:
+def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, recipe: Recipe | None = None) -> Json:
     """Average the final weights of `runs`, and write the model to the new directory `out`.
 
     Args:
@@ -44,7 +43,7 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
         return _soup(target, runs, greedy, recipe)
 
 
-def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe | None) -> Any:
+def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe | None) -> Json:
     """Run `soup` in a directory that is locked."""
     opened = [reopen(run, recipe) for run in runs]
     for run in opened:
@@ -77,7 +76,7 @@ def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe
     return write(target, opened[0], variables, meter, summary | {"notes": renamed(opened) + notes(opened)})
 
 
-def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | None = None) -> Any:
+def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | None = None) -> Json:
     """Interpolate between a run's initial and fine-tuned weights: WiSE-FT (Wortsman et al., 2022a).
 
     Args:
@@ -99,7 +98,7 @@ def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | Non
         return _wise(target, run, share, recipe)
 
 
-def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) -> Any:
+def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) -> Json:
     """Run `wise` in a directory that is locked."""
     opened = reopen(run, recipe)
     check_plain(opened)

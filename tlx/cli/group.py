@@ -4,6 +4,8 @@ A file of commands decorates its functions with `@main.command()` and stands in 
 Everything heavy is imported inside the command that needs it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import importlib.machinery
@@ -16,11 +18,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlx.files.durable import DamagedWarning
+
+if TYPE_CHECKING:
+    from tlx.recipe import Recipe
+    from tlx.sharding import Mesh
+    from tlx.study import Study
 
 USER_ERRORS = (
     ValueError,
@@ -183,7 +190,7 @@ def line_in(file: Path, error: BaseException) -> str:
     return f" line {numbers[-1]}" if numbers else ""
 
 
-def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
+def load_recipe(path: str, changes: Sequence[str]) -> tuple[Recipe, Recipe]:
     """The recipe of a config file, before and after the overrides `path=value`."""
     from tlx.recipe import Recipe
 
@@ -193,7 +200,7 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Any, Any]:
     return base, changed(base, changes)
 
 
-def changed(recipe: Any, changes: Sequence[str]) -> Any:
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """The recipe after the overrides `path=value` of the command line."""
     from tlx import config
     from tlx.recipe import classes
@@ -231,7 +238,7 @@ def set_words(changes: Sequence[str], option: str = "--set") -> list[str]:
 
 def run_and_measure(
     name: str,
-    study: Any,
+    study: Study,
     again: Sequence[str],
     worker: float | None,
     measure: Callable[..., Any],
@@ -298,7 +305,7 @@ mesh_option = click.option(
 )
 
 
-def mesh_of(text: str | None) -> Any:
+def mesh_of(text: str | None) -> Mesh:
     """The mesh of `--mesh data=N`."""
     from tlx.sharding import Mesh
     from tlx.trees import near_miss
@@ -325,7 +332,7 @@ config_option = click.option(
 )
 
 
-def given_recipe(config: str | None) -> Any:
+def given_recipe(config: str | None) -> Recipe | None:
     """Return the recipe of a config file, or the base of a study file; None where no file is given."""
     if not config:
         return None

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def changes(source: str, examples: int, config: str | None) -> None:
 alias(changes, "moved")
 
 
-def told_part() -> Any:
+def told_part() -> Callable[[str, int, int], None]:
     """A function that tells the progress of a long work: a line that rewrites itself, off a terminal one a part."""
     terminal = sys.stderr.isatty()
 

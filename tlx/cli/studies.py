@@ -1,10 +1,12 @@
 """Commands of studies: many runs with a question."""
 
+from __future__ import annotations
+
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +24,11 @@ from tlx.cli.group import (
     worker_of,
 )
 
+if TYPE_CHECKING:
+    from tlx.study import Study
 
-def load_study(path: str, changes: Sequence[str]) -> Any:
+
+def load_study(path: str, changes: Sequence[str]) -> Study:
     """The study of a file, its base changed by the overrides `path=value`."""
     from tlx.study import Study
 
@@ -123,7 +128,7 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
         sys.exit(1)
 
 
-def tell_status(given: Any, out: str) -> None:
+def tell_status(given: Study, out: str) -> None:
     """Counts by state, and a line a cell."""
     from rich.console import Console
     from rich.table import Table

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.layers import bottleneck, dense
 from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Array, Arrays, Carry, Context, Key, Model, Stage, Variables
+from tlx.types import Array, Arrays, Carry, Context, Key, Model, Param, Stage, Variables
 
 # The outputs that every stage may write without declaring them.
 CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
@@ -20,7 +20,7 @@ CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
 def initialise(model: Model, key: Key) -> Variables:
     """Draw initial variables. A leaf depends on `key` and its path only, so adding a leaf changes no other leaf."""
 
-    def fresh(path: str, param: Any) -> Array:
+    def fresh(path: str, param: Param) -> Array:
         return param.init(jax.random.fold_in(key, zlib.crc32(path.encode())), param.shape)
 
     return Variables(map_named(fresh, model.params), map_named(fresh, model.stats))
@@ -56,7 +56,7 @@ def forward(
     dtype: Any = "float32",
     offset: Any = 0,
     axis: str | None = None,
-) -> tuple[dict[str, Any], Tree]:
+) -> tuple[Carry, Tree]:
     """Run the chain of stages.
 
     Args:
@@ -89,7 +89,7 @@ def forward(
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     learned_tokens = prefix_length(model, variables.params), prompt_length(model, variables.params)
     carry: Carry = dict(inputs)
-    taps: dict[str, Any] = {}
+    taps: Carry = {}
     new_stats: dict[str, Tree] = {}
     for stage in stages:
         if stage.name == barrier and stage is not stages[0]:
@@ -119,13 +119,13 @@ def run_stage(
     return carry, {stage.name: stage_stats} if old_stats else {}
 
 
-def stage_taps(stage: Stage, carry: Carry) -> dict[str, Any]:
+def stage_taps(stage: Stage, carry: Carry) -> Carry:
     """Return the named outputs of a stage: the main output under its name, each one under `stage/output`."""
     outputs = {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
     return {stage.name: carry[stage.output], **outputs}
 
 
-def last_outputs(model: Model, carry: Carry) -> dict[str, Any]:
+def last_outputs(model: Model, carry: Carry) -> Carry:
     """Return the last value of every output that a stage of the model writes, and of the `CUSTOMARY` ones."""
     names = {name for stage in model.stages for name in (stage.output, *stage.others)} | CUSTOMARY
     return {name: carry[name] for name in sorted(names) if name in carry}
@@ -175,7 +175,7 @@ def features(taps: Arrays) -> Array:
     return hidden[:, 0] if hidden.ndim == 3 else summary(hidden)
 
 
-def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
+def narrowed(neck: Tree, carry: Carry) -> Carry:
     """Return the carry with the features x that the head reads (see `features`) replaced by x + up(gelu(down(x))).
 
     A head may read several tokens (DeiT, DINOv2), so every token is replaced; the compiler drops those that no stage
@@ -187,7 +187,7 @@ def narrowed(neck: Tree, carry: dict[str, Any]) -> dict[str, Any]:
     return carry | {name: carry[name] + bottleneck(neck, carry[name]) for name in feature_names}
 
 
-def beside(side: Tree, stage: Stage, carry: dict[str, Any], rows: Mapping[str, Array]) -> dict[str, Any]:
+def beside(side: Tree, stage: Stage, carry: Carry, rows: Mapping[str, Array]) -> Carry:
     """Return the carry with the summary of `stage` added for a side head, or, at the last stage, with its logits added.
 
     logits += sum_j softmax(mixture)_j norm(summary_j) @ kernel_j over the stages j: a learned mixture of the features

@@ -86,7 +86,7 @@ def measured(
     ]
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
-    def compute(inputs: dict[str, Any]) -> Any:
+    def compute(inputs: Arrays) -> Any:
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
@@ -107,7 +107,7 @@ def scored(batch: Arrays) -> dict[str, Any]:
 
 def passes(
     batches: Iterable[Arrays],
-    compute: Callable[[dict[str, Any]], Mapping[str, Any]],
+    compute: Callable[[Arrays], Arrays],
     read: Read = inputs_of,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `compute` for all batches, joined in the order of the examples.
@@ -159,7 +159,7 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
     recipe = ready.recipe
 
     @jax.jit
-    def read(variables: Variables, inputs: dict[str, Any]) -> Any:
+    def read(variables: Variables, inputs: Arrays) -> Any:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return models.features(taps).astype(jnp.float32)
 
@@ -209,7 +209,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     recipe = ready.recipe
 
     @jax.jit
-    def outputs(variables: Variables, inputs: dict[str, Any]) -> dict[str, Any]:
+    def outputs(variables: Variables, inputs: Arrays) -> Arrays:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return {name: taps[name] for name in ("logits", "hidden", "pooled") if name in taps}
 

@@ -1,14 +1,14 @@
 """Bottleneck adapters in transformer blocks (Houlsby et al., 2019; Pfeiffer et al., 2021)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from tlx.trees import Tree, added, near_miss, subtree
 from tlx.tuning.base import Tuning, blocks, either, groups, key_of, with_head
-from tlx.types import Key, Learn, Model, Phase, Rule
+from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
 PLACEMENTS = ("houlsby", "pfeiffer")
 
@@ -37,7 +37,7 @@ class Adapter(Tuning):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the adapters; raise ValueError for a model without transformer blocks."""
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, Array] = {}
         for block in blocks(model, "Adapter"):
             features = subtree(model.params, f"{block}/attention/query")["kernel"].shape[0]
             paths = [f"{block}/attention", f"{block}/mlp"] if self.placement == "houlsby" else [block]

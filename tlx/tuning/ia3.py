@@ -1,13 +1,12 @@
 """(IA)^3 (Liu et al., 2022): one learned factor per unit of keys, values and inner activations."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from tlx.trees import Tree, added
 from tlx.tuning.base import Tuning, places, with_head
-from tlx.types import Key, Learn, Model, Phase
+from tlx.types import Array, Key, Learn, Model, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Ia3(Tuning):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the factors; raise ValueError for a rule that matches nothing or no dense layer."""
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, Array] = {}
         for rule, name, side in ((self.on, "output", 1), (self.inputs, "input", 0)):
             layers = places(model, rule, "Ia3") if rule is not None else {}
             leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in layers.items()}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from tlx.layers import column_norms
 from tlx.trees import Tree, added, subtree
 from tlx.tuning.base import Tuning, key_of, places, with_head
-from tlx.types import Key, Learn, Model, Phase, Rule
+from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Lora(Tuning):
         Raises:
             ValueError: the rule matches nothing or no dense layer, or the rank exceeds a side of a kernel.
         """
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, Array] = {}
         for path, (inputs, outputs) in places(model, self.on, type(self).__name__).items():
             if self.rank > min(inputs, outputs):
                 raise ValueError(

@@ -1,13 +1,12 @@
 """Learned tokens: before the input (prompt tuning), or before the keys and values of every block (prefix tuning)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from tlx.trees import Tree, added, flatten, subtree
 from tlx.tuning.base import Tuning, blocks, check_inserts, key_of, with_head
-from tlx.types import Key, Learn, Model, Phase
+from tlx.types import Array, Key, Learn, Model, Phase
 
 
 def small(key: Key, shape: tuple[int, int]) -> jax.Array:
@@ -61,7 +60,7 @@ class Prefix(Tuning):
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the prefixes; raise ValueError for a model without transformer blocks."""
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, Array] = {}
         for block in blocks(model, "Prefix"):
             for name in ("key", "value"):
                 width = flatten(subtree(model.params, f"{block}/attention/{name}"))["kernel"].shape[1]

@@ -1,14 +1,13 @@
 """VeRA (Kopiczko et al., 2024): two learned vectors per layer between frozen random matrices."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tlx.trees import Tree, added
 from tlx.tuning.base import Tuning, key_of, places, with_head
-from tlx.types import Key, Learn, Model, Phase
+from tlx.types import Array, Key, Learn, Model, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Vera(Tuning):
         # Kaiming uniform (He et al., 2015) with the bound sqrt(6 / fan in), as in the authors' code in peft.
         a = uniform(key_of(key, "vera/a"), (widest, self.rank), widest)
         b = uniform(key_of(key, "vera/b"), (self.rank, tallest), self.rank)
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, Array] = {}
         for path, (inputs, outputs) in layers.items():
             vectors = {"a": a[:inputs], "b": b[:, :outputs], "outer": jnp.zeros(outputs)}
             vectors["inner"] = jnp.full(self.rank, self.start, jnp.float32)

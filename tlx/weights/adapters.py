@@ -18,8 +18,8 @@ from tlx import models
 from tlx.files.documents import digests
 from tlx.partition import compile_rule
 from tlx.tasks.classes import match, placeholder, shown
-from tlx.trees import Tree, flatten, nest
-from tlx.types import Model, Param, Variables
+from tlx.trees import Json, Tree, flatten, nest
+from tlx.types import Arrays, Key, Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.fitting import within
 from tlx.weights.form import (
@@ -107,7 +107,7 @@ def adapter_files(
     leaves: dict[str, np.ndarray],
     base_leaves: dict[str, np.ndarray],
     saved_paths: set[str],
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[Json, dict[str, np.ndarray]]:
     """Return the fields of adapter_config.json and the tensors: in the form of peft, or under our names.
 
     Args:
@@ -117,7 +117,7 @@ def adapter_files(
         saved_paths: The leaves of the base to save. The form of peft saves the whole modules that they belong to.
     """
     kind, written = foreign_kind(pretrained), None
-    mapping: dict[str, Any] = {}
+    mapping: Json = {}
     if kind != OWN:
         model = pretrained.model
         foreign = format_of(kind, model)
@@ -241,7 +241,7 @@ def with_adapter(pretrained: Pretrained, adapter: Found, order: Sequence[int] | 
     return pretrained._replace(manifest=permuted(pretrained.manifest, adapter, pretrained.model, note))
 
 
-def read_adapter(model: Model, kind: str, directory: Path) -> tuple[dict[str, Any], Found]:
+def read_adapter(model: Model, kind: str, directory: Path) -> tuple[Json, Found]:
     """Return adapter_config.json and the leaves by our path, for a `model` of the Hugging Face `model_type` `kind`."""
     digests.verify_below(directory)
     document = read_adapter_config(directory)
@@ -317,7 +317,7 @@ def paths_read(model: Model, params: Tree) -> set[str]:
         is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
-    def taps(own: Tree, stats: Tree, inputs: dict[str, Any], key: Any) -> dict[str, Any]:
+    def taps(own: Tree, stats: Tree, inputs: Arrays, key: Key) -> Arrays:
         return models.forward(model, Variables(own, stats), inputs, key=key, train=True)[0]
 
     inputs = models.example_inputs(model.config, tokens=1)
@@ -327,7 +327,7 @@ def paths_read(model: Model, params: Tree) -> set[str]:
     return {path for path, var in zip(names, traced.invars, strict=False) if id(var) in read_ids}
 
 
-def read_adapter_config(directory: Path) -> dict[str, Any]:
+def read_adapter_config(directory: Path) -> Json:
     """Return `adapter_config.json` as a dict. Raises FileNotFoundError or ValueError for an unreadable directory."""
     if (directory / PICKLE).is_file() and not (directory / TENSORS).is_file():
         raise ValueError(

@@ -1,7 +1,7 @@
 """Read an adapter that peft wrote. Missing, misshapen and extra tensors stop the load with an error."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ PARTS = {
     "PROMPT_TUNING": {},
 }
 Found = dict[str, tuple[np.ndarray, str]]
+Shape = tuple[int, ...]
 
 
 class Reading(NamedTuple):
@@ -35,7 +36,7 @@ class Reading(NamedTuple):
     misshapen: list[str]
     extra: list[str]
 
-    def take(self, path: str, tensor: np.ndarray, key: str, wanted: tuple[int, ...], turned: bool = False) -> None:
+    def take(self, path: str, tensor: np.ndarray, key: str, wanted: Shape, turned: bool = False) -> None:
         """Add a tensor under `path` if it has the shape `wanted`; `turned` transposes it to our layout."""
         if tensor.shape != wanted:
             self.misshapen.append(f"{path} wants {wanted}, {key!r} gives {tensor.shape}")
@@ -54,7 +55,7 @@ def read(
     form: Layout,
     document: Json,
     tensors: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
     source: str,
 ) -> Found:
     """Read the leaves of an adapter, and the declared leaves saved with it (a head).
@@ -106,7 +107,7 @@ def read(
     return reading.arrays
 
 
-def read_declared(name: Name, tensor: np.ndarray, key: str, shape: tuple[int, ...], found: Reading) -> None:
+def read_declared(name: Name, tensor: np.ndarray, key: str, shape: Shape, found: Reading) -> None:
     """Add a tensor of a module that is saved whole; a second tensor for one leaf is extra."""
     path = name.ours
     if path in found.arrays:
@@ -123,7 +124,7 @@ def read_layers(
     spelling: Spelling,
     layers: Mapping[str, Found],
     shared: Found,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
     source: str,
     found: Reading,
 ) -> None:
@@ -139,10 +140,10 @@ def read_layers(
         read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, found)
 
 
-def read_lora(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_lora(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
-    expected: dict[str, tuple[int, ...]] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
+    expected: dict[str, Shape] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
     if document.get("use_dora"):
         expected["lora/magnitude"] = (shape[1],)
     for name, size in expected.items():
@@ -160,7 +161,7 @@ def read_lora(module: str, document: Json, layer: str, shape: Any, own: Any, sha
         found.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
 
 
-def read_ia3(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_ia3(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     inner = document.get("feedforward_modules") or []
     on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
     path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
@@ -173,7 +174,7 @@ def read_ia3(module: str, document: Json, layer: str, shape: Any, own: Any, shar
         found.arrays[path] = (tensor.reshape(-1), key)
 
 
-def read_vera(module: str, document: Json, layer: str, shape: Any, own: Any, shared: Any, found: Reading) -> None:
+def read_vera(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
     rank = document["r"]
     for name, width in (("vera/inner", rank), ("vera/outer", shape[1])):
         if name in own:
@@ -194,7 +195,7 @@ def read_vera(module: str, document: Json, layer: str, shape: Any, own: Any, sha
 READERS = {"LORA": read_lora, "IA3": read_ia3, "VERA": read_vera}
 
 
-def read_tokens(form: Layout, document: Json, shared: Any, shapes: Mapping[str, Any], found: Reading) -> None:
+def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str, Shape], found: Reading) -> None:
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:

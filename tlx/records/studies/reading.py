@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     folder: Path
     state: State
     result: Json | None = None
-    failed: dict[str, Any] | None = None
+    failed: Json | None = None
     changed: tuple[str, ...] = ()
 
     @property
@@ -74,7 +74,7 @@ class Cell(NamedTuple):
         """Return the run's predictions on every example of a split; None if none were kept."""
         return read_predictions(self.folder, split)
 
-    def recipe(self) -> dict[str, Any] | None:
+    def recipe(self) -> Json | None:
         """Return the dumped recipe, once the cell has begun."""
         path = self.folder / RECIPE
         if not path.is_file():
@@ -156,7 +156,7 @@ class StudyRecords(NamedTuple):
         done = (cell for cell in self.cells if metric in cell.metrics)
         return next((cell.declared(metric) for cell in done), known(metric))
 
-    def plan(self) -> list[dict[str, Any]]:
+    def plan(self) -> list[Json]:
         """Return the planner's decisions, without a line that a killed worker left half written."""
         return read_lines(self.folder / PLAN, records.PLAN, skip_damaged=True)
 
@@ -193,7 +193,7 @@ def read(directory: str | Path) -> StudyRecords:
     return StudyRecords(folder=folder, baseline=baseline, smallest=smallest, cells=cells, **texts)
 
 
-def _cell(folder: Path, item: Mapping[str, Any]) -> Cell:
+def _cell(folder: Path, item: Json) -> Cell:
     fingerprint = item["fingerprint"]
     path = folder / CELLS / fingerprint
     result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
@@ -243,7 +243,7 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
             )
 
 
-def _document(path: Path, form: Form) -> dict[str, Any] | None:
+def _document(path: Path, form: Form) -> Json | None:
     # A worker that retries may remove a file at any moment.
     try:
         document = read_json(path, form, remedy=records.RERUN, finite=False)
