@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
     """Return an array or a number of numpy as JSON knows it; TypeError for anything else."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON has no form for")
+    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON cannot represent")
 
 
 def write_json(path: Path, document: Any, *, sync: bool = False) -> None:

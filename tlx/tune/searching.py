@@ -79,9 +79,11 @@ def search(
     share = jobs if share is None else share
     for name, value in {"jobs": jobs, "together": together, "share": share}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; a search wants 1 or more")
+            raise ValueError(f"{name} is {value}; expected 1 or more")
     if jobs > 1 and not worker:
-        raise ValueError("jobs above 1 need worker=, a command that calls this too; `tlx tune` has one")
+        raise ValueError(
+            "jobs above 1 need worker=, a command that calls tlx.tune as well; the command `tlx tune` passes it"
+        )
     chosen = pruner_of(asked)
     folder = Path(out)
     with guarded(folder, "run the same command again"):
