@@ -36,7 +36,7 @@ DOCUMENT = {
     "recipe": config.dump(RECIPE),
     "changes": [["tuning", "Probe()", "Full()"]],
     "command": "tlx benefit x.py",
-    "question": "What did transfer buy here?",
+    "question": "How much does transfer help here?",
     "metric": "test/accuracy",
     "higher": True,
     "labels": [10, 80],
@@ -65,7 +65,7 @@ DOCUMENT = {
     "counted": "XLA's count of the compiled step x 4 steps, without evaluation",
     "energy": "declared: 24 W x 6 s",
     "strubell": {"kwh": side(1e-4, 9e-5, 1.1e-4), "co2e_kg": side(1e-5), "how": "24 W, PUE 1.58"},
-    "notes": ["1 of 3 pretrained runs never reached what scratch ended with"],
+    "notes": ["1 of 3 pretrained runs never reach the final value of scratch"],
     "environment": {},
 }  # fmt: skip
 

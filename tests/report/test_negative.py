@@ -62,7 +62,7 @@ DOCUMENT = {
         {"source": "mnist5k", "labels": 5, "eps": 0.0, "rule": "snd", "seeds": 2, "value": 0.7, "gap": 0.021,
          "low": 0.01, "high": 0.03}
     ],
-    "notes": ["not all runs are in: 1 failed"],
+    "notes": ["not all runs have finished: 1 failed"],
     "domains": [
         {"source": name, "eps": 0.0, "a": a, "a_low": a, "a_high": a, "mmd": 0.1, "examples": [2000, 1258]}
         for name, a in (("mnist5k", 1.2), ("clothes", 1.9))

@@ -109,7 +109,7 @@ def test_from_scratch_says_so(scratch):
     document = changes.moved(scratch)
     assert document["before"]["scratch"]
     assert document["before"]["fresh_stages"] == STAGES
-    assert "'before' is the initial draw" in document["notes"][0]
+    assert "'before' means the random initial weights" in document["notes"][0]
     # A fresh bias is zero: there is nothing to relate its change to.
     assert by_name(document)["head"]["weights"]["biases"]["relative"] is None
     [stages, line] = tables(document)

@@ -147,7 +147,7 @@ def test_where_the_algorithm_has_no_term_of_its_own_the_target_alone_stands_for_
 
 
 def test_opposite_verdicts_are_told_of(document, written):
-    told = "in 2 settings the verdict against A(0,T) is the opposite of that against from scratch"
+    told = "in 2 settings, the verdict against A(0,T) is the opposite of the verdict against from scratch"
     assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "helps"
     assert told.replace("2", "1") in document["notes"]
     assert all(len(row) == 10 for row in rows(document))
