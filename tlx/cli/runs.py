@@ -1,4 +1,4 @@
-"""Commands of one run: train it, look at it before, ask it, look at it after."""
+"""Commands for one run: train, show, find a learning rate, predict, compare the weights."""
 
 import json
 import sys
@@ -64,7 +64,7 @@ def run(
             "--resume",
         ]
         command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
-        click.echo(f"\nstopped; go on with: {command}", err=True)
+        click.echo(f"\nstopped; continue with: {command}", err=True)
         sys.exit(130)
 
 
@@ -132,7 +132,7 @@ def lr_find(
         words = ["--steps", str(steps), "--start", repr(start), "--end", repr(end), "--out", out]
         words += [*(["--per-group"] if per_group else []), *mesh_words(mesh), *(["--quiet"] if quiet else [])]
         command = command_of("lr-find", file_word(config), *set_words(changes), *words)
-        click.echo(f"\nstopped before anything was written; start again with: {command}", err=True)
+        click.echo(f"\nstopped before any file was written; start again with: {command}", err=True)
         sys.exit(130)
     table = Table("group", "recommended", *curves[0].suggestions, "steps")
     for curve in curves:
@@ -171,7 +171,7 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
 
 
 def answer_words(answer: Any) -> str:
-    """An answer of `predict` on one line: the five largest numbers by name, or words."""
+    """Return an answer of `predict` as one line: the five largest numbers by name, or words."""
     if isinstance(answer, Mapping):
         return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
     return " ".join(map(str, answer))
@@ -206,7 +206,7 @@ def moved(source: str, examples: int, config: str | None) -> None:
 
 
 def told_part() -> Any:
-    """A function that tells the progress of a long work: a line that rewrites itself, off a terminal one a part."""
+    """Return a function that prints progress: on a terminal one rewritten line, otherwise one line for each part."""
     terminal = sys.stderr.isatty()
 
     def say(part: str, done: int, total: int) -> None:
