@@ -59,7 +59,7 @@ def predict(
             f"{source} was trained for a task that tlx does not know; give the config file of the run: --config FILE"
         )
     if pretrained.task is None:
-        raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
+        raise ValueError(f"{source} has no trained head, so it cannot predict; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)
     reader = processor_of(pretrained, Path(source))
     for note in [*reader.cut_notes(map(reader.read, given)), *reader.notes()]:
@@ -121,8 +121,10 @@ def processor_of(pretrained: Pretrained, source: Path) -> Processor:
     for folder in (source, source / MODEL_IN_RUN):
         if (folder / FILE).is_file():
             name = read_json(folder / FILE).get("kind")
-            raise ValueError(f"{folder / FILE} is of the class {name!r} of your own; give its file: --config FILE")
-    raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
+            raise ValueError(
+                f"{folder / FILE} uses your own class {name!r}; give the file that defines it: --config FILE"
+            )
+    raise ValueError("the model has no processor, so tlx cannot convert raw examples to its inputs")
 
 
 def opened(processor: Processor, source: Path) -> Processor:
@@ -146,7 +148,7 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         path = Path(argument) if len(argument) < 1024 and "\n" not in argument else None
         if path is not None and os.sep in argument and path.is_dir():
-            raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with a text on each line")
+            raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with one text per line")
         if path is None or not path.is_file() or path.suffix.lower() in (*IMAGES, *SOUNDS):
             examples.append(argument)
             continue
@@ -160,6 +162,6 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
             ) from None
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise ValueError(f"{path} is empty; expected a text on each line")
+            raise ValueError(f"{path} is empty; expected one text per line")
         examples += lines
     return examples
