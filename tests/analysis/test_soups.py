@@ -124,7 +124,7 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
         soups.soup([runs["first"], runs["other"]], tmp_path / "soup")
     with pytest.raises(ValueError, match="a soup needs two runs or more, got 1"):
         soups.soup([runs["first"]], tmp_path / "soup")
-    with pytest.raises(ValueError, match=r"share is 1.5; 0 is what the run was brought"):
+    with pytest.raises(ValueError, match=r"share is 1.5; expected"):
         soups.wise(runs["first"], 1.5, tmp_path / "soup")
     with pytest.raises(FileNotFoundError, match="contains no run"):
         soups.soup([runs["first"], tmp_path], tmp_path / "soup")
@@ -150,7 +150,7 @@ def test_answers_in_another_order_are_reordered_by_name(runs):
     (note,) = soups.renamed([opened, other])
     assert "was reordered by class name: (1, 0, 2, " in note and "to (0, 1, 2, " in note
     (note,) = soups.renamed([opened, renamed(opened, tuple(f"LABEL_{n}" for n in range(10)))])
-    assert "kept by position" in note
+    assert "keep their positions" in note
 
 
 def test_other_answers_are_refused(runs):
@@ -163,7 +163,7 @@ def test_a_run_that_trained_on_what_chooses_is_refused(runs):
     opened = reopen(runs["first"])
     for held in (opened.splits.validation, opened.splits.test):
         splits = dataclasses.replace(opened.splits, streams={"source": held.view(np.arange(5))})
-        with pytest.raises(ValueError, match=f"trained on 5 of the {len(held)} examples that .* holds out"):
+        with pytest.raises(ValueError, match=f"trained on 5 of the {len(held)} examples that .* uses for"):
             soups.check_fit(opened, opened._replace(splits=splits))
     soups.check_fit(opened, opened)
 

@@ -84,7 +84,7 @@ def test_a_study_by_a_validation_metric_is_none_the_worse(untested, tmp_path, mo
 
 def test_classical_methods_are_refused_too(untested, tmp_path):
     recipe = dataclasses.replace(RECIPE, data=Data(target="elsewhere", source="mnist5k", labels=0))
-    with pytest.raises(ValueError, match="compared on the test split, and 'elsewhere' has none with labels"):
+    with pytest.raises(ValueError, match="compared on the test split, but 'elsewhere' has no test split with labels"):
         classical(recipe, tmp_path / "out")
 
 

@@ -76,7 +76,7 @@ def test_numbers_stand_with_their_intervals_and_no_review_is_quoted():
         "+3.1", "+1.4 to +4.8", "96.3\xa0%", "91.0\xa0% – 95.0\xa0%", "10 ×", "6.3 – 13.6",
         "≥ 8 ×", "4 – open", "≤ 0.7 ×", "open – 0.9", "≥ 3", "GFLOP", "≤ 10",
         "XLA&#39;s count of the compiled step", "declared: 24 W x 6 s",
-        "1 of 3 pretrained runs never reached", "cells/0123456789abcdef/result.json", "every 5 steps",
+        "1 of 3 pretrained runs never reach", "cells/0123456789abcdef/result.json", "every 5 steps",
         "by the formula of 2019: 0.1 Wh (0.09 – 0.11), 0.01 g CO2e, 24 W, PUE 1.58",
     ):  # fmt: skip
         assert told in text, told

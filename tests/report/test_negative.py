@@ -84,7 +84,7 @@ def drawn():
 def test_the_answer_comes_first_and_every_gap_is_there(drawn):
     answer, _, rest = drawn.partition('id="gaps"')
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
-    assert "use no source" in answer and "Not all runs are in: 1 failed." in answer
+    assert "use no source" in answer and "Not all runs have finished: 1 failed." in answer
     assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
     assert "up to eps 0.3" in rest and "from 0.7" in rest
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest

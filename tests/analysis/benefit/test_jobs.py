@@ -61,7 +61,7 @@ def test_two_processes_measure_one_card(room, monkeypatch):
     document = json.loads((room / "out" / "benefit.json").read_text())
     [note] = [note for note in document["notes"] if "ran at the same time" in note]
     assert note.startswith(
-        "up to 2 processes ran at the same time on one machine: the energy and CO2e of a run are of all"
+        "up to 2 processes ran at the same time on one machine: the energy and CO2e of a run include the whole"
     )
     assert note in done.output.replace("\n", " ") and document["command"].endswith("--jobs 2")
 

@@ -167,7 +167,7 @@ def test_a_verdict_that_turns_is_told_of_with_the_values_between_which_it_does()
 
 def test_a_study_without_a_finished_run_says_why(written):
     written.cells.append({"fingerprint": "f" * 16, "names": {"arm": "A(S,T)", "source": "s", "labels": 0, "eps": 0.0}})
-    with pytest.raises(ValueError, match=r"no run of A\(S,T\) in .* has finished: none has been run"):
+    with pytest.raises(ValueError, match=r"no run of A\(S,T\) in .* has finished: no error is recorded"):
         card(studies.read(written.write()), CLASSES, "here")
 
 

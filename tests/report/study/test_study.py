@@ -192,7 +192,7 @@ def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
     cell.result["metrics"]["test/accuracy"] += 0.05
     (cell.folder / "result.json").write_text(json.dumps(cell.result))
     html = report.write_study(out).read_text(encoding="utf-8")
-    assert f"Result.json of cell {cell.fingerprint} says" in text(html).replace("result.json", "Result.json")
+    assert f"Result.json of cell {cell.fingerprint} contains" in text(html).replace("result.json", "Result.json")
     assert marked(html, "mean") == pytest.approx(marked(report.write_study(small_study).read_text(), "mean"))
 
 
