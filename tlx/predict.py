@@ -55,7 +55,7 @@ def predict(
             f"{source} was trained for a task that tlx does not know; give the config file of the run: --config FILE"
         )
     if pretrained.task is None:
-        raise ValueError(f"{source} has no head to answer with; fine-tune it first: tlx run CONFIG")
+        raise ValueError(f"{source} has no trained head, so it cannot predict; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)
     reader = processor_of(pretrained, Path(source))
     for note in [*reader.cut_notes(map(reader.read, given)), *reader.notes()]:
@@ -136,14 +136,16 @@ def processor_of(pretrained: Pretrained, source: Path) -> Processor:
     if pretrained.processor is not None:
         return pretrained.processor
     check_class(source)
-    raise ValueError("the model came without a processor; tlx cannot turn raw examples into its inputs")
+    raise ValueError("the model has no processor, so tlx cannot convert raw examples to its inputs")
 
 
 def check_class(source: Path) -> None:
     """Raise ValueError where the processor of a run or of another folder is of a user's class."""
     for folder in (source, source / MODEL_IN_RUN):
         if name := users_class(folder):
-            raise ValueError(f"{folder / FILE} is of the class {name!r} of your own; give its file: --config FILE")
+            raise ValueError(
+                f"{folder / FILE} uses your own class {name!r}; give the file that defines it: --config FILE"
+            )
 
 
 def read_examples(arguments: Sequence[str]) -> list[str]:
@@ -157,7 +159,7 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         path = Path(argument) if len(argument) < 1024 and "\n" not in argument else None
         if path is not None and os.sep in argument and path.is_dir():
-            raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with a text on each line")
+            raise IsADirectoryError(f"{path} is a directory; expected a text, or a file with one text per line")
         if path is None or not path.is_file() or path.suffix.lower() in (*IMAGES, *SOUNDS):
             examples.append(argument)
             continue
@@ -171,6 +173,6 @@ def read_examples(arguments: Sequence[str]) -> list[str]:
             ) from None
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise ValueError(f"{path} is empty; expected a text on each line")
+            raise ValueError(f"{path} is empty; expected one text per line")
         examples += lines
     return examples

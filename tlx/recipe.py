@@ -77,17 +77,20 @@ class Train:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; a run takes one or more")
+            raise ValueError(f"steps is {self.steps}; expected 1 or more")
         if self.epochs <= 0 or self.batch < 1 or self.eval_batch < 1:
             raise ValueError(
                 f"epochs {self.epochs}, batch {self.batch} and eval_batch {self.eval_batch} must be positive"
             )
         if self.eval_every is not None and self.eval_every < 1:
-            raise ValueError(f"eval_every is {self.eval_every}; give a number of steps, or None for once a pass")
+            raise ValueError(f"eval_every is {self.eval_every}; expected a number of steps, or None for once per epoch")
         if self.accumulate < 1 or self.batch % self.accumulate:
-            raise ValueError(f"accumulate is {self.accumulate}; it is 1 or more and divides the batch, {self.batch}")
+            raise ValueError(
+                f"accumulate is {self.accumulate}; expected 1 or more, and a number that divides the batch, "
+                f"{self.batch}"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it keeps a share in (0, 1), None is off")
+            raise ValueError(f"ema is {self.ema}; expected a decay in (0, 1), or None for no average")
         for name, choices in (
             ("select", get_args(Select)),
             ("compile", ("jit", "pmap")),
@@ -96,12 +99,12 @@ class Train:
             ("statistics", ("stream", "joint")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, choices))}")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}")
         for name in self.criteria:
             if name not in CRITERIA:
-                raise ValueError(f"criteria names {name!r}, which is none{near_miss(name, CRITERIA)}")
+                raise ValueError(f"criteria contains {name!r}, which is not a criterion{near_miss(name, CRITERIA)}")
         if len(set(self.criteria)) < len(self.criteria):
-            raise ValueError(f"criteria are {self.criteria}; name each once")
+            raise ValueError(f"criteria is {self.criteria}; name each criterion only once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,23 +133,27 @@ class Recipe:
             raise ValueError("objective is empty; give at least one term, such as Supervised()")
         if self.train.select == "best-validation" and self.data.labels is not None:
             raise ValueError(
-                f"data.labels is {self.data.labels}, and 'best-validation' looks at the target's labels beyond those: "
-                "take train.select 'last' or a rule that looks at none, such as 'snd', or call it 'oracle'"
+                f"data.labels is {self.data.labels}, but train.select 'best-validation' uses target labels beyond "
+                "those: choose 'last' or a rule that uses no target labels, such as 'snd', or declare the use with "
+                "'oracle'"
             )
         if self.train.select == "oracle" and self.data.labels is None:
-            raise ValueError("every label of the target is granted, so train.select 'oracle' is 'best-validation'")
+            raise ValueError(
+                "data.labels is None, which grants every label of the target, so train.select 'oracle' is the "
+                "same as 'best-validation'; write 'best-validation'"
+            )
         for name in self.train.measured:
             setting = f"train.select is {name!r}" if name == self.train.select else f"train.criteria names {name!r}"
             if SOURCE in CRITERIA[name].reads and self.data.source is None:
                 free = ", ".join(repr(key) for key, criterion in CRITERIA.items() if SOURCE not in criterion.reads)
                 raise ValueError(
-                    f"{setting}, which looks at held-out examples of a source, and there is none: give data.source, or "
-                    f"take one that looks at the target alone ({free})"
+                    f"{setting}, which needs held-out examples of a source, but the recipe has no source: add "
+                    f"data.source, or choose a rule that uses the target only ({free})"
                 )
             if not self.task.exclusive:
                 raise ValueError(
-                    f"{setting}, which judges classes, and with {type(self.task).__name__} an example does not have "
-                    "exactly one: leave it out"
+                    f"{setting}, which judges predicted classes, but with {type(self.task).__name__} an example does "
+                    "not have exactly one class: leave it out"
                 )
         # `config.check` reports another type.
         if self.train.ema is None and isinstance(self.data, Data):
@@ -154,7 +161,7 @@ class Recipe:
                 if isinstance(term, Term) and term.needs(self.data.stream_names).average:
                     raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
-            raise ValueError(f"{self.optim.name} has an average of its own; leave train.ema out")
+            raise ValueError(f"{self.optim.name} already averages the parameters; leave train.ema out")
 
     def batch_of(self, stream: str) -> int:
         """Return the number of examples of a stream in a step: that of the further stream, else `train.batch`."""

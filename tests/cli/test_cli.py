@@ -134,14 +134,14 @@ def test_a_change_without_a_sign_is_refused(config):
 
 def test_a_config_that_is_not_there(tmp_path):
     path = str(tmp_path / "none.py")
-    assert told("run", path) == f"no config file {path}; it is a Python file with a function recipe()"
+    assert told("run", path) == f"there is no config file {path}; expected a Python file with a function recipe()"
 
 
 def test_a_config_without_a_recipe(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("x = 1\n")
     assert told("show", str(path)) == (
-        f"{path} has no function recipe(); a config file has one, which takes no arguments"
+        f"{path} has no function recipe(); a config file must define this function, without arguments"
     )
     path.write_text("def recipe():\n    return 3\n")
     assert told("show", str(path)) == f"recipe() in {path} returned int; expected a tlx.Recipe"
@@ -169,11 +169,11 @@ def test_a_parameter_that_no_rule_claims(config):
 
 
 def test_a_folder_in_use(config, finished):
-    assert told("run", config, "--out", finished) == (
-        f"{finished} holds this recipe's run, finished; go on with --resume, or --overwrite it"
-    )
+    message = told("run", config, "--out", finished)
+    for part in (finished, "the run of this recipe, finished", "--resume", "--overwrite"):
+        assert part in message
     assert told("run", config, "--out", finished, "--set", "seed=1").startswith(
-        f"{finished} holds another recipe's run (fingerprint "
+        f"{finished} contains the run of another recipe (fingerprint "
     )
 
 
@@ -195,7 +195,8 @@ def test_text_that_is_not_utf8(finished, tmp_path):
 
 def test_a_run_that_is_none(tmp_path):
     assert (
-        told("report", str(tmp_path)) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
+        told("report", str(tmp_path))
+        == f"{tmp_path} contains neither a run nor a study: no result.json and no study.json"
     )
 
 
@@ -246,7 +247,7 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
     for name, command in {
         "uniform": ("soup", *tuned),
         "greedy": ("soup", *tuned, "--greedy"),
-        "none: share 0.25 was given": ("wise", tuned[0], "--share", "0.25"),
+        "none: the user chose share 0.25": ("wise", tuned[0], "--share", "0.25"),
     }.items():
         out = str(tmp_path / command[0] / name.partition(":")[0])
         done = call(*command, "--out", out)
@@ -255,11 +256,9 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
             assert f"{split} accuracy 0." in done.output
         assert f"(selection: {name}" in done.output
         assert tlx.load_pretrained(out).task.classes == 10
-    assert told("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")) == (
-        "share is 2.0; 0 is what the run was brought, 1 what it found"
-    )
-    assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup wants two runs or more, got 1")
-    assert told("changes", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+    assert told("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")).startswith("share is 2.0; expected")
+    assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup needs two runs or more, got 1")
+    assert told("changes", str(tmp_path)) == f"{tmp_path} contains no run: there is no result.json"
 
 
 def test_report_draws_runs_and_studies(small_study, finished):
@@ -280,4 +279,4 @@ def test_report_says_what_a_study_lacks(small_study, finished, tmp_path):
     assert told("report", str(small_study), "--metric", "test/los").startswith(
         f"no cell of {small_study} has the metric 'test/los'; close: 'test/loss'"
     )
-    assert told("report", finished, "--latex") == f"{finished} holds a run; a table compares the arms of a study"
+    assert told("report", finished, "--latex") == f"{finished} contains a run; a table compares the arms of a study"

@@ -65,7 +65,7 @@ def test_a_config_without_the_usual_ending_is_read(tmp_path):
 
 def test_a_directory_in_the_place_of_a_config_is_one_line(tmp_path):
     assert told("show", tmp_path) == (
-        f"{tmp_path} is a directory; expected a config file, in Python with a function recipe()"
+        f"{tmp_path} is a directory; expected a config file: a Python file with a function recipe()"
     )
 
 

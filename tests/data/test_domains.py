@@ -180,26 +180,23 @@ def refusal(objective, **fields):
 
 
 def test_terms_that_do_not_fit_the_streams_are_refused_before_anything_is_built():
-    there = "which is not there; there are: source, unlabelled"
+    there = "which does not exist; the streams are: source, unlabelled"
     assert refusal((terms.Supervised(),)) == f"Supervised reads the stream 'labelled', {there}"
     for term in (terms.Supervised, terms.LabelSmoothing, terms.RDrop, terms.Mixup):
         told = refusal((terms.Supervised(on="source"), term(on="unlabelled")))
-        assert told == f"{term.__name__} reads labels, and the stream 'unlabelled' has none"
-    assert refusal((terms.Mcc(),)) == (
-        "no term reads the source: give one that does, such as Supervised(on='source'), or leave data.source out"
-    )
+        assert told == f"{term.__name__} reads labels, but the stream 'unlabelled' has no labels"
+    assert refusal((terms.Mcc(),)).startswith("no term reads the source: ")
 
 
 def test_a_choice_by_labels_that_are_not_granted_has_its_name():
     with pytest.raises(ValueError) as error:
         replace(recipe_of(BOTH), train=Train(steps=2, batch=8, select="best-validation"))
-    assert str(error.value) == (
-        "data.labels is 0, and 'best-validation' looks at the target's labels beyond those: take train.select 'last' "
-        "or a rule that looks at none, such as 'snd', or call it 'oracle'"
-    )
+    for part in ("data.labels is 0", "train.select 'best-validation'", "'last'", "'snd'", "'oracle'"):
+        assert part in str(error.value)
     with pytest.raises(ValueError) as error:
         replace(recipe_of(Data(target="digits")), train=Train(steps=2, batch=8, select="oracle"))
-    assert str(error.value) == "every label of the target is granted, so train.select 'oracle' is 'best-validation'"
+    for part in ("data.labels is None", "train.select 'oracle'", "'best-validation'"):
+        assert part in str(error.value)
 
 
 def test_what_no_term_reads_is_not_drawn():

@@ -67,10 +67,8 @@ def test_a_study_by_a_test_metric_is_refused_before_anything_is_trained(untested
     study = Study(base=base, cells=param("seed", range(2)), question="?")
     with pytest.raises(ValueError) as error:
         run_study(study, tmp_path / "study", quiet=True)
-    assert str(error.value) == (
-        "metric is 'test/accuracy', and data set 'elsewhere' has no test split with labels: compare by "
-        "metric='validation/accuracy', or test on its validation split, with data.test_on='validation'"
-    )
+    for part in ("metric is 'test/accuracy'", "'elsewhere'", "'validation/accuracy'", "data.test_on='validation'"):
+        assert part in str(error.value)
     assert not (tmp_path / "study").exists()
 
 
@@ -86,7 +84,7 @@ def test_a_study_by_a_validation_metric_is_none_the_worse(untested, tmp_path, mo
 
 def test_classical_methods_are_refused_too(untested, tmp_path):
     recipe = dataclasses.replace(RECIPE, data=Data(target="elsewhere", source="mnist5k", labels=0))
-    with pytest.raises(ValueError, match="compared on the test split, and 'elsewhere' has none with labels"):
+    with pytest.raises(ValueError, match="compared on the test split, but 'elsewhere' has no test split with labels"):
         classical(recipe, tmp_path / "out")
 
 
@@ -97,9 +95,11 @@ def constant_run(tmp_path, task=RECIPE.task, **changes):
 def test_a_classifier_that_always_answers_one_class_is_told(tmp_path, capsys):
     # A rate that pushes the bias of one class beyond all else.
     found = constant_run(tmp_path, optim=Optim("sgd", lr=1e4, schedule="constant"))
-    notes = [note for note in found.result["notes"] if "to all" in note]
+    notes = [note for note in found.result["notes"] if "the model predicts" in note]
     assert (
-        len(notes) == 2 and notes[1].startswith("the model answers '") and notes[1].endswith("to all 359 test examples")
+        len(notes) == 2
+        and notes[1].startswith("the model predicts '")
+        and notes[1].endswith(" for all 359 test examples")
     )
     said = capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def test_more_classes_than_the_data_have_and_a_batch_beyond_the_data_are_told(tm
         train=dataclasses.replace(RECIPE.train, batch=16),
     )  # fmt: skip
     expected = (
-        "the task has 11 classes and the data 10: no example is of the others",
+        "the task has 11 classes and the data have 10: there are no examples of the other classes",
         "train has 10 examples, fewer than the batch size 16: one step uses some examples more than once",
     )
     said = capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_a_study_says_which_cell_holds_another_recipes_result(runs, tmp_path):
     shutil.copytree(runs / "two-cell", tmp_path / "cells" / prints[0])
     listed = [{"fingerprint": prints[0], "names": {"seed": 0}}]
     (tmp_path / "study.json").write_text(json.dumps({"cells": listed}))
-    with pytest.raises(ValueError, match=f"{prints[0]} holds the result of another recipe .fingerprint {prints[1]}"):
+    with pytest.raises(ValueError, match=f"{prints[0]} contains the result of another recipe .fingerprint {prints[1]}"):
         studies.read(tmp_path)
 
 

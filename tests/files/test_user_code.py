@@ -380,12 +380,12 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     status = call("study", "small.py", "--status").output
     assert "0 done, 0 running, 0 failed, 0 waiting, 1 stale" in status
     assert status.count("stale: scales.py changed since") == 1
-    assert "1 cells of the study as it is now are not in" in status
+    assert "does not contain 1 new cells of the study" in status
     found = studies.read(code / out)
     assert [cell.state for cell in found.cells] == ["stale"]
     assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in found.cells)
     results = call("study", "small.py", "--results").output
-    assert "1 stale cells are left out: scales.py changed since they ran" in results
+    assert "1 stale cells are left out, because scales.py changed since they ran" in results
     assert results.count("\n| ") == 1
     with monkeypatch.context() as patch:
         patch.setattr("tlx.report.available", available)
@@ -414,7 +414,9 @@ def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
     for words in (("--resume",), ()):
         told = call("run", "small.py", "--out", "run", "--quiet", *words)
         assert told.exit_code == 2
-        assert told.output.startswith("tlx: run holds this recipe's run, which is stale: layers.py changed since; ")
+        assert told.output.startswith(
+            "tlx: run contains the run of this recipe, but the run is stale, because layers.py changed"
+        )
     recipe = function_of("small.py", "recipe", "config")()
     with pytest.raises(ValueError, match=r"run is stale: layers.py changed since it ran"):
         reopen("run", recipe)

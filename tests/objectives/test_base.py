@@ -44,17 +44,21 @@ def test_a_stream_that_is_not_there_is_refused():
     check_needs((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
     with pytest.raises(ValueError) as error:
         check_needs((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
-    assert str(error.value) == ("Entropy reads the stream 'unlabelled', which is not there; there are: labelled, rdrop")
+    assert str(error.value) == (
+        "Entropy reads the stream 'unlabelled', which does not exist; the streams are: labelled, rdrop"
+    )
     with pytest.raises(ValueError) as error:
         check_needs((terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.Mixup()), ["labelled"])
-    assert str(error.value) == "Mixup adds the stream 'mixup', which is there already: an objective holds one Mixup"
+    assert str(error.value).startswith("Mixup adds the stream 'mixup', which already exists")
 
 
 @pytest.mark.parametrize("make", [terms.Mixup, terms.CutMix, terms.RDrop, terms.Supervised, terms.Lwf])
 def test_every_term_says_which_stream_it_misses(make):
     with pytest.raises(ValueError) as error:
         check_needs((make(on="labeled"),), ["labelled"])
-    assert str(error.value).startswith(f"{make.__name__} reads the stream 'labeled', which is not there; there are: ")
+    assert str(error.value).startswith(
+        f"{make.__name__} reads the stream 'labeled', which does not exist; the streams are: "
+    )
 
 
 def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(mlp):
@@ -72,8 +76,8 @@ def test_no_weight_is_negative(name):
     for weight in (-1.0, terms.Ramp(0.0, -1.0)):
         with pytest.raises(ValueError) as error:
             EXPORTED[name](weight=weight)
-        assert str(error.value) == f"{name}: weight is {weight}; a weight is 0 or more"
-    with pytest.raises(ValueError, match=r"L2SP: head is -1\.0; a weight is 0 or more"):
+        assert str(error.value).startswith(f"{name}: weight is {weight}; expected ")
+    with pytest.raises(ValueError, match=r"L2SP: head is -1\.0; expected "):
         terms.L2SP(head=-1.0)
 
 
@@ -88,7 +92,7 @@ def test_what_needs_classes_refuses_numbers(name, mlp):
     streams = ("labelled", "source", "unlabelled")
     with pytest.raises(ValueError) as error:
         check_needs((EXPORTED[name](),), streams, tasks.Regression(outputs=3))
-    assert str(error.value) == f"{name} is for tasks.Classification, not tasks.Regression"
+    assert str(error.value) == f"{name} needs the task tasks.Classification, not tasks.Regression"
 
 
 def test_the_weight_of_the_moment_is_logged_where_it_changes(mlp):

@@ -17,9 +17,9 @@ def test_it_is_the_sum_of_the_smallest_squared_singular_values(mlp, k, rows):
 def test_more_than_there_are_is_refused(mlp):
     with pytest.raises(ValueError) as error:
         mlp.preview(terms.Bss(k=5), mlp.model)
-    assert str(error.value) == "Bss: k is 5; 4 features have no more singular values than that, lower k"
+    assert str(error.value).startswith("Bss: k is 5, but 4 features ")
     with pytest.raises(ValueError) as error:
         mlp.look(terms.Bss(k=4), batch=mlp.labelled(rows=3))
     assert str(error.value) == "a matrix of 3x4 does not have 4 singular values"
-    with pytest.raises(ValueError, match="Bss: k is 0; it is 1 or more"):
+    with pytest.raises(ValueError, match="Bss: k is 0; expected "):
         terms.Bss(k=0)

@@ -90,34 +90,30 @@ def test_a_teacher_that_does_not_fit_is_refused(mlp, tmp_path, monkeypatch):
             mlp.look(terms.Distill(teacher=str(tmp_path / name), **settings), config=config)
         return str(error.value).replace(str(tmp_path) + "/", "")
 
-    assert refusal("five") == "Distill: the teacher 'five' has 5 classes, the model 3"
-    assert refusal("bare") == "Distill: 'bare' has no head of its own; give a checkpoint of a classifier"
+    assert refusal("five") == "Distill: the teacher 'five' has 5 classes, but the model has 3"
+    assert refusal("bare").startswith("Distill: 'bare' has no head; ")
     assert refusal("reset") == (
         "Distill: 'reset' has no trained head: 'head/bias' is not in the checkpoint, or does not fit its "
         "config.json; give a checkpoint of a classifier"
     )
-    assert refusal("vit") == "Distill: 'vit' reads 'image', the model reads 'x'"
+    assert refusal("vit") == "Distill: 'vit' reads 'image', but the model reads 'x'"
     assert (
         refusal("five", what="attention") == "Distill(what='attention') requires transformer blocks, but Mlp has none"
     )
-    assert refusal("heads", VIT, what="attention") == (
-        "Distill: the teacher 'heads' has 1 heads, the model 2; attention is compared head by head"
-    )
+    assert "teacher 'heads' has 1 heads, but the model has 2" in refusal("heads", VIT, what="attention")
     for what, stage in (("hidden", "norm"), ("attention", "blocks/01")):
-        assert refusal("small", VIT, what=what) == (
-            f"Distill compares place by place: '{stage}' has (5,) places for the least input, the teacher's '{stage}' "
-            "(17,) (Prompt adds some); take what='logits', or another tuning"
-        )
+        message = refusal("small", VIT, what=what)
+        assert f"'{stage}' has (5,) positions and the teacher's '{stage}' has (17,)" in message
     assert refusal("five", what="hidden", pairs=(("blocks/01", "stem"),)) == (
-        "Distill: no stage 'blocks/01' with hidden; close: 'blocks/00'"
+        "Distill: there is no stage 'blocks/01' with hidden; close: 'blocks/00'"
     )
     for settings, message in (
-        ({"what": "logit"}, "Distill: what is 'logit'; it is one of 'logits', 'hidden', 'attention'"),
-        ({"temperature": 0.0}, "Distill: temperature is 0.0; it is positive"),
-        ({"weight": -1.0}, "Distill: weight is -1.0; a weight is 0 or more"),
-        ({"pairs": (("a", "b"),)}, "Distill: pairs of stages are for what='hidden' or 'attention'; logits have none"),
+        ({"what": "logit"}, "Distill: what is 'logit'; expected one of 'logits', 'hidden', 'attention'"),
+        ({"temperature": 0.0}, "Distill: temperature is 0.0; expected "),
+        ({"weight": -1.0}, "Distill: weight is -1.0; expected "),
+        ({"pairs": (("a", "b"),)}, "Distill: pairs of stages are for what='hidden' or what='attention'"),
     ):
-        assert refusal("five", **settings) == message
+        assert refusal("five", **settings).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +144,8 @@ def test_a_teacher_of_other_classes_is_refused_before_there_are_data(names, same
     with pytest.raises(ValueError) as error:
         prepare(replace(recipe, objective=(by_answers,)))
     monkeypatch.undo()
-    assert str(error.value) == (
-        f"Distill: the teacher's classes are {names}, the task's ('a', 'b', 'c'). Where they mean the same, call the "
-        f"task's as the teacher's: tasks.Classification(names={names})"
-    )
+    for part in (f"the teacher's classes are {names}, ", "('a', 'b', 'c')", f"tasks.Classification(names={names})"):
+        assert part in str(error.value)
     prepare(replace(recipe, objective=(by_answers,), task=replace(named, names=names)))
 
 
@@ -168,7 +162,7 @@ def test_tokens_that_a_tuning_puts_before_a_text_have_no_place_in_the_teacher(wh
     task = tasks.Classification(classes=3)
     for how in (tuning.Prefix(tokens=5), tuning.Lora(rank=2)):
         mlp.preview(term, model, params=how.insert(model, params, key))
-    with pytest.raises(ValueError, match=r"^Distill compares place by place: 'blocks/01' has \(6,\) places for the "):
+    with pytest.raises(ValueError, match=r"'blocks/01' has \(6,\) positions"):
         mlp.preview(term, model, params=tuning.Prompt(tokens=5).insert(model, params, key))
     # A teacher that was itself tuned so has as many.
     prompted = tuning.Prompt(tokens=5).insert(model, params, key)

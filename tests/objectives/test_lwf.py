@@ -42,7 +42,7 @@ def test_the_old_head_may_come_from_its_own_checkpoint(mlp, tmp_path):
 
 
 def test_a_head_that_was_drawn_afresh_has_no_answers_to_keep(mlp):
-    with pytest.raises(ValueError, match=r"^Lwf .* 'head/kernel' is drawn at random: .*Lwf\(source=\.\.\.\)$"):
+    with pytest.raises(ValueError, match=r"^Lwf .* 'head/kernel' .* is drawn at random: .*Lwf\(source=\.\.\.\)$"):
         mlp.look(terms.Lwf(), fresh=frozenset(("head/kernel",)))
-    with pytest.raises(ValueError, match=r"Lwf: temperature is 0\.0; it is positive"):
+    with pytest.raises(ValueError, match=r"Lwf: temperature is 0\.0; expected "):
         terms.Lwf(temperature=0.0)

@@ -59,7 +59,7 @@ def test_the_teacher_has_no_gradient(mlp):
 
 
 def test_without_an_average_it_is_refused(mlp):
-    asked = "MeanTeacher reads the moving average of the parameters; keep one: train.ema=0.99"
+    asked = "MeanTeacher reads the moving average of the parameters, but the run keeps none: set train.ema=0.99"
     with pytest.raises(ValueError) as error:
         mlp.look(terms.MeanTeacher(on="labelled"))
     assert str(error.value) == asked

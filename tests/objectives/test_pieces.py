@@ -243,7 +243,7 @@ class Plain(Term):
         return view.task.loss(view.taps[self.on]["logits"], view.batch[self.on]).mean(), {}
 
 
-NORMED = "batch norm takes its moments of each of 4 pieces of 4 examples"
+NORMED = "batch norm computes its statistics on each of 4 pieces of 4 examples"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_run_on_an_earlier_run_with_many_terms(first, tmp_path, monkeypatch):
 def test_a_stream_that_the_data_do_not_have_is_refused_before_anything_is_built():
     with pytest.raises(ValueError) as error:
         prepare(dataclasses.replace(RECIPE, objective=(terms.Supervised(), terms.Entropy(on="unlabelled"))))
-    assert str(error.value) == "Entropy reads the stream 'unlabelled', which is not there; there are: labelled"
+    assert str(error.value) == "Entropy reads the stream 'unlabelled', which does not exist; the streams are: labelled"
 
 
 def test_from_scratch_everything_is_fresh():

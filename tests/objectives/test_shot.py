@@ -66,13 +66,12 @@ def test_it_is_the_papers_loss(mlp):
 
 def test_the_head_is_brought_and_stays(mlp):
     mlp.preview(terms.Shot(), mlp.model)
-    with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' is drawn at random: .* weights=Weights"):
+    with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' .* is drawn at random: .* weights=Weights"):
         mlp.preview(terms.Shot(), mlp.model, fresh=frozenset({"head/kernel"}))
     objective = (terms.Entropy(on="unlabelled"), terms.Shot())
     check_frozen_head(objective, mlp.model, {"stem/kernel", "blocks/00/bias"})
     check_frozen_head(objective[:1], mlp.model, {"stem/kernel", "head/bias"})
     with pytest.raises(ValueError) as error:
         check_frozen_head(objective, mlp.model, {"stem/kernel", "head/bias", "head/kernel"})
-    assert str(error.value) == (
-        "Shot needs a frozen head, and the tuning trains 'head/bias': take Rules(('head/.*', None), ('.*', Learn()))"
-    )
+    assert str(error.value).startswith("Shot needs a frozen head, but the tuning trains 'head/bias'")
+    assert str(error.value).endswith("Rules(('head/.*', None), ('.*', Learn()))")

@@ -19,4 +19,4 @@ def test_it_is_its_definition(mlp):
 def test_smoothing_is_a_share(smoothing):
     with pytest.raises(ValueError) as error:
         terms.LabelSmoothing(smoothing=smoothing)
-    assert str(error.value) == f"LabelSmoothing: smoothing is {smoothing}; a share in [0, 1)"
+    assert str(error.value) == f"LabelSmoothing: smoothing is {smoothing}; expected a number in [0, 1)"

@@ -63,21 +63,23 @@ def test_a_run_of_schema_1_with_a_users_class_opens_with_its_file(users, tmp_pat
     # Every field of the class counted then, and counts where that run is read.
     assert recipe_of(folder, users) == users
     assert config.fingerprint(users, schema=1) == "f8a1df3e9444d2cd" != config.fingerprint(users)
-    with pytest.raises(FileExistsError, match="fingerprint of schema 1, and this tlx makes those of schema 2"):
+    with pytest.raises(
+        FileExistsError, match="fingerprint of schema 1, but this tlx computes fingerprints of schema 2"
+    ):
         run_directory.finished(folder, users, resume=True, overwrite=False)
     assert not run_directory.finished(folder, users, resume=False, overwrite=True)
 
 
 def test_a_recipe_of_another_fingerprint_than_its_file_says_is_refused(tmp_path):
     folder = copied("several", tmp_path, fingerprint="84f1063aad4dbca8")
-    with pytest.raises(ValueError, match="the fingerprint is 84f1063aad4dbca7, the run's is 84f1063aad4dbca8"):
+    with pytest.raises(ValueError, match="fingerprint 84f1063aad4dbca7, and the run has 84f1063aad4dbca8"):
         recipe_of(folder)
 
 
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (3, r"recipe\.json has schema 3, and this tlx reads schemas 1 to 2: .* install a newer"),
+        (3, r"recipe\.json has schema 3, but this tlx reads schemas 1 to 2: .* install a newer"),
         (0, r"schema is 0; expected a whole number from 1 to 2"),
         (True, "schema is True; expected a whole number"),
         ("2", "schema is '2'; expected a whole number"),

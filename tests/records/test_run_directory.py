@@ -36,20 +36,19 @@ def test_another_recipes_run_is_left_alone(tmp_path):
     path = tmp_path / "run"
     run_directory.claim(path, RECIPE, overwrite=False)
     for resume in (False, True):
-        assert refused(path, OTHER, resume=resume) == (
-            f"{path} holds another recipe's run (fingerprint {config.fingerprint(RECIPE)}, this one's is "
-            f"{config.fingerprint(OTHER)}); choose another folder with --out, or --overwrite it"
-        )
+        message = refused(path, OTHER, resume=resume)
+        for part in (str(path), config.fingerprint(RECIPE), config.fingerprint(OTHER), "--out", "--overwrite"):
+            assert part in message
 
 
 def test_this_recipes_run_needs_a_word_whether_to_go_on(tmp_path):
     path = tmp_path / "run"
     run_directory.claim(path, RECIPE, overwrite=False)
-    told = "; go on with --resume, or --overwrite it"
-    assert refused(path, RECIPE) == f"{path} holds this recipe's run, unfinished{told}"
+    for part in (str(path), "unfinished", "--resume", "--overwrite"):
+        assert part in refused(path, RECIPE)
     assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is False
     (path / run_directory.RESULT).write_text("{}")
-    assert refused(path, RECIPE) == f"{path} holds this recipe's run, finished{told}"
+    assert refused(path, RECIPE).startswith(f"{path} contains the run of this recipe, finished; ")
     assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is True
     assert run_directory.finished(path, OTHER, resume=False, overwrite=True) is False
 
@@ -58,7 +57,7 @@ def test_what_is_no_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("three years")
     for how in ({"overwrite": True}, {"resume": True}, {}):
         assert refused(tmp_path, RECIPE, **how) == (
-            f"{tmp_path} is not empty and holds no run; choose another folder with --out"
+            f"{tmp_path} is not empty and contains no run; choose another folder with --out"
         )
         assert refused(tmp_path / "thesis.tex", RECIPE, **how) == (
             f"{tmp_path / 'thesis.tex'} is a file; choose another folder with --out"
@@ -80,11 +79,11 @@ def test_overwriting_starts_from_nothing_and_resuming_keeps_everything(tmp_path)
 def test_reading_what_is_not_there_says_what_is(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         run_directory.read(tmp_path)
-    assert str(error.value) == f"{tmp_path} holds no run: there is no result.json"
+    assert str(error.value) == f"{tmp_path} contains no run: there is no result.json"
     run_directory.claim(tmp_path / "run", RECIPE, overwrite=False)
     with pytest.raises(FileNotFoundError) as error:
         run_directory.read(tmp_path / "run")
-    assert str(error.value) == f"{tmp_path / 'run'} holds an unfinished run: there is no result.json"
+    assert str(error.value) == f"{tmp_path / 'run'} contains an unfinished run: there is no result.json"
 
 
 def test_the_environment_is_written_in_json():

@@ -36,7 +36,7 @@ DOCUMENT = {
     "recipe": config.dump(RECIPE),
     "changes": [["tuning", "Probe()", "Full()"]],
     "command": "tlx benefit x.py",
-    "question": "What did transfer buy here?",
+    "question": "How much does transfer help here?",
     "metric": "test/accuracy",
     "higher": True,
     "labels": [10, 80],
@@ -65,7 +65,7 @@ DOCUMENT = {
     "counted": "XLA's count of the compiled step x 4 steps, without evaluation",
     "energy": "declared: 24 W x 6 s",
     "strubell": {"kwh": side(1e-4, 9e-5, 1.1e-4), "co2e_kg": side(1e-5), "how": "24 W, PUE 1.58"},
-    "notes": ["1 of 3 pretrained runs never reached what scratch ended with"],
+    "notes": ["1 of 3 pretrained runs never reach the final value of scratch"],
     "environment": {},
 }  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_numbers_stand_with_their_intervals_and_no_review_is_quoted():
         "+3.1", "+1.4 to +4.8", "96.3\xa0%", "91.0\xa0% – 95.0\xa0%", "10 ×", "6.3 – 13.6",
         "≥ 8 ×", "4 – open", "≤ 0.7 ×", "open – 0.9", "≥ 3", "GFLOP", "≤ 10",
         "XLA&#39;s count of the compiled step", "declared: 24 W x 6 s",
-        "1 of 3 pretrained runs never reached", "cells/0123456789abcdef/result.json", "every 5 steps",
+        "1 of 3 pretrained runs never reach", "cells/0123456789abcdef/result.json", "every 5 steps",
         "by the formula of 2019: 0.1 Wh (0.09 – 0.11), 0.01 g CO2e, 24 W, PUE 1.58",
     ):  # fmt: skip
         assert told in text, told

@@ -62,7 +62,7 @@ DOCUMENT = {
         {"source": "mnist5k", "labels": 5, "eps": 0.0, "rule": "snd", "seeds": 2, "value": 0.7, "gap": 0.021,
          "low": 0.01, "high": 0.03}
     ],
-    "notes": ["not all runs are in: 1 failed"],
+    "notes": ["not all runs have finished: 1 failed"],
     "domains": [
         {"source": name, "eps": 0.0, "a": a, "a_low": a, "a_high": a, "mmd": 0.1, "examples": [2000, 1258]}
         for name, a in (("mnist5k", 1.2), ("clothes", 1.9))
@@ -84,7 +84,7 @@ def drawn():
 def test_the_answer_comes_first_and_every_gap_is_there(drawn):
     answer, _, rest = drawn.partition('id="gaps"')
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
-    assert "use no source" in answer and "Not all runs are in: 1 failed." in answer
+    assert "use no source" in answer and "Not all runs have finished: 1 failed." in answer
     assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
     assert "up to eps 0.3" in rest and "from 0.7" in rest
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest

@@ -262,13 +262,13 @@ def test_recipes_are_written_as_python(digits):
 def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         report.write_run(tmp_path / "none")
-    assert str(error.value) == f"{tmp_path / 'none'} holds no run: there is no result.json"
+    assert str(error.value) == f"{tmp_path / 'none'} contains no run: there is no result.json"
     shutil.copy(digits.folder / "recipe.json", tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         report.write_run(tmp_path)
-    assert str(error.value) == f"{tmp_path} holds an unfinished run: there is no result.json"
+    assert str(error.value) == f"{tmp_path} contains an unfinished run: there is no result.json"
     shutil.copy(digits.folder / "result.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds an unfinished run: there is no predictions/validation\.npz"):
+    with pytest.raises(FileNotFoundError, match=r"contains an unfinished run: there is no predictions/validation\.npz"):
         report.write_run(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

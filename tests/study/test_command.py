@@ -47,13 +47,14 @@ def told(*arguments):
 
 def test_a_study_from_its_first_status_to_its_results(file, tmp_path):
     out = str(tmp_path / "out")
-    assert call(file, "--out", out, "--status").output == f"Does it?\n2 cells waiting; {out} is not begun\n"
+    status = call(file, "--out", out, "--status").output
+    assert status == f"Does it?\n2 cells waiting; {out} does not contain a study yet\n"
     done = call(file, "--out", out)
     assert done.exit_code == 1
     last = done.output.splitlines()[-1]
     assert last == (
-        f"tlx: 1 of 2 cells failed, the first method=bad: {ERROR}; tracebacks in {out}/cells/*/failed.json; "
-        f"tried again by: tlx study {file} --out {out}"
+        f"tlx: 1 of 2 cells failed; the first is method=bad: {ERROR}; tracebacks in {out}/cells/*/failed.json; "
+        f"run them again with: tlx study {file} --out {out}"
     )
     written = json.loads((tmp_path / "out" / "study.json").read_text())
     assert (written["name"], written["file"], written["command"]) == (
@@ -77,7 +78,7 @@ def test_set_changes_the_base_of_every_cell(file, tmp_path):
     call(file, "--out", out, "--quiet")
     before = {path.name for path in (tmp_path / "out" / "cells").iterdir()}
     status = call(file, "--out", out, "--set", "train.steps=2", "--status").output
-    assert status.endswith(f"2 cells of the study as it is now are not in {out} yet\n")
+    assert status.endswith(f"{out} does not contain 2 new cells of the study yet\n")
     call(file, "--out", out, "--set", "train.steps=2", "--quiet")
     written = json.loads((tmp_path / "out" / "study.json").read_text())
     assert written["command"] == f"tlx study {file} --set train.steps=2 --out {out}"
@@ -101,16 +102,16 @@ def test_quiet_says_nothing_but_what_failed(file, tmp_path):
 
 def test_the_directory_is_by_default_named_after_the_file(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert call(file, "--status").output.endswith("runs/small is not begun\n")
+    assert call(file, "--status").output.endswith("runs/small does not contain a study yet\n")
 
 
 def test_every_mistake_is_one_line(file, tmp_path):
     path = str(tmp_path / "none.py")
-    assert told(path) == f"no study file {path}; it is a Python file with a function study()"
+    assert told(path) == f"there is no study file {path}; expected a Python file with a function study()"
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert (
         told(str(tmp_path / "empty.py"))
-        == f"{tmp_path / 'empty.py'} has no function study(); a study file has one, which takes no arguments"
+        == f"{tmp_path / 'empty.py'} has no function study(); a study file must define this function, without arguments"
     )
     (tmp_path / "three.py").write_text("def study():\n    return 3\n")
     assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
@@ -118,7 +119,7 @@ def test_every_mistake_is_one_line(file, tmp_path):
         "the recipe has no field 'optim.lrr'; close: 'optim.lr', 'optim.clip', 'optim'"
     )
     assert told(file, "--out", str(tmp_path)) == (
-        f"{tmp_path} is not empty and holds no study; choose another directory with --out"
+        f"{tmp_path} is not empty and contains no study; choose another directory with --out"
     )
-    assert told(file, "--out", str(tmp_path), "--results") == f"{tmp_path} holds no study: there is no study.json"
+    assert told(file, "--out", str(tmp_path), "--results") == f"{tmp_path} contains no study: there is no study.json"
     assert call(file, "--jobs", "0").exit_code == 2

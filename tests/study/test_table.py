@@ -79,7 +79,7 @@ def test_markdown_has_a_line_a_finished_cell(run):
 def test_no_study_and_no_extra_are_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as raised:
         results(tmp_path)
-    assert str(raised.value) == f"{tmp_path} holds no study: there is no study.json"
+    assert str(raised.value) == f"{tmp_path} contains no study: there is no study.json"
     found = table.find_spec
     monkeypatch.setattr(table, "find_spec", lambda name: None if name == "pandas" else found(name))
     with pytest.raises(ImportError) as missing:

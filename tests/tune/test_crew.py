@@ -140,7 +140,7 @@ def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):
     # A study has claims too.
     (tmp_path / "study" / "claims").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="is not empty and holds no search"):
+    with pytest.raises(FileExistsError, match="is not empty and contains no search"):
         search(RECIPE, SPACE, tmp_path / "study", trials=1, quiet=True)
 
 

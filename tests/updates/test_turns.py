@@ -111,48 +111,43 @@ class Other(terms.Term):
     [
         (
             {"update": Sum()},
-            "Mcd takes turns, each a step of its own, and Sum takes one step for all terms: give update=Alternating()",
+            "Sum takes one step for all terms: set update=Alternating()",
         ),
         (
             {"update": Sam()},
-            "Mcd takes turns, each a step of its own, and Sam takes one step for all terms: give update=Alternating()",
+            "Sam takes one step for all terms: set update=Alternating()",
         ),
         (
             {"objective": (SOURCE, terms.Mcc())},
-            "Alternating is for a term that takes turns (one with a hook turns, such as Mcd or Adda), and the "
-            "objective has none: leave it out",
+            "Alternating needs a term with several moves in each step",
         ),
         (
             {"objective": (*RECIPE.objective, Other())},
-            "Alternating is for one term that takes turns, and Mcd and Other both do: keep one",
+            "but the objective has Mcd and Other: keep one of them",
         ),
         (
             {"tuning": tuning.Probe()},
-            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn",
+            "Mcd moves stem/* and blocks/00/* in a turn, but the tuning freezes all these parameters",
         ),
         (
             {"tuning": tuning.Gradual(last=0.5)},
-            "Mcd moves stem/* and blocks/00/* in a turn of its own, of which the tuning lets nothing learn in phase 0",
+            "the tuning freezes all these parameters in phase 0",
         ),
         (
             {"objective": (SOURCE, terms.Adda()), "tuning": tuning.Probe()},
-            "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run "
-            "that trained on the source: weights=Weights(...)",
+            "Adda adapts a model that was trained on the source, but 'blocks/00/bias' is not in the checkpoint",
         ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_compiled(changes, message):
     with pytest.raises(ValueError) as error:
         prepare(dataclasses.replace(RECIPE, **changes))
-    assert str(error.value) == message
+    assert message in str(error.value)
 
 
 def test_adda_from_scratch_is_refused(tmp_path):
     recipe = dataclasses.replace(RECIPE, objective=(terms.Adda(),))
     with pytest.raises(ValueError) as error:
         run(recipe, tmp_path / "run", quiet=True)
-    assert str(error.value) == (
-        "Adda adapts a model that was trained on the source, and 'blocks/00/bias' is drawn at random: name a run that "
-        "trained on the source: weights=Weights(...)"
-    )
+    assert "'blocks/00/bias' is not in the checkpoint" in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -98,9 +98,9 @@ def test_a_gradient_of_zero_stays_zero():
 
 
 def test_what_is_impossible_is_refused():
-    with pytest.raises(ValueError, match=r"^rho is -1.0; the radius of the neighbourhood is not negative$"):
+    with pytest.raises(ValueError, match=r"^rho is -1.0; expected "):
         Sam(rho=-1.0)
-    with pytest.raises(TypeError, match=r"^Update does not say which gradient it takes$"):
+    with pytest.raises(TypeError, match="Update does not define its gradient"):
         Update().gradient(None, {}, None)
 
 

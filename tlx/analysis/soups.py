@@ -38,7 +38,10 @@ def soup(runs: Sequence[str | Path], out: str | Path, *, greedy: bool = False, r
         FileExistsError: `out` is not empty.
     """
     if len(runs) < 2:
-        raise ValueError(f"a soup wants two runs or more, got {len(runs)}; tlx wise blends one with its beginning")
+        raise ValueError(
+            f"a soup needs two runs or more, got {len(runs)}; tlx wise interpolates between the initial and the final "
+            "weights of one run"
+        )
     with empty(out) as target:
         return _soup(target, runs, greedy, recipe)
 
@@ -67,7 +70,7 @@ def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe
             rule += " (oracle: the setting does not grant its labels)"
     else:
         variables, chosen, scores = blend.soup(candidates), tuple(range(len(runs))), tuple(map(score, candidates))
-        rule = "uniform: nothing was chosen"
+        rule = "uniform: all runs, without a choice"
     ingredients = [
         {"run": str(run), "validation": sign * value, "chosen": number in chosen}
         for number, (run, value) in enumerate(zip(runs, scores, strict=True))
@@ -93,7 +96,7 @@ def wise(run: str | Path, share: float, out: str | Path, *, recipe: Recipe | Non
         FileExistsError: `out` is not empty.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}; 0 is what the run was brought, 1 what it found")
+        raise ValueError(f"share is {share}; expected a number from 0 (initial weights) to 1 (fine-tuned weights)")
     with empty(out) as target:
         return _wise(target, run, share, recipe)
 
@@ -102,15 +105,23 @@ def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) ->
     """Run `wise` in a directory that is locked."""
     opened = reopen(run, recipe)
     check_plain(opened)
-    meter, rule = Meter(opened), f"none: share {share:g} was given"
+    meter, rule = Meter(opened), f"none: the user chose share {share:g}"
     ends = {
         name: meter(variables, "validation").metrics(meter.task)[meter.task.primary]
         for name, variables in (("before", opened.before), ("after", opened.after))
     }
     summary = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}
     fresh = [path for path in opened.new if opened.ready.manifest.entries]
-    messages = [f"{len(fresh)} leaves were drawn and not brought ({fresh[0]}, ...)"] if fresh else []
-    messages += [] if opened.ready.manifest.entries else ["nothing was brought: share 0 is the initial draw"]
+    messages = (
+        [f"{len(fresh)} parameters are not in the pretrained weights and were drawn at random ({fresh[0]}, ...)"]
+        if fresh
+        else []
+    )
+    messages += (
+        []
+        if opened.ready.manifest.entries
+        else ["there are no pretrained weights: share 0 means the random initial weights"]
+    )
     return write(
         target, opened, blend.interpolate(opened.before, opened.after, share), meter, summary | {"notes": messages}
     )
@@ -132,8 +143,8 @@ def check_plain(opened: Reopened) -> None:
     declared = flatten(opened.ready.model.params)
     if added := [path for path in flatten(opened.after.params) if path not in declared]:
         raise ValueError(
-            f"{opened.folder} keeps {len(added)} leaves that its tuning added ({added[0]!r}, ...), which cannot be "
-            "merged into plain weights; blend the variables themselves with tlx.weights.blend"
+            f"{opened.folder} has {len(added)} parameters that its tuning added ({added[0]!r}, ...) and that "
+            "cannot be merged into the model's weights; blend the variables with tlx.weights.blend"
         )
 
 
@@ -145,21 +156,21 @@ def check_fit(first: Reopened, other: Reopened) -> None:
     try:
         blend.check_alike([first.after, other.after])
     except ValueError as error:
-        raise ValueError(f"{first.folder} and {other.folder} are of different models: {error}") from None
+        raise ValueError(f"{first.folder} and {other.folder} have different models: {error}") from None
     for what, left, right in (
         ("models", first.ready.model.config, other.ready.model.config),
-        ("answers", first.ready.task.names, other.ready.task.names),
+        ("classes", first.ready.task.names, other.ready.task.names),
     ):
-        if left != right and not (what == "answers" and match(right, left).take):
-            raise ValueError(f"{first.folder} and {other.folder} are of different {what}: {left} and {right}")
+        if left != right and not (what == "classes" and match(right, left).take):
+            raise ValueError(f"{first.folder} and {other.folder} have different {what}: {left} and {right}")
     held_out = (first.splits.validation, first.splits.test)
     for examples, trained in product(held_out, other.splits.streams.values()):
         if (examples.name, examples.split) != (trained.name, trained.split):
             continue
         if shared := len(np.intersect1d(examples.rows, trained.rows)):
             raise ValueError(
-                f"{other.folder} trained on {shared} of the {len(examples)} examples that {first.folder} holds out; "
-                "nothing measured on them would hold"
+                f"{other.folder} trained on {shared} of the {len(examples)} examples that {first.folder} uses for "
+                "validation or test, so measurements on them would be invalid; use runs with the same split"
             )
 
 
@@ -180,8 +191,8 @@ def renamed(opened: Sequence[Reopened]) -> list[str]:
             messages.append(f"the head of {run.folder} was reordered by class name: {shown(others)} to {shown(names)}")
         elif order.by_position:
             messages.append(
-                f"the head of {run.folder} was kept by position: its classes {shown(others)} cannot be compared with "
-                f"{shown(names)}"
+                f"the classes of the head of {run.folder} keep their positions, because tlx cannot match "
+                f"{shown(others)} with {shown(names)} by name"
             )
     return messages
 
@@ -191,11 +202,21 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
     starts = {str(run.ready.recipe.weights) for run in opened}
     seeds = {run.ready.recipe.seed for run in opened}
     if len(starts) > 1:
-        return ["the runs were brought different weights; a soup is of fine-tunings of one model"]
+        return ["the runs started from different weights; a soup averages fine-tuned runs of one pretrained model"]
     if not opened[0].ready.manifest.entries and len(seeds) > 1:
-        return ["the runs began from scratch with different seeds; a soup is of fine-tunings of one model"]
+        return [
+            (
+                "the runs started from scratch with different seeds; a soup averages fine-tuned runs of one pretrained "
+                "model"
+            )
+        ]
     if opened[0].new and len(seeds) > 1:
-        return [f"the runs drew {len(opened[0].new)} leaves afresh, each by its own seed ({opened[0].new[0]}, ...)"]
+        return [
+            (
+                f"{len(opened[0].new)} parameters were drawn at random in each run, with another seed "
+                f"({opened[0].new[0]}, ...)"
+            )
+        ]
     return []
 
 

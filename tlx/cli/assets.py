@@ -1,4 +1,4 @@
-"""Commands about what there is: architectures, named weights, data sets, pinned packages."""
+"""Commands that list architectures, named weights, data sets and pinned packages."""
 
 import sys
 

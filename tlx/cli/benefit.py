@@ -1,4 +1,4 @@
-"""The command that measures what transfer buys."""
+"""The command that measures the benefit of transfer."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from tlx.training.energy import POUNDS_2018, PUE_2018
 
 
 class Counts(click.ParamType):
-    """Whole numbers with commas between."""
+    """Whole numbers, separated by commas."""
 
     name = "N,N,..."
 

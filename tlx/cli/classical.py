@@ -43,7 +43,7 @@ HEADS = (
     "method",
     "test accuracy",
     "difference to source only",
-    "95 % over seeds",
+    "95 % interval over seeds",
     "over seeds and examples",
     "p, Holm",
     "verdict",
@@ -51,7 +51,7 @@ HEADS = (
 
 
 def tell(document: Json) -> None:
-    """The document on a terminal."""
+    """Print the document on the terminal."""
     from tlx.functional.significance import p_text
 
     sizes = ", ".join(f"{count:,} {name}" for name, count in document["examples"].items())

@@ -1,7 +1,7 @@
-"""The group that every command registers on, and what commands share: options, files of the user's that give a value.
+"""The group of all commands, and the functions that commands share: options, and values from a user's files.
 
-A file of commands decorates its functions with `@main.command()` and stands in the list of `tlx/cli/__init__.py`.
-Everything heavy is imported inside the command that needs it.
+A file of commands decorates its functions with `@main.command()`, and `tlx/cli/__init__.py` lists it. Slow imports are
+inside the commands that need them.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ RUN_ERRORS = (ArithmeticError, OSError)
 
 
 class Commands(click.Group):
-    """A group whose commands end a user's mistake in one clear line and exit code 2 (1 where the run itself failed).
+    """A group that prints a user's mistake as one clear line and exits with code 2, or 1 if the run itself failed.
 
-    Whatever nobody foresaw is one line too, which asks for a report, and exit code 1.
+    An unexpected error is also one line, which asks the user to report it; the exit code is 1.
     """
 
     def invoke(self, context: click.Context) -> Any:
@@ -87,10 +87,10 @@ def line_of(error: Exception) -> str:
     if isinstance(error, (*USER_ERRORS, *RUN_ERRORS)) and text:
         return text
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return f"not enough memory{f' ({text})' if text else ''}: take smaller batches, or a smaller model"
+        return f"not enough memory{f' ({text})' if text else ''}: use smaller batches, or a smaller model"
     return (
-        f"internal error, {type(error).__name__}{f': {text}' if text else ''}; please report it with what the same "
-        "command prints with TLX_TRACEBACK=1, which shows where it happened"
+        f"internal error, {type(error).__name__}{f': {text}' if text else ''}; please report it, together with the "
+        "output of the same command with TLX_TRACEBACK=1, which shows the place of the error"
     )
 
 
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 class NoFunction(ValueError):
-    """A user's file has no function of the name that a command needs."""
+    """A user's file lacks the function that a command needs."""
 
 
 def alias(command: click.Command, name: str) -> None:
@@ -116,12 +116,14 @@ def alias(command: click.Command, name: str) -> None:
 
 
 def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
-    """The function `name()` of a Python file of the user's; errors call the file a `what` file."""
+    """Return the function `name()` of a user's Python file; error messages call the file a `what` file."""
     file = Path(path)
     if file.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; expected a {what} file, in Python with a function {name}()")
+        raise IsADirectoryError(
+            f"{path} is a directory; expected a {what} file: a Python file with a function {name}()"
+        )
     if not file.is_file():
-        raise FileNotFoundError(f"no {what} file {path}; it is a Python file with a function {name}()")
+        raise FileNotFoundError(f"there is no {what} file {path}; expected a Python file with a function {name}()")
     loader = importlib.machinery.SourceFileLoader(f"tlx_{what}_{file.stem}", str(file))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
@@ -137,7 +139,9 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
 
         functions = [attribute for attribute, value in vars(module).items() if isinstance(value, FunctionType)]
         near = near_miss(name, functions) if functions else ""
-        raise NoFunction(f"{path} has no function {name}(){near}; a {what} file has one, which takes no arguments")
+        raise NoFunction(
+            f"{path} has no function {name}(){near}; a {what} file must define this function, without arguments"
+        )
 
     def call() -> Any:
         with beside(file), located(file, what):
@@ -148,9 +152,10 @@ def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def beside(file: Path) -> Iterator[None]:
-    """Let a file of the user's import the modules beside it, in the command and in its workers alike.
+    """Let a user's file import the modules of its folder, in the command and in its workers.
 
-    Only while that file runs, and after everything that is installed: a data set that is read later finds nothing.
+    The import works only while that file runs, and installed packages come first: a data set that is read later cannot
+    import from the folder.
     """
     place = str(file.resolve().parent)
     present = place in sys.path
@@ -165,7 +170,7 @@ def beside(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def located(file: Path, what: str) -> Iterator[None]:
-    """Say the line of the user's file at which an error came up."""
+    """Add the line of the user's file to the message of an error."""
     try:
         yield
     except SyntaxError as error:
@@ -175,7 +180,7 @@ def located(file: Path, what: str) -> Iterator[None]:
         ) from error
     except SystemExit as error:
         raise ValueError(
-            f"{file}{line_in(file, error)} exits the program; a {what} file only returns a value"
+            f"{file}{line_in(file, error)} exits the program; a {what} file must only return a value"
         ) from error
     except Exception as error:
         text = " ".join(str(error).split())
@@ -191,7 +196,7 @@ def line_in(file: Path, error: BaseException) -> str:
 
 
 def load_recipe(path: str, changes: Sequence[str]) -> tuple[Recipe, Recipe]:
-    """The recipe of a config file, before and after the overrides `path=value`."""
+    """Return the recipe of a config file, before and after the overrides `path=value`."""
     from tlx.recipe import Recipe
 
     base = function_of(path, "recipe", "config")()
@@ -201,7 +206,7 @@ def load_recipe(path: str, changes: Sequence[str]) -> tuple[Recipe, Recipe]:
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe after the overrides `path=value` of the command line."""
+    """Return the recipe with the overrides `path=value` of the command line."""
     from tlx import config
     from tlx.recipe import classes
 
@@ -227,7 +232,7 @@ def worker_of(name: str, *words: str) -> list[str]:
 
 
 def file_word(path: str) -> str:
-    """Return the path of a file as a word of a command, which no option can be taken for."""
+    """Return the path of a file as a word of a command that cannot be read as an option."""
     return f".{os.sep}{path}" if path.startswith("-") else path
 
 
@@ -249,8 +254,11 @@ def run_and_measure(
     file: str,
     mesh: str | None = None,
 ) -> Any:
-    """What `measure` gives of a study that the command `name` runs, of which `again` are the words; a `worker` that the
-    command has started works, and ends. Ctrl-C says how to go on, and exits with 130."""
+    """Return the result of `measure` for a study that the command `name` runs with the words `again`.
+
+    A `worker` that the command has started runs cells, and exits. Ctrl-C prints the command that continues the study,
+    and exits with 130.
+    """
     again = [*again, *mesh_words(mesh)]
     command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
     shared = mesh_of(mesh)
@@ -260,17 +268,17 @@ def run_and_measure(
 
             work(study, Path(out), worker, share=jobs, employed=True, mesh=shared)
             sys.exit(0)
-        # A worker is told how many there are, lest the first take what the others could do.
+        # A worker knows the number of workers, so that the first one does not claim the cells of the others.
         started = worker_of(name, *again, "--jobs", str(jobs))
         return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started, mesh=shared)
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
+            click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
 
 
 def tell_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
-    """A table on the terminal, and a line a note."""
+    """Print a table on the terminal, and one line for each note."""
     from rich.console import Console
     from rich.table import Table
 
@@ -283,7 +291,7 @@ def tell_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], 
 
 
 def tell_files(folder: Path, *names: str) -> None:
-    """Where what was written lies."""
+    """Print the paths of the files that exist."""
     for name in names:
         if (folder / name).is_file():
             click.echo(folder / name)
@@ -306,7 +314,7 @@ mesh_option = click.option(
 
 
 def mesh_of(text: str | None) -> Mesh:
-    """The mesh of `--mesh data=N`."""
+    """Return the mesh of `--mesh data=N`."""
     from tlx.sharding import Mesh
     from tlx.trees import near_miss
 
@@ -318,12 +326,14 @@ def mesh_of(text: str | None) -> Mesh:
     try:
         return Mesh(data=int(size))
     except ValueError as error:
-        reason = str(error) if "mesh" in str(error) else f"{size!r} is no whole number of devices"
-        raise ValueError(f"--mesh {text!r}: {reason}; give data=4 for four devices, data=-1 for all") from None
+        reason = str(error) if "mesh" in str(error) else f"{size!r} is not a whole number of devices"
+        raise ValueError(
+            f"--mesh {text!r}: {reason}; give data=4 for four devices, or data=-1 for all devices"
+        ) from None
 
 
 def mesh_words(text: str | None) -> list[str]:
-    """The words of a command that repeat `--mesh`."""
+    """Return the words of a command that repeat `--mesh`."""
     return ["--mesh", text] if text is not None else []
 
 

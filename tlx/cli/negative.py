@@ -19,7 +19,7 @@ from tlx.cli.group import (
 
 
 class Listed(click.ParamType):
-    """Values with commas between."""
+    """Values, separated by commas."""
 
     def __init__(self, name: str, convert: type = str):
         self.name, self.of = name, convert

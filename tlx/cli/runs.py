@@ -1,4 +1,4 @@
-"""Commands of one run: train it, look at it before, ask it, look at it after."""
+"""Commands for one run: train, show, find a learning rate, predict, compare the weights."""
 
 import json
 import sys
@@ -68,7 +68,7 @@ def run(
             "--resume",
         ]
         command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
-        click.echo(f"\nstopped; go on with: {command}", err=True)
+        click.echo(f"\nstopped; continue with: {command}", err=True)
         sys.exit(130)
 
 
@@ -136,7 +136,7 @@ def lr_find(
         words = ["--steps", str(steps), "--start", repr(start), "--end", repr(end), "--out", out]
         words += [*(["--per-group"] if per_group else []), *mesh_words(mesh), *(["--quiet"] if quiet else [])]
         command = command_of("lr-find", file_word(config), *set_words(changes), *words)
-        click.echo(f"\nstopped before anything was written; start again with: {command}", err=True)
+        click.echo(f"\nstopped before any file was written; start again with: {command}", err=True)
         sys.exit(130)
     table = Table("group", "recommended", *curves[0].suggestions, "steps")
     for curve in curves:
@@ -175,7 +175,7 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
 
 
 def answer_words(answer: Mapping[str, float] | Sequence[object]) -> str:
-    """An answer of `predict` on one line: the five largest numbers by name, or words."""
+    """Return an answer of `predict` as one line: the five largest numbers by name, or words."""
     if isinstance(answer, Mapping):
         return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
     return " ".join(map(str, answer))
@@ -213,7 +213,7 @@ alias(changes, "moved")
 
 
 def told_part() -> Callable[[str, int, int], None]:
-    """A function that tells the progress of a long work: a line that rewrites itself, off a terminal one a part."""
+    """Return a function that prints progress: on a terminal one rewritten line, otherwise one line for each part."""
     terminal = sys.stderr.isatty()
 
     def say(part: str, done: int, total: int) -> None:

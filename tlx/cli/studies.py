@@ -1,4 +1,4 @@
-"""Commands of studies: many runs with a question."""
+"""Commands for studies: many runs that answer one question."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def load_study(path: str, changes: Sequence[str]) -> Study:
-    """The study of a file, its base changed by the overrides `path=value`."""
+    """Return the study of a file, with the overrides `path=value` of its base recipe."""
     from tlx.study import Study
 
     study = function_of(path, "study", "study")()
@@ -37,7 +37,7 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
         raise TypeError(f"study() in {path} returned {type(study).__name__}; expected a tlx.Study")
     if not changes:
         return study
-    # What the task's kind has chosen is chosen anew.
+    # A metric that follows from the task is derived again, because the override may change the task.
     metric = None if study.metric == f"test/{study.base.task.primary}" else study.metric
     return dataclasses.replace(study, base=changed(study.base, changes), metric=metric)
 
@@ -99,13 +99,13 @@ def study(
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
-            click.echo(f"\nstopped; go on with: {command}{' --quiet' if quiet else ''}", err=True)
+            click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
     tell_end(records, command, quiet)
 
 
 def tell_end(found: Any, command: str, quiet: bool) -> None:
-    """How the study ended; exit code 1 where a cell has failed."""
+    """Print how the study ended; exit with code 1 if a cell has failed."""
     from tlx.study.table import RESULTS, lacking
 
     if not quiet:
@@ -120,16 +120,16 @@ def tell_end(found: Any, command: str, quiet: bool) -> None:
         from tlx.study.sweeps import told
 
         click.echo(
-            f"tlx: {len(failed)} of {len(found.cells)} cells failed, the first {told(failed[0].names)}: "
-            f"{failed[0].failed['error']}; tracebacks in {found.folder}/cells/*/failed.json; "
-            f"tried again by: {command}",
+            f"tlx: {len(failed)} of {len(found.cells)} cells failed; the first is {told(failed[0].names)}: "
+            f"{failed[0].failed['error']}; tracebacks in {found.folder}/cells/*/failed.json; run them again with: "
+            f"{command}",
             err=True,
         )
         sys.exit(1)
 
 
 def tell_status(given: Study, out: str) -> None:
-    """Counts by state, and a line a cell."""
+    """Print the number of cells in each state, and one line for each cell."""
     from rich.console import Console
     from rich.table import Table
 
@@ -137,7 +137,7 @@ def tell_status(given: Study, out: str) -> None:
     from tlx.study.table import spent
 
     if not studies.is_study(out):
-        click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} is not begun")
+        click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} does not contain a study yet")
         return
     records = studies.read(out)
     click.echo(f"{records.name}: {records.question}")
@@ -154,4 +154,4 @@ def tell_status(given: Study, out: str) -> None:
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
     listed = {cell.fingerprint for cell in records.cells}
     if new := given.by_fingerprint.keys() - listed:
-        click.echo(f"{len(new)} cells of the study as it is now are not in {out} yet")
+        click.echo(f"{out} does not contain {len(new)} new cells of the study yet")

@@ -1,4 +1,4 @@
-"""The command that searches."""
+"""The command that searches for hyperparameters."""
 
 import shlex
 import sys
@@ -30,13 +30,14 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @set_option
 @click.option(
     "--space", "file", required=True,
-    help="Python file with space(), which returns {path: uniform(...), log_uniform, integer or one_of of tlx.tune}.",
+    help="Python file with a function space() that returns {path: range}, with the ranges of tlx.tune: uniform, "
+    "log_uniform, integer, one_of.",
 )  # fmt: skip
 @click.option("--trials", required=True, type=int, help="Total number of trials.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="Search method.")
 @click.option(
     "--pruner", type=click.Choice(PRUNERS), default="none", show_default=True,
-    help="hyperband stops trials that are worse on validation; every trial then trains alone, in no group.",
+    help="hyperband stops trials with worse validation metrics; every trial then trains alone, in no group.",
 )  # fmt: skip
 @click.option("--metric", help="Metric of the validation split [default: the task's primary metric].")
 @click.option(
@@ -84,10 +85,10 @@ def tune(
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:
-            click.echo(f"\nstopped; go on with: {command_of('tune', *again, *ending)}", err=True)
+            click.echo(f"\nstopped; continue with: {command_of('tune', *again, *ending)}", err=True)
         sys.exit(130)
     if results.best is None:
-        reason = next((trial.error for trial in results.trials if trial.error), "none has finished")
+        reason = next((trial.error for trial in results.trials if trial.error), "no trial has run to its end")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")
     summary = (
         f"{results.asked.document['metric']} {results.best.value:.4f} (selection: best of {len(results.trials)} trials)"

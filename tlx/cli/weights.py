@@ -1,4 +1,4 @@
-"""Commands on the weights that runs found: take them elsewhere, blend them."""
+"""Commands for the weights of runs: export, rebuild, average, interpolate."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def export(source: str, directory: str, config: str | None) -> None:
     lines = [note(pretrained), *notes(pretrained.processor)]
     if unused := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused"):
         names = ", ".join(unused[:4]) + (f", ... and {len(unused) - 4} more" if len(unused) > 4 else "")
-        lines.append(f"{len(unused)} tensors of {source} belong to no part of the model: {names}")
+        lines.append(f"the model does not use {len(unused)} tensors of {source}: {names}")
     for line in filter(None, lines):
         click.echo(f"note: {line}", err=True)
     click.echo(written)
@@ -93,7 +93,7 @@ def wise(source: str, share: float, out: str, config: str | None) -> None:
 
 
 def blended(found: Json, out: str) -> None:
-    """What a blend scores, by which rule it was chosen, what stands against it, where it is."""
+    """Print the scores of a blend, its selection rule, its notes and its directory."""
     for note in found["notes"]:
         click.echo(f"note: {note}", err=True)
     for split in ("validation", "test"):

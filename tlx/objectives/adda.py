@@ -47,8 +47,8 @@ class Adda(Between):
         stages = below(stage_names(preview.model))
         if paths := sorted(path for path in preview.fresh if path.startswith(stages)):
             raise ValueError(
-                f"Adda adapts a model that was trained on the source, and {paths[0]!r} is drawn at random: name a run "
-                "that trained on the source: weights=Weights(...)"
+                f"Adda adapts a model that was trained on the source, but {paths[0]!r} is not in the checkpoint "
+                "and is drawn at random: start from a run that trained on the source: weights=Weights(...)"
             )
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:

@@ -138,7 +138,7 @@ class Term:
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:
         """Return the loss, a scalar, and the numbers to log, by name."""
-        raise TypeError(f"{type(self).__name__} has no loss")
+        raise TypeError(f"{type(self).__name__} does not define loss; give the class a method loss(view)")
 
 
 def check_weight(term: Any, *names: str) -> None:
@@ -147,7 +147,7 @@ def check_weight(term: Any, *names: str) -> None:
         weight = getattr(term, name, 0.0)
         ends = (weight.start, weight.end) if isinstance(weight, Ramp) else (weight,)
         if any(isinstance(end, int | float) and end < 0 for end in ends):
-            raise ValueError(f"{type(term).__name__}: {name} is {weight}; a weight is 0 or more")
+            raise ValueError(f"{type(term).__name__}: {name} is {weight}; expected a weight of 0 or more")
 
 
 def weighed(weight: Weight, value: Array, view: View, **metrics: Array) -> tuple[Array, dict[str, Array]]:

@@ -23,7 +23,10 @@ class Between(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight", "reversal")
         if self.source == self.target:
-            raise ValueError(f"{type(self).__name__}: source and target are both the stream {self.source!r}")
+            raise ValueError(
+                f"{type(self).__name__}: source and target are both the stream {self.source!r}; they must be two "
+                "different streams"
+            )
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(forward=(self.source, self.target), features=False, taps=("features",))
@@ -32,14 +35,14 @@ class Between(Term):
 def check_scales(scales: Sequence[float], name: str) -> None:
     """Raise ValueError, for the term `name`, where `scales` is empty or has a width that is not above 0."""
     if not scales or min(scales) <= 0:
-        raise ValueError(f"{name}: scales are {scales}; give one or more, each above 0")
+        raise ValueError(f"{name}: scales are {scales}; expected one scale or more, each above 0")
 
 
 def check_singular(model: Model, k: int, name: str) -> None:
     """Raise ValueError, for the term `name`, for a model with fewer than `k` features."""
     width = read_features(model, name)
     if k > width:
-        raise ValueError(f"{name}: k is {k}; {width} features have no more singular values than that, lower k")
+        raise ValueError(f"{name}: k is {k}, but {width} features have only {width} singular values; lower k")
 
 
 def rows(view: View, stream: str) -> Array:
@@ -55,7 +58,9 @@ def over_devices(view: View, value: Array) -> Array:
 def check_sources(sources: Collection[str], target: str, name: str) -> None:
     """Raise ValueError, for the term `name`, where the sources are not all different or include the target."""
     if len({*sources, target}) <= len(sources):
-        raise ValueError(f"{name}: sources are {sources} and the target is {target!r}; each is a stream of its own")
+        raise ValueError(
+            f"{name}: sources are {sources} and the target is {target!r}; all of them must be different streams"
+        )
 
 
 def gathered(view: View, values: Array) -> Array:

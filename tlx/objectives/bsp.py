@@ -24,7 +24,7 @@ class Bsp(Between):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k < 1:
-            raise ValueError(f"Bsp: k is {self.k}; it is 1 or more")
+            raise ValueError(f"Bsp: k is {self.k}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(features=True)

@@ -25,7 +25,7 @@ class Bss(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.k < 1:
-            raise ValueError(f"Bss: k is {self.k}; it is 1 or more")
+            raise ValueError(f"Bss: k is {self.k}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(forward=(self.on,), features=True, taps=("features",))

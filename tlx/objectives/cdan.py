@@ -40,7 +40,7 @@ class Cdan(Between):
         super().__post_init__()
         check_width(self.width, "Cdan")
         if self.projection is not None and self.projection < 1:
-            raise ValueError(f"Cdan: projection is {self.projection}; it is 1 or more, or None")
+            raise ValueError(f"Cdan: projection is {self.projection}; expected 1 or more, or None")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(exclusive=True, features=True)

@@ -44,7 +44,8 @@ def check_needs(terms: Sequence[Term], streams: Sequence[str], task: Any = None)
     if unread := [source for source in sources if source in streams and source not in read]:
         which = "the source" if sources == [SOURCE] else repr(unread[0])
         raise ValueError(
-            f"no term reads {which}: give one that does, such as Supervised(on='source'), or leave data.source out"
+            f"no term reads {which}: add a term that reads it, such as Supervised(on='source'), or leave "
+            "data.source out"
         )
 
 
@@ -82,16 +83,16 @@ def check_streams(term: Term, needs: Needs, streams: Sequence[str], have: Sequen
     if missing := missing + [stream for stream in needs.once if stream not in streams]:
         raise ValueError(missing_stream(term, missing[0], have))
     if UNLABELLED in needs.labels:
-        raise ValueError(f"{type(term).__name__} reads labels, and the stream {UNLABELLED!r} has none")
+        raise ValueError(f"{type(term).__name__} reads labels, but the stream {UNLABELLED!r} has no labels")
 
 
 def check_task(term: Term, needs: Needs, task: Task) -> None:
     """Raise ValueError for a task that a term does not support."""
     if needs.exclusive and not task.exclusive:
-        raise ValueError(f"{type(term).__name__} is for tasks.Classification, not tasks.{type(task).__name__}")
+        raise ValueError(f"{type(term).__name__} needs the task tasks.Classification, not tasks.{type(task).__name__}")
     if needs.task is not None and not isinstance(task, needs.task):
         raise ValueError(
-            f"{type(term).__name__} is for tasks.{needs.task.__name__}, not tasks.{type(task).__name__}"
+            f"{type(term).__name__} needs the task tasks.{needs.task.__name__}, not tasks.{type(task).__name__}"
         )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def check_model(term: Term, needs: Needs, model: Model) -> None:
     name, inputs = type(term).__name__, example_inputs(model.config) if needs.inputs else {}
     if needs.inputs and not inputs.keys() & set(needs.inputs):
         raise ValueError(
-            f"{name} needs a model that reads {' or '.join(map(repr, needs.inputs))}; this one reads "
+            f"{name} needs a model that reads {' or '.join(map(repr, needs.inputs))}; this model reads "
             f"{', '.join(map(repr, inputs))}"
         )
     for tap in needs.taps:
@@ -129,7 +130,7 @@ def check_frozen_head(
     trained = sorted(path for path in trainable if path.startswith(f"{head}/"))
     if trained and (names := [type(term).__name__ for term in terms if term.needs(streams).frozen_head]):
         raise ValueError(
-            f"{names[0]} needs a frozen head, and the tuning trains {trained[0]!r}: take "
+            f"{names[0]} needs a frozen head, but the tuning trains {trained[0]!r}: use the tuning "
             f"Rules(({head + '/.*'!r}, None), ('.*', Learn()))"
         )
 
@@ -143,7 +144,7 @@ def read_features(model: Model, name: str) -> int:
     try:
         return features(tap_shapes(model)).shape[-1]
     except ValueError as error:
-        raise ValueError(f"{name} reads the input of the head, and {error}") from None
+        raise ValueError(f"{name} reads the input of the head, but {error}") from None
 
 
 def head_of(model: Model, name: str) -> Stage:

@@ -24,7 +24,7 @@ class Cmd(Between):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.moments < 1:
-            raise ValueError(f"Cmd: moments is {self.moments}; it is 1 or more")
+            raise ValueError(f"Cmd: moments is {self.moments}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(features=True)

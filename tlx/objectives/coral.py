@@ -26,7 +26,7 @@ class Coral(Between):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in FORMS:
-            raise ValueError(f"Coral: form is {self.form!r}; it is 'paper' or 'mean'")
+            raise ValueError(f"Coral: form is {self.form!r}; expected 'paper' or 'mean'")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(features=True)

@@ -42,7 +42,7 @@ class Delta(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.batches < 1:
-            raise ValueError(f"Delta: batches is {self.batches}; it is 1 or more")
+            raise ValueError(f"Delta: batches is {self.batches}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         if not self.attention:
@@ -55,7 +55,7 @@ class Delta(Term):
         names = hidden_stages(model, "Delta")
         for stage in self.stages:
             if stage not in names:
-                raise ValueError(f"Delta: no stage {stage!r} with a hidden state{near_miss(stage, names)}")
+                raise ValueError(f"Delta: there is no stage {stage!r} with a hidden state{near_miss(stage, names)}")
         return list(self.stages) or names
 
     def check(self, preview: Preview) -> None:

@@ -82,4 +82,4 @@ def relative_to_mean(weights: Array, every: Array) -> Array:
 def check_width(width: int, who: str) -> None:
     """Raise ValueError for a width below 1."""
     if width < 1:
-        raise ValueError(f"{who}: width is {width}; it is 1 or more")
+        raise ValueError(f"{who}: width is {width}; expected 1 or more")

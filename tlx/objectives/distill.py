@@ -46,11 +46,13 @@ class Distill(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.what not in WHAT:
-            raise ValueError(f"Distill: what is {self.what!r}; it is one of {', '.join(map(repr, WHAT))}")
+            raise ValueError(f"Distill: what is {self.what!r}; expected one of {', '.join(map(repr, WHAT))}")
         if self.temperature <= 0:
-            raise ValueError(f"Distill: temperature is {self.temperature}; it is positive")
+            raise ValueError(f"Distill: temperature is {self.temperature}; expected a number above 0")
         if self.pairs and self.what == "logits":
-            raise ValueError("Distill: pairs of stages are for what='hidden' or 'attention'; logits have none")
+            raise ValueError(
+                "Distill: pairs of stages are for what='hidden' or what='attention'; what='logits' does not use them"
+            )
 
     def needs(self, streams: Collection[str]) -> Needs:
         task = Classification if self.what == "logits" else None
@@ -70,14 +72,15 @@ class Distill(Term):
             with_head(pretrained, self.teacher, "Distill")
             if teacher.outputs != model.outputs:
                 raise ValueError(
-                    f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, the model {model.outputs}"
+                    f"Distill: the teacher {self.teacher!r} has {teacher.outputs} classes, but the model has "
+                    f"{model.outputs}"
                 )
             in_order_of(pretrained, preview.task.names, "Distill")
             return
         self.paired(model, teacher)
         if self.what == "attention" and teacher.config.heads != model.config.heads:
             raise ValueError(
-                f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, the model "
+                f"Distill: the teacher {self.teacher!r} has {teacher.config.heads} heads, but the model has "
                 f"{model.config.heads}; attention is compared head by head"
             )
         for shape, teacher_shape, stage, teacher_stage in self.shapes(model, preview.params, pretrained):
@@ -134,7 +137,7 @@ class Distill(Term):
         for pair in self.pairs:
             for stage, names in zip(pair, candidates, strict=True):
                 if stage not in names:
-                    raise ValueError(f"Distill: no stage {stage!r} with {self.what}{near_miss(stage, names)}")
+                    raise ValueError(f"Distill: there is no stage {stage!r} with {self.what}{near_miss(stage, names)}")
         return self.pairs or ((candidates[0][-1], candidates[1][-1]),)
 
     def memory(self, setting: Setting) -> Tree:
@@ -180,6 +183,7 @@ def check_places(ours: Shape, theirs: Shape, stage: str, other: str) -> None:
     """Raise ValueError for feature maps with different places (tokens, pixels)."""
     if ours[1:-1] != theirs[1:-1]:
         raise ValueError(
-            f"Distill compares place by place: {stage!r} has {ours[1:-1]} places for the least input, the teacher's "
-            f"{other!r} {theirs[1:-1]} (Prompt adds some); take what='logits', or another tuning"
+            f"Distill compares position by position: for the smallest input, {stage!r} has {ours[1:-1]} positions "
+            f"and the teacher's {other!r} has {theirs[1:-1]} (Prompt adds some); use what='logits', or another "
+            "tuning"
         )

@@ -52,7 +52,9 @@ class FixMatch(PseudoLabel):
         elif "input_ids" in stream:
             strong = {"attention_mask": strong_text(stream, keys, self.masked)}
         else:
-            raise ValueError(f"FixMatch finds neither images nor text in {self.on!r}: {', '.join(sorted(stream))}")
+            raise ValueError(
+                f"FixMatch needs images or text, but the stream {self.on!r} contains only {', '.join(sorted(stream))}"
+            )
         return {**batch, STREAM: {**stream, **strong}}
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

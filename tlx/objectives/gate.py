@@ -53,9 +53,9 @@ class Gate(Between):
         super().__post_init__()
         check_width(self.width, "Gate")
         if self.most is not None and self.most <= 0:
-            raise ValueError(f"Gate: most is {self.most}; it is above 0, or None")
+            raise ValueError(f"Gate: most is {self.most}; expected a number above 0, or None")
         if self.share < 0:
-            raise ValueError(f"Gate: share is {self.share}; it is 0 or more")
+            raise ValueError(f"Gate: share is {self.share}; expected 0 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         labelled = (self.labelled,) if self.knows(streams) else ()

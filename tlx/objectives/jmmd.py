@@ -28,7 +28,7 @@ class Jmmd(Between):
         super().__post_init__()
         check_scales(self.scales, "Jmmd")
         if self.sigma <= 0:
-            raise ValueError(f"Jmmd: sigma is {self.sigma}; it is above 0")
+            raise ValueError(f"Jmmd: sigma is {self.sigma}; expected a number above 0")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(exclusive=True, features=True)

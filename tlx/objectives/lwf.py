@@ -34,7 +34,7 @@ class Lwf(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.temperature <= 0:
-            raise ValueError(f"Lwf: temperature is {self.temperature}; it is positive")
+            raise ValueError(f"Lwf: temperature is {self.temperature}; expected a number above 0")
 
     def needs(self, streams: Collection[str]) -> Needs:
         models = () if self.source is None else (self.source,)
@@ -51,8 +51,8 @@ class Lwf(Term):
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
         elif paths := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Lwf keeps the answers of the pretrained head, and {paths[0]!r} is drawn at random: name the "
-                "checkpoint of the old head: Lwf(source=...)"
+                f"Lwf keeps the predictions of the pretrained head, but {paths[0]!r} is not in the checkpoint and "
+                "is drawn at random: name the checkpoint of the old head: Lwf(source=...)"
             )
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:

@@ -30,7 +30,7 @@ class M3sda(Term):
         super().__post_init__()
         check_sources(self.sources, self.target, "M3sda")
         if self.moments < 1:
-            raise ValueError(f"M3sda: moments is {self.moments}; it is 1 or more")
+            raise ValueError(f"M3sda: moments is {self.moments}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(forward=self.compared(streams), features=True, taps=("features",))

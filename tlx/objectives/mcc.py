@@ -25,7 +25,7 @@ class Mcc(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.temperature <= 0:
-            raise ValueError(f"Mcc: temperature is {self.temperature}; it is above 0")
+            raise ValueError(f"Mcc: temperature is {self.temperature}; expected a number above 0")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(forward=(self.on,), exclusive=True, features=True)

@@ -36,7 +36,7 @@ class Mcd(Between):
         super().__post_init__()
         check_weight(self, "trade_off")
         if self.repeats < 1:
-            raise ValueError(f"Mcd: repeats is {self.repeats}; it is 1 or more")
+            raise ValueError(f"Mcd: repeats is {self.repeats}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         needs = super().needs(streams)

@@ -45,9 +45,12 @@ class Mdan(Term):
         check_width(self.width, "Mdan")
         check_sources(self.sources, self.target, "Mdan")
         if not self.sources:
-            raise ValueError("Mdan: sources is (); name the streams of the sources, each of which has a discriminator")
+            raise ValueError(
+                "Mdan: sources is (); name the streams of the sources, because Mdan trains a discriminator for each "
+                "of them"
+            )
         if self.gamma <= 0:
-            raise ValueError(f"Mdan: gamma is {self.gamma}; it is above 0")
+            raise ValueError(f"Mdan: gamma is {self.gamma}; expected a number above 0")
 
     def needs(self, streams: Collection[str]) -> Needs:
         forward = (*self.sources, self.target)

@@ -39,7 +39,7 @@ class Mdd(Between):
         super().__post_init__()
         check_width(self.width, "Mdd")
         if self.margin <= 0:
-            raise ValueError(f"Mdd: margin is {self.margin}; it is above 0")
+            raise ValueError(f"Mdd: margin is {self.margin}; expected a number above 0")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(exclusive=True)

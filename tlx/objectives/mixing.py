@@ -56,7 +56,9 @@ class Mixing(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if self.alpha <= 0:
-            raise ValueError(f"{type(self).__name__}: alpha is {self.alpha}; the Beta distribution's is positive")
+            raise ValueError(
+                f"{type(self).__name__}: alpha is {self.alpha}; the Beta distribution needs a number above 0"
+            )
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(
@@ -80,16 +82,21 @@ class Mixing(Term):
         Returns:
             The mixed images [B, I, J, C], and the share [] of each mixed image that comes from the image itself.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it mixes")
+        raise TypeError(f"{type(self).__name__} does not define mix; give the class a method mix(image, partner, key)")
 
     def streams(self, batch: Streams, tick: Tick) -> Streams:
         """Return the batch with the mixed stream; raise ValueError without images or for an odd number of examples."""
         name, stream = type(self).__name__, batch[self.on]
         if "image" not in stream:
-            raise ValueError(f"{name} mixes images, and the stream {self.on!r} holds {', '.join(sorted(stream))}")
+            raise ValueError(
+                f"{name} mixes images, but the stream {self.on!r} contains only {', '.join(sorted(stream))}"
+            )
         image, label = jnp.asarray(stream["image"]), jnp.asarray(stream["label"])
         if len(image) % 2:
-            raise ValueError(f"{name} mixes neighbours: an even number of examples on each device, not {len(image)}")
+            raise ValueError(
+                f"{name} mixes neighbouring examples, so it needs an even number of examples on each device, not "
+                f"{len(image)}"
+            )
         mixed, share = self.mix(image, neighbours(image), jax.random.fold_in(tick.key, 1))
         mixed_arrays = {"image": mixed, "partner": neighbours(label), "share": jnp.broadcast_to(share, len(image))}
         return {**batch, self.adds[0]: {**stream, **mixed_arrays}}

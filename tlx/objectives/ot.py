@@ -36,11 +36,11 @@ class Ot(Between):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_cost is not None and self.label_cost < 0:
-            raise ValueError(f"Ot: label_cost is {self.label_cost}; it is 0 or more, or None")
+            raise ValueError(f"Ot: label_cost is {self.label_cost}; expected 0 or more, or None")
         if self.epsilon <= 0:
-            raise ValueError(f"Ot: epsilon is {self.epsilon}; it is above 0")
+            raise ValueError(f"Ot: epsilon is {self.epsilon}; expected a number above 0")
         if self.iterations < 1:
-            raise ValueError(f"Ot: iterations is {self.iterations}; it is 1 or more")
+            raise ValueError(f"Ot: iterations is {self.iterations}; expected 1 or more")
 
     def needs(self, streams: Collection[str]) -> Needs:
         labels = () if self.label_cost is None else (self.source,)

@@ -58,4 +58,4 @@ def check_share(term: Term, *names: str) -> None:
     """Raise ValueError for a field outside [0, 1]."""
     for name in names:
         if not 0.0 <= (value := getattr(term, name)) <= 1.0:
-            raise ValueError(f"{type(term).__name__}: {name} is {value}; it lies in [0, 1]")
+            raise ValueError(f"{type(term).__name__}: {name} is {value}; expected a number in [0, 1]")

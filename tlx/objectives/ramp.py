@@ -29,11 +29,11 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise ValueError(f"no shape {self.shape!r}{near_miss(str(self.shape), SHAPES)}")
+            raise ValueError(f"there is no shape {self.shape!r}{near_miss(str(self.shape), SHAPES)}")
         if not 0.0 <= self.over[0] < self.over[1] <= 1.0:
-            raise ValueError(f"over is {self.over}; it is two rising shares of the run, such as (0.0, 0.5)")
+            raise ValueError(f"over is {self.over}; expected two rising shares of the run, such as (0.0, 0.5)")
         if self.steepness <= 0.0:
-            raise ValueError(f"steepness is {self.steepness}; it is positive")
+            raise ValueError(f"steepness is {self.steepness}; expected a number above 0")
 
 
 Weight = float | Ramp

@@ -39,8 +39,8 @@ def in_order_of(teacher: Pretrained, names: Sequence[str], who: str) -> Pretrain
         return teacher
     if match(labels, names).take is None:
         raise ValueError(
-            f"{who}: the teacher's classes are {labels}, the task's {tuple(names)}. Where they mean the same, call the "
-            f"task's as the teacher's: tasks.Classification(names={labels})"
+            f"{who}: the teacher's classes are {labels}, but the task's classes are {tuple(names)}. If they mean "
+            f"the same, give the task the names of the teacher: tasks.Classification(names={labels})"
         )
     return reorder(teacher, names)
 
@@ -52,10 +52,13 @@ def order_notes(source: str, teacher: Pretrained, names: Sequence[str]) -> list[
         return []
     order = match(labels, names)
     if order.moves:
-        return [f"the teacher's classes were reordered by name: {shown(labels)} in {source}, {shown(names)} here"]
+        return [
+            f"the teacher's classes were reordered by name: {shown(labels)} in {source}, {shown(names)} in the task"
+        ]
     if order.by_position:
         return [
-            f"the teacher's classes {shown(labels)} cannot be compared with {shown(names)}: they keep their position"
+            f"tlx cannot match the teacher's classes {shown(labels)} with the task's classes {shown(names)} by "
+            "name, so they keep their positions"
         ]
     return []
 
@@ -63,7 +66,7 @@ def order_notes(source: str, teacher: Pretrained, names: Sequence[str]) -> list[
 def with_head(pretrained: Pretrained, source: str, who: str) -> Model:
     """Return the model of `source`; raise ValueError where it has no head, or an untrained head or pooler."""
     if pretrained.model.outputs is None:
-        raise ValueError(f"{who}: {source!r} has no head of its own; give a checkpoint of a classifier")
+        raise ValueError(f"{who}: {source!r} has no head; give a checkpoint of a classifier")
     if paths := untrained(pretrained):
         raise ValueError(
             f"{who}: {source!r} has no trained head: {paths[0]!r} is not in the checkpoint, or does not fit its "
@@ -79,14 +82,18 @@ def check_inputs(model: Model, other: Model, source: str, who: str) -> None:
         model_input = model_inputs.get(name)
         vocabularies = [getattr(side.config, "vocabulary", None) for side in (model, other)]
         if model_input is None:
-            raise ValueError(f"{who}: {source!r} reads {name!r}, the model reads {', '.join(map(repr, model_inputs))}")
+            raise ValueError(
+                f"{who}: {source!r} reads {name!r}, but the model reads {', '.join(map(repr, model_inputs))}"
+            )
         if vocabularies[0] != vocabularies[1]:
             raise ValueError(
-                f"{who}: {source!r} has a vocabulary of {vocabularies[1]}, the model one of {vocabularies[0]}"
+                f"{who}: {source!r} has a vocabulary of {vocabularies[1]}, but the model has a vocabulary of "
+                f"{vocabularies[0]}"
             )
         if vocabularies[0] is None and model_input.shape[1:] != shape.shape[1:]:
             raise ValueError(
-                f"{who}: {source!r} reads {name!r} of {shape.shape[1:]}, the model of {model_input.shape[1:]}"
+                f"{who}: {source!r} reads {name!r} of shape {shape.shape[1:]}, but the model reads the shape "
+                f"{model_input.shape[1:]}"
             )
 
 
@@ -117,8 +124,8 @@ def check_head(model: Model, source: Model, name: str, who: str) -> None:
         jax.eval_shape(lambda p, c: apply_head(head, p, c), subtree(params, head.name), tap_shapes(model)["carry"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"{who}: the head of {name!r}, {head_shapes(source)}, does not read the features of the model, "
-            f"whose own head is {head_shapes(model)}"
+            f"{who}: the head of {name!r}, {head_shapes(source)}, cannot read the features of the model; the head "
+            f"of the model is {head_shapes(model)}"
         ) from None
 
 

@@ -34,7 +34,10 @@ class Reweighted(Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.on == self.target:
-            raise ValueError(f"{type(self).__name__}: on and target are both the stream {self.on!r}")
+            raise ValueError(
+                f"{type(self).__name__}: on and target are both the stream {self.on!r}; they must be two different "
+                "streams"
+            )
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(

@@ -49,8 +49,8 @@ class Shot(Term):
         """Raise ValueError for a head that is in no checkpoint."""
         if paths := drawn_head(preview.model, preview.fresh):
             raise ValueError(
-                f"Shot adapts features to the pretrained head, and {paths[0]!r} is drawn at random: start from a "
-                "classifier of the same classes: weights=Weights(...)"
+                f"Shot adapts features to the pretrained head, but {paths[0]!r} is not in the checkpoint and is "
+                "drawn at random: start from a classifier of the same classes: weights=Weights(...)"
             )
 
     def loss(self, view: View) -> tuple[Array, dict[str, Array]]:

@@ -24,7 +24,7 @@ class LabelSmoothing(Term):
     def __post_init__(self) -> None:
         check_weight(self, "weight")
         if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"LabelSmoothing: smoothing is {self.smoothing}; a share in [0, 1)")
+            raise ValueError(f"LabelSmoothing: smoothing is {self.smoothing}; expected a number in [0, 1)")
 
     def needs(self, streams: Collection[str]) -> Needs:
         return Needs(forward=(self.on,), labels=(self.on,), exclusive=True, features=False)

@@ -96,11 +96,14 @@ def with_created(terms: Sequence[Term], batch: Streams, tick: Tick) -> Streams:
         batch = term.streams(previous, tick)
         for stream in creates:
             if stream not in batch:
-                raise ValueError(f"{type(term).__name__}.streams does not create {stream!r}, which its needs declare")
+                raise ValueError(
+                    f"{type(term).__name__}.streams does not create {stream!r}, although {type(term).__name__}.needs "
+                    "declares it in creates"
+                )
         for stream in batch:
             if stream not in previous and stream not in creates:
                 raise ValueError(
-                    f"{type(term).__name__}.streams creates {stream!r}, which its needs do not declare: add "
+                    f"{type(term).__name__}.streams creates {stream!r}, but its needs do not declare it: add "
                     f"creates=({stream!r},)"
                 )
     return batch
@@ -110,7 +113,9 @@ def check_new(stream: str, have: Collection[str], term: Term) -> None:
     """Raise ValueError where a stream that `term` creates exists already."""
     if stream in have:
         name = type(term).__name__
-        raise ValueError(f"{name} adds the stream {stream!r}, which is there already: an objective holds one {name}")
+        raise ValueError(
+            f"{name} adds the stream {stream!r}, which already exists: an objective contains at most one {name}"
+        )
 
 
 def loss_of(term: Term, view: View) -> tuple[Array, dict[str, Array]]:
@@ -156,16 +161,21 @@ def checked_loss(term: Term, needs: Needs, view: View) -> tuple[Array, dict[str,
         if not with_labels(view.task, view.batch[stream]):
             names = ", ".join(name for name, arrays in view.batch.items() if with_labels(view.task, arrays))
             raise ValueError(
-                f"{type(term).__name__} reads labels, and the stream {stream!r} has none; those with labels: {names}"
+                f"{type(term).__name__} reads labels, but the stream {stream!r} has no labels; these streams have "
+                f"labels: {names}"
             )
     return term.loss(view)
 
 
 def missing_stream(term: Term, stream: str, have: Collection[str]) -> str:
     """Return the message that a term reads a stream that does not exist."""
-    return f"{type(term).__name__} reads the stream {stream!r}, which is not there; there are: {', '.join(have)}"
+    return (
+        f"{type(term).__name__} reads the stream {stream!r}, which does not exist; the streams are: {', '.join(have)}"
+    )
 
 
 def missing_average(term: Term) -> str:
     """Return the message that a term reads the moving average and the run keeps none."""
-    return f"{type(term).__name__} reads the moving average of the parameters; keep one: train.ema=0.99"
+    return (
+        f"{type(term).__name__} reads the moving average of the parameters, but the run keeps none: set train.ema=0.99"
+    )

@@ -56,35 +56,49 @@ class Optim:
 
     def __post_init__(self) -> None:
         if type(self).optimiser is Optim.optimiser and self.name not in OPTIMISERS:
-            raise ValueError(f"no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}{elsewhere(self.name)}")
+            raise ValueError(
+                f"there is no optimiser {self.name!r}{near_miss(str(self.name), OPTIMISERS)}{elsewhere(self.name)}"
+            )
         check_schedule(self.schedule)
         if self.lr < 0 or self.weight_decay < 0:
-            raise ValueError(f"lr {self.lr} and weight_decay {self.weight_decay} must not be negative")
+            raise ValueError(f"lr is {self.lr} and weight_decay is {self.weight_decay}; both must be 0 or more")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it is a share of the run in [0, 1)")
+            raise ValueError(f"warmup is {self.warmup}; expected a share of the run in [0, 1)")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; a bound of the norm is positive, None is off")
+            raise ValueError(
+                f"clip is {self.clip}; expected a bound above 0 for the gradient norm, or None for no clipping"
+            )
         for name in ("beta1", "beta2", "momentum"):
             if (share := getattr(self, name)) is not None and not 0 <= share < 1:
-                raise ValueError(f"{name} is {share}; it keeps a share in [0, 1) of what was")
+                raise ValueError(f"{name} is {share}; expected a decay in [0, 1)")
         if self.epsilon < 0:
-            raise ValueError(f"epsilon is {self.epsilon}; it is added to a root and not negative")
+            raise ValueError(f"epsilon is {self.epsilon}; expected 0 or more")
         for name in ("cycle_peak", "slant_peak"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the schedule in (0, 1)")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share of the schedule in (0, 1)")
         for name in ("cycle_start", "cycle_end", "slant_ratio"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it divides the peak rate and is 1 or more")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected 1 or more, because it divides the peak learning rate"
+                )
         if not all(0 <= number < 1 for number in self.cycle_momentum):
-            raise ValueError(f"cycle_momentum is {self.cycle_momentum}; two shares in [0, 1): at the ends, at the peak")
+            raise ValueError(
+                f"cycle_momentum is {self.cycle_momentum}; expected two numbers in [0, 1): the momentum at the ends "
+                "and at the peak"
+            )
         if self.optimiser().needs_momentum and self.momentum is None:
-            raise ValueError(f"{self.name} needs a momentum: it makes the momentum orthogonal, not the gradient")
+            raise ValueError(
+                f"{self.name} needs a momentum, because it makes the momentum orthogonal and not the gradient; set "
+                "momentum=0.9, for example"
+            )
         if self.averages and not 0 < self.beta1 < 1:
-            raise ValueError(f"beta1 is {self.beta1}; {self.name} mixes by it and needs it in (0, 1)")
+            raise ValueError(
+                f"beta1 is {self.beta1}; {self.name} needs beta1 in (0, 1), because it interpolates with it"
+            )
         if self.averages and self.schedule != "constant":
             raise ValueError(
-                f"{self.name} averages instead of letting the rate fall; give schedule='constant', not "
-                f"{self.schedule!r} (on the command line the schedule before the name)"
+                f"{self.name} averages the parameters and needs schedule='constant', not {self.schedule!r} (on the "
+                "command line, set the schedule before the name)"
             )
 
     def optimiser(self) -> Optimiser:
@@ -104,10 +118,14 @@ class Optim:
 
 def elsewhere(name: object) -> str:
     """Return a hint for a name that belongs to another part of a recipe; empty for other names."""
-    return "; SAM is a way of taking steps with any of them: Recipe(update=Sam())" if str(name).lower() == "sam" else ""
+    return (
+        "; SAM is an update, which works with each optimiser: Recipe(update=Sam())"
+        if str(name).lower() == "sam"
+        else ""
+    )
 
 
 def check_schedule(name: object) -> None:
     """Raise ValueError for a schedule that does not exist."""
     if name not in SCHEDULES:
-        raise ValueError(f"no schedule {name!r}{near_miss(str(name), SCHEDULES)}")
+        raise ValueError(f"there is no schedule {name!r}{near_miss(str(name), SCHEDULES)}")

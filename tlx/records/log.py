@@ -30,7 +30,7 @@ def plain(value: object) -> Any:
     """Return an array or a number of numpy as JSON knows it; TypeError for anything else."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON has no form for")
+    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON cannot represent")
 
 
 def write_json(path: Path, document: object, *, sync: bool = False) -> None:

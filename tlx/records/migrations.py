@@ -41,8 +41,8 @@ def schema_of(document: Json, path: Path) -> int:
         )
     if schema > SCHEMA:
         raise ValueError(
-            f"{path} has schema {schema}, and this tlx reads schemas {OLDEST} to {SCHEMA}: open the run with the tlx "
-            "that wrote it, or install a newer tlx"
+            f"{path} has schema {schema}, but this tlx reads schemas {OLDEST} to {SCHEMA}: open the run with the "
+            "tlx that wrote it, or install a newer tlx"
         )
     return schema
 

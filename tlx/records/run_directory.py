@@ -74,30 +74,39 @@ def finished(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> 
             run_files.check_same_run(folder)
         if not overwrite and not resume:
             state = "finished" if (folder / RESULT).is_file() else "unfinished"
-            raise FileExistsError(f"{folder} holds this recipe's run, {state}; go on with --resume, or --overwrite it")
+            raise FileExistsError(
+                f"{folder} contains the run of this recipe, {state}; pass --resume to continue it, or --overwrite to "
+                "start again"
+            )
         return not overwrite and (folder / RESULT).is_file()
     if not vacant(folder):
-        raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder with --out")
+        raise FileExistsError(f"{folder} is not empty and contains no run; choose another folder with --out")
     return False
 
 
 def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> str:
     """Return why the run of `recipe.json` is not the recipe's run: another recipe, or the same recipe with other
     code."""
-    recorded, end = document["fingerprint"], "choose another folder with --out, or --overwrite it"
+    recorded, end = document["fingerprint"], "choose another folder with --out, or pass --overwrite"
     schema = migrations.rule_of(document)
     bare = config.fingerprint(recipe, with_sources=False, schema=schema)
     if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == recorded:
         return (
-            f"holds this recipe's run with a fingerprint of schema {schema}, and this tlx makes those of schema "
-            f"{config.SCHEMA}; {end}"
+            f"contains the run of this recipe with a fingerprint of schema {schema}, but this tlx computes "
+            f"fingerprints of schema {config.SCHEMA}; {end}"
         )
     if config.sources(recipe) and bare in (recorded, document.get("without_sources")):
         if "sources" not in document:
-            return f"holds this recipe's run by an earlier version of tlx, which did not record its source code; {end}"
+            return (
+                "contains the run of this recipe by an earlier version of tlx, which did not record its source code; "
+                f"{end}"
+            )
         changed = stale(folder) or sorted(Path(path.partition(code.MARK)[0]).name for path in config.sources(recipe))
-        return f"holds this recipe's run, which is stale: {', '.join(dict.fromkeys(changed))} changed since; {end}"
-    return f"holds another recipe's run (fingerprint {recorded}, this one's is {fingerprint}); {end}"
+        return (
+            f"contains the run of this recipe, but the run is stale, because {', '.join(dict.fromkeys(changed))} "
+            f"changed since; {end}"
+        )
+    return f"contains the run of another recipe (fingerprint {recorded}; this recipe has {fingerprint}); {end}"
 
 
 def stale(folder: Path) -> list[str]:
@@ -155,7 +164,7 @@ def read(folder: Path, name: str = RESULT) -> Any:
     path = Path(folder) / name
     if not path.is_file():
         contents = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
-        raise FileNotFoundError(f"{folder} holds {contents}: there is no {name}")
+        raise FileNotFoundError(f"{folder} contains {contents}: there is no {name}")
     run_files.check_file(Path(folder), name)
     document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
     if name == RECIPE:
@@ -184,8 +193,9 @@ class Predictions(NamedTuple):
         metrics = task.summarise(self.scores)
         if metrics.keys() != task.metrics.keys():
             raise ValueError(
-                f"{type(task).__name__}.summarise returns {', '.join(metrics) or 'nothing'}, and its metrics are "
-                f"{', '.join(task.metrics)}; declare each one, and return each one"
+                f"{type(task).__name__}.summarise returns {', '.join(metrics) or 'nothing'}, but its metrics are "
+                f"{', '.join(task.metrics)}; declare each metric that it returns, and return each metric that it "
+                "declares"
             )
         return {name: float(value) for name, value in metrics.items()}
 

@@ -29,7 +29,9 @@ def write(folder: str | Path, metric: str | None = None) -> Path:
     if holds_study(path):
         return write_study(path, metric)
     if metric:
-        raise ValueError(f"{path} holds a run, whose page has every metric; --metric is of a study's comparison")
+        raise ValueError(
+            f"{path} contains a run, and its page shows every metric; --metric is for the comparison in a study"
+        )
     return write_run(path)
 
 
@@ -45,7 +47,7 @@ def holds_study(path: Path) -> bool:
     if studies.is_study(path):
         return True
     if not any((path / name).is_file() for name in (runs.RECIPE, runs.RESULT)):
-        raise FileNotFoundError(f"{path} holds neither a run nor a study: no {runs.RESULT} and no {studies.STUDY}")
+        raise FileNotFoundError(f"{path} contains neither a run nor a study: no {runs.RESULT} and no {studies.STUDY}")
     return False
 
 
@@ -91,7 +93,7 @@ def table(folder: str | Path, form: str, metric: str | None = None) -> str:
     """Return the comparison of a study's arms as "latex" or "markdown". Raises the errors of `write_study`."""
     needs()
     if not holds_study(Path(folder)):
-        raise ValueError(f"{folder} holds a run; a table compares the arms of a study")
+        raise ValueError(f"{folder} contains a run; a table compares the arms of a study")
     from tlx.records import studies
     from tlx.report.study import tables
 

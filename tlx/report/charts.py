@@ -170,7 +170,7 @@ def reliability(name: str, title: str, caption: str, rows: Rows, *, height: int 
     x = alt.X("confidence:Q", title="confidence of the prediction", scale=unit, axis=axis)
     tooltip = [alt.Tooltip(f"{field}:Q", format=".1%") for field in ("confidence", "accuracy", "low", "high")]
     base = alt.Chart(data()).encode(x=x, tooltip=[*tooltip, alt.Tooltip("count:Q", format=",")])
-    y = alt.Y("accuracy:Q", title="share that is right", scale=unit, axis=axis)
+    y = alt.Y("accuracy:Q", title="share of correct predictions", scale=unit, axis=axis)
     points = base.mark_circle(opacity=0.9).encode(
         y=y, size=alt.Size("count:Q", scale=alt.Scale(range=[25, 320]), legend=None)
     )

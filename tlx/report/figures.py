@@ -23,7 +23,11 @@ def training(records: Records) -> list[Figure]:
     there are several."""
     captions = {
         "train/loss": ("Training loss", "loss", "Loss of each batch, before the update."),
-        "train/rate": ("Learning rate", "rate", "Rate of the schedule. Each parameter multiplies it by its factor."),
+        "train/rate": (
+            "Learning rate",
+            "rate",
+            "Learning rate of the schedule. Each parameter multiplies it by its factor.",
+        ),
         "train/gradient_norm": ("Gradient norm", "norm", "Norm over all trainable parameters, before clipping."),
     }
     marks, figures = phases(records), []
@@ -37,7 +41,10 @@ def training(records: Records) -> list[Figure]:
             if measured:
                 both = [{"split": "training", **row} for row in rows]
                 both += [{"split": "validation", "step": step, "value": finite(value)} for step, value in measured]
-                caption = f"{caption} The training loss includes every term of the objective; validation is the task's."
+                caption = (
+                    f"{caption} The training loss includes every term of the objective; the validation loss is the "
+                    "loss of the task."
+                )
                 figures.append(
                     charts.losses(
                         slug(name), "Training and validation loss", f"{caption} {note}".strip(), both, axis=axis,
@@ -219,7 +226,7 @@ def thinned(steps: Sequence[int], values: Sequence[float], smoothed: bool) -> tu
     """Return the rows of a curve, at most `LIMIT`, and a note for its caption."""
     positions = thin(values, LIMIT)
     notes = (
-        [f"Drawn at {len(positions):,} of {len(values):,} steps, extremes kept."]
+        [f"The figure shows {len(positions):,} of {len(values):,} steps, including the extremes."]
         if len(positions) < len(values)
         else []
     )

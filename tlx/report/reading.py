@@ -67,7 +67,7 @@ def read(path: Path, task: Task | None = None) -> Records:
     """
     result, document = run_directory.read(path), read_recipe(path)
     if changed := run_directory.stale(path):
-        note = f"stale: {', '.join(changed)} changed since this run, so its numbers are of other code"
+        note = f"stale: {', '.join(changed)} changed since this run, so its numbers belong to other code"
         result = result | {"notes": [note, *(result.get("notes") or ())]}
     predictions = {}
     # A data set without a test split has only the validation split.
@@ -75,7 +75,7 @@ def read(path: Path, task: Task | None = None) -> Records:
     for split in ("validation", *tested, *result.get("tests", ())):
         split_predictions = run_directory.read_predictions(path, split)
         if split_predictions is None:
-            raise FileNotFoundError(f"{path} holds an unfinished run: there is no predictions/{split}.npz")
+            raise FileNotFoundError(f"{path} contains an unfinished run: there is no predictions/{split}.npz")
         predictions[split] = split_predictions
     task = read_task(document["recipe"]["task"], result) if task is None else task
     metrics, mistakes = read_metrics(path), run_directory.read(path, "mistakes.json")
@@ -117,7 +117,7 @@ def read_recipe(path: Path) -> Json:
         raise ValueError(f"{path / run_directory.RECIPE}: {error}; {RERUN}") from None
     if fingerprint != document["fingerprint"]:
         raise ValueError(
-            f"{path / run_directory.RECIPE}: its recipe has the fingerprint {fingerprint}, and the file says "
+            f"{path / run_directory.RECIPE}: its recipe has the fingerprint {fingerprint}, but the file records "
             f"{document['fingerprint']}; {RERUN}"
         )
     return document

@@ -87,7 +87,7 @@ def history(document: Json) -> Figure:
     dots = base.mark_circle(size=52, opacity=0.9).encode(y=alt.Y("value:Q", **y), color=colour, tooltip=tooltip)
     chart = alt.layer(line.encode(y=alt.Y("best:Q", **y)), dots)
     return charts.figure(
-        "history", "Trial by trial", "A dot a trial; the line is the best of those done so far.", chart, rows
+        "history", "Trial by trial", "Each dot is a trial. The line is the best value so far.", chart, rows
     )
 
 
@@ -103,8 +103,13 @@ def importances(shares: Mapping[str, float]) -> Figure:
             tooltip=["path:N", alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    caption = "Of what sets the best trials apart, how much each field accounts for (PED-ANOVA); of few trials, a hint."
-    return charts.figure("importances", "What mattered", caption, chart, rows, height=max(110, 50 + 34 * len(shares)))
+    caption = (
+        "Importance of each field for the difference between the best trials and the others (PED-ANOVA). With few "
+        "trials it is only a hint."
+    )
+    return charts.figure(
+        "importances", "Importance of the fields", caption, chart, rows, height=max(110, 50 + 34 * len(shares))
+    )
 
 
 def field_axis() -> alt.Axis:
@@ -147,7 +152,10 @@ def parallel(document: Json) -> Figure:
             tooltip=tooltip,
         )
     )
-    caption = "A line a trial, each axis from the least to the most that was tried (logarithmic where the search was)."
+    caption = (
+        "Each line is a trial. Each axis goes from the lowest to the highest tried value (logarithmic if the search "
+        "was)."
+    )
     return charts.figure("parallel", "All fields at once", caption, chart, rows, height=300)
 
 
@@ -187,4 +195,4 @@ def slice_of(document: Json, path: str, name: str) -> Figure:
     y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False), axis=numbers(tickCount=4))
     tooltip = ["trial:Q", "state:N", "at:N" if kind == "choice" else "at:Q", alt.Tooltip("value:Q", format=".4~g")]
     chart = alt.Chart(charts.data()).mark_circle(size=52, opacity=0.8).encode(x=x, y=y, tooltip=tooltip)
-    return charts.figure(name, path, "The other fields move too.", chart, rows, height=190)
+    return charts.figure(name, path, "The other fields vary too.", chart, rows, height=190)

@@ -52,23 +52,24 @@ class Study:
         cells = tuple(sweep(self.base, self.cells))
         columns = dict.fromkeys(cells[0].names)
         if reserved := [column for column in columns if column in OWN]:
-            raise ValueError(f"{reserved[0]!r} is a column of the table's own; give that label another name")
+            raise ValueError(f"{reserved[0]!r} is a column that tlx adds to the table; give that label another name")
         baseline = {column: shown(value) for column, value in self.baseline.items()}
         for column, value in baseline.items():
             if column not in columns:
                 raise ValueError(
-                    f"the baseline names a column {column!r}, which no cell has{near_miss(column, columns)}"
+                    f"the baseline names the column {column!r}, which no cell has{near_miss(column, columns)}"
                 )
             values = list(dict.fromkeys(cell.names[column] for cell in cells))
             if value not in values:
                 raise ValueError(
-                    f"no cell has the baseline's {column}={value}{near_miss(str(value), map(str, values))}"
+                    f"the baseline is {column}={value}, but no cell has this "
+                    f"value{near_miss(str(value), map(str, values))}"
                 )
         metric = self.metric or f"test/{self.base.task.primary}"
         if metric.partition("/")[0] not in ("test", "validation"):
-            raise ValueError(f"metric is {metric!r}; it begins with 'test/' or 'validation/'")
+            raise ValueError(f"metric is {metric!r}; expected a name that begins with 'test/' or 'validation/'")
         if self.smallest < 0:
-            raise ValueError(f"smallest is {self.smallest:g}; it is a difference, 0 or more")
+            raise ValueError(f"smallest is {self.smallest:g}; expected a difference of 0 or more")
         for name, value in {"cells": cells, "baseline": baseline, "metric": metric}.items():
             object.__setattr__(self, name, value)
 
@@ -93,8 +94,8 @@ def check_tested(study: Study) -> None:
             continue
         if not tested:
             raise ValueError(
-                f"metric is {study.metric!r}, and data set {target!r} has no test split with labels: compare by "
-                f"metric='validation/{study.base.task.primary}', or test on its validation split, with "
+                f"metric is {study.metric!r}, but data set {target!r} has no test split with labels: compare by "
+                f"metric='validation/{study.base.task.primary}', or test on its validation split with "
                 "data.test_on='validation'"
             )
 
@@ -145,7 +146,7 @@ def settle(directory: Path, written: Json) -> None:
     # The groups of another directory may have been copied, to repeat its study.
     others = directory.is_dir() and any(path.name != GROUPS for path in directory.iterdir())
     if others and not (is_study(directory) or (directory / CLAIMS).is_dir()):
-        raise FileExistsError(f"{directory} is not empty and holds no study; choose another directory with --out")
+        raise FileExistsError(f"{directory} is not empty and contains no study; choose another directory with --out")
     for name in (CLAIMS, CELLS):
         (directory / name).mkdir(parents=True, exist_ok=True)
     with alone(directory):

@@ -31,7 +31,7 @@ class Board(Bar):
         """Print the question and the number of cells in each state."""
         study = studies.read(self.directory)
         counts = ", ".join(f"{study.counts[state]} {state}" for state in STATES if study.counts[state])
-        again = "; those that failed are tried again" if study.counts["failed"] else ""
+        again = "; failed cells run again" if study.counts["failed"] else ""
         self.say(f"{study.name}: {study.question}\n{self.total} cells in {self.directory}: {counts}{again}")
 
     def look(self) -> None:
@@ -55,7 +55,7 @@ class Board(Bar):
         """Return the result of a cell in a few words."""
         path = self.directory / CELLS / fingerprint
         if not (path / RESULT).is_file():
-            return f"failed, {(failure(path) or {'error': 'and tried again'})['error']}"
+            return f"failed, {(failure(path) or {'error': 'and runs again'})['error']}"
         result = run_directory.read(path)
         seconds = said(spent(result))
         value = result["metrics"].get(self.study.metric)
@@ -65,7 +65,9 @@ class Board(Bar):
         """Print once that other processes run all remaining cells."""
         if not self.waits:
             self.waits = True
-            self.say(f"waiting for {len(self.left)} {'cell' if len(self.left) == 1 else 'cells'} that others run")
+            self.say(
+                f"waiting for {len(self.left)} {'cell' if len(self.left) == 1 else 'cells'} that other processes run"
+            )
 
 
 def said(seconds: float) -> str:

@@ -37,7 +37,7 @@ def settled(folder: Path, since: float) -> bool:
 def failure(folder: Path) -> Json | None:
     """Return the `failed.json` of a cell; None if there is none, because another process may be removing it."""
     try:
-        return read_json(folder / FAILED, records.FAILED, remedy=f"delete {folder / FAILED}: the cell is tried again")
+        return read_json(folder / FAILED, records.FAILED, remedy=f"delete {folder / FAILED} to run the cell again")
     except FileNotFoundError:
         return None
 
@@ -65,7 +65,10 @@ def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
     if isinstance(lock, SoftFileLock):
         # Without flock, filelock creates a plain file instead, which outlives its process.
         lock.release()
-        raise OSError(f"the file system of {directory} has no locks (flock), so no claim there ends with its process")
+        raise OSError(
+            f"the file system of {directory} does not support file locks (flock), so tlx cannot release the cells of a "
+            "process that has died"
+        )
     folder = directory / CELLS / fingerprint
     return Claim(fingerprint, cell, folder, lock, (folder / RESULT).is_file())
 

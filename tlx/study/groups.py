@@ -53,8 +53,8 @@ def read(directory: Path) -> Recorded | None:
         return Recorded(int(document["most"]), groups)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} does not hold the groups of a study ({type(error).__name__}: {error}); it says which cells train "
-            "together, so restore it, or delete the directory and run the study again"
+            f"{path} does not contain the groups of a study ({type(error).__name__}: {error}); this file records "
+            "which cells train together, so restore it, or delete the directory and run the study again"
         ) from error
 
 
@@ -93,19 +93,21 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
                     kept_groups.append(Together(finished, True, f"trained in a group of {len(group.cells)} cells"))
                 if group.decided and len(group.cells) > 1:
                     notes.append(
-                        f"{len(left)} cells trained in a group with {len(lost)} that the study no longer has: they get "
-                        "a new group and start again"
+                        f"{len(left)} cells trained in a group with {len(lost)} cells that the study no longer "
+                        "has: they get a new group and start again"
                     )
                 continue
             kept_groups.append(group)
         grouped_cells = {name for group in kept_groups for name in group.cells}
         new = [name for name in cells if name not in grouped_cells and name not in done]
         if kept_groups and new and recorded.most != most:
-            notes.append(f"--most {most} is for the {len(new)} new cells; {GROUPS} keeps the groups of the others")
+            notes.append(
+                f"--most {most} applies to the {len(new)} new cells only; {GROUPS} keeps the groups of the other cells"
+            )
         elif kept_groups and recorded.most != most and cells.keys() - done:
             notes.append(
-                f"--most {most} is not used: the groups of this study were recorded with --most {recorded.most}, and "
-                "the numbers depend on them; choose another --out for other groups"
+                f"--most {most} is not used, because the groups of this study were recorded with --most "
+                f"{recorded.most}, and the results depend on the groups; choose another --out for other groups"
             )
         parts = grouping.chunks([cells[name].recipe for name in new], most)
         kept_groups += [Together(tuple(new[n] for n in part)) for part in parts]
@@ -123,7 +125,9 @@ def decide(directory: Path, group: Together, parts: Sequence[Together]) -> None:
     with alone(directory):
         recorded = read(directory)
         if recorded is None:
-            raise FileNotFoundError(f"{directory / GROUPS} is gone while the study runs; start the study again")
+            raise FileNotFoundError(
+                f"{directory / GROUPS} was removed while the study was running; start the study again"
+            )
         groups: list[Together] = []
         for recorded_group in recorded.groups:
             groups += parts if recorded_group == group else [recorded_group]

@@ -61,8 +61,8 @@ def choice(column: str, bundles: Mapping[Any, Mapping[str, Any]]) -> list[Overri
     for label, changes in bundles.items():
         if not isinstance(label, str | int | float) or not isinstance(changes, Mapping):
             raise TypeError(
-                f"choice({column!r}) wants {{label: {{path: value, ...}}, ...}} with a string or a number as label, "
-                f"got {label!r}: {changes!r}"
+                f"choice({column!r}) wants {{label: {{path: value, ...}}, ...}} with a string or a number as "
+                f"label, got {label!r}: {changes!r}"
             )
     return [Override({column: label}, _plain(changes)) for label, changes in bundles.items()]
 
@@ -93,7 +93,7 @@ def zip_(*parts: Iterable[Given]) -> list[Override]:
     """
     lists = [listed(part) for part in parts]
     if len({len(part) for part in lists}) > 1:
-        raise ValueError(f"zip_ wants parts of one length, got {', '.join(str(len(part)) for part in lists)}")
+        raise ValueError(f"zip_ wants parts of equal length, got {', '.join(str(len(part)) for part in lists)}")
     overrides = []
     for row in zip(*lists, strict=True):
         override = Override({}, {})
@@ -117,7 +117,7 @@ def sweep(base: Recipe, cells: Iterable[Given]) -> list[Cell]:
     """
     overrides = listed(cells)
     if not overrides:
-        raise ValueError("a sweep needs at least one cell; [{}] is the recipe as it is")
+        raise ValueError("a sweep needs at least one cell; [{}] runs the recipe without changes")
     recipes = [_changed(base, override.changes) for override in overrides]
     columns = list(dict.fromkeys(column for override in overrides for column in override.names))
     paths = {column for column in columns if _is_path(column, overrides)}
@@ -151,7 +151,8 @@ def told(names: Mapping[str, Any]) -> str:
     'method=LoRA seed=3'
     """
     return (
-        " ".join(f"{column}={value}" for column, value in names.items() if value is not None) or "the recipe as it is"
+        " ".join(f"{column}={value}" for column, value in names.items() if value is not None)
+        or "the recipe without changes"
     )
 
 
@@ -162,8 +163,8 @@ def _override(number: int, cell: Given) -> Override:
         return Override(cell.names, cell.changes)
     if not isinstance(cell, Mapping):
         raise TypeError(
-            f"cell {number} of the sweep is {cell!r}; give {{path: value}}, or what param, choice, prod, chain and "
-            "zip_ return"
+            f"cell {number} of the sweep is {cell!r}; expected {{path: value}}, or the result of param, choice, "
+            "prod, chain or zip_"
         )
     return _by_path(cell)
 
@@ -185,7 +186,7 @@ def _is_list(value: object) -> bool:
 
 def _together(how: str, one: Override, other: Override) -> Override:
     if twice := [column for column in other.names if column in one.names]:
-        raise ValueError(f"{how}: two parts have a column {twice[0]!r}")
+        raise ValueError(f"{how}: two parts have the column {twice[0]!r}")
     if twice := [path for path in other.changes if path in one.changes]:
         raise ValueError(f"{how}: two parts set {twice[0]!r}")
     return Override(one.names | other.names, one.changes | other.changes)
@@ -195,7 +196,7 @@ def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     recipe = base
     for number, (path, value) in enumerate(changes.items()):
         if lost := [earlier for earlier in list(changes)[:number] if earlier.startswith(f"{path}.")]:
-            raise ValueError(f"{path!r} would overwrite {lost[0]!r}, which was set before it; set {path!r} first")
+            raise ValueError(f"{path!r} would overwrite {lost[0]!r}, which is set before it; set {path!r} first")
         recipe = config.assign(recipe, path, value)
     config.check(recipe)
     return recipe
@@ -224,14 +225,14 @@ def _check_apart(cells: list[Cell]) -> None:
         if first == twin == number:
             continue
         if first == twin:
-            raise ValueError(f"cells {first + 1} and {number + 1} are the same: {name}; leave one out")
+            raise ValueError(f"cells {first + 1} and {number + 1} are the same: {name}; remove one of them")
         if first != number:
             path = config.diff(cells[first].recipe, cell.recipe)[0][0]
             raise ValueError(
-                f"cells {first + 1} and {number + 1} are both named {name}, and differ in {path}; "
-                "give them a column that says so"
+                f"cells {first + 1} and {number + 1} have the same name, {name}, but differ in {path}; add a "
+                "column that shows this difference"
             )
         raise ValueError(
-            f"cells {twin + 1} and {number + 1} are one recipe under two names, {told(cells[twin].names)} and "
-            f"{name}; leave one out"
+            f"cells {twin + 1} and {number + 1} have the same recipe under two names, {told(cells[twin].names)} "
+            f"and {name}; remove one of them"
         )

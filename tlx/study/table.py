@@ -103,4 +103,4 @@ def markdown(directory: str | Path) -> str:
     if not study.changed:
         return table
     count = study.counts["stale"]
-    return f"{table}\n\n{count} stale cells are left out: {', '.join(study.changed)} changed since they ran"
+    return f"{table}\n\n{count} stale cells are left out, because {', '.join(study.changed)} changed since they ran"

@@ -77,9 +77,11 @@ def run_study(
     directory = Path(out)
     for name, value in {"jobs": jobs, "most": most}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; a study wants 1 or more")
+            raise ValueError(f"{name} is {value}; expected 1 or more")
     if jobs > 1 and not worker:
-        raise ValueError("jobs above 1 need worker=, a command that calls tlx.study.work.work; `tlx study` has one")
+        raise ValueError(
+            "jobs above 1 need worker=, a command that calls tlx.study.work.work; the command `tlx study` passes it"
+        )
     check_tested(study)
     with guarded(directory, AGAIN):
         return directed(study, directory, jobs, most, quiet, command, file, worker, mesh)
@@ -305,4 +307,4 @@ def employ(command: Sequence[str], count: int, board: Board) -> None:
         raise StorageError(f"the workers could not write {place}", "free some space or make it writable", AGAIN)
     if board.left:
         codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise ChildProcessError(f"the workers ended (exit codes {codes}) and left {len(board.left)} cells")
+        raise ChildProcessError(f"the workers ended (exit codes {codes}) before {len(board.left)} cells were done")

@@ -164,8 +164,9 @@ class ActiveRun:
         # Older checkpoints do not record the classes.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
             raise ValueError(
-                f"{self.path} was trained on the classes {shown(classes)}, and the data now have {shown(names)}: its "
-                "checkpoint's head would answer for other classes. Prepare the data set as it was, or pass --overwrite"
+                f"{self.path} was trained on the classes {shown(classes)}, but the data now have the classes "
+                f"{shown(names)}, so the head of its checkpoint would predict other classes. Restore the data set, or "
+                "pass --overwrite to start again"
             )
         self.flops = notes.get("flops")
         best = Variables(**saved.best) if notes["best"] else None
@@ -207,8 +208,9 @@ class ActiveRun:
         largest = int(np.argmax(np.where(np.isnan(leaves), np.inf, leaves)))
         self.records.flush()
         raise Diverged(
-            f"the loss is {losses[k]} at step {step + k + 1}, its gradient's norm {norms[k]}; the batch held examples "
-            f"{examples(k).tolist()}; the largest gradient is that of {learning[largest]!r} (norm {leaves[largest]:g})"
+            f"the loss is {losses[k]} at step {step + k + 1}, and the norm of its gradient is {norms[k]}; the batch "
+            f"contains the examples {examples(k).tolist()}; the parameter with the largest gradient is "
+            f"{learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
     def measured(self, step: int, outcome: Predictions, seen: Seen, rate: float) -> dict[str, float]:
@@ -219,8 +221,8 @@ class ActiveRun:
         """
         if not (outcome.finite and seen.finite):
             raise Diverged(
-                f"the model's outputs are not finite after step {step}, whose loss still was; its rate was {rate:g}: "
-                "lower optim.lr, or bound the gradient with optim.clip"
+                f"the model's outputs are not finite after step {step}, although the loss of that step is finite; the "
+                f"learning rate is {rate:g}: lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
         metrics = outcome.metrics(self.ready.task)
@@ -268,7 +270,9 @@ def opened(
     with guarded(path), ExitStack() as lock:
         lock.enter_context(run_directory.writing(path))
         if run_directory.finished(path, recipe, resume=True, overwrite=overwrite):
-            raise FileExistsError(f"{path}: another process has finished this recipe's run; read it with --resume")
+            raise FileExistsError(
+                f"{path}: another process has finished the run of this recipe; pass --resume to read it"
+            )
         run_directory.claim(path, recipe, overwrite=overwrite, base=base, command=command)
         run = ActiveRun(recipe, path, ready, splits, memory, records)
         run.lock = lock.pop_all()
@@ -303,7 +307,9 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
         names = several(stream, streams)
         if missing := [name for name in names if name not in streams]:
             present = ", ".join(streams)
-            raise ValueError(f"a term looks at the stream {missing[0]!r}, which is not there; there are: {present}")
+            raise ValueError(
+                f"a term reads the stream {missing[0]!r}, which does not exist; the streams are: {present}"
+            )
         return [streams[name] for name in names]
 
     def read(examples: Examples) -> Iterator[Arrays]:
@@ -314,15 +320,15 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     def batches(stream: str) -> Iterator[Arrays]:
         all_examples = named(stream)
         if not all(examples.labelled for examples in all_examples):
-            raise ValueError(f"a term remembers what it sees of the labels of {stream!r}, which has none")
+            raise ValueError(f"a term reads the labels of {stream!r}, which has no labels")
         return itertools.chain.from_iterable(map(read, all_examples))
 
     def inputs(stream: str) -> Iterator[Arrays]:
         all_examples = named(stream)
         if len(all_examples) > 1:
             raise ValueError(
-                f"a term looks at each example of {stream!r} by its index, and there are {len(all_examples)} of them: "
-                f"name one, such as '{stream}/0'"
+                f"a term reads the examples of {stream!r} by their index, but {stream!r} contains {len(all_examples)} "
+                f"data sets: name one of them, such as '{stream}/0'"
             )
         for batch in read(all_examples[0]):
             yield {name: array for name, array in batch.items() if name not in ready.task.fields()}

@@ -124,7 +124,7 @@ class Checkpoints:
         for path, reason in damaged.items():
             if path not in self.reported:
                 self.reported.add(path)
-                warnings.warn(f"{reason}; it is skipped, and an older checkpoint is used", DamagedWarning, stacklevel=3)
+                warnings.warn(f"{reason}; tlx skips it and uses an older checkpoint", DamagedWarning, stacklevel=3)
         return intact
 
     def _verify(self, step: int, path: Path) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
         if named != step:
-            raise DamagedCheckpoint(f"{path} is not the checkpoint of its name: it holds step {named}")
+            raise DamagedCheckpoint(f"{path} contains step {named}, which is not the step in its name")
         self.verified[step] = stamp
 
     def save(self, step: int, saved: Saved) -> None:
@@ -231,7 +231,8 @@ class Checkpoints:
         folders = self.folders()
         if step is None or step not in folders:
             raise FileNotFoundError(
-                f"{self.folder} holds no checkpoint of step {step}; it holds: {', '.join(map(str, folders)) or 'none'}"
+                f"{self.folder} has no checkpoint of step {step}; it has checkpoints of these steps: "
+                f"{', '.join(map(str, folders)) or 'none'}"
             )
         path = folders[step]
         self._verify(step, path)
@@ -288,8 +289,8 @@ def _compare(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
         return
     name = next(name for name in [*ours, *theirs] if theirs.get(name) != ours.get(name))
     raise ValueError(
-        f"{path} does not fit this run: {name} is {_shown(theirs.get(name))} there and {_shown(ours.get(name))} here; "
-        "was the code changed since? --overwrite starts again"
+        f"{path} does not fit this run: {name} is {_shown(theirs.get(name))} in the checkpoint and "
+        f"{_shown(ours.get(name))} in this run. The code may have changed since; pass --overwrite to start again"
     )
 
 

@@ -35,11 +35,13 @@ class Used(NamedTuple):
         """Return the share of each of `by` runs that did the work together.
 
         >>> Used(3.0, 1.5, "declared").shared(3)
-        Used(kwh=1.0, co2e_kg=0.5, how='declared; shared by 3 that trained as one')
+        Used(kwh=1.0, co2e_kg=0.5, how='declared; one of 3 equal shares of runs that trained together')
         """
         if by == 1:
             return self
-        return Used(self.kwh / by, self.co2e_kg / by, f"{self.how}; shared by {by} that trained as one")
+        return Used(
+            self.kwh / by, self.co2e_kg / by, f"{self.how}; one of {by} equal shares of runs that trained together"
+        )
 
 
 def strubell(
@@ -75,10 +77,10 @@ def strubell(
     """
     arguments = (hours, processors, memory, accelerator, accelerators, pue, pounds_per_kwh)
     if not all(number >= 0 and math.isfinite(number) for number in arguments):
-        raise ValueError(f"hours, watts, counts, PUE and intensity are zero or more, got {arguments}")
+        raise ValueError(f"hours, watts, counts, PUE and intensity must be 0 or more, got {arguments}")
     watts = processors + memory + accelerators * accelerator
     kwh = pue * hours * watts / 1000
-    how = f"{watts:.4g} W x {hours:.4g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e a kWh (Strubell et al., 2019)"
+    how = f"{watts:.4g} W x {hours:.4g} h, PUE {pue:g}, {pounds_per_kwh:g} lb CO2e per kWh (Strubell et al., 2019)"
     return Used(kwh, kwh * pounds_per_kwh * KG_A_POUND, how)
 
 
@@ -110,7 +112,7 @@ def assumed_watts() -> tuple[float, str]:
     )
     return (
         cores * CORE_WATTS + accelerators * ACCELERATOR_WATTS,
-        f" ({assumption}, assumed: set {WATTS} to what yours draws)",
+        f" (assumed: {assumption}; set {WATTS} to the power of your machine)",
     )
 
 
@@ -122,8 +124,8 @@ def assumed_intensity(given: float | None) -> float:
 def at(given: float | None) -> str:
     """Return the intensity in words, and whether it is assumed."""
     declared_intensity = given is not None or os.environ.get(INTENSITY)
-    return f"{assumed_intensity(given):g} kg CO2e a kWh" + (
-        "" if declared_intensity else f" (the world in 2019: set {INTENSITY})"
+    return f"{assumed_intensity(given):g} kg CO2e per kWh" + (
+        "" if declared_intensity else f" (world average of 2019; set {INTENSITY} for your power grid)"
     )
 
 
@@ -134,7 +136,7 @@ def checked(value: float | str, name: str) -> float:
     except ValueError:
         number = math.nan
     if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"{name} is {value!r}; it is a number of zero or more")
+        raise ValueError(f"{name} is {value!r}; expected a number of 0 or more")
     return number
 
 
@@ -218,7 +220,7 @@ def said(data: Any, intensity: float | None) -> str:
     """Return how codecarbon knows each part: it reads processors from RAPL, else estimates them from their load and
     kind; it always estimates memory from its size; for accelerators it only has the values of their drivers."""
     parts = {
-        "processors": (data.cpu_energy, "read from RAPL" if rapl() else "estimated, for RAPL cannot be read"),
+        "processors": (data.cpu_energy, "read from RAPL" if rapl() else "estimated, because RAPL cannot be read"),
         "memory": (data.ram_energy, "estimated from its size"),
         "accelerators": (data.gpu_energy, "read by NVML" if nvml() else "read by their driver"),
     }

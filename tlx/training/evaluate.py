@@ -172,8 +172,9 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
         bad = ~np.isfinite(arrays["features"]).all(1)
         if bad.any():
             raise ValueError(
-                f"the features of {int(bad.sum())} of {len(bad)} examples of {examples.name!r} {examples.split} "
-                f"are not finite, the first those of example {arrays['index'][bad.argmax()]}; look at the model"
+                f"the features of {int(bad.sum())} of {len(bad)} examples of {examples.name!r} {examples.split} are "
+                f"not finite; the first of them is example {arrays['index'][bad.argmax()]}; check the weights of the "
+                "model and this example"
             )
         return arrays
 

@@ -340,7 +340,10 @@ def rows_of(inputs: Arrays) -> int:
 def cut(stream: str, inputs: Arrays, count: int) -> dict[str, Any]:
     """Cut a stream [B, ...] -> [M, B / M, ...]; raise ValueError where it does not divide."""
     if rows_of(inputs) % count:
-        raise ValueError(f"stream {stream!r} has {rows_of(inputs)} rows on a device, which {count} pieces cannot share")
+        raise ValueError(
+            f"stream {stream!r} has {rows_of(inputs)} rows on each device, which cannot be divided into {count} equal "
+            "pieces"
+        )
     return jax.tree.map(lambda leaf: cut_rows(leaf, count), dict(inputs))
 
 

@@ -121,11 +121,11 @@ def whole(run: Run, how: How) -> Run:
     requests."""
     result, shortfall = run.result, ""
     if how.test and result.get("test_split") == "not looked at":
-        shortfall = "without its test split"
+        shortfall = "was trained without test evaluation"
     elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
         shortfall = f"stopped at step {result['steps']} of {result['asked_steps']}"
     if shortfall:
-        raise FileExistsError(f"{run.folder} holds this recipe's run {shortfall}; --overwrite it for the whole")
+        raise FileExistsError(f"the run in {run.folder} {shortfall}; pass --overwrite to run it again in full")
     return run
 
 
@@ -190,13 +190,14 @@ def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> Non
     for stream in recipe.data.streams:
         if stream.batch is not None and stream.batch % (count * pieces):
             raise ValueError(
-                f"the stream {stream.name!r} has batch={stream.batch}, which {count} devices and {pieces} pieces "
-                f"(train.accumulate) cannot share evenly; take a multiple of {count * pieces}"
+                f"the stream {stream.name!r} has batch={stream.batch}, which cannot be divided evenly among {count} "
+                f"devices and {pieces} pieces (train.accumulate); use a multiple of {count * pieces}"
             )
     if recipe.train.batch % (count * pieces):
         raise ValueError(
-            f"train.accumulate is {pieces}: micro-batches of {recipe.train.batch // pieces}, which {count} devices "
-            f"cannot share evenly; take a batch that is a multiple of {count * pieces}, or fewer pieces"
+            f"train.accumulate is {pieces}, so a micro-batch has {recipe.train.batch // pieces} examples, which cannot "
+            f"be divided evenly among {count} devices; use a train.batch that is a multiple of {count * pieces}, or "
+            "fewer pieces"
         )
 
 

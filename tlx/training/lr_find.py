@@ -68,7 +68,9 @@ class Curve(NamedTuple):
         if self.suggestions[RECOMMENDED] is None:
             return "the test is too short to recommend a rate; raise --steps or lower --start"
         if not self.falls:
-            return "the loss hardly falls at any rate, so none is recommended; check the data, or raise --end"
+            return (
+                "the loss hardly falls at any learning rate, so no rate is recommended; check the data, or raise --end"
+            )
         rates = [rate for rate in self.suggestions.values() if rate]
         factor = max(rates) / min(rates)
         doubt = f"; the rules differ by a factor of {factor:.0f}, so look at the curve" if factor > APART else ""
@@ -115,7 +117,9 @@ def find(
         raise FileExistsError(f"{path} is a file; choose another folder with --out")
     with run_directory.writing(path):
         if (path / run_directory.RECIPE).is_file():
-            raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
+            raise FileExistsError(
+                f"{path} contains a run, and tlx does not overwrite it; choose another folder with --out"
+            )
         return _find(recipe, path, steps, start, end, per_group, quiet, mesh)
 
 
@@ -161,9 +165,12 @@ def _find(
 def check_range(steps: int, start: float, end: float) -> None:
     """Raise ValueError for fewer than two steps or an empty range."""
     if steps < 2:
-        raise ValueError(f"steps is {steps}; a range test takes two or more")
+        raise ValueError(f"steps is {steps}; a range test needs 2 or more")
     if not 0 < start < end < math.inf:
-        raise ValueError(f"start is {start:g} and end {end:g}; the rate grows from a positive start to a larger end")
+        raise ValueError(
+            f"start is {start:g} and end is {end:g}; expected 0 < start < end, because the learning rate grows from "
+            "start to end"
+        )
 
 
 def partitions_of(ready: Prepared) -> dict[str, Partition]:

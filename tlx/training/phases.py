@@ -127,7 +127,7 @@ def read_by(
     """Return the readers of the batches of a phase, for each run; all of them read cached features, or none does."""
     first = runs[0]
     if not cache or first.recipe.train.compile == "pmap":
-        why = "pmap reads inputs" if cache else "it was not asked for"
+        why = "pmap cannot read cached features" if cache else "the cache is turned off"
         sources = [feature_cache.nothing(run.ready, why) for run in runs]
     else:
         if phase not in first.cuts:

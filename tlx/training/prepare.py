@@ -146,7 +146,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     check_objective(recipe)
     if splits is not None and LABEL not in splits.columns:
         raise ValueError(
-            f"the data have the columns {', '.join(splits.columns)}; expected one called {LABEL!r}, the target"
+            f"the data have the columns {', '.join(splits.columns)}; expected a column {LABEL!r} with the target value"
         )
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.columns)
     task.head()
@@ -274,7 +274,7 @@ def check_shares(phases: Sequence[Phase]) -> None:
     shares = [phase.share for phase in phases]
     # In this form both comparisons are false for NaN.
     if not all(share > 0 for share in shares):
-        raise ValueError(f"a phase has a positive share of the run: {shares}")
+        raise ValueError(f"the shares of the phases are {shares}; each share must be positive")
     if not abs(sum(shares) - 1) <= 1e-6:
         raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
 
@@ -284,7 +284,7 @@ def changed(whole: Optim, phase: Phase) -> Optim:
     numbers = hyperparameters(whole)
     if unknown := [name for name, _ in phase.optim if name not in numbers]:
         raise ValueError(
-            f"a phase changes optim.{unknown[0]}, which is no number of it{near_miss(unknown[0], numbers)}"
+            f"a phase changes optim.{unknown[0]}, which is not a numeric setting{near_miss(unknown[0], numbers)}"
         )
     return config.replace(whole, **dict(phase.optim))
 

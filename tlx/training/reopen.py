@@ -115,8 +115,8 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     result = run_directory.read(path)
     if not (path / run_directory.LEARNED).is_file():
         raise FileNotFoundError(
-            f"{path} kept neither its model nor what it learned, which was too much for a study's cell; run it again: "
-            "tlx.run(recipe, out)"
+            f"{path} contains neither its model nor its trained parameters, because they were too large for a cell of "
+            "a study; run it again: tlx.run(recipe, out)"
         )
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
@@ -126,7 +126,9 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     stats = {name.removeprefix(STATS): leaf for name, leaf in leaves.items() if name.startswith(STATS)}
     params = {name: leaf for name, leaf in leaves.items() if not name.startswith(STATS)}
     if params.keys() != ready.trainable:
-        raise ValueError(f"{path} learned other parameters than its recipe now says; it was run by another version")
+        raise ValueError(
+            f"the trained parameters in {path} are not those that its recipe trains now; another version of tlx ran it"
+        )
     pretrained = ready.variables
     return ready, splits, Variables(nest(flatten(pretrained.params) | params), nest(flatten(pretrained.stats) | stats))
 
@@ -137,13 +139,13 @@ def data_of(path: Path, recipe: Recipe, result: Json) -> Splits:
     splits = open_data(recipe)
     if (classes := tuple(result.get("classes", splits.classes))) != splits.classes:
         raise ValueError(
-            f"{path} ran on the classes {shown(classes)}, and {recipe.data.target!r} now has {shown(splits.classes)}; "
-            "prepare the data set as it was"
+            f"{path} ran on the classes {shown(classes)}, but {recipe.data.target!r} now has the classes "
+            f"{shown(splits.classes)}; restore the data set of that run"
         )
     if splits.fingerprint != result["data"]:
         raise ValueError(
-            f"{path} ran on data {result['data']}, and {recipe.data.target!r} now gives {splits.fingerprint}; "
-            "prepare the data set as it was"
+            f"{path} ran on data with the fingerprint {result['data']}, but {recipe.data.target!r} now has "
+            f"{splits.fingerprint}; restore the data set of that run"
         )
     return splits
 
@@ -170,7 +172,7 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
     except (ValueError, TypeError) as error:
         older = "" if schema == config.SCHEMA else f" (schema {schema}; this tlx writes {config.SCHEMA})"
         if given is not None:
-            raise ValueError(f"the config is not that of {file}{older}: {error}") from None
+            raise ValueError(f"the config does not belong to {file}{older}: {error}") from None
         advised = "--config" in str(error)
         advice = "" if advised else "; give the run's own config file (--config FILE)"
         raise ValueError(f"{file}{older}: {error}{advice}") from None
@@ -188,8 +190,8 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
                 "run it again"
             )
         raise ValueError(
-            f"the config is not that of {path}: the fingerprint is {fingerprint}, the run's is "
-            f"{document['fingerprint']}; give the file that it ran with"
+            f"the config does not belong to {path}: the config has the fingerprint {fingerprint}, and the run has "
+            f"{document['fingerprint']}; give the config file that the run used"
         )
     return recipe
 
@@ -204,16 +206,19 @@ def aligned(ready: Prepared, after: Variables, path: Path) -> Variables:
     """
     pretrained, ended = flatten(ready.variables.params), flatten(after.params)
     if unknown := sorted(ended.keys() - pretrained.keys()):
-        raise ValueError(f"{path} ended with {unknown[0]!r}, and {len(unknown) - 1} more, that it did not begin with")
+        raise ValueError(
+            f"{path} ended with the parameter {unknown[0]!r}, and {len(unknown) - 1} more, which it did not have "
+            "at the start"
+        )
     # A merge changes the frozen leaves beside inserted ones.
     inserted = pretrained.keys() - flatten(ready.model.params).keys()
     beside = {parent for leaf in inserted for parent in parents(leaf)}
     frozen = [leaf for leaf in ended if leaf not in ready.trainable and leaf.rpartition("/")[0] not in beside]
     if changed := [leaf for leaf in frozen if not np.array_equal(pretrained[leaf], ended[leaf])]:
-        source = ready.recipe.weights.source if ready.recipe.weights else "the initial draw"
+        source = ready.recipe.weights.source if ready.recipe.weights else "the random initial weights"
         raise ValueError(
-            f"{source!r} is not what {path} began with: {changed[0]!r}, which was frozen, is another now "
-            f"({len(changed)} of {len(frozen)} frozen leaves)"
+            f"{path} did not start from {source!r}: the frozen parameter {changed[0]!r} has other values "
+            f"({len(changed)} of {len(frozen)} frozen parameters differ)"
         )
     params = nest({leaf: pretrained[leaf] for leaf in ended})
     return Variables(params, ready.variables.stats)

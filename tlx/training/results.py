@@ -198,7 +198,7 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
     batches."""
     spans = phase_spans(ready, steps)
     idle = [
-        f"phase {n + 1} of {len(spans)} takes no step: its share, {phase.share:.2g} of {steps} steps, rounds to none"
+        f"phase {n + 1} of {len(spans)} has no steps: its share, {phase.share:.2g} of {steps} steps, rounds to 0"
         for n, (phase, (first, last)) in enumerate(zip(ready.phases, spans, strict=True))
         if first == last
     ]
@@ -206,8 +206,8 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
     of_data = notes(recipe.data, splits, recipe.train.batch, ready.processor)
     classes = len(splits.classes)
     if classes and (ready.task.outputs or 0) > classes:
-        counts = f"the task has {ready.task.outputs} classes and the data {classes}"
-        of_data.append(f"{counts}: no example is of the others")
+        counts = f"the task has {ready.task.outputs} classes and the data have {classes}"
+        of_data.append(f"{counts}: there are no examples of the other classes")
     return ready.notes + of_data + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
 
 
@@ -223,12 +223,12 @@ def in_pieces(ready: Prepared) -> list[str]:
     # A frozen stage uses its running statistics, not those of a batch.
     frozen = [tuple(f"{stage}/" for stage in frozen_stages(stages, parts)) for parts in ready.partitions]
     if any(not path.startswith(prefixes) for path in flatten(ready.model.stats) for prefixes in frozen):
-        lines.append(f"batch norm takes its moments of {size}, not of the whole batch")
+        lines.append(f"batch norm computes its statistics on {size}, not on the whole batch")
     for term in recipe.objective:
         if term.needs(recipe.data.stream_names).features is None:
             lines.append(
-                f"{type(term).__name__} is computed on {size}, one by one; a term that compares examples declares "
-                "needs with features=True, another one features=False"
+                f"{type(term).__name__} is computed on {size} separately; a term that compares examples should declare "
+                "needs with features=True, and any other term with features=False"
             )
     return lines
 
@@ -244,10 +244,10 @@ def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
             continue
         if task.names and answers.ndim == 1:
             answer = f"{task.names[int(answers[0])]!r}"
-            notes.append(f"the model answers {answer} to all {len(predictions):,} {split} examples")
+            notes.append(f"the model predicts {answer} for all {len(predictions):,} {split} examples")
         else:
             what = "the same classes" if task.names else "the same numbers"
-            notes.append(f"the model gives {what} for all {len(predictions):,} {split} examples")
+            notes.append(f"the model predicts {what} for all {len(predictions):,} {split} examples")
     return notes
 
 
@@ -266,7 +266,7 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
         f"{' and '.join(map(str, data.sources.values()))}{' to ' if data.sources else ''}{data.target}: "
         + ", ".join(sizes),
         f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch",
-        f"{count} of {total:,} parameters learn ({share}); {steps} steps{phases} into {path}",
+        f"{count} of {total:,} parameters are trainable ({share}); {steps} steps{phases}; output in {path}",
     ]
     lines += [f"note: {note}" for note in odd(ready, splits, steps)]
     return "\n".join(lines + ([f"resumed at step {begin}"] if begin else []))
@@ -288,5 +288,5 @@ def told_at_end(
     message = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
     message += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
     if result["test_split"] == "not looked at":
-        return f"{message}\n{path} (the test split was not looked at)"
+        return f"{message}\n{path} (the test split was not evaluated)"
     return f"{message}\n{page}" if page else f"{message}\n{path} (no page: pip install 'tlx[report]')"

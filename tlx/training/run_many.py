@@ -182,8 +182,8 @@ def open_all(
 def fail(ready: Mapping[int, ActiveRun], error: Apart, settle: Callable[[int, Run | Exception], None]) -> None:
     """Close the runs, and settle the unfinished ones with an error that names the cause."""
     message = (
-        f"the runs of this group must train together, for the numbers of each depend on the size of its group, and "
-        f"{error}. Repair that, or delete the folders of the group and run again"
+        "the runs of this group must train together, because their numbers depend on the size of the group, but "
+        f"{error}. Repair this, or delete the folders of the group and run again"
     )
     for position, run in ready.items():
         run.close()
@@ -277,7 +277,7 @@ def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, Phas
     """
     count = min(len(runs), most)
     if count == 1:
-        return Choice(1, "there is one run" if len(runs) == 1 else "one by one was asked for"), None
+        return Choice(1, "there is one run" if len(runs) == 1 else "the runs were requested one by one"), None
     recipe = runs[0].recipe
     if recipe.train.compile == "pmap" or jax.process_count() > 1:
         return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
@@ -289,7 +289,7 @@ def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, Phas
             break
         count //= 2
     if count <= 1:
-        return Choice(1, f"two runs would take more than {room / 1e9:.1f} GB, their share of the memory"), None
+        return Choice(1, f"two runs would need more than {room / 1e9:.1f} GB, the memory that a group may use"), None
     choice = expected(load, count, runs[0].steps, needed)
     return choice, setup if choice.runs > 1 and phase == 0 else None
 
@@ -306,7 +306,12 @@ class Load(NamedTuple):
 def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
     """Choose between a group of `count` runs with this load, and the runs one by one."""
     if load.alone is None or load.group is None:
-        return Choice(count, "the compiler does not count operations here, so all that can share do", {}, needed)
+        return Choice(
+            count,
+            ("the compiler does not count operations here, so all runs that can share a program train together"),
+            {},
+            needed,
+        )
     cpu = jax.default_backend() == "cpu"
     dispatch, rate = STEP["cpu" if cpu else "other"]
     step_alone = dispatch + load.alone / rate
@@ -315,8 +320,8 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
     seconds = {"one": step_alone, "pack": step_together, "pack_per_arm": step_together / count}
     why = (
         f"expected for all {steps:,} steps: {group_seconds:.2g} s together, {alone_seconds:.2g} s one by one "
-        f"({load.group / 1e6:.3g} million operations a step against {count} x {load.alone / 1e6:.3g}"
-        f"{', with a convolution kernel for each run' if load.grouped else ''})"
+        f"({load.group / 1e6:.3g} million operations per step against {count} x "
+        f"{load.alone / 1e6:.3g}{', with a convolution kernel for each run' if load.grouped else ''})"
     )
     return Choice(count if group_seconds < GAIN * alone_seconds else 1, why, seconds, needed)
 

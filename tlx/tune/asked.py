@@ -59,7 +59,7 @@ def check_asked(
 ) -> Asked:
     """Check everything about a search that can be checked before it begins."""
     if trials < 1:
-        raise ValueError(f"trials is {trials}; a search takes 1 or more")
+        raise ValueError(f"trials is {trials}; expected 1 or more")
     config.check_seed(seed, "seed")
     check_one("sampler", sampler, SAMPLERS)
     check_one("pruner", pruner, PRUNERS)
@@ -68,8 +68,8 @@ def check_asked(
     config.check(recipe)
     if recipe.data.labels is not None and recipe.train.select != "oracle":
         raise ValueError(
-            "a search chooses by the validation split, whose labels data.labels does not grant: call it so, with "
-            "train.select 'oracle'"
+            "a search chooses by the labels of the validation split, but data.labels does not grant them: declare "
+            "this with train.select 'oracle'"
         )
     check(space, recipe)
     journal.check_sampler(cast(Sampler, sampler), space)
@@ -82,7 +82,7 @@ def check_asked(
 def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise ValueError if a value is not among the known values."""
     if value not in known:
-        raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
 def check_metric(metric: str, task: Task) -> str:
@@ -93,7 +93,10 @@ def check_metric(metric: str, task: Task) -> str:
     """
     split, _, name = metric.rpartition("/")
     if split not in ("", "validation"):
-        raise ValueError(f"metric is {metric!r}; a search sees the validation split alone")
+        raise ValueError(
+            f"metric is {metric!r}; a search uses the validation split only: expected a name such as "
+            "'validation/accuracy'"
+        )
     if name not in task.metrics:
         raise ValueError(
             f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, task.metrics)}"
@@ -121,7 +124,7 @@ def settle(folder: Path, asked: Asked) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not begun(folder):
-        raise FileExistsError(f"{folder} is not empty and holds no search; choose another folder with --out")
+        raise FileExistsError(f"{folder} is not empty and contains no search; choose another folder with --out")
     for name in (CLAIMS, CELLS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -134,8 +137,8 @@ def settle(folder: Path, asked: Asked) -> None:
             same = name == "fingerprint" and saved.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
             part = "version of the source code" if same else "recipe" if name == "fingerprint" else name
             raise FileExistsError(
-                f"{folder} holds a search with another {part}: {told(saved[name])} there, {told(value)} here; choose "
-                "another folder with --out"
+                f"{folder} contains a search with another {part}: {told(saved[name])} there, {told(value)} in this "
+                "search; choose another folder with --out"
             )
 
 

@@ -179,8 +179,8 @@ def pruner_of(name: Pruner, every: int, steps: int) -> Any:
         return optuna.pruners.NopPruner()
     if steps < 2 * every:
         raise ValueError(
-            f"hyperband stops runs between validations, and of {steps} steps there is one every {every}: "
-            "set train.eval_every lower"
+            f"hyperband needs two validations or more in a run, but a run of {steps} steps has one validation "
+            f"every {every} steps: set train.eval_every lower"
         )
     return optuna.pruners.HyperbandPruner(min_resource=every, max_resource=steps, reduction_factor=3)
 
@@ -208,7 +208,7 @@ def check_sampler(name: Sampler, space: Space) -> None:
         grid(space)
     numbers = [path for path, spec in space.items() if not isinstance(spec, OneOf)]
     if name == "cmaes" and len(numbers) < 2:
-        raise ValueError(f"cmaes moves through two or more numbers, and the space has {len(numbers)}; take tpe")
+        raise ValueError(f"cmaes needs at least two numeric ranges, but the space has {len(numbers)}; use tpe")
 
 
 def points(name: Sampler, space: Space, seed: int, trials: int) -> list[Point]:

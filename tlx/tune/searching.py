@@ -94,9 +94,11 @@ def sharing_workers(jobs: int, share: int | None, together: int, worker: Sequenc
     share = jobs if share is None else share
     for name, value in {"jobs": jobs, "together": together, "share": share}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; a search wants 1 or more")
+            raise ValueError(f"{name} is {value}; expected 1 or more")
     if jobs > 1 and not worker:
-        raise ValueError("jobs above 1 need worker=, a command that calls this too; `tlx tune` has one")
+        raise ValueError(
+            "jobs above 1 need worker=, a command that calls tlx.tune as well; the command `tlx tune` passes it"
+        )
     return share
 
 

@@ -58,7 +58,9 @@ def log_uniform(low: float, high: float) -> Range:
     decays."""
     low, high = bounds("log_uniform", low, high)
     if low <= 0:
-        raise ValueError(f"log_uniform({low:g}, {high:g}): both bounds lie above 0, for 0 has no logarithm")
+        raise ValueError(
+            f"log_uniform({low:g}, {high:g}): both bounds must be above 0, because the range is logarithmic"
+        )
     return Range(low, high, log=True)
 
 
@@ -66,16 +68,16 @@ def integer(low: int, high: int, step: int = 1) -> Integers:
     """Return a range over whole numbers from `low` to `high`, both included, in steps of `step`."""
     for name, value in (("low", low), ("high", high), ("step", step)):
         if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"integer: {name} is {value!r}, which is no whole number")
+            raise TypeError(f"integer: {name} is {value!r}; expected a whole number")
     if low >= high or step < 1 or (high - low) % step:
-        raise ValueError(f"integer({low}, {high}, step={step}): high lies one or more steps above low")
+        raise ValueError(f"integer({low}, {high}, step={step}): high must be low plus one or more whole steps")
     return Integers(low, high, step)
 
 
 def one_of(*values: Any) -> OneOf:
     """Return a choice of one of these values: numbers, strings, None, records such as `Lora(rank=8)`."""
     if len(values) == 1 and isinstance(values[0], list | range | set | dict):
-        raise TypeError(f"one_of takes its values one by one: one_of(*{values[0]!r})")
+        raise TypeError(f"one_of takes its values as separate arguments: one_of(*{values[0]!r})")
     choices = OneOf(tuple(values))
     if len(values) < 2:
         raise ValueError(
@@ -83,7 +85,7 @@ def one_of(*values: Any) -> OneOf:
         )
     if len(choices.by_text) < len(values):
         texts = [config.source(value) for value in values]
-        raise ValueError(f"one_of: {next(text for text in texts if texts.count(text) > 1)} is there twice")
+        raise ValueError(f"one_of: {next(text for text in texts if texts.count(text) > 1)} appears twice")
     return choices
 
 
@@ -91,9 +93,9 @@ def bounds(name: str, low: float, high: float) -> tuple[float, float]:
     """Check and return the two bounds."""
     for value in (low, high):
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise TypeError(f"{name}: a bound is {value!r}, which is no finite number")
+            raise TypeError(f"{name}: a bound is {value!r}; expected a finite number")
     if low >= high:
-        raise ValueError(f"{name}({low:g}, {high:g}): nothing lies between; the lower bound comes first")
+        raise ValueError(f"{name}({low:g}, {high:g}): the first bound must be lower than the second")
     return float(low), float(high)
 
 
@@ -104,10 +106,12 @@ def check(space: Any, recipe: Recipe) -> None:
     The check runs before any trial.
     """
     if not isinstance(space, Mapping) or not space:
-        raise TypeError(f"a space is {{path: uniform(...) or log_uniform, integer, one_of}}, got {space!r}")
+        raise TypeError(
+            f"a space is {{path: uniform(...), log_uniform(...), integer(...) or one_of(...)}}, got {space!r}"
+        )
     for path, spec in space.items():
         if not isinstance(spec, Range | Integers | OneOf):
-            raise TypeError(f"{path!r} is to be searched over {spec!r}; give uniform, log_uniform, integer or one_of")
+            raise TypeError(f"the range of {path!r} is {spec!r}; expected uniform, log_uniform, integer or one_of")
     for path in space:
         # A field may exist only for some values of the record that contains it.
         names = [outer for outer in space if outer == path or path.startswith(f"{outer}.")]
@@ -167,7 +171,7 @@ def grid(space: Space) -> list[Point]:
     for path, spec in space.items():
         if isinstance(spec, Range):
             raise ValueError(
-                f"a grid has no end of points in {path!r}; name those to try: "
+                f"a grid needs a list of values, but {path!r} has a continuous range; name the values: "
                 f"one_of({spec.low:g}, {middle(spec):.3g}, {spec.high:g})"
             )
     values = [spec.values for spec in space.values() if not isinstance(spec, Range)]

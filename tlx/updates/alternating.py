@@ -53,19 +53,19 @@ def taker_of(update: Update, terms: Sequence[Term], model: Model) -> tuple[str, 
     if not update.alternates:
         if takers:
             raise ValueError(
-                f"{takers[0][0]} takes turns, each a step of its own, and {name} takes one step for all terms: "
-                "give update=Alternating()"
+                f"{takers[0][0]} takes several moves in each step, but {name} takes one step for all terms: set "
+                "update=Alternating()"
             )
         return None
     if not takers:
         raise ValueError(
-            f"{name} is for a term that takes turns (one with a hook turns, such as Mcd or Adda), and the objective "
-            "has none: leave it out"
+            f"{name} needs a term with several moves in each step (a term that defines turns, such as Mcd or "
+            "Adda), but the objective has no such term: leave the update out"
         )
     if len(takers) > 1:
         raise ValueError(
-            f"{name} is for one term that takes turns, and {' and '.join(taker for taker, _ in takers)} both do: "
-            "keep one"
+            f"{name} supports one term with several moves in each step, but the objective has "
+            f"{' and '.join(taker for taker, _ in takers)}: keep one of them"
         )
     return takers[0]
 
@@ -92,8 +92,8 @@ def in_turns(
             if not any(path.startswith(turn.moves) for path in learning):
                 when = f" in phase {phase}" if len(partitions) > 1 else ""
                 raise ValueError(
-                    f"{who} moves {' and '.join(prefix + '*' for prefix in turn.moves)} in a turn of its own, of which "
-                    f"the tuning lets nothing learn{when}"
+                    f"{who} moves {' and '.join(prefix + '*' for prefix in turn.moves)} in a turn, but the tuning "
+                    f"freezes all these parameters{when}"
                 )
         moved_partitions.append(moved)
     return tuple(moved_partitions)

@@ -65,7 +65,10 @@ class Update:
 
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
         """Return the gradient for one optimiser step, and the `aux` to report."""
-        raise TypeError(f"{type(self).__name__} does not say which gradient it takes")
+        raise TypeError(
+            f"{type(self).__name__} does not define its gradient; give the class a method gradient(slope, trainable, "
+            "tick)"
+        )
 
     def step(self, slope: Slope, descend: Descend, point: Point, tick: Tick) -> tuple[Point, Tree, Aux]:
         """Return the next point, the gradient to log, and the `aux` to report."""

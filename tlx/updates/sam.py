@@ -22,7 +22,7 @@ class Sam(Update):
 
     def __post_init__(self) -> None:
         if self.rho < 0:
-            raise ValueError(f"rho is {self.rho}; the radius of the neighbourhood is not negative")
+            raise ValueError(f"rho is {self.rho}; expected a radius of 0 or more")
 
     def gradient(self, slope: Slope, trainable: Tree, tick: Tick) -> tuple[Tree, Aux]:
         first, aux = slope.at(trainable, None)

@@ -36,7 +36,7 @@ def row(document, name):
 
 def test_the_arms_differ_in_what_is_brought_alone(recipe):
     study = benefit_study(recipe, seeds=2, shots=[1, 4])
-    assert study.question == "What did transfer buy here?" and study.baseline == {"arm": "scratch"}
+    assert study.question == "How much does transfer help here?" and study.baseline == {"arm": "scratch"}
     names = [(cell.names["arm"], cell.names["labels"], cell.names["seed"]) for cell in study.cells]
     assert names == [(arm, n, seed) for n in (10, 40, 80) for arm in ("pretrained", "scratch") for seed in (0, 1)]
     by_name = {tuple(cell.names.values()): cell.recipe for cell in study.cells}
@@ -143,11 +143,11 @@ def test_transfer_pays_where_the_source_is_the_target(measured):
         ["weights.reset", "()", "('.*',)"], ["tuning", "Full(decay=0.9)", "Full()"],
     ]  # fmt: skip
     old = document["strubell"]
-    assert old["how"].endswith("PUE 1.58, 0.954 lb CO2e a kWh (Strubell et al., 2019)")
+    assert old["how"].endswith("PUE 1.58, 0.954 lb CO2e per kWh (Strubell et al., 2019)")
     # What trained as one shared its energy evenly, so the ends may meet.
     assert old["kwh"]["low"] <= old["kwh"]["mean"] <= old["kwh"]["high"]
     assert old["co2e_kg"]["mean"] == pytest.approx(old["kwh"]["mean"] * 0.954 * 0.45359237)
-    assert not [note for note in document["notes"] if "processes worked at once" in note]
+    assert not [note for note in document["notes"] if "processes ran at the same time" in note]
 
 
 def test_nothing_is_run_or_counted_twice(measured, monkeypatch):
@@ -163,8 +163,8 @@ def test_the_card_is_told_on_a_terminal(measured):
     _, _, document = measured
     told = {one[0]: one for one in words.rows(document)}
     assert told["test/accuracy at the end"][1].startswith("+0.")
-    assert told["steps to what scratch ends with"][1].endswith("]")
-    assert any("looked at every 2 steps" in note for note in words.notes(document))
+    assert told["steps to reach the final value of scratch"][1].endswith("]")
+    assert any("evaluated every 2 steps" in note for note in words.notes(document))
 
 
 def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
@@ -175,7 +175,7 @@ def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
     assert document["labels"] == [20]
     assert any(note.startswith("there is one seed") and "compared" in note for note in document["notes"])
     assert document["measures"][0]["gain"]["verdict"] == "not compared"
-    assert any(note.startswith("labels needed for equal accuracy were not measured") for note in document["notes"])
+    assert any(note.startswith("the labels needed for equal accuracy are not measured") for note in document["notes"])
     assert {one["gain"]["low"] for one in document["measures"]} == {None}
     assert not [one for one in document["measures"] if one["name"] == "labels"]
 
@@ -194,7 +194,7 @@ def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
     assert steps["gain"]["bound"] == "at most" and steps["gain"]["value"] < 1 and steps["gain"]["low"] is None
     assert steps["pretrained"]["bound"] == "at least"
     assert row(document, "labels")["gain"]["bound"] == "at most"
-    assert any("never reached what scratch ended with" in note for note in document["notes"])
+    assert any("never reach the final value of scratch" in note for note in document["notes"])
     assert words.bought(steps["gain"]).startswith("<= 0.")
 
 
@@ -204,12 +204,15 @@ def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
         (
             {"weights": None},
             {},
-            "the recipe brings nothing: it has a model= and no weights=, so there is no transfer to measure; give "
-            "weights=Weights(...)",
+            "the recipe has no pretrained weights: it has a model= and no weights=, so there is no transfer to measure",
         ),
-        ({}, {"seeds": 0}, "seeds is 0; the card needs 1 or more, and 2 for intervals"),
-        ({}, {"shots": [0]}, "shots of 0: give numbers of examples of a class, 1 or more"),
-        ({}, {"shots": [8]}, "8 shots are 80 labels, no fewer than the recipe's own 80; leave 8 out"),
+        ({}, {"seeds": 0}, "seeds is 0; expected 1 or more"),
+        ({}, {"shots": [0]}, "shots is 0; expected "),
+        (
+            {},
+            {"shots": [8]},
+            "8 shots give 80 labels, which is not fewer than the 80 labels of the recipe; leave 8 out",
+        ),
         ({}, {"shots": [4000]}, "class '0' has 125 training examples, fewer than shots=4000"),
         ({}, {"scratch": ["optim.lr"]}, "--scratch 'optim.lr' is not of the form path=value"),
         (
@@ -230,10 +233,8 @@ def test_a_recipe_that_resets_all_brings_nothing(recipe):
     weights = dataclasses.replace(recipe.weights, reset=(r".*",))
     with pytest.raises(ValueError) as error:
         benefit_study(dataclasses.replace(recipe, weights=weights))
-    assert str(error.value) == (
-        f"the recipe brings nothing: weights.reset is ('.*',), which draws every number of {weights.source!r} afresh; "
-        "leave it out"
-    )
+    for part in ("weights.reset is ('.*',)", repr(weights.source), "leave weights.reset out"):
+        assert part in str(error.value)
 
 
 def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
@@ -242,13 +243,15 @@ def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
     command = ["benefit", "tiny.py", "--seeds", "2", "--shots", "1", "--scratch", "optim.lr=0.01", "--quiet"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    assert "What did transfer buy here?" in done.output and "two seeds say little" in done.output
+    assert "How much does transfer help here?" in done.output and "two seeds say little" in done.output
     assert done.output.splitlines()[-1] == "runs/benefit-tiny/benefit.json"
     document = json.loads((tmp_path / "runs/benefit-tiny/benefit.json").read_text())
     assert document["command"] == shlex.join(["tlx", "benefit", "tiny.py", *command[6:8], "--seeds", "2", *command[4:6],
                                               "--out", "runs/benefit-tiny"])  # fmt: skip
     assert len(document["seeds"]) == 2
     refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--set", "weights=None", "--quiet"])
-    assert refused.exit_code == 2 and refused.output.startswith("tlx: the recipe brings nothing: it has a model=")
+    assert refused.exit_code == 2 and refused.output.startswith(
+        "tlx: the recipe has no pretrained weights: it has a model="
+    )
     refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--shots", "few"])
     assert refused.exit_code == 2 and "'few' is not a list of whole numbers such as 8,16,32" in refused.output

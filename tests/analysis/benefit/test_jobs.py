@@ -59,8 +59,10 @@ def test_two_processes_measure_one_card(room, monkeypatch):
     # None took what the other could have done.
     assert len(Counter(line["process"] for line in lines)) == 2
     document = json.loads((room / "out" / "benefit.json").read_text())
-    [note] = [note for note in document["notes"] if "worked at once" in note]
-    assert note.startswith("up to 2 processes worked at once on one machine: the energy and CO2e of a run are of all")
+    [note] = [note for note in document["notes"] if "ran at the same time" in note]
+    assert note.startswith(
+        "up to 2 processes ran at the same time on one machine: the energy and CO2e of a run include the whole"
+    )
     assert note in done.output.replace("\n", " ") and document["command"].endswith("--jobs 2")
 
 
@@ -99,7 +101,7 @@ def test_the_older_formula_takes_the_numbers_of_today(measured):
     study, out = measured
     usual = measure(study, out, quiet=True)["strubell"]
     today = measure(study, out, quiet=True, pue=1.1, pounds_per_kwh=0.5)["strubell"]
-    assert today["how"].endswith("PUE 1.1, 0.5 lb CO2e a kWh (Strubell et al., 2019)")
+    assert today["how"].endswith("PUE 1.1, 0.5 lb CO2e per kWh (Strubell et al., 2019)")
     for end in ("mean", "low", "high"):
         assert today["kwh"][end] == pytest.approx(usual["kwh"][end] * 1.1 / 1.58)
         assert today["co2e_kg"][end] == pytest.approx(today["kwh"][end] * 0.5 * 0.45359237)
@@ -113,7 +115,7 @@ def test_the_older_formula_takes_the_numbers_of_today(measured):
 
 def test_the_command_hands_them_on_and_refuses_others(room, monkeypatch):
     refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--pue", "-1", "--quiet", "--out", "out"])
-    assert (refused.exit_code, refused.output) == (2, "tlx: pue is -1.0; it is a number of zero or more\n")
+    assert refused.exit_code == 2 and refused.output.startswith("tlx: pue is -1.0; ")
     assert not (room / "out").exists()
 
     def look(*given, **how):

@@ -31,7 +31,7 @@ def test_the_document_lies_in_the_folder_and_says_where_it_came_from(document, t
     assert document["before"]["fresh_stages"] == ["head"]
     assert document["after"] == {"selection": "best-validation", "step": tuned.result["selected_step"]}
     assert list(by_name(document)) == STAGES
-    for told in ("2 leaves were drawn from the recipe's seed", "chosen on the validation split"):
+    for told in ("2 parameters are not in the pretrained weights", "chosen on the validation split"):
         assert any(told in note for note in document["notes"])
 
 
@@ -100,7 +100,7 @@ def test_fewer_examples_are_a_stratified_part(tuned):
     for part in ("spectra of kernels", "features", "probes", "the line"):
         told = [(done, total) for name, done, total in parts if name == part]
         assert told[-1][0] == told[-1][1]
-    with pytest.raises(ValueError, match="examples is 3; give 8 or more"):
+    with pytest.raises(ValueError, match="examples is 3; expected 8 or more"):
         changes.moved(tuned, examples=3)
     changes.moved(tuned)
 
@@ -109,7 +109,7 @@ def test_from_scratch_says_so(scratch):
     document = changes.moved(scratch)
     assert document["before"]["scratch"]
     assert document["before"]["fresh_stages"] == STAGES
-    assert "'before' is the initial draw" in document["notes"][0]
+    assert "'before' means the random initial weights" in document["notes"][0]
     # A fresh bias is zero: there is nothing to relate its change to.
     assert by_name(document)["head"]["weights"]["biases"]["relative"] is None
     [stages, line] = tables(document)

@@ -130,11 +130,11 @@ def test_what_no_seed_changes_is_not_done_again(compared):
     ("changes", "methods", "message"),
     [
         ({"data": Data(target="digits", size=8), "objective": (terms.Supervised(),)}, None,
-         "the recipe has no source, which these methods transfer from; give Data(source=...)"),
+         "the recipe has no source, but these methods transfer from a source; give Data(source=...)"),
         ({"task": tasks.Regression()}, None, "classical methods are for tasks.Classification, not tasks.Regression"),
-        ({}, ("koral",), "no method 'koral'; close: 'coral', 'kliep'"),
+        ({}, ("koral",), "there is no method 'koral'; close: 'coral', 'kliep'"),
         ({"data.labels": 0, "objective": (terms.Supervised(on="source"),)}, ("tradaboost",),
-         "the method 'tradaboost' needs labels of the target; data.labels is 0, which grants none"),
+         "the method 'tradaboost' needs labels of the target, but data.labels is 0, which grants none"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, message):
@@ -174,10 +174,10 @@ def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatc
         "20 granted",
         "subspace",
         "over seeds and examples",
-        "initial draw",
+        "random initial weights",
     ):
         assert told in done.output
     document = json.loads((tmp_path / "runs" / "classical-digits" / "classical.json").read_text())
     assert [row["name"] for row in document["methods"]] == ["source", "target", "subspace"]
     done = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
-    assert done.exit_code == 2 and "tlx: no method 'pca'; close: " in done.output
+    assert done.exit_code == 2 and "tlx: there is no method 'pca'; close: " in done.output

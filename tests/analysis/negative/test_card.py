@@ -147,7 +147,7 @@ def test_where_the_algorithm_has_no_term_of_its_own_the_target_alone_stands_for_
 
 
 def test_opposite_verdicts_are_told_of(document, written):
-    told = "in 2 settings the verdict against A(0,T) is the opposite of that against from scratch"
+    told = "in 2 settings, the verdict against A(0,T) is the opposite of the verdict against from scratch"
     assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "helps"
     assert told.replace("2", "1") in document["notes"]
     assert all(len(row) == 10 for row in rows(document))
@@ -167,7 +167,7 @@ def test_a_verdict_that_turns_is_told_of_with_the_values_between_which_it_does()
 
 def test_a_study_without_a_finished_run_says_why(written):
     written.cells.append({"fingerprint": "f" * 16, "names": {"arm": "A(S,T)", "source": "s", "labels": 0, "eps": 0.0}})
-    with pytest.raises(ValueError, match=r"no run of A\(S,T\) in .* has finished: none has been run"):
+    with pytest.raises(ValueError, match=r"no run of A\(S,T\) in .* has finished: no error is recorded"):
         card(studies.read(written.write()), CLASSES, "here")
 
 

@@ -106,7 +106,7 @@ def test_domains_that_cannot_be_told_apart_are_at_no_distance():
     x, y = draw.normal(size=(400, 3)), draw.normal(size=(300, 3))
     assert abs(np.mean(proxy_a_distance(x, y))) < 0.5
     assert np.mean(proxy_a_distance(x, y + 9)) == 2.0
-    with pytest.raises(ValueError, match="too few to tell domains apart by"):
+    with pytest.raises(ValueError, match="too few for the proxy A-distance"):
         proxy_a_distance(x[:3], y)
 
 
@@ -138,7 +138,7 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--labels", "many"], "labels 'many': give a number of examples of each class"),
+        (["--labels", "many"], "labels 'many': expected a number of examples per class"),
         (["--labels", "1.5"], "labels=1.5"),
         (["--eps", "a"], "is not a list of numbers"),
         (["--sources", "mnist5"], "mnist5k"),

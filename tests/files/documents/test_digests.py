@@ -85,5 +85,5 @@ def test_without_digests_the_recipe_still_agrees_with_its_fingerprint(run):
     document = json.loads((run / "recipe.json").read_text())
     document["recipe"]["optim"]["lr"] = 0.5
     (run / "recipe.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"recipe\.json: its recipe has the fingerprint \w+, and the file says"):
+    with pytest.raises(ValueError, match=r"recipe\.json: its recipe has the fingerprint \w+, but the file records"):
         report.write(run)

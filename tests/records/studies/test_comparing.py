@@ -66,7 +66,7 @@ def test_any_metric_of_the_runs_can_be_asked(small_study):
                     assert score.examples.mean() == pytest.approx(score.value)
     assert studies.compare(study, "test/loss").higher is False
     assert studies.compare(study, "test/loss").smallest == 0.0
-    assert studies.compare(study, "test/f1").comparisons[0].lacking == "test/f1 is no mean over examples"
+    assert studies.compare(study, "test/f1").comparisons[0].lacking == "test/f1 is not a mean over examples"
 
 
 def right(count, of=100):
@@ -167,10 +167,8 @@ def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written)
         written.add(right(50), method="a", seed=seed).add(right(60), said=0.6 + 0.3 * seed, method="b", seed=seed)
     table = written.compare()
     assert table.comparisons[0].difference.mean == pytest.approx(0.1)
-    assert table.warnings[:1] == (
-        f"result.json of cell {3:016x} says test/accuracy 0.9, but its predictions come to 0.6, which is what counts "
-        "here",
-    )
+    for part in (f"result.json of cell {3:016x}", "test/accuracy 0.9", "predictions give 0.6"):
+        assert part in table.warnings[0]
 
 
 def test_without_predictions_the_lines_count_and_else_the_result(written):
@@ -181,14 +179,14 @@ def test_without_predictions_the_lines_count_and_else_the_result(written):
     table = written.compare()
     assert [score.source for score in table.summaries[1].scores.values()] == ["metrics.jsonl", "result.json"]
     assert table.comparisons[0].lacking == "predictions were not kept"
-    assert table.warnings[:1] == ("1 of 4 values could not be computed again and are those of result.json",)
+    assert table.warnings[0].startswith("1 of 4 values cannot be recomputed")
 
 
 def test_rules_that_chose_differently_are_named(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed)
         written.add(right(60), selection="best-validation", method="b", seed=seed)
-    assert "the checkpoints were chosen by different rules: last, best-validation" in written.compare().warnings
+    assert "different rules chose the checkpoints: last, best-validation" in written.compare().warnings
 
 
 def test_the_baseline_of_an_arm_is_equal_in_all_else(written):
@@ -201,7 +199,7 @@ def test_the_baseline_of_an_arm_is_equal_in_all_else(written):
     # A column that the baseline lacks does not part the two.
     assert [(one.arm.names["labels"], one.baseline.names["labels"]) for one in table.comparisons] == [(8, 8), (16, 16)]
     [(arm, why)] = table.alone
-    assert (arm.names["labels"], why) == (32, "no arm of the baseline is equal to it in all else")
+    assert (arm.names["labels"], why) == (32, "no arm of the baseline equals it in all other columns")
     assert written.compare(baseline={}).comparisons == ()
 
 
@@ -221,7 +219,7 @@ def test_an_unfinished_baseline_is_not_replaced_by_another(written):
 def test_what_cannot_be_compared_is_refused(written):
     written.add(right(50), method="a", seed=0).add(right(60), method="b", seed=0)
     for baseline, told in (
-        ({"methd": "a"}, r"names no column 'methd'; close: 'method'"),
+        ({"methd": "a"}, r"names the column 'methd', .*; close: 'method'"),
         ({"method": "aa"}, r"no arm of .* has the baseline method='aa'; close: 'a'"),
     ):
         with pytest.raises(ValueError, match=told):

@@ -117,13 +117,13 @@ def change(study, **fields):
 def test_what_is_no_study_is_refused(study, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         studies.read(tmp_path / "none")
-    assert str(error.value) == f"{tmp_path / 'none'} holds no study: there is no study.json"
+    assert str(error.value) == f"{tmp_path / 'none'} contains no study: there is no study.json"
     with pytest.raises(ValueError) as error:
         studies.read(study).check_metric("test/acuracy")
     assert str(error.value).startswith(f"no cell of {study} has the metric 'test/acuracy'; close: 'test/accuracy'")
     twice = [{"fingerprint": name, "names": {"seed": 0}, "changes": []} for name in ("a", "b")]
     change(study, cells=twice)
-    with pytest.raises(ValueError, match=r"cells a and b have the same names \{'seed': 0\}; label what differs"):
+    with pytest.raises(ValueError, match=r"cells a and b have the same names \{'seed': 0\}"):
         studies.read(study)
     for listed in (None, [{"fingerprint": "../../etc", "names": {}}]):
         change(study, cells=listed)

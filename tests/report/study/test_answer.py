@@ -123,7 +123,7 @@ def test_seeds_that_vary_too_much_have_no_detectable_difference(written):
 def test_without_a_baseline_nothing_is_compared(written):
     table = add(add(written, "a", BASE), "b", UP).compare(baseline={})
     lead = said(table)["lead"]
-    for part in ("No baseline", "b has the highest mean test accuracy", "59.0 %"):
+    for part in ("has no baseline", "b has the highest mean test accuracy", "59.0 %"):
         assert part in lead
 
 

@@ -192,23 +192,23 @@ def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
     cell.result["metrics"]["test/accuracy"] += 0.05
     (cell.folder / "result.json").write_text(json.dumps(cell.result))
     html = report.write_study(out).read_text(encoding="utf-8")
-    assert f"Result.json of cell {cell.fingerprint} says" in text(html).replace("result.json", "Result.json")
+    assert f"Result.json of cell {cell.fingerprint} contains" in text(html).replace("result.json", "Result.json")
     assert marked(html, "mean") == pytest.approx(marked(report.write_study(small_study).read_text(), "mean"))
 
 
 def test_what_is_no_study_is_refused(small_study, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         report.write(tmp_path)
-    assert str(error.value) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
+    assert str(error.value) == f"{tmp_path} contains neither a run nor a study: no result.json and no study.json"
     run = next(small_study.glob("cells/*/report.html")).parent
     with pytest.raises(ValueError) as error:
         report.write(run, "test/loss")
     assert str(error.value) == (
-        f"{run} holds a run, whose page has every metric; --metric is of a study's comparison"
+        f"{run} contains a run, and its page shows every metric; --metric is for the comparison in a study"
     )  # fmt: skip
     with pytest.raises(ValueError) as error:
         report.table(run, "latex")
-    assert str(error.value) == f"{run} holds a run; a table compares the arms of a study"
+    assert str(error.value) == f"{run} contains a run; a table compares the arms of a study"
     shutil.copy(small_study / "study.json", tmp_path)
     with pytest.raises(ValueError, match=r"no cell of .* has finished yet: 14 waiting"):
         report.write(tmp_path)

@@ -40,7 +40,7 @@ def benefit_study(
         ValueError: The recipe has no pretrained weights, or shots or seeds are invalid.
     """
     if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; the card needs 1 or more, and 2 for intervals")
+        raise ValueError(f"seeds is {seeds}; expected 1 or more, and 2 or more for intervals")
     check_brought(recipe)
     arms = {PRETRAINED: {}, SCRATCH: scratch_changes(recipe, scratch)}
     cells = []
@@ -59,21 +59,21 @@ def benefit_study(
                 Override({ARM: arm, LABELS: labels, SEED: seed}, data_changes | budget | changes | {"seed": seed})
                 for seed in range(recipe.seed, recipe.seed + seeds)
             ]
-    return Study(base=recipe, cells=cells, question="What did transfer buy here?", baseline={ARM: SCRATCH})
+    return Study(base=recipe, cells=cells, question="How much does transfer help here?", baseline={ARM: SCRATCH})
 
 
 def check_brought(recipe: Recipe) -> None:
     """Raise ValueError if the recipe has no pretrained weights, so that there is no transfer to measure."""
     if recipe.weights is None:
         raise ValueError(
-            "the recipe brings nothing: it has a model= and no weights=, so there is no transfer to measure; give "
-            "weights=Weights(...)"
+            "the recipe has no pretrained weights: it has a model= and no weights=, so there is no transfer to "
+            "measure; give weights=Weights(...)"
         )
     ready = prepare(recipe, open_data(recipe, test=False))
     if flatten(ready.model.params).keys() <= ready.new:
         raise ValueError(
-            f"the recipe brings nothing: weights.reset is {recipe.weights.reset!r}, which draws every number of "
-            f"{recipe.weights.source!r} afresh; leave it out"
+            f"the recipe uses no pretrained weights: weights.reset is {recipe.weights.reset!r}, which initialises "
+            f"every parameter of {recipe.weights.source!r} at random; leave weights.reset out"
         )
 
 
@@ -114,12 +114,14 @@ def sizes(recipe: Recipe, shots: Sequence[int] | None) -> dict[int, dict[str, An
         ValueError: A number of shots is invalid, or results in no fewer labels than the recipe's own.
     """
     if recipe.data.source is not None or recipe.data.labels is not None:
-        raise ValueError("tlx benefit varies how many labels one data set gives: leave data.source and data.labels out")
+        raise ValueError(
+            "tlx benefit varies the number of labels of one data set: leave data.source and data.labels out"
+        )
     most = len(open_data(recipe, test=False).train)
     changes_by_size: dict[int, dict[str, Any]] = {}
     for shot in SHOTS if shots is None else sorted(set(shots)):
         if shot < 1:
-            raise ValueError(f"shots of {shot}: give numbers of examples of a class, 1 or more")
+            raise ValueError(f"shots is {shot}; expected numbers of examples per class, 1 or more")
         changes = {"data.fraction": None, "data.shots": shot}
         try:
             labels = len(open_data(assigned(recipe, changes), test=False).train)
@@ -131,6 +133,7 @@ def sizes(recipe: Recipe, shots: Sequence[int] | None) -> dict[int, dict[str, An
             changes_by_size[labels] = changes
         elif shots is not None:
             raise ValueError(
-                f"{shot} shots are {labels} labels, no fewer than the recipe's own {most}; leave {shot} out"
+                f"{shot} shots give {labels} labels, which is not fewer than the {most} labels of the recipe; "
+                f"leave {shot} out"
             )
     return changes_by_size | {most: {}}

@@ -63,14 +63,18 @@ def card(
     looked, steps, ends = arrivals(ours, theirs, metric, higher)
     notes = [*short, *few_seeds(len(ours.cells))]
     if late := sum(not first for first in ends):
-        notes.append(f"{late} of {len(ends)} pretrained runs never reached what scratch ended with")
+        notes.append(f"{late} of {len(ends)} pretrained runs never reach the final value of scratch")
     packs = sorted({together(cell) for cell in (*ours.cells, *theirs.cells)})
     if packs[-1] > 1:
-        notes.append(f"runs trained as one, up to {packs[-1]} at a time; time and energy of each are its even share")
+        notes.append(
+            f"runs trained together, up to {packs[-1]} at a time; the time and energy of each run are its equal share "
+            "of the group"
+        )
     if at_once > 1:
         notes.append(
-            f"up to {at_once} processes worked at once on one machine: the energy and CO2e of a run are of all that "
-            "the machine drew meanwhile, so they count the others' runs too; --jobs 1 measures each by itself"
+            f"up to {at_once} processes ran at the same time on one machine: the energy and CO2e of a run include "
+            "the whole machine during that time, so they count the other runs too; --jobs 1 measures each run "
+            "alone"
         )
     reach, whole = to_reach(ours, theirs, steps, ends), in_all(ours, theirs)
     return {
@@ -108,7 +112,10 @@ def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations])
     cells = {arm.names[ARM]: {cell.seed: cell for cell in arm.done} for arm in arms}
     seeds = [seed for seed in cells[PRETRAINED] if seed in cells[SCRATCH]]
     if not seeds:
-        failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
+        failed = next(
+            (cell.failed["error"] for cell in study.cells if cell.failed),
+            "no error is recorded; run the same command again",
+        )
         raise ValueError(f"no seed has finished in both arms of {study.folder}: {failed}")
     ours, theirs = (
         Side(tuple(cells[name][seed] for seed in seeds), operations[name]) for name in (PRETRAINED, SCRATCH)
@@ -156,7 +163,9 @@ def to_reach(ours: Side, theirs: Side, steps: tuple[list[int], list[int]], ends:
             [count * price(cell, side.operations) for count, cell in zip(counts, side.cells, strict=True)]
             for side, counts in ((ours, steps[0]), (theirs, steps[1]))
         )
-        row = measured(name, f"{title} to what scratch ends with", unit, ours, theirs, a, b, ratio(of_sums(a, b, ends)))
+        row = measured(
+            name, f"{title} to reach the final value of scratch", unit, ours, theirs, a, b, ratio(of_sums(a, b, ends))
+        )
         row["pretrained"]["bound"] = "" if all(ends) else "at least"
         rows.append(row)
     return rows
@@ -179,13 +188,20 @@ def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[
     reason, if that is unknown."""
     metric = study.metric
     if len(labels) < 2:
-        return None, ["labels needed for equal accuracy were not measured: there is one number of labels"]
+        return None, [
+            "the labels needed for equal accuracy are not measured, because there is only one number of labels"
+        ]
     arms = {(arm.names[ARM], arm.names[LABELS]): arm for arm in study.arms}
     curves = [arms[PRETRAINED, count].values(metric) for count in labels]
     most = arms[SCRATCH, labels[-1]].values(metric)
     seeds = [seed for seed in most if all(seed in values for values in curves)]
     if not seeds:
-        return None, ["labels needed for equal accuracy are not known: no seed has finished with all numbers of them"]
+        return None, [
+            (
+                "the labels needed for equal accuracy are unknown, because no seed has finished with every number of "
+                "labels"
+            )
+        ]
     ours = np.array([[values[seed] for values in curves] for seed in seeds])
     theirs = np.array([most[seed] for seed in seeds])
     saved = labels_saved(labels, ours, theirs, higher)
@@ -195,7 +211,7 @@ def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[
     folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for arm in study.arms for cell in arm.done]
     full = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
     return {
-        "name": "labels", "title": "labels for what scratch has with the most", "unit": "", "pretrained": needed,
+        "name": "labels", "title": "labels to equal scratch with all labels", "unit": "", "pretrained": needed,
         "scratch": full, "gain": ratio(saved), "folders": folders,
     }, []  # fmt: skip
 

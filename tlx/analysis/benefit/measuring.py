@@ -123,7 +123,11 @@ def told(value: Any) -> str:
 def counted_once(directory: Path, study: Study, arm: str) -> Operations:
     """Return the operations of a run of the arm, cached by the fingerprint of its recipe."""
     path, cell = directory / OPERATIONS, largest(study, arm)
-    counts = read_json(path, records.OPERATIONS, remedy=f"delete {path}: it is counted again") if path.is_file() else {}
+    counts = (
+        read_json(path, records.OPERATIONS, remedy=f"delete {path} to count the operations again")
+        if path.is_file()
+        else {}
+    )
     if cell.fingerprint not in counts:
         counts[cell.fingerprint] = operations(cell.recipe)._asdict()
         write_json(path, counts)

@@ -23,10 +23,11 @@ def notes(card: Json) -> list[str]:
     old = card["strubell"]
     changes = "; ".join(f"{path}: {before} -> {after}" for path, before, after in card["changes"])
     return [
-        f"{len(card['seeds'])} seeds, {card['labels'][-1]:,} labels, selection: {card['selection']}; "
-        f"from scratch is {changes}",
-        f"the final metric from scratch is measured on the validation split, which is looked at every {card['looked']} "
-        "steps; the cost of each arm is counted up to the first evaluation that reaches it",
+        f"{len(card['seeds'])} seeds, {card['labels'][-1]:,} labels, selection: {card['selection']}; changes of "
+        f"the arm from scratch: {changes}",
+        "the final metric of the arm from scratch is measured on the validation split, which is evaluated every "
+        f"{card['looked']} steps; the cost of each arm is counted up to the first evaluation that reaches this "
+        "value",
         f"operations: {card['counted']}",
         f"energy of one of the runs: {card['energy']}",
         f"one run by the formula of 2019: {between(old['kwh'], 1000)} Wh, {between(old['co2e_kg'], 1000)} g CO2e, "

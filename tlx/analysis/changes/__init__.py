@@ -61,7 +61,9 @@ def moved(
         ValueError: The initial weights cannot be rebuilt, or `examples` is too small.
     """
     if examples < 8:
-        raise ValueError(f"examples is {examples}; give 8 or more (the unbiased similarity needs 4 in each batch)")
+        raise ValueError(
+            f"examples is {examples}; expected 8 or more, because the unbiased similarity needs 4 in each batch"
+        )
     path = Path(getattr(run, "folder", run))
     tell = say or (lambda part, done, total: None)
     with writing(path) if path.is_dir() else nullcontext():
@@ -157,17 +159,20 @@ def notes(opened: Reopened, fresh: list[str]) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages, scratch = [], not opened.ready.manifest.entries
     if scratch:
-        messages.append("Nothing was brought: 'before' is the initial draw of the recipe's seed.")
+        messages.append(
+            "There are no pretrained weights: 'before' means the random initial weights from the recipe's seed."
+        )
     elif fresh:
         messages.append(
-            f"{len(fresh)} leaves were drawn from the recipe's seed and not brought ({', '.join(fresh[:3])}"
-            f"{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
+            f"{len(fresh)} parameters are not in the pretrained weights and were drawn from the recipe's seed "
+            f"({', '.join(fresh[:3])}{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
         )
     if opened.result["selection"] in BY_VALIDATION:
         messages.append(
-            "The checkpoint was chosen on the validation split, which flatters what is measured on it 'after'."
+            "The checkpoint was chosen on the validation split, so measurements on this split are too optimistic "
+            "'after'."
         )
-    messages.append("A probe after training reads features that have been fitted to its training examples' labels.")
+    messages.append("A probe after training reads features that were fitted to the labels of its training examples.")
     return messages
 
 

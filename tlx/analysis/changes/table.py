@@ -34,7 +34,9 @@ def tables(document: Json) -> list[Table]:
     line = [[f"{point['share']:.1f}", *(interval(point[name]) for name in measures)] for point in document["line"]]
     return [
         Table("relative change of the weights; features: similarity, linear probes", names, rows),
-        Table("on the line from before (0) to after (1), validation split", ("share", *measures), line),
+        Table(
+            "interpolation between the weights before (0) and after (1), validation split", ("share", *measures), line
+        ),
     ]
 
 

@@ -63,7 +63,7 @@ def compare(
 def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> Json:
     """Run `compare` in a folder that is locked."""
     if (path / run_directory.RECIPE).is_file():
-        raise FileExistsError(f"{path} holds a run, which stays as it is; choose another folder with --out")
+        raise FileExistsError(f"{path} contains a run, and tlx does not overwrite it; choose another folder with --out")
     read = Reader()
     answers: dict[str, list[Answer]] = {name: [] for name in chosen}
     seconds = dict.fromkeys(chosen, 0.0)
@@ -93,17 +93,19 @@ def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Sa
 def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str]:
     """Return the methods to measure, source-only first; raises the errors of `compare`."""
     if recipe.data.source is None:
-        raise ValueError("the recipe has no source, which these methods transfer from; give Data(source=...)")
+        raise ValueError("the recipe has no source, but these methods transfer from a source; give Data(source=...)")
     if len(recipe.data.sources) > 1:
-        raise ValueError(f"these methods transfer from one source, and data.source is {recipe.data.source}: name one")
+        raise ValueError(
+            f"these methods transfer from one source, but data.source is {recipe.data.source}: name one source"
+        )
     if not recipe.task.exclusive:
         raise ValueError(f"classical methods are for tasks.Classification, not tasks.{type(recipe.task).__name__}")
     if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; give 1 or more, and 2 for intervals over seeds")
+        raise ValueError(f"seeds is {seeds}; expected 1 or more, and 2 or more for intervals over seeds")
     if not has_test(recipe.data):
         raise ValueError(
-            f"these methods are compared on the test split, and {recipe.data.target!r} has none with labels: "
-            "data.test_on='validation' tests on its validation split"
+            f"these methods are compared on the test split, but {recipe.data.target!r} has no test split with "
+            "labels: set data.test_on='validation' to test on its validation split"
         )
     granted = "labelled" in recipe.data.stream_names
     names = methods
@@ -113,9 +115,9 @@ def check(recipe: Recipe, methods: Sequence[str] | None, seeds: int) -> list[str
             names.remove("ot")
     for name in names:
         if name not in METHODS:
-            raise ValueError(f"no method {name!r}{near_miss(name, METHODS)}")
+            raise ValueError(f"there is no method {name!r}{near_miss(name, METHODS)}")
         if METHODS[name].needs and not granted:
-            raise ValueError(f"the method {name!r} needs labels of the target; data.labels is 0, which grants none")
+            raise ValueError(f"the method {name!r} needs labels of the target, but data.labels is 0, which grants none")
     if "ot" in names:
         optimal_transport()
     return list(dict.fromkeys([BASE, *names]))
@@ -266,20 +268,23 @@ def number(value: float) -> float | None:
 def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[str, list[Answer]]) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages = [
-        "Features are what the head reads before any training, scaled by the mean and spread of source and target."
+        "The features are the inputs of the head before any training, scaled by the mean and spread of source and "
+        "target."
     ]
     messages += [f"{note[0].upper()}{note[1:]}." for note in drawn[0][1].notes]
     if "ot" not in said and find_spec("ot") is None:
-        messages.append("Optimal transport was left out, for POT is not installed: pip install 'tlx[classical]'.")
+        messages.append("Optimal transport was left out, because POT is not installed: pip install 'tlx[classical]'.")
     if not drawn[0][1].manifest.entries:
-        messages.append("Nothing was brought: each seed's features are those of its initial draw.")
+        messages.append(
+            "There are no pretrained weights: the features of each seed come from its random initial weights."
+        )
     elif len(drawn) > 1:
         messages.append(
-            "What reads no granted label answers the same for every seed: its p is McNemar's over the examples, and "
-            "its verdict goes by the interval over these."
+            "A method that reads no granted label predicts the same for every seed: its p is McNemar's over the "
+            "examples, and its verdict uses the interval over the examples."
         )
     if short := sorted(name for name, answers in said.items() if any(not item.told["converged"] for item in answers)):
-        messages.append(f"The fits of {', '.join(short)} ran out of steps before they had converged.")
+        messages.append(f"The fits of {', '.join(short)} reached the maximum number of steps before they converged.")
     if len(drawn) > 1 and recipe.data.subset_seed is not None:
-        messages.append(f"data.subset_seed is {recipe.data.subset_seed}: every seed is granted the same labels.")
+        messages.append(f"data.subset_seed is {recipe.data.subset_seed}: every seed uses the same labels.")
     return messages

@@ -21,10 +21,10 @@ from tlx.updates import Sum
 TRANSFER, ALONE, SOURCE_ONLY, TARGET_ONLY, SCRATCH = "A(S,T)", "A(0,T)", "source only", "target only", "from scratch"
 # The baseline arms, with a description of each.
 BASELINES: dict[str, str] = {
-    ALONE: "the same algorithm with the target's labelled examples in the source's role (Wang et al., 2019)",
+    ALONE: "the same algorithm with the target's labelled examples in place of the source (Wang et al., 2019)",
     SOURCE_ONLY: "the source's labels alone, without adaptation",
     TARGET_ONLY: "the target's labels alone, without source and adaptation",
-    SCRATCH: "as target only, with every number of the network drawn afresh",
+    SCRATCH: "as target only, with random initial weights",
 }
 CHANCE = "chance"
 ARM, SOURCE, LABELS, EPS, SEED = "arm", "source", "labels", "eps", "seed"
@@ -81,22 +81,25 @@ def check_question(
 ) -> None:
     """Raise ValueError if the arguments of `negative_study` allow no comparison."""
     if not recipe.task.exclusive:
-        raise ValueError(f"negative transfer is measured of tasks.Classification, not {type(recipe.task).__name__}")
+        raise ValueError(f"negative transfer is measured for tasks.Classification, not {type(recipe.task).__name__}")
     if not sources:
         raise ValueError("there is no source: give --sources, or a recipe with Data(source=...)")
     check_apart("sources", sources)
     check_apart("labels", labels)
     check_apart("eps", eps)
     if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; the report needs 1 or more, and 2 for intervals")
+        raise ValueError(f"seeds is {seeds}; expected 1 or more, and 2 or more for intervals")
     if strange := [value for value in eps if not 0 <= value <= 1]:
-        raise ValueError(f"eps is {strange[0]:g}; it is a share of the source's examples, from 0 to 1")
+        raise ValueError(f"eps is {strange[0]:g}; expected a share of the source's examples, from 0 to 1")
     settings = {name: value for name in ("eps_x", "eps_y") if (value := getattr(recipe.data, name))}
     if settings and any(eps):
         (name, value), *_ = settings.items()
-        raise ValueError(f"the recipe has {name}={value:g} itself, and eps are given too; leave one of them out")
+        raise ValueError(f"the recipe sets {name}={value:g}, and eps is set as well; set only one of them")
     if several := [type(term).__name__ for term in recipe.objective if hasattr(term, "sources")]:
-        raise ValueError(f"{several[0]} is of several sources together, and here each source is measured by itself")
+        raise ValueError(
+            f"{several[0]} uses several sources together, but this report measures each source separately; use another "
+            "term"
+        )
 
 
 def base_recipe(recipe: Recipe, sources: Sequence[str], eps: float) -> Recipe:
@@ -183,9 +186,9 @@ def perturbed(eps: float) -> dict[str, Any]:
 
 def check_apart(name: str, values: Sequence[Any]) -> None:
     if not values:
-        raise ValueError(f"there are no {name}")
+        raise ValueError(f"{name} is empty; give one value or more")
     if len(set(values)) < len(values):
-        raise ValueError(f"{name} are {', '.join(map(str, values))}: one is there twice")
+        raise ValueError(f"{name} are {', '.join(map(str, values))}: one value appears twice; give each value once")
 
 
 def parse_labels(text: str) -> Labels:
@@ -196,7 +199,9 @@ def parse_labels(text: str) -> Labels:
     """
     value = parse(text, classes())
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"labels {text!r}: give a number of examples of each class, such as 5, or a share as 0.1")
+        raise ValueError(
+            f"labels {text!r}: expected a number of examples per class, such as 5, or a share, such as 0.1"
+        )
     return value
 
 
@@ -221,8 +226,8 @@ def transfer(terms: Sequence[Term], labels: Labels) -> tuple[Term, ...]:
         remaining = tuple(term for term in terms if getattr(term, "on", None) != "labelled")
         if not any(reads_source(term) for term in remaining):
             raise ValueError(
-                "without labels of the target no term is left that learns from the source: add "
-                "terms.Supervised(on='source'), or leave labels 0 out"
+                "without labels of the target, no term learns from the source: add terms.Supervised(on='source'), "
+                "or leave labels 0 out"
             )
         return remaining
     reads = any("labelled" in (getattr(term, role, None) for role in ("on", "labelled")) for term in terms)

@@ -53,7 +53,10 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
     higher = declared.higher_is_better
     compared = settings(study, metric)
     if not compared:
-        failed = next((cell.failed["error"] for cell in study.cells if cell.failed), "none has been run to its end")
+        failed = next(
+            (cell.failed["error"] for cell in study.cells if cell.failed),
+            "no error is recorded; run the same command again",
+        )
         raise ValueError(f"no run of {TRANSFER} in {study.folder} has finished: {failed}")
     gaps = [
         gap
@@ -324,18 +327,20 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -
     messages = []
     counts = study.counts
     if unfinished := {state: count for state, count in counts.items() if count and state != "done"}:
-        messages.append(f"not all runs are in: {', '.join(f'{count} {state}' for state, count in unfinished.items())}")
+        messages.append(
+            f"not all runs have finished: {', '.join(f'{count} {state}' for state, count in unfinished.items())}"
+        )
     if len(found[0].own.scores) < 2:
         messages.append("there is one seed, so there are no intervals and nothing is compared; run three or more seeds")
     elif len(found[0].own.scores) == 2:
         messages.append("two seeds say little: intervals are very wide; run three or more seeds")
     if any(setting.labels == 0 for setting in found):
         messages.append(
-            "without labels of the target A(0,T) has nothing to learn from: there A(S,T) is compared with chance, as "
-            "the protocol does, and with the source's labels alone"
+            "without labels of the target, A(0,T) has no data to train on; there A(S,T) is compared with chance, "
+            "as in the protocol, and with the source's labels alone"
         )
     if not any(arm.names[ARM] == SCRATCH for arm in study.arms) and any(gap["baseline"] == TARGET_ONLY for gap in gaps):
-        messages.append("the network brings nothing, so the target's labels alone are from scratch")
+        messages.append("the recipe has no pretrained weights, so target only is also from scratch")
     arms_by_note: dict[str, list[str]] = {}
     for arm in study.arms:
         arm_name = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
@@ -352,7 +357,8 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -
             {verdicts.get(first_name), verdicts.get(second_name)} == {"helps", "hurts"} for verdicts in signs
         ):
             messages.append(
-                f"in {apart} settings the verdict against {first_name} is the opposite of that against {second_name}"
+                f"in {apart} settings, the verdict against {first_name} is the opposite of the verdict against "
+                f"{second_name}"
             )
     return messages
 

@@ -86,7 +86,7 @@ def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS)
 
     count = min(len(rows), len(others))
     if count < FEWEST:
-        told = f"{count} rows of a domain are too few to tell domains apart by; the proxy needs {FEWEST} or more"
+        told = f"a domain has {count} rows, which are too few for the proxy A-distance; it needs {FEWEST} or more"
         raise ValueError(told)
     x = np.concatenate([rows[:count], others[:count]]).astype(np.float64)
     y = np.repeat([0, 1], count)

@@ -80,7 +80,9 @@ def known_domains(study: Study, directory: Path) -> list[Json]:
     eps = list(dict.fromkeys(cell.names[EPS] for cell in cells_of))
     base, path = study.base, directory / DOMAINS
     key = {"of": config.fingerprint(base), "sources": sources, "eps": eps}
-    cached = read_json(path, records.DOMAINS, remedy=f"delete {path}: it is measured again") if path.is_file() else {}
+    cached = (
+        read_json(path, records.DOMAINS, remedy=f"delete {path} to measure the domains again") if path.is_file() else {}
+    )
     if {name: cached.get(name) for name in key} != key:
         cached = {**key, "rows": divergences(base, sources, eps)}
         write_json(path, cached)

@@ -107,7 +107,7 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
     if not any(cell.state == "done" for cell in study.cells):
         counts = ", ".join(f"{count} {state}" for state, count in study.counts.items() if count)
         since = f"; stale: {', '.join(study.changed)} changed since, so run the study again" if study.changed else ""
-        raise ValueError(f"no cell of {study.folder} has finished yet: {counts or 'it has none'}{since}")
+        raise ValueError(f"no cell of {study.folder} has finished yet: {counts or 'it has no cells'}{since}")
     check_baseline(study)
     metric = study.check_metric(metric or study.metric)
     smallest = study.smallest if metric == study.metric else 0.0
@@ -124,11 +124,11 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
         arm = baseline_of(candidate.arm.names, arms, study.baseline)
         base = by_arm.get(id(arm))
         if arm is None:
-            alone.append((candidate.arm, "no arm of the baseline is equal to it in all else"))
+            alone.append((candidate.arm, "no arm of the baseline equals it in all other columns"))
         elif base is None:
             alone.append((candidate.arm, "its baseline has no finished cell"))
         elif not candidate.scores.keys() & base.scores.keys():
-            alone.append((candidate.arm, "it shares no finished seed with its baseline"))
+            alone.append((candidate.arm, "it has no finished seed in common with its baseline"))
         else:
             comparisons.append(against(candidate, base, smallest, metric, declared.bounds))
     compared = judged(comparisons, smallest, higher, declared.bounds)
@@ -141,7 +141,10 @@ def check_baseline(study: StudyRecords) -> None:
     """Raise ValueError, with the nearest name, if the baseline has a column or a value that no arm has."""
     for name, value in study.baseline.items():
         if name not in study.columns:
-            raise ValueError(f"the baseline of {study.folder} names no column {name!r}{near_miss(name, study.columns)}")
+            raise ValueError(
+                f"the baseline of {study.folder} names the column {name!r}, which does not "
+                f"exist{near_miss(name, study.columns)}"
+            )
         values = list(dict.fromkeys(str(arm.names.get(name)) for arm in study.arms))
         if str(value) not in values:
             raise ValueError(
@@ -244,7 +247,7 @@ def unpaired(scores: Sequence[Score], metric: str) -> str:
     if any(score.indices is None for score in scores):
         return "predictions were not kept"
     if any(score.examples is None for score in scores):
-        return f"{metric} is no mean over examples"
+        return f"{metric} is not a mean over examples"
     return DIFFER if unlike(scores) else ""
 
 
@@ -299,26 +302,28 @@ def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metri
     """Return warnings for the reader: records that disagree, several selection rules, single seeds."""
     scores = [score for summary in summaries for score in summary.scores.values()]
     messages = [
-        f"result.json of cell {score.cell.fingerprint} says {metric} {score.said:.8g}, but its {score.source} come to "
-        f"{score.value:.8g}, which is what counts here"
+        f"result.json of cell {score.cell.fingerprint} contains {metric} {score.said:.8g}, but its {score.source} "
+        f"give {score.value:.8g}, which is used here"
         for score in scores
         if not score.agrees
     ]
     if copied := sum(score.source == "result.json" for score in scores):
-        messages.append(f"{copied} of {len(scores)} values could not be computed again and are those of result.json")
+        messages.append(f"{copied} of {len(scores)} values cannot be recomputed and are taken from result.json")
     if len(rules := dict.fromkeys(score.cell.result["selection"] for score in scores if score.cell.result)) > 1:
-        messages.append(f"the checkpoints were chosen by different rules: {', '.join(rules)}")
+        messages.append(f"different rules chose the checkpoints: {', '.join(rules)}")
     # Settings may have different test splits, if the compared arms share one.
     if any(score.lacking == DIFFER for score in compared) or (not compared and unlike(scores)):
-        messages.append("the runs were not all measured on the same examples: some differences are of examples too")
+        messages.append(
+            "the runs were not all measured on the same examples, so a part of the differences comes from the examples"
+        )
     if all(len(summary.scores) == 1 for summary in summaries):
         messages.append(
-            "every arm has one seed, so methods are not compared: one run says nothing about other seeds; run three or "
-            "more seeds"
+            "every arm has one seed, so methods are not compared: one run does not show the variation between "
+            "seeds; run three or more seeds"
         )
     elif any(len(score.seeds) == 2 for score in compared):
         messages.append(
-            "two seeds say little: the deviation between seeds is hardly known, so intervals are very wide; run three "
-            "or more seeds"
+            "two seeds say little: the standard deviation between seeds is uncertain, so intervals are very wide; "
+            "run three or more seeds"
         )
     return tuple(messages)

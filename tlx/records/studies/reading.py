@@ -25,7 +25,7 @@ from tlx.trees import Json, near_miss
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 GROUPS = "groups.json"
 SEED = "seed"
-REMEDY = "restore the file, or run the study's command again, which writes it"
+REMEDY = "restore the file, or run the study's command again to write it"
 State = Literal["done", "running", "failed", "waiting", "stale"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
 
@@ -184,7 +184,7 @@ def read(directory: str | Path) -> StudyRecords:
     """
     folder = Path(directory)
     if not is_study(folder):
-        raise FileNotFoundError(f"{folder} holds no study: there is no {STUDY}")
+        raise FileNotFoundError(f"{folder} contains no study: there is no {STUDY}")
     document = read_json(folder / STUDY, records.STUDY, remedy=REMEDY, finite=False)
     cells = tuple(_cell(folder, item) for item in document["cells"])
     _check(folder, cells)
@@ -205,8 +205,8 @@ def _cell(folder: Path, item: Json) -> Cell:
             state = "done"
     if result and result.get("fingerprint", fingerprint) != fingerprint:
         raise ValueError(
-            f"{path} holds the result of another recipe (fingerprint {result['fingerprint']}); remove that directory "
-            "and run the study again"
+            f"{path} contains the result of another recipe (fingerprint {result['fingerprint']}); remove that "
+            "directory and run the study again"
         )
     edited = tuple(stale(path)) if result else ()
     if edited:
@@ -239,7 +239,8 @@ def _check(folder: Path, cells: Iterable[Cell]) -> None:
         earlier = fingerprints.setdefault(_key(cell.names), cell.fingerprint)
         if earlier != cell.fingerprint:
             raise ValueError(
-                f"{folder}: cells {earlier} and {cell.fingerprint} have the same names {cell.names}; label what differs"
+                f"{folder}: cells {earlier} and {cell.fingerprint} have the same names {cell.names}; add a label "
+                "that shows their difference"
             )
 
 

@@ -130,7 +130,11 @@ def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     """Return the sentence for a study without comparisons: the best arm, with the reason why nothing is compared."""
     pick = max if table.higher else min
     best = pick(table.summaries, key=lambda summary: summary.mean)
-    why = "No arm can be compared with its baseline yet" if table.study.baseline else "No baseline, so no comparison"
+    why = (
+        "No arm can be compared with its baseline yet"
+        if table.study.baseline
+        else "The study has no baseline, so there is no comparison"
+    )
     which = "highest" if table.higher else "lowest"
     label = columns.arm(best.arm.names)
     text = f"{why}. {label} has the {which} mean {metric(table.metric)}, "

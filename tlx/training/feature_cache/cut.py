@@ -52,16 +52,22 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     moved = {path for parts in ready.partitions[: phase + 1] for path, learn in parts.items() if learn is not None}
     stage = partition.first_trainable(stages, moved)
     if stage is None:
-        return Cut(None, f"{stages[0]!r}, the first stage, learns")
+        return Cut(None, f"{stages[0]!r}, the first stage, is trainable")
     recipe = ready.recipe
     if recipe.data.augment and recipe.data.views is None:
-        return Cut(None, "the images are augmented afresh at every step; Data(views=k) takes k fixed ways")
+        return Cut(
+            None,
+            (
+                "every step draws new augmentations of the images; Data(views=k) draws k augmentations of each image "
+                "once"
+            ),
+        )
     if jax.process_count() > 1:
         return Cut(None, f"{jax.process_count()} processes share a batch")
     now = partition.first_trainable(stages, ready.partitions[phase])
     below = [name for name in stages[: stages.index(stage)] if subtree(ready.variables.params, name)]
     if not below:
-        return Cut(None, f"no parameter lies below {stage!r}, the first stage that learns")
+        return Cut(None, f"there are no parameters below {stage!r}, the first trainable stage")
     parts = ready.parts(phase)
     if reason := moving_below(ready, parts, stage, inputs):
         return Cut(None, reason)
@@ -76,7 +82,7 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     leaves = tuple(Leaf(path, extra is not None, extra or 0) for (path, _), extra in zip(reads, extras, strict=True))
     why = f"everything below {stage!r} is frozen"
     if now != stage:
-        why += f"; all below {now!r} is by now, but an earlier phase has moved it"
+        why += f"; everything below {now!r} is frozen in this phase, but an earlier phase trained a part of it"
     return Cut(stage, why, reads, leaves)
 
 
@@ -99,7 +105,7 @@ def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> s
         return f"there is dropout or other noise below {stage!r}"
     count, first = len(jax.tree.leaves(variables.stats)), 1 + len(jax.tree.leaves(variables.params))
     if count and list(traced.outvars[-count:]) != list(traced.invars[first : first + count]):
-        return f"running statistics move below {stage!r}"
+        return f"running statistics change below {stage!r}"
     return ""
 
 
@@ -134,7 +140,7 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None,
     try:
         traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr
     except (KeyError, ValueError, TypeError) as error:
-        return (), f"the objective reads what lies below {parts.start!r} ({type(error).__name__}: {error})"
+        return (), f"the objective depends on stages below {parts.start!r} ({type(error).__name__}: {error})"
     variables_read = used(traced)
     paths = [tuple(entry.key for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(carry)[0]]
     shapes = jax.tree.leaves(carry)

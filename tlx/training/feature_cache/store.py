@@ -49,7 +49,7 @@ class Sources(NamedTuple):
 def nothing(ready: Prepared, why: str) -> Sources:
     """Return the recipe's processor for every stream and split."""
     names = (*ready.streams, "validation", "test", *(test.name for test in ready.recipe.data.tests), SOURCE, TARGET)
-    return Sources(None, dict.fromkeys(names, ready.processor), f"no prefix is stored: {why}")
+    return Sources(None, dict.fromkeys(names, ready.processor), f"no features are cached: {why}")
 
 
 def room() -> Path:
@@ -171,7 +171,7 @@ def sources(
     start = time.perf_counter()
     computed = sum(map(len, missing.values()))
     if computed:
-        say(f"computing once what lies below {cut.stage!r}, of {computed:,} examples")
+        say(f"computing the features below {cut.stage!r} once, for {computed:,} examples")
     damaged = [reason for table in tables.values() for reason in table.damaged.values()]
     for reason in damaged:
         say(f"note: {reason}; it is not used, and its rows are computed again")
@@ -184,10 +184,10 @@ def sources(
         except OSError as error:
             # The store only saves time: a full or read-only cache must not stop a run.
             return [nothing(ready, f"{folder} cannot be written ({error.strerror or error})") for ready, _ in pairs]
-    spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all of it was there"
+    spent = f"computed {computed:,} in {time.perf_counter() - start:.1f} s" if computed else "all were in the cache"
     message = (
-        f"prefix: {cut.why}, so what it gives is stored ({spent}) and not computed again for the {reads:,} training "
-        "examples of this phase"
+        f"feature cache: {cut.why}, so its outputs are cached ({spent}) and not computed again for the {reads:,} "
+        "training examples of this phase"
     )
     message += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
     tables_by_run = [{name: tables[folder] for name, folder in folders.items()} for folders in folders_by_run]
@@ -228,13 +228,13 @@ def too_much(
         message = (
             f"{len(pairs)} runs read {reads:,} examples" if len(pairs) > 1 else f"the phase reads {reads:,} examples"
         )
-        return f"{message}, fewer than the {count:,} to compute"
+        return f"{message}, fewer than the {count:,} that the cache must compute"
     longest = pairs[0][0].processor.longest or max(pairs[0][0].recipe.data.lengths)
     sizes = zip(cut.leaves, cut.reads, strict=True)
     row = sum(row_bytes(leaf, shape, longest) for leaf, (_, shape) in sizes)
     size, free = sum(map(len, missing.values())) * row, free_bytes()
     if size > free / 2:
-        return f"it may take {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+        return f"the cache may need {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left"
     return ""
 
 
@@ -315,6 +315,6 @@ def check_numbers(found: Sequence[np.ndarray], indices: np.ndarray, examples: Ex
         bad = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
         if len(bad):
             raise ValueError(
-                f"what lies below {stage!r} gives NaN for {examples.name} {examples.split}[{indices[bad[0]]}]; look "
-                "at that example, and at the weights"
+                f"the features below {stage!r} contain NaN for {examples.name} {examples.split}[{indices[bad[0]]}]; "
+                "check that example and the weights"
             )
