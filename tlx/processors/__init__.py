@@ -60,7 +60,7 @@ def load(
 def fit(
     data: Any,
     columns: Columns,
-    brought: Processor | None = None,
+    base: Processor | None = None,
     shape: tuple[int, ...] | None = None,
     example: Callable[[], Example] | None = None,
 ) -> Processor:
@@ -69,16 +69,16 @@ def fit(
     Args:
         data: The `Data` of the recipe.
         columns: The columns of the data.
-        brought: The processor of the weights, None where they have none.
+        base: The processor of the weights, None where they have none.
         shape: The shape of the images that the model reads, None where it states none.
         example: Reads one example of the data.
 
     Raises:
         ValueError: No processor reads such columns, or the processor does not fit the model.
     """
-    brought = data.processor or brought
+    base = data.processor or base
     kinds = {column.kind for column in inputs(columns).values()}
-    offered = [type(brought)] if brought is not None else []
+    offered = [type(base)] if base is not None else []
     for kind in (*offered, *PROCESSORS):
         if kinds & set(kind.reads):
             if kind in PROCESSORS and not set(kind.reads) & inputs(columns).keys():
@@ -87,7 +87,7 @@ def fit(
                     f"{shown(data.target)} has the inputs {names}, and {kind.noun} reads the column {roles}; give the "
                     "column that name, or a processor of your own: Data(processor=...)"
                 )
-            return kind.fit(brought, data, columns, shape, example)
+            return kind.fit(base, data, columns, shape, example)
     raise ValueError(
         f"{shown(data.target)} has {spelled(columns)}, but no processor of tlx reads them; set your own processor: "
         "Data(processor=...)"

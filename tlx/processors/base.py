@@ -96,7 +96,7 @@ class Processor:
     @classmethod
     def fit(
         cls,
-        brought: Processor | None,
+        base: Processor | None,
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
@@ -105,7 +105,7 @@ class Processor:
         """Return the processor for the data of a recipe, from the class that reads their columns.
 
         Args:
-            brought: The processor of the recipe, else that of the weights, else None.
+            base: The processor of the recipe, else that of the weights, else None.
             data: The `Data` of the recipe.
             columns: The columns of the data.
             shape: The shape of the images that the model reads, None where it states none.
@@ -114,9 +114,9 @@ class Processor:
         Raises:
             ValueError: The data need another processor.
         """
-        if brought is None or not set(cls.reads) & set(brought.reads):
+        if base is None or not set(cls.reads) & set(base.reads):
             raise ValueError(f"{shown(data.target)} requires {cls.noun}; set it: Data(processor={cls.__name__}(...))")
-        return brought
+        return base
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
         """Raise ValueError where a model of `directory` that reads images of `shape` does not fit this processor."""

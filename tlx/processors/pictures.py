@@ -162,7 +162,7 @@ class ImageProcessor(Processor):
     @classmethod
     def fit(
         cls,
-        brought: Processor | None,
+        base: Processor | None,
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
@@ -173,8 +173,8 @@ class ImageProcessor(Processor):
         It has the size and the channels of `data`. Raises ValueError for weights of texts, and for a shape that is not
         that of the model.
         """
-        refuse_other(brought, data, columns, ("image",))
-        original: Any = brought
+        refuse_other(base, data, columns, ("image",))
+        original: Any = base
         if original is None and shape is not None:
             original = cls.of_shape(shape)
         elif original is None:
@@ -339,13 +339,13 @@ class ImageProcessor(Processor):
         return picture.crop((left, top, left + width, top + height))
 
 
-def refuse_other(brought: Processor | None, data: Any, columns: Columns, reads: tuple[str, ...]) -> None:
+def refuse_other(base: Processor | None, data: Any, columns: Columns, reads: tuple[str, ...]) -> None:
     """Raise ValueError where the weights have a processor for another kind of input."""
-    if brought is not None and not set(reads) & set(brought.reads):
+    if base is not None and not set(reads) & set(base.reads):
         from tlx.processors.columns import spelled
 
         raise ValueError(
-            f"{shown(data.target)} has {spelled(columns)}, but the weights have {brought.noun}; name the weights of an "
+            f"{shown(data.target)} has {spelled(columns)}, but the weights have {base.noun}; name the weights of an "
             "image model"
         )
 

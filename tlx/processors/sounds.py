@@ -71,7 +71,7 @@ class SoundProcessor(ImageProcessor):
     @classmethod
     def fit(
         cls,
-        brought: Processor | None,
+        base: Processor | None,
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
@@ -82,8 +82,8 @@ class SoundProcessor(ImageProcessor):
 
         Raises ValueError for weights of texts, and for a shape that is not that of the model.
         """
-        refuse_other(brought, data, columns, ("image", "audio"))
-        template: Any = brought or (cls.of_shape(shape) if shape else None)
+        refuse_other(base, data, columns, ("image", "audio"))
+        template: Any = base or (cls.of_shape(shape) if shape else None)
         size = (data.size, data.size) if data.size else template.shape[:2] if template else (64, 64)
         (rate,) = {column.rate for column in columns.values() if column.kind == "audio"}
         processor = cls(size=size, rate=rate, seconds=data.seconds)

@@ -113,21 +113,21 @@ class TextProcessor(Processor):
     @classmethod
     def fit(
         cls,
-        brought: Processor | None,
+        base: Processor | None,
         data: Any,
         columns: Columns,
         shape: tuple[int, ...] | None = None,
         example: Callable[[], Example] | None = None,
     ) -> Processor:
         """Return the tokenizer of the weights at the length of the data. Raises ValueError where there is none."""
-        if brought is None or not set(cls.reads) & set(brought.reads):
+        if base is None or not set(cls.reads) & set(base.reads):
             from tlx.processors.columns import spelled
 
             kind = "text" if "text" in spelled(columns) else spelled(columns)
             raise ValueError(
                 f"{shown(data.target)} has {kind}, but the weights have no tokenizer; name weights with a tokenizer"
             )
-        return replace(brought, tokens=data.tokens)  # type: ignore[type-var]
+        return replace(base, tokens=data.tokens)  # type: ignore[type-var]
 
     @classmethod
     def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:

@@ -19,7 +19,7 @@ from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe
 from tlx.tasks import Task
-from tlx.training.pretrained import bring, fitted, notes_on, redrawn, same_weights
+from tlx.training.pretrained import fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.step import Parts
 from tlx.trees import Tree, flatten, map_named, near_miss
 from tlx.tuning import Tuning, merging
@@ -159,7 +159,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         model, processor, manifest = like.model, like.stored_processor, like.manifest
         variables = redrawn(like, recipe.seed)
     else:
-        model, variables, processor, manifest, _ = bring(recipe, task)
+        model, variables, processor, manifest, _ = pretrained_model(recipe, task)
     if recipe.weights is not None:
         term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
     pretrained, stored_processor = variables, processor

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlx.training.prepare import Prepared
 
 
-def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
+def pretrained_model(recipe: Recipe, task: Task) -> weights.Pretrained:
     """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none."""
     chosen = recipe.weights
     assert chosen is not None
@@ -35,7 +35,7 @@ def bring(recipe: Recipe, task: Task) -> weights.Pretrained:
     )
     if recipe.model is not None and pretrained.model.config != recipe.model:
         raise ValueError(
-            f"the weights {chosen.source!r} bring their own architecture, {pretrained.model.config}; leave model out"
+            f"the weights {chosen.source!r} have another architecture, {pretrained.model.config}; leave model out"
         )
     return pretrained
 
