@@ -1,4 +1,4 @@
-"""A processor of the user's own, which turns texts into counts of letters."""
+"""A user-defined processor that turns texts into counts of letters."""
 
 FILE = '''
 from dataclasses import dataclass
@@ -60,5 +60,5 @@ def recipe():
 '''
 
 
-def test_a_processor_of_the_users_own_goes_through_everything(live):
-    live(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
+def test_a_user_defined_processor_supports_all_steps(check_recipe):
+    check_recipe(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])

@@ -164,7 +164,7 @@ def test_settings_may_have_examples_of_their_own(written):
 
 def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written):
     for seed in range(2):
-        written.add(right(50), method="a", seed=seed).add(right(60), said=0.6 + 0.3 * seed, method="b", seed=seed)
+        written.add(right(50), method="a", seed=seed).add(right(60), reported=0.6 + 0.3 * seed, method="b", seed=seed)
     table = written.compare()
     assert table.comparisons[0].difference.mean == pytest.approx(0.1)
     assert table.warnings[:1] == (
