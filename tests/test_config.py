@@ -204,9 +204,9 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
 def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text, kind, message):
     with pytest.raises(kind) as error:
         changed(path, text)
-    told = str(error.value).replace("tlx.tasks.", "")
+    recorded = str(error.value).replace("tlx.tasks.", "")
     # Python 3.13 goes on: "Did you mean 'through'?"
-    assert told.split(". Did you mean")[0] == message if kind is TypeError else told.startswith(message)
+    assert recorded.split(". Did you mean")[0] == message if kind is TypeError else recorded.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
     with pytest.raises(kind) as error:
         drawn()
     named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
-    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
-    assert str(error.value).startswith(said)
+    output = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
+    assert str(error.value).startswith(output)
 
 
 def test_seeds_at_both_ends_are_taken_and_differ():
@@ -255,10 +255,10 @@ def test_the_table_names_every_class_by_its_name():
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_load_is_the_inverse_of_dump_through_json(kind):
     value = ONE_OF_EACH[kind]
-    again = config.load(json.loads(json.dumps(config.dump(value))), OWN)
-    assert again == value
-    assert type(again) is type(value)
-    assert config.fingerprint(again) == config.fingerprint(value)
+    reopened = config.load(json.loads(json.dumps(config.dump(value))), OWN)
+    assert reopened == value
+    assert type(reopened) is type(value)
+    assert config.fingerprint(reopened) == config.fingerprint(value)
 
 
 @pytest.mark.parametrize("kind", NAMED)
@@ -312,12 +312,12 @@ def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
 
 def every_change():
     """BASE with each of its leaves changed, one at a time."""
-    others = {int: 7, float: 0.4375, str: "digits", type(None): 3}
+    rest = {int: 7, float: 0.4375, str: "digits", type(None): 3}
     for path, value in config.leaves(BASE):
         if isinstance(value, tuple) or path.endswith((".kind", "name")):
             continue
         with contextlib.suppress(TypeError, ValueError):
-            yield path, changed(path, repr(others[type(value)]))
+            yield path, changed(path, repr(rest[type(value)]))
 
 
 def test_the_fingerprint_changes_with_every_field():
@@ -341,7 +341,7 @@ def test_a_field_that_was_added_later_counts_where_it_says_something():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Late(Early):
         more: tuple[str, ...] = ()
-        others: tuple[str, ...] = dataclasses.field(default_factory=tuple)
+        rest: tuple[str, ...] = dataclasses.field(default_factory=tuple)
         flag: int = 1
 
     Late.__name__ = Early.__name__
@@ -366,9 +366,9 @@ def test_a_new_field_of_a_class_of_schema_1_changes_no_fingerprint(monkeypatch):
 
 
 def test_every_field_of_schema_1_is_still_there_and_counts():
-    for name, kept in schema_1.ALWAYS.items():
+    for name, remaining in schema_1.ALWAYS.items():
         names = [field.name for field in dataclasses.fields(OWN[name])] if name != "Learn" else Learn._fields
-        assert set(kept) <= set(names), name
+        assert set(remaining) <= set(names), name
 
 
 def test_the_name_of_a_class_that_recipes_name_is_there_once():

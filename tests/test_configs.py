@@ -28,13 +28,13 @@ def workplace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("tlx.report.available", lambda: False)
-        done = set()
+        outcome = set()
         for path in CONFIGS:
             weights = load_recipe(str(path), ())[1].weights
-            if weights is not None and weights.source.startswith("runs/") and weights.source not in done:
+            if weights is not None and weights.source.startswith("runs/") and weights.source not in outcome:
                 first = path.with_name(f"{Path(weights.source).name}.py")
                 tlx.run(load_recipe(str(first), SMALL)[1], weights.source, quiet=True)
-                done.add(weights.source)
+                outcome.add(weights.source)
         yield folder
 
 

@@ -93,8 +93,8 @@ PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFU
 def spread(pairs):
     """Every tuning, or term, is tried with one of the models that take it, in turns, and by the slow tests with all."""
     quick = [pair for pair in pairs if pair[0] != "bert" or pair[1] not in ELSEWHERE]
-    names = {other: [name for name, own in quick if own == other] for _, other in quick}
-    near = {(own[n % len(own)], other) for n, (other, own) in enumerate(names.items())}
+    names = {other: [name for name, value in quick if value == other] for _, other in quick}
+    near = {(value[n % len(value)], other) for n, (other, value) in enumerate(names.items())}
     return [pytest.param(*pair, marks=[] if pair in near else [pytest.mark.slow]) for pair in pairs]
 
 
@@ -167,9 +167,9 @@ def saved(tmp_path_factory):
     """By model, a folder with a `source` and a `teacher`: where it cannot be saved, one that reads the same."""
     folder = tmp_path_factory.mktemp("saved")
     for name, settings in MODELS.items():
-        own = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
+        value = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
         for kind, classes in (("source", CLASSES + 2), ("teacher", CLASSES)):
-            built, random = models.build(own, classes), np.random.default_rng(classes)
+            built, random = models.build(value, classes), np.random.default_rng(classes)
 
             def drawn(path, leaf, random=random):
                 return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) + ("variance" in path)
@@ -184,9 +184,9 @@ STREAMS = ("labelled", "source", "unlabelled")
 
 
 def batch(name):
-    found = {"labelled": stream(name, 0), "source": stream(name, 1), "unlabelled": stream(name, 2)}
-    del found["unlabelled"]["label"]
-    return found
+    actual = {"labelled": stream(name, 0), "source": stream(name, 1), "unlabelled": stream(name, 2)}
+    del actual["unlabelled"]["label"]
+    return actual
 
 
 def stream(name, seed):
@@ -218,7 +218,7 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
         0.9 if any(term.needs(STREAMS).average for term in objective) else None,
     )
     parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema, references=references)
-    moving = frozenset(path for path, own in claimed.items() if own is not None)
+    moving = frozenset(path for path, value in claimed.items() if value is not None)
 
     def given(stream):
         return [batch(name)[stream]]
@@ -288,10 +288,10 @@ def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, Saved(held(final), {}, {"best": False}))
     checkpoints.wait()
-    again = checkpoints.restore(held(start), {}).state
+    second = checkpoints.restore(held(start), {}).state
     checkpoints.close()
-    assert jax.tree.structure(again) == jax.tree.structure(held(final))
-    jax.tree.map(np.testing.assert_array_equal, again, held(final))
+    assert jax.tree.structure(second) == jax.tree.structure(held(final))
+    jax.tree.map(np.testing.assert_array_equal, second, held(final))
 
 
 # What makes a term weigh nothing.
@@ -316,13 +316,13 @@ def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, te
     with_it = walk(name, train, start)
     without = walk(name, train, start._replace(numbers=start.numbers | {"terms": weightless}))
     expected = alone(name)
-    found = flatten(without.variables.params)
+    actual = flatten(without.variables.params)
     for path, leaf in flatten(expected.variables.params).items():
-        np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
     for path, leaf in flatten({} if elsewhere else expected.stats).items():
         np.testing.assert_allclose(flatten(without.stats)[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
     heard = flatten(with_it.variables.params)
-    assert any(not np.allclose(heard[path], leaf, rtol=1e-6, atol=1e-7) for path, leaf in found.items())
+    assert any(not np.allclose(heard[path], leaf, rtol=1e-6, atol=1e-7) for path, leaf in actual.items())
 
 
 @pytest.mark.parametrize(("name", "term"), spread(IN_TURNS))
@@ -345,11 +345,11 @@ def test_two_steps_of_a_term_that_takes_turns(name, term, saved):
 @pytest.mark.parametrize("some", [*(OTHERS[n::PARTS] for n in range(PARTS)), *zip(TURNS)], ids="-".join)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_term_is_traced_with_every_tuning(name, some, saved):
-    given = tuple(MAKE[term](saved / name) for term in some if (name, term) not in REFUSED_TERMS)
-    for how in TUNINGS if given else ():
+    inputs = tuple(MAKE[term](saved / name) for term in some if (name, term) not in REFUSED_TERMS)
+    for how in TUNINGS if inputs else ():
         if (name, how) in REFUSED:
             continue
-        objective = (terms.Supervised(), *given)
+        objective = (terms.Supervised(), *inputs)
         if some[0] in TURNS and how in HEAD_FIRST:
             with pytest.raises(ValueError, match="of which the tuning lets nothing learn"):
                 made(name, how, objective)
@@ -404,7 +404,7 @@ def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
     moved = models.forward(model, variables._replace(params=params), inputs)[0]["logits"]
     assert not np.allclose(moved, after, atol=1e-4)
     gradient = jax.grad(lambda p: (models.forward(model, variables._replace(params=p), inputs)[0]["logits"] ** 2).sum())
-    found = flatten(gradient(params))
+    actual = flatten(gradient(params))
     claimed = partition.partition(variables.params, way.phases(model)[0].rules)
-    deaf = [path for path in new if claimed[path] is not None and not np.abs(found[path]).max() > 0]
+    deaf = [path for path in new if claimed[path] is not None and not np.abs(actual[path]).max() > 0]
     assert not deaf

@@ -51,8 +51,8 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def told(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on, recipe):
 
 
 def test_the_reversal_is_a_function_of_progress(tmp_path):
-    found = run(RECIPE, tmp_path / "run", quiet=True)
+    outcome = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
-    assert told(found, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
-    assert found.result["examples"]["source"] == 3500 and found.result["examples"]["unlabelled"] > 1000
+    assert told(outcome, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
+    assert outcome.result["examples"]["source"] == 3500 and outcome.result["examples"]["unlabelled"] > 1000
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels
     base = assigned(recipe, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    assert [ours.result["pack"]["arms"] for ours in packed] == [4] * 4
+    assert [actual.result["pack"]["arms"] for actual in packed] == [4] * 4
     # Those that differ most: another seed and another rate.
     for n in (0, 3):
-        ours, theirs = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
+        actual, expected = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
         for name in ("train/loss", *(f"train/{name}" for name in names)):
-            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+            assert told(actual, name) == pytest.approx(told(expected, name), rel=2e-4, abs=2e-5), (n, name)
 
 
 @pytest.mark.slow
@@ -100,10 +100,10 @@ def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
     changes = {"objective": (SOURCE,)} | {f"data.{name}": eps for name, eps in noise.items()}
     recipes = [assigned(RECIPE, {**changes, "seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 4
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 4
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        assert told(actual, "train/loss") == pytest.approx(told(expected, "train/loss"), rel=2e-4, abs=2e-5), n
 
 
 @pytest.mark.slow
@@ -113,11 +113,11 @@ def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
     recipes = [assigned(RECIPE, {"objective": (SOURCE,), f"data.{name}": eps}) for eps in (0.0, 0.3, 0.7)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
     losses = []
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 3
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        losses.append(told(ours, "train/loss"))
-        assert losses[-1] == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 3
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        losses.append(told(actual, "train/loss"))
+        assert losses[-1] == pytest.approx(told(expected, "train/loss"), rel=2e-4, abs=2e-5), n
     assert losses[0] != losses[1] != losses[2]
     # A rule that looks at the source sees other labels, or inputs, of each.
     choosing = [assigned(recipe, {"train.select": "source-validation"}) for recipe in recipes]
@@ -127,9 +127,9 @@ def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
 
 def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
     recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
-    found = run(recipe, tmp_path / "run", how=How(leave="learned"))
+    outcome = run(recipe, tmp_path / "run", how=How(leave="learned"))
     note = "source has 351 examples, fewer than a batch of 512: a step takes some more than once"
-    assert note in found.result["notes"]
+    assert note in outcome.result["notes"]
     assert f"note: {note}" in capsys.readouterr().err
 
 
@@ -165,12 +165,12 @@ def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):
 def halves(monkeypatch):
     """Two data sets, `odd` and `even`, of the digits of one."""
 
-    def half(name, found=examples.open_dataset):
+    def half(name, actual=examples.open_dataset):
         if name not in ("odd", "even"):
-            return found(name)
-        whole = found("mnist5k")
-        splits = {split: own.view(np.arange(name == "odd", len(own), 2)) for split, own in whole.splits.items()}
-        return dataclasses.replace(whole, name=name, fingerprint=name, splits=splits)
+            return actual(name)
+        full = actual("mnist5k")
+        splits = {split: value.view(np.arange(name == "odd", len(value), 2)) for split, value in full.splits.items()}
+        return dataclasses.replace(full, name=name, fingerprint=name, splits=splits)
 
     monkeypatch.setattr(examples, "open_dataset", half)
 
@@ -197,11 +197,11 @@ def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, mo
     names = ("train/loss", "train/mdan/weight_0", "train/m3sda/distance", "train/dann/risk")
     recipes = [assigned(SEVERAL, {"optim.lr": lr}) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 2 and ours.result["examples"]["source/1"] == 1750
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 2 and actual.result["examples"]["source/1"] == 1750
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in names:
-            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+            assert told(actual, name) == pytest.approx(told(expected, name), rel=2e-4, abs=2e-5), (n, name)
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
@@ -223,8 +223,8 @@ def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder
 
     def accuracy(reversal):
         recipe = dataclasses.replace(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
-        found = run(recipe, tmp_path / f"{reversal}", quiet=True)
-        return np.mean(list(told(found, "train/dann/accuracy").values())[-50:])
+        outcome = run(recipe, tmp_path / f"{reversal}", quiet=True)
+        return np.mean(list(told(outcome, "train/dann/accuracy").values())[-50:])
 
     deaf, heard = accuracy(0.0), accuracy(1.0)
     assert deaf > 0.65

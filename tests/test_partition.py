@@ -56,9 +56,9 @@ def test_the_first_rule_that_matches_wins():
 
 
 def test_a_rate_or_decay_is_no_negative_number():
-    told = "rule 'stem/.*' has lr=-1; it multiplies the rate, and is finite and 0 or more"
-    assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == told
-    assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == told.replace("-1", "nan")
+    message = "rule 'stem/.*' has lr=-1; it multiplies the rate, and is finite and 0 or more"
+    assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == message
+    assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == message.replace("-1", "nan")
     assert refused(SMALL, (r"stem/.*", Learn(weight_decay=-0.5)), REST) == (
         "rule 'stem/.*' has weight_decay=-0.5; it draws towards zero, and is finite and 0 or more"
     )
@@ -84,8 +84,8 @@ def test_a_rule_that_matches_nothing_names_what_is_near():
 
 
 def test_a_rule_whose_matches_are_taken_is_told_by_whom():
-    taken = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
-    assert refused(SMALL, *taken) == (
+    selected = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
+    assert refused(SMALL, *selected) == (
         "rule 'blocks/.*/bias' claims nothing: 'blocks/.*' before it took its 12 matches; move it up"
     )
     assert refused(SMALL, (r"head/.*", None), (r"head/kernel", Learn()), REST) == (

@@ -38,8 +38,10 @@ assert run_many.memory_bytes() > 2**30
 @pytest.mark.slow
 def test_every_module_is_imported_where_unix_is_missing():
     """The libraries are imported first: how they get along without is their own affair."""
-    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 def test_no_module_needs_what_windows_lacks():
@@ -99,15 +101,15 @@ def test_a_worker_cannot_import_from_the_working_directory(tmp_path):
     place(tmp_path)
     assert worker_of("study", "x.py")[1:] == ["-Pm", "tlx.cli", "study", "x.py"]
     command = [sys.executable, "-Pc", PROBE, "../configs/config.py"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path / "work")
-    assert done.stdout == "(8,)\n"
+    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path / "work")
+    assert process.stdout == "(8,)\n"
     assert not (tmp_path / "sprung").exists()
     # Where the config lies in the working directory, what lies beside it can be imported while it runs, and no longer.
     (tmp_path / "configs" / "trap.py").write_text(TRAP.format(path=str(tmp_path / "sprung")))
-    done = subprocess.run(
+    process = subprocess.run(
         [*command[:-1], "config.py"], capture_output=True, text=True, check=True, cwd=tmp_path / "configs"
     )
-    assert done.stdout == "(8,)\n"
+    assert process.stdout == "(8,)\n"
     assert not (tmp_path / "sprung").exists()
 
 
@@ -126,9 +128,9 @@ def test_workers_of_a_study_import_what_the_config_does(tmp_path):
     (tmp_path / "work" / "jax_plugins" / "mine" / "__init__.py").write_text(TRAP.format(path=str(tmp_path / "sprung")))
     command = [sys.executable, "-P", "-m", "tlx.cli", "study", "../configs/config.py", "--jobs", "2", "--quiet"]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path / "work", env=variables, timeout=280
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert len(list((tmp_path / "work" / "runs" / "config" / "cells").glob("*/result.json"))) == 2
     assert not (tmp_path / "sprung").exists()

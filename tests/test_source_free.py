@@ -41,17 +41,17 @@ def target(tmp_path_factory):
         folder = run(SOURCE, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder
 
     def recipe(*objective, train=Train(steps=12, batch=32, eval_every=6), **more):
-        given = {"tuning": tuning.Rules((r"head/.*", None), (r".*", Learn())), "optim": Optim(lr=3e-3)} | more
+        inputs = {"tuning": tuning.Rules((r"head/.*", None), (r".*", Learn())), "optim": Optim(lr=3e-3)} | more
         return Recipe(
             data=Data(target="digits", labels=0), task=tasks.Classification(classes=10), weights=Weights(str(folder)),
-            objective=objective, train=train, **given,
+            objective=objective, train=train, **inputs,
         )  # fmt: skip
 
     return recipe
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def told(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 def params(folder):
@@ -61,15 +61,15 @@ def params(folder):
 def test_from_a_run_on_the_source_to_the_target_by_its_head_alone(target, tmp_path):
     recipe = target(terms.Shot(), train=Train(steps=80, batch=64))
     assert prepare(recipe).streams == ["unlabelled"]
-    found = run(recipe, tmp_path / "target", quiet=True)
-    assert found.result["examples"].keys() == {"unlabelled", "validation", "test"}
-    assert found.metrics["test/accuracy"] > 0
-    before, after = params(recipe.weights.source), params(found.folder)
+    outcome = run(recipe, tmp_path / "target", quiet=True)
+    assert outcome.result["examples"].keys() == {"unlabelled", "validation", "test"}
+    assert outcome.metrics["test/accuracy"] > 0
+    before, after = params(recipe.weights.source), params(outcome.folder)
     assert before.keys() == after.keys()
     same = {path for path in before if np.array_equal(before[path], after[path])}
     assert same == {"head/kernel", "head/bias"}
     # Surer of each example, and nearly as various over all as ten classes can be.
-    entropy, diversity = (list(told(found, f"train/shot/{name}").values()) for name in ("entropy", "diversity"))
+    entropy, diversity = (list(told(outcome, f"train/shot/{name}").values()) for name in ("entropy", "diversity"))
     assert np.mean(entropy[:10]) - np.mean(entropy[-10:]) > 0.3
     assert np.mean(diversity[-10:]) > 0.85 * np.log(10)
 
@@ -92,12 +92,12 @@ def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
     base = target(*TAUGHT, train=Train(steps=8, batch=16, eval_every=8, ema=0.9))
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (3e-3, 6e-3)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 4
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 4
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in ("loss", "shot/pseudo", "pseudolabel/risk", "fixmatch/risk", "meanteacher/distance"):
-            mine, alone = (told(found, f"train/{name}") for found in (ours, theirs))
-            assert mine == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
+            custom, alone = (told(result, f"train/{name}") for result in (actual, expected))
+            assert custom == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
 
 
 @pytest.mark.slow
@@ -128,9 +128,9 @@ def test_norms_adapt_in_a_run(tmp_path, how):
         data=Data(target="digits", labels=0), task=tasks.Classification(), weights=Weights(str(folder)), tuning=way,
         objective=(terms.Entropy(on="unlabelled", weight=1.0),), train=Train(steps=6, batch=16),
     )  # fmt: skip
-    found = run(recipe, tmp_path / "target", quiet=True)
-    before, after = params(folder), params(found.folder)
+    outcome = run(recipe, tmp_path / "target", quiet=True)
+    before, after = params(folder), params(outcome.folder)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert moved == (set() if how == "AdaBN" else {path for path in before if "/norm/" in path})
-    stats = [flatten(load_pretrained(where).variables.stats) for where in (folder, found.folder)]
+    stats = [flatten(load_pretrained(where).variables.stats) for where in (folder, outcome.folder)]
     assert all(not np.allclose(stats[0][path], leaf) for path, leaf in stats[1].items())

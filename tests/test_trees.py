@@ -49,10 +49,10 @@ def test_merge_is_the_union_of_disjoint_trees_whatever_their_order():
 
 
 def test_map_named_sees_every_path_once_and_keeps_the_structure():
-    seen = []
-    mapped = trees.map_named(lambda path, leaf: seen.append(path) or leaf * 2, TREE)
+    calls = []
+    mapped = trees.map_named(lambda path, leaf: calls.append(path) or leaf * 2, TREE)
     assert trees.flatten(mapped) == {path: 2 * leaf for path, leaf in trees.flatten(TREE).items()}
-    assert seen == list(trees.flatten(TREE))
+    assert calls == list(trees.flatten(TREE))
 
 
 def test_the_nearest_names_come_first_and_equals_in_order_of_the_alphabet():

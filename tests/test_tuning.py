@@ -29,12 +29,12 @@ def parts(name, how):
 def rates(name, how):
     """The multiplier of each stage with parameters, None where it is frozen; one for all leaves of a stage."""
     claimed = parts(name, how)
-    found = {}
+    results = {}
     for stage in parametric(MODELS[name]):
-        own = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
-        assert len(own) == 1
-        found[stage] = None if own == {None} else own.pop().lr
-    return found
+        value = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
+        assert len(value) == 1
+        results[stage] = None if value == {None} else value.pop().lr
+    return results
 
 
 @each_model
@@ -64,8 +64,8 @@ def timm_scales(names, depth, decay):
     for name in names:
         if re.match(r"cls_token|pos_embed|patch_embed", name):
             order[name] = (0.0,)
-        elif found := re.match(r"blocks\.(\d+)", name):
-            order[name] = (1.0, float(found[1]))
+        elif actual := re.match(r"blocks\.(\d+)", name):
+            order[name] = (1.0, float(actual[1]))
         elif re.match("norm", name):
             # Marked to count with the group before it, once all are sorted.
             order[name] = (1.0, 99999.0)
@@ -76,16 +76,16 @@ def timm_scales(names, depth, decay):
         number += number < 0 or key[-1] != 99999.0
         layer |= {name: number for name in names if order[name] == key}
     assert number == depth + 1
-    return {name: decay ** (number - own) for name, own in layer.items()}
+    return {name: decay ** (number - value) for name, value in layer.items()}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 12])
 def test_the_rates_of_a_vit_are_those_of_timm(depth):
     model = models.build(dataclasses.replace(TINY["vit"], depth=depth), 3)
     (phase,) = tuning.Full(decay=0.75).phases(model)
-    theirs = {"class": "cls_token", "positions": "pos_embed", "patch": "patch_embed.proj"}
+    expected = {"class": "cls_token", "positions": "pos_embed", "patch": "patch_embed.proj"}
     spelled = {
-        path: theirs[path.split("/")[1]] if path.startswith("stem/") else re.sub(r"blocks/0*(\d)", r"blocks.\1", path)
+        path: expected[path.split("/")[1]] if path.startswith("stem/") else re.sub(r"blocks/0*(\d)", r"blocks.\1", path)
         for path in flatten(model.params)
     }
     scales = timm_scales(set(spelled.values()), depth, 0.75)
@@ -99,11 +99,11 @@ def test_the_rates_of_a_vit_are_those_of_timm(depth):
 def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
     """Whatever the head is made of: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
     model = models.build(dataclasses.replace(TINY["bert"], family=family, pooling=pooling), 3)
-    made = {
+    built = {
         "Full": tuning.Full(decay=0.5), "Freeze": tuning.Freeze(through="stem", decay=0.5),
         "LinearThenFull": tuning.LinearThenFull(decay=0.5), "Gradual": tuning.Gradual(factor=2.0),
     }[how]  # fmt: skip
-    claimed = partition(model.params, made.phases(model)[-1].rules)
+    claimed = partition(model.params, built.phases(model)[-1].rules)
     for path, learn in claimed.items():
         stage, number = path.split("/")[0], path.split("/")[1]
         depth = {"stem": 7, "blocks": 6 - int(number) if stage == "blocks" else 0, "pool": 0, "head": 0}[stage]
@@ -112,30 +112,30 @@ def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
 
 def test_the_ratio_of_fine_tune_is_between_the_last_layer_and_the_first():
     *_, second = tuning.FineTune(ratio=2.0**7).phases(MODELS["vit"])
-    found = {path.split("/.")[0]: learn.lr for path, learn in second.rules}
-    assert [2 * rate for rate in found.values()] == pytest.approx([0.5**depth for depth in DEPTHS["vit"]])
+    actual = {path.split("/.")[0]: learn.lr for path, learn in second.rules}
+    assert [2 * rate for rate in actual.values()] == pytest.approx([0.5**depth for depth in DEPTHS["vit"]])
 
 
 @each_model
 def test_probe_moves_the_head_alone(name):
-    found = rates(name, tuning.Probe())
-    assert found.pop("head") == 1.0
-    assert set(found.values()) == {None}
-    assert frozen_stages(found, parts(name, tuning.Probe())) == set(found)
+    actual = rates(name, tuning.Probe())
+    assert actual.pop("head") == 1.0
+    assert set(actual.values()) == {None}
+    assert frozen_stages(actual, parts(name, tuning.Probe())) == set(actual)
 
 
 @each_model
 def test_freeze_holds_every_stage_up_to_the_named_one(name):
     stages = parametric(MODELS[name])
     for cut, through in enumerate(stages[:-1], 1):
-        found = rates(name, tuning.Freeze(through=through, decay=0.75))
-        assert [found[stage] for stage in stages[:cut]] == [None] * cut
-        assert [found[stage] for stage in stages[cut:]] == [0.75**depth for depth in DEPTHS[name][cut:]]
+        actual = rates(name, tuning.Freeze(through=through, decay=0.75))
+        assert [actual[stage] for stage in stages[:cut]] == [None] * cut
+        assert [actual[stage] for stage in stages[cut:]] == [0.75**depth for depth in DEPTHS[name][cut:]]
 
 
 def test_freeze_of_the_readme():
-    found = rates("bert", tuning.Freeze(through="blocks/03", decay=0.75))
-    assert found == {
+    actual = rates("bert", tuning.Freeze(through="blocks/03", decay=0.75))
+    assert actual == {
         "stem": None, "blocks/00": None, "blocks/01": None, "blocks/02": None, "blocks/03": None,
         "blocks/04": 0.75**2, "blocks/05": 0.75, "pool": 1.0, "head": 1.0,
     }  # fmt: skip

@@ -34,9 +34,9 @@ def runs(tmp_path_factory):
             return tlx.run(dataclasses.replace(RECIPE, **changes), folder / name, quiet=True).folder
 
         first = ran("first")
-        brought = {"weights": Weights(str(first))}
-        good = [ran(f"good{seed}", seed=seed, **brought) for seed in (1, 2)]
-        poor = ran("poor", optim=Optim(lr=3.0), seed=3, **brought)
+        pretrained = {"weights": Weights(str(first))}
+        good = [ran(f"good{seed}", seed=seed, **pretrained) for seed in (1, 2)]
+        poor = ran("poor", optim=Optim(lr=3.0), seed=3, **pretrained)
         other = ran("other", model=models.Mlp(inputs=(8, 8, 1), widths=(4,)))
     return {"first": first, "good": good, "poor": poor, "other": other}
 
@@ -51,17 +51,17 @@ def same(left, right):
 
 
 def test_a_uniform_soup_is_written_measured_and_loads(runs, tmp_path):
-    found = soups.soup(runs["good"], tmp_path / "soup")
-    made = tlx.load_pretrained(tmp_path / "soup")
-    same(made.variables, blend.soup([tlx.load_pretrained(one).variables for one in runs["good"]]))
-    assert made.task.names == tuple("0123456789")
-    assert json.loads((tmp_path / "soup" / "blend.json").read_text()) == found
-    assert found["selection"] == "uniform: nothing was chosen"
+    actual = soups.soup(runs["good"], tmp_path / "soup")
+    built = tlx.load_pretrained(tmp_path / "soup")
+    same(built.variables, blend.soup([tlx.load_pretrained(one).variables for one in runs["good"]]))
+    assert built.task.names == tuple("0123456789")
+    assert json.loads((tmp_path / "soup" / "blend.json").read_text()) == actual
+    assert actual["selection"] == "uniform: nothing was chosen"
     for split in ("validation", "test"):
-        assert found["metrics"][f"{split}/accuracy"] == score(runs["first"], made.variables, split)
-    assert [item["run"] for item in found["ingredients"]] == [str(one) for one in runs["good"]]
-    assert all(item["chosen"] for item in found["ingredients"])
-    assert found["notes"] == []
+        assert actual["metrics"][f"{split}/accuracy"] == score(runs["first"], built.variables, split)
+    assert [item["run"] for item in actual["ingredients"]] == [str(one) for one in runs["good"]]
+    assert all(item["chosen"] for item in actual["ingredients"])
+    assert actual["notes"] == []
 
 
 def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monkeypatch):
@@ -70,48 +70,48 @@ def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monke
     recipe = dataclasses.replace(
         RECIPE, weights=Weights(str(runs["first"])), tuning=tuning.Lora(rank=2, on="pool"), train=train
     )
-    given = [tlx.run(dataclasses.replace(recipe, seed=n), tmp_path / f"{n}", quiet=True).folder for n in (1, 2)]
-    found = soups.soup(given, tmp_path / "soup")
-    made, base = tlx.load_pretrained(tmp_path / "soup"), tlx.load_pretrained(runs["first"])
-    assert not inserted(made) and found["notes"] == []
-    assert found["metrics"]["test/accuracy"] == score(runs["first"], made.variables, "test")
-    adapted = [tlx.load_adapter(base, folder / "adapter") for folder in given]
-    leaves, brought = flatten(made.variables.params), flatten(base.variables.params)
+    inputs = [tlx.run(dataclasses.replace(recipe, seed=n), tmp_path / f"{n}", quiet=True).folder for n in (1, 2)]
+    actual = soups.soup(inputs, tmp_path / "soup")
+    built, base = tlx.load_pretrained(tmp_path / "soup"), tlx.load_pretrained(runs["first"])
+    assert not inserted(built) and actual["notes"] == []
+    assert actual["metrics"]["test/accuracy"] == score(runs["first"], built.variables, "test")
+    adapted = [tlx.load_adapter(base, folder / "adapter") for folder in inputs]
+    leaves, pretrained = flatten(built.variables.params), flatten(base.variables.params)
     mean = flatten(merge.merge(merge.sum_adapters(adapted, [0.5, 0.5]).variables).params)
     np.testing.assert_allclose(leaves["pool/kernel"], mean["pool/kernel"], rtol=1e-5, atol=1e-6)
-    assert {path for path in leaves if not np.array_equal(leaves[path], brought[path])} == {
+    assert {path for path in leaves if not np.array_equal(leaves[path], pretrained[path])} == {
         "pool/kernel", "head/kernel", "head/bias"
     }  # fmt: skip
 
 
 def test_a_greedy_soup_leaves_out_what_spoils_it_and_never_looks_at_the_test_split(runs, tmp_path, monkeypatch):
-    asked = []
+    calls = []
     measure = Meter.__call__
-    monkeypatch.setattr(Meter, "__call__", lambda self, v, split: (asked.append(split), measure(self, v, split))[1])
-    given = [runs["poor"], *runs["good"]]
-    found = soups.soup(given, tmp_path / "soup", greedy=True)
-    assert asked[:-1] == ["validation"] * (len(asked) - 1)
-    assert asked[-1] == "test"
-    values = [item["validation"] for item in found["ingredients"]]
-    assert found["metrics"]["validation/accuracy"] >= max(values)
-    assert found["order"][0] == int(np.argmax(values))
-    assert not found["ingredients"][0]["chosen"]
-    assert found["selection"] == "greedy, on the validation split of the first run"
+    monkeypatch.setattr(Meter, "__call__", lambda self, v, split: (calls.append(split), measure(self, v, split))[1])
+    inputs = [runs["poor"], *runs["good"]]
+    actual = soups.soup(inputs, tmp_path / "soup", greedy=True)
+    assert calls[:-1] == ["validation"] * (len(calls) - 1)
+    assert calls[-1] == "test"
+    values = [item["validation"] for item in actual["ingredients"]]
+    assert actual["metrics"]["validation/accuracy"] >= max(values)
+    assert actual["order"][0] == int(np.argmax(values))
+    assert not actual["ingredients"][0]["chosen"]
+    assert actual["selection"] == "greedy, on the validation split of the first run"
     assert values[0] == pytest.approx(score(runs["first"], reopen(runs["poor"]).after))
 
 
 def test_wise_lies_on_the_line(runs, tmp_path):
     opened = reopen(runs["good"][0])
     for share, end in ((0.0, opened.before), (1.0, opened.after)):
-        found = soups.wise(runs["good"][0], share, tmp_path / f"{share}")
+        actual = soups.wise(runs["good"][0], share, tmp_path / f"{share}")
         same(tlx.load_pretrained(tmp_path / f"{share}").variables, end)
-        assert found["ends"]["after" if share else "before"] == found["metrics"]["validation/accuracy"]
+        assert actual["ends"]["after" if share else "before"] == actual["metrics"]["validation/accuracy"]
     same(opened.before, tlx.load_pretrained(runs["first"]).variables)
-    found = soups.wise(runs["good"][0], 0.3, tmp_path / "point")
-    made = tlx.load_pretrained(tmp_path / "point").variables
-    same(made, blend.interpolate(opened.before, opened.after, 0.3))
-    assert flatten(made.stats)
-    assert found["selection"] == "none: share 0.3 was given"
+    actual = soups.wise(runs["good"][0], 0.3, tmp_path / "point")
+    built = tlx.load_pretrained(tmp_path / "point").variables
+    same(built, blend.interpolate(opened.before, opened.after, 0.3))
+    assert flatten(built.stats)
+    assert actual["selection"] == "none: share 0.3 was given"
     assert soups.wise(runs["first"], 1.0, tmp_path / "scratch")["notes"] == [
         "nothing was brought: share 0 is the initial draw"
     ]
@@ -143,10 +143,10 @@ def test_answers_in_another_order_are_reordered_by_name(runs):
     opened = reopen(runs["first"])
     other = renamed(opened, tuple("1023456789"))
     soups.check_fit(opened, other)
-    found = soups.in_order_of(opened, other)
-    head, before = (flatten(run.after.params)["head/kernel"] for run in (found, opened))
+    actual = soups.in_order_of(opened, other)
+    head, before = (flatten(run.after.params)["head/kernel"] for run in (actual, opened))
     np.testing.assert_array_equal(head, before[:, [1, 0, *range(2, 10)]])
-    assert found.pretrained.task.names == opened.ready.task.names
+    assert actual.pretrained.task.names == opened.ready.task.names
     (note,) = soups.renamed([opened, other])
     assert "was reordered by class name: (1, 0, 2, " in note and "to (0, 1, 2, " in note
     (note,) = soups.renamed([opened, renamed(opened, tuple(f"LABEL_{n}" for n in range(10)))])
@@ -161,9 +161,9 @@ def test_other_answers_are_refused(runs):
 
 def test_a_run_that_trained_on_what_chooses_is_refused(runs):
     opened = reopen(runs["first"])
-    for held in (opened.splits.validation, opened.splits.test):
-        splits = dataclasses.replace(opened.splits, streams={"source": held.view(np.arange(5))})
-        with pytest.raises(ValueError, match=f"trained on 5 of the {len(held)} examples that .* holds out"):
+    for stored in (opened.splits.validation, opened.splits.test):
+        splits = dataclasses.replace(opened.splits, streams={"source": stored.view(np.arange(5))})
+        with pytest.raises(ValueError, match=f"trained on 5 of the {len(stored)} examples that .* holds out"):
             soups.check_fit(opened, opened._replace(splits=splits))
     soups.check_fit(opened, opened)
 
@@ -171,9 +171,9 @@ def test_a_run_that_trained_on_what_chooses_is_refused(runs):
 def test_what_a_tuning_added_is_not_written_as_plain_weights(runs):
     opened = reopen(runs["first"])
     params = opened.after.params | {"prompt": {"tokens": np.zeros((1, 2), np.float32)}}
-    kept = opened.pretrained._replace(variables=opened.after._replace(params=params))
+    remaining = opened.pretrained._replace(variables=opened.after._replace(params=params))
     with pytest.raises(ValueError, match=r"keeps 1 leaves that its tuning added \('prompt/tokens'"):
-        soups.check_plain(opened._replace(pretrained=kept))
+        soups.check_plain(opened._replace(pretrained=remaining))
 
 
 def test_ingredients_that_began_apart_are_told(runs):

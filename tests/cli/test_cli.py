@@ -34,8 +34,8 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("runs") / "tiny")
-    done = call("run", config, "--out", out)
-    assert done.exit_code == 0, done.output
+    outcome = call("run", config, "--out", out)
+    assert outcome.exit_code == 0, outcome.output
     return out
 
 
@@ -45,11 +45,11 @@ def call(*arguments):
 
 def told(*arguments):
     """The one line that a mistake ends in."""
-    done = call(*arguments)
-    assert done.exit_code == 2, done.output
-    *changes, last = done.output.splitlines()
-    assert last.startswith("tlx: "), done.output
-    assert all(" -> " in change for change in changes), done.output
+    outcome = call(*arguments)
+    assert outcome.exit_code == 2, outcome.output
+    *changes, last = outcome.output.splitlines()
+    assert last.startswith("tlx: "), outcome.output
+    assert all(" -> " in change for change in changes), outcome.output
     return last.removeprefix("tlx: ")
 
 
@@ -64,23 +64,23 @@ def test_help_answers_in_under_half_a_second():
 
 def test_help_imports_nothing_heavy():
     code = "import sys, tlx.cli; print([m for m in ('jax', 'numpy', 'rich', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_run_says_what_an_override_changed(config, tmp_path):
-    done = call("run", config, "--set", "optim.lr=0.1", "--out", str(tmp_path / "run"))
-    assert done.exit_code == 0, done.output
-    assert "optim.lr: 0.001 -> 0.1\n" in done.output
+    outcome = call("run", config, "--set", "optim.lr=0.1", "--out", str(tmp_path / "run"))
+    assert outcome.exit_code == 0, outcome.output
+    assert "optim.lr: 0.001 -> 0.1\n" in outcome.output
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["changes"] == [["optim.lr", "0.001", "0.1"]]
 
 
 def test_show_lists_every_parameter_and_the_bytes(config):
-    shown = call("show", config, "--set", "tuning=Probe()").output
+    displayed = call("show", config, "--set", "tuning=Probe()").output
     for path in ("stem/kernel", "stem/bias", "head/kernel", "head/bias"):
-        assert path in shown
-    assert "90 of 610 parameters are trainable\n" in shown
-    assert "bytes: parameters 2,440, gradients 360, optimiser state 724\n" in shown
+        assert path in displayed
+    assert "90 of 610 parameters are trainable\n" in displayed
+    assert "bytes: parameters 2,440, gradients 360, optimiser state 724\n" in displayed
 
 
 def test_predict_answers_for_files_and_as_json(finished, tmp_path):
@@ -111,9 +111,9 @@ def test_report_draws_the_page_again(finished):
 
 @pytest.mark.parametrize("command", [("models",), ("datasets",), ("assets", "list"), ("completion", "bash")])
 def test_lists_answer(command):
-    done = call(*command)
-    assert done.exit_code == 0
-    assert len(done.output.splitlines()) > 5
+    outcome = call(*command)
+    assert outcome.exit_code == 0
+    assert len(outcome.output.splitlines()) > 5
 
 
 def test_an_unknown_field_names_the_nearest(config):
@@ -217,17 +217,17 @@ def tuned(finished, config, tmp_path_factory):
     change = ("--set", f"weights=Weights({finished!r})")
     runs = [str(folder / seed) for seed in "12"]
     for out in runs:
-        done = call("run", config, *change, "--set", f"seed={out[-1]}", "--out", out, "--quiet")
-        assert done.exit_code == 0, done.output
+        outcome = call("run", config, *change, "--set", f"seed={out[-1]}", "--out", out, "--quiet")
+        assert outcome.exit_code == 0, outcome.output
     return runs
 
 
 def test_moved_tells_and_writes_what_moved(tuned):
-    done = call("moved", tuned[0], "--examples", "20")
-    assert done.exit_code == 0, done.output
-    for told in ("spectra of kernels\n", "the line\n", "accuracy before", "stem", "head", "note: ", "CKA"):
-        assert told in done.output
-    assert {f"{tuned[0]}/moved.json", f"{tuned[0]}/report.html"} <= set(done.output.splitlines())
+    outcome = call("moved", tuned[0], "--examples", "20")
+    assert outcome.exit_code == 0, outcome.output
+    for recorded in ("spectra of kernels\n", "the line\n", "accuracy before", "stem", "head", "note: ", "CKA"):
+        assert recorded in outcome.output
+    assert {f"{tuned[0]}/moved.json", f"{tuned[0]}/report.html"} <= set(outcome.output.splitlines())
     folder = Path(tuned[0])
     assert json.loads((folder / "moved.json").read_text())["examples"]["validation"]["count"] == 20
     assert 'id="moved"' in (folder / "report.html").read_text(encoding="utf-8")
@@ -242,11 +242,11 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
         "none: share 0.25 was given": ("wise", tuned[0], "--share", "0.25"),
     }.items():
         out = str(tmp_path / command[0] / name.partition(":")[0])
-        done = call(*command, "--out", out)
-        assert done.exit_code == 0, done.output
+        outcome = call(*command, "--out", out)
+        assert outcome.exit_code == 0, outcome.output
         for split in ("validation", "test"):
-            assert f"{split} accuracy 0." in done.output
-        assert f"(selection: {name}" in done.output
+            assert f"{split} accuracy 0." in outcome.output
+        assert f"(selection: {name}" in outcome.output
         assert tlx.load_pretrained(out).task.classes == 10
     assert told("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")) == (
         "share is 2.0; 0 is what the run was brought, 1 what it found"
@@ -256,9 +256,9 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
 
 
 def test_report_draws_runs_and_studies(small_study, finished):
-    done = call("report", str(small_study), finished)
-    assert done.exit_code == 0, done.output
-    assert done.output.splitlines() == [f"{small_study}/report.html", f"{finished}/report.html"]
+    outcome = call("report", str(small_study), finished)
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.output.splitlines() == [f"{small_study}/report.html", f"{finished}/report.html"]
 
 
 def test_report_prints_tables(small_study):

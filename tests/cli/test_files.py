@@ -19,11 +19,11 @@ def recipe():
 
 def told(*arguments, code=2):
     """The one line in which a command ends."""
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    assert len(done.output.splitlines()) == 1, done.output
-    assert done.output.startswith("tlx: ")
-    return done.output.removeprefix("tlx: ").rstrip("\n")
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert len(result.output.splitlines()) == 1, result.output
+    assert result.output.startswith("tlx: ")
+    return result.output.removeprefix("tlx: ").rstrip("\n")
 
 
 @pytest.mark.parametrize(

@@ -31,25 +31,25 @@ from tlx.files.durable import (
     ],
 )
 def test_a_full_disk_is_one_error_whoever_noticed(tmp_path, error):
-    with pytest.raises(DiskFull) as told, guarded(tmp_path):
+    with pytest.raises(DiskFull) as recorded, guarded(tmp_path):
         raise error
-    assert str(told.value) == (
+    assert str(recorded.value) == (
         f"the disk is full: {tmp_path} could not be written. Everything saved before is intact; free some space and "
         "continue with --resume"
     )
-    assert told.value.__cause__ is error
+    assert recorded.value.__cause__ is error
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
 def test_a_storage_that_refuses_a_file_of_the_run_is_one_error_too(tmp_path, number):
     file = tmp_path / "checkpoints" / "1" / "notes.json"
-    with pytest.raises(StorageError) as told, guarded(tmp_path):
+    with pytest.raises(StorageError) as recorded, guarded(tmp_path):
         raise OSError(number, os.strerror(number), str(file))
-    assert str(told.value) == (
+    assert str(recorded.value) == (
         f"{file}: {os.strerror(number)}. Everything saved before is intact; make {tmp_path} writable and continue with "
         "--resume"
     )
-    assert not isinstance(told.value, DiskFull)
+    assert not isinstance(recorded.value, DiskFull)
 
 
 def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path):
@@ -57,9 +57,9 @@ def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path)
     (tmp_path / "below" / "a b").write_bytes(b"abc")
     write_digests(tmp_path)
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    line, own = (tmp_path / "files.sha256").read_text().splitlines()
+    line, value = (tmp_path / "files.sha256").read_text().splitlines()
     assert line == f"{digest}  below/a b"
-    assert own == f"# {hashlib.sha256(f'{line}'.encode() + bytes([10])).hexdigest()}"
+    assert value == f"# {hashlib.sha256(f'{line}'.encode() + bytes([10])).hexdigest()}"
     check_digests(tmp_path)
     stamp = stamp_of(tmp_path)
     (tmp_path / "below" / "a b").write_bytes(b"abd")
@@ -91,9 +91,9 @@ def test_a_failing_device_may_name_no_file(tmp_path):
     ],
 )
 def test_other_errors_pass_as_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as told, guarded(tmp_path):
+    with pytest.raises(type(error)) as recorded, guarded(tmp_path):
         raise error
-    assert told.value is error
+    assert recorded.value is error
 
 
 def test_who_guards_outside_says_what_to_do_unless_the_inner_block_knows_better(tmp_path):

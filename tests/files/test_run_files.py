@@ -86,8 +86,8 @@ def test_a_result_of_another_recipe_is_never_read(name, mixed):
     with pytest.raises(ValueError) as error:
         run_directory.read(path)
     assert all(one in str(error.value) for one in prints)
-    done = CliRunner().invoke(main, ["report", str(path)])
-    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    result = CliRunner().invoke(main, ["report", str(path)])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["model", "model/model.safetensors"])
@@ -95,8 +95,8 @@ def test_a_model_of_another_run_answers_nothing(name, mixed, tmp_path):
     path = mixed(name)
     for read in (lambda: load_pretrained(path), lambda: predict(path, []), lambda: reopen(path)):
         refuses(read, path, "model/model.safetensors")
-    done = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "out")])
-    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    result = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "out")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
     # The directory of the model, given by itself, belongs to the run as well.
     refuses(lambda: load_pretrained(path / "model"), path, "model/model.safetensors")
@@ -178,7 +178,7 @@ def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs
     monkeypatch.setattr("tlx.report.available", lambda: False)
     run = tmp_path / "run"
     shutil.copytree(runs / "one", run)
-    mine = [
+    custom = [
         "notes.md",
         "model/README.md",
         "predictions/mine.npz",
@@ -186,7 +186,7 @@ def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs
         "checkpoints/keep.txt",
         "a/b.txt",
     ]
-    for name in mine:
+    for name in custom:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("mine")
     before = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
@@ -195,14 +195,14 @@ def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs
     (run / ".result.json.partial").write_text("{")
     run_files.delete(run)
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert left == {*mine, ".lock"} < before
+    assert left == {*custom, ".lock"} < before
     shutil.copyfile(runs / "one" / "recipe.json", run / "recipe.json")
     tlx.run(OTHER, run, overwrite=True, quiet=True)
     assert run_directory.read(run)["seed"] == 1
-    assert all((run / name).read_text() == "mine" for name in mine)
+    assert all((run / name).read_text() == "mine" for name in custom)
     # A second run over it is not stopped by what the user put there.
     tlx.run(RECIPE, run, overwrite=True, quiet=True)
-    assert all((run / name).read_text() == "mine" for name in mine)
+    assert all((run / name).read_text() == "mine" for name in custom)
 
 
 def test_everything_that_a_run_writes_is_known(runs):
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_not_read(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "run")
     file = tmp_path / "run" / "predictions" / "test.npz"
     with np.load(file) as arrays:
-        held = dict(arrays)
-    held["logits"] = held["logits"] + 1
-    np.savez(file, **held)
+        stored = dict(arrays)
+    stored["logits"] = stored["logits"] + 1
+    np.savez(file, **stored)
     refuses(lambda: run_directory.read_predictions(tmp_path / "run", "test"), tmp_path / "run", "predictions/test.npz")

@@ -260,8 +260,8 @@ def test_lambdas_of_one_line_and_of_one_function_are_told_apart(code):
                for n in range(3) for m in range(3))  # fmt: skip
     first = fingerprint(code / "functions.py", "both")
     for edited in ("        lambda x: x + K", "        lambda x: x - K"):
-        held = function_of(str(code / "functions.py"), "both", "config")()
-        recorded = {os.path.relpath(path, code): digest for path, digest in config.sources(held).items()}
+        stored = function_of(str(code / "functions.py"), "both", "config")()
+        recorded = {os.path.relpath(path, code): digest for path, digest in config.sources(stored).items()}
         assert len(recorded) == 2
         assert user_code.changed(recorded, code) == []
         edit(code / "functions.py", edited, f"{edited} * 2")
@@ -291,12 +291,12 @@ def test_terms_and_tunings_of_the_users_count_as_modules_do(code):
 
 
 def test_what_is_changed_while_it_runs_does_not_change_the_fingerprint():
-    seen = []
+    recorded = []
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Counting(Supervised):
         def loss(self, view):
-            seen.append(view)
+            recorded.append(view)
             return super().loss(view)
 
     class Make:
@@ -311,7 +311,7 @@ def test_what_is_changed_while_it_runs_does_not_change_the_fingerprint():
     make = Make()
     recipe = dataclasses.replace(PINNED, objective=(Counting(),), model=models.Nnx(make=make, shape=(8,)))
     first = config.fingerprint(recipe)
-    seen.append(1)
+    recorded.append(1)
     make(None)
     assert config.fingerprint(recipe) == first
 
@@ -372,8 +372,8 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     available = tlx.report.available
     monkeypatch.setattr("tlx.report.available", lambda: False)
     out = "runs/small"
-    done = call("study", "small.py", "--quiet")
-    assert done.exit_code == 0, done.output
+    outcome = call("study", "small.py", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
     listed = {path.name for path in (code / out / "cells").iterdir()}
     assert "1 done" in call("study", "small.py", "--status").output
     edit(code / "scales.py", "1.0", "2.0")
@@ -381,9 +381,9 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     assert "0 done, 0 running, 0 failed, 0 waiting, 1 stale" in status
     assert status.count("stale: scales.py changed since") == 1
     assert "1 cells of the study as it is now are not in" in status
-    found = studies.read(code / out)
-    assert [cell.state for cell in found.cells] == ["stale"]
-    assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in found.cells)
+    actual = studies.read(code / out)
+    assert [cell.state for cell in actual.cells] == ["stale"]
+    assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in actual.cells)
     results = call("study", "small.py", "--results").output
     assert "1 stale cells are left out: scales.py changed since they ran" in results
     assert results.count("\n| ") == 1
@@ -412,9 +412,9 @@ def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
     edit(code / "layers.py", "relu", "gelu")
     assert run_directory.stale(code / "run") == ["layers.py"]
     for words in (("--resume",), ()):
-        told = call("run", "small.py", "--out", "run", "--quiet", *words)
-        assert told.exit_code == 2
-        assert told.output.startswith("tlx: run holds this recipe's run, which is stale: layers.py changed since; ")
+        recorded = call("run", "small.py", "--out", "run", "--quiet", *words)
+        assert recorded.exit_code == 2
+        assert recorded.output.startswith("tlx: run holds this recipe's run, which is stale: layers.py changed since; ")
     recipe = function_of("small.py", "recipe", "config")()
     with pytest.raises(ValueError, match=r"run is stale: layers.py changed since it ran"):
         reopen("run", recipe)
@@ -447,6 +447,6 @@ def test_a_run_of_an_earlier_version_is_reopened_without_its_sources(code, monke
         (code / "run" / name).write_text(json.dumps(document))
     recipe = function_of("small.py", "recipe", "config")()
     assert reopen("run", recipe).result["seed"] == 0
-    told = call("run", "small.py", "--out", "run", "--resume", "--quiet")
-    assert told.exit_code == 2
-    assert "by an earlier version of tlx, which did not record its source code" in told.output
+    recorded = call("run", "small.py", "--out", "run", "--resume", "--quiet")
+    assert recorded.exit_code == 2
+    assert "by an earlier version of tlx, which did not record its source code" in recorded.output

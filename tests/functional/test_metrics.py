@@ -31,12 +31,12 @@ def regression(predictions, targets):
 
 
 def test_classification_agrees_with_scikit_learn():
-    found = summarise(LOGITS, LABELS)
+    actual = summarise(LOGITS, LABELS)
     guess = LOGITS.argmax(-1)
-    assert found["accuracy"] == pytest.approx(independent.accuracy_score(LABELS, guess), abs=1e-12)
-    assert found["f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"), abs=1e-12)
+    assert actual["accuracy"] == pytest.approx(independent.accuracy_score(LABELS, guess), abs=1e-12)
+    assert actual["f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"), abs=1e-12)
     p = metrics.softmax(LOGITS)
-    assert found["loss"] == pytest.approx(independent.log_loss(LABELS, p, labels=range(5)), rel=1e-6)
+    assert actual["loss"] == pytest.approx(independent.log_loss(LABELS, p, labels=range(5)), rel=1e-6)
     counts = metrics.confusion_matrix(LABELS, guess, 5)
     np.testing.assert_array_equal(counts, independent.confusion_matrix(LABELS, guess, labels=range(5)))
 
@@ -44,9 +44,9 @@ def test_classification_agrees_with_scikit_learn():
 def test_scores_of_the_device_and_those_of_the_host_agree():
     """Scores are made in float32; old predictions are read back in float64."""
     task = tasks.Classification(classes=5)
-    ours = task.score({"logits": jnp.asarray(LOGITS)}, {"label": jnp.asarray(LABELS)})
+    tlx_side = task.score({"logits": jnp.asarray(LOGITS)}, {"label": jnp.asarray(LABELS)})
     for name, array in metrics.scores_of(LOGITS, LABELS).items():
-        np.testing.assert_allclose(ours[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(tlx_side[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_class_that_neither_occurs_nor_is_predicted_has_no_part_in_f1():
@@ -78,22 +78,22 @@ def test_metrics_declare_how_they_are_computed_and_survive_a_file():
 def test_regression_agrees_with_scikit_learn_and_scipy():
     targets = RANDOM.normal(size=60) + 3
     predictions = targets + RANDOM.normal(size=60) * 0.5
-    found = regression(predictions, targets)
-    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
-    assert found["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
-    assert found["r2"] == pytest.approx(independent.r2_score(targets, predictions))
-    assert found["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
+    actual = regression(predictions, targets)
+    assert actual["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert actual["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    assert actual["r2"] == pytest.approx(independent.r2_score(targets, predictions))
+    assert actual["pearson"] == pytest.approx(stats.pearsonr(targets, predictions)[0])
 
 
 def test_outputs_of_several_means_are_not_thereby_explained():
     targets = RANDOM.normal(size=(60, 3)) + np.array([0.0, 10.0, -5.0])
     predictions = targets + RANDOM.normal(size=(60, 3))
-    found = regression(predictions, targets)
-    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
-    assert found["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
+    actual = regression(predictions, targets)
+    assert actual["mse"] == pytest.approx(independent.mean_squared_error(targets, predictions))
+    assert actual["mae"] == pytest.approx(independent.mean_absolute_error(targets, predictions))
     expected = independent.r2_score(targets, predictions, multioutput="variance_weighted")
-    assert found["r2"] == pytest.approx(expected)
-    assert found["pearson"] < 0.9
+    assert actual["r2"] == pytest.approx(expected)
+    assert actual["pearson"] < 0.9
     means = np.broadcast_to(targets.mean(0), targets.shape)
     assert regression(means, targets)["r2"] == pytest.approx(0, abs=1e-9)
 
@@ -101,8 +101,8 @@ def test_outputs_of_several_means_are_not_thereby_explained():
 def test_what_is_undefined_is_zero():
     assert regression(np.ones(4), np.full(4, 2.0)) == {"mse": 1.0, "mae": 1.0, "r2": 0.0, "pearson": 0.0}
     # A constant whose sums are not exact.
-    found = regression(np.arange(49.0), np.full(49, 0.1))
-    assert (found["r2"], found["pearson"]) == (0.0, 0.0)
+    actual = regression(np.arange(49.0), np.full(49, 0.1))
+    assert (actual["r2"], actual["pearson"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e6, 1e8, -1e10])
@@ -112,21 +112,21 @@ def test_correlation_does_not_depend_on_where_the_targets_lie(mean, kind):
     random = np.random.default_rng(3)
     targets = mean + random.normal(size=200)
     predictions = (targets + random.normal(size=200) * 0.5).astype(kind)
-    found, wide = regression(predictions, targets), predictions.astype(np.float64)
-    assert found["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
+    actual, wide = regression(predictions, targets), predictions.astype(np.float64)
+    assert actual["r2"] == pytest.approx(independent.r2_score(targets, wide), rel=1e-6, abs=1e-6)
     if np.ptp(wide):
-        assert found["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
+        assert actual["pearson"] == pytest.approx(stats.pearsonr(targets, wide)[0], rel=1e-6)
     else:
-        assert found["pearson"] == 0.0
-    assert found["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
+        assert actual["pearson"] == 0.0
+    assert actual["mse"] == pytest.approx(independent.mean_squared_error(targets, wide))
 
 
 @pytest.mark.parametrize("value", [0.1, 1e8 + 0.3, 0.0])
 def test_a_constant_has_no_correlation(value):
     predictions, targets = np.arange(49.0), np.full(49, value)
-    for found in (regression(predictions, targets), regression(targets, predictions)):
-        assert found["pearson"] == 0.0
-        assert np.isfinite(list(found.values())).all()
+    for actual in (regression(predictions, targets), regression(targets, predictions)):
+        assert actual["pearson"] == 0.0
+        assert np.isfinite(list(actual.values())).all()
     assert regression(predictions, targets)["r2"] == 0.0
     assert regression(np.ones(1), np.full(1, 3.0)) == {"mse": 4.0, "mae": 2.0, "r2": 0.0, "pearson": 0.0}
 
@@ -170,8 +170,8 @@ def test_plain_cka_by_its_definition():
     """HSIC of the centred kernels (Kornblith et al., 2019, equation 3): the same as of the centred features."""
     centre = np.eye(64) - 1 / 64
     k, m = (centre @ x @ x.T @ centre for x in (FEATURES, OTHERS))
-    told = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
-    assert metrics.linear_cka(FEATURES, OTHERS) == pytest.approx(told, abs=1e-12)
+    recorded = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+    assert metrics.linear_cka(FEATURES, OTHERS) == pytest.approx(recorded, abs=1e-12)
 
 
 def test_the_unbiased_hsic_is_the_mean_over_four_different_examples():
@@ -187,9 +187,9 @@ def test_the_unbiased_hsic_is_the_mean_over_four_different_examples():
 @pytest.mark.parametrize("form", [similarity, metrics.linear_cka])
 def test_cka_does_not_see_rotation_scale_or_place(form):
     turn, _ = np.linalg.qr(RANDOM.normal(size=(6, 6)))
-    told = form(FEATURES, OTHERS)
-    assert form(3 * FEATURES @ turn + 7, OTHERS) == pytest.approx(told, abs=1e-9)
-    assert form(OTHERS, FEATURES) == pytest.approx(told, abs=1e-12)
+    message = form(FEATURES, OTHERS)
+    assert form(3 * FEATURES @ turn + 7, OTHERS) == pytest.approx(message, abs=1e-9)
+    assert form(OTHERS, FEATURES) == pytest.approx(message, abs=1e-12)
     assert form(FEATURES, FEATURES) == pytest.approx(1, abs=1e-12)
     assert np.isnan(form(FEATURES, np.ones((64, 3))))
 

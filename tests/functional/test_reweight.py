@@ -25,16 +25,16 @@ def kernel(x, y, scale=1.0):
 def matched(x, y, scale, most, slack):
     """The programme by SLSQP, in whole kernels."""
     count, k = len(x), kernel(x, y, scale)
-    whole, toward = k(x, x), k(x, y).mean(1)
+    full, toward = k(x, x), k(x, y).mean(1)
     limits = [{"type": "ineq", "fun": lambda w, s=s: slack + s * (w.mean() - 1)} for s in (1, -1)]
-    found = minimize(
-        lambda w: 1e3 * (0.5 * w @ whole @ w / count**2 - w @ toward / count),
-        np.ones(count), jac=lambda w: 1e3 * (whole @ w / count**2 - toward / count), method="SLSQP",
+    actual = minimize(
+        lambda w: 1e3 * (0.5 * w @ full @ w / count**2 - w @ toward / count),
+        np.ones(count), jac=lambda w: 1e3 * (full @ w / count**2 - toward / count), method="SLSQP",
         bounds=[(0, most)] * count, constraints=limits, options={"ftol": 1e-17, "maxiter": 5000},
     )  # fmt: skip
     # 8: it can find nothing better, to rounding.
-    assert found.status in (0, 8)
-    return found.x
+    assert actual.status in (0, 8)
+    return actual.x
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_matched_weights_bring_the_means_nearer_and_equal_sets_need_none():
 
 def test_many_rows_are_matched_by_landmarks_as_nearly(caplog):
     x, y = sets(700, 300, 4)
-    whole = mean_matching(x, y, landmarks=1000)
+    full = mean_matching(x, y, landmarks=1000)
     few = mean_matching(x, y, landmarks=250)
     factor = reweight.nystroem(x, np.concatenate([x, y]), reweight.mean_square(x, y)) / 700
     toward = factor @ reweight.nystroem(y, np.concatenate([x, y]), reweight.mean_square(x, y)).mean(0)
@@ -75,8 +75,8 @@ def test_many_rows_are_matched_by_landmarks_as_nearly(caplog):
     def above(w):
         return w @ factor @ factor.T @ w / 2 - w @ toward
 
-    assert above(few) - above(whole) < 1e-6
-    assert above(np.ones(700)) - above(whole) > 1e-3
+    assert above(few) - above(full) < 1e-6
+    assert above(np.ones(700)) - above(full) > 1e-3
     # The draw of landmarks is the same each time.
     np.testing.assert_array_equal(few, mean_matching(x, y, landmarks=250))
     assert not caplog.records
@@ -86,9 +86,9 @@ def test_a_programme_that_is_not_solved_says_so(caplog):
     x, y = sets()
     factor = reweight.nystroem(x, y, 1.0)
     with caplog.at_level(logging.WARNING):
-        found = reweight.bounded(factor, factor @ np.ones(factor.shape[1]), 5.0, 0.5, 1e-12, steps=2)
+        actual = reweight.bounded(factor, factor @ np.ones(factor.shape[1]), 5.0, 0.5, 1e-12, steps=2)
     assert "after 2 steps, not within 1e-12" in caplog.text
-    assert found.min() >= 0 and found.max() <= 5
+    assert actual.min() >= 0 and actual.max() <= 5
 
 
 @pytest.mark.parametrize("slack", [0.01, 0.4])
@@ -98,11 +98,11 @@ def test_the_linear_programme_is_that_of_scipy(slack):
     random = np.random.default_rng(1)
     for shift in (-2.0, 0.0, 2.0):
         slope = random.normal(size=11) + shift
-        ours = reweight.least_linear(slope, 2.5, slack)
+        actual = reweight.least_linear(slope, 2.5, slack)
         sums = np.stack([np.ones(11), -np.ones(11)])
-        found = linprog(slope, sums, [11 * (1 + slack), -11 * (1 - slack)], bounds=(0, 2.5))
-        assert slope @ ours == pytest.approx(found.fun, rel=1e-9)
-        assert ours.min() >= 0 and ours.max() <= 2.5 and abs(ours.mean() - 1) <= slack + 1e-12
+        result = linprog(slope, sums, [11 * (1 + slack), -11 * (1 - slack)], bounds=(0, 2.5))
+        assert slope @ actual == pytest.approx(result.fun, rel=1e-9)
+        assert actual.min() >= 0 and actual.max() <= 2.5 and abs(actual.mean() - 1) <= slack + 1e-12
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])
@@ -110,17 +110,17 @@ def test_kliep_is_its_concave_programme(scale):
     x, y = sets(31, 14)
     weights = likelihood_ratio(x, y, scales=(scale,), near=1e-14)
     k = kernel(x, y, scale)
-    own, at = k(x, y), k(y, y)
+    value, at = k(x, y), k(y, y)
     # As in the paper: the coefficients of kernels about the target's rows, their mean over the source held to 1.
-    mean = own.mean(0)
-    found = minimize(
+    mean = value.mean(0)
+    actual = minimize(
         lambda a: -np.log(at @ a).mean(), np.full(14, 1 / mean.sum()), jac=lambda a: -(at / (at @ a)[:, None]).mean(0),
         method="SLSQP", bounds=[(0, None)] * 14, options={"ftol": 1e-15, "maxiter": 5000},
         constraints=[{"type": "eq", "fun": lambda a: a @ mean - 1, "jac": lambda a: mean}],
     )  # fmt: skip
     assert weights.mean() == pytest.approx(1.0)
-    assert found.success
-    np.testing.assert_allclose(weights, own @ found.x, rtol=1e-5, atol=1e-6)
+    assert actual.success
+    np.testing.assert_allclose(weights, value @ actual.x, rtol=1e-5, atol=1e-6)
 
 
 def test_the_width_of_kliep_is_the_likeliest_on_what_was_held_out():
@@ -129,7 +129,7 @@ def test_the_width_of_kliep_is_the_likeliest_on_what_was_held_out():
     scales = (0.0001, 0.001, 0.01, 0.1, 1.0)
     chosen = likelihood_ratio(x, y, scales=scales)
     fits = {scale: likelihood_ratio(x, y, scales=(scale,)) for scale in scales}
-    assert [scale for scale, own in fits.items() if np.array_equal(own, chosen)] == [0.01]
+    assert [scale for scale, value in fits.items() if np.array_equal(value, chosen)] == [0.01]
     # Near the ratio of the two densities, which is known here.
     truth = np.exp(-(x[:, 0] ** 2) / (2 * 0.09)) / np.sqrt(2 * np.pi * 0.09) * 8
     assert np.corrcoef(chosen, truth)[0, 1] > 0.95
@@ -139,7 +139,7 @@ def test_the_width_of_kliep_is_the_likeliest_on_what_was_held_out():
 
 def test_what_cannot_be_weighed_is_refused():
     x, y = sets()
-    for found, message in (
+    for actual, message in (
         (lambda: mean_matching(x, y, most=1.0), "mean_matching: most is 1.0; it is above 1"),
         (lambda: mean_matching(x, y, slack=0.0), "mean_matching: slack is 0.0; it is above 0"),
         (lambda: mean_matching(x, y, landmarks=0), "mean_matching: landmarks is 0; it is 1 or more"),
@@ -152,5 +152,5 @@ def test_what_cannot_be_weighed_is_refused():
          "the features of source or target are not finite, so no distance is; look at the model"),
     ):  # fmt: skip
         with pytest.raises(ValueError) as error:
-            found()
+            actual()
         assert str(error.value) == message

@@ -87,8 +87,8 @@ def blanked(rng, content):
 def zeroed(rng, content):
     start = rng.randrange(len(content))
     size = rng.choice([1, 8, 512, len(content)])
-    made = content[:start] + bytes(min(size, len(content) - start)) + content[start + size :]
-    return (made, f"{size} bytes from {start} on set to zero") if made != content else None
+    built = content[:start] + bytes(min(size, len(content) - start)) + content[start + size :]
+    return (built, f"{size} bytes from {start} on set to zero") if built != content else None
 
 
 def noise(rng, content):
@@ -112,11 +112,11 @@ def invalid(rng, content):
 
 
 def flipped(rng, content):
-    made = bytearray(content)
-    places = [rng.randrange(len(made)) for _ in range(rng.choice([1, 1, 8]))]
+    built = bytearray(content)
+    places = [rng.randrange(len(built)) for _ in range(rng.choice([1, 1, 8]))]
     for place in places:
-        made[place] ^= 1 << rng.randrange(8)
-    return (bytes(made), f"bits flipped at {places}") if bytes(made) != content else None
+        built[place] ^= 1 << rng.randrange(8)
+    return (bytes(built), f"bits flipped at {places}") if bytes(built) != content else None
 
 
 def cut_out(rng, content):
@@ -221,13 +221,13 @@ def mutated_json(rng, content, how):
     """Strict mutations of a JSON file."""
     for _ in range(20):
         if rng.random() < 0.3:
-            made = rng.choice(BYTES)(rng, content)
+            built = rng.choice(BYTES)(rng, content)
         else:
-            found = rng.choice(JSON)(rng, json.loads(content), how)
-            made = None if found is None else (found[0].encode("utf-8", "surrogatepass"), found[1])
+            actual = rng.choice(JSON)(rng, json.loads(content), how)
+            built = None if actual is None else (actual[0].encode("utf-8", "surrogatepass"), actual[1])
         # A blank that reads as the same document changed nothing.
-        if made is not None and made[0] != content:
-            return made
+        if built is not None and built[0] != content:
+            return built
     return truncated(rng, content)
 
 
@@ -238,23 +238,23 @@ def mutated_lines(rng, content, how):
         return rng.choice((emptied, noise, marked, encoded, invalid))(rng, content)
     n = rng.randrange(len(lines))
     line, words = mutated_json(rng, lines[n].encode(), how)
-    made = [text.encode() for text in lines]
-    made[n] = line
-    return b"\n".join(made) + b"\n", f"line {n + 1}: {words}"
+    built = [text.encode() for text in lines]
+    built[n] = line
+    return b"\n".join(built) + b"\n", f"line {n + 1}: {words}"
 
 
 def mutated_bytes(rng, content, how):
     """Mutations after which a file of tlx's own may still look like one."""
-    while (made := rng.choice(FREE)(rng, content)) is None or made[0] == content:
+    while (built := rng.choice(FREE)(rng, content)) is None or built[0] == content:
         pass
-    return made
+    return built
 
 
 def mutated_binary(rng, content, how):
     """Strict mutations of a binary file without a checksum."""
     for _ in range(9):
-        if (made := rng.choice((truncated, truncated, emptied, noise, blanked))(rng, content)) and made[0] != content:
-            return made
+        if (built := rng.choice((truncated, truncated, emptied, noise, blanked))(rng, content)) and built[0] != content:
+            return built
     return emptied(rng, content)
 
 

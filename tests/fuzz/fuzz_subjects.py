@@ -153,8 +153,8 @@ def make_all(root: Path) -> None:
     from tlx.cli import main
 
     def call(*arguments):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        assert done.exit_code == 0, (arguments, done.output, done.exception)
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
 
     make_texts(root)
     make_images(root)

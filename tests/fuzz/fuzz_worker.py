@@ -53,8 +53,8 @@ class Worker:
             path.mkdir()
             words = "a directory in its place"
         else:
-            made, words = mutate(rng, content, how)
-            path.write_bytes(made)
+            built, words = mutate(rng, content, how)
+            path.write_bytes(built)
         start = time.perf_counter()
         kind, answer, output = self.run(subject, root, command)
         if kind == "answered":
@@ -99,20 +99,20 @@ class Worker:
         forget()
         arguments = [part.format(root=root) for part in command]
         with captured() as lower:
-            done = CliRunner().invoke(main, arguments)
-        output = done.output + lower()
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            return "traceback", None, f"{output}\n{type(done.exception).__name__}: {done.exception}"
+            result = CliRunner().invoke(main, arguments)
+        output = result.output + lower()
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            return "traceback", None, f"{output}\n{type(result.exception).__name__}: {result.exception}"
         if "internal error" in output or "Traceback" in output:
             return "traceback", None, output
-        if done.exit_code == 0:
+        if result.exit_code == 0:
             try:
-                return "answered", json.loads(json.dumps(subject.answer(root, done.stdout))), output
+                return "answered", json.loads(json.dumps(subject.answer(root, result.stdout))), output
             except Exception as error:
                 return "traceback", None, f"{output}\nno answer: {type(error).__name__}: {error}"
         lines = [line for line in output.splitlines() if line.strip() and not line.startswith("tlx: warning: ")]
-        if len(lines) != 1 or not lines[0].startswith("tlx: ") or done.exit_code != 2:
-            return "several lines", None, f"exit code {done.exit_code}\n{output}"
+        if len(lines) != 1 or not lines[0].startswith("tlx: ") or result.exit_code != 2:
+            return "several lines", None, f"exit code {result.exit_code}\n{output}"
         return "refused", None, output
 
 
@@ -129,14 +129,14 @@ def forget():
 def captured():
     """What libraries write below Python, to the file descriptor of stderr."""
     sys.stderr.flush()
-    kept, text = os.dup(2), []
+    remaining, text = os.dup(2), []
     with tempfile.TemporaryFile() as stream:
         os.dup2(stream.fileno(), 2)
         try:
             yield lambda: text[0] if text else ""
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(remaining, 2)
+            os.close(remaining)
             stream.seek(0)
             text.append(stream.read().decode("utf-8", "replace"))
 

@@ -75,7 +75,7 @@ class Served:
         begun, cpu, factor = time.monotonic(), self.spent(), 6 if first else 1
         while True:
             try:
-                found = self.answers.get(timeout=0.5)
+                actual = self.answers.get(timeout=0.5)
             except queue.Empty:
                 stuck = self.spent() - cpu > factor * CPU_SECONDS * 1.0
                 if not stuck and time.monotonic() - begun < factor * WALL_SECONDS:
@@ -83,11 +83,11 @@ class Served:
                 self.stop()
                 self.start()
                 return {"seed": seed, "kind": "hang"}
-            if found is None:
+            if actual is None:
                 code = self.process.wait()
                 self.start()
                 return {"seed": seed, "kind": "crash", "output": f"exit code {code}"}
-            return found
+            return actual
 
     def stop(self):
         self.process.kill()
@@ -96,8 +96,8 @@ class Served:
 
 def fuzz(folder, seeds):
     """The outcome of every seed."""
-    made = [sys.executable, str(HERE / "fuzz_worker.py"), str(folder / "fixtures"), str(folder / "none"), "make"]
-    subprocess.run(made, check=True, capture_output=True, timeout=600)
+    built = [sys.executable, str(HERE / "fuzz_worker.py"), str(folder / "fixtures"), str(folder / "none"), "make"]
+    subprocess.run(built, check=True, capture_output=True, timeout=600)
     left, outcomes = collections.deque(seeds), []
 
     def work(number):
@@ -108,9 +108,9 @@ def fuzz(folder, seeds):
                     seed = left.popleft()
                 except IndexError:
                     return
-                found = worker.outcome(seed, count < 40)
-                count = 0 if found["kind"] in ("hang", "crash") else count + 1
-                outcomes.append(found)
+                actual = worker.outcome(seed, count < 40)
+                count = 0 if actual["kind"] in ("hang", "crash") else count + 1
+                outcomes.append(actual)
         finally:
             worker.stop()
 
@@ -119,7 +119,7 @@ def fuzz(folder, seeds):
         thread.start()
     for thread in threads:
         thread.join()
-    return sorted(outcomes, key=lambda found: found["seed"])
+    return sorted(outcomes, key=lambda actual: actual["seed"])
 
 
 @pytest.mark.slow
@@ -128,10 +128,10 @@ def test_no_mutated_file_gives_a_traceback_other_numbers_or_a_hang(tmp_path):
     outcomes = fuzz(tmp_path, range(FIRST, FIRST + COUNT))
     assert len(outcomes) == COUNT
     if report := os.environ.get("TLX_FUZZ_REPORT"):
-        Path(report).write_text("".join(json.dumps(found) + "\n" for found in outcomes), encoding="utf-8")
-    counts = collections.Counter(found["kind"] for found in outcomes)
+        Path(report).write_text("".join(json.dumps(actual) + "\n" for actual in outcomes), encoding="utf-8")
+    counts = collections.Counter(actual["kind"] for actual in outcomes)
     print(f"{COUNT} mutations in {time.monotonic() - start:.0f} s: {dict(counts)}")
-    faults = [found for found in outcomes if found["kind"] not in PASSED]
+    faults = [actual for actual in outcomes if actual["kind"] not in PASSED]
     assert not faults, f"{dict(counts)}; the first: {json.dumps(faults[:3], indent=2)}"
     # A harness that refuses everything, or changes nothing, would pass too.
     assert min(counts[kind] for kind in PASSED) > COUNT / 20

@@ -36,10 +36,10 @@ def test_gelu_has_the_slopes_of_its_definition_in_both_modes():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.003])
 def test_a_mask_drops_at_its_rate_everywhere(rate):
-    kept = np.asarray(keep_mask(Context(jax.random.key(0), True), (64, 32, 256), rate, 0))
+    remaining = np.asarray(keep_mask(Context(jax.random.key(0), True), (64, 32, 256), rate, 0))
     for axis in (None, (1, 2), (0, 2), (0, 1)):
-        count = kept.size if axis is None else np.prod([kept.shape[n] for n in axis])
-        error = np.abs((~kept).mean(axis) - rate) / np.sqrt(rate * (1 - rate) / count)
+        count = remaining.size if axis is None else np.prod([remaining.shape[n] for n in axis])
+        error = np.abs((~remaining).mean(axis) - rate) / np.sqrt(rate * (1 - rate) / count)
         assert error.max() < 5
 
 
@@ -54,9 +54,9 @@ def test_masks_of_examples_salts_keys_and_neighbours_do_not_agree_more_than_chan
 
 def test_noise_belongs_to_the_example_not_to_how_devices_share_the_batch():
     key = jax.random.key(3)
-    whole = keep_mask(Context(key, True), (8, 5, 7), 0.3, 2)
+    full = keep_mask(Context(key, True), (8, 5, 7), 0.3, 2)
     halves = [keep_mask(Context(key, True, offset=offset), (4, 5, 7), 0.3, 2) for offset in (0, 4)]
-    np.testing.assert_array_equal(whole, jnp.concatenate(halves))
+    np.testing.assert_array_equal(full, jnp.concatenate(halves))
 
 
 def test_masked_tokens_do_not_reach_the_others_and_a_fully_masked_row_stays_finite():
@@ -106,18 +106,18 @@ def test_decoding_step_by_step_is_the_whole_causal_pass_with_what_a_tuning_inser
         lora = {name: jax.random.normal(jax.random.key(7), shape) for name, shape in draws.items()}
         params["key"] = params["key"] | {"lora": lora | {"scale": jnp.float32(0.5)}}
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
-    whole = attention(params, x, heads=4, key_heads=2, causal=True)
+    full = attention(params, x, heads=4, key_heads=2, causal=True)
     cache, outputs = empty_cache(2, 6, 2, 3), []
     for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
         output, cache = attention_step(params, x[:, rows], cache, heads=4)
         outputs.append(output)
-    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), full, atol=1e-5)
 
 
 def test_a_declared_memory_has_its_own_width():
     params = drawn_attention(memory=7, size=5, output_bias=False)
     shapes = {"query": (12, 20), "key": (7, 10), "value": (7, 10), "output": (20, 12)}
-    assert {name: own["kernel"].shape for name, own in params.items()} == shapes
+    assert {name: value["kernel"].shape for name, value in params.items()} == shapes
     assert "bias" not in params["output"]
     memory = jax.random.normal(jax.random.key(2), (2, 3, 7))
     assert attention(params, jnp.ones((2, 5, 12)), heads=4, key_heads=2, memory=memory).shape == (2, 5, 12)

@@ -38,30 +38,33 @@ def linear(module: Any) -> dict[str, np.ndarray]:
     return {"kernel": module.weight} | ({} if module.bias is None else {"bias": module.bias})
 
 
-def agree(ours: Any, params: Any, theirs: Any, inputs: tuple[np.ndarray, ...], tensors: Any, rows: Any = None) -> None:
-    """Compare `ours(params, *inputs)` with `theirs(*inputs)`, and both gradients of a random sum of the outputs.
+def agree(
+    tlx_side: Any, params: Any, reference_side: Any, inputs: tuple[np.ndarray, ...], tensors: Any, rows: Any = None
+) -> None:
+    """Compare `tlx_side(params, *inputs)` with `reference_side(*inputs)`: outputs and gradients.
 
-    `params` is a tree of torch parameters, `tensors` how each of them becomes ours. `rows` are those that are compared.
+    `params` is a tree of torch parameters, `tensors` how each of them becomes a tlx parameter. Only `rows` are
+    compared.
     """
-    given = [torch.tensor(own, requires_grad=True) for own in inputs]
-    wanted = theirs(*given)
+    arguments = [torch.tensor(value, requires_grad=True) for value in inputs]
+    wanted = reference_side(*arguments)
     weight = draw(*wanted.shape, seed=9)
     weight = weight if rows is None else weight * rows
     (wanted * torch.tensor(weight)).sum().backward()
-    leaves = jax.tree.map(lambda own: tensors(own.detach().numpy()), params)
-    expected = jax.tree.map(lambda own: tensors(own.grad.numpy()), params)
+    leaves = jax.tree.map(lambda value: tensors(value.detach().numpy()), params)
+    expected = jax.tree.map(lambda value: tensors(value.grad.numpy()), params)
 
     def total(leaves: Any, *arrays: Any) -> Any:
-        output = ours(leaves, *arrays)
+        output = tlx_side(leaves, *arrays)
         return (output * weight).sum(), output
 
     places = tuple(range(1 + len(inputs)))
     (_, output), gradients = jax.jit(jax.value_and_grad(total, places, has_aux=True))(leaves, *inputs)
-    seen = 1.0 if rows is None else rows
-    np.testing.assert_allclose(np.asarray(output) * seen, wanted.detach().numpy() * seen, atol=TOLERANCE, rtol=0)
+    mask = 1.0 if rows is None else rows
+    np.testing.assert_allclose(np.asarray(output) * mask, wanted.detach().numpy() * mask, atol=TOLERANCE, rtol=0)
     jax.tree.map(near, gradients[0], expected)
-    for gradient, own in zip(gradients[1:], given, strict=True):
-        near(gradient, own.grad.numpy())
+    for gradient, value in zip(gradients[1:], arguments, strict=True):
+        near(gradient, value.grad.numpy())
 
 
 def near(gradient: Any, expected: np.ndarray) -> None:
@@ -78,7 +81,7 @@ def convolved(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("reference_side", "tlx_side"),
     [
         ({"padding": 1}, {"padding": 1}),
         ({"stride": 2, "padding": 1}, {"stride": 2, "padding": 1}),
@@ -87,13 +90,13 @@ def convolved(array: np.ndarray) -> np.ndarray:
         ({"groups": 9, "dilation": (1, 2), "bias": False}, {"groups": 9, "dilation": (1, 2), "padding": "VALID"}),
     ],
 )
-def test_a_convolution_over_images(theirs, ours):
-    module = shaken(torch.nn.Conv2d(9, 9, (3, 5), **theirs))
+def test_a_convolution_over_images(reference_side, tlx_side):
+    module = shaken(torch.nn.Conv2d(9, 9, (3, 5), **reference_side))
 
     def run(x):
         return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    agree(lambda own, x: layers.conv(own, x, **ours), linear(module), run, (draw(2, 11, 13, 9),), convolved)
+    agree(lambda params, x: layers.conv(params, x, **tlx_side), linear(module), run, (draw(2, 11, 13, 9),), convolved)
 
 
 def test_a_convolution_over_sequences_with_zeros_on_one_side():
@@ -102,22 +105,22 @@ def test_a_convolution_over_sequences_with_zeros_on_one_side():
     def run(x):
         return module(torch.nn.functional.pad(x.permute(0, 2, 1), (2, 0))).permute(0, 2, 1)
 
-    def ours(own, x):
-        return layers.conv(own, x, stride=2, padding=((2, 0),))
+    def tlx_layer(params, x):
+        return layers.conv(params, x, stride=2, padding=((2, 0),))
 
-    agree(ours, linear(module), run, (draw(3, 13, 5),), convolved)
+    agree(tlx_layer, linear(module), run, (draw(3, 13, 5),), convolved)
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, None, 0), (3, 2, 1)])
 def test_pooling(kind, size, stride, padding):
     pool = torch.nn.functional.max_pool2d if kind == "max" else torch.nn.functional.avg_pool2d
-    own = layers.max_pool if kind == "max" else layers.average_pool
+    pool = layers.max_pool if kind == "max" else layers.average_pool
 
     def run(x):
         return pool(x.permute(0, 3, 1, 2), size, stride, padding).permute(0, 2, 3, 1)
 
-    agree(lambda _, x: own(x, size, stride=stride, padding=padding), {}, run, (draw(2, 9, 11, 3),), turned)
+    agree(lambda _, x: pool(x, size, stride=stride, padding=padding), {}, run, (draw(2, 9, 11, 3),), turned)
 
 
 def test_group_norm():
@@ -165,19 +168,19 @@ def test_attention_to_a_padded_memory():
     def theirs(x, memory):
         return run(x, memory, 3, key_padding_mask=torch.tensor(MASK == 0))
 
-    def ours(own, x, memory):
-        return layers.attention(own, x, jnp.asarray(MASK), heads=3, memory=memory)
+    def tlx_layer(params, x, memory):
+        return layers.attention(params, x, jnp.asarray(MASK), heads=3, memory=memory)
 
-    agree(ours, params, theirs, (draw(3, 5, 15), draw(3, 7, 15, seed=1)), turned)
+    agree(tlx_layer, params, theirs, (draw(3, 5, 15), draw(3, 7, 15, seed=1)), turned)
     # The same from keys and values that are projected once.
 
-    def cached(own, x, memory):
-        keys = layers.keys_and_values(own, memory, heads=3)
-        return layers.attention_to(own, x, keys, jnp.asarray(MASK), heads=3)
+    def cached(params, x, memory):
+        keys = layers.keys_and_values(params, memory, heads=3)
+        return layers.attention_to(params, x, keys, jnp.asarray(MASK), heads=3)
 
     leaves = jax.tree.map(lambda own: turned(own.detach().numpy()), params)
     x, memory = draw(3, 5, 15), draw(3, 7, 15, seed=1)
-    np.testing.assert_array_equal(cached(leaves, x, memory), ours(leaves, x, memory))
+    np.testing.assert_array_equal(cached(leaves, x, memory), tlx_layer(leaves, x, memory))
 
 
 def test_causal_attention_with_a_bias_and_a_mask_of_pairs():
@@ -190,10 +193,10 @@ def test_causal_attention_with_a_bias_and_a_mask_of_pairs():
     def theirs(x):
         return run(x, x, 3, attn_mask=torch.tensor(added.reshape(9, 7, 7)))
 
-    def ours(own, x):
-        return layers.attention(own, x, jnp.asarray(pairs), heads=3, causal=True, bias=jnp.asarray(bias))
+    def tlx_layer(params, x):
+        return layers.attention(params, x, jnp.asarray(pairs), heads=3, causal=True, bias=jnp.asarray(bias))
 
-    agree(ours, params, theirs, (draw(3, 7, 15),), turned)
+    agree(tlx_layer, params, theirs, (draw(3, 7, 15),), turned)
 
 
 def llama(heads: int = 9, key_heads: int = 3, size: int = 6) -> tuple[Any, Any, Any]:
@@ -207,7 +210,11 @@ def llama(heads: int = 9, key_heads: int = 3, size: int = 6) -> tuple[Any, Any, 
     config._attn_implementation = "eager"
     layer = shaken(module.LlamaAttention(config, 0))
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-    return layer, module.LlamaRotaryEmbedding(config), {own: linear(getattr(layer, it)) for own, it in names.items()}
+    return (
+        layer,
+        module.LlamaRotaryEmbedding(config),
+        {value: linear(getattr(layer, it)) for value, it in names.items()},
+    )
 
 
 def later(mask: np.ndarray) -> Any:
@@ -222,16 +229,16 @@ def test_rotary_grouped_causal_attention_is_llamas():
     positions = np.maximum(np.cumsum(MASK, axis=1) - 1, 0)
     both = rotary(torch.zeros(1), torch.tensor(positions))
     angles = layers.rotary_angles(positions, 6, base=100.0)
-    for own, other in zip(angles, both, strict=True):
-        np.testing.assert_allclose(own, other.numpy(), atol=TOLERANCE)
+    for value, other in zip(angles, both, strict=True):
+        np.testing.assert_allclose(value, other.numpy(), atol=TOLERANCE)
 
     def theirs(x):
         return layer(x, both, later(MASK))[0]
 
-    def ours(own, x):
-        return layers.attention(own, x, jnp.asarray(MASK), heads=9, key_heads=3, causal=True, rotary=angles)
+    def tlx_layer(params, x):
+        return layers.attention(params, x, jnp.asarray(MASK), heads=9, key_heads=3, causal=True, rotary=angles)
 
-    agree(ours, params, theirs, (draw(3, 7, 27),), turned, rows=MASK[..., None])
+    agree(tlx_layer, params, theirs, (draw(3, 7, 27),), turned, rows=MASK[..., None])
 
 
 @pytest.mark.parametrize("steps", [(7,), (4, 1, 1, 1), (1,) * 7])
@@ -281,11 +288,11 @@ def test_attention_with_relative_positions_is_t5s(both):
     def theirs(x):
         return layer(x, mask=added)[0]
 
-    def ours(own, x):
-        bias = layers.relative_bias({"embedding": own["relative"]["embedding"].T}, 7, 7, both=both, furthest=11)
-        return layers.attention(own, x, jnp.asarray(MASK), heads=3, causal=not both, bias=bias, scale=1.0)
+    def tlx_layer(params, x):
+        bias = layers.relative_bias({"embedding": params["relative"]["embedding"].T}, 7, 7, both=both, furthest=11)
+        return layers.attention(params, x, jnp.asarray(MASK), heads=3, causal=not both, bias=bias, scale=1.0)
 
-    agree(ours, params, theirs, (0.3 * draw(3, 7, 15),), turned, rows=None if both else MASK[..., None])
+    agree(tlx_layer, params, theirs, (0.3 * draw(3, 7, 15),), turned, rows=None if both else MASK[..., None])
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -315,6 +322,6 @@ def test_half_rotated_heads_are_those_of_gpt_neox():
     from transformers.models.gpt_neox import modeling_gpt_neox as module
 
     x, angles = draw(2, 3, 5, 10), layers.rotary_angles(np.arange(5), 4)
-    cos, sin = (torch.tensor(np.asarray(own))[None] for own in angles)
+    cos, sin = (torch.tensor(np.asarray(value))[None] for value in angles)
     wanted = module.apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), cos, sin)[0].numpy()
     np.testing.assert_allclose(layers.rotate(jnp.asarray(x), angles), wanted, atol=TOLERANCE)

@@ -39,9 +39,9 @@ def step(how, remat):
 def test_what_is_computed_again_is_not_kept():
     """On processors `jax.checkpoint` by itself saves a hundredth of these temporaries, or nothing."""
     for how, dots, stages in (("lora", 0.75, 0.55), ("full", 0.7, 0.5)):
-        whole = step(how, "none")[0]
-        assert step(how, "dots")[0] < dots * whole
-        assert step(how, "stages")[0] < stages * whole
+        full = step(how, "none")[0]
+        assert step(how, "dots")[0] < dots * full
+        assert step(how, "stages")[0] < stages * full
 
 
 @pytest.mark.slow
@@ -52,16 +52,16 @@ def test_a_lora_step_costs_no_more_than_seven_tenths_of_a_full_one():
 
 def kept(*shapes, **numbers):
     """Whether the product of two arrays is, by the names of their axes."""
-    found = []
+    results = []
 
     def policy(primitive, *given, **how):
-        found.append(large(primitive, *given, **how))
-        return found[-1]
+        results.append(large(primitive, *given, **how))
+        return results[-1]
 
     left, right = (jnp.zeros(shape) for shape in shapes)
     product = jax.checkpoint(lambda x, y: jnp.sin(jnp.einsum(numbers["axes"], x, y)), policy=policy)
     jax.make_jaxpr(jax.grad(lambda x: product(x, right).sum()))(left)
-    return any(found)
+    return any(results)
 
 
 def test_what_takes_more_to_keep_than_to_do_again_is_not_kept():
@@ -89,13 +89,13 @@ def test_slopes_and_values_are_those_of_the_stage_itself(how, dtype):
         return (carry["hidden"] ** 2).sum() + stats["mean"].sum() + carry["mask"].sum().astype(x.dtype), carry
 
     slopes = [jax.value_and_grad(lambda k, x, a=a: loss(a, k, x)[0], (0, 1)) for a in (stage, again(stage, how))]
-    plain, held = (jax.jit(slope)(kernel, x) for slope in slopes)
-    jax.tree.map(np.testing.assert_array_equal, plain, held)
+    plain, stored = (jax.jit(slope)(kernel, x) for slope in slopes)
+    jax.tree.map(np.testing.assert_array_equal, plain, stored)
     # Over several sets of weights at once, and over some whose slope is nothing.
     several = jnp.stack([kernel, 2 * kernel])
-    ours, theirs = (jax.vmap(slope, (0, None))(several, x) for slope in slopes)
+    actual, expected = (jax.vmap(slope, (0, None))(several, x) for slope in slopes)
     tolerance = 1e-2 if dtype == "bfloat16" else 1e-6
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance), ours, theirs)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance), actual, expected)
     nothing = jax.grad(lambda k: jax.lax.stop_gradient(loss(again(stage, how), k, x)[0]) + k.sum())(kernel)
     np.testing.assert_array_equal(nothing, np.ones((3, 3)))
 

@@ -183,9 +183,9 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
     )
     assert equal(one, same)
     assert float(abs(one - two).max()) > 1e-3
-    still, _ = forward(model, variables, inputs)
+    unchanged, _ = forward(model, variables, inputs)
     keyed, _ = forward(model, variables, inputs, key=jax.random.key(1))
-    assert equal(still["logits"], keyed["logits"])
+    assert equal(unchanged["logits"], keyed["logits"])
 
 
 @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ def test_each_rate_acts_where_it_should(name, rate, stage):
     rates = {field: 0.0 for field in vars(CONFIGS[name]) if "dropout" in field or field == "stochastic_depth"}
     model = build(replace(CONFIGS[name], **(rates | {rate: 0.5})), CLASSES)
     # In this stage alone, so that no other can stand in for it.
-    others = {other.name for other in model.stages} - {stage}
-    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    rest = {other.name for other in model.stages} - {stage}
+    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=rest)
     assert not equal(taps[stage], forward(model, variables, inputs)[0][stage])
     silent = build(replace(CONFIGS[name], **rates), CLASSES)
-    taps, _ = forward(silent, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    taps, _ = forward(silent, variables, inputs, key=jax.random.key(1), train=True, still=rest)
     assert equal(taps[stage], forward(silent, variables, inputs)[0][stage])
 
 
@@ -280,8 +280,8 @@ def test_masked_tokens_reach_no_other(name):
 def test_without_mask_all_tokens_are_seen_and_of_type_0(name):
     model, variables, inputs = made(name)
     ids = {"input_ids": inputs["input_ids"]}
-    whole = ids | {"attention_mask": np.ones((BATCH, TOKENS), int), "token_type_ids": np.zeros((BATCH, TOKENS), int)}
-    bare, full = (forward(model, variables, given)[0]["logits"] for given in (ids, whole))
+    complete = ids | {"attention_mask": np.ones((BATCH, TOKENS), int), "token_type_ids": np.zeros((BATCH, TOKENS), int)}
+    bare, full = (forward(model, variables, arguments)[0]["logits"] for arguments in (ids, complete))
     assert equal(bare, full)
     assert not equal(full, forward(model, variables, inputs)[0]["logits"])
 
@@ -304,13 +304,13 @@ def test_batch_statistics_move_in_training_alone():
 
 def test_linen_gives_what_the_module_gives():
     model, variables, inputs = made("linen")
-    own = {"params": variables.params["module"], "batch_stats": variables.stats["module"]}
+    value = {"params": variables.params["module"], "batch_stats": variables.stats["module"]}
     taps, _ = forward(model, variables, inputs)
-    assert equal(taps["logits"], Net().apply(own, inputs["image"]))
+    assert equal(taps["logits"], Net().apply(value, inputs["image"]))
     key = jax.random.key(1)
     taps, stats = forward(model, variables, inputs, key=key, train=True)
     rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(b"module"))}
-    logits, moved = Net().apply(own, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
+    logits, moved = Net().apply(value, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
     assert equal(taps["logits"], logits)
     assert equal(stats["module"], moved["batch_stats"])
     assert not equal(stats, variables.stats)

@@ -80,8 +80,8 @@ def test_in_a_compiled_function_an_index_without_a_row_gives_nan_and_not_another
     for wrong in (99, -1):
         array = np.array(inputs[name])
         array[1, 2] = wrong
-        found = np.asarray(forward(variables, inputs | {name: array}))
-        assert np.isnan(found[1]).all() and np.isfinite(found[0]).all()
+        actual = np.asarray(forward(variables, inputs | {name: array}))
+        assert np.isnan(actual[1]).all() and np.isfinite(actual[0]).all()
 
 
 @pytest.mark.parametrize("config", [BERT, ROBERTA, DISTIL], ids=lambda own: own.family)
@@ -95,10 +95,10 @@ def test_positions_that_are_given_are_used(config):
     assert np.abs(logits(config, input_ids=IDS, position_ids=usual[::-1].copy()) - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("own", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
-def test_positions_and_a_learned_prompt_are_not_both_given(own):
+@pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
+def test_positions_and_a_learned_prompt_are_not_both_given(value):
     model, variables = made(BERT)
-    params = own.insert(model, variables.params, jax.random.key(0))
+    params = value.insert(model, variables.params, jax.random.key(0))
     with pytest.raises(ValueError, match="position_ids cannot be given to a model with a learned prompt or prefix"):
         tlx.forward(model, Variables(params, {}), {"input_ids": IDS, "position_ids": np.arange(4)})
     assert models.text_room(model, params) == 8
@@ -114,11 +114,11 @@ def test_positions_are_those_of_transformers(tmp_path, name):
     kind = getattr(transformers, name)
     config = kind.config_class(intermediate_size=16, max_position_embeddings=10, pad_token_id=1, **fields)
     torch.manual_seed(0)
-    theirs = kind(config).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = tlx.load_pretrained(tmp_path)
+    expected = kind(config).eval()
+    expected.save_pretrained(tmp_path)
+    actual = tlx.load_pretrained(tmp_path)
     places = np.array([[7, 3, 2, 5], [2, 2, 9, 4]])
     with torch.no_grad():
-        wanted = theirs(torch.tensor(IDS), position_ids=torch.tensor(places)).logits.numpy()
-    taps, _ = tlx.forward(ours.model, ours.variables, {"input_ids": IDS, "position_ids": places})
+        wanted = expected(torch.tensor(IDS), position_ids=torch.tensor(places)).logits.numpy()
+    taps, _ = tlx.forward(actual.model, actual.variables, {"input_ids": IDS, "position_ids": places})
     np.testing.assert_allclose(taps["logits"], wanted, atol=1e-5, rtol=0)

@@ -202,22 +202,22 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     both = jax.value_and_grad(loss, has_aux=True)
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
-    found = {}
+    results = {}
     for name, value in wanted.items():
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
-        found[name] = float((difference[real > 0] if name == "hidden" else difference).max())
+        results[name] = float((difference[real > 0] if name == "hidden" else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
-    theirs = ours(module, config, head, stored(torch_model, grads, folder / "gradients"))
-    differences = gradient_differences(without_padding(config, flatten(gradient)), theirs)
-    return found | {"gradients": max(differences.values())}
+    reference_side = ours(module, config, head, stored(torch_model, grads, folder / "gradients"))
+    differences = gradient_differences(without_padding(config, flatten(gradient)), reference_side)
+    return results | {"gradients": max(differences.values())}
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", CASES)
 def test_random_models_agree(name, tmp_path):
-    found = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
-    assert {"logits", "gradients"} <= found.keys() if "-" in name else {"hidden", "gradients"} <= found.keys()
-    assert max(found.values()) <= TOLERANCE, found
+    actual = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
+    assert {"logits", "gradients"} <= actual.keys() if "-" in name else {"hidden", "gradients"} <= actual.keys()
+    assert max(actual.values()) <= TOLERANCE, actual
 
 
 def test_minilm_agrees(tmp_path):
@@ -227,9 +227,9 @@ def test_minilm_agrees(tmp_path):
     rng = np.random.default_rng(0)
     mask = np.array([[1] * 21, [1] * 13 + [0] * 8])
     inputs = {"input_ids": rng.integers(1000, 30000, mask.shape), "attention_mask": mask}
-    found = compare(torch_model, inputs, tmp_path, compiled=True)
-    assert found.keys() == {"hidden", "pooled", "gradients"}
-    assert max(found.values()) <= TOLERANCE, found
+    actual = compare(torch_model, inputs, tmp_path, compiled=True)
+    assert actual.keys() == {"hidden", "pooled", "gradients"}
+    assert max(actual.values()) <= TOLERANCE, actual
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "dinov2"])
@@ -256,8 +256,12 @@ def test_a_config_reads_as_it_was_written(name):
     assert module.read(written) == config
     assert written["architectures"] == [case.model]
     # Every number that we write is one that transformers has, by the same name, and takes.
-    theirs = config_class.from_dict(written).to_dict()
-    assert all(theirs[key] == value for key, value in written.items() if key != "classifier_dropout" or key in theirs)
+    reference_side = config_class.from_dict(written).to_dict()
+    assert all(
+        reference_side[key] == value
+        for key, value in written.items()
+        if key != "classifier_dropout" or key in reference_side
+    )
 
 
 @pytest.mark.parametrize("kind", foreign_kinds())

@@ -64,8 +64,8 @@ def test_kept_modules_survive_the_way_from_peft_to_us_and_back(name, how, bases,
     model = random_adapter(name, how, bases[name], tmp_path / "theirs")
     inputs = draw(name)
     wanted, before = torch_logits(model, inputs), tlx.load_pretrained(bases[name])
-    ours = tlx.load_adapter(before, tmp_path / "theirs")
-    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
+    tlx_side = tlx.load_adapter(before, tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), wanted, rtol=0, atol=TOLERANCE)
     # Back to them, and to us from there; twice, for what was read must be known to have been read.
     for source, target in (("theirs", "ours"), ("ours", "again")):
         loaded = tlx.load_adapter(before, tmp_path / source)
@@ -73,14 +73,14 @@ def test_kept_modules_survive_the_way_from_peft_to_us_and_back(name, how, bases,
         assert json.loads((tmp_path / target / "adapter_config.json").read_text())["peft_type"] != "TLX"
         opened = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / target).eval()
         np.testing.assert_allclose(torch_logits(opened, inputs), wanted, rtol=0, atol=TOLERANCE)
-        again = tlx.load_adapter(before, tmp_path / target)
-        np.testing.assert_allclose(our_logits(again, inputs), wanted, rtol=0, atol=TOLERANCE)
+        reopened = tlx.load_adapter(before, tmp_path / target)
+        np.testing.assert_allclose(our_logits(reopened, inputs), wanted, rtol=0, atol=TOLERANCE)
     # The kept modules matter.
     assert not np.allclose(our_logits(before, inputs), wanted, atol=1e-2)
     # The whole model, saved and read, is the same too.
-    tlx.save_pretrained(ours, tmp_path / "whole")
-    whole = tlx.load_pretrained(tmp_path / "whole")
-    np.testing.assert_allclose(our_logits(whole, inputs), wanted, rtol=0, atol=TOLERANCE)
+    tlx.save_pretrained(tlx_side, tmp_path / "whole")
+    full = tlx.load_pretrained(tmp_path / "whole")
+    np.testing.assert_allclose(our_logits(full, inputs), wanted, rtol=0, atol=TOLERANCE)
 
 
 NAMED = [
@@ -138,8 +138,8 @@ def test_an_adapter_in_the_older_names_of_an_image_model_is_the_same(name, field
     # Those that transformers 4 gave to the modules in memory, and its files still have.
     stem = "encoder.layer" if name == "dinov2" else "layers"
     older = [(f"{name}.{stem}.", f"{name}.encoder.layer."), ("layers.", "encoder.layer.")]
-    older += [(f"attention.{own[0]}_proj", f"attention.attention.{own}") for own in ("query", "key", "value")]
-    older += [(f"{own[0]}_proj", own) for own in ("query", "key", "value")]
+    older += [(f"attention.{item[0]}_proj", f"attention.attention.{item}") for item in ("query", "key", "value")]
+    older += [(f"{item[0]}_proj", item) for item in ("query", "key", "value")]
     older += [] if name == "dinov2" else [("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")]
     alphas = {"q_proj": 7, f"{name}.{stem}.1.attention.v_proj": 11}
     settings = {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": alphas, "r": 2, "lora_alpha": 3}
@@ -167,8 +167,8 @@ def test_an_adapter_in_the_older_names_of_an_image_model_is_the_same(name, field
     document["target_modules"] = ["query", "value"]
     (tmp_path / "adapter_config.json").write_text(json.dumps(document))
     inputs = draw(name)
-    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
-    np.testing.assert_allclose(our_logits(ours, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
+    tlx_side = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
 
 
 def test_the_decision_is_peft_s():
@@ -185,8 +185,15 @@ def test_the_decision_is_peft_s():
         "a.b.2",
     ]
     configs = [
-        {"target_modules": own} | more
-        for own in (["dense"], ["query", "fc1"], ["layer.1.output.dense"], ["classifier"], r".*(query|fc\d)", "bert.*")
+        {"target_modules": value} | more
+        for value in (
+            ["dense"],
+            ["query", "fc1"],
+            ["layer.1.output.dense"],
+            ["classifier"],
+            r".*(query|fc\d)",
+            "bert.*",
+        )
         for more in (
             {},
             {"exclude_modules": ["query"]},
@@ -197,7 +204,7 @@ def test_the_decision_is_peft_s():
                 {"layers_to_transform": layers, "layers_pattern": lists}
                 for layers in ([], [1], 11, [0, 11])
                 for lists in (None, "layer", ["layers", "layer"])
-                if not isinstance(own, str)
+                if not isinstance(value, str)
             ),
         )
     ]

@@ -36,10 +36,10 @@ def test_stochastic_depth_drops_a_whole_branch_of_an_example():
     def branch(rate: float, train: bool) -> jax.Array:
         return vit.encode(config, rate, block, x, Context(jax.random.key(3), train)) - x
 
-    whole, drawn = branch(0.5, False), branch(0.5, True)
-    kept = abs(drawn).max((1, 2)) > 0
-    assert 16 < kept.sum() < 48
-    np.testing.assert_allclose(drawn[kept], 2 * whole[kept], atol=1e-5)
+    full, drawn = branch(0.5, False), branch(0.5, True)
+    remaining = abs(drawn).max((1, 2)) > 0
+    assert 16 < remaining.sum() < 48
+    np.testing.assert_allclose(drawn[remaining], 2 * full[remaining], atol=1e-5)
     # The rates rise from 0, so the first block never drops.
     taps = [forward(model, variables, inputs, key=jax.random.key(1), train=t)[0] for t in (False, True)]
     assert np.array_equal(taps[0]["blocks/00"], taps[1]["blocks/00"])

@@ -38,24 +38,24 @@ def walk(optim, rules=ALL, params=PARAMS):
     rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, params, parts))
     state = optimisers.transform(optim, jnp.int32(0), jnp.float32(STEPS), rates).init(trainable)
     for step, gradients in enumerate(GRADIENTS):
-        given = nest({path: leaf for path, leaf in flatten(gradients).items() if path in flatten(trainable)})
+        inputs = nest({path: leaf for path, leaf in flatten(gradients).items() if path in flatten(trainable)})
         transform = optimisers.transform(optim, jnp.float32(step), jnp.float32(STEPS), rates)
-        updates, state = transform.update(given, state, trainable)
+        updates, state = transform.update(inputs, state, trainable)
         trainable = optax.apply_updates(trainable, updates)
     return trainable, state
 
 
 def independent(transform, params=PARAMS, gradients=GRADIENTS):
     state = transform.init(params)
-    for given in gradients:
+    for inputs in gradients:
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = transform.update(given, state, params)
+            updates, state = transform.update(inputs, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
 
-def close(ours, theirs, rtol=1e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), ours, theirs)
+def close(actual, expected, rtol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), actual, expected)
 
 
 def test_sgd_agrees_with_optax():
@@ -68,7 +68,7 @@ def test_sgd_agrees_with_optax():
 def test_decay_skips_biases_and_norms_unless_a_rule_says_otherwise():
     optim = Optim(weight_decay=0.3)
     parts = partition(PARAMS, ((r"head/bias", Learn(weight_decay=0.7)), (r"head/.*", Learn(weight_decay=0.0)), *ALL))
-    decays = {path: found["weight_decay"] for path, found in optimisers.leaf_rates(optim, PARAMS, parts).items()}
+    decays = {path: actual["weight_decay"] for path, actual in optimisers.leaf_rates(optim, PARAMS, parts).items()}
     assert decays == {
         "head/bias": 0.7, "head/kernel": 0.0, "norm/scale": 0.0, "stem/bias": 0.0, "stem/kernel": 0.3
     }  # fmt: skip
@@ -87,11 +87,11 @@ def test_rates_of_leaves_multiply_the_schedule():
 def test_clip_bounds_the_norm_of_the_gradient_that_learns_alone():
     rules = ((r"head/.*", Learn()), (r".*", None))
     optim = Optim("sgd", lr=1.0, momentum=None, clip=0.5, schedule="constant")
-    ours, _ = walk(optim, rules)
-    head, gradients = {"head": PARAMS["head"]}, [{"head": given["head"]} for given in GRADIENTS]
-    close(ours, independent(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)), head, gradients))
+    actual, _ = walk(optim, rules)
+    head, gradients = {"head": PARAMS["head"]}, [{"head": inputs["head"]} for inputs in GRADIENTS]
+    close(actual, independent(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)), head, gradients))
     # Counting the frozen leaves in would have made each of the four steps shorter than the bound.
-    lengths = [float(optax.global_norm(given)) for given in gradients]
+    lengths = [float(optax.global_norm(inputs)) for inputs in gradients]
     assert min(lengths) > 0.5
 
 
@@ -104,10 +104,10 @@ def test_frozen_leaves_have_no_state(name):
     optim = Optim(name, schedule="constant")
     _, state = walk(optim, rules)
     numbers, moments = 3 * 2 + 2, STATE.get(name, 2)
-    held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)))
-    assert held == moments * numbers
+    stored = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)))
+    assert stored == moments * numbers
     # Beside them there are counters, and the placeholders that Adafactor keeps where it does not factor.
-    assert sum(leaf.size for leaf in jax.tree.leaves(state)) - held <= 5
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) - stored <= 5
     shapes = {"head": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS["head"])}
     assert optimisers.state_bytes(optim, shapes) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
@@ -135,8 +135,10 @@ def wide():
     """By optimiser, in float64: how far ours is from optax's, relatively, and what optax's gives."""
     program = WIDE.format(file=__file__)
     environment = os.environ | {"JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    return json.loads(done.stdout)
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    return json.loads(process.stdout)
 
 
 FREE = {"lr": 0.1, "weight_decay": 0.3, "schedule": "constant"}
@@ -166,8 +168,8 @@ AGAINST = {
 
 @pytest.mark.parametrize("name", AGAINST)
 def test_each_optimiser_agrees_with_optax(name):
-    optim, theirs = AGAINST[name]
-    close(walk(optim)[0], independent(theirs()))
+    optim, expected = AGAINST[name]
+    close(walk(optim)[0], independent(expected()))
 
 
 @pytest.mark.parametrize("name", AGAINST)
@@ -177,13 +179,13 @@ def test_what_is_left_between_an_optimiser_and_optax_is_rounding(name, wide):
     for its start a difference of two rounded numbers, which is 1.3e-5 off; as arrays they are the same number and
     cancel. So between the two there may be 3e-6 a step of 0.1, and more relatively where a parameter passes by zero.
     """
-    optim, theirs = AGAINST[name]
+    optim, expected = AGAINST[name]
     apart, exact = wide[name]
     assert apart < 2e-7
-    ours = flatten(walk(with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim))))[0])
-    for path, leaf in ours.items():
+    actual = flatten(walk(with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim))))[0])
+    for path, leaf in actual.items():
         np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-6)
-    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(theirs())).items())
+    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(expected())).items())
     assert plain < 5e-6
 
 
@@ -199,37 +201,39 @@ def test_adafactor_factors_large_matrices():
 def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
     optim = Optim("muon", lr=0.1, weight_decay=0.3, schedule="constant", momentum=0.95)
     tree = PARAMS | {"conv": {"kernel": jnp.asarray(RANDOM.normal(size=(2, 2, 3, 5)), jnp.float32)}}
-    gradients = [given | {"conv": {"kernel": jnp.cos(n + tree["conv"]["kernel"])}} for n, given in enumerate(GRADIENTS)]
+    gradients = [
+        inputs | {"conv": {"kernel": jnp.cos(n + tree["conv"]["kernel"])}} for n, inputs in enumerate(GRADIENTS)
+    ]
     layout = optimisers.Layout(hidden=frozenset({"stem/kernel", "conv/kernel"}))
     rates = optimisers.leaf_rates(optim, tree, partition(tree, ALL))
-    ours = flatten(
+    actual = flatten(
         independent(optimisers.transform(optim, jnp.int32(0), jnp.float32(9), rates, layout), tree, gradients)
     )
     options = {"weight_decay": 0.3, "consistent_rms": 0.2}
     for path, axes in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
         name = path.split("/")[0]
-        theirs = optax.contrib.muon(
+        reference = optax.contrib.muon(
             0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*axes)}
         )
-        kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
-        expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
-        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-6, atol=2e-7)
+        kernel = [{"kernel": inputs[name]["kernel"]} for inputs in gradients]
+        expected = independent(reference, {"kernel": tree[name]["kernel"]}, kernel)
+        np.testing.assert_allclose(actual[path], expected["kernel"], rtol=1e-6, atol=2e-7)
     adam = flatten(walk(Optim(lr=0.1, weight_decay=0.3, schedule="constant"))[0])
     for path in ("head/kernel", "head/bias", "norm/scale", "stem/bias"):
-        np.testing.assert_allclose(ours[path], adam[path], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(actual[path], adam[path], rtol=1e-6, atol=1e-7)
 
 
 def test_a_schedule_free_optimiser_answers_with_its_average():
     optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant")
     values, state = walk(optim)
-    found = optimisers.averaged(optim, state, values)
+    actual = optimisers.averaged(optim, state, values)
     # z descends from the start; x is the mean of its places, for all weights are alike.
     z, places = PARAMS, []
-    for given in GRADIENTS:
-        z = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, z, given)
+    for inputs in GRADIENTS:
+        z = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, z, inputs)
         places.append(z)
-    close(found, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *places), rtol=1e-5)
-    assert not np.allclose(flatten(found)["stem/kernel"], flatten(values)["stem/kernel"])
+    close(actual, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *places), rtol=1e-5)
+    assert not np.allclose(flatten(actual)["stem/kernel"], flatten(values)["stem/kernel"])
     plain, state = walk(Optim())
     assert optimisers.averaged(Optim(), state, plain) is plain
 
@@ -253,7 +257,7 @@ FACTORS = np.array([0.1 / 25, 0.1 * (1 + 1 / 25) / 2, 0.1, 0.1 * (1 + 1e-5) / 2]
 
 
 def test_the_momentum_of_a_one_cycle_by_hand():
-    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(own["stem"]["kernel"]) for own in GRADIENTS]
+    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(value["stem"]["kernel"]) for value in GRADIENTS]
     mean, square, adam, speed, sgd = 0.0, 0.0, leaf, 0.0, leaf
     for count, (g, rate, m) in enumerate(zip(gradients, FACTORS, MOMENTA, strict=True), 1):
         mean, square = m * mean + (1 - m) * g, 0.999 * square + 0.001 * g * g
@@ -267,7 +271,7 @@ def test_the_momentum_of_a_one_cycle_by_hand():
     named = Optim("sgd", **(CYCLE | {"schedule": "constant"}))
     for rules, cycles in (((r".*", "one-cycle"),), True), (((r"head/.*", "one-cycle"), (r".*", None)), False):
         parts = partition(PARAMS, tuple((rule, Learn(schedule=schedule)) for rule, schedule in rules))
-        layout = optimisers.Layout(schedules={path: own.schedule for path, own in parts.items() if own.schedule})
+        layout = optimisers.Layout(schedules={path: value.schedule for path, value in parts.items() if value.schedule})
         rates = optimisers.leaf_rates(named, PARAMS, parts)
         before = optimisers.transform(named, jnp.float32(0), jnp.float32(4), rates, layout)
         _, state = before.update(GRADIENTS[0], before.init(PARAMS), PARAMS)
@@ -294,12 +298,12 @@ def test_what_a_schedule_free_optimiser_mixes_by_is_no_momentum():
     """It is one number of a run: the average that answers is computed from it."""
     rates = optimisers.leaf_rates(Optim(), PARAMS, partition(PARAMS, ALL))
     layout = optimisers.Layout(schedules=dict.fromkeys(rates, "one-cycle"))
-    found = []
+    results = []
     for pair in ((0.0, 0.0), (0.95, 0.85)):
         optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant", cycle_momentum=pair)
         transform = optimisers.transform(optim, jnp.float32(1), jnp.float32(4), rates, layout)
-        found.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
-    jax.tree.map(np.testing.assert_array_equal, *found)
+        results.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():

@@ -126,7 +126,7 @@ def decoder(**fields):
 
     def change(folder):
         tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-        stated = {str(own.pop("id")): own | fields for own in tokens}
+        stated = {str(value.pop("id")): value | fields for value in tokens}
         settings(added_tokens_decoder=stated)(folder)
 
     return change
@@ -237,11 +237,11 @@ CASES = {
 
 
 def same_inputs(processor, reference, text, pair):
-    made = processor({"text": text} if pair is None else {"text": text, "text_pair": pair})
+    built = processor({"text": text} if pair is None else {"text": text, "text_pair": pair})
     wanted = reference(text, pair, truncation=True, max_length=processor.tokens)
     # A model whose tokenizer gives no token types sees zeros.
     wanted = {"token_type_ids": [0] * len(wanted["input_ids"]), **wanted}
-    return all(made[name].tolist() == list(wanted[name]) for name in made)
+    return all(built[name].tolist() == list(wanted[name]) for name in built)
 
 
 @pytest.mark.parity
@@ -275,14 +275,14 @@ def test_a_saved_tokenizer_is_the_same_there_and_here(tmp_path, name):
     processor = TextProcessor.load(tmp_path / "before", 12)
     processor.save(tmp_path / "after")
     shutil.copy(tmp_path / "before" / "config.json", tmp_path / "after")
-    again = TextProcessor.load(tmp_path / "after")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
-    assert again.tokens == theirs.model_max_length == 12
-    assert theirs.padding_side == "right" and again.pad_id == processor.pad_id
+    reopened = TextProcessor.load(tmp_path / "after")
+    reference_side = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
+    assert reopened.tokens == reference_side.model_max_length == 12
+    assert reference_side.padding_side == "right" and reopened.pad_id == processor.pad_id
     for text in TEXTS:
         for pair in (None, "good film"):
-            assert same_inputs(processor, theirs, text, pair)
-            assert again({"text": text, "text_pair": pair})["input_ids"].tolist() == (
+            assert same_inputs(processor, reference_side, text, pair)
+            assert reopened({"text": text, "text_pair": pair})["input_ids"].tolist() == (
                 processor({"text": text, "text_pair": pair})["input_ids"].tolist()
             )
 
@@ -298,12 +298,16 @@ def test_a_tokenizer_without_files_opens_in_transformers_as_it_is(tmp_path):
     processor = TextProcessor(raw, 6, pad_id=0, token_types=False)
     processor.save(tmp_path)
     write(tmp_path, "config.json", {"model_type": "bert"})
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    again = processors.load(tmp_path)
-    assert theirs("Good good x")["input_ids"] == again({"text": "Good good x"})["input_ids"].tolist() == [3, 2, 1]
-    assert list(theirs("a", "b")) == ["input_ids", "attention_mask"]
-    assert again.tokens == theirs.model_max_length == 6
-    assert not again({"text": "good", "text_pair": "good"})["token_type_ids"].any()
+    reference_side = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    reopened = processors.load(tmp_path)
+    assert (
+        reference_side("Good good x")["input_ids"]
+        == reopened({"text": "Good good x"})["input_ids"].tolist()
+        == [3, 2, 1]
+    )
+    assert list(reference_side("a", "b")) == ["input_ids", "attention_mask"]
+    assert reopened.tokens == reference_side.model_max_length == 6
+    assert not reopened({"text": "good", "text_pair": "good"})["token_type_ids"].any()
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused_with_its_directory(tmp_path):

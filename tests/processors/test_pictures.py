@@ -105,8 +105,8 @@ def test_an_image_is_what_transformers_loads(name):
     picture, form = FILES[name]
     content = written(picture, form)
     processor = ImageProcessor(size=(12, 10), mean=(0.0,), std=(1.0,), scale=1.0)
-    theirs = np.asarray(load_image(Image.open(io.BytesIO(content))), np.float32)
-    np.testing.assert_array_equal(processor({"image": content})["image"], theirs)
+    expected = np.asarray(load_image(Image.open(io.BytesIO(content))), np.float32)
+    np.testing.assert_array_equal(processor({"image": content})["image"], expected)
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -171,8 +171,8 @@ def test_a_zero_counts_and_a_missing_field_means_what_it_means_to_transformers(t
 
     processor = loaded(tmp_path, **fields)
     kind = fields.get("image_processor_type", "ViT")
-    own = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
-    reference = own[next(name for name in own if kind.startswith(name))].from_pretrained(tmp_path)
+    value = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
+    reference = value[next(name for name in value if kind.startswith(name))].from_pretrained(tmp_path)
     image = np.asarray(COLOURS)
     wanted = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     np.testing.assert_allclose(processor({"image": image})["image"], wanted.transpose(1, 2, 0), atol=1e-5)

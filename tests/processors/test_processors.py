@@ -31,14 +31,14 @@ def auto(directory):
 
 
 def assert_same_tokens(processor, reference, **example):
-    made = processor(example)
+    built = processor(example)
     expected = reference(
         example["text"], example.get("text_pair"), truncation=True, max_length=processor.tokens, padding=False
     )
     for name in ("input_ids", "token_type_ids", "attention_mask"):
         if name in expected:
-            assert made[name].dtype == np.int32
-            assert made[name].tolist() == expected[name], (name, example)
+            assert built[name].dtype == np.int32
+            assert built[name].tolist() == expected[name], (name, example)
 
 
 @pytest.mark.parametrize("tokens", [8, 128])
@@ -153,14 +153,14 @@ def test_pixels_are_those_of_transformers(tmp_path, name, shape):
     image = np.random.default_rng(0).integers(0, 256, IMAGES[shape], dtype=np.uint8)
     expected = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     processor = ImageProcessor.load(tmp_path)
-    made = processor({"image": image})["image"]
-    assert made.dtype == np.float32 and made.shape == processor.shape
-    np.testing.assert_allclose(made, expected.transpose(1, 2, 0), atol=1e-6, rtol=1e-6)
+    built = processor({"image": image})["image"]
+    assert built.dtype == np.float32 and built.shape == processor.shape
+    np.testing.assert_allclose(built, expected.transpose(1, 2, 0), atol=1e-6, rtol=1e-6)
 
     processor.save(tmp_path / "again")
-    np.testing.assert_array_equal(ImageProcessor.load(tmp_path / "again")({"image": image})["image"], made)
-    again = module.ViTImageProcessorPil.from_pretrained(tmp_path / "again")
-    same = again(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
+    np.testing.assert_array_equal(ImageProcessor.load(tmp_path / "again")({"image": image})["image"], built)
+    second = module.ViTImageProcessorPil.from_pretrained(tmp_path / "again")
+    same = second(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     np.testing.assert_allclose(same, expected, atol=1e-6, rtol=1e-6)
 
 

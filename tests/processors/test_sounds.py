@@ -110,9 +110,9 @@ def test_codecs_keep_what_they_keep():
     rng = np.random.default_rng(0)
     lost = {law: np.abs(Codec(law=law)(sound, rng) - sound).mean() for law in ("mu-law", "a-law", "gsm")}
     assert 0 < lost["mu-law"] < 0.01 and 0 < lost["a-law"] < 0.01 < lost["gsm"] < 0.1
-    found, levels = Codec(law="mu-law")(sound, rng), g711()
-    nearest = np.abs(found[:, None] - levels).argmin(1)
-    np.testing.assert_allclose(found, levels[nearest], atol=1e-7)
+    actual, levels = Codec(law="mu-law")(sound, rng), g711()
+    nearest = np.abs(actual[:, None] - levels).argmin(1)
+    np.testing.assert_allclose(actual, levels[nearest], atol=1e-7)
     # Each is the level that the sample is nearest to, or, at a border between two, the one beside it.
     assert np.abs(nearest - np.abs(sound[:, None] - levels).argmin(1)).max() <= 1
     for length in (1, 159, 160, 161, 4001):
@@ -121,9 +121,9 @@ def test_codecs_keep_what_they_keep():
 
 def test_a_sound_in_a_file_is_mono_at_the_rate_that_is_asked_for():
     both = np.stack([tone(440, rate=16000), np.zeros(8000, np.float32)], 1)
-    found = decoded(flac(both, 16000), RATE, "x")
-    assert found.shape == (4000,) and pitch(found) == pytest.approx(440, rel=0.01)
-    assert np.abs(found[100:-100]).max() == pytest.approx(0.25, abs=0.01)
+    actual = decoded(flac(both, 16000), RATE, "x")
+    assert actual.shape == (4000,) and pitch(actual) == pytest.approx(440, rel=0.01)
+    assert np.abs(actual[100:-100]).max() == pytest.approx(0.25, abs=0.01)
     with pytest.raises(ValueError, match="x is no sound that can be read"):
         decoded(b"no sound", RATE, "x")
 
@@ -151,25 +151,25 @@ def by_hand(sound, rate, bands, frames, hop, width, length):
 
 def test_the_picture_is_that_of_whisper_by_hand():
     """An odd number of bands and frames, and a sound that is too short: the rest is silence."""
-    made = SoundProcessor(size=(23, 31), rate=RATE, seconds=0.5)
+    built = SoundProcessor(size=(23, 31), rate=RATE, seconds=0.5)
     sound = np.random.default_rng(0).normal(0, 0.1, 3001).astype(np.float32)
-    found = made({"audio": sound})["image"]
-    assert found.shape == (23, 31, 1) and found.dtype == np.float32
+    actual = built({"audio": sound})["image"]
+    assert actual.shape == (23, 31, 1) and actual.dtype == np.float32
     expected = by_hand(np.pad(sound, (0, 999)), RATE, 23, 31, 4000 // 31, 200, 256)
-    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(actual[..., 0], expected, atol=1e-5)
     longer = np.concatenate([np.pad(sound, (0, 999)), np.ones(500, np.float32)])
-    np.testing.assert_array_equal(made({"audio": longer})["image"], found)
+    np.testing.assert_array_equal(built({"audio": longer})["image"], actual)
 
 
 def test_a_processor_is_kept_with_its_model(tmp_path):
-    made = SoundProcessor(size=(16, 24), rate=16000, seconds=0.7)
-    made.save(tmp_path)
-    assert processors.load(tmp_path) == made
+    built = SoundProcessor(size=(16, 24), rate=16000, seconds=0.7)
+    built.save(tmp_path)
+    assert processors.load(tmp_path) == built
 
 
 def test_a_model_learns_from_sounds_and_answers_about_files(recipe, tmp_path):
-    found = run(recipe, tmp_path / "run", quiet=True)
-    assert found.metrics["test/accuracy"] > 0.9
+    outcome = run(recipe, tmp_path / "run", quiet=True)
+    assert outcome.metrics["test/accuracy"] > 0.9
     for name, hertz in (("low", 450), ("high", 1600)):
         (tmp_path / f"{name}.wav").write_bytes(flac(tone(hertz)))
         (answer,) = predict.predict(tmp_path / "run", [str(tmp_path / f"{name}.wav")])
@@ -190,7 +190,8 @@ def test_a_shift_of_sounds_reaches_the_examples_and_no_other_kind_does(recipe):
         ):
             shifted(wrong)
     assert all(
-        config.load(config.dump(own), SHIFTS) == own for own in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
+        config.load(config.dump(value), SHIFTS) == value
+        for value in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
     )
 
 
@@ -226,10 +227,10 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_voices_of_the_exchange_share_no_prompt_between_splits():
-    found = open_dataset("spoken/voices")
-    assert found.classes == ("es", "fr", "it") and found.columns["audio"].rate == RATE
+    actual = open_dataset("spoken/voices")
+    assert actual.classes == ("es", "fr", "it") and actual.columns["audio"].rate == RATE
     prompts = {
-        split: {own.source[n]["prompt"].decode() for n in range(len(own))} for split, own in found.splits.items()
+        split: {value.source[n]["prompt"].decode() for n in range(len(value))} for split, value in actual.splits.items()
     }
-    assert sum(map(len, found.splits.values())) > 1100 and not prompts["train"] & prompts["test"]
-    assert set(np.unique(found.splits["test"].labels())) == {0, 1, 2}
+    assert sum(map(len, actual.splits.values())) > 1100 and not prompts["train"] & prompts["test"]
+    assert set(np.unique(actual.splits["test"].labels())) == {0, 1, 2}

@@ -87,9 +87,9 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
         ["predict", str(tmp_path / "model"), "w4"],
         ["export", str(tmp_path / "model"), str(tmp_path / "o")],
     ):
-        done = CliRunner().invoke(main, arguments)
-        assert done.exit_code == 2
-        assert len(done.stderr.splitlines()) == 1 and "5 entries" in done.stderr and "352" in done.stderr
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1 and "5 entries" in result.stderr and "352" in result.stderr
 
 
 def test_a_vocabulary_far_smaller_than_the_embedding_is_noted(tmp_path, caplog):
@@ -152,8 +152,8 @@ def test_a_pair_gets_no_types_where_the_model_reads_none(tmp_path):
     assert read.processor({"text": "w4"})["token_type_ids"].tolist() == [0, 0, 0]
     file = tmp_path / "one" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}))
-    again = load_pretrained(tmp_path / "one")
-    assert again.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
+    reopened = load_pretrained(tmp_path / "one")
+    assert reopened.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
     none = load_pretrained(save_pretrained(model(types=0, family="distilbert"), tmp_path / "none"))
     assert none.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
     save_pretrained(none, tmp_path / "again")

@@ -33,8 +33,8 @@ def test_a_line_that_was_left_half_written_is_left_out(tmp_path, cut):
     write(tmp_path, [1, 2])
     text = (tmp_path / METRICS).read_text()
     (tmp_path / METRICS).write_text(text[:-cut])
-    whole = read_metrics(tmp_path)
-    assert [line["step"] for line in whole] == ([1, 1, 2, 2] if cut == 1 else [1, 1, 2])
+    complete = read_metrics(tmp_path)
+    assert [line["step"] for line in complete] == ([1, 1, 2, 2] if cut == 1 else [1, 1, 2])
 
 
 def test_going_on_drops_what_came_after_the_checkpoint(tmp_path):
@@ -70,9 +70,9 @@ def test_without_a_terminal_there_is_no_bar_and_quiet_says_nothing(capsys):
         with Progress(3, 0, 8, quiet) as progress:
             progress.step(1, 0.5, 0.1)
             progress.say("step 3/3")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "step 3/3\n"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "step 3/3\n"
 
 
 def test_a_disk_that_takes_nothing_more_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_tensorboard_reads_the_events_and_drops_those_that_are_taken_again(tmp_p
     write(tmp_path, [2, 3], begin=1)
     files = sorted((tmp_path / "tensorboard").glob("events.out.tfevents.*"), key=lambda file: len(file.name))
     assert len(files) == 2
-    told = []
+    message = []
     for file in files:
         content, events = file.read_bytes(), []
         while content:
@@ -122,10 +122,12 @@ def test_tensorboard_reads_the_events_and_drops_those_that_are_taken_again(tmp_p
             events.append(Event.FromString(content[12 : 12 + size]))
             content = content[16 + size :]
         assert events[0].file_version == "brain.Event:2"
-        told.append([(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value])
+        message.append(
+            [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+        )
         start = next(event for event in events if event.HasField("session_log"))
         assert start.session_log.status == start.session_log.START
-        assert start.step == (1 if len(told) == 1 else 2)
-    assert told[1] == [(step, name, value) for step in (2, 3) for name, value in
+        assert start.step == (1 if len(message) == 1 else 2)
+    assert message[1] == [(step, name, value) for step in (2, 3) for name, value in
                        (("train/loss", pytest.approx(1 / step)), ("train/rate", 0.5))]  # fmt: skip
-    assert len(told[0]) == 6
+    assert len(message[0]) == 6

@@ -112,7 +112,7 @@ def test_a_users_class_is_written_with_its_module_and_file_and_opens_with_its_co
     assert document["classes"] == {"tlx_config_mine:LastTwo": "../../code/mine.py"}
     with pytest.raises(ValueError, match=r"tlx_config_mine:LastTwo in .*code/mine\.py is the user's, .*--config FILE"):
         recipe_of(folder)
-    given = load_recipe(str(tmp_path / "code" / "mine.py"), ("tuning=Probe()",))[1]
-    again = recipe_of(folder, given)
-    assert (config.source(again), config.fingerprint(again)) == (config.source(recipe), config.fingerprint(recipe))
+    inputs = load_recipe(str(tmp_path / "code" / "mine.py"), ("tuning=Probe()",))[1]
+    second = recipe_of(folder, inputs)
+    assert (config.source(second), config.fingerprint(second)) == (config.source(recipe), config.fingerprint(recipe))
     assert OWN.keys().isdisjoint({"LastTwo"})

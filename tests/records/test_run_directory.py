@@ -45,11 +45,11 @@ def test_another_recipes_run_is_left_alone(tmp_path):
 def test_this_recipes_run_needs_a_word_whether_to_go_on(tmp_path):
     path = tmp_path / "run"
     run_directory.claim(path, RECIPE, overwrite=False)
-    told = "; go on with --resume, or --overwrite it"
-    assert refused(path, RECIPE) == f"{path} holds this recipe's run, unfinished{told}"
+    message = "; go on with --resume, or --overwrite it"
+    assert refused(path, RECIPE) == f"{path} holds this recipe's run, unfinished{message}"
     assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is False
     (path / run_directory.RESULT).write_text("{}")
-    assert refused(path, RECIPE) == f"{path} holds this recipe's run, finished{told}"
+    assert refused(path, RECIPE) == f"{path} holds this recipe's run, finished{message}"
     assert run_directory.finished(path, RECIPE, resume=True, overwrite=False) is True
     assert run_directory.finished(path, OTHER, resume=False, overwrite=True) is False
 
@@ -88,7 +88,7 @@ def test_reading_what_is_not_there_says_what_is(tmp_path):
 
 
 def test_the_environment_is_written_in_json():
-    told = run_directory.environment()
-    assert json.loads(json.dumps(told)) == told
-    assert len(told["devices"]) == 8
-    assert told["packages"]["jax"] != "not installed as a package"
+    recorded = run_directory.environment()
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert len(recorded["devices"]) == 8
+    assert recorded["packages"]["jax"] != "not installed as a package"

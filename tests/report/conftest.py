@@ -123,9 +123,9 @@ def browser():
         for switch in ("headless", "no-sandbox", "no-first-run", *quiet, f"user-data-dir={profile}"):
             options.add_argument(f"--{switch}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        yield made
-        made.quit()
+        built = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        yield built
+        built.quit()
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def show(browser):
         browser.get(path.as_uri())
         wait_for(browser, "return document.documentElement.dataset.drawn")
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [
+        requested = [
             event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
         ]
-        return asked, [entry["message"] for entry in browser.get_log("browser")]
+        return requested, [entry["message"] for entry in browser.get_log("browser")]
 
     return opened
 

@@ -21,9 +21,9 @@ def side(mean, low=None, high=None, bound=""):
     return {"mean": mean, "low": low, "high": high, "bound": bound}
 
 
-def measure(name, unit, ours, theirs, gain):
-    given = {"name": name, "title": f"{name} of a kind", "unit": unit, "pretrained": ours, "scratch": theirs}
-    return given | {"gain": gain, "folders": ["cells/0123456789abcdef"]}
+def measure(name, unit, actual, expected, gain):
+    inputs = {"name": name, "title": f"{name} of a kind", "unit": unit, "pretrained": actual, "scratch": expected}
+    return inputs | {"gain": gain, "folders": ["cells/0123456789abcdef"]}
 
 
 def times(value, low, high, bound=""):
@@ -72,14 +72,14 @@ DOCUMENT = {
 
 def test_numbers_stand_with_their_intervals_and_no_review_is_quoted():
     text = benefit.draw(DOCUMENT)
-    for told in (
+    for recorded in (
         "+3.1", "+1.4 to +4.8", "96.3\xa0%", "91.0\xa0% – 95.0\xa0%", "10 ×", "6.3 – 13.6",
         "≥ 8 ×", "4 – open", "≤ 0.7 ×", "open – 0.9", "≥ 3", "GFLOP", "≤ 10",
         "XLA&#39;s count of the compiled step", "declared: 24 W x 6 s",
         "1 of 3 pretrained runs never reached", "cells/0123456789abcdef/result.json", "every 5 steps",
         "by the formula of 2019: 0.1 Wh (0.09 – 0.11), 0.01 g CO2e, 24 W, PUE 1.58",
     ):  # fmt: skip
-        assert told in text, told
+        assert recorded in text, recorded
     assert "review" not in text and "168 h" not in text
 
 
@@ -131,9 +131,9 @@ def test_the_level_to_reach_is_in_the_download(show, downloads, tmp_path):
 def test_a_browser_draws_it_and_asks_for_nothing(browser, show, sized, tmp_path, width, document):
     sized(width)
     path = benefit.write(tmp_path / "benefit.html", document)
-    asked, said = show(path)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('path[d]').length)"
     )

@@ -61,16 +61,16 @@ def test_any_two_colours_differ_and_all_can_be_seen(theme, sight):
     assert len(palette) == scales.COLOURS
     colours = np.stack([linear(text) for text in palette])
     assert contrast(colours, linear(card)).min() >= 3
-    seen = oklab(np.clip(colours @ SIGHTS[sight].T, 0, 1))
-    distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    recorded = oklab(np.clip(colours @ SIGHTS[sight].T, 0, 1))
+    distances = np.linalg.norm(recorded[:, None] - recorded[None], axis=-1)
     assert distances[np.triu_indices(len(palette), 1)].min() >= LEAST[sight]
 
 
 @pytest.mark.parametrize(("mark", "channel"), [("line", "strokeDash"), ("point", "shape")])
 def test_categories_beyond_the_colours_have_another_dash_or_shape(mark, channel):
     names = [f"method {n}" for n in range(4 * scales.COLOURS)]
-    made = scales.categories("label", names, mark)
-    turns = made[channel].to_dict()["scale"]["range"]
+    built = scales.categories("label", names, mark)
+    turns = built[channel].to_dict()["scale"]["range"]
     looks = [(n % scales.COLOURS, str(turn)) for n, turn in enumerate(turns)]
     assert len(set(looks)) == len(names)
     assert channel not in scales.categories("label", names[: scales.COLOURS], mark)

@@ -91,12 +91,12 @@ def test_the_answer_comes_first_and_every_gap_is_there(drawn):
 
 
 def test_the_drawings_hold_every_row(drawn):
-    found = page.specification(drawn)
-    assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= found.keys()
-    rows = found["map-A-0-T-"]["datasets"]["table"]
+    actual = page.specification(drawn)
+    assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= actual.keys()
+    rows = actual["map-A-0-T-"]["datasets"]["table"]
     assert [(row["source"], row["said"]) for row in rows] == [("mnist5k", "-5.0"), ("clothes", "+5.0")]
-    assert len(found["classes"]["datasets"]["table"]) == 2
-    assert {row["name"] for row in found["arms-5"]["datasets"]["table"]} == {
+    assert len(actual["classes"]["datasets"]["table"]) == 2
+    assert {row["name"] for row in actual["arms-5"]["datasets"]["table"]} == {
         "A(S,T) mnist5k", "A(S,T) clothes", "A(0,T)",
     }  # fmt: skip
 
@@ -104,12 +104,12 @@ def test_the_drawings_hold_every_row(drawn):
 def test_examples_are_escaped_and_open_ends_are_said(drawn):
     assert TEXT not in drawn and "&lt;b&gt;no&lt;/b&gt; good" in drawn
     one = copy.deepcopy(DOCUMENT)
-    for found in one["gaps"]:
-        found |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
+    for actual in one["gaps"]:
+        actual |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
     one |= {"classes": [], "gated": [], "related": []}
-    told = negative.draw(one)
+    recorded = negative.draw(one)
     assert '<td>snd</td><td class="number">70.0</td><td class="number">2.1</td>' in negative.draw(DOCUMENT)
-    assert "one seed" in told and 'id="by-class"' not in told and 'id="gate"' not in told
+    assert "one seed" in recorded and 'id="by-class"' not in recorded and 'id="gate"' not in recorded
 
 
 @pytest.mark.browser
@@ -117,8 +117,8 @@ def test_examples_are_escaped_and_open_ends_are_said(drawn):
 def test_a_browser_draws_all_of_it_on_a_desk_and_a_phone(browser, show, sized, drawn, tmp_path, width):
     sized(width)
     path = page.write(tmp_path / "negative.html", drawn)
-    asked, said = show(path)
-    assert not said and not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output and not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     counts = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('svg').length)"
     )

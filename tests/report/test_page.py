@@ -128,10 +128,10 @@ def test_every_rule_that_was_measured_stands_with_its_step_and_its_gap(digits, b
     assert rules["oracle"]["step"] == digits.result["selected_step"]
     # All labels are granted, so that the best by them is no oracle.
     assert "oracle" not in text.partition("Selection rules")[2].partition("Curves")[0]
-    for name, own in rules.items():
-        value, gap = (words.number(own[key], pad=True) for key in ("value", "gap"))
-        shown = "best-validation" if name == "oracle" else name
-        assert f"{shown} {own['step']} {value} {gap} {words.RULES[shown]}" in text
+    for name, item in rules.items():
+        value, gap = (words.number(item[key], pad=True) for key in ("value", "gap"))
+        displayed = "best-validation" if name == "oracle" else name
+        assert f"{displayed} {item['step']} {value} {gap} {words.RULES[displayed]}" in text
     assert "Selection rules" not in Reader(draw(brightness.folder)).text
     flattered = run.draw(reading.read(digits.folder))
     assert flattered.count("chosen on this split") == 4
@@ -148,8 +148,8 @@ def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
 def test_the_page_tells_how_the_run_came_to_be(digits):
     read = Reader(draw(digits.folder))
     text = read.text
-    for told in ("Overrides", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
-        assert told in text
+    for recorded in ("Overrides", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
+        assert recorded in text
     trainable = digits.result["parameters"]["trainable"]
     assert f"{trainable:,} of {digits.result['parameters']['total']:,}" in text
     pictures = [attrs["src"] for tag, attrs in read.elements if tag == "img"]
@@ -249,8 +249,8 @@ def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
 
 
 def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
-    found = report.find_spec
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "altair" else found(name))
+    actual = report.find_spec
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "altair" else actual(name))
     assert not report.available()
     with pytest.raises(ImportError) as error:
         report.write_run(tmp_path)
@@ -268,9 +268,9 @@ def test_many_classes_need_no_numbers_in_the_cells():
 
 def test_a_metric_measured_once_has_no_curve(digits):
     records = reading.read(digits.folder)
-    once = [line for line in records.metrics if line["step"] == 40]
+    single = [line for line in records.metrics if line["step"] == 40]
     assert figures.validation(records)
-    assert figures.validation(records._replace(metrics=once)) == []
+    assert figures.validation(records._replace(metrics=single)) == []
 
 
 def test_what_is_no_mean_over_examples_is_resampled_too():
@@ -279,14 +279,14 @@ def test_what_is_no_mean_over_examples_is_resampled_too():
     logits[np.arange(300), labels] += 1
     measured = tasks.Classification(classes=5)
     predictions = reading.Predictions(metrics.scores_of(logits, labels), labels)
-    whole = predictions.metrics(measured)
+    full = predictions.metrics(measured)
     low, high, _ = intervals.measure("f1", predictions, measured)
-    assert low < whole["f1"] < high < low + 0.15
+    assert low < full["f1"] < high < low + 0.15
     assert intervals.measure("ece", predictions, measured) is None
     target = random.normal(size=(200, 1))
     scores = metrics.scores_of(target + 0.5 * random.normal(size=(200, 1)), target[:, 0])
-    given = reading.Predictions(scores, np.arange(200))
-    whole = given.metrics(tasks.Regression())
+    inputs = reading.Predictions(scores, np.arange(200))
+    full = inputs.metrics(tasks.Regression())
     for name in ("r2", "pearson"):
-        low, high, _ = intervals.measure(name, given, tasks.Regression())
-        assert low < whole[name] < high < low + 0.2
+        low, high, _ = intervals.measure(name, inputs, tasks.Regression())
+        assert low < full[name] < high < low + 0.2

@@ -60,9 +60,9 @@ def test_every_trial_is_on_the_page_and_in_its_drawings(searched):
 
 
 def test_what_mattered_is_drawn(tmp_path):
-    found = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
+    actual = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
     shares = json.loads((tmp_path / "out" / "tune.json").read_text())["importances"]
-    assert shares.keys() == SPACE.keys() and shares == found.importances
+    assert shares.keys() == SPACE.keys() and shares == actual.importances
     text = (tmp_path / "out" / "report.html").read_text()
     rows = page.specification(text)["importances"]["datasets"]["table"]
     assert {row["path"]: row["share"] for row in rows} == shares
@@ -90,8 +90,8 @@ def test_a_search_without_a_finished_trial_has_a_page(searched):
 def test_a_smaller_loss_counts_as_the_best(searched):
     document = json.loads((searched / "tune.json").read_text()) | {"direction": "minimize"}
     rows = search.history(document).rows
-    done = [row for row in rows if row["state"] == "done"]
-    assert done[-1]["best"] == min(row["value"] for row in done)
+    outcome = [row for row in rows if row["state"] == "done"]
+    assert outcome[-1]["best"] == min(row["value"] for row in outcome)
 
 
 @pytest.mark.browser
@@ -99,9 +99,9 @@ def test_a_smaller_loss_counts_as_the_best(searched):
 def test_a_browser_draws_it_and_asks_for_nothing(browser, show, sized, searched, width):
     sized(width)
     path = searched / "report.html"
-    asked, said = show(path)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('path[d]').length)"
     )

@@ -30,12 +30,12 @@ def drawn(browser):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_page, width):
     sized(width)
-    asked, said = show(study_page)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", study_page.as_uri()))]
-    found = drawn(browser)
-    assert len(found) == len(page.specification(study_page.read_text(encoding="utf-8")))
-    assert all(count == 1 and marks > 5 for _, count, marks in found), found
+    requested, output = show(study_page)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", study_page.as_uri()))]
+    actual = drawn(browser)
+    assert len(actual) == len(page.specification(study_page.read_text(encoding="utf-8")))
+    assert all(count == 1 and marks > 5 for _, count, marks in actual), actual
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width
     ends = "return [...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().right)"
@@ -106,10 +106,10 @@ def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
     )
     assert fields == ["data.shots", "tuning.kind", "tuning.decay"]
     # Put away until asked for.
-    seen = "return document.querySelector('#filters details fieldset').checkVisibility()"
-    assert not browser.execute_script(seen)
+    recorded = "return document.querySelector('#filters details fieldset').checkVisibility()"
+    assert not browser.execute_script(recorded)
     browser.execute_script("document.querySelector('#filters summary').click()")
-    assert browser.execute_script(seen)
+    assert browser.execute_script(recorded)
     choose(browser, "tuning.kind", "Probe")
     assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
     choose(browser, "data.shots", "16")
@@ -147,9 +147,9 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
     for name, spec in drawings.items():
         assert files[f"{name}.svg"].startswith("<svg")
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
-        held = {part: len(given) for part, given in spec["datasets"].items()}
-        parts = Counter(row["part"] for row in rows) if len(held) > 1 else {"table": len(rows)}
-        assert parts == held
+        stored = {part: len(inputs) for part, inputs in spec["datasets"].items()}
+        parts = Counter(row["part"] for row in rows) if len(stored) > 1 else {"table": len(rows)}
+        assert parts == stored
         assert {"method", "shots", "arm"} <= set(rows[0])
         assert "anchor" not in rows[0]
     # What is drawn beside the points: the mean of each arm and its interval.
@@ -176,8 +176,8 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     for address in runs:
         assert re.fullmatch(r"cells/[0-9a-f]{16}/(report\.html|result\.json|failed\.json)", address)
         assert (small_study / address).is_file()
-    [own] = small_study.glob("cells/*/report.html")
-    target = own.relative_to(small_study).as_posix()
+    [value] = small_study.glob("cells/*/report.html")
+    target = value.relative_to(small_study).as_posix()
     from selenium.webdriver.common.action_chains import ActionChains
 
     # The first run of the study is that of the first point: `full`, 4 shots, seed 0.
@@ -185,7 +185,7 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     point = browser.find_element("css selector", "#figure-seeds-shots-4 .mark-symbol > path")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(browser).move_to_element(point).click().perform()
-    assert browser.current_url == own.as_uri()
+    assert browser.current_url == value.as_uri()
 
 
 def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
@@ -200,10 +200,10 @@ def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
     # Means, intervals, differences and what belongs to them; the table of all statistics; the costs.
     assert len(numbers) > 4 * 2 + 2 * 4 + 2 * 9 + 4 * 4
     assert all(arm == target for arm, target in numbers)
-    said = browser.execute_script(
+    output = browser.execute_script(
         "return [...document.querySelectorAll('#answer a')].map(a => document.querySelector(a.hash).dataset.arm)"
     )
-    assert said == ["probe · shots 4", "probe · shots 16"]
+    assert output == ["probe · shots 4", "probe · shots 16"]
 
 
 def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_page):
@@ -224,8 +224,8 @@ def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_
         WebDriverWait(browser, 10).until(lambda _: browser.execute_script(f"{listed}.length", ".pointed"))
         assert browser.current_url == f"{study_page.as_uri()}{first['anchor']}"
         assert browser.execute_script("return document.querySelector('#cells details').open")
-        own = f"[data-arm='{first['arm']}']"
-        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, own)
+        value = f"[data-arm='{first['arm']}']"
+        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, value)
     assert not browser.get_log("browser")
 
 
@@ -243,8 +243,8 @@ def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):
     [failed] = out.glob("cells/*/failed.json")
     failed.write_text(json.dumps({"error": evil, "traceback": evil, "time": 0}))
     (out / "plan.jsonl").write_text(json.dumps({"how": evil, "why": evil, "cells": [], "arms": 1}) + "\n")
-    _, said = show(report.write_study(out))
-    assert not said
+    _, output = show(report.write_study(out))
+    assert not output
     assert browser.execute_script("return window.hit") is None
     choose(browser, "method", "full")
     assert len(set(shown(browser, "compared"))) == 2

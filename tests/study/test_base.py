@@ -15,8 +15,8 @@ METHODS = choice("method", {"full": {}, "probe": {"tuning": Probe(), "optim.lr":
 
 
 def asked(recipe, **changes):
-    given = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
-    return Study(**(given | changes))
+    inputs = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
+    return Study(**(inputs | changes))
 
 
 def test_the_file_says_everything_that_a_reader_needs(base):

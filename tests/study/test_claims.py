@@ -47,9 +47,9 @@ def test_the_claim_of_a_killed_worker_is_free(small, directory):
     finally:
         holder.kill()
         holder.communicate()
-    found = claim(directory, name, cell, 0.0)
-    assert found is not None
-    found.lock.release()
+    actual = claim(directory, name, cell, 0.0)
+    assert actual is not None
+    actual.lock.release()
 
 
 def test_a_file_system_without_locks_is_refused(small, directory, monkeypatch):

@@ -38,19 +38,19 @@ def call(*arguments):
 
 def told(*arguments):
     """The one line that a mistake ends in."""
-    done = call(*arguments)
-    assert done.exit_code == 2, done.output
-    assert done.output.startswith("tlx: ")
-    assert done.output.count("\n") == 1
-    return done.output.removeprefix("tlx: ").rstrip("\n")
+    outcome = call(*arguments)
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.output.startswith("tlx: ")
+    assert outcome.output.count("\n") == 1
+    return outcome.output.removeprefix("tlx: ").rstrip("\n")
 
 
 def test_a_study_from_its_first_status_to_its_results(file, tmp_path):
     out = str(tmp_path / "out")
     assert call(file, "--out", out, "--status").output == f"Does it?\n2 cells waiting; {out} is not begun\n"
-    done = call(file, "--out", out)
-    assert done.exit_code == 1
-    last = done.output.splitlines()[-1]
+    outcome = call(file, "--out", out)
+    assert outcome.exit_code == 1
+    last = outcome.output.splitlines()[-1]
     assert last == (
         f"tlx: 1 of 2 cells failed, the first method=bad: {ERROR}; tracebacks in {out}/cells/*/failed.json; "
         f"tried again by: tlx study {file} --out {out}"
@@ -89,14 +89,14 @@ def test_the_metric_is_that_of_the_task_that_set_has_chosen(tmp_path):
     path = tmp_path / "rates.py"
     path.write_text(FILE.replace('task.classes": 3', 'optim.lr": 0.1'))
     assert load_study(str(path), []).metric == "test/accuracy"
-    told = load_study(str(path), ["task=Regression()"])
-    assert told.metric == f"test/{told.base.task.primary}" != "test/accuracy"
+    recorded = load_study(str(path), ["task=Regression()"])
+    assert recorded.metric == f"test/{recorded.base.task.primary}" != "test/accuracy"
 
 
 def test_quiet_says_nothing_but_what_failed(file, tmp_path):
-    done = call(file, "--out", str(tmp_path / "out"), "--quiet", "--jobs", "1")
-    assert done.output.startswith("tlx: 1 of 2 cells failed")
-    assert done.output.count("\n") == 1
+    outcome = call(file, "--out", str(tmp_path / "out"), "--quiet", "--jobs", "1")
+    assert outcome.output.startswith("tlx: 1 of 2 cells failed")
+    assert outcome.output.count("\n") == 1
 
 
 def test_the_directory_is_by_default_named_after_the_file(file, tmp_path, monkeypatch):

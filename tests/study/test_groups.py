@@ -41,8 +41,8 @@ def begun(four, tmp_path):
 
 def written(directory):
     """The groups as the file holds them, with whether each is decided."""
-    found = json.loads((directory / GROUPS).read_text())["groups"]
-    return [(one["cells"], one["decided"]) for one in found]
+    actual = json.loads((directory / GROUPS).read_text())["groups"]
+    return [(one["cells"], one["decided"]) for one in actual]
 
 
 def learned(directory, study):
@@ -74,14 +74,14 @@ def test_recorded_groups_stay_and_new_cells_make_new_ones(four, begun):
     names = list(four.by_fingerprint)
     assert record(most=2) == ([], [names[:2], names[2:]])
     before = (directory / GROUPS).read_bytes()
-    notes, found = record(most=4)
-    assert found == [names[:2], names[2:]]
+    notes, messages = record(most=4)
+    assert messages == [names[:2], names[2:]]
     assert "--most 4 is not used" in notes[0] and "recorded with --most 2" in notes[0]
     assert (directory / GROUPS).read_bytes() == before
     more = replace(four, cells=param("seed", [5, 3, 2, 1, 0, 4]))
     new = [name for name in more.by_fingerprint if name not in names]
-    notes, found = record(more, most=4)
-    assert found == [names[:2], names[2:], new]
+    notes, messages = record(more, most=4)
+    assert messages == [names[:2], names[2:], new]
     assert "--most 4 is for the 2 new cells" in notes[0]
 
 
@@ -104,8 +104,8 @@ def test_a_group_that_has_lost_a_cell_is_made_anew_for_its_unfinished_cells(four
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     fewer = replace(four, cells=param("seed", 0, 1, 2))
-    notes, found = record(fewer)
-    assert found == [names[:1], names[1:3]]
+    notes, messages = record(fewer)
+    assert messages == [names[:1], names[1:3]]
     assert notes == [
         "2 cells trained in a group with 1 that the study no longer has: they get a new group and start again"
     ]
@@ -155,8 +155,8 @@ def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begu
     monkeypatch.setattr(run_many, "GAIN", 0.0)
     assert work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
     assert written(directory) == [([name], True) for name in names]
-    done = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
-    assert done == names[:2]
+    outcome = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
+    assert outcome == names[:2]
     # What was looked at before is no group any more.
     assert not work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
 
@@ -175,8 +175,8 @@ def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(fo
         path: path.read_bytes() for name in names[1:] for path in (out / "cells" / name).rglob("*") if path.is_file()
     }
     shutil.rmtree(out / "cells" / names[0])
-    found = run_study(four, out, quiet=True)
-    assert found.counts["done"] == 4
+    results = run_study(four, out, quiet=True)
+    assert results.counts["done"] == 4
     assert_same(before, learned(out, four))
     assert all(path.read_bytes() == content for path, content in files.items())
     lines = (out / "executions.jsonl").read_text().splitlines()
@@ -197,8 +197,8 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
 
     with monkeypatch.context() as patch:
         patch.setattr(run_many, "opened", gone)
-        found = run_study(four, out, quiet=True)
-    errors = [cell.failed["error"] for cell in found.cells]
+        results = run_study(four, out, quiet=True)
+    errors = [cell.failed["error"] for cell in results.cells]
     assert errors[2] == "FileNotFoundError: no such model"
     assert all(names[2] in errors[n] and "must train together" in errors[n] for n in (0, 1, 3))
     assert run_study(four, out, quiet=True).counts["done"] == 4
@@ -221,8 +221,8 @@ def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, 
         patch.setattr(run_many, "opened", gone)
         assert run_study(study, out, quiet=True).counts == {"done": 2, "running": 0, "failed": 1, "waiting": 0}
     assert [cells for cells, decided in written(out) if decided] == [[names[0], names[2]]]
-    found = run_study(study, out, quiet=True)
-    assert found.counts["done"] == 3
+    results = run_study(study, out, quiet=True)
+    assert results.counts["done"] == 3
     assert [cells for cells, _ in written(out)] == [[names[0], names[2]], [names[1]]]
 
 
@@ -276,6 +276,6 @@ def test_three_workers_give_the_bits_of_one(tmp_path):
     study = load_study(str(file), ())
     for name, jobs in (("one", "1"), ("three", "3")):
         command = [sys.executable, "-Pm", "tlx.cli", "study", str(file), "--out", str(tmp_path / name), "--jobs", jobs]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert process.returncode == 0, process.stderr
     assert_same(learned(tmp_path / "one", study), learned(tmp_path / "three", study))

@@ -16,9 +16,9 @@ ONE = [Override({}, {})]
 
 
 def test_prod_multiplies_and_the_last_part_varies_fastest():
-    found = prod(RATES, SEEDS)
-    assert len(found) == len(RATES) * len(SEEDS)
-    assert [one.changes["seed"] for one in found] == [0, 1, 2, 0, 1, 2]
+    actual = prod(RATES, SEEDS)
+    assert len(actual) == len(RATES) * len(SEEDS)
+    assert [one.changes["seed"] for one in actual] == [0, 1, 2, 0, 1, 2]
     assert prod(prod(RATES, SEEDS), DECAYS) == prod(RATES, prod(SEEDS, DECAYS)) == prod(RATES, SEEDS, DECAYS)
     assert prod() == ONE
     assert prod(RATES, ONE) == prod(ONE, RATES) == prod(RATES) == RATES

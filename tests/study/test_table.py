@@ -27,17 +27,17 @@ def test_a_row_is_a_cell_and_a_metric(run):
         "fingerprint", "method", "seed", "state", "split", "metric", "value", "selection", "selected_step", "steps",
         "seconds", "trainable",
     ]  # fmt: skip
-    done = frame[frame.state == "done"]
-    assert len(done) == 4 * 2 * len(METRICS)
+    outcome = frame[frame.state == "done"]
+    assert len(outcome) == 4 * 2 * len(METRICS)
     for cell in run.cells[:4]:
-        own = done[done.fingerprint == cell.fingerprint]
-        assert dict(zip(own.split + "/" + own.metric, own.value, strict=True)) == cell.metrics
-        assert set(own.method) == {str(cell.names["method"])}
-        assert set(own.seed) == {cell.seed}
-        assert set(own.trainable) == {cell.result["parameters"]["trainable"]}
-        assert set(own.seconds) == {sum(cell.result["seconds"].values()) / cell.result["pack"]["arms"]}
-    assert set(done.selection) == {"last"}
-    assert (done.steps == 3).all()
+        value = outcome[outcome.fingerprint == cell.fingerprint]
+        assert dict(zip(value.split + "/" + value.metric, value.value, strict=True)) == cell.metrics
+        assert set(value.method) == {str(cell.names["method"])}
+        assert set(value.seed) == {cell.seed}
+        assert set(value.trainable) == {cell.result["parameters"]["trainable"]}
+        assert set(value.seconds) == {sum(cell.result["seconds"].values()) / cell.result["pack"]["arms"]}
+    assert set(outcome.selection) == {"last"}
+    assert (outcome.steps == 3).all()
 
 
 def test_what_is_not_done_has_a_row_without_a_metric(run):
@@ -57,8 +57,8 @@ def test_the_files_hold_the_same_table(run):
 
 
 def test_a_study_without_a_column_of_seeds_tells_the_recipes_seed(base, tmp_path):
-    found = run_study(Study(base=base, cells=[{}], question="?"), tmp_path / "study", quiet=True)
-    assert set(results(found.folder).seed) == {0}
+    outcome = run_study(Study(base=base, cells=[{}], question="?"), tmp_path / "study", quiet=True)
+    assert set(results(outcome.folder).seed) == {0}
 
 
 def test_a_study_that_has_not_begun_is_a_table_of_what_waits(small, tmp_path):
@@ -80,8 +80,8 @@ def test_no_study_and_no_extra_are_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as raised:
         results(tmp_path)
     assert str(raised.value) == f"{tmp_path} holds no study: there is no study.json"
-    found = table.find_spec
-    monkeypatch.setattr(table, "find_spec", lambda name: None if name == "pandas" else found(name))
+    actual = table.find_spec
+    monkeypatch.setattr(table, "find_spec", lambda name: None if name == "pandas" else actual(name))
     with pytest.raises(ImportError) as missing:
         results(tmp_path)
     assert str(missing.value) == "a table of results needs pandas: pip install 'tlx[study]'"

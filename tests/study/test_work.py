@@ -67,14 +67,14 @@ def finished(directory):
 
 def test_a_finished_cell_is_never_run_again(small, tmp_path, capsys):
     out = tmp_path / "study"
-    found = run_study(small, out, most=1)
-    assert found.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
-    told = capsys.readouterr().err.splitlines()
-    assert told[:2] == ["study: Does a seed matter?", f"2 cells in {out}: 2 waiting"]
-    assert told[2].startswith("1/2  seed=0: test/accuracy 0.")
-    assert " remain" in told[2]
-    assert told[3].startswith("2/2  seed=1: test/accuracy 0.")
-    assert " remain" not in told[3]
+    outcome = run_study(small, out, most=1)
+    assert outcome.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
+    output = capsys.readouterr().err.splitlines()
+    assert output[:2] == ["study: Does a seed matter?", f"2 cells in {out}: 2 waiting"]
+    assert output[2].startswith("1/2  seed=0: test/accuracy 0.")
+    assert " remain" in output[2]
+    assert output[3].startswith("2/2  seed=1: test/accuracy 0.")
+    assert " remain" not in output[3]
     before = finished(out)
     run_study(small, out)
     assert capsys.readouterr().err.splitlines() == ["study: Does a seed matter?", f"2 cells in {out}: 2 done"]
@@ -86,11 +86,11 @@ def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, ba
     run_study(small, tmp_path / "study", quiet=True)
     before = finished(tmp_path / "study")
     other = replace(small, base=replace(base, train=replace(base.train, steps=2)))
-    found = run_study(replace(small, cells=param("seed", 1, 2)), tmp_path / "study", quiet=True)
-    assert [cell.seed for cell in found.cells] == [1, 2]
+    outcome = run_study(replace(small, cells=param("seed", 1, 2)), tmp_path / "study", quiet=True)
+    assert [cell.seed for cell in outcome.cells] == [1, 2]
     assert len(executions(tmp_path / "study")) == 3
-    found = run_study(other, tmp_path / "study", quiet=True)
-    assert [cell.result["steps"] for cell in found.cells] == [2, 2]
+    outcome = run_study(other, tmp_path / "study", quiet=True)
+    assert [cell.result["steps"] for cell in outcome.cells] == [2, 2]
     assert finished(tmp_path / "study").items() > before.items()
     assert len(finished(tmp_path / "study")) == 5
 
@@ -100,9 +100,9 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     bring = choice("start", {"brought": {"weights": Weights(str(model))}, "fresh": {}})
     study = Study(base=base, cells=prod(bring, param("seed", 0, 1)), question="Does it?")
     out = tmp_path / "study"
-    found = run_study(study, out)
-    assert [cell.state for cell in found.cells] == ["failed", "failed", "done", "done"]
-    failed = found.cells[0].failed
+    outcome = run_study(study, out)
+    assert [cell.state for cell in outcome.cells] == ["failed", "failed", "done", "done"]
+    failed = outcome.cells[0].failed
     assert failed["error"].startswith("FileNotFoundError: ")
     assert str(model) in failed["error"]
     assert failed["traceback"].startswith("Traceback (most recent call last):\n")
@@ -110,13 +110,13 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert f"1/4  start=brought seed=0: failed, {failed['error']}" in capsys.readouterr().err
     assert Counter(line["state"] for line in executions(out)) == {"failed": 2, "done": 2}
     # Still not there: each is tried once more, and no more often.
-    found = run_study(study, out)
+    outcome = run_study(study, out)
     assert "2 done, 2 failed; those that failed are tried again" in capsys.readouterr().err
-    assert found.cells[0].failed["time"] > failed["time"]
+    assert outcome.cells[0].failed["time"] > failed["time"]
     assert len(executions(out)) == 6
     run(base, model, quiet=True)
-    found = run_study(study, out, quiet=True)
-    assert found.counts["done"] == 4
+    outcome = run_study(study, out, quiet=True)
+    assert outcome.counts["done"] == 4
     assert not list(out.glob("cells/*/failed.json"))
 
 
@@ -214,7 +214,7 @@ def until(call, happened, seconds=120.0):
 def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(most, steps, tmp_path):
     path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
     together = ("--quiet", "--most", str(most))
-    dice, kept = random.Random(0), {}
+    dice, remaining = random.Random(0), {}
     for _ in range(KILLS):
         wanted = len(executions(out)) + dice.randint(1, 4)
         call = start(path, out, *together, "--jobs", "3", start_new_session=True)
@@ -224,12 +224,12 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
         assert call.poll() is None, "the study was over before it was killed five times; make it longer"
         os.killpg(call.pid, signal.SIGKILL)
         call.communicate()
-        assert finished(out).items() >= kept.items()
-        kept = finished(out)
+        assert finished(out).items() >= remaining.items()
+        remaining = finished(out)
     call = start(path, out, *together, "--jobs", "3")
     _, errors = call.communicate(timeout=900)
     assert call.returncode == 0, errors
-    assert finished(out).items() >= kept.items()
+    assert finished(out).items() >= remaining.items()
     counted = Counter(line["cell"] for line in executions(out))
     assert set(counted.values()) == {1}
     # A worker that was killed between its results and the lines about them has left none.
@@ -237,8 +237,8 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
     call = start(path, tmp_path / "whole", *together)
     _, errors = call.communicate(timeout=900)
     assert call.returncode == 0, errors
-    whole, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
-    assert len(whole) == 60 * 8
-    assert (whole.state == "done").all()
+    complete, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
+    assert len(complete) == 60 * 8
+    assert (complete.state == "done").all()
     # Which cells share a program follows from the study, not from who was there.
-    assert whole.equals(killed)
+    assert complete.equals(killed)

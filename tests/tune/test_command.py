@@ -40,9 +40,9 @@ def tune(*words):
 
 
 def test_the_command_that_it_prints_runs_what_was_chosen(room):
-    done = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
-    assert done.exit_code == 0, done.output
-    first, command, where = done.output.splitlines()
+    outcome = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
+    first, command, where = outcome.output.splitlines()
     document = json.loads((room / "runs/tune-tiny/tune.json").read_text())
     best = document["trials"][document["best"]]
     assert first == f"validation/accuracy {best['value']:.4f} (selection: best of 3 trials)"
@@ -60,15 +60,15 @@ def test_several_processes_share_a_search(room, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    done = tune("--space", "space.py", "--trials", "6", "--jobs", "2", "--out", "out", "--quiet")
-    assert done.exit_code == 0, done.output
+    outcome = tune("--space", "space.py", "--trials", "6", "--jobs", "2", "--out", "out", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
     document = json.loads((room / "out/tune.json").read_text())
     assert [trial["state"] for trial in document["trials"]] == ["done"] * 6
 
 
 def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
-    done = tune("--space", "space.py", "--trials", "1", "--set", "train.batch=12", "--quiet")
-    assert (done.exit_code, done.output) == (
+    outcome = tune("--space", "space.py", "--trials", "1", "--set", "train.batch=12", "--quiet")
+    assert (outcome.exit_code, outcome.output) == (
         1,
         "tlx: no trial of runs/tune-tiny is done: ValueError: train.batch is 12, which 8 devices cannot share evenly; "
         "take 8 or 16, or a mesh of data=6\n",
@@ -102,14 +102,14 @@ def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
     ],
 )
 def test_a_mistake_is_one_line(words, message, room):
-    done = tune(*words)
-    assert (done.exit_code, done.output) == (2, f"tlx: {message}\n")
+    outcome = tune(*words)
+    assert (outcome.exit_code, outcome.output) == (2, f"tlx: {message}\n")
     assert not (room / "runs").exists()
 
 
 def test_a_journal_of_another_config_is_left_alone(room):
     assert tune("--space", "space.py", "--trials", "1", "--out", "out", "--quiet").exit_code == 0
-    done = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
-    assert done.exit_code == 2
-    assert done.output.startswith("tlx: out holds a search with another recipe: ")
-    assert done.output.endswith(" here; choose another folder with --out\n")
+    outcome = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
+    assert outcome.exit_code == 2
+    assert outcome.output.startswith("tlx: out holds a search with another recipe: ")
+    assert outcome.output.endswith(" here; choose another folder with --out\n")

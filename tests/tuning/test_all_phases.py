@@ -70,8 +70,8 @@ def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
         # AdamW holds two moments a number that learns, and a count a wave: nothing for what is frozen.
         learning = {path for path, learn in ready.partitions[phase].items() if learn is not None}
         numbers = sum(start[path].size for path in learning)
-        held = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimiser))
-        assert held == 8 * numbers + 4 * len(state.optimiser) == describe.totals(ready, phase)["optimiser_bytes"]
+        stored = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimiser))
+        assert stored == 8 * numbers + 4 * len(state.optimiser) == describe.totals(ready, phase)["optimiser_bytes"]
         assert flatten(state.trainable).keys() == learning
         train = jax.jit(partial(train_step, parts), donate_argnums=0, compiler_options=QUICK)
         state = jax.tree.map(partial(jnp.array, copy=True), state)
@@ -88,5 +88,5 @@ def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
         assert moved | {path for path in learning if path.endswith("key/bias")} == learning
         learned |= learning
     assert learned == ready.trainable
-    still = ready.variables.params
-    assert all(np.array_equal(leaf, flatten(still)[path]) for path, leaf in after.items() if path not in learned)
+    unchanged = ready.variables.params
+    assert all(np.array_equal(leaf, flatten(unchanged)[path]) for path, leaf in after.items() if path not in learned)

@@ -54,8 +54,8 @@ def walk(ready, how, devices):
 @pytest.mark.parametrize("how", ["Lora", *(pytest.param(how, marks=pytest.mark.slow) for how in ("Prefix", "Adapter"))])
 def test_eight_devices_one_device_and_pmap_agree(how):
     ready = prepare(replace(RECIPE, tuning=HOW[how]))
-    whole, told = walk(ready, "jit", 8)
-    before, expected = flatten(ready.variables.params), flatten(whole.variables.params)
+    full, recorded = walk(ready, "jit", 8)
+    before, expected = flatten(ready.variables.params), flatten(full.variables.params)
     added = set(before) - flatten(ready.model.params).keys()
     assert any(not np.array_equal(before[path], expected[path]) for path in added)
     for program, devices in (("jit", 1), ("pmap", 8)):
@@ -63,7 +63,7 @@ def test_eight_devices_one_device_and_pmap_agree(how):
         for path, leaf in flatten(state.variables.params).items():
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-6, atol=1e-6, err_msg=path)
         for name, value in metrics.items():
-            np.testing.assert_allclose(value, told[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(value, recorded[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 DENSE = r"stem|blocks/\d+"

@@ -40,7 +40,7 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
     images = np.random.default_rng(1).normal(1.0, 2.0, (7, 4, 4, 1)).astype(np.float32)
     parts, start = begun(SMALL, tuning.NormTuning(head=False), UNLABELLED)
     batch = {"unlabelled": {"image": images, "index": np.arange(7, dtype=np.int32)}}
-    state, told = jax.jit(partial(train_step, parts))(start, batch)
+    state, metrics = jax.jit(partial(train_step, parts))(start, batch)
 
     def entropy(path=None, n=0, step=0.0):
         leaves = {name: np.asarray(leaf, np.float64).copy() for name, leaf in flatten(start.variables.params).items()}
@@ -49,7 +49,7 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
         p, *_ = answers(leaves, images)
         return -(p * np.log(p)).sum(-1).mean()
 
-    assert float(told["entropy/entropy"]) == pytest.approx(entropy(), rel=1e-5)
+    assert float(metrics["entropy/entropy"]) == pytest.approx(entropy(), rel=1e-5)
     before, after = flatten(start.variables.params), flatten(state.variables.params)
     for path in ("stem/norm/scale", "stem/norm/bias"):
         slope = np.array([(entropy(path, n, 1e-6) - entropy(path, n, -1e-6)) / 2e-6 for n in range(3)])
@@ -72,12 +72,12 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
 )
 def test_without_the_head_the_other_norms_move_as_with_it(config):
     model = models.build(config, 3)
-    whole, held = (
+    full, stored = (
         partition.partition(model.params, tuning.NormTuning(head=head).phases(model)[0].rules) for head in (True, False)
     )
-    for path, learn in whole.items():
-        assert held[path] == (None if path.startswith("head/") else learn), path
-    assert "head" in partition.frozen_stages([stage.name for stage in model.stages], held)
+    for path, learn in full.items():
+        assert stored[path] == (None if path.startswith("head/") else learn), path
+    assert "head" in partition.frozen_stages([stage.name for stage in model.stages], stored)
 
 
 def problem(count, seed, shift=0.0, scale=1.0):
@@ -110,9 +110,9 @@ def test_a_shifted_target_is_recovered_by_its_statistics_alone():
     train = jax.jit(partial(train_step, after))
     for step in range(60):
         batch = {name: array for name, array in problem(32, 100 + step, **target).items() if name != "label"}
-        adapted, told = train(adapted, {"unlabelled": batch})
+        adapted, recorded = train(adapted, {"unlabelled": batch})
     assert right(after, adapted, **target) > 0.95
-    assert np.isfinite(told["gradient_norm"])
+    assert np.isfinite(recorded["gradient_norm"])
     for path, leaf in flatten(state.variables.params).items():
         np.testing.assert_array_equal(flatten(adapted.variables.params)[path], leaf)
     # Those of the first norm are of the target's images as the first convolution gives them.

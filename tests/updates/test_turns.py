@@ -51,8 +51,8 @@ def test_a_resumed_run_of_adda_has_the_bits_of_one_that_never_stopped(goes_on, b
     goes_on(adda(brought), (8,))
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def told(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 @pytest.mark.slow
@@ -63,11 +63,11 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought)
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
     measures = ("train/loss", *(f"train/{name}/{measure}" for measure in ("risk", "discrepancy", "fooled")))
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 2
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 2
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for measure in measures:
-            assert told(ours, measure) == pytest.approx(told(theirs, measure), rel=2e-4, abs=2e-5), (n, measure)
+            assert told(actual, measure) == pytest.approx(told(expected, measure), rel=2e-4, abs=2e-5), (n, measure)
 
 
 def test_the_head_of_adda_stays_whatever_the_tuning(brought):
@@ -88,9 +88,9 @@ def test_phases_each_take_turns(tmp_path):
 
 
 def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
-    again = config.load(config.dump(RECIPE), OWN)
-    assert again == RECIPE
-    assert config.fingerprint(again) == config.fingerprint(RECIPE)
+    reopened = config.load(config.dump(RECIPE), OWN)
+    assert reopened == RECIPE
+    assert config.fingerprint(reopened) == config.fingerprint(RECIPE)
     assert config.parse(config.source(RECIPE.objective), OWN) == RECIPE.objective
     plain = assigned(RECIPE, {"update": Sum()})
     assert config.override(plain, "update", "Alternating()", OWN) == RECIPE

@@ -46,20 +46,20 @@ def loss(params):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), BATCH["label"][:, None], 1).mean()
 
 
-def close(ours, theirs):
-    for path, leaf in ours.items():
-        np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
+def close(actual, expected):
+    for path, leaf in actual.items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize(("how", "devices", "pieces"), [("jit", 1, 1), ("jit", 8, 1), ("pmap", 4, 2)])
 def test_sam_takes_the_gradient_uphill(how, devices, pieces):
-    found, metrics = moved(parts_of(Sam(rho=0.5), accumulate=pieces), how, devices)
+    actual, metrics = moved(parts_of(Sam(rho=0.5), accumulate=pieces), how, devices)
     params = flatten(brought().params)
     first = jax.grad(loss)(params)
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in first.values()))
     uphill = {path: params[path] + 0.5 * first[path] / norm for path in params}
-    close(found, jax.grad(loss)(uphill))
-    assert not np.allclose(found["head/kernel"], first["head/kernel"], rtol=1e-3)
+    close(actual, jax.grad(loss)(uphill))
+    assert not np.allclose(actual["head/kernel"], first["head/kernel"], rtol=1e-3)
     # What is logged is the loss where the parameters are.
     np.testing.assert_allclose(metrics["loss"], loss(params), rtol=1e-5)
 
@@ -68,8 +68,8 @@ def test_sam_of_no_radius_is_the_sum_and_its_radius_is_a_number_of_the_state():
     plain, _ = moved(parts_of(Sum()))
     flat, _ = moved(parts_of(Sam(rho=0.0)))
     close(flat, plain)
-    held = initial_state(parts_of(Sam(rho=0.25)), brought(), 1, jax.random.key(0)).numbers
-    assert held["update"] == {"rho": 0.25}
+    stored = initial_state(parts_of(Sam(rho=0.25)), brought(), 1, jax.random.key(0)).numbers
+    assert stored["update"] == {"rho": 0.25}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ class Second(Update):
 
 def test_an_update_may_weigh_the_terms():
     terms = (Supervised(weight=3.0), Supervised(weight=2.0))
-    found, metrics = moved(parts_of(Second(), terms))
+    actual, metrics = moved(parts_of(Second(), terms))
     plain, _ = moved(parts_of(Sum()))
-    close(found, {path: 2 * leaf for path, leaf in plain.items()})
+    close(actual, {path: 2 * leaf for path, leaf in plain.items()})
     np.testing.assert_allclose(metrics["loss"], 5 * loss(flatten(brought().params)), rtol=1e-5)
 
 
@@ -93,8 +93,8 @@ def test_a_gradient_of_zero_stays_zero():
     def at(trainable, weights):
         return jax.tree.map(jnp.zeros_like, trainable), {}
 
-    found, _ = Sam().gradient(Slope(("a",), at), {"x": jnp.ones(3)}, None)
-    np.testing.assert_array_equal(found["x"], np.zeros(3))
+    actual, _ = Sam().gradient(Slope(("a",), at), {"x": jnp.ones(3)}, None)
+    np.testing.assert_array_equal(actual["x"], np.zeros(3))
 
 
 def test_what_is_impossible_is_refused():

@@ -156,10 +156,10 @@ def test_adapters_of_one_shape_go_through_one_compiled_forward_pass(tmp_path):
     adapters = {name: tlx.load_adapter(before, tmp_path / name) for name in ("a", "b")}
     image = np.ones((1, 4, 4, 1), np.float32)
     answer = jax.jit(lambda variables: tlx.forward(before.model, variables, {"image": image})[0]["logits"])
-    one, two, again = (answer(adapters[name].variables) for name in ("a", "b", "a"))
+    one, two, second = (answer(adapters[name].variables) for name in ("a", "b", "a"))
     assert answer._cache_size() == 1
     assert not np.allclose(one, two)
-    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(one, second)
 
 
 @pytest.fixture
@@ -263,8 +263,8 @@ def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_pa
     save_file(tensors, tmp_path / "own" / "adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base(name), tmp_path / "own")
-    told = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
-    assert str(error.value) == told
+    message = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(

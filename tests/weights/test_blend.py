@@ -83,18 +83,18 @@ def test_greedy_never_scores_below_its_best_ingredient():
 
     for _ in range(10):
         candidates = [tree() for _ in range(5)]
-        made = blend.greedy_soup(candidates, score)
-        assert made.scores == tuple(score(one) for one in candidates)
-        assert made.score == score(made.variables) >= max(made.scores)
-        assert made.chosen[0] == int(np.argmax(made.scores))
-        same(made.variables, blend.soup([candidates[n] for n in made.chosen]))
+        built = blend.greedy_soup(candidates, score)
+        assert built.scores == tuple(score(one) for one in candidates)
+        assert built.score == score(built.variables) >= max(built.scores)
+        assert built.chosen[0] == int(np.argmax(built.scores))
+        same(built.variables, blend.soup([candidates[n] for n in built.chosen]))
 
 
 def test_greedy_keeps_what_does_not_lower_the_score_and_leaves_the_rest():
     value = lambda one: float(one["w"])  # noqa: E731
     good, poor = {"w": jnp.float32(4)}, {"w": jnp.float32(1)}
-    made = blend.greedy_soup([poor, good, good], value)
-    assert (made.chosen, made.scores, made.score) == ((1, 2), (1.0, 4.0, 4.0), 4.0)
+    built = blend.greedy_soup([poor, good, good], value)
+    assert (built.chosen, built.scores, built.score) == ((1, 2), (1.0, 4.0, 4.0), 4.0)
     with pytest.raises(ValueError, match=r"candidate 1 has no score \(NaN\)"):
         blend.greedy_soup([good, poor], lambda one: float("nan") if one is poor else 1.0)
 
@@ -110,9 +110,9 @@ def test_a_vector_takes_from_one_end_to_the_other_and_back():
 
 def test_negating_a_vector_twice_changes_nothing():
     vector = blend.task_vector(variables(), variables())
-    once = blend.combine([vector], [-1])
-    same(once, jax.tree.map(lambda leaf: -leaf, vector))
-    same(blend.combine([once], [-1]), vector)
+    single = blend.combine([vector], [-1])
+    same(single, jax.tree.map(lambda leaf: -leaf, vector))
+    same(blend.combine([single], [-1]), vector)
 
 
 def test_vectors_of_disjoint_tasks_add():
@@ -132,7 +132,7 @@ def test_trees_that_differ_are_refused_before_anything_is_computed():
     other = {**one, "heads": one["head"]}
     del other["head"]
     shapes = jax.eval_shape(lambda: one)
-    whole = {"stem": {"bias": np.ones(3, np.int32)}}
+    full = {"stem": {"bias": np.ones(3, np.int32)}}
     calls = (
         lambda a, b: blend.interpolate(a, b, 0.5),
         lambda a, b: blend.soup([a, b]),
@@ -154,7 +154,7 @@ def test_trees_that_differ_are_refused_before_anything_is_computed():
         with pytest.raises(TypeError, match="Variables and dict do not blend"):
             call(Variables(one, {}), one)
         with pytest.raises(TypeError, match="'stem/bias' is int32; only floats blend"):
-            call(whole, whole)
+            call(full, full)
 
 
 def test_statistics_are_held_to_the_same_rule():

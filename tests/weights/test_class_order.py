@@ -44,15 +44,15 @@ class Sides(GreyImages):
     numbers = (0, 1)
 
     def read(self):
-        found = {}
+        results = {}
         for split, count in (("train", 24), ("validation", 16), ("test", 20)):
             rng = np.random.default_rng(len(split))
             sides = np.arange(count) % 2
             pixels = rng.integers(0, 60, (count, 4, 4))
             pixels[:, :, :2] += 180 * (1 - sides)[:, None, None]
             pixels[:, :, 2:] += 180 * sides[:, None, None]
-            found[split] = Images(pixels.astype(np.uint8), np.take(self.numbers, sides))
-        return found
+            results[split] = Images(pixels.astype(np.uint8), np.take(self.numbers, sides))
+        return results
 
 
 class Turned(Sides):
@@ -105,43 +105,43 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(run):
-    found = run("sides")
-    assert found.metrics["test/accuracy"] == 1
-    return found
+    outcome = run("sides")
+    assert outcome.metrics["test/accuracy"] == 1
+    return outcome
 
 
 def go_on(run, first, name, **changes):
     """A run that begins with the first one's weights and changes none of them."""
-    still = {"weights": Weights(str(first.folder)), "model": None, "optim": Optim(lr=0.0)}
-    return run(name, **(still | {"train": Train(steps=1, batch=8, eval_every=1)} | changes))
+    unchanged = {"weights": Weights(str(first.folder)), "model": None, "optim": Optim(lr=0.0)}
+    return run(name, **(unchanged | {"train": Train(steps=1, batch=8, eval_every=1)} | changes))
 
 
 def test_another_order_is_answered_by_name_and_said_everywhere(run, first):
-    found = go_on(run, first, "turned")
-    assert found.metrics["test/accuracy"] == 1
-    (note,) = [note for note in found.result["notes"] if "reordered by class name" in note]
+    actual = go_on(run, first, "turned")
+    assert actual.metrics["test/accuracy"] == 1
+    (note,) = [note for note in actual.result["notes"] if "reordered by class name" in note]
     assert "(zero, one)" in note and "(one, zero)" in note
-    entries = json.loads((found.folder / "weights.json").read_text())["entries"]
+    entries = json.loads((actual.folder / "weights.json").read_text())["entries"]
     lines = [line for line in entries if line["action"] == "permuted"]
     assert {line["path"] for line in lines} == {"head/kernel", "head/bias"}
     assert all("(zero, one)" in line["note"] and "(one, zero)" in line["note"] for line in lines)
     # The model that is saved has the new names on the new order, so going back gives the first one's numbers.
-    assert load_pretrained(found.folder).task.names == ONE_ZERO
-    back = load_pretrained(found.folder, tasks.Classification(classes=2, names=ZERO_ONE))
+    assert load_pretrained(actual.folder).task.names == ONE_ZERO
+    back = load_pretrained(actual.folder, tasks.Classification(classes=2, names=ZERO_ONE))
     before = flatten(load_pretrained(first.folder).variables.params)
     for path, leaf in flatten(back.variables.params).items():
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)
 
 
 def test_the_same_order_has_no_note(run, first):
-    found = go_on(run, first, "sides")
-    assert found.metrics["test/accuracy"] == 1 and found.result["notes"] == []
+    actual = go_on(run, first, "sides")
+    assert actual.metrics["test/accuracy"] == 1 and actual.result["notes"] == []
 
 
 def test_numbers_for_names_keep_the_position_and_say_so(run, first):
-    found = go_on(run, first, "numbers")
-    assert found.metrics["test/accuracy"] == 0
-    (note,) = found.result["notes"]
+    actual = go_on(run, first, "numbers")
+    assert actual.metrics["test/accuracy"] == 0
+    (note,) = actual.result["notes"]
     assert "was not compared by class name" in note and "(zero, one)" in note and "(0, 1)" in note
 
 
@@ -151,11 +151,11 @@ def test_the_user_may_name_what_the_data_only_number(run, first):
 
 
 def test_other_names_draw_the_head_again_and_say_so(run, first):
-    found = go_on(run, first, "other")
-    (note,) = [note for note in found.result["notes"] if "drawn at random" in note]
+    actual = go_on(run, first, "other")
+    (note,) = [note for note in actual.result["notes"] if "drawn at random" in note]
     assert "(zero, one)" in note and "(left, right)" in note
     # What a finished run has trained, or was asked to leave, is its own.
-    assert load_pretrained(found.folder).task.names == ("left", "right")
+    assert load_pretrained(actual.folder).task.names == ("left", "right")
 
 
 def test_names_that_contradict_the_data_are_refused(run, first):
@@ -174,9 +174,9 @@ def held(data, name, term):
 
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
 def test_a_head_that_is_held_answers_by_name(run, first, data, term):
-    found = go_on(run, first, "turned", **held(data, "turned", term))
-    assert found.metrics["test/accuracy"] == 1
-    assert any("reordered by class name" in note for note in found.result["notes"])
+    actual = go_on(run, first, "turned", **held(data, "turned", term))
+    assert actual.metrics["test/accuracy"] == 1
+    assert any("reordered by class name" in note for note in actual.result["notes"])
 
 
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
@@ -187,10 +187,10 @@ def test_a_head_of_other_classes_is_not_held(run, first, data, term):
 
 def test_a_teacher_answers_by_name(run, first):
     how = {"objective": (terms.Distill(teacher=str(first.folder), temperature=1.0),)}
-    found = go_on(run, first, "turned", **how)
-    by_name = {line["name"]: line["value"] for line in read_metrics(found.folder)}
+    actual = go_on(run, first, "turned", **how)
+    by_name = {line["name"]: line["value"] for line in read_metrics(actual.folder)}
     assert by_name["train/distill/distance"] == pytest.approx(0, abs=1e-6)
-    (note,) = [note for note in found.result["notes"] if "the teacher's classes were reordered" in note]
+    (note,) = [note for note in actual.result["notes"] if "the teacher's classes were reordered" in note]
     assert "(zero, one)" in note and "(one, zero)" in note
 
 
@@ -199,15 +199,15 @@ def test_a_teacher_answers_by_name(run, first):
 def test_what_was_trained_beside_the_head_answers_by_name(run, first, how):
     adapted = run("sides", weights=Weights(str(first.folder)), model=None, tuning=how)
     assert adapted.metrics["test/accuracy"] == 1
-    found = go_on(run, adapted, "turned", tuning=tuning.Rules((".*", Learn())))
-    assert found.metrics["test/accuracy"] == 1
+    actual = go_on(run, adapted, "turned", tuning=tuning.Rules((".*", Learn())))
+    assert actual.metrics["test/accuracy"] == 1
 
 
 def test_a_soup_of_two_orders_is_the_soup_of_one(run, first, tmp_path):
     other = go_on(run, first, "turned")
-    found = soups.soup([first.folder, other.folder], tmp_path / "soup")
-    assert found["metrics"]["test/accuracy"] == 1
-    assert any("was reordered by class name" in note for note in found["notes"])
+    actual = soups.soup([first.folder, other.folder], tmp_path / "soup")
+    assert actual["metrics"]["test/accuracy"] == 1
+    assert any("was reordered by class name" in note for note in actual["notes"])
     before = flatten(load_pretrained(first.folder).variables.params)
     for path, leaf in flatten(load_pretrained(tmp_path / "soup").variables.params).items():
         np.testing.assert_allclose(leaf, before[path], rtol=1e-6, err_msg=path)
@@ -227,12 +227,12 @@ def test_data_whose_names_have_changed_since_are_refused(run, data, tmp_path, in
     (folder / "label.labels.txt").write_text("one\nzero\n")
     # As a process that begins afterwards.
     tfds._opened.cache_clear()
-    for again in (
+    for second in (
         lambda: tlx.run(recipe, tmp_path / "stopped", resume=True, quiet=True),
         lambda: reopen(tmp_path / "whole"),
     ):
         with pytest.raises(ValueError) as error:
-            again()
+            second()
         assert "(zero, one)" in str(error.value) and "(one, zero)" in str(error.value)
 
 
@@ -264,16 +264,16 @@ def test_training_on_a_head_that_nobody_trained_says_so_in_output_result_and_pag
         data=data("sides"), task=tasks.Classification(), weights=Weights(str(broken)), optim=Optim(lr=0.02),
         train=Train(steps=30, batch=8, eval_every=30),
     )  # fmt: skip
-    found = tlx.run(recipe, tmp_path / "run")
-    said = capfd.readouterr().err
-    assert "note: the head was drawn at random: head/bias and 1 more (other classes: (nil, one)" in said
-    (note,) = found.result["notes"]
-    assert note in said and "(zero, one)" in note
-    ready = prepare(dataclasses.replace(recipe, tuning=FROZEN), reopen(found.folder).splits)
+    outcome = tlx.run(recipe, tmp_path / "run")
+    output = capfd.readouterr().err
+    assert "note: the head was drawn at random: head/bias and 1 more (other classes: (nil, one)" in output
+    (note,) = outcome.result["notes"]
+    assert note in output and "(zero, one)" in note
+    ready = prepare(dataclasses.replace(recipe, tuning=FROZEN), reopen(outcome.folder).splits)
     assert "and does not learn" in ready.notes[0]
     monkeypatch.setattr(report, "available", lambda: True)
-    page = report.write_run(found.folder).read_text()
+    page = report.write_run(outcome.folder).read_text()
     assert "The head was drawn at random" in page
     # Its own head is trained.
-    assert load_pretrained(found.folder).task.names == ZERO_ONE
-    assert not tlx.weights.untrained(load_pretrained(found.folder))
+    assert load_pretrained(outcome.folder).task.names == ZERO_ONE
+    assert not tlx.weights.untrained(load_pretrained(outcome.folder))

@@ -55,12 +55,12 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_a_truncated_file_says_how_much_is_missing(tmp_path):
     write_tensors(tmp_path, TENSORS)
     path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
+    full = path.read_bytes()
+    path.write_bytes(full[:-5])
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
     assert str(error.value) == (
-        f"{path} is cut short: it has {len(whole) - 5} bytes, its header describes {len(whole)}; fetch it again"
+        f"{path} is cut short: it has {len(full) - 5} bytes, its header describes {len(full)}; fetch it again"
     )
 
 
@@ -212,16 +212,16 @@ def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
 def test_numbers_that_changed_since_tlx_wrote_them_are_refused(tmp_path):
     write_tensors(tmp_path, TENSORS)
     path = tmp_path / "model.safetensors"
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    start = len(whole) - sum(tensor.nbytes for tensor in TENSORS.values())
-    for place in rng.integers(start, len(whole), 20):
-        content = bytearray(whole)
+    full, rng = path.read_bytes(), np.random.default_rng(0)
+    start = len(full) - sum(tensor.nbytes for tensor in TENSORS.values())
+    for place in rng.integers(start, len(full), 20):
+        content = bytearray(full)
         content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"is damaged: its numbers are not those that tlx wrote .*{CHECKSUM}"):
             read_tensors(tmp_path)
     # So are names that changed places.
-    path.write_bytes(whole.replace(b"a.weight", b"c.weight"))
+    path.write_bytes(full.replace(b"a.weight", b"c.weight"))
     with pytest.raises(ValueError, match="is damaged: its numbers"):
         read_tensors(tmp_path)
 

@@ -165,14 +165,14 @@ def test_transformers_opens_a_head_of_every_token_and_answers_alike(family, tmp_
     config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
     pretrained = drawn(config, PerToken(3))
     export_pretrained(pretrained, tmp_path / "exported")
-    theirs, told = transformers.AutoModelForTokenClassification.from_pretrained(
+    expected, recorded = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path / "exported", output_loading_info=True
     )
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"]
     ids = np.random.default_rng(1).integers(2, 23, (3, 7))
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     with torch.no_grad():
-        wanted = theirs.eval()(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
+        wanted = expected.eval()(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
     inputs = {"input_ids": ids, "attention_mask": mask}
     taps, _ = models.forward(pretrained.model, pretrained.variables, inputs)
     np.testing.assert_allclose(np.asarray(taps["logits"])[mask > 0], wanted[mask > 0], atol=1e-5)

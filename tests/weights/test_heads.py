@@ -89,9 +89,9 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
         assert "(north, east, south, west)" in entry.note and "(West, north,  south, east)" in entry.note
     assert "permuted" in str(read.manifest)
     # The file that is written says so too, and there is nothing left to reorder.
-    again = load_pretrained(save_pretrained(read, tmp_path / "again"))
-    assert again.task.names == TURNED and not actions(again, "permuted")
-    np.testing.assert_array_equal(logits(again), logits(read))
+    reopened = load_pretrained(save_pretrained(read, tmp_path / "again"))
+    assert reopened.task.names == TURNED and not actions(reopened, "permuted")
+    np.testing.assert_array_equal(logits(reopened), logits(read))
     back = load_pretrained(tmp_path / "again", named(NAMES))
     jax.tree.map(np.testing.assert_array_equal, back.variables.params, stored.variables.params)
 
@@ -142,8 +142,8 @@ def test_a_sum_of_adapters_is_in_the_order_of_the_first():
     one = drawn(CONFIGS["mlp"], how=how)
     # The same numbers by name: the sum of both halves is the one.
     two = reorder(one, TURNED)
-    found = merge.sum_adapters([one, two], [0.5, 0.5])
-    np.testing.assert_allclose(logits(found), logits(one), rtol=1e-5)
+    actual = merge.sum_adapters([one, two], [0.5, 0.5])
+    np.testing.assert_allclose(logits(actual), logits(one), rtol=1e-5)
     with pytest.raises(ValueError, match=r"\(a, b, c, d\).*\(north, east, south, west\)"):
         merge.sum_adapters([one, two._replace(task=named("abcd"))], [0.5, 0.5])
 
@@ -164,14 +164,14 @@ def test_a_subset_of_the_classes_is_drawn_again(tmp_path):
     assert actions(read, "reset").keys() == {"head/kernel", "head/bias"}
 
 
-@pytest.mark.parametrize("ours", [NAMES, ("0", "1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")])
-@pytest.mark.parametrize("theirs", [("0", "1", "2", "3"), ("class 0", "class 1", "class 2", "class 3")])
-def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(theirs, ours, tmp_path):
-    stored = drawn(CONFIGS["bert"], named(theirs))
-    read = load_pretrained(save_pretrained(stored, tmp_path), named(ours))
+@pytest.mark.parametrize("actual", [NAMES, ("0", "1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")])
+@pytest.mark.parametrize("expected", [("0", "1", "2", "3"), ("class 0", "class 1", "class 2", "class 3")])
+def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(expected, actual, tmp_path):
+    stored = drawn(CONFIGS["bert"], named(expected))
+    read = load_pretrained(save_pretrained(stored, tmp_path), named(actual))
     np.testing.assert_array_equal(logits(read), logits(stored))
     noted = [entry for entry in read.manifest.entries if "kept by position" in entry.note]
-    assert len(noted) == (0 if theirs == ours else 2)
+    assert len(noted) == (0 if expected == actual else 2)
 
 
 def test_a_task_without_names_gets_those_of_the_checkpoint(tmp_path):
@@ -211,8 +211,8 @@ def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
         assert all("the checkpoint's head" in entry.note for entry in reset.values())
     assert not actions(load_pretrained(tmp_path / "numbers", tasks.Regression(outputs=4)), "reset")
     # As it came it stays what it was.
-    again = save_pretrained(load_pretrained(tmp_path / "several"), tmp_path / "again")
-    assert json.loads((again / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    reopened = save_pretrained(load_pretrained(tmp_path / "several"), tmp_path / "again")
+    assert json.loads((reopened / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
 @pytest.mark.parametrize(
@@ -291,14 +291,14 @@ def test_a_reordered_classifier_answers_in_transformers_by_name(tmp_path):
 
     save_pretrained(drawn(CONFIGS["roberta"]), tmp_path / "one")
     save_pretrained(load_pretrained(tmp_path / "one", named(TURNED)), tmp_path / "two")
-    ids, found = torch.tensor(np.random.default_rng(0).integers(2, 9, (3, 5))), []
+    ids, actual = torch.tensor(np.random.default_rng(0).integers(2, 9, (3, 5))), []
     for name in ("one", "two"):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / name).eval()
         with torch.no_grad():
             rows = model(ids).logits.numpy()
         order = sorted(range(4), key=lambda n: model.config.id2label[n].strip().lower())
-        found.append(rows[:, order])
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+        actual.append(rows[:, order])
+    np.testing.assert_allclose(actual[0], actual[1], rtol=1e-5, atol=1e-6)
 
 
 def test_reordering_refuses_other_classes():

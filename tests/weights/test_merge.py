@@ -46,34 +46,38 @@ def logits(model, variables):
 
 @pytest.mark.parametrize("how", MERGED)
 def test_plain_kernels_compute_what_stood_beside_them(how):
-    given = random(MLP, MERGED[how])
-    plain = merge.merge(given.variables)
-    assert flatten(plain.params).keys() == flatten(given.model.params).keys()
-    np.testing.assert_allclose(logits(given.model, plain), logits(given.model, given.variables), rtol=1e-5, atol=1e-5)
-    before, after = flatten(given.variables.params), flatten(plain.params)
+    inputs = random(MLP, MERGED[how])
+    plain = merge.merge(inputs.variables)
+    assert flatten(plain.params).keys() == flatten(inputs.model.params).keys()
+    np.testing.assert_allclose(
+        logits(inputs.model, plain), logits(inputs.model, inputs.variables), rtol=1e-5, atol=1e-5
+    )
+    before, after = flatten(inputs.variables.params), flatten(plain.params)
     assert not any(after[f"{layer}/kernel"] is before[f"{layer}/kernel"] for layer in ("stem", "blocks/00"))
     # What has nothing beside its kernel is left as it is.
     assert after["head/kernel"] is before["head/kernel"]
 
 
 def test_merging_holds_without_biases_and_in_attention():
-    given = random(models.Vit(**{**VIT.__dict__, "qkv_bias": False}), tuning.Ia3())
-    plain = merge.merge(given.variables)
-    np.testing.assert_allclose(logits(given.model, plain), logits(given.model, given.variables), rtol=1e-5, atol=1e-5)
+    inputs = random(models.Vit(**{**VIT.__dict__, "qkv_bias": False}), tuning.Ia3())
+    plain = merge.merge(inputs.variables)
+    np.testing.assert_allclose(
+        logits(inputs.model, plain), logits(inputs.model, inputs.variables), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("how", APART)
 def test_what_no_kernel_can_take_up_is_refused_by_name(how):
-    given = random(VIT, getattr(tuning, how)())
+    inputs = random(VIT, getattr(tuning, how)())
     with pytest.raises(ValueError) as error:
-        merge.merge(given.variables)
+        merge.merge(inputs.variables)
     path, kind = APART[how]
     assert str(error.value) == f"{path!r} belongs to {kind}, which no kernel can take up; save it as an adapter"
 
 
 def test_a_sum_of_deltas_is_the_delta_of_the_sum():
     one, two = (random(MLP, tuning.Lora(rank=2, on="stem", alpha=alpha), seed) for seed, alpha in ((1, 2.0), (2, 6.0)))
-    kernels = [flatten(merge.merge(own.variables).params)["stem/kernel"] for own in (one, two)]
+    kernels = [flatten(merge.merge(value.variables).params)["stem/kernel"] for value in (one, two)]
     base = flatten(one.variables.params)["stem/kernel"]
     both = merge.sum_adapters([one, two], [0.5, -2.0])
     wanted = base + 0.5 * (kernels[0] - base) - 2.0 * (kernels[1] - base)

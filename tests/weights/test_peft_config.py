@@ -34,14 +34,14 @@ def base():
 @pytest.fixture(scope="module")
 def written(base, tmp_path_factory):
     """An adapter of each kind: its config, and its tensors."""
-    found = {}
+    results = {}
     for kind, how in TUNINGS.items():
         leaves = flatten(how.insert(MODEL, base.variables.params, jax.random.key(0)))
         adapted = base._replace(variables=base.variables._replace(params=nest(leaves)))
         folder = tlx.save_adapter(adapted, tmp_path_factory.mktemp(kind))
-        found[kind] = (json.loads((folder / "adapter_config.json").read_text()), folder)
-        assert found[kind][0]["peft_type"] == kind
-    return found
+        results[kind] = (json.loads((folder / "adapter_config.json").read_text()), folder)
+        assert results[kind][0]["peft_type"] == kind
+    return results
 
 
 def put(written, kind, folder, **fields):

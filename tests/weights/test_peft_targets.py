@@ -30,7 +30,7 @@ OLDER = [
 
 def base(name):
     rng = np.random.default_rng(0)
-    leaves = {path: rng.normal(size=own.shape).astype("f4") for path, own in flatten(MODELS[name].params).items()}
+    leaves = {path: rng.normal(size=value.shape).astype("f4") for path, value in flatten(MODELS[name].params).items()}
     variables = models.initialise(MODELS[name], jax.random.key(0))._replace(params=nest(leaves))
     return Pretrained(MODELS[name], variables, None, Manifest("random", {}, ()), tasks.Classification(classes=3))
 

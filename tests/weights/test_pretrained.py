@@ -143,9 +143,9 @@ def test_rows_that_no_token_reads_stay_out_of_a_resize(tmp_path, pad, size):
     ramp = np.arange(18 - pad - 1, dtype=np.float32)[:, None] * np.ones(12, np.float32)
     embedding[pad + 1 :], embedding[: pad + 1] = ramp, 1e6
     save_pretrained(before, tmp_path)
-    found = load_pretrained(tmp_path, resize=size).variables.params["stem"]["positions"]["embedding"]
-    np.testing.assert_array_equal(found[: pad + 1], embedding[: pad + 1])
-    read = found[pad + 1 :]
+    actual = load_pretrained(tmp_path, resize=size).variables.params["stem"]["positions"]["embedding"]
+    np.testing.assert_array_equal(actual[: pad + 1], embedding[: pad + 1])
+    read = actual[pad + 1 :]
     assert read.shape == (size - pad - 1, 12)
     assert read.min() >= 0 and read.max() <= ramp.max()
     # As a table of its own is resized.
@@ -236,11 +236,11 @@ def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_and_draws_no
     shifted = jax.tree.map(lambda leaf: leaf - 1.0, pretrained.variables.params)
     pretrained = pretrained._replace(variables=Variables(shifted, {}))
     folder = save_pretrained(pretrained, tmp_path)
-    theirs, told = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    expected, recorded = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"]
     ids = np.random.default_rng(0).integers(2, 50, (2, 6))
     with torch.no_grad():
-        hidden = theirs.eval()(torch.tensor(ids)).last_hidden_state.numpy()
+        hidden = expected.eval()(torch.tensor(ids)).last_hidden_state.numpy()
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids})
     np.testing.assert_allclose(taps["hidden"], hidden, atol=1e-5, rtol=0)
     assert load_pretrained(folder).model.config == pretrained.model.config
@@ -265,22 +265,22 @@ def test_transformers_opens_what_we_save_with_the_same_outputs(tmp_path, name, t
         )
     if name == "deit" and task is not None:
         auto = transformers.DeiTForImageClassificationWithTeacher
-    theirs, told = auto.from_pretrained(tmp_path, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    expected, recorded = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"] and not recorded["mismatched_keys"]
     if task is not None:
-        assert theirs.config.id2label == dict(enumerate(TASK.names))
+        assert expected.config.id2label == dict(enumerate(TASK.names))
     rng = np.random.default_rng(1)
     if image:
         channels = CONFIGS[name].channels
         inputs = {"image": rng.normal(size=(2, 8, 8, channels)).astype(np.float32)}
-        given = {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
+        arguments = {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
     else:
         inputs = {"input_ids": rng.integers(2, 50, (2, 7)), "attention_mask": np.ones((2, 7), int)}
-        given = {key: torch.tensor(value) for key, value in inputs.items()}
+        arguments = {key: torch.tensor(value) for key, value in inputs.items()}
     with torch.no_grad():
-        out = theirs.eval()(**given)
+        out = expected.eval()(**arguments)
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, inputs)
-    ours, their = (taps["hidden"], out.last_hidden_state) if task is None else (taps["logits"], out.logits)
-    np.testing.assert_allclose(ours, their.numpy(), atol=1e-5, rtol=0)
-    again = load_pretrained(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.variables, pretrained.variables)
+    actual, their = (taps["hidden"], out.last_hidden_state) if task is None else (taps["logits"], out.logits)
+    np.testing.assert_allclose(actual, their.numpy(), atol=1e-5, rtol=0)
+    reopened = load_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, reopened.variables, pretrained.variables)

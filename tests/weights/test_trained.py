@@ -57,9 +57,9 @@ def without(directory, *parts, file="model.safetensors"):
 
 def refused(*arguments):
     """The one line of a command that ends with 2."""
-    done = CliRunner().invoke(main, [str(one) for one in arguments])
-    assert done.exit_code == 2, done.output
-    (line,) = done.output.splitlines()
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = result.output.splitlines()
     return line
 
 
@@ -140,9 +140,9 @@ def test_a_head_for_several_labels_answers_with_a_probability_for_each(tmp_path)
 def test_what_an_export_leaves_out_is_said(tmp_path):
     save_pretrained(drawn("bert"), tmp_path / "model")
     edit(tmp_path / "model", architectures=["BertForMultipleChoice"])
-    done = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    assert "note: 2 tensors" in done.output and "classifier.bias, classifier.weight" in done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "note: 2 tensors" in result.output and "classifier.bias, classifier.weight" in result.output
 
 
 def adapted(name="bert", how=None):
@@ -161,9 +161,9 @@ def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
         merge.sum_adapters([fresh, fresh], [0.5, 0.5])
     # An adapter that brings a head trained it.
     tlx.save_adapter(adapted(), tmp_path / "adapter")
-    found = tlx.load_adapter(read, tmp_path / "adapter")
-    assert not untrained(found)
-    save_pretrained(found, tmp_path / "out")
+    actual = tlx.load_adapter(read, tmp_path / "adapter")
+    assert not untrained(actual)
+    save_pretrained(actual, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "vit"])
@@ -175,8 +175,8 @@ def test_an_adapter_without_the_head_that_its_config_names_is_refused(name, part
     without(tmp_path, part, file="adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base, tmp_path)
-    for said in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "which the config keeps whole"):
-        assert said in str(error.value)
+    for output in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "which the config keeps whole"):
+        assert output in str(error.value)
 
 
 def test_a_task_type_alone_names_a_head(tmp_path):
@@ -220,8 +220,8 @@ def test_an_adapter_of_peft_without_its_head_is_refused(tmp_path):
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
     peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
-    ours = load_pretrained(tmp_path / "base")
-    tlx.load_adapter(ours, tmp_path / "adapter")
+    actual = load_pretrained(tmp_path / "base")
+    tlx.load_adapter(actual, tmp_path / "adapter")
     without(tmp_path / "adapter", "classifier", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"head/output/kernel \(4, 3\) \(as 'classifier.weight'"):
-        tlx.load_adapter(ours, tmp_path / "adapter")
+        tlx.load_adapter(actual, tmp_path / "adapter")

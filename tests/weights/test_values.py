@@ -62,14 +62,14 @@ def test_a_parameter_takes_finite_floating_point_numbers_only(kind, saved):
 
 def test_every_float_type_that_became_an_integer_type_is_refused(saved):
     path = saved / "model.safetensors"
-    whole = path.read_bytes()
-    count = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + count])
+    full = path.read_bytes()
+    count = int.from_bytes(full[:8], "little")
+    header = json.loads(full[8 : 8 + count])
     header.pop("__metadata__")
     for name in header:
         for dtype in ("I32", "U32"):
             text = json.dumps(header | {name: header[name] | {"dtype": dtype}}).encode()
-            path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + count :])
+            path.write_bytes(len(text).to_bytes(8, "little") + text + full[8 + count :])
             with pytest.raises(ValueError, match=f"tensor '{name}' is {dtype} "):
                 tlx.load_pretrained(saved)
 

@@ -41,21 +41,21 @@ def test_the_arms_differ_in_what_is_brought_alone(recipe):
     assert names == [(arm, n, seed) for n in (10, 40, 80) for arm in ("pretrained", "scratch") for seed in (0, 1)]
     by_name = {tuple(cell.names.values()): cell.recipe for cell in study.cells}
     for labels in (10, 40, 80):
-        ours, theirs = by_name["pretrained", labels, 1], by_name["scratch", labels, 1]
-        assert [path for path, _, _ in config.diff(ours, theirs)] == ["weights.reset", "tuning.decay"]
-        assert theirs.weights == Weights(recipe.weights.source, reset=(r".*",)) and theirs.tuning == tuning.Full()
+        actual, expected = by_name["pretrained", labels, 1], by_name["scratch", labels, 1]
+        assert [path for path, _, _ in config.diff(actual, expected)] == ["weights.reset", "tuning.decay"]
+        assert expected.weights == Weights(recipe.weights.source, reset=(r".*",)) and expected.tuning == tuning.Full()
         # Twelve looks at the validation split where runs are timed, else one at the end.
-        assert ours.train == theirs.train == dataclasses.replace(recipe.train, eval_every=2 if labels == 80 else 20)
-    assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=ours.train)
+        assert actual.train == expected.train == dataclasses.replace(recipe.train, eval_every=2 if labels == 80 else 20)
+    assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=actual.train)
     chosen = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, select="best-validation"))
     assert {cell.recipe.train.eval_every for cell in benefit_study(chosen, seeds=1, shots=[1]).cells} == {2}
 
 
 def test_fewer_labels_take_as_many_steps(recipe):
     passes = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None, epochs=3.0))
-    found = {cell.names["labels"]: cell.recipe for cell in benefit_study(passes, seeds=1, shots=[1, 4]).cells}
-    assert {labels: own.train.steps for labels, own in found.items()} == {10: 15, 40: 15, 80: None}
-    assert {total_steps(own, labels) for labels, own in found.items()} == {15}
+    actual = {cell.names["labels"]: cell.recipe for cell in benefit_study(passes, seeds=1, shots=[1, 4]).cells}
+    assert {labels: value.train.steps for labels, value in actual.items()} == {10: 15, 40: 15, 80: None}
+    assert {total_steps(value, labels) for labels, value in actual.items()} == {15}
     longer = benefit_study(passes, seeds=1, shots=[1], scratch=["train.epochs=6.0"])
     steps = {
         (cell.names["arm"], cell.names["labels"]): total_steps(cell.recipe, cell.names["labels"])
@@ -65,13 +65,13 @@ def test_fewer_labels_take_as_many_steps(recipe):
 
 
 def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):
-    held = dataclasses.replace(recipe, objective=(LabelSmoothing(smoothing=0.1), L2SP(weight=0.1)))
-    frozen = dataclasses.replace(held, tuning=tuning.Probe(), train=dataclasses.replace(recipe.train, eval_every=5))
+    stored = dataclasses.replace(recipe, objective=(LabelSmoothing(smoothing=0.1), L2SP(weight=0.1)))
+    frozen = dataclasses.replace(stored, tuning=tuning.Probe(), train=dataclasses.replace(recipe.train, eval_every=5))
     study = benefit_study(frozen, seeds=1, shots=[1], scratch=["optim.lr=0.5"])
-    theirs = study.cells[1].recipe
-    assert theirs.objective == (LabelSmoothing(smoothing=0.1),) and theirs.tuning == tuning.Full()
-    assert theirs.optim.lr == 0.5 and study.cells[0].recipe.optim.lr == recipe.optim.lr
-    assert theirs.train.eval_every == 5
+    expected = study.cells[1].recipe
+    assert expected.objective == (LabelSmoothing(smoothing=0.1),) and expected.tuning == tuning.Full()
+    assert expected.optim.lr == 0.5 and study.cells[0].recipe.optim.lr == recipe.optim.lr
+    assert expected.train.eval_every == 5
     alone = dataclasses.replace(recipe, objective=(L2SP(weight=0.1),))
     assert benefit_study(alone, seeds=1, shots=[1]).cells[1].recipe.objective == (Supervised(),)
 
@@ -86,21 +86,21 @@ def test_shots_that_the_data_lack_are_left_out_by_default(recipe):
 def test_every_number_is_of_the_records(measured, recipe):
     study, out, document = measured
     assert json.loads((out / "benefit.json").read_text()) == document
-    found = studies.read(out)
+    actual = studies.read(out)
     most = {
-        arm: [cell for cell in found.cells if cell.names["arm"] == arm and cell.names["labels"] == 80]
+        arm: [cell for cell in actual.cells if cell.names["arm"] == arm and cell.names["labels"] == 80]
         for arm in ("pretrained", "scratch")
     }
-    finals = {arm: [cell.metrics["test/accuracy"] for cell in own] for arm, own in most.items()}
+    finals = {arm: [cell.metrics["test/accuracy"] for cell in value] for arm, value in most.items()}
     final, difference = row(document, "final"), significance.paired(finals["pretrained"], finals["scratch"])
     assert (final["gain"]["value"], final["gain"]["low"], final["gain"]["high"]) == difference[:3]
     assert final["gain"]["verdict"] == significance.verdict(difference.low, difference.high)
     assert final["pretrained"]["mean"] == np.mean(finals["pretrained"])
     # Steps: of every seed the first look at which validation is as good as scratch's last.
     first = {arm: [] for arm in most}
-    for own, other in zip(most["pretrained"], most["scratch"], strict=True):
+    for value, other in zip(most["pretrained"], most["scratch"], strict=True):
         threshold = other.metrics["validation/accuracy"]
-        for arm, cell in (("pretrained", own), ("scratch", other)):
+        for arm, cell in (("pretrained", value), ("scratch", other)):
             looks = [line for line in read_metrics(cell.folder) if line["name"] == "validation/accuracy"]
             first[arm].append(next(line["step"] for line in looks if line["value"] >= threshold))
     steps = row(document, "steps")
@@ -154,16 +154,16 @@ def test_nothing_is_run_or_counted_twice(measured, monkeypatch):
     study, out, document = measured
     before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     monkeypatch.setattr("tlx.analysis.benefit.measuring.operations", lambda recipe: pytest.fail("counted again"))
-    again = measure(study, out, quiet=True, command="tlx benefit x.py")
+    second = measure(study, out, quiet=True, command="tlx benefit x.py")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == before
-    assert again == document
+    assert second == document
 
 
 def test_the_card_is_told_on_a_terminal(measured):
     _, _, document = measured
-    told = {one[0]: one for one in words.rows(document)}
-    assert told["test/accuracy at the end"][1].startswith("+0.")
-    assert told["steps to what scratch ends with"][1].endswith("]")
+    recorded = {one[0]: one for one in words.rows(document)}
+    assert recorded["test/accuracy at the end"][1].startswith("+0.")
+    assert recorded["steps to what scratch ends with"][1].endswith("]")
     assert any("looked at every 2 steps" in note for note in words.notes(document))
 
 
@@ -182,11 +182,11 @@ def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
 
 def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
     study, out, _ = measured
-    found = studies.read(out)
+    actual = studies.read(out)
     # As if the arms were each other.
     other = {"pretrained": "scratch", "scratch": "pretrained"}
-    turned = found._replace(
-        cells=tuple(one._replace(names=one.names | {"arm": other[one.names["arm"]]}) for one in found.cells)
+    turned = actual._replace(
+        cells=tuple(one._replace(names=one.names | {"arm": other[one.names["arm"]]}) for one in actual.cells)
     )
     counted = {arm: counted_once(out, study, arm) for arm in ("pretrained", "scratch")}
     document = card(turned, counted)
@@ -199,7 +199,7 @@ def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
 
 
 @pytest.mark.parametrize(
-    ("changes", "given", "message"),
+    ("changes", "inputs", "message"),
     [
         (
             {"weights": None},
@@ -219,9 +219,9 @@ def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(changes, given, message, recipe):
+def test_what_cannot_be_measured_is_refused(changes, inputs, message, recipe):
     with pytest.raises(ValueError) as error:
-        benefit_study(dataclasses.replace(recipe, **changes), **given)
+        benefit_study(dataclasses.replace(recipe, **changes), **inputs)
     assert str(error.value) == message
 
 
@@ -239,10 +239,10 @@ def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(tiny)
     command = ["benefit", "tiny.py", "--seeds", "2", "--shots", "1", "--scratch", "optim.lr=0.01", "--quiet"]
-    done = CliRunner().invoke(main, command)
-    assert done.exit_code == 0, done.output
-    assert "What did transfer buy here?" in done.output and "two seeds say little" in done.output
-    assert done.output.splitlines()[-1] == "runs/benefit-tiny/benefit.json"
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "What did transfer buy here?" in result.output and "two seeds say little" in result.output
+    assert result.output.splitlines()[-1] == "runs/benefit-tiny/benefit.json"
     document = json.loads((tmp_path / "runs/benefit-tiny/benefit.json").read_text())
     assert document["command"] == shlex.join(["tlx", "benefit", "tiny.py", *command[6:8], "--seeds", "2", *command[4:6],
                                               "--out", "runs/benefit-tiny"])  # fmt: skip

@@ -41,8 +41,8 @@ def test_a_worker_is_told_how_many_share_the_study(room, monkeypatch, command):
     [how] = CliRunner().invoke(main, [*command, "--seeds", "2", "--jobs", "3"]).exception.args
     assert how["jobs"] == 3
     # As `tlx.study.work.employ` starts it.
-    [own] = CliRunner().invoke(main, [*how["worker"][3:], "--worker", "0.0"]).exception.args
-    assert own["share"] == 3 and own["employed"]
+    [value] = CliRunner().invoke(main, [*how["worker"][3:], "--worker", "0.0"]).exception.args
+    assert value["share"] == 3 and value["employed"]
 
 
 @pytest.mark.slow
@@ -50,10 +50,10 @@ def test_two_processes_measure_one_card(room, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["benefit", "tiny.py", "--shots", "1", "--seeds", "2", "--jobs", "2", "--out", "out", "--quiet"]
     )
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (room / "out" / "executions.jsonl").read_text().splitlines()]
     assert len({line["cell"] for line in lines}) == len(lines) == 8
     # None took what the other could have done.
@@ -61,7 +61,7 @@ def test_two_processes_measure_one_card(room, monkeypatch):
     document = json.loads((room / "out" / "benefit.json").read_text())
     [note] = [note for note in document["notes"] if "worked at once" in note]
     assert note.startswith("up to 2 processes worked at once on one machine: the energy and CO2e of a run are of all")
-    assert note in done.output.replace("\n", " ") and document["command"].endswith("--jobs 2")
+    assert note in result.output.replace("\n", " ") and document["command"].endswith("--jobs 2")
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,14 @@ def measured(recipe, tmp_path_factory):
 )
 def test_workers_at_once_are_counted_by_the_ends_of_their_runs(measured, tmp_path, workers, most):
     _, out = measured
-    found = studies.read(out)
+    actual = studies.read(out)
     lines = [
         {"time": 1e6 + end, "cell": cell.fingerprint, "state": "done", "host": host, "process": process}
-        for (host, process, end), cell in zip(workers, found.cells, strict=False)
+        for (host, process, end), cell in zip(workers, actual.cells, strict=False)
     ]
     (tmp_path / "executions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"time": 1')
-    assert at_once(tmp_path, found) == most
-    assert at_once(out, found) == at_once(tmp_path / "none", found) == 1
+    assert at_once(tmp_path, actual) == most
+    assert at_once(out, actual) == at_once(tmp_path / "none", actual) == 1
 
 
 def test_the_older_formula_takes_the_numbers_of_today(measured):
@@ -104,10 +104,10 @@ def test_the_older_formula_takes_the_numbers_of_today(measured):
         assert today["kwh"][end] == pytest.approx(usual["kwh"][end] * 1.1 / 1.58)
         assert today["co2e_kg"][end] == pytest.approx(today["kwh"][end] * 0.5 * 0.45359237)
     # A run's energy x PUE, over the seeds.
-    found = [cell.result["energy"]["kwh"] for cell in studies.read(out).cells if cell.names["arm"] == "pretrained"]
-    assert today["kwh"]["mean"] == pytest.approx(1.1 * sum(found) / 2)
+    actual = [cell.result["energy"]["kwh"] for cell in studies.read(out).cells if cell.names["arm"] == "pretrained"]
+    assert today["kwh"]["mean"] == pytest.approx(1.1 * sum(actual) / 2)
     assert today["kwh"]["high"] - today["kwh"]["mean"] == pytest.approx(
-        1.1 * 12.706 * abs(found[0] - found[1]) / 2, rel=1e-3
+        1.1 * 12.706 * abs(actual[0] - actual[1]) / 2, rel=1e-3
     )
 
 

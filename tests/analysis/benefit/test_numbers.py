@@ -15,16 +15,16 @@ def test_a_ratio_of_equal_seeds_has_no_width():
 
 def test_a_ratio_over_two_seeds_by_hand():
     # The draws are (a, a), (a, b), (b, a), (b, b): 2, 3, 3 and 4.
-    found = of_sums([1.0, 1.0], [2.0, 4.0], [True, True])
-    assert found == Ratio(3.0, 2.0, 4.0)
+    actual = of_sums([1.0, 1.0], [2.0, 4.0], [True, True])
+    assert actual == Ratio(3.0, 2.0, 4.0)
     # Seeds are drawn in pairs: ours and theirs of one seed stay together.
     assert of_sums([1.0, 10.0], [2.0, 20.0], [True, True]) == Ratio(2.0, 2.0, 2.0)
 
 
 def test_a_seed_that_never_got_there_only_bounds_the_ratio():
-    found = of_sums([1.0, 1.0], [2.0, 4.0], [True, False])
+    actual = of_sums([1.0, 1.0], [2.0, 4.0], [True, False])
     # A quarter of the draws has no such seed; the rest may be anything below.
-    assert found == Ratio(3.0, None, 4.0, "at most")
+    assert actual == Ratio(3.0, None, 4.0, "at most")
     assert of_sums([5.0], [5.0], [False]) == Ratio(1.0, None, None, "at most")
 
 
@@ -50,18 +50,18 @@ def test_draws_that_are_bounded_on_one_side_open_that_end_alone():
     ],
 )
 def test_where_a_learning_curve_crosses(values, threshold, higher, expected):
-    found, bound = crossing([10, 100, 1000], values, threshold, higher)
-    assert (found, bound) == (pytest.approx(expected[0]), expected[1])
+    actual, bound = crossing([10, 100, 1000], values, threshold, higher)
+    assert (actual, bound) == (pytest.approx(expected[0]), expected[1])
 
 
 def test_labels_saved_by_hand():
     labels = [10, 100, 1000]
-    ours = np.array([[0.5, 0.7, 0.9], [0.5, 0.7, 0.9]])
-    assert labels_saved(labels, ours, np.array([0.7, 0.7]), True) == Ratio(10.0, 10.0, 10.0)
-    assert labels_saved(labels, ours, np.array([0.4, 0.4]), True) == Ratio(100.0, 100.0, None, "at least")
-    assert labels_saved(labels, ours, np.array([0.95, 0.95]), True) == Ratio(1.0, None, 1.0, "at most")
+    actual = np.array([[0.5, 0.7, 0.9], [0.5, 0.7, 0.9]])
+    assert labels_saved(labels, actual, np.array([0.7, 0.7]), True) == Ratio(10.0, 10.0, 10.0)
+    assert labels_saved(labels, actual, np.array([0.4, 0.4]), True) == Ratio(100.0, 100.0, None, "at least")
+    assert labels_saved(labels, actual, np.array([0.95, 0.95]), True) == Ratio(1.0, None, 1.0, "at most")
     # Half of the draws are means of 0.7 and 0.9, a quarter each of one alone.
-    spread = labels_saved(labels, ours, np.array([0.7, 0.9]), True)
+    spread = labels_saved(labels, actual, np.array([0.7, 0.9]), True)
     assert spread == Ratio(pytest.approx(10**0.5), pytest.approx(1.0), pytest.approx(10.0))
 
 

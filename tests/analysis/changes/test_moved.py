@@ -24,24 +24,24 @@ def by_name(document):
 
 
 def test_the_document_lies_in_the_folder_and_says_where_it_came_from(document, tuned):
-    held = json.loads((tuned.folder / "moved.json").read_text(), parse_constant=pytest.fail)
-    assert held == document
+    stored = json.loads((tuned.folder / "moved.json").read_text(), parse_constant=pytest.fail)
+    assert stored == document
     assert (document["fingerprint"], document["data"]) == (tuned.result["fingerprint"], tuned.result["data"])
     assert document["before"]["fresh"] == ["head/bias", "head/kernel"]
     assert document["before"]["fresh_stages"] == ["head"]
     assert document["after"] == {"selection": "best-validation", "step": tuned.result["selected_step"]}
     assert list(by_name(document)) == STAGES
-    for told in ("2 leaves were drawn from the recipe's seed", "chosen on the validation split"):
-        assert any(told in note for note in document["notes"])
+    for recorded in ("2 leaves were drawn from the recipe's seed", "chosen on the validation split"):
+        assert any(recorded in note for note in document["notes"])
 
 
 def test_a_still_stage_has_not_moved_and_the_others_have(document):
     stages = by_name(document)
-    still = stages["stem"]
-    assert {row["change"] for row in still["weights"].values()} == {0.0}
-    assert still["similarity"]["cka"] == pytest.approx(1, abs=1e-9)
-    assert still["similarity"]["plain"] == pytest.approx(1, abs=1e-9)
-    assert still["probe"]["before"] == still["probe"]["after"]
+    unchanged = stages["stem"]
+    assert {row["change"] for row in unchanged["weights"].values()} == {0.0}
+    assert unchanged["similarity"]["cka"] == pytest.approx(1, abs=1e-9)
+    assert unchanged["similarity"]["plain"] == pytest.approx(1, abs=1e-9)
+    assert unchanged["probe"]["before"] == unchanged["probe"]["after"]
     for name in STAGES[1:]:
         assert stages[name]["weights"]["all"]["relative"] > 0
         assert stages[name]["similarity"]["cka"] < 0.99
@@ -87,19 +87,19 @@ def test_the_test_split_is_never_opened(tuned, monkeypatch):
 
 def test_fewer_examples_are_a_stratified_part(tuned):
     parts = []
-    document = changes.moved(tuned, examples=40, say=lambda part, done, total: parts.append((part, done, total)))
+    document = changes.moved(tuned, examples=40, say=lambda part, outcome, total: parts.append((part, outcome, total)))
     splits = reopen(tuned.folder).splits
     for name in ("train", "validation"):
-        held, indices = document["examples"][name], document["examples"][name]["indices"]
-        assert held["count"] == len(indices) == 40
-        whole = getattr(splits, name)
-        assert held["of"] == len(whole)
-        assert set(indices) <= set(whole.rows.tolist())
-        labels = some(whole, 40).labels()
+        stored, indices = document["examples"][name], document["examples"][name]["indices"]
+        assert stored["count"] == len(indices) == 40
+        full = getattr(splits, name)
+        assert stored["of"] == len(full)
+        assert set(indices) <= set(full.rows.tolist())
+        labels = some(full, 40).labels()
         assert np.bincount(labels, minlength=10).min() >= 2
     for part in ("spectra of kernels", "features", "probes", "the line"):
-        told = [(done, total) for name, done, total in parts if name == part]
-        assert told[-1][0] == told[-1][1]
+        message = [(outcome, total) for name, outcome, total in parts if name == part]
+        assert message[-1][0] == message[-1][1]
     with pytest.raises(ValueError, match="examples is 3; give 8 or more"):
         changes.moved(tuned, examples=3)
     changes.moved(tuned)

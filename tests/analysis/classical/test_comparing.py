@@ -42,21 +42,21 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(recipe, tmp_path_factory):
     """The document of three seeds, its folder, and what was said."""
-    folder, said = tmp_path_factory.mktemp("out") / "new", []
-    document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=said.append)
-    return document, folder, said
+    folder, output = tmp_path_factory.mktemp("out") / "new", []
+    document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=output.append)
+    return document, folder, output
 
 
 def test_nothing_is_lost(compared, recipe):
     document, folder, _ = compared
     assert json.loads((folder / "classical.json").read_text()) == document
-    found = document["predictions"]
-    labels, splits = np.array(found["labels"]), load(recipe.data, 0)
+    actual = document["predictions"]
+    labels, splits = np.array(actual["labels"]), load(recipe.data, 0)
     np.testing.assert_array_equal(labels, splits.test.labels())
-    assert found["indices"] == splits.test.rows.tolist()
+    assert actual["indices"] == splits.test.rows.tolist()
     rows = {row["name"]: row for row in document["methods"]}
-    assert list(rows) == ["source", *QUICK] == list(found["by_method"])
-    correct = {name: np.array(said) == labels for name, said in found["by_method"].items()}
+    assert list(rows) == ["source", *QUICK] == list(actual["by_method"])
+    correct = {name: np.array(output) == labels for name, output in actual["by_method"].items()}
     for name, row in rows.items():
         assert row["accuracies"] == correct[name].mean(1).tolist()
         if name == "source":
@@ -89,24 +89,24 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
     read = Reader()
     splits = load(recipe.data, 0)
     ready = read.ready(recipe, splits)
-    given = read.given(splits)
+    inputs = read.given(splits)
     (batch, *_) = evaluation_batches(splits.test, ready.processor, batch=7)
     x = np.asarray(batch["image"], np.float64).reshape(7, -1)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.pretrained.params)
     for stage in (p["stem"], p["blocks"]["00"]):
         x = np.maximum(x @ stage["kernel"] + stage["bias"], 0)
-    np.testing.assert_allclose(given.test[:7], x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(inputs.test[:7], x, rtol=1e-4, atol=1e-5)
     # Rows and labels are of the same examples: those of others are hardly fitted.
-    scaled, others = standard(given).source, np.random.default_rng(0).permutation(given.labels)
-    own, random = (logistic(scaled, labels).score(scaled, labels) for labels in (given.labels, others))
-    assert own > 2 * random
+    scaled, rest = standard(inputs).source, np.random.default_rng(0).permutation(inputs.labels)
+    value, random = (logistic(scaled, labels).score(scaled, labels) for labels in (inputs.labels, rest))
+    assert value > 2 * random
     # The granted examples are among the target's, with their own labels.
-    np.testing.assert_array_equal(given.granted_labels, splits.streams["labelled"].labels())
+    np.testing.assert_array_equal(inputs.granted_labels, splits.streams["labelled"].labels())
     places = np.flatnonzero(np.isin(splits.streams["unlabelled"].rows, splits.streams["labelled"].rows))
-    np.testing.assert_array_equal(given.granted, given.target[places])
+    np.testing.assert_array_equal(inputs.granted, inputs.target[places])
     other = load(recipe.data, 1)
     read.ready(assigned(recipe, {"seed": 1}), other)
-    assert same(given, read.given(other))
+    assert same(inputs, read.given(other))
     # Of a model that each seed draws anew the features are other ones.
     drawn = dataclasses.replace(recipe, weights=None, model=MODEL)
     read = Reader()
@@ -118,12 +118,12 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
 
 
 def test_what_no_seed_changes_is_not_done_again(compared):
-    document, _, said = compared
-    assert sum("principal" in one or "source's" in one for one in said) == 0
-    assert [sum(METHODS[name].about in one for one in said) for name in ("source", *QUICK)] == [1, 3, 1, 1]
+    document, _, output = compared
+    assert sum("principal" in one or "source's" in one for one in output) == 0
+    assert [sum(METHODS[name].about in one for one in output) for name in ("source", *QUICK)] == [1, 3, 1, 1]
     for name in ("source", "coral", "kliep"):
-        first, *others = document["predictions"]["by_method"][name]
-        assert all(other == first for other in others)
+        first, *rest = document["predictions"]["by_method"][name]
+        assert all(other == first for other in rest)
 
 
 @pytest.mark.parametrize(
@@ -167,17 +167,19 @@ def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatc
         "                  objective=(terms.Supervised(on='source'),))\n"
     )
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "target,subspace", "--seeds", "2", "--quiet"])
-    assert done.exit_code == 0, done.output
-    for told in (
+    result = CliRunner().invoke(
+        main, ["classical", str(file), "--methods", "target,subspace", "--seeds", "2", "--quiet"]
+    )
+    assert result.exit_code == 0, result.output
+    for recorded in (
         "mnist5k to digits: 3,500 source",
         "20 granted",
         "subspace",
         "over seeds and examples",
         "initial draw",
     ):
-        assert told in done.output
+        assert recorded in result.output
     document = json.loads((tmp_path / "runs" / "classical-digits" / "classical.json").read_text())
     assert [row["name"] for row in document["methods"]] == ["source", "target", "subspace"]
-    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
-    assert done.exit_code == 2 and "tlx: no method 'pca'; close: " in done.output
+    result = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
+    assert result.exit_code == 2 and "tlx: no method 'pca'; close: " in result.output

@@ -36,13 +36,13 @@ def planted(monkeypatch):
     def opened(name):
         if name not in ("copy", "shuffled"):
             return real(name)
-        found = real("digits")
-        train = found.splits["train"].view(np.arange(len(found.splits["train"])))
+        actual = real("digits")
+        train = actual.splits["train"].view(np.arange(len(actual.splits["train"])))
         train.name = name
         if name == "shuffled":
             train = Shuffled.of(train)
-        splits = {**found.splits, "train": train}
-        return dataclasses.replace(found, name=name, splits=splits, fingerprint=name)
+        splits = {**actual.splits, "train": train}
+        return dataclasses.replace(actual, name=name, splits=splits, fingerprint=name)
 
     monkeypatch.setattr(examples, "open_dataset", opened)
 
@@ -52,9 +52,9 @@ class Shuffled(examples.Examples):
 
     @classmethod
     def of(cls, train):
-        made = train._like(cls, None)
-        made.key = ""
-        return made
+        built = train._like(cls, None)
+        built.key = ""
+        return built
 
     def _label(self, record, index):
         order = np.random.default_rng(0).permutation(len(self.source))

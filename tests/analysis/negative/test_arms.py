@@ -25,8 +25,8 @@ def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
     # Clothes are digits by their order.
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, match="position"))
     study = negative_study(recipe, sources=("mnist5k", "fashion_mnist"), labels=(0, 2), seeds=2)
-    found = by_arm(study)
-    arms = [key[:4] for key in found if key[4] == 0]
+    actual = by_arm(study)
+    arms = [key[:4] for key in actual if key[4] == 0]
     assert arms == [
         *(
             arm
@@ -36,9 +36,9 @@ def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
         ("target only", None, 2, None),
         ("A(0,T)", None, 2, None),
     ]
-    assert len(found) == 2 * len(arms)
+    assert len(actual) == 2 * len(arms)
     assert {cell.recipe.train.steps for cell in study.cells} == {8}
-    transfer_arm, alone = (found[name, source, 2, eps, 1].recipe for name, source, eps in (
+    transfer_arm, alone = (actual[name, source, 2, eps, 1].recipe for name, source, eps in (
         ("A(S,T)", "mnist5k", 0.0), ("A(0,T)", None, None),
     ))  # fmt: skip
     assert transfer_arm.objective == (SOURCE, terms.Dann(width=8), LABELLED)
@@ -46,8 +46,8 @@ def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
     differing = {path.partition(".")[0] if path.startswith("objective") else path
                  for path, _, _ in config.diff(transfer_arm, alone)}  # fmt: skip
     assert differing == {"data.source", "objective"}
-    assert found["source only", "mnist5k", None, 0.0, 0].recipe.objective == (SOURCE,)
-    assert found["target only", None, 2, None, 0].recipe.objective == (LABELLED,)
+    assert actual["source only", "mnist5k", None, 0.0, 0].recipe.objective == (SOURCE,)
+    assert actual["target only", None, 2, None, 0].recipe.objective == (LABELLED,)
 
 
 def test_steps_are_those_of_the_largest_source(recipe):
@@ -61,17 +61,17 @@ def test_a_network_that_brings_something_is_also_drawn_afresh(recipe):
     brings = dataclasses.replace(
         recipe, model=None, weights=Weights("runs/any"), tuning=tuning.Probe(), objective=(SOURCE, terms.Mcc())
     )
-    found = by_arm(negative_study(brings, labels=(2,), seeds=1))
-    afresh = found["from scratch", None, 2, None, 0].recipe
+    actual = by_arm(negative_study(brings, labels=(2,), seeds=1))
+    afresh = actual["from scratch", None, 2, None, 0].recipe
     assert afresh.weights.reset == (r".*",) and afresh.tuning == tuning.Full() and afresh.objective == (LABELLED,)
-    assert found["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
+    assert actual["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
 
 
 def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
     train = dataclasses.replace(recipe.train, select="iwv", criteria=("snd", "dev"))
-    found = by_arm(negative_study(dataclasses.replace(recipe, train=train), labels=(2,), seeds=1))
+    actual = by_arm(negative_study(dataclasses.replace(recipe, train=train), labels=(2,), seeds=1))
     with_source, alone = (
-        found[key].recipe.train
+        actual[key].recipe.train
         for key in (("A(S,T)", "mnist5k", 2, 0.0, 0), ("A(0,T)", None, 2, None, 0))
     )  # fmt: skip
     assert (with_source.select, with_source.criteria) == ("iwv", ("snd", "dev"))
@@ -79,18 +79,18 @@ def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
 
 
 def test_noise_is_of_the_source_and_of_no_arm_without_one(recipe):
-    def noise(given, eps):
-        found = by_arm(negative_study(given, labels=(2,), eps=eps, seeds=1))
-        return {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in found.items()}
+    def noise(inputs, eps):
+        actual = by_arm(negative_study(inputs, labels=(2,), eps=eps, seeds=1))
+        return {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in actual.items()}
 
-    told = noise(recipe, (0.0, 0.7))
-    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.0) and told["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
-    assert told["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
-    assert told["A(0,T)", None, 2, None] == told["target only", None, 2, None] == (0.0, 0.0)
+    recorded = noise(recipe, (0.0, 0.7))
+    assert recorded["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.0) and recorded["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
+    assert recorded["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
+    assert recorded["A(0,T)", None, 2, None] == recorded["target only", None, 2, None] == (0.0, 0.0)
     # What a recipe says of its own stays, unless the study varies it.
     noisy = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eps_y=0.5))
-    told = noise(noisy, (0.0,))
-    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and told["A(0,T)", None, 2, None] == (0.0, 0.0)
+    recorded = noise(noisy, (0.0,))
+    assert recorded["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and recorded["A(0,T)", None, 2, None] == (0.0, 0.0)
     with pytest.raises(ValueError, match=r"the recipe has eps_y=0\.5 itself, and eps are given too"):
         noise(noisy, (0.0, 0.7))
 
@@ -98,15 +98,15 @@ def test_noise_is_of_the_source_and_of_no_arm_without_one(recipe):
 def test_several_moves_a_step_are_of_the_arms_whose_terms_take_them(recipe):
     turning = dataclasses.replace(recipe, objective=(SOURCE, terms.Mcd()), update=Alternating())
     study = negative_study(turning, labels=(0, 2), seeds=1)
-    told = {key[0]: type(cell.recipe.update) for key, cell in by_arm(study).items()}
-    assert told == {"A(S,T)": Alternating, "A(0,T)": Alternating, "source only": Sum, "target only": Sum}
+    recorded = {key[0]: type(cell.recipe.update) for key, cell in by_arm(study).items()}
+    assert recorded == {"A(S,T)": Alternating, "A(0,T)": Alternating, "source only": Sum, "target only": Sum}
     for cell in study.cells:
         prepare(cell.recipe)
 
 
 def test_there_is_one_look_unless_something_is_chosen_or_judged(recipe):
     judged = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, criteria=("snd",)))
-    looks = [negative_study(given, seeds=1).base.train.eval_every for given in (recipe, judged)]
+    looks = [negative_study(inputs, seeds=1).base.train.eval_every for inputs in (recipe, judged)]
     assert looks == [8, 1]
 
 
@@ -139,7 +139,7 @@ def test_the_gate_without_a_source_gates_the_labelled_examples():
 
 
 @pytest.mark.parametrize(
-    ("changes", "given", "message"),
+    ("changes", "inputs", "message"),
     [
         ({"data": Data(target="digits")}, {}, "there is no source"),
         ({"task": tasks.Regression()}, {}, r"of tasks.Classification, not Regression"),
@@ -153,6 +153,6 @@ def test_the_gate_without_a_source_gates_the_labelled_examples():
         ({"objective": (LABELLED,)}, {}, "no term is left that learns from the source"),
     ],
 )
-def test_what_makes_no_comparison_is_refused(recipe, changes, given, message):
+def test_what_makes_no_comparison_is_refused(recipe, changes, inputs, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        negative_study(dataclasses.replace(recipe, **changes), **given)
+        negative_study(dataclasses.replace(recipe, **changes), **inputs)

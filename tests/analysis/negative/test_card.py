@@ -44,41 +44,41 @@ def document(written):
 
 
 def gap_of(document, source, labels, baseline):
-    (found,) = (
+    (actual,) = (
         gap for gap in document["gaps"] if (gap["source"], gap["labels"], gap["baseline"]) == (source, labels, baseline)
     )
-    return found
+    return actual
 
 
 def values(document, arm, source, labels):
-    (found,) = (one for one in document["arms"] if (one["arm"], one["source"], one["labels"]) == (arm, source, labels))
-    return np.array(list(found["values"].values()))
+    (actual,) = (one for one in document["arms"] if (one["arm"], one["source"], one["labels"]) == (arm, source, labels))
+    return np.array(list(actual["values"].values()))
 
 
 def test_a_gap_is_what_the_baseline_has_more_paired_by_seed(document):
     for source in ("good", "bad"):
         for baseline, where in (("A(0,T)", None), ("target only", None), ("source only", source)):
-            found = gap_of(document, source, 5, baseline)
-            theirs = values(document, baseline, where, 5 if where is None else None)
-            ours = values(document, "A(S,T)", source, 5)
-            expected = significance.paired(theirs, ours)
-            assert found["gap"] == pytest.approx(theirs.mean() - ours.mean())
-            assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-            assert found["pairs"] == 5 and len(found["folders"]) == 10
-            assert found["boot"][0] < found["gap"] < found["boot"][1]
+            actual = gap_of(document, source, 5, baseline)
+            reference = values(document, baseline, where, 5 if where is None else None)
+            tlx_side = values(document, "A(S,T)", source, 5)
+            expected = significance.paired(reference, tlx_side)
+            assert actual["gap"] == pytest.approx(reference.mean() - tlx_side.mean())
+            assert (actual["low"], actual["high"]) == pytest.approx((expected.low, expected.high))
+            assert actual["pairs"] == 5 and len(actual["folders"]) == 10
+            assert actual["boot"][0] < actual["gap"] < actual["boot"][1]
 
 
 def test_verdicts_are_of_the_source_and_corrected_over_the_table(document):
     assert gap_of(document, "good", 5, "A(0,T)")["verdict"] == "helps"
     assert gap_of(document, "bad", 5, "A(0,T)")["verdict"] == "hurts"
     assert gap_of(document, "bad", 0, "source only")["verdict"] == "hurts"
-    own = [gap for gap in document["gaps"] if gap["baseline"] == "source only"]
-    assert [gap["holm"] for gap in own] == pytest.approx(significance.holm([gap["p"] for gap in own]))
+    value = [gap for gap in document["gaps"] if gap["baseline"] == "source only"]
+    assert [gap["holm"] for gap in value] == pytest.approx(significance.holm([gap["p"] for gap in value]))
 
 
 def test_without_labels_the_baseline_is_chance(document):
-    found = gap_of(document, "good", 0, "chance")
-    assert found["without"] == 0.5 and found["verdict"] == "helps"
+    actual = gap_of(document, "good", 0, "chance")
+    assert actual["without"] == 0.5 and actual["verdict"] == "helps"
     assert not [gap for gap in document["gaps"] if gap["labels"] == 5 and gap["baseline"] == "chance"]
     assert not [gap for gap in document["gaps"] if gap["labels"] == 0 and gap["baseline"] == "A(0,T)"]
 
@@ -90,15 +90,15 @@ def test_chance_knows_the_most_frequent_class(written):
         right = np.arange(200) < 150 + seed % 2
         written.add(right, labelled=labels, arm="A(S,T)", source="s", labels=0, eps=0.0, seed=seed)
     document = card(studies.read(written.write()), CLASSES, "here")
-    found = gap_of(document, "s", 0, "chance")
-    assert found["without"] == 0.8 and found["verdict"] == "hurts" and document["advice"][0]["use"] is None
+    actual = gap_of(document, "s", 0, "chance")
+    assert actual["without"] == 0.8 and actual["verdict"] == "hurts" and document["advice"][0]["use"] is None
 
 
 def test_the_sign_of_a_gap_and_its_verdict_agree(document):
     signs = {"helps": -1, "hurts": 1}
-    found = [gap for gap in document["gaps"] if gap["verdict"] in signs]
-    assert len(found) > 4
-    assert all(np.sign(gap["gap"]) == signs[gap["verdict"]] for gap in found)
+    actual = [gap for gap in document["gaps"] if gap["verdict"] in signs]
+    assert len(actual) > 4
+    assert all(np.sign(gap["gap"]) == signs[gap["verdict"]] for gap in actual)
     assert "above 0 the source hurts" in sign_of_gap({"higher": True})
     # Of an error less is better, and a gap above 0 still means that the source hurts.
     assert sign_of_gap({"higher": False}).startswith("gap = metric with the source minus without it: above 0")
@@ -106,17 +106,17 @@ def test_the_sign_of_a_gap_and_its_verdict_agree(document):
 
 def test_what_runs_say_of_their_data_is_told_with_the_arms(written):
     for seed in range(2):
-        for source, said in (("small", ["source has 10 examples"]), ("large", [])):
+        for source, output in (("small", ["source has 10 examples"]), ("large", [])):
             names = {"arm": "A(S,T)", "source": source, "labels": 0, "eps": 0.0, "seed": seed}
-            written.add(examples(0.7, seed), notes=said, **names)
+            written.add(examples(0.7, seed), notes=output, **names)
     document = card(studies.read(written.write()), CLASSES, "here")
     assert [note for note in document["notes"] if "10" in note] == ["A(S,T) from small: source has 10 examples"]
 
 
 def test_the_advice_names_a_source_that_is_shown_to_help_or_none(document, tmp_path_factory, written):
-    told = {one["labels"]: one for one in document["advice"]}
-    assert told[5]["use"] == "good" and told[5]["verdicts"] == {"good": "helps", "bad": "hurts"}
-    assert told[5]["baseline"] == "A(0,T)" and told[0]["baseline"] == "chance"
+    recorded = {one["labels"]: one for one in document["advice"]}
+    assert recorded[5]["use"] == "good" and recorded[5]["verdicts"] == {"good": "helps", "bad": "hurts"}
+    assert recorded[5]["baseline"] == "A(0,T)" and recorded[0]["baseline"] == "chance"
     assert "with 5 labels per class: use good" in advice(document)[1]
 
 
@@ -147,9 +147,9 @@ def test_where_the_algorithm_has_no_term_of_its_own_the_target_alone_stands_for_
 
 
 def test_opposite_verdicts_are_told_of(document, written):
-    told = "in 2 settings the verdict against A(0,T) is the opposite of that against from scratch"
+    message = "in 2 settings the verdict against A(0,T) is the opposite of that against from scratch"
     assert gap_of(document, "bad", 5, "from scratch")["verdict"] == "helps"
-    assert told.replace("2", "1") in document["notes"]
+    assert message.replace("2", "1") in document["notes"]
     assert all(len(row) == 10 for row in rows(document))
 
 
@@ -158,8 +158,8 @@ def test_a_verdict_that_turns_is_told_of_with_the_values_between_which_it_does()
         return {"source": source, "baseline": "A(0,T)", "labels": labels, "eps": eps, "verdict": verdict}
 
     line = [gap(0.7, "hurts"), gap(0.0, "helps"), gap(0.3, "not shown"), gap(0.0, "helps", labels=9)]
-    (found,) = flips([*line, gap(0.7, "hurts", source="other")])
-    assert found == {
+    (actual,) = flips([*line, gap(0.7, "hurts", source="other")])
+    assert actual == {
         "source": "s", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.0, "after": 0.7,
         "from": "helps", "to": "hurts",
     }  # fmt: skip

@@ -31,8 +31,8 @@ def run(finished, tmp_path):
 
 def test_every_file_that_is_read_again_is_listed(run):
     listed = set(digests.known(run))
-    own = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    rest = {name for name in own - listed if not name.startswith(("tensorboard/", "checkpoints/", "."))}
+    value = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    rest = {name for name in value - listed if not name.startswith(("tensorboard/", "checkpoints/", "."))}
     assert rest <= {"files.json", "report.html"}
     for name in listed:
         digests.verify(run, name)
@@ -66,10 +66,10 @@ def test_a_missing_file_is_refused(run):
 @pytest.mark.parametrize("name", ["result.json", "recipe.json", "mistakes.json", "parameters.json", "environment.json"])
 def test_a_changed_record_is_refused_by_the_page(run, name):
     (run / name).write_text((run / name).read_text().replace("1", "2", 1))
-    done = CliRunner().invoke(main, ["report", str(run)])
-    assert done.exit_code == 2
-    assert done.output.startswith(f"tlx: {run / name} was changed after the run wrote it")
-    assert len(done.output.splitlines()) == 1
+    result = CliRunner().invoke(main, ["report", str(run)])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"tlx: {run / name} was changed after the run wrote it")
+    assert len(result.output.splitlines()) == 1
 
 
 def test_a_run_of_an_older_version_has_no_digests_and_is_read(run):

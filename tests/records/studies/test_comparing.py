@@ -18,13 +18,13 @@ def by_names(table, **names):
 
 def accuracy(study, method, shots):
     """The accuracies of an arm, from nothing but its files."""
-    found = []
+    results = []
     for item in json.loads((study / "study.json").read_text())["cells"]:
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
         if (names["method"], names["shots"]) == (method, shots) and file.is_file():
             with np.load(file) as arrays:
-                found.append(float((arrays["logits"].argmax(-1) == arrays["label"]).mean()))
-    return np.array(found)
+                results.append(float((arrays["logits"].argmax(-1) == arrays["label"]).mean()))
+    return np.array(results)
 
 
 def test_a_real_study_is_what_scipy_makes_of_its_files(small_study):
@@ -35,21 +35,21 @@ def test_a_real_study_is_what_scipy_makes_of_its_files(small_study):
     assert len(table.summaries) == 4
     ps = []
     for shots in (4, 16):
-        ours, theirs = accuracy(small_study, "probe", shots), accuracy(small_study, "full", shots)
-        found, test = by_names(table, method="probe", shots=shots), scipy_stats.ttest_rel(ours, theirs)
-        assert found.seeds == (0, 1, 2)
-        assert found.baseline.names == {"method": "full", "shots": shots}
-        assert found.difference.mean == pytest.approx((ours - theirs).mean())
-        assert found.difference[1:3] == pytest.approx(tuple(test.confidence_interval(0.95)))
-        assert significance.t_test(found.difference) == pytest.approx(test.pvalue)
-        assert found.difference.sign == 0.25
-        low, high = found.boot
-        assert low < found.difference.mean < high
-        assert found.detectable > 0.005
-        assert found.mcnemar is None
-        ps.append(found.p)
+        actual, expected = accuracy(small_study, "probe", shots), accuracy(small_study, "full", shots)
+        result, test = by_names(table, method="probe", shots=shots), scipy_stats.ttest_rel(actual, expected)
+        assert result.seeds == (0, 1, 2)
+        assert result.baseline.names == {"method": "full", "shots": shots}
+        assert result.difference.mean == pytest.approx((actual - expected).mean())
+        assert result.difference[1:3] == pytest.approx(tuple(test.confidence_interval(0.95)))
+        assert significance.t_test(result.difference) == pytest.approx(test.pvalue)
+        assert result.difference.sign == 0.25
+        low, high = result.boot
+        assert low < result.difference.mean < high
+        assert result.detectable > 0.005
+        assert result.mcnemar is None
+        ps.append(result.p)
         summary = next(one for one in table.summaries if one.arm.names == {"method": "probe", "shots": shots})
-        assert summary.mean == pytest.approx(ours.mean())
+        assert summary.mean == pytest.approx(actual.mean())
     assert [one.holm for one in table.comparisons] == significance.holm(ps)
 
 
@@ -76,18 +76,18 @@ def right(count, of=100):
 def test_by_hand(written):
     for seed, (a, b) in enumerate([(50, 53), (60, 64), (70, 75)]):
         written.add(right(a), method="a", seed=seed).add(right(b), method="b", seed=seed)
-    [found] = written.compare().comparisons
+    [actual] = written.compare().comparisons
     # Differences 3, 4, 5: mean 4, deviation 1, t of two degrees of freedom 4.302653.
     half = 4.302653 / 3**0.5
-    assert found.difference[:4] == pytest.approx((0.04, 0.04 - half / 100, 0.04 + half / 100, 0.01))
-    assert found.holm == found.p == pytest.approx(2 * scipy_stats.t.sf(4 * 3**0.5, 2))
-    assert found.verdict == "better"
-    assert found.detectable == found.detectable_alone == pytest.approx(significance.detectable(0.01, 3))
-    [found] = written.compare(smallest=0.03).comparisons
-    assert found.verdict == "no difference shown"
-    assert found.detectable == pytest.approx(0.03 + significance.detectable(0.01, 3))
-    [found] = written.compare(baseline={"method": "b"}).comparisons
-    assert (found.verdict, found.difference.mean) == ("worse", pytest.approx(-0.04))
+    assert actual.difference[:4] == pytest.approx((0.04, 0.04 - half / 100, 0.04 + half / 100, 0.01))
+    assert actual.holm == actual.p == pytest.approx(2 * scipy_stats.t.sf(4 * 3**0.5, 2))
+    assert actual.verdict == "better"
+    assert actual.detectable == actual.detectable_alone == pytest.approx(significance.detectable(0.01, 3))
+    [actual] = written.compare(smallest=0.03).comparisons
+    assert actual.verdict == "no difference shown"
+    assert actual.detectable == pytest.approx(0.03 + significance.detectable(0.01, 3))
+    [actual] = written.compare(baseline={"method": "b"}).comparisons
+    assert (actual.verdict, actual.difference.mean) == ("worse", pytest.approx(-0.04))
 
 
 def test_a_difference_must_stand_after_holm(written):
@@ -109,8 +109,8 @@ def test_less_is_better_of_a_loss(written):
     assert comparing.judged([], 0.0, True) == ()
     for seed in range(3):
         written.add(right(50), method="a", seed=seed).add(right(60 + seed), method="b", seed=seed)
-    [found] = written.compare().comparisons
-    assert [one.verdict for higher in (True, False) for one in comparing.judged([found], 0.0, higher)] == [
+    [actual] = written.compare().comparisons
+    assert [one.verdict for higher in (True, False) for one in comparing.judged([actual], 0.0, higher)] == [
         "better", "worse",
     ]  # fmt: skip
 
@@ -120,23 +120,23 @@ def test_what_pairs_is_paired(written):
         written.add(right(50 + seed), method="a", seed=seed)
     for seed in (5, 3, 1):
         written.add(right(60 + 2 * seed), method="b", seed=seed)
-    [found] = written.compare().comparisons
-    assert found.seeds == (3, 1)
-    assert found.difference.mean == pytest.approx(0.12)
+    [actual] = written.compare().comparisons
+    assert actual.seeds == (3, 1)
+    assert actual.difference.mean == pytest.approx(0.12)
     assert [len(summary.scores) for summary in written.compare().summaries] == [4, 3]
 
 
 def test_one_seed_shows_nothing_but_of_the_models(written):
-    ours, theirs = np.array([1] * 8 + [0] * 8, bool), np.array([1] * 2 + [0] * 13 + [1], bool)
+    actual, expected = np.array([1] * 8 + [0] * 8, bool), np.array([1] * 2 + [0] * 13 + [1], bool)
     # Shuffled in one file: the same examples stand under one another whatever their order.
     order = np.random.default_rng(0).permutation(16)
-    written.add(theirs, method="a", seed=0)
-    written.add(ours[order], indices=order, method="b", seed=0)
+    written.add(expected, method="a", seed=0)
+    written.add(actual[order], indices=order, method="b", seed=0)
     table = written.compare()
-    [found] = table.comparisons
-    assert found.verdict == "not compared"
-    assert (found.p, found.holm, found.detectable, found.boot) == (None, None, None, None)
-    assert found.mcnemar == scipy_stats.binomtest(6, 7).pvalue
+    [result] = table.comparisons
+    assert result.verdict == "not compared"
+    assert (result.p, result.holm, result.detectable, result.boot) == (None, None, None, None)
+    assert result.mcnemar == scipy_stats.binomtest(6, 7).pvalue
     [warning] = table.warnings
     assert "one seed" in warning and "not compared" in warning
 
@@ -146,10 +146,10 @@ def test_other_examples_are_not_drawn_anew_and_named(written):
         written.add(right(50), method="a", seed=seed)
         written.add(right(55 + seed), indices=np.arange(100) + 1, method="b", seed=seed)
     table = written.compare()
-    [found] = table.comparisons
-    assert (found.boot, found.lacking) == (None, "the examples differ between runs")
-    assert found.difference.mean == pytest.approx(0.055)
-    assert any("not all measured on the same examples" in told for told in table.warnings)
+    [actual] = table.comparisons
+    assert (actual.boot, actual.lacking) == (None, "the examples differ between runs")
+    assert actual.difference.mean == pytest.approx(0.055)
+    assert any("not all measured on the same examples" in recorded for recorded in table.warnings)
 
 
 def test_settings_may_have_examples_of_their_own(written):
@@ -159,7 +159,7 @@ def test_settings_may_have_examples_of_their_own(written):
                 written.add(right(share), indices=np.arange(100) + first, place=place, method=method, seed=seed)
     table = written.compare(baseline={"method": "a"})
     assert len(table.comparisons) == 2 and all(one.boot for one in table.comparisons)
-    assert not any("same examples" in told for told in table.warnings)
+    assert not any("same examples" in recorded for recorded in table.warnings)
 
 
 def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written):
@@ -220,11 +220,11 @@ def test_an_unfinished_baseline_is_not_replaced_by_another(written):
 
 def test_what_cannot_be_compared_is_refused(written):
     written.add(right(50), method="a", seed=0).add(right(60), method="b", seed=0)
-    for baseline, told in (
+    for baseline, recorded in (
         ({"methd": "a"}, r"names no column 'methd'; close: 'method'"),
         ({"method": "aa"}, r"no arm of .* has the baseline method='aa'; close: 'a'"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=recorded):
             written.compare(baseline=baseline)
     with pytest.raises(ValueError, match=r"no cell of .* has the metric 'test/acuracy'; close: 'test/accuracy'"):
         written.compare(metric="test/acuracy")

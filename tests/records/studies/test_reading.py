@@ -51,11 +51,11 @@ def study(tmp_path):
 def test_a_cell_is_in_the_state_that_its_files_and_its_claim_say(study):
     # 4 failed before it was done, 6 is tried again.
     with FileLock(study / "claims" / f"{6:016x}.lock"):
-        found = studies.read(study)
+        actual = studies.read(study)
     states = ["done"] * 5 + ["failed", "running", "waiting"]
-    assert [cell.state for cell in found.cells] == states
-    assert found.counts == {"done": 5, "running": 1, "failed": 1, "waiting": 1}
-    assert [cell.fingerprint for cell in found.cells if cell.failed] == [f"{5:016x}"]
+    assert [cell.state for cell in actual.cells] == states
+    assert actual.counts == {"done": 5, "running": 1, "failed": 1, "waiting": 1}
+    assert [cell.fingerprint for cell in actual.cells if cell.failed] == [f"{5:016x}"]
     assert [cell.state for cell in studies.read(study).cells] == ["done"] * 5 + ["failed", "failed", "waiting"]
 
 
@@ -68,18 +68,18 @@ def test_reading_takes_no_claim_and_makes_no_file(study):
 
 
 def test_columns_and_costs(study):
-    found = studies.read(study)
-    assert found.columns == ("method", "labels", "seed")
-    assert found.metrics == ("test/accuracy", "validation/accuracy")
-    told = studies.costs(found.cells[0].result)
-    assert told == {
+    actual = studies.read(study)
+    assert actual.columns == ("method", "labels", "seed")
+    assert actual.metrics == ("test/accuracy", "validation/accuracy")
+    recorded = studies.costs(actual.cells[0].result)
+    assert recorded == {
         "seconds/train": 1.5, "seconds/eval": 0.25, "steps": 6, "examples_per_second": 20.0, "peak_memory_bytes": 1000,
         "seconds": 1.75, "parameters/total": 10, "parameters/trainable": 4, "flops": 5e6,
     }  # fmt: skip
-    packed = studies.costs(found.cells[0].result | {"pack": {"arms": 4, "place": 1}})
-    assert packed["seconds"] == told["seconds"] / 4
-    assert packed["examples_per_second"] == told["examples_per_second"] * 4
-    assert packed["flops"] == told["flops"]
+    packed = studies.costs(actual.cells[0].result | {"pack": {"arms": 4, "place": 1}})
+    assert packed["seconds"] == recorded["seconds"] / 4
+    assert packed["examples_per_second"] == recorded["examples_per_second"] * 4
+    assert packed["flops"] == recorded["flops"]
 
 
 def test_an_arm_is_a_cell_without_its_seed(study):
@@ -136,5 +136,5 @@ def test_reading_needs_neither_jax_nor_pandas(study):
         "import sys; from tlx.records import studies; "
         f"studies.compare(studies.read({str(study)!r})); print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"jax", "pandas"} & set(done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"jax", "pandas"} & set(process.stdout.split())

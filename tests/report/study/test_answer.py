@@ -19,8 +19,8 @@ def add(written, method, values, **more):
 
 
 def said(table):
-    found = answer(table, names.columns(table), names.unit(table))
-    return found | {"lead": "".join(text for text, _ in found["lead"]).replace("\N{NO-BREAK SPACE}", " ")}
+    actual = answer(table, names.columns(table), names.unit(table))
+    return actual | {"lead": "".join(text for text, _ in actual["lead"]).replace("\N{NO-BREAK SPACE}", " ")}
 
 
 BASE = (500, 520, 540, 560, 580)
@@ -49,28 +49,28 @@ def test_the_lead_names_what_is_better_and_worse(written, arms, lead):
 def test_nothing_shown_comes_with_what_could_have_been_seen(written):
     table = add(add(written, "a", BASE), "b", SAME).compare()
     gap = np.subtract(SAME, BASE) / 10
-    seen = significance.detectable(float(np.std(gap, ddof=1)), 5)
+    recorded = significance.detectable(float(np.std(gap, ddof=1)), 5)
     low, high = significance.over_seeds(gap)[1:]
     expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; "
-    told = f"{expected}minimum detectable difference {seen:.1f} points."
-    assert said(table)["lead"] == told.replace("-", "−")
+    message = f"{expected}minimum detectable difference {recorded:.1f} points."
+    assert said(table)["lead"] == message.replace("-", "−")
 
 
 def test_settings_stand_apart_where_they_differ(written):
     for labels, values in ((8, UP), (16, SAME)):
         add(add(written, "a", BASE, labels=labels), "b", values, labels=labels)
         add(written, "c", UP, labels=labels)
-    found = said(written.compare())
-    assert found["lead"] == (
+    actual = said(written.compare())
+    assert actual["lead"] == (
         "Against a, c is better in all settings; b is better in 1, no difference shown in 1 of 2 settings."
     )  # fmt: skip
-    [b, c] = found["methods"]
+    [b, c] = actual["methods"]
     assert [(group["told"], [item["setting"] for item in group["items"]]) for group in b["verdicts"]] == [
         ("better", ["labels 8"]), ("no difference shown", ["labels 16"]),
     ]  # fmt: skip
     assert "minimum detectable difference" in b["verdicts"][1]["items"][0]["known"]
     assert len(c["verdicts"][0]["items"]) == 2
-    assert "p < 0.05 after Holm's correction over 4 comparisons." in found["how"]
+    assert "p < 0.05 after Holm's correction over 4 comparisons." in actual["how"]
 
 
 def test_settings_that_agree_are_said_once(written):
@@ -92,10 +92,10 @@ def test_an_interval_beside_a_corrected_p(written):
 
 def test_one_seed_shows_nothing(written):
     written.add(right(500), method="a", seed=0).add(right(560), method="b", seed=0)
-    found = said(written.compare())
-    assert found["lead"] == "Every arm has one seed, so methods are not compared."
-    [item] = found["methods"][0]["verdicts"][0]["items"]
-    assert found["methods"][0]["verdicts"][0]["told"] == "not compared (one seed)"
+    actual = said(written.compare())
+    assert actual["lead"] == "Every arm has one seed, so methods are not compared."
+    [item] = actual["methods"][0]["verdicts"][0]["items"]
+    assert actual["methods"][0]["verdicts"][0]["told"] == "not compared (one seed)"
     assert item["known"] == "+6.0\N{NO-BREAK SPACE}points; McNemar of these two models: p < 0.001"
 
 
@@ -109,7 +109,7 @@ def test_two_seeds_say_little(written):
     assert all(0 <= summary.low <= summary.high <= 1 for summary in table.summaries)
     assert one.detectable is None and one.detectable_alone is None
     assert "[−100.0, +100.0]; 2 seeds" in said(table)["lead"]
-    assert any(told.startswith("two seeds say little") for told in table.warnings)
+    assert any(recorded.startswith("two seeds say little") for recorded in table.warnings)
 
 
 def test_seeds_that_vary_too_much_have_no_detectable_difference(written):
@@ -129,6 +129,6 @@ def test_without_a_baseline_nothing_is_compared(written):
 
 def test_the_smallest_effect_of_interest_is_part_of_the_verdict(written):
     table = add(add(written, "a", BASE), "b", UP).compare(smallest=0.049)
-    found = said(table)
-    assert found["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; minimum")
-    assert "and a difference beyond 4.9 points" in found["how"].replace("\N{NO-BREAK SPACE}", " ")
+    actual = said(table)
+    assert actual["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; minimum")
+    assert "and a difference beyond 4.9 points" in actual["how"].replace("\N{NO-BREAK SPACE}", " ")

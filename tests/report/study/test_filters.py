@@ -14,8 +14,8 @@ def found(written, *recipes, **more):
                 (file.parent / "result.json").unlink()
                 file.unlink()
             else:
-                given = {"kind": "Recipe", "seed": seed, "task": {"kind": "Classification"}} | recipe
-                write_json(file, {"recipe": given})
+                inputs = {"kind": "Recipe", "seed": seed, "task": {"kind": "Classification"}} | recipe
+                write_json(file, {"recipe": inputs})
     table = written.compare(baseline={})
     return filters.further(table, names.columns(table))
 
@@ -48,11 +48,11 @@ def test_what_differs_within_an_arm_splits_none(written):
     assert "seed" not in table[0]
     last = written.folder / "cells" / written.cells[-1]["fingerprint"] / "recipe.json"
     write_json(last, {"recipe": {"kind": "Recipe", "task": {"kind": "Classification"}, "batch": 9}})
-    again = written.compare(baseline={})
-    assert filters.further(again, names.columns(again)) == [{}, {}]
+    second = written.compare(baseline={})
+    assert filters.further(second, names.columns(second)) == [{}, {}]
 
 
 def test_the_groups_hold_every_value_once():
-    held = [{"a": "2", "b": "–"}, {"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
-    assert [group["values"] for group in filters.of_fields(held)] == [["2", "1"], ["x", "y", "–"]]
+    stored = [{"a": "2", "b": "–"}, {"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
+    assert [group["values"] for group in filters.of_fields(stored)] == [["2", "1"], ["x", "y", "–"]]
     assert filters.of_fields([]) == filters.of_fields([{}]) == []

@@ -32,5 +32,5 @@ def test_what_is_left_out_is_counted(written, count, along, curves):
     for section, (name, left, settings) in sections.items():
         part = text.partition(f'<section id="{section}">')[2].partition("</section>")[0]
         assert sum(drawing.startswith(name) for drawing in drawings) == settings - left == min(12, settings)
-        told = f"The first 12 of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
-        assert (told in part) == bool(left) == ("left out" in part)
+        message = f"The first 12 of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
+        assert (message in part) == bool(left) == ("left out" in part)

@@ -26,20 +26,20 @@ def drawings(html):
 
 def accuracies(study):
     """By arm and seed, from nothing but the predictions."""
-    found = {}
+    results = {}
     for item in json.loads((study / "study.json").read_text())["cells"]:
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
         if file.is_file():
             with np.load(file) as arrays:
                 value = float((arrays["logits"].argmax(-1) == arrays["label"]).mean())
-            found.setdefault(f"{names['method']} · shots {names['shots']}", {})[names["seed"]] = value
-    return found
+            results.setdefault(f"{names['method']} · shots {names['shots']}", {})[names["seed"]] = value
+    return results
 
 
 def marked(html, name):
     """The numbers that the page marks as such, by arm."""
-    found = re.findall(rf'<data value="([^"]*)" data-{name}="([^"]*)"', html)
-    return {unescape(arm): float(value) for value, arm in found}
+    actual = re.findall(rf'<data value="([^"]*)" data-{name}="([^"]*)"', html)
+    return {unescape(arm): float(value) for value, arm in actual}
 
 
 def text(html):
@@ -136,21 +136,21 @@ def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
 
 
 def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
-    told = text(html)
-    assert "12 of 14 cells are done (1 failed, 1 waiting)" in told
+    recorded = text(html)
+    assert "12 of 14 cells are done (1 failed, 1 waiting)" in recorded
     [failed] = [cell for cell in studies.read(small_study).cells if cell.failed]
-    assert failed.failed["error"] in told
-    assert "Traceback (most recent call last)" in told
-    assert "full · shots 16 , seed 3" in told.replace("16, seed", "16 , seed")
+    assert failed.failed["error"] in recorded
+    assert "Traceback (most recent call last)" in recorded
+    assert "full · shots 16 , seed 3" in recorded.replace("16, seed", "16 , seed")
     planned = [item["why"] for item in studies.read(small_study).plan()]
     assert planned
     for words in (*planned, "(selection: last)", "tlx study experiments/shots.py"):
-        assert words in told
-    held = [cell.result for cell in studies.read(small_study).cells if cell.result]
-    assert sum(result["pack"]["arms"] == 1 for result in held) == 0 or "trained alone" in told
-    assert "recorded in groups.json" in told
-    read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in held)
-    assert f"{read} runs read cached features of the frozen stages below head" in told
+        assert words in recorded
+    stored = [cell.result for cell in studies.read(small_study).cells if cell.result]
+    assert sum(result["pack"]["arms"] == 1 for result in stored) == 0 or "trained alone" in recorded
+    assert "recorded in groups.json" in recorded
+    read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in stored)
+    assert f"{read} runs read cached features of the frozen stages below head" in recorded
 
 
 def test_the_first_thing_said_is_the_answer(html):
@@ -178,9 +178,9 @@ def test_the_same_records_give_the_same_page(html, small_study):
 def test_another_metric_may_be_asked(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
-    told = text(report.write(out, "test/loss").read_text(encoding="utf-8"))
-    assert "Test cross-entropy at the last step" in told
-    assert "smallest effect of interest" not in told.partition("How to read this")[0]
+    recorded = text(report.write(out, "test/loss").read_text(encoding="utf-8"))
+    assert "Test cross-entropy at the last step" in recorded
+    assert "smallest effect of interest" not in recorded.partition("How to read this")[0]
     with pytest.raises(ValueError, match=r"has the metric 'test/los'; close: 'test/loss'"):
         report.write(out, "test/los")
 
