@@ -1,4 +1,4 @@
-"""Runs blended into one model that loads, with what it scores and how it was chosen."""
+"""Runs blended into one model that loads, with its metrics and the rule that chose it."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A beginning, two fine-tunings of it, one that diverged from it, and an Mlp."""
+    """An initial run, two fine-tuned runs from it, one diverged run, and an Mlp."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
@@ -84,7 +84,7 @@ def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monke
     }  # fmt: skip
 
 
-def test_a_greedy_soup_leaves_out_what_spoils_it_and_never_looks_at_the_test_split(runs, tmp_path, monkeypatch):
+def test_a_greedy_soup_leaves_out_runs_that_lower_it_and_never_reads_the_test_split(runs, tmp_path, monkeypatch):
     calls = []
     measure = Meter.__call__
     monkeypatch.setattr(Meter, "__call__", lambda self, v, split: (calls.append(split), measure(self, v, split))[1])
@@ -100,7 +100,7 @@ def test_a_greedy_soup_leaves_out_what_spoils_it_and_never_looks_at_the_test_spl
     assert values[0] == pytest.approx(score(runs["first"], reopen(runs["poor"]).after))
 
 
-def test_wise_lies_on_the_line(runs, tmp_path):
+def test_wise_is_on_the_line(runs, tmp_path):
     opened = reopen(runs["good"][0])
     for share, end in ((0.0, opened.before), (1.0, opened.after)):
         actual = soups.wise(runs["good"][0], share, tmp_path / f"{share}")
@@ -117,7 +117,7 @@ def test_wise_lies_on_the_line(runs, tmp_path):
     ]
 
 
-def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
+def test_incompatible_runs_are_refused(runs, tmp_path):
     with pytest.raises(
         ValueError, match=r"first and .*other are of different models: the trees differ: 'blocks/00/kernel' and "
     ):
@@ -134,12 +134,12 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
 
 
 def renamed(opened, names):
-    """A reopened run as if its data had called the classes by other names."""
+    """Return a reopened run with other class names in its data."""
     task = dataclasses.replace(opened.ready.task, names=names)
     return opened._replace(ready=opened.ready._replace(task=task), pretrained=opened.pretrained._replace(task=task))
 
 
-def test_answers_in_another_order_are_reordered_by_name(runs):
+def test_outputs_in_another_order_are_reordered_by_name(runs):
     opened = reopen(runs["first"])
     other = renamed(opened, tuple("1023456789"))
     soups.check_fit(opened, other)
@@ -153,13 +153,13 @@ def test_answers_in_another_order_are_reordered_by_name(runs):
     assert "kept by position" in note
 
 
-def test_other_answers_are_refused(runs):
+def test_other_classes_are_refused(runs):
     opened = reopen(runs["first"])
     with pytest.raises(ValueError, match="are of different answers"):
         soups.check_fit(opened, renamed(opened, tuple(str(n) for n in range(1, 11))))
 
 
-def test_a_run_that_trained_on_what_chooses_is_refused(runs):
+def test_a_run_trained_on_the_selection_split_is_refused(runs):
     opened = reopen(runs["first"])
     for stored in (opened.splits.validation, opened.splits.test):
         splits = dataclasses.replace(opened.splits, streams={"source": stored.view(np.arange(5))})
@@ -168,7 +168,7 @@ def test_a_run_that_trained_on_what_chooses_is_refused(runs):
     soups.check_fit(opened, opened)
 
 
-def test_what_a_tuning_added_is_not_written_as_plain_weights(runs):
+def test_inserted_parameters_are_not_written_as_plain_weights(runs):
     opened = reopen(runs["first"])
     params = opened.after.params | {"prompt": {"tokens": np.zeros((1, 2), np.float32)}}
     remaining = opened.pretrained._replace(variables=opened.after._replace(params=params))
@@ -176,7 +176,7 @@ def test_what_a_tuning_added_is_not_written_as_plain_weights(runs):
         soups.check_plain(opened._replace(pretrained=remaining))
 
 
-def test_ingredients_that_began_apart_are_told(runs):
+def test_ingredients_with_different_initial_weights_are_noted(runs):
     opened = [reopen(run) for run in (runs["first"], runs["good"][0])]
     assert soups.notes(opened) == ["the runs were brought different weights; a soup is of fine-tunings of one model"]
     assert soups.notes([opened[1], opened[1]]) == []

@@ -1,4 +1,4 @@
-"""The command line: every answer, and for every mistake one clear line and exit code 2."""
+"""The command line: every output, and one clear line with exit code 2 for every mistake of the user."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def call(*arguments):
 
 
 def told(*arguments):
-    """The one line that a mistake ends in."""
+    """Return the single line of an error."""
     outcome = call(*arguments)
     assert outcome.exit_code == 2, outcome.output
     *changes, last = outcome.output.splitlines()
@@ -68,7 +68,7 @@ def test_help_imports_nothing_heavy():
     assert process.stdout.strip() == "[]"
 
 
-def test_run_says_what_an_override_changed(config, tmp_path):
+def test_run_prints_the_effect_of_an_override(config, tmp_path):
     outcome = call("run", config, "--set", "optim.lr=0.1", "--out", str(tmp_path / "run"))
     assert outcome.exit_code == 0, outcome.output
     assert "optim.lr: 0.001 -> 0.1\n" in outcome.output
@@ -83,7 +83,7 @@ def test_show_lists_every_parameter_and_the_bytes(config):
     assert "bytes: parameters 2,440, gradients 360, optimiser state 724\n" in displayed
 
 
-def test_predict_answers_for_files_and_as_json(finished, tmp_path):
+def test_predict_works_for_files_and_as_json(finished, tmp_path):
     import numpy as np
     from PIL import Image
 
@@ -95,7 +95,7 @@ def test_predict_answers_for_files_and_as_json(finished, tmp_path):
     assert list(answer.values()) == sorted(answer.values(), reverse=True)
 
 
-def test_export_writes_what_loads_again_and_never_over_something(finished, tmp_path):
+def test_export_writes_a_loadable_model_and_never_overwrites(finished, tmp_path):
     import tlx
 
     assert call("export", finished, str(tmp_path / "model")).exit_code == 0
@@ -105,34 +105,34 @@ def test_export_writes_what_loads_again_and_never_over_something(finished, tmp_p
     )
 
 
-def test_report_draws_the_page_again(finished):
+def test_report_writes_the_report_again(finished):
     assert call("report", finished).output == f"{finished}/report.html\n"
 
 
 @pytest.mark.parametrize("command", [("models",), ("datasets",), ("assets", "list"), ("completion", "bash")])
-def test_lists_answer(command):
+def test_lists_are_printed(command):
     outcome = call(*command)
     assert outcome.exit_code == 0
     assert len(outcome.output.splitlines()) > 5
 
 
-def test_an_unknown_field_names_the_nearest(config):
+def test_an_unknown_field_names_the_nearest_field(config):
     assert told("run", config, "--set", "optim.lrr=1") == (
         "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
     )
 
 
-def test_a_value_of_the_wrong_type_says_what_is_wanted(config):
+def test_a_value_of_the_wrong_type_names_the_expected_type(config):
     assert told("run", config, "--set", "train.batch=many") == "train.batch wants int, got 'many'"
 
 
-def test_a_change_without_a_sign_is_refused(config):
+def test_an_override_without_an_equals_sign_is_refused(config):
     assert told("run", config, "--set", "seed") == (
         "--set 'seed' is not of the form path=value, for example optim.lr=0.01"
     )
 
 
-def test_a_config_that_is_not_there(tmp_path):
+def test_a_missing_config(tmp_path):
     path = str(tmp_path / "none.py")
     assert told("run", path) == f"no config file {path}; it is a Python file with a function recipe()"
 
@@ -155,13 +155,13 @@ def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
     assert message.startswith(f"{path} line 9: ")
 
 
-def test_a_rule_that_claims_nothing(config):
+def test_a_rule_that_matches_nothing(config):
     assert told("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
         "rule 'stm/.*' claims no parameter; close: 'stem', 'stem/bias'"
     )
 
 
-def test_a_parameter_that_no_rule_claims(config):
+def test_a_parameter_that_no_rule_matches(config):
     assert told("show", config, "--set", "tuning=Rules(('stem/.*', Learn()),)") == (
         "no rule claims 2 of 4 parameters: 'head/bias', 'head/kernel'; "
         "end the rules with (r'.*', Learn()) or (r'.*', None)"
@@ -177,7 +177,7 @@ def test_a_folder_in_use(config, finished):
     )
 
 
-def test_a_data_set_that_is_not_on_disk_while_offline(config, tmp_path, monkeypatch):
+def test_a_missing_data_set_while_offline(config, tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_OFFLINE", "1")
     message = told("run", config, "--set", "data.target=digit", "--out", str(tmp_path / "run"))
     assert message.startswith("data set 'digit' is not on disk in ")
@@ -193,7 +193,7 @@ def test_text_that_is_not_utf8(finished, tmp_path):
     )
 
 
-def test_a_run_that_is_none(tmp_path):
+def test_a_folder_without_a_run(tmp_path):
     assert (
         told("report", str(tmp_path)) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
     )
@@ -205,14 +205,14 @@ def test_labels_outside_the_class_range(config, tmp_path):
     )
 
 
-def test_a_traceback_only_where_it_is_asked_for(config, monkeypatch):
+def test_a_traceback_is_printed_only_on_request(config, monkeypatch):
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     assert isinstance(call("run", config, "--set", "seed").exception, ValueError)
 
 
 @pytest.fixture(scope="module")
 def tuned(finished, config, tmp_path_factory):
-    """Two fine-tunings of the finished run."""
+    """Two runs, fine-tuned from the finished run."""
     folder = tmp_path_factory.mktemp("tuned")
     change = ("--set", f"weights=Weights({finished!r})")
     runs = [str(folder / seed) for seed in "12"]
@@ -222,7 +222,7 @@ def tuned(finished, config, tmp_path_factory):
     return runs
 
 
-def test_moved_tells_and_writes_what_moved(tuned):
+def test_moved_prints_and_writes_the_changes(tuned):
     outcome = call("moved", tuned[0], "--examples", "20")
     assert outcome.exit_code == 0, outcome.output
     for recorded in ("spectra of kernels\n", "the line\n", "accuracy before", "stem", "head", "note: ", "CKA"):
@@ -255,7 +255,7 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
     assert told("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
 
 
-def test_report_draws_runs_and_studies(small_study, finished):
+def test_report_writes_pages_of_runs_and_studies(small_study, finished):
     outcome = call("report", str(small_study), finished)
     assert outcome.exit_code == 0, outcome.output
     assert outcome.output.splitlines() == [f"{small_study}/report.html", f"{finished}/report.html"]
@@ -269,7 +269,7 @@ def test_report_prints_tables(small_study):
     assert twice.output.count("| method | shots | mean |") == 2
 
 
-def test_report_says_what_a_study_lacks(small_study, finished, tmp_path):
+def test_report_names_what_a_study_lacks(small_study, finished, tmp_path):
     assert told("report", str(small_study), "--metric", "test/los").startswith(
         f"no cell of {small_study} has the metric 'test/los'; close: 'test/loss'"
     )

@@ -1,4 +1,4 @@
-"""The command that is printed when a command is stopped: pasted into a shell, it goes on with the same work."""
+"""The command printed when a command is stopped: pasted into a shell, it resumes the same work."""
 
 import shlex
 
@@ -38,7 +38,7 @@ WEIGHTS = ("--set", "weights=Weights('no where')")
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A directory whose name, and whose files' names, a shell reads as several words, and an option as its own."""
+    """A directory with names that a shell splits into several words or takes for options."""
     folder = tmp_path / "it's $HOME; a *"
     folder.mkdir()
     (folder / "ti ny.py").write_text(CONFIG)
@@ -72,7 +72,7 @@ def place(tmp_path, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )  # fmt: skip
-def test_the_printed_command_goes_on_with_the_same_work(function, words, place, monkeypatch):
+def test_the_printed_command_resumes_the_same_work(function, words, place, monkeypatch):
     calls = []
 
     def stopped(*positional, **named):
@@ -97,12 +97,12 @@ def test_the_printed_command_goes_on_with_the_same_work(function, words, place, 
         for name in ("resume", "overwrite"):
             first, second = ([item for item in call if item[0] != name] for call in (first, second))
     assert second == first
-    # What it prints in turn is the same.
+    # The command that it prints is the same.
     assert result.output.rstrip("\n").splitlines()[-1].partition(": ")[2] == printed
 
 
 def told(items):
-    """Arguments as values that can be compared; how workers are started and what is recorded are other tests'."""
+    """Arguments as comparable values; other tests cover workers and records."""
     results = []
     for item in items:
         name, value = item if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) else ("", item)

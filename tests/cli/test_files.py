@@ -1,4 +1,4 @@
-"""The user's Python files at the command line: the file, the line, what went wrong; and what nobody foresaw."""
+"""Python files of the user on the command line: errors name file and line; unexpected errors are one line."""
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +18,7 @@ def recipe():
 
 
 def told(*arguments, code=2):
-    """The one line in which a command ends."""
+    """Return the one line in which a command ends."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     assert len(result.output.splitlines()) == 1, result.output
@@ -49,20 +49,20 @@ def test_an_error_in_a_config_names_the_file_and_the_line(tmp_path, old, new, li
     assert words in message
 
 
-def test_bytes_that_are_no_python_are_one_line(tmp_path):
+def test_bytes_that_are_not_python_are_one_line(tmp_path):
     path = tmp_path / "config.py"
     for content in (b"\xff\xfe\x00", GOOD.encode("utf-16"), b"x = '\xff'\n", b"\x00\x00"):
         path.write_bytes(content)
         assert told("show", path).startswith(str(path))
 
 
-def test_a_config_without_the_usual_ending_is_read(tmp_path):
+def test_a_config_without_the_usual_suffix_is_read(tmp_path):
     path = tmp_path / "config.txt"
     path.write_text(GOOD)
     assert CliRunner().invoke(main, ["show", str(path)]).exit_code == 0
 
 
-def test_a_directory_in_the_place_of_a_config_is_one_line(tmp_path):
+def test_a_directory_instead_of_a_config_is_one_line(tmp_path):
     assert told("show", tmp_path) == (
         f"{tmp_path} is a directory; expected a config file, in Python with a function recipe()"
     )
@@ -76,7 +76,7 @@ def test_a_wrong_option_is_one_line():
     assert told("predict") == "Missing argument 'RUN'; see main predict --help"
 
 
-def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(monkeypatch, tmp_path):
+def test_an_unexpected_error_is_one_line_that_asks_for_a_report(monkeypatch, tmp_path):
     def fail(*arguments):
         raise RuntimeError("something\ndeep")
 
@@ -94,7 +94,7 @@ def test_an_error_of_the_system_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["(a+)+$", "(.*)*(.*)*x", r"(\w+/?)+x", "(b|l|bl)*q"])
-def test_a_rule_that_would_never_end_is_answered(tmp_path, rule):
+def test_a_rule_with_an_endless_pattern_is_answered(tmp_path, rule):
     path = tmp_path / "config.py"
     path.write_text(GOOD)
     change = f"tuning=Rules(({rule!r}, None), ('.*', Learn()))"

@@ -36,7 +36,7 @@ def recipe():
 
 @pytest.fixture
 def elsewhere():
-    """`elsewhere(folder)`: another process that holds the folder."""
+    """Return `elsewhere(folder)`: another process that locks the folder."""
     started = []
 
     def hold(folder):
@@ -64,7 +64,7 @@ def test_a_second_process_is_refused_until_the_first_one_dies(elsewhere, tmp_pat
         pass
 
 
-def test_a_thread_may_take_it_again_and_another_thread_may_not(tmp_path):
+def test_the_same_thread_may_lock_again_and_another_thread_may_not(tmp_path):
     results = []
 
     def other():
@@ -86,7 +86,7 @@ def test_a_thread_may_take_it_again_and_another_thread_may_not(tmp_path):
     assert results == ["refused", "taken"]
 
 
-def test_a_directory_in_which_nothing_was_written_is_gone_again(tmp_path):
+def test_an_unused_directory_is_removed_again(tmp_path):
     with writing(tmp_path / "a" / "b"):
         assert vacant(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
@@ -102,8 +102,8 @@ def test_a_directory_in_which_nothing_was_written_is_gone_again(tmp_path):
     assert [path.name for path in (tmp_path / "given").iterdir()] == ["model"]
 
 
-def test_a_finished_run_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
-    """The suite may run as root, for whom every directory can be written."""
+def test_a_finished_run_is_read_in_a_read_only_directory(tmp_path, monkeypatch):
+    """The tests may run as root, which can write to every directory."""
     recipe = Recipe(
         data=Data(target="digits", shots=4), task=tasks.Classification(classes=10),
         model=models.Mlp(inputs=(8, 8, 1), widths=(8,)), train=Train(steps=1, batch=8, eval_batch=64),
@@ -143,7 +143,7 @@ def finished(config, tmp_path_factory):
     ],
     ids=" ".join,
 )
-def test_every_command_that_writes_waits_for_nobody(words, config, finished, elsewhere, tmp_path):
+def test_no_writing_command_waits_for_a_lock(words, config, finished, elsewhere, tmp_path):
     elsewhere(tmp_path / "out")
     named = {"CONFIG": config, "RUN": finished, "OUT": str(tmp_path / "out")}
     refused(CliRunner().invoke(main, [named.get(word, word) for word in words]), tmp_path / "out")
@@ -151,7 +151,7 @@ def test_every_command_that_writes_waits_for_nobody(words, config, finished, els
 
 
 @pytest.mark.parametrize("words", [("moved",), ("report",), ("run", "CONFIG", "--resume", "--out")], ids=" ".join)
-def test_what_writes_into_a_finished_run_takes_its_lock(words, config, finished, elsewhere):
+def test_commands_that_write_into_a_finished_run_lock_it(words, config, finished, elsewhere):
     holder = elsewhere(finished)
     refused(CliRunner().invoke(main, [*(config if word == "CONFIG" else word for word in words), finished]), finished)
     holder.kill()
@@ -167,7 +167,7 @@ def refused(outcome, folder):
 
 @pytest.mark.slow
 def test_of_two_runs_that_start_at_once_one_is_refused(config, tmp_path):
-    """Their recipes differ, and what is left is of one of them."""
+    """Their recipes differ, and the remaining files belong to one of them."""
     command = [sys.executable, "-m", "tlx.cli", "run", config, "--out", str(tmp_path / "run"), "--quiet", "--set"]
     pair = [subprocess.Popen([*command, f"seed={n}"], stderr=subprocess.PIPE, text=True) for n in (1, 2)]
     output = [process.communicate(timeout=240)[1] for process in pair]

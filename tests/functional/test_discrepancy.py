@@ -1,4 +1,4 @@
-"""Every discrepancy against the same worked out in float64 with numpy, example by example."""
+"""Every discrepancy, compared with a float64 version in numpy, example by example."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def test_mmd_is_the_unbiased_estimate_under_a_sum_of_gaussians(rows, rest, scale
     assert float(discrepancy.mmd(jnp.array(x), jnp.array(y), scales)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_its_widths_have_no_gradient():
+def test_the_kernel_widths_have_no_gradient():
     x, y = (jnp.array(inputs, jnp.float32) for inputs in two(4, 4))
     every = jnp.concatenate([x, y])
     mean = discrepancy.squared_distances(every, every).mean()
@@ -51,7 +51,7 @@ def test_its_widths_have_no_gradient():
     np.testing.assert_allclose(actual, jax.grad(fixed)(x), rtol=1e-4, atol=1e-6)
 
 
-def test_mmd_of_one_distribution_is_0_on_average_and_grows_with_the_shift():
+def test_mmd_of_equal_distributions_is_0_on_average_and_grows_with_the_shift():
     def mean(shift):
         results = []
         for seed in range(200):
@@ -83,7 +83,7 @@ def test_linear_mmd_is_the_mean_over_disjoint_pairs(rows, rest):
 
 
 def layers(rows, rest):
-    """Features and predictions of the two sets, and each of a set's rows as the two together."""
+    """Features and predictions of the two sets, and of both sets together."""
     x, y = two(rows, rest)
     p, q = (np.random.default_rng(size).dirichlet(np.ones(3), size) for size in (rows, rest))
     return (x, p), (y, q), [*zip(x, p, strict=True)], [*zip(y, q, strict=True)]
@@ -113,7 +113,7 @@ def test_joint_mmd_multiplies_the_kernels_of_features_and_predictions(rows, rest
 
     value, gradient = jax.value_and_grad(discrepancy.joint_mmd)(*as_float32(actual, reference), scales, sigma)
     assert value == pytest.approx(expected(x, y), rel=1e-5, abs=1e-6)
-    # Both layers hear it; the widths are as they were.
+    # Both layers have a gradient; the widths are unchanged.
     for layer, place in ((0, (1, 2)), (0, (2, 4)), (1, (0, 1)), (1, (2, 2))):
         ends = []
         for step in (1e-5, -1e-5):
@@ -137,7 +137,7 @@ def test_linear_joint_mmd_is_the_mean_over_disjoint_pairs(rows, rest):
     assert float(result) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_a_kernel_too_wide_for_predictions_leaves_that_of_the_features():
+def test_a_very_wide_kernel_of_the_predictions_leaves_that_of_the_features():
     (actual, reference), (x, y) = as_float32(*layers(5, 8)[:2]), two(5, 8)
     for joint, plain in (
         (discrepancy.joint_mmd, discrepancy.mmd),
@@ -174,7 +174,7 @@ def test_confusion_is_that_of_the_paper(temperature):
     assert float(discrepancy.confusion(jnp.array(logits), temperature)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_sure_and_distinct_predictions_are_not_confused():
+def test_confident_and_different_predictions_are_not_confused():
     sure = 50.0 * jnp.eye(3)[jnp.array([0, 1, 2, 0, 1])]
     assert float(discrepancy.confusion(sure)) < 1e-6
     assert float(discrepancy.confusion(jnp.zeros((5, 3)))) == pytest.approx(2 / 3)
@@ -187,8 +187,10 @@ def costs(rows, rest):
 
 
 def sinkhorn(cost, e):
-    """The entropic plan by scaling rows and columns of exp(-cost / e) in turn, until nothing changes, and its value
-    sum(P cost) - e entropy(P)."""
+    """The entropic plan and its value sum(P cost) - e entropy(P).
+
+    Rows and columns of exp(-cost / e) are scaled in turn until nothing changes.
+    """
     kernel = np.exp(-cost / e)
     n, m = cost.shape
     v = np.ones(m)
@@ -215,7 +217,7 @@ def test_a_plan_is_the_entropic_one(rows, rest, epsilon):
     expected, _ = sinkhorn(cost, e)
     actual = np.asarray(discrepancy.transport(jnp.asarray(cost, jnp.float32), epsilon, 200))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
-    # What a plan without gradient gives is the slope of the value in the costs, e being fixed.
+    # The value of a constant plan has the slope of the value in the costs, for a fixed e.
     gradient = jax.grad(lambda c: (discrepancy.transport(c, epsilon, 200) * c).sum())(jnp.asarray(cost, jnp.float32))
     place, step = (0, 2), np.zeros(cost.shape)
     step[place] = 1e-4
@@ -224,7 +226,7 @@ def test_a_plan_is_the_entropic_one(rows, rest, epsilon):
 
 
 @pytest.mark.parametrize(("rows", "rest"), [(6, 6), (7, 5), (4, 11)])
-def test_a_plan_costs_the_least_as_epsilon_goes_to_0(rows, rest):
+def test_a_plan_has_the_least_cost_as_epsilon_goes_to_0(rows, rest):
     cost = costs(rows, rest)
     least = cheapest(cost)
     excess = []
@@ -233,13 +235,13 @@ def test_a_plan_costs_the_least_as_epsilon_goes_to_0(rows, rest):
         np.testing.assert_allclose(plan.sum(1), 1 / rows, rtol=1e-3)
         np.testing.assert_allclose(plan.sum(0), 1 / rest, rtol=1e-3)
         excess.append((plan * cost).sum() / least - 1)
-        # No more than the entropy that the exact plan may lack.
+        # The difference is at most the entropy that the exact plan may lack.
         assert excess[-1] < epsilon * cost.mean() * np.log(rows * rest) / least
     assert excess[0] > excess[1] > excess[2] > -1e-3
     assert excess[2] < 1e-3
 
 
-def test_a_plan_is_even_where_epsilon_is_large_or_nothing_costs():
+def test_a_plan_is_uniform_if_epsilon_is_large_or_all_costs_are_zero():
     for cost, epsilon in ((costs(3, 5), 1e5), (np.zeros((3, 5)), 0.05)):
         plan = discrepancy.transport(jnp.asarray(cost, jnp.float32), epsilon)
         np.testing.assert_allclose(plan, np.full((3, 5), 1 / 15), rtol=1e-4)
@@ -275,8 +277,8 @@ def test_one_row_of_two_layers_has_no_spread(measure):
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
-def test_measures_that_take_their_width_from_the_data_do_not_see_its_scale(scale):
-    """However small the features are: a floor below which all distances count as equal would be met by 1e-6."""
+def test_measures_with_a_width_from_the_data_do_not_depend_on_its_scale(scale):
+    """This holds for very small features too: a fixed floor for distances would fail at 1e-6."""
     random = np.random.default_rng(4)
     rows, rest = (random.normal(size=(8, 3)).astype(np.float32) + shift for shift in (0.0, 0.5))
     small = [(np.float32(scale) * value) for value in (rows, rest)]

@@ -1,4 +1,4 @@
-"""Losses against float64 by hand."""
+"""Losses, compared with float64 by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,14 @@ def test_cross_entropy_of_uniform_logits_is_log_classes():
     np.testing.assert_allclose(actual, np.log(5), rtol=1e-6)
 
 
-def test_cross_entropy_does_not_change_with_a_shift_and_stays_finite_far_out():
+def test_cross_entropy_does_not_change_with_a_shift_and_stays_finite_for_large_logits():
     huge = jnp.array([[1e4, -1e4, 0.0]])
     assert losses.cross_entropy(huge, jnp.array([0]))[0] == 0
     assert losses.cross_entropy(huge, jnp.array([1]))[0] == 2e4
     assert bool(jnp.isfinite(jax.grad(lambda x: losses.cross_entropy(x, jnp.array([1])).sum())(huge)).all())
 
 
-def test_its_gradient_is_the_probabilities_less_the_target():
+def test_its_gradient_is_the_probabilities_minus_the_target():
     logits = jnp.asarray(LOGITS, jnp.float32)
     gradient = jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(LABELS), 0.2).sum())(logits)
     target = 0.8 * np.eye(4)[LABELS] + 0.05
@@ -57,12 +57,12 @@ def test_squared_error_is_the_mean_over_outputs():
 
 
 def test_a_single_output_takes_targets_without_its_axis():
-    # By broadcasting [B, 1] against [B] every prediction would be compared with every target.
+    # Broadcasting [B, 1] against [B] would compare every prediction with every target.
     predictions, targets = jnp.array([[1.0], [2.0]]), jnp.array([0.0, 4.0])
     np.testing.assert_array_equal(losses.squared_error(predictions, targets), [1.0, 4.0])
 
 
-def test_weighted_mean_leaves_out_what_weighs_nothing():
+def test_weighted_mean_leaves_out_examples_of_weight_zero():
     values = jnp.array([1.0, 3.0, 100.0])
     assert losses.weighted_mean(values[:2]) == 2
     assert losses.weighted_mean(values, jnp.array([1.0, 1.0, 0.0])) == 2
@@ -81,7 +81,7 @@ def as_float32(*arrays):
     return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
-def test_what_compares_distributions_is_its_definition():
+def test_losses_on_distributions_follow_their_definition():
     actual, other = as_float32(LOGITS, OTHER)
     p, q = softmax(LOGITS), softmax(OTHER)
     np.testing.assert_allclose(losses.soft_cross_entropy(*as_float32(LOGITS, q)), -(q * np.log(p)).sum(-1), 1e-5)
@@ -99,7 +99,7 @@ def test_a_distribution_of_one_class_has_no_entropy_and_finite_gradients():
         assert bool(jnp.isfinite(jax.grad(lambda x, f=function: f(x).sum())(sure)).all())
 
 
-def test_distances_of_features_are_over_units_and_the_mean_over_places():
+def test_distances_of_features_are_summed_over_units_and_averaged_over_positions():
     actual, other = RANDOM.normal(size=(2, 2, 3, 5, 4))
     units = RANDOM.uniform(size=4)
     squares = (actual - other) ** 2
@@ -113,7 +113,7 @@ def test_distances_of_features_are_over_units_and_the_mean_over_places():
     np.testing.assert_allclose(result, [rows[0, :2].mean(), rows[1].mean()], 1e-5)
 
 
-def test_attention_is_compared_over_the_tokens_that_are_there():
+def test_attention_is_compared_over_real_tokens_only():
     actual, other = RANDOM.normal(size=(2, 2, 3, 4, 4))
     p, q = softmax(other), softmax(actual)
     rows = (p * np.log(p / q)).sum(-1).mean(1)
@@ -123,7 +123,7 @@ def test_attention_is_compared_over_the_tokens_that_are_there():
     np.testing.assert_allclose(result, [rows[0, :3].mean(), rows[1].mean()], 1e-4)
 
 
-def test_squared_distance_adds_up_the_leaves():
+def test_squared_distance_sums_over_the_parameters():
     leaves, anchors = {"a": jnp.ones((2, 3)), "b": jnp.array([2.0])}, {"a": jnp.zeros(()), "b": jnp.array([5.0])}
     assert losses.squared_distance(leaves, anchors) == 6 + 9
     assert losses.squared_distance({}, {}) == 0
@@ -157,7 +157,7 @@ def test_equal_and_zero_singular_values_have_finite_gradients(matrix):
         assert bool(jnp.isfinite(gradient).all())
 
 
-def test_more_singular_values_than_there_are_is_refused():
+def test_more_singular_values_than_exist_are_refused():
     for squares in (losses.smallest_squares, losses.largest_squares):
         with pytest.raises(ValueError, match=r"^a matrix of 3x5 has no 4 singular values; lower k$"):
             squares(jnp.ones((3, 5)), 4)

@@ -1,4 +1,4 @@
-"""Criteria without a label of the target: by hand, by another library, by what must hold; and runs that they choose."""
+"""Selection criteria without target labels: by hand, by another library, by invariants, and runs that use them."""
 
 import dataclasses
 import itertools
@@ -53,11 +53,11 @@ def test_the_entropy_of_predictions_by_hand():
     assert information(inputs) == pytest.approx(entropy(p.mean(0)) - entropy(p, axis=1).mean(), rel=1e-12)
 
 
-def test_certain_predictions_have_no_entropy_and_say_most_where_no_class_is_left_out():
+def test_confident_predictions_have_no_entropy_and_most_information_over_all_classes():
     sure = 1e4 * np.eye(4)
     assert mean_entropy(sure) == 0.0
     assert information(sure) == pytest.approx(math.log(4), rel=1e-12)
-    # All of one class, or no class at all, says nothing.
+    # Predictions of one class, or of no class, have no information.
     assert information(sure[[1, 1, 1]]) == information(np.zeros((3, 4))) == pytest.approx(0.0, abs=1e-12)
     assert mean_entropy(np.zeros((3, 4))) == pytest.approx(math.log(4), rel=1e-12)
 
@@ -75,14 +75,14 @@ def test_the_density_of_neighbourhoods_row_by_row():
     assert neighbourhood_density(inputs, temperature) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_density_of_neighbourhoods_counts_who_predicts_alike():
-    """Of k alike among certain predictions each has k - 1 neighbours, and others are exp(-20) as near."""
+def test_the_density_of_neighbourhoods_counts_equal_predictions():
+    """Among k equal confident predictions each has k - 1 neighbours; examples of other classes have a similarity of exp(-20)."""
     clusters = 1e4 * np.repeat(np.eye(3), 5, axis=0)
     near, far = 4, 10 * math.exp(-20)
     shares = np.array([1.0] * near + [math.exp(-20)] * 10) / (near + far)
     assert neighbourhood_density(clusters) == pytest.approx(entropy(shares), rel=1e-9)
     assert neighbourhood_density(np.zeros((9, 3))) == pytest.approx(math.log(8), rel=1e-12)
-    # Which examples come first is all one.
+    # The order of the examples does not matter.
     inputs = drawn()
     assert neighbourhood_density(inputs[::-1]) == pytest.approx(neighbourhood_density(inputs), rel=1e-12)
     with pytest.raises(ValueError, match=r"^there is 1 row; the density of neighbourhoods needs two or more$"):
@@ -104,7 +104,7 @@ def test_the_ratio_of_densities_is_that_of_a_penalised_logistic_regression():
     np.testing.assert_allclose(density_ratio(source, target), expected, rtol=1e-5)
 
 
-def test_the_ratio_is_one_where_nothing_tells_the_sets_apart_and_grows_towards_the_target():
+def test_the_ratio_is_one_for_equal_sets_and_grows_towards_the_target():
     same = np.random.default_rng(0).normal(size=(50, 4))
     np.testing.assert_allclose(density_ratio(same, np.concatenate([same, same])), np.ones(50), rtol=1e-6)
     np.testing.assert_allclose(density_ratio(np.ones((5, 2)), np.ones((9, 2))), np.ones(5), rtol=1e-6)
@@ -115,13 +115,13 @@ def test_the_ratio_is_one_where_nothing_tells_the_sets_apart_and_grows_towards_t
 def test_the_risks_by_hand():
     errors, weights = np.array([1.0, 0.0, 0.0, 1.0]), np.array([2.0, 1.0, 0.5, 0.5])
     assert weighted_risk(errors, weights) == pytest.approx(2.5 / 4, rel=1e-12)
-    # The means of w, w e, w^2 and w w e are 1, 5/8, 11/8 and 17/16; as w has its mean nothing is corrected.
+    # The means of w, w e, w^2 and w w e are 1, 5/8, 11/8 and 17/16; the mean of w is 1, so there is no correction.
     assert controlled_risk(errors, weights) == pytest.approx(5 / 8, rel=1e-12)
     # Twice the weights: eta = -(17/4 - 2 * 5/4) / (11/2 - 4) = -7/6 of the same risk, twice.
     assert controlled_risk(errors, 2 * weights) == pytest.approx(5 / 4 - 7 / 6, rel=1e-12)
 
 
-def test_the_control_variate_gives_a_constant_risk_whatever_the_weights():
+def test_the_control_variate_gives_a_constant_risk_for_all_weights():
     weights = np.random.default_rng(0).exponential(size=33)
     for risk in (0.0, 0.3, 1.0):
         assert controlled_risk(np.full(33, risk), weights) == pytest.approx(risk, abs=1e-12)
@@ -131,8 +131,8 @@ def test_the_control_variate_gives_a_constant_risk_whatever_the_weights():
     assert controlled_risk(errors, mean_one) == pytest.approx(weighted_risk(errors, mean_one), rel=1e-12)
 
 
-def test_every_criterion_is_of_what_it_says_it_reads():
-    """A part that a criterion does not read may be anything."""
+def test_every_criterion_depends_only_on_what_it_declares():
+    """A part that a criterion does not read may have any value."""
     random = np.random.default_rng(2)
     rows = {
         SOURCE: Rows(drawn(31), random.normal(size=(31, 4)), np.arange(31) % 5),
@@ -148,7 +148,7 @@ def test_every_criterion_is_of_what_it_says_it_reads():
         assert measure([name], Seen(value)) == {name: every[name]}
 
 
-def test_what_is_not_finite_is_noticed_wherever_it_is():
+def test_values_that_are_not_finite_are_detected_everywhere():
     fine = {SOURCE: Rows(drawn(3), drawn(3, 2), np.arange(3)), TARGET: Rows(drawn(2))}
     assert Seen().finite and Seen(fine).finite
     for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), Rows(np.full((3, 5), np.nan))):
@@ -163,7 +163,7 @@ def lines(**series):
     ]
 
 
-def test_gaps_are_to_the_best_step_and_the_first_of_equals_is_taken():
+def test_gaps_are_to_the_best_step_and_the_first_of_equal_steps_is_taken():
     recorded = lines(
         validation_accuracy={2: 0.5, 4: 0.8, 6: 0.75},
         validation_loss={2: 1.0, 4: 0.6, 6: 0.5},
@@ -176,9 +176,9 @@ def test_gaps_are_to_the_best_step_and_the_first_of_equals_is_taken():
         "snd": {"step": 2, "value": 0.5, "gap": pytest.approx(0.3)},
         "entropy": {"step": 4, "value": 0.8, "gap": 0.0},
     }
-    # Of a metric of which less is better a gap is a loss, too.
+    # For a metric where less is better, a gap is a loss too.
     assert gaps(recorded, "loss", False)["snd"] == {"step": 2, "value": 1.0, "gap": 0.5}
-    # What a run that went on wrote again counts.
+    # Values that a resumed run writes again count.
     second = recorded + lines(criterion_snd={4: 9.0})
     assert gaps(second, "accuracy", True)["snd"]["step"] == 4
     assert gaps(lines(validation_accuracy={2: 0.5}), "accuracy", True) == {}
@@ -212,7 +212,7 @@ def told(actual):
 
 
 @pytest.mark.parametrize("rule", ["dev", "entropy"])
-def test_a_run_takes_the_step_that_its_rule_takes(rule, tmp_path):
+def test_a_run_takes_the_step_that_its_rule_selects(rule, tmp_path):
     outcome = run(assigned(RECIPE, {"train.select": rule, "train.criteria": ("snd",)}), tmp_path / "run", quiet=True)
     item = outcome.result["rules"][rule]
     assert outcome.result["selection"] == rule
@@ -224,8 +224,8 @@ def test_a_run_takes_the_step_that_its_rule_takes(rule, tmp_path):
     assert item["step"] == min(values, key=values.get)
 
 
-def test_what_is_written_down_is_of_the_held_out_source_and_the_unlabelled_target(tmp_path):
-    """Computed again from the model that the run left."""
+def test_recorded_criteria_use_the_held_out_source_and_the_unlabelled_target(tmp_path):
+    """Compute them again from the model of the run."""
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
     pretrained = load_pretrained(outcome.folder)
     splits = open_data(RECIPE)
@@ -254,11 +254,11 @@ def test_what_is_written_down_is_of_the_held_out_source_and_the_unlabelled_targe
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on):
+def test_a_resumed_run_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(assigned(RECIPE, {"train.select": "dev"}), (8,))
 
 
-def test_criteria_change_nothing_but_what_is_written_down(tmp_path):
+def test_criteria_change_only_the_records(tmp_path):
     plain = run(assigned(RECIPE, {"train.criteria": ()}), tmp_path / "plain", quiet=True)
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
     bits = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (plain, outcome)]
@@ -269,7 +269,7 @@ def test_criteria_change_nothing_but_what_is_written_down(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch):
+def test_a_vectorised_run_equals_the_run_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = assigned(RECIPE, {"train.select": "snd"})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
@@ -282,7 +282,7 @@ def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch):
     assert len({tuple(told(actual).values()) for actual in packed}) == 4
 
 
-def test_arms_that_look_at_other_examples_do_not_share_a_pack(tmp_path, monkeypatch):
+def test_runs_that_read_other_examples_are_in_different_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     recipes = [assigned(RECIPE, {"data.shots": 20, "data.subset_seed": seed, "train.steps": 2}) for seed in (0, 1)]
     assert groups(recipes) == [[0, 1]]
@@ -291,7 +291,7 @@ def test_arms_that_look_at_other_examples_do_not_share_a_pack(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_pmap_measures_what_jit_does(tmp_path):
+def test_pmap_gives_the_criteria_of_jit(tmp_path):
     actual = [
         run(assigned(RECIPE, {"train.compile": how, "model.dropout": 0.0}), tmp_path / how, how=LEAN)
         for how in ("jit", "pmap")
@@ -301,7 +301,7 @@ def test_pmap_measures_what_jit_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stored_prefix_gives_what_the_head_reads_of_images_as_they_are(tmp_path):
+def test_cached_features_are_the_input_of_the_head_for_unchanged_images(tmp_path):
     changes = {
         "data.augment": (Crop(padding=1),),
         "data.views": 2,
@@ -319,7 +319,7 @@ def test_a_stored_prefix_gives_what_the_head_reads_of_images_as_they_are(tmp_pat
     assert told(stored)
 
 
-def test_features_are_what_the_head_reads_of_the_last_hidden_state():
+def test_features_are_the_input_of_the_head_from_the_last_hidden_state():
     ready = prepare(RECIPE)
     assert ready.parts(0).features and not prepare(assigned(RECIPE, {"train.criteria": ("snd",)})).parts(0).features
     parts = ready.parts(0)
@@ -331,7 +331,7 @@ def test_features_are_what_the_head_reads_of_the_last_hidden_state():
     }
 
 
-def test_a_source_without_a_validation_split_holds_some_out_only_where_a_rule_asks(monkeypatch):
+def test_a_source_without_a_validation_split_holds_examples_out_only_if_a_rule_needs_them(monkeypatch):
     opened = examples.open_dataset
 
     def without(name):
@@ -351,12 +351,12 @@ def test_a_source_without_a_validation_split_holds_some_out_only_where_a_rule_as
     assert requested.fingerprint != plain.fingerprint
     assert not set(requested.streams["source"].rows) & set(requested.aside[SOURCE].rows)
     assert len(requested.aside[SOURCE]) == 150 and requested.aside[SOURCE].labelled
-    # Both as the target's classes.
+    # Both with the classes of the target.
     positions = dataclasses.replace(RECIPE.data, match="position")
     assert load(positions, 0, aside=(SOURCE,)).aside[SOURCE].labels().max() == 9
 
 
-def test_no_label_of_the_target_is_in_reach_and_no_seed_changes_what_is_looked_at():
+def test_no_target_label_is_read_and_no_seed_changes_the_examples():
     hidden = load(RECIPE.data, 0, aside=(TARGET,)).aside[TARGET]
     assert hidden[0].keys() == {"image", "index"} and len(hidden) == 150
     with pytest.raises(PermissionError, match=r"^the labels of digits train are not granted to this setting$"):
@@ -390,13 +390,13 @@ ALONE = {"data": Data(target="digits"), "objective": (terms.Supervised(),)}
          "leave it out"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(changes, message):
+def test_invalid_rules_are_refused(changes, message):
     with pytest.raises(ValueError) as error:
         dataclasses.replace(RECIPE, **{**changes, "train": Train(**changes["train"])})
     assert str(error.value) == message
 
 
-def test_the_target_alone_suffices_for_what_it_needs():
+def test_the_target_alone_suffices_for_criteria_that_need_no_source():
     recipe = dataclasses.replace(RECIPE, **ALONE, train=Train(steps=2, batch=8, select="im", criteria=("snd", "im")))
     assert recipe.train.measured == ("snd", "im")
     assert list(open_data(recipe).aside) == [TARGET]

@@ -61,13 +61,13 @@ def test_mcnemar(seed):
 
 @pytest.mark.parametrize("pairs", [2, 3, 5, 10, 30, 200])
 @pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
-def test_what_could_have_been_seen(pairs, power):
+def test_the_minimum_detectable_difference(pairs, power):
     from statsmodels.stats.power import TTestPower
 
     reference_side = TTestPower().power(significance.detectable(2.0, pairs, power=power) / 2.0, pairs, 0.05)
     assert reference_side == pytest.approx(power, abs=1e-6)
     if pairs > 2:
-        # Of two pairs its search for the root does not converge.
+        # With two pairs its root search does not converge.
         effect = TTestPower().solve_power(nobs=pairs, alpha=0.05, power=power)
         assert significance.detectable(2.0, pairs, power=power) == pytest.approx(2.0 * effect, rel=1e-5)
 

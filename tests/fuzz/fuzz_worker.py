@@ -1,6 +1,6 @@
-"""A process that applies one mutation after another and says what came of each, a JSON line a mutation.
+"""A process that applies mutations one after another and prints the outcome of each as a JSON line.
 
-By hand: `python tests/fuzz/fuzz_worker.py FIXTURES SCRATCH SEED...` shows the outcome of single seeds in full.
+By hand: `python tests/fuzz/fuzz_worker.py FIXTURES SCRATCH SEED...` shows the full outcome of single seeds.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from pathlib import Path
 import fuzz_mutators as m
 from fuzz_subjects import SUBJECTS
 
-# A data set is called by its name, a stored prefix by its folder.
+# A data set is named by its name, a feature cache by its folder.
 CALLED = {"data": ("figures",), "cache": ("prefixes", "labels")}
 
 
 class Worker:
-    """Runs commands in this process, on a copy of a subject's directory that always has the same path."""
+    """Run commands in this process, on a copy of the directory of a subject that always has the same path."""
 
     def __init__(self, fixtures: Path, scratch: Path):
         self.fixtures, self.scratch, self.intact, self.count = fixtures, scratch, {}, 0
@@ -35,7 +35,7 @@ class Worker:
         return root
 
     def outcome(self, seed):
-        """The outcome of the mutation of that seed: `subject`, `file`, `words`, `kind`, `output`, `seconds`."""
+        """Return the outcome of the mutation of a seed: `subject`, `file`, `words`, `kind`, `output`, `seconds`."""
         rng = m.generator(seed)
         subject = rng.choices(SUBJECTS, [subject.weight for subject in SUBJECTS])[0]
         root = self.copy(subject.name)
@@ -60,7 +60,7 @@ class Worker:
         if kind == "answered":
             kind = "same" if answer == self.intact[key] else "other numbers"
         names = (path.name, str(path.parent), subject.name, *CALLED.get(subject.name, ()))
-        # A recipe whose fields fit each other, and not the data, is refused by its fields.
+        # A recipe with consistent fields that do not fit the data is refused by its fields.
         named = subject.name == "python" or any(name in output for name in names)
         if kind == "refused" and not named:
             kind = "names no file"
@@ -75,7 +75,7 @@ class Worker:
         }  # fmt: skip
 
     def file(self, rng, subject, root):
-        """A file of the subject, and how it is mutated; each pattern has the same chance."""
+        """Return a file of the subject and its mutation; each pattern has the same chance."""
         every = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
         by_pattern = {}
         for path in every:
@@ -89,7 +89,7 @@ class Worker:
         return rng.choice(by_pattern[n]), *subject.files[n][1:]
 
     def run(self, subject, root, command):
-        """`(kind, answer, output)` of the command: answered, refused, traceback, several lines."""
+        """Return `(kind, answer, output)` of the command: answered, refused, traceback, several lines."""
         from click.testing import CliRunner
 
         from tlx.cli import main
@@ -117,7 +117,7 @@ class Worker:
 
 
 def forget():
-    """What this process remembers of earlier files, which a new process would not."""
+    """Clear the caches of this process for earlier files, which a new process would not have."""
     from tlx.data import examples
     from tlx.files.documents import digests
 
@@ -127,7 +127,7 @@ def forget():
 
 @contextlib.contextmanager
 def captured():
-    """What libraries write below Python, to the file descriptor of stderr."""
+    """Capture the output of libraries that write to the file descriptor of stderr."""
     sys.stderr.flush()
     remaining, text = os.dup(2), []
     with tempfile.TemporaryFile() as stream:
@@ -142,7 +142,7 @@ def captured():
 
 
 def prepare():
-    """The settings of a process that runs mutations."""
+    """Apply the settings of a process that runs mutations."""
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     os.environ |= {"TLX_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TLX_WATTS": "10"}
     os.environ.pop("TLX_TRACEBACK", None)

@@ -1,4 +1,4 @@
-"""What the layers promise beyond parity: slopes, noise that is fair and belongs to an example, masks."""
+"""Properties of the layers beyond parity: slopes, noise that is fair and belongs to an example, masks."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_a_mask_drops_at_its_rate_everywhere(rate):
         assert error.max() < 5
 
 
-def test_masks_of_examples_salts_keys_and_neighbours_do_not_agree_more_than_chance():
+def test_masks_of_different_examples_salts_and_keys_agree_only_by_chance():
     def noise(seed, salt):
         return np.asarray(keep_mask(Context(jax.random.key(seed), True), (16, 4096), 0.5, salt), float) - 0.5
 
@@ -52,14 +52,14 @@ def test_masks_of_examples_salts_keys_and_neighbours_do_not_agree_more_than_chan
         assert abs((4 * base * other).mean()) < 5 / np.sqrt(base.size)
 
 
-def test_noise_belongs_to_the_example_not_to_how_devices_share_the_batch():
+def test_noise_depends_on_the_example_and_not_on_the_division_among_devices():
     key = jax.random.key(3)
     full = keep_mask(Context(key, True), (8, 5, 7), 0.3, 2)
     halves = [keep_mask(Context(key, True, offset=offset), (4, 5, 7), 0.3, 2) for offset in (0, 4)]
     np.testing.assert_array_equal(full, jnp.concatenate(halves))
 
 
-def test_masked_tokens_do_not_reach_the_others_and_a_fully_masked_row_stays_finite():
+def test_masked_tokens_do_not_affect_others_and_a_fully_masked_row_stays_finite():
     keys = iter(jax.random.split(jax.random.key(0), 100))
     params = map_named(lambda path, param: param.init(next(keys), param.shape), declare_attention(8, 2))
     x = jax.random.normal(jax.random.key(1), (2, 4, 8))
@@ -80,7 +80,7 @@ def drawn_attention(**how):
     return map_named(lambda path, param: param.init(next(keys), param.shape), declared)
 
 
-def test_no_token_sees_a_later_one_and_all_see_a_prefix():
+def test_no_token_reads_a_later_one_and_all_read_a_prefix():
     params = drawn_attention()
     prefix = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
@@ -96,7 +96,7 @@ def test_no_token_sees_a_later_one_and_all_see_a_prefix():
 
 
 @pytest.mark.parametrize("inserted", ["nothing", "prefix", "lora"])
-def test_decoding_step_by_step_is_the_whole_causal_pass_with_what_a_tuning_inserts(inserted):
+def test_decoding_step_by_step_equals_the_whole_causal_pass_with_inserted_parameters(inserted):
     params = drawn_attention()
     if inserted == "prefix":
         rows = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}

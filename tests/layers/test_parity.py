@@ -1,6 +1,6 @@
-"""Layers against torch and `transformers`, in float32: outputs, and the gradients of inputs and parameters.
+"""Layers compared with torch and `transformers`, in float32: outputs, and gradients of inputs and parameters.
 
-Sizes are odd. Values are held to a maximal absolute difference of 1e-5, gradients as `near` says.
+Sizes are odd numbers. Values must agree to a maximal absolute difference of 1e-5, gradients as `near` says.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def shaken(module: Any) -> Any:
-    """A torch module whose parameters are off their initial values, by an order that hides no transposition."""
+    """Return a torch module with parameters off their initial values, so that a transposition shows."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -34,7 +34,7 @@ def shaken(module: Any) -> Any:
 
 
 def linear(module: Any) -> dict[str, np.ndarray]:
-    """The parameters of a torch Linear, or their gradients where it has `take`."""
+    """Return the parameters of a torch Linear, or their gradients with `take`."""
     return {"kernel": module.weight} | ({} if module.bias is None else {"bias": module.bias})
 
 
@@ -68,7 +68,7 @@ def agree(
 
 
 def near(gradient: Any, expected: np.ndarray) -> None:
-    """A gradient sums over many numbers, so it is held to 1e-5 of its largest one where that is above 1."""
+    """Check a gradient. It sums over many numbers, so the limit is 1e-5 of its largest entry if that is above 1."""
     np.testing.assert_allclose(gradient, expected, atol=TOLERANCE * max(1.0, float(np.abs(expected).max())), rtol=0)
 
 
@@ -139,7 +139,7 @@ def test_rms_norm():
 
 
 def pieces(module: Any) -> tuple[dict[str, Any], Any]:
-    """The dense layers of `torch.nn.MultiheadAttention` as modules of their own, and how to run it by them."""
+    """The dense layers of `torch.nn.MultiheadAttention` as separate modules, and a function that runs it with them."""
     width = module.embed_dim
     weight, bias = module.in_proj_weight.detach(), module.in_proj_bias.detach()
     parts: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def test_attention_to_a_padded_memory():
         return layers.attention(params, x, jnp.asarray(MASK), heads=3, memory=memory)
 
     agree(tlx_layer, params, theirs, (draw(3, 5, 15), draw(3, 7, 15, seed=1)), turned)
-    # The same from keys and values that are projected once.
+    # The same, with keys and values that are projected once.
 
     def cached(params, x, memory):
         keys = layers.keys_and_values(params, memory, heads=3)
@@ -200,7 +200,7 @@ def test_causal_attention_with_a_bias_and_a_mask_of_pairs():
 
 
 def llama(heads: int = 9, key_heads: int = 3, size: int = 6) -> tuple[Any, Any, Any]:
-    """Llama's attention, its rotary embedding, and the parameters of the attention."""
+    """The attention of Llama, its rotary embedding, and the parameters of the attention."""
     from transformers.models.llama import modeling_llama as module
 
     config = module.LlamaConfig(
@@ -224,7 +224,7 @@ def later(mask: np.ndarray) -> Any:
     return torch.tensor(np.where(visible, 0.0, np.finfo(np.float32).min).astype(np.float32))
 
 
-def test_rotary_grouped_causal_attention_is_llamas():
+def test_rotary_grouped_causal_attention_equals_llama():
     layer, rotary, params = llama()
     positions = np.maximum(np.cumsum(MASK, axis=1) - 1, 0)
     both = rotary(torch.zeros(1), torch.tensor(positions))
@@ -242,14 +242,14 @@ def test_rotary_grouped_causal_attention_is_llamas():
 
 
 @pytest.mark.parametrize("steps", [(7,), (4, 1, 1, 1), (1,) * 7])
-def test_decoding_with_a_cache_is_llamas_whole_pass(steps):
+def test_decoding_with_a_cache_equals_the_whole_pass_of_llama(steps):
     layer, rotary, params = llama()
     positions = np.maximum(np.cumsum(MASK, axis=1) - 1, 0)
     x = draw(3, 7, 27)
     with torch.no_grad():
         wanted = layer(torch.tensor(x), rotary(torch.zeros(1), torch.tensor(positions)), later(MASK))[0].numpy()
     leaves = jax.tree.map(lambda own: turned(own.detach().numpy()), params)
-    mask = np.concatenate([MASK, np.zeros((3, 2), int)], axis=1)  # two places that nobody has taken
+    mask = np.concatenate([MASK, np.zeros((3, 2), int)], axis=1)  # two free positions
     cache, outputs, start = layers.empty_cache(3, 9, 3, 6), [], 0
     step = jax.jit(lambda *given: layers.attention_step(leaves, *given[:3], heads=9, rotary=Angles(*given[3:])))
     for tokens in steps:
@@ -261,7 +261,7 @@ def test_decoding_with_a_cache_is_llamas_whole_pass(steps):
     assert int(cache.length) == 7
     difference = np.concatenate(outputs, axis=1) - wanted
     assert np.abs(difference[MASK > 0]).max() <= TOLERANCE
-    # A cache that is too small says so.
+    # A cache that is too small raises an error.
     output, _ = step(x[:, :3], cache, mask, *layers.rotary_angles(positions[:, :3], 6))
     assert np.isnan(output).all()
 
@@ -280,7 +280,7 @@ def t5(both: bool) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_attention_with_relative_positions_is_t5s(both):
+def test_attention_with_relative_positions_equals_t5(both):
     layer, params = t5(both)
     mask = np.where(MASK[:, None, None] > 0, 0.0, np.finfo(np.float32).min).astype(np.float32)
     added = torch.tensor(mask) if both else later(MASK)
@@ -297,7 +297,7 @@ def test_attention_with_relative_positions_is_t5s(both):
 
 @pytest.mark.parametrize("both", [True, False])
 @pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (12, 50)])
-def test_buckets_of_distances_are_t5s(both, buckets, furthest):
+def test_distance_buckets_equal_t5(both, buckets, furthest):
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distance = np.arange(-300, 301)
@@ -306,7 +306,7 @@ def test_buckets_of_distances_are_t5s(both, buckets, furthest):
     np.testing.assert_array_equal(got, wanted)
 
 
-def test_a_gated_feed_forward_layer_is_llamas():
+def test_a_gated_feed_forward_layer_equals_llama():
     from transformers.models.llama import modeling_llama as module
 
     layer = shaken(
@@ -318,7 +318,7 @@ def test_a_gated_feed_forward_layer_is_llamas():
     agree(lambda own, x: layers.feed_forward(own, x, ACTIVATIONS["silu"]), params, layer, (draw(2, 5, 15),), turned)
 
 
-def test_half_rotated_heads_are_those_of_gpt_neox():
+def test_half_rotated_heads_equal_gpt_neox():
     from transformers.models.gpt_neox import modeling_gpt_neox as module
 
     x, angles = draw(2, 3, 5, 10), layers.rotary_angles(np.arange(5), 4)

@@ -1,4 +1,4 @@
-"""Inputs that a model has no row for, or does not read, are refused; positions that are given are used."""
+"""Inputs outside the range of a model, or that it does not read, are refused; given positions are used."""
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +50,13 @@ def logits(config, **inputs):
         ({"input_ids": IDS, "head_mask": IDS}, "the model does not read 'head_mask'"),
     ],
 )
-def test_an_input_without_a_meaning_for_the_model_is_refused(inputs, message):
+def test_an_input_outside_the_range_of_the_model_is_refused(inputs, message):
     with pytest.raises(ValueError) as error:
         logits(BERT, **inputs)
     assert message in str(error.value)
 
 
-def test_a_model_of_one_type_refuses_another_and_a_model_of_none_reads_none():
+def test_a_model_with_one_token_type_refuses_another_and_a_model_without_types_reads_none():
     with pytest.raises(ValueError, match="token_type_ids holds 1, and the model has 1 token type"):
         logits(ROBERTA, input_ids=IDS, token_type_ids=IDS * 0 + 1)
     same = logits(DISTIL, input_ids=IDS, token_type_ids=IDS * 0 + 1)
@@ -70,7 +70,7 @@ def test_an_image_model_refuses_what_it_does_not_read():
 
 
 @pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])
-def test_in_a_compiled_function_an_index_without_a_row_gives_nan_and_not_another_answer(name):
+def test_in_a_compiled_function_an_index_out_of_range_gives_nan(name):
     model, variables = made(BERT)
     forward = jax.jit(lambda variables, inputs: tlx.forward(model, variables, inputs)[0]["logits"])
     inputs = {"input_ids": IDS, "token_type_ids": IDS * 0, "position_ids": np.broadcast_to(np.arange(4), IDS.shape)}
@@ -85,7 +85,7 @@ def test_in_a_compiled_function_an_index_without_a_row_gives_nan_and_not_another
 
 
 @pytest.mark.parametrize("config", [BERT, ROBERTA, DISTIL], ids=lambda own: own.family)
-def test_positions_that_are_given_are_used(config):
+def test_given_positions_are_used(config):
     first = config.pad + 1 if config.family == "roberta" else 0
     usual = np.arange(first, first + 4)
     before = logits(config, input_ids=IDS)
@@ -96,7 +96,7 @@ def test_positions_that_are_given_are_used(config):
 
 
 @pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
-def test_positions_and_a_learned_prompt_are_not_both_given(value):
+def test_positions_and_a_learned_prompt_exclude_each_other(value):
     model, variables = made(BERT)
     params = value.insert(model, variables.params, jax.random.key(0))
     with pytest.raises(ValueError, match="position_ids cannot be given to a model with a learned prompt or prefix"):

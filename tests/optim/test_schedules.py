@@ -1,4 +1,4 @@
-"""Schedules at their corners, and against optax."""
+"""Schedules at their corners, and compared with optax."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ def course(optim, steps):
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(schedule):
     optim = Optim(lr=0.5, warmup=0.1, schedule=schedule)
     rates = [rate(optim, step) for step in range(101)]
-    # The first step moves, the last of the warm-up is at the peak, the middle of the fall at a half, the end at zero.
+    # The first step moves; the last warm-up step is at the peak; the middle of the decay is at a half, the end at zero.
     np.testing.assert_allclose(rates[:10], 0.05 * np.arange(1, 11), rtol=1e-5)
     assert rates[9] == rates[10] == max(rates) == 0.5
     assert rates[55] == pytest.approx(0.25, rel=1e-5)
@@ -61,7 +61,7 @@ def test_the_slanted_triangle_is_continuous_and_peaks_at_its_cut(steps):
     np.testing.assert_allclose(fall, -(0.01 - 0.01 / 32) / (steps - cut), rtol=1e-3, atol=1e-8)
 
 
-def test_the_slanted_triangle_is_the_papers_where_its_cut_is_whole():
+def test_the_slanted_triangle_equals_the_paper_if_its_cut_is_whole():
     steps, cut, peak, ratio = 200, 20, 0.1, 32
     actual = course(Optim(lr=0.01, schedule="slanted-triangular"), steps)
     for t in range(steps):
@@ -79,7 +79,7 @@ def test_the_one_cycle_rises_and_falls_by_cosines():
     np.testing.assert_allclose(actual[:100:9], expected, rtol=1e-4)
 
 
-def test_the_momentum_of_the_one_cycle_is_low_where_its_rate_is_high():
+def test_the_momentum_of_the_one_cycle_is_low_if_its_rate_is_high():
     optim = Optim(schedule="one-cycle", cycle_peak=0.3, cycle_momentum=(0.95, 0.85), momentum=0.5)
     actual = [with_cycled_momentum(optim, jnp.float32(step), jnp.float32(100)) for step in (0, 15, 30, 65, 100)]
     for name in ("beta1", "momentum"):

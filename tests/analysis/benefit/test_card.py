@@ -1,4 +1,4 @@
-"""The card: what is compared, that every number is of the records, nothing run twice, mistakes named."""
+"""The benefit report: its comparisons; every number comes from the records; nothing runs twice; errors are named."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def row(document, name):
     return next(one for one in document["measures"] if one["name"] == name)
 
 
-def test_the_arms_differ_in_what_is_brought_alone(recipe):
+def test_the_arms_differ_only_in_their_initial_weights(recipe):
     study = benefit_study(recipe, seeds=2, shots=[1, 4])
     assert study.question == "What did transfer buy here?" and study.baseline == {"arm": "scratch"}
     names = [(cell.names["arm"], cell.names["labels"], cell.names["seed"]) for cell in study.cells]
@@ -44,7 +44,7 @@ def test_the_arms_differ_in_what_is_brought_alone(recipe):
         actual, expected = by_name["pretrained", labels, 1], by_name["scratch", labels, 1]
         assert [path for path, _, _ in config.diff(actual, expected)] == ["weights.reset", "tuning.decay"]
         assert expected.weights == Weights(recipe.weights.source, reset=(r".*",)) and expected.tuning == tuning.Full()
-        # Twelve looks at the validation split where runs are timed, else one at the end.
+        # Twelve evaluations on the validation split if runs are timed, else one at the end.
         assert actual.train == expected.train == dataclasses.replace(recipe.train, eval_every=2 if labels == 80 else 20)
     assert by_name["pretrained", 80, 0] == dataclasses.replace(recipe, train=actual.train)
     chosen = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, select="best-validation"))
@@ -64,7 +64,7 @@ def test_fewer_labels_take_as_many_steps(recipe):
     assert steps == {("pretrained", 10): 15, ("scratch", 10): 30, ("pretrained", 80): 15, ("scratch", 80): 30}
 
 
-def test_scratch_is_held_to_nothing_and_may_have_a_rate_of_its_own(recipe):
+def test_scratch_has_no_anchor_and_may_have_another_learning_rate(recipe):
     stored = dataclasses.replace(recipe, objective=(LabelSmoothing(smoothing=0.1), L2SP(weight=0.1)))
     frozen = dataclasses.replace(stored, tuning=tuning.Probe(), train=dataclasses.replace(recipe.train, eval_every=5))
     study = benefit_study(frozen, seeds=1, shots=[1], scratch=["optim.lr=0.5"])
@@ -83,7 +83,7 @@ def test_shots_that_the_data_lack_are_left_out_by_default(recipe):
     assert sorted({cell.names["labels"] for cell in study.cells}) == [20, 126]
 
 
-def test_every_number_is_of_the_records(measured, recipe):
+def test_every_number_comes_from_the_records(measured, recipe):
     study, out, document = measured
     assert json.loads((out / "benefit.json").read_text()) == document
     actual = studies.read(out)
@@ -96,7 +96,7 @@ def test_every_number_is_of_the_records(measured, recipe):
     assert (final["gain"]["value"], final["gain"]["low"], final["gain"]["high"]) == difference[:3]
     assert final["gain"]["verdict"] == significance.verdict(difference.low, difference.high)
     assert final["pretrained"]["mean"] == np.mean(finals["pretrained"])
-    # Steps: of every seed the first look at which validation is as good as scratch's last.
+    # Steps: for each seed, the first evaluation at which validation is as good as the last of the run from scratch.
     first = {arm: [] for arm in most}
     for value, other in zip(most["pretrained"], most["scratch"], strict=True):
         threshold = other.metrics["validation/accuracy"]
@@ -107,14 +107,14 @@ def test_every_number_is_of_the_records(measured, recipe):
     assert steps["pretrained"]["mean"] == np.mean(first["pretrained"])
     assert steps["gain"]["value"] == pytest.approx(sum(first["scratch"]) / sum(first["pretrained"]))
     assert steps["gain"]["low"] <= steps["gain"]["value"] <= steps["gain"]["high"]
-    # Operations: the compiler's count of a step times those.
+    # FLOPs: the count of the compiler for one step, times the steps.
     counted = operations(study.by_fingerprint[most["pretrained"][0].fingerprint].recipe)
     assert row(document, "operations")["pretrained"]["mean"] == pytest.approx(
         counted.a_step * np.mean(first["pretrained"])
     )
     assert row(document, "operations in all")["scratch"]["mean"] == pytest.approx(counted.total)
     assert document["counted"] == counted.how
-    # Energy: the run's mean power times the time of its steps.
+    # Energy: the mean power of the run, times the time of its steps.
     expected = []
     for cell in most["scratch"]:
         spent, arms = cell.result["seconds"], cell.result["pack"]["arms"]
@@ -132,7 +132,7 @@ def test_every_number_is_of_the_records(measured, recipe):
     ]
 
 
-def test_transfer_pays_where_the_source_is_the_target(measured):
+def test_transfer_pays_if_the_source_is_the_target(measured):
     _, _, document = measured
     assert row(document, "final")["gain"]["value"] > 0
     assert row(document, "steps")["gain"]["value"] > 1
@@ -144,7 +144,7 @@ def test_transfer_pays_where_the_source_is_the_target(measured):
     ]  # fmt: skip
     old = document["strubell"]
     assert old["how"].endswith("PUE 1.58, 0.954 lb CO2e a kWh (Strubell et al., 2019)")
-    # What trained as one shared its energy evenly, so the ends may meet.
+    # Runs that trained together share their energy evenly, so the ends may be equal.
     assert old["kwh"]["low"] <= old["kwh"]["mean"] <= old["kwh"]["high"]
     assert old["co2e_kg"]["mean"] == pytest.approx(old["kwh"]["mean"] * 0.954 * 0.45359237)
     assert not [note for note in document["notes"] if "processes worked at once" in note]
@@ -159,7 +159,7 @@ def test_nothing_is_run_or_counted_twice(measured, monkeypatch):
     assert second == document
 
 
-def test_the_card_is_told_on_a_terminal(measured):
+def test_the_report_is_printed_on_a_terminal(measured):
     _, _, document = measured
     recorded = {one[0]: one for one in words.rows(document)}
     assert recorded["test/accuracy at the end"][1].startswith("+0.")
@@ -167,8 +167,8 @@ def test_the_card_is_told_on_a_terminal(measured):
     assert any("looked at every 2 steps" in note for note in words.notes(document))
 
 
-def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
-    # No shots are fewer than the one that the recipe has.
+def test_one_seed_and_one_number_of_labels_give_a_shorter_report(recipe, tmp_path):
+    # No number of shots is smaller than that of the recipe.
     small = dataclasses.replace(recipe, data=Data(target="digits", shots=2))
     study = benefit_study(small, seeds=1)
     document = measure(study, tmp_path / "out", quiet=True)
@@ -180,10 +180,10 @@ def test_one_seed_and_one_number_of_labels_say_less(recipe, tmp_path):
     assert not [one for one in document["measures"] if one["name"] == "labels"]
 
 
-def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
+def test_a_run_that_never_reaches_the_accuracy_has_a_lower_bound(measured):
     study, out, _ = measured
     actual = studies.read(out)
-    # As if the arms were each other.
+    # As if the arms were swapped.
     other = {"pretrained": "scratch", "scratch": "pretrained"}
     turned = actual._replace(
         cells=tuple(one._replace(names=one.names | {"arm": other[one.names["arm"]]}) for one in actual.cells)
@@ -219,13 +219,13 @@ def test_a_run_that_never_gets_there_is_said_to_have_taken_more(measured):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(changes, inputs, message, recipe):
+def test_recipes_that_cannot_be_measured_are_refused(changes, inputs, message, recipe):
     with pytest.raises(ValueError) as error:
         benefit_study(dataclasses.replace(recipe, **changes), **inputs)
     assert str(error.value) == message
 
 
-def test_a_recipe_that_resets_all_brings_nothing(recipe):
+def test_a_recipe_that_resets_all_parameters_is_refused(recipe):
     weights = dataclasses.replace(recipe.weights, reset=(r".*",))
     with pytest.raises(ValueError) as error:
         benefit_study(dataclasses.replace(recipe, weights=weights))
@@ -235,7 +235,7 @@ def test_a_recipe_that_resets_all_brings_nothing(recipe):
     )
 
 
-def test_the_command_prints_the_card_and_goes_on(tiny, tmp_path, monkeypatch):
+def test_the_command_prints_the_report_and_resumes(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(tiny)
     command = ["benefit", "tiny.py", "--seeds", "2", "--shots", "1", "--scratch", "optim.lr=0.01", "--quiet"]

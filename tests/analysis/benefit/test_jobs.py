@@ -1,4 +1,4 @@
-"""Several processes measure one card: each takes its share, and the card says what that does to the energy."""
+"""Several processes measure one report: each runs its share, and the report states the effect on the energy."""
 
 import json
 from collections import Counter
@@ -26,17 +26,17 @@ def room(tiny, tmp_path, monkeypatch):
 
 
 class Seen(Exception):
-    """What a function was given."""
+    """Record the arguments of a function."""
 
 
 @pytest.mark.parametrize("command", [["benefit", "tiny.py", "--shots", "1"], ["negative-transfer", "domains.py"]])
-def test_a_worker_is_told_how_many_share_the_study(room, monkeypatch, command):
+def test_a_worker_knows_how_many_workers_share_the_study(room, monkeypatch, command):
     def look(*given, **how):
         raise Seen(how)
 
     monkeypatch.setattr(f"tlx.analysis.{command[0].partition('-')[0]}.measure", look)
     monkeypatch.setattr("tlx.study.work.work", look)
-    # An exception that is nobody's mistake is a line on the terminal, unless it is asked for.
+    # An unexpected exception is one line on the terminal, unless a traceback is requested.
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     [how] = CliRunner().invoke(main, [*command, "--seeds", "2", "--jobs", "3"]).exception.args
     assert how["jobs"] == 3
@@ -46,7 +46,7 @@ def test_a_worker_is_told_how_many_share_the_study(room, monkeypatch, command):
 
 
 @pytest.mark.slow
-def test_two_processes_measure_one_card(room, monkeypatch):
+def test_two_processes_measure_one_report(room, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
@@ -56,7 +56,7 @@ def test_two_processes_measure_one_card(room, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (room / "out" / "executions.jsonl").read_text().splitlines()]
     assert len({line["cell"] for line in lines}) == len(lines) == 8
-    # None took what the other could have done.
+    # No process ran what the other ran.
     assert len(Counter(line["process"] for line in lines)) == 2
     document = json.loads((room / "out" / "benefit.json").read_text())
     [note] = [note for note in document["notes"] if "worked at once" in note]
@@ -75,15 +75,15 @@ def measured(recipe, tmp_path_factory):
 @pytest.mark.parametrize(
     ("workers", "most"),
     [
-        # One after the other, as where a study was stopped and gone on with.
+        # One after the other, as when a study was stopped and resumed.
         ([("a", 1, 0), ("a", 2, 9999)], 1),
         ([("a", 1, 0), ("a", 2, 0), ("a", 3, 9999)], 2),
         ([("a", 1, 0), ("b", 1, 0)], 1),
-        # What lies between the runs of a worker is its own time too.
+        # The time between the runs of a worker belongs to the worker too.
         ([("a", 1, 0), ("a", 1, 9999), ("a", 2, 5000)], 2),
     ],
 )
-def test_workers_at_once_are_counted_by_the_ends_of_their_runs(measured, tmp_path, workers, most):
+def test_simultaneous_workers_are_counted_by_the_ends_of_their_runs(measured, tmp_path, workers, most):
     _, out = measured
     actual = studies.read(out)
     lines = [
@@ -95,7 +95,7 @@ def test_workers_at_once_are_counted_by_the_ends_of_their_runs(measured, tmp_pat
     assert at_once(out, actual) == at_once(tmp_path / "none", actual) == 1
 
 
-def test_the_older_formula_takes_the_numbers_of_today(measured):
+def test_the_older_formula_accepts_present_numbers(measured):
     study, out = measured
     usual = measure(study, out, quiet=True)["strubell"]
     today = measure(study, out, quiet=True, pue=1.1, pounds_per_kwh=0.5)["strubell"]
@@ -103,7 +103,7 @@ def test_the_older_formula_takes_the_numbers_of_today(measured):
     for end in ("mean", "low", "high"):
         assert today["kwh"][end] == pytest.approx(usual["kwh"][end] * 1.1 / 1.58)
         assert today["co2e_kg"][end] == pytest.approx(today["kwh"][end] * 0.5 * 0.45359237)
-    # A run's energy x PUE, over the seeds.
+    # The energy of a run x PUE, over the seeds.
     actual = [cell.result["energy"]["kwh"] for cell in studies.read(out).cells if cell.names["arm"] == "pretrained"]
     assert today["kwh"]["mean"] == pytest.approx(1.1 * sum(actual) / 2)
     assert today["kwh"]["high"] - today["kwh"]["mean"] == pytest.approx(
@@ -111,7 +111,7 @@ def test_the_older_formula_takes_the_numbers_of_today(measured):
     )
 
 
-def test_the_command_hands_them_on_and_refuses_others(room, monkeypatch):
+def test_the_command_passes_the_options_on_and_refuses_others(room, monkeypatch):
     refused = CliRunner().invoke(main, ["benefit", "tiny.py", "--pue", "-1", "--quiet", "--out", "out"])
     assert (refused.exit_code, refused.output) == (2, "tlx: pue is -1.0; it is a number of zero or more\n")
     assert not (room / "out").exists()

@@ -1,4 +1,4 @@
-"""Similarity and probes on features whose answer is known."""
+"""Similarity and probes on features with a known answer."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(300, 5)).astype(np.float32)
 
 
-def test_similarity_is_by_batches_and_plain():
+def test_similarity_by_batches_and_plain():
     turn, _ = np.linalg.qr(RANDOM.normal(size=(5, 5)))
     message = features.similarity(X, (X @ turn).astype(np.float32))
     assert message["cka"] == pytest.approx(1, abs=1e-6)
@@ -42,7 +42,7 @@ def test_a_probe_of_numbers():
     assert message["value"] == pytest.approx(1 - 0.09 / 10.09, abs=0.02)
 
 
-def test_each_stage_gives_one_row_an_example(scratch):
+def test_each_stage_gives_one_row_per_example(scratch):
     opened = reopen(scratch.folder)
     actual = features.reader(opened)(opened.after, batches_of(opened, opened.splits.validation))
     count = len(opened.splits.validation)

@@ -1,4 +1,4 @@
-"""The line between the weights: one program, exact ends."""
+"""The line between initial and trained weights: one program, exact ends."""
 
 import numpy as np
 

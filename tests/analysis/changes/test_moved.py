@@ -1,4 +1,4 @@
-"""What moved in a run, from its folder to the document."""
+"""What changed in a run, from its folder to the document."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def by_name(document):
     return {row["name"]: row for row in document["stages"]}
 
 
-def test_the_document_lies_in_the_folder_and_says_where_it_came_from(document, tuned):
+def test_the_document_is_in_the_folder_and_names_its_origin(document, tuned):
     stored = json.loads((tuned.folder / "moved.json").read_text(), parse_constant=pytest.fail)
     assert stored == document
     assert (document["fingerprint"], document["data"]) == (tuned.result["fingerprint"], tuned.result["data"])
@@ -35,7 +35,7 @@ def test_the_document_lies_in_the_folder_and_says_where_it_came_from(document, t
         assert any(recorded in note for note in document["notes"])
 
 
-def test_a_still_stage_has_not_moved_and_the_others_have(document):
+def test_a_frozen_stage_has_not_changed_and_the_others_have(document):
     stages = by_name(document)
     unchanged = stages["stem"]
     assert {row["change"] for row in unchanged["weights"].values()} == {0.0}
@@ -56,8 +56,8 @@ def test_stages_add_up_to_the_weights_of_the_run(document, tuned):
     assert sum(row["weights"]["all"]["count"] for row in document["stages"]) == tuned.result["parameters"]["total"]
 
 
-def test_probes_read_what_is_there(document, tuned):
-    """The head's own features after training tell the digits; those of a fresh head on random labels could not."""
+def test_probes_read_the_information_in_the_features(document, tuned):
+    """Trained features classify the digits; features of a new head trained on random labels could not."""
     probe = by_name(document)["pool"]["probe"]["after"]
     assert probe["value"] > 0.3
     assert probe["low"] < probe["value"] < probe["high"]
@@ -65,7 +65,7 @@ def test_probes_read_what_is_there(document, tuned):
     assert probe["examples"] == document["examples"]["validation"]["count"] == tuned.result["examples"]["validation"]
 
 
-def test_the_line_ends_where_the_run_did(document, tuned):
+def test_the_line_ends_at_the_trained_weights(document, tuned):
     points = document["line"]
     assert [point["share"] for point in points] == [n / 10 for n in range(11)]
     for name in ("loss", "accuracy"):
@@ -105,12 +105,12 @@ def test_fewer_examples_are_a_stratified_part(tuned):
     changes.moved(tuned)
 
 
-def test_from_scratch_says_so(scratch):
+def test_a_run_from_scratch_is_named(scratch):
     document = changes.moved(scratch)
     assert document["before"]["scratch"]
     assert document["before"]["fresh_stages"] == STAGES
     assert "'before' is the initial draw" in document["notes"][0]
-    # A fresh bias is zero: there is nothing to relate its change to.
+    # A new bias is zero, so its change has no reference.
     assert by_name(document)["head"]["weights"]["biases"]["relative"] is None
     [stages, line] = tables(document)
     assert [row[0] for row in stages.rows] == STAGES

@@ -1,4 +1,4 @@
-"""Norms of changes and spectra of kernels, by hand and by what must hold."""
+"""Norms of changes and spectra of kernels, by hand and by invariants."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_kinds(path, shape, kind):
     assert weights.kind(path, np.zeros(shape), ()) == "added"
 
 
-def test_a_stage_owns_what_its_name_begins():
+def test_a_stage_owns_the_paths_that_begin_with_its_name():
     assert weights.stage_of("blocks/01/kernel", ["blocks/0", "blocks/01"]) == "blocks/01"
     assert weights.stage_of("domain/kernel", ["stem"]) == "domain"
 
@@ -53,7 +53,7 @@ def test_singular_values_are_those_of_a_decomposition(shape):
     assert not weights.singular_values(np.zeros(shape)).any()
 
 
-def test_the_change_of_low_rank_is_seen():
+def test_a_change_of_low_rank_is_detected():
     before = {"a": {"kernel": RANDOM.normal(size=(12, 8))}, "b": {"kernel": RANDOM.normal(size=(3, 3, 2, 4))}}
     move = np.outer(RANDOM.normal(size=12), RANDOM.normal(size=8))
     after = {**before, "a": {"kernel": before["a"]["kernel"] + move}}

@@ -1,4 +1,4 @@
-"""Classical methods on a recipe's own data and model."""
+"""Classical methods on the data and the model of a recipe."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ QUICK = ("target", "coral", "kliep")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A model that was brought, without a head."""
+    """A pretrained model without a head."""
     folder = tmp_path_factory.mktemp("saved")
     built = models.build(MODEL, None)
     variables = models.initialise(built, jax.random.key(5))
@@ -41,13 +41,13 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(recipe, tmp_path_factory):
-    """The document of three seeds, its folder, and what was said."""
+    """The document of three seeds, its folder, and the printed text."""
     folder, output = tmp_path_factory.mktemp("out") / "new", []
     document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=output.append)
     return document, folder, output
 
 
-def test_nothing_is_lost(compared, recipe):
+def test_all_results_are_recorded(compared, recipe):
     document, folder, _ = compared
     assert json.loads((folder / "classical.json").read_text()) == document
     actual = document["predictions"]
@@ -75,7 +75,7 @@ def test_nothing_is_lost(compared, recipe):
     assert rows["target"]["difference"]["low"] < rows["target"]["difference"]["high"]
 
 
-def test_seeds_draw_the_labels_that_a_run_of_the_seed_is_granted(compared, recipe):
+def test_seeds_draw_the_labels_that_a_run_of_the_seed_has(compared, recipe):
     document, *_ = compared
     assert [row["seed"] for row in document["seeds"]] == [0, 1, 2]
     for row in document["seeds"]:
@@ -85,7 +85,7 @@ def test_seeds_draw_the_labels_that_a_run_of_the_seed_is_granted(compared, recip
     assert document["examples"]["granted"] == 30
 
 
-def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
+def test_features_are_the_input_of_the_head_and_are_computed_once(recipe):
     read = Reader()
     splits = load(recipe.data, 0)
     ready = read.ready(recipe, splits)
@@ -96,18 +96,18 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
     for stage in (p["stem"], p["blocks"]["00"]):
         x = np.maximum(x @ stage["kernel"] + stage["bias"], 0)
     np.testing.assert_allclose(inputs.test[:7], x, rtol=1e-4, atol=1e-5)
-    # Rows and labels are of the same examples: those of others are hardly fitted.
+    # Rows and labels belong to the same examples; labels of other examples could hardly be fitted.
     scaled, rest = standard(inputs).source, np.random.default_rng(0).permutation(inputs.labels)
     value, random = (logistic(scaled, labels).score(scaled, labels) for labels in (inputs.labels, rest))
     assert value > 2 * random
-    # The granted examples are among the target's, with their own labels.
+    # The labelled examples are target examples, with their labels.
     np.testing.assert_array_equal(inputs.granted_labels, splits.streams["labelled"].labels())
     places = np.flatnonzero(np.isin(splits.streams["unlabelled"].rows, splits.streams["labelled"].rows))
     np.testing.assert_array_equal(inputs.granted, inputs.target[places])
     other = load(recipe.data, 1)
     read.ready(assigned(recipe, {"seed": 1}), other)
     assert same(inputs, read.given(other))
-    # Of a model that each seed draws anew the features are other ones.
+    # If each seed initialises the model, the features differ.
     drawn = dataclasses.replace(recipe, weights=None, model=MODEL)
     read = Reader()
     read.ready(drawn, splits)
@@ -117,7 +117,7 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
     assert not np.allclose(before.test, read.given(other).test)
 
 
-def test_what_no_seed_changes_is_not_done_again(compared):
+def test_results_that_do_not_depend_on_the_seed_are_not_repeated(compared):
     document, _, output = compared
     assert sum("principal" in one or "source's" in one for one in output) == 0
     assert [sum(METHODS[name].about in one for one in output) for name in ("source", *QUICK)] == [1, 3, 1, 1]
@@ -137,7 +137,7 @@ def test_what_no_seed_changes_is_not_done_again(compared):
          "the method 'tradaboost' needs labels of the target; data.labels is 0, which grants none"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, message):
+def test_recipes_that_cannot_be_compared_are_refused(recipe, tmp_path, changes, methods, message):
     for path, value in changes.items():
         recipe = assigned(recipe, {path: value})
     with pytest.raises(ValueError) as error:
@@ -146,18 +146,18 @@ def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_setting_without_labels_leaves_out_what_needs_them(recipe):
+def test_a_setting_without_labels_leaves_out_methods_that_need_them(recipe):
     bare = assigned(recipe, {"data.labels": 0, "objective": (terms.Supervised(on="source"),)})
     assert check(bare, None, 1) == [name for name in METHODS if name not in ("target", "tradaboost")]
     assert check(recipe, None, 1) == list(METHODS)
 
 
-def test_transport_is_left_out_by_itself_where_its_library_is_not_there(recipe, monkeypatch):
+def test_only_transport_is_left_out_if_its_library_is_missing(recipe, monkeypatch):
     monkeypatch.setattr("tlx.analysis.classical.comparing.find_spec", lambda name: None)
     assert check(recipe, None, 1) == [name for name in METHODS if name != "ot"]
 
 
-def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatch):
+def test_the_command_prints_a_table_and_writes_the_document(tmp_path, monkeypatch):
     file = tmp_path / "digits.py"
     file.write_text(
         "from tlx import Data, Recipe, models, tasks, terms\n\n\n"

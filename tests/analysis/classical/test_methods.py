@@ -1,4 +1,4 @@
-"""Classical methods against other ways to the same."""
+"""Classical methods, compared with other implementations."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tlx.functional import reweight
 
 
 def setting(source=90, target=70, width=4, seed=0, shift=1.5):
-    """Two classes about two centres; the target is the source turned, stretched and moved."""
+    """Two classes around two centres; the target is the source, rotated, stretched and moved."""
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.normal(size=(width, width)))[0] @ np.diag(np.linspace(0.5, 2, width))
 
@@ -30,7 +30,7 @@ def fitted(x, labels, test, weights=None):
     return LogisticRegression(max_iter=2000).fit(x, labels, weights).predict(test)
 
 
-def test_coral_gives_the_source_the_targets_covariance_and_mean():
+def test_coral_gives_the_source_the_covariance_and_mean_of_the_target():
     inputs, _ = setting()
     covariances = [np.cov(rows.T) + np.eye(4) for rows in (inputs.source, inputs.target)]
     turn = fractional_matrix_power(covariances[0], -0.5) @ fractional_matrix_power(covariances[1], 0.5)
@@ -40,7 +40,7 @@ def test_coral_gives_the_source_the_targets_covariance_and_mean():
         methods.covariance(inputs.target), 0.5
     )
     np.testing.assert_allclose(tlx_side, turn, rtol=1e-9, atol=1e-12)
-    # Alike sets are left where they are.
+    # Equal sets are unchanged.
     same = inputs._replace(target=inputs.source)
     np.testing.assert_array_equal(methods.coral(same).classes, methods.source_only(inputs).classes)
 
@@ -63,7 +63,7 @@ def test_transfer_components_solve_their_eigenproblem(monkeypatch):
     ends = np.r_[np.full(31, 1 / 31), np.full(22, -1 / 22)]
     spread = kernel @ (np.eye(53) - np.full((53, 53), 1 / 53)) @ kernel
     stored = kernel @ np.outer(ends, ends) @ kernel + 0.5 * np.eye(53)
-    # As the paper has it: the leading eigenvectors of a matrix that is not symmetric.
+    # As in the paper: the leading eigenvectors of a matrix that is not symmetric.
     values, vectors = np.linalg.eig(np.linalg.solve(stored, spread))
     order = np.argsort(-values.real)[:3]
     actual = methods.transfer_directions(every, 31, 3, 0.5)
@@ -72,7 +72,7 @@ def test_transfer_components_solve_their_eigenproblem(monkeypatch):
         assert abs(cosine) == pytest.approx(1.0, abs=1e-8)
     scores = kernel @ actual
     np.testing.assert_allclose(np.cov(scores.T, bias=True), np.eye(3), atol=1e-8)
-    # What tells the sets apart is held down: more so by a smaller mu.
+    # Directions that separate the sets are suppressed, more so by a smaller mu.
     tight, loose = (kernel @ methods.transfer_directions(every, 31, 3, mu) for mu in (1e-4, 1e4))
     apart = [np.abs(value[:31].mean(0) - value[31:].mean(0)).max() for value in (tight, loose)]
     assert apart[0] < 0.1 * apart[1]
@@ -80,7 +80,7 @@ def test_transfer_components_solve_their_eigenproblem(monkeypatch):
     assert methods.components(inputs).told == {"converged": 1.0, "dimensions": 32, "source": 20, "target": 20}
 
 
-def test_transport_of_equally_many_is_the_best_assignment(monkeypatch):
+def test_transport_between_equal_numbers_is_the_best_assignment(monkeypatch):
     inputs, _ = setting(25, 25)
     rows, places = linear_sum_assignment(((inputs.source[:, None] - inputs.target) ** 2).sum(-1))
     moved, cost = methods.transported(inputs.source, inputs.target)
@@ -100,7 +100,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "find"), [("kmm", reweight.mean_matching), ("kliep", reweight.likelihood_ratio)])
-def test_a_weighed_source_counts_by_its_weights(name, find):
+def test_a_weighted_source_counts_by_its_weights(name, find):
     inputs, _ = setting()
     weights = find(inputs.source, inputs.target)
     actual = METHODS[name].answer(inputs)
@@ -110,8 +110,8 @@ def test_a_weighed_source_counts_by_its_weights(name, find):
     assert actual.told["effective"] == pytest.approx(weights.sum() ** 2 / len(weights) / (weights**2).sum())
 
 
-def test_boosting_is_the_papers_algorithm():
-    """For two classes, example by example, with the rule of the paper's last line."""
+def test_boosting_is_the_algorithm_of_the_paper():
+    """For two classes, example by example, with the rule in the last line of the paper."""
     inputs, _ = setting(40, 30, shift=3.0)
     rounds, count, more = 6, 40, 9
     x = np.concatenate([inputs.source, inputs.granted])
@@ -161,7 +161,7 @@ def test_one_scale_serves_every_set():
     np.testing.assert_array_equal(actual.granted, actual.target[:9])
 
 
-def test_a_fit_that_ran_out_of_steps_says_so(monkeypatch):
+def test_a_fit_that_did_not_converge_says_so(monkeypatch):
     inputs, _ = setting()
     assert methods.source_only(inputs).told["converged"] == methods.boosted(inputs, 2).told["converged"] == 1.0
     monkeypatch.setattr(methods, "STEPS", 2)

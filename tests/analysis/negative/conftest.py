@@ -1,4 +1,4 @@
-"""A recipe that adapts, and sources that are planted: the target itself, and the target with its labels shuffled."""
+"""An adaptation recipe with constructed sources: the target itself, and the target with shuffled labels."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def recipe():
 
 @pytest.fixture
 def planted(monkeypatch):
-    """`copy` is the target under another name, `shuffled` that with its training labels in a random order."""
+    """`copy` is the target under another name; `shuffled` is the target with shuffled training labels."""
     real = examples.open_dataset
 
     def opened(name):
@@ -48,7 +48,7 @@ def planted(monkeypatch):
 
 
 class Shuffled(examples.Examples):
-    """The labels of a split in an order of their own, drawn once."""
+    """The labels of a split in a random order that is drawn once."""
 
     @classmethod
     def of(cls, train):

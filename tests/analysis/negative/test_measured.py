@@ -1,4 +1,4 @@
-"""The whole: planted sources are judged as they must be, the gate's weights are kept, how far domains are."""
+"""The complete measurement: verdicts of constructed sources, stored gate weights, distances of domains."""
 
 import dataclasses
 import json
@@ -27,8 +27,8 @@ def longer(recipe):
 
 
 @pytest.mark.slow
-def test_planted_sources_are_judged(longer, planted, tmp_path):
-    """Five seeds: the target's own examples help, the same with shuffled labels do harm."""
+def test_constructed_sources_have_the_right_verdicts(longer, planted, tmp_path):
+    """Five seeds: the examples of the target help, and the same examples with shuffled labels hurt."""
     study = negative_study(longer, sources=("copy", "shuffled"), labels=(0, 3))
     document = measure(study, tmp_path / "out", quiet=True)
     verdicts = {
@@ -38,7 +38,7 @@ def test_planted_sources_are_judged(longer, planted, tmp_path):
     assert verdicts["shuffled", 3, "A(0,T)"] == verdicts["shuffled", 3, "target only"] == "hurts"
     assert verdicts["shuffled", 0, "chance"] != "helps"
     assert [one["use"] for one in document["advice"]] == ["copy", "copy"]
-    # Every number is of the records: the report is the same when it is made again.
+    # Every number comes from the records: a second report is equal.
     remaining = json.loads((tmp_path / "out" / "negative.json").read_text(encoding="utf-8"))
     second = report_again(study, tmp_path / "out")
     assert {**second, "command": ""} == {**document, "command": ""} and remaining["gaps"] == second["gaps"]
@@ -46,7 +46,7 @@ def test_planted_sources_are_judged(longer, planted, tmp_path):
     assert by_source["copy"]["a"] < 0.3 and by_source["copy"]["mmd"] == pytest.approx(0, abs=0.05)
 
 
-def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
+def test_the_gate_weight_of_every_source_example_is_stored(recipe, tmp_path):
     gated = dataclasses.replace(recipe, objective=(terms.Gate(width=8),))
     study = negative_study(gated, labels=(2,), seeds=1)
     document = measure(study, tmp_path / "out", quiet=True)
@@ -58,7 +58,7 @@ def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
     assert one["away"][0]["weight"] == pytest.approx(weight.min() / weight.mean())
     assert one["away"][0]["index"] == index[weight.argmin()] and one["welcome"][0]["image"].startswith("data:image")
     assert one["quantiles"] == sorted(one["quantiles"])
-    # D / (1 - D) of what the run has learned, by numpy.
+    # D / (1 - D) of the trained discriminator, by numpy.
     ready, splits, variables = learned(tmp_path / "out" / one["folder"], gated)
     first = splits.streams["source"].view(np.arange(64))
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(variables.params).items()}
@@ -77,7 +77,7 @@ def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
     assert one["effective_least"] == min(message[0].values()) and one["weight_mean_most"] == max(message[1].values())
 
 
-def test_ten_examples_are_measured_and_told_of(recipe, monkeypatch, tmp_path):
+def test_ten_examples_are_measured_and_noted(recipe, monkeypatch, tmp_path):
     real = examples.open_dataset
 
     def opened(name):
@@ -101,7 +101,7 @@ def test_features_that_are_not_finite_are_named(recipe):
         feature_reader(ready)(ready.variables, splits.streams["unlabelled"])
 
 
-def test_domains_that_cannot_be_told_apart_are_at_no_distance():
+def test_domains_that_cannot_be_separated_have_distance_zero():
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(400, 3)), draw.normal(size=(300, 3))
     assert abs(np.mean(proxy_a_distance(x, y))) < 0.5
@@ -110,7 +110,7 @@ def test_domains_that_cannot_be_told_apart_are_at_no_distance():
         proxy_a_distance(x[:3], y)
 
 
-def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
+def test_the_command_resumes_and_gives_advice(tmp_path):
     config, out = tmp_path / "small.py", tmp_path / "out"
     config.write_text(
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
@@ -144,7 +144,7 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
         (["--sources", "mnist5"], "mnist5k"),
     ],
 )
-def test_mistakes_are_named(tmp_path, inputs, message):
+def test_invalid_arguments_are_named(tmp_path, inputs, message):
     config = tmp_path / "small.py"
     config.write_text(
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
