@@ -1,4 +1,4 @@
-"""What every tuning, every term and every architecture owe to one another: each with each."""
+"""The contract between every tuning, every term and every architecture."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ CLASSES, BATCH = 3, 4
 
 
 class Net(linen.Module):
-    """A researcher's own."""
+    """A user-defined module."""
 
     @linen.compact
     def __call__(self, x, train=False):
@@ -41,7 +41,7 @@ MODELS = {
     "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), activation="tanh", dropout=0.5),
     "linen": models.Linen(module=Net(), shape=(16,), input="x"),
 }
-# The dense layers of each, where LoRA and its kin may go.
+# The dense layers of each model, where LoRA and similar tunings may be inserted.
 ON = {"cnn": "pool", "mlp": r"stem|blocks/\d+"}
 DENSE = r".*/attention/(query|value)"
 TUNINGS = {
@@ -67,7 +67,7 @@ TUNINGS = {
     "Episodes": lambda name, stages: tuning.Episodes(episodes=min(2, len(stages))),
     "InTurn": lambda name, stages: tuning.InTurn((0.5, TUNINGS["Lora"](name, stages)), (0.5, tuning.Full())),
 }
-# What a tuning refuses, with the reason.
+# The combinations that a tuning refuses, with the reason.
 REFUSED = {
     ("linen", "Probe"): "needs a stage below the head",
     ("linen", "BitFit"): "needs a stage below the head",
@@ -91,7 +91,7 @@ PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFU
 
 
 def spread(pairs):
-    """Every tuning, or term, is tried with one of the models that take it, in turns, and by the slow tests with all."""
+    """Test every tuning or term with one of the models that accept it, in turn; the slow tests use all models."""
     quick = [pair for pair in pairs if pair[0] != "bert" or pair[1] not in ELSEWHERE]
     names = {other: [name for name, value in quick if value == other] for _, other in quick}
     near = {(value[n % len(value)], other) for n, (other, value) in enumerate(names.items())}
@@ -104,14 +104,14 @@ def initial(name):
 
 
 def begin(name, how):
-    """The model, the way of tuning and the variables with what it adds."""
+    """Return the model, the tuning, and the variables with its inserted parameters."""
     model = models.build(MODELS[name], CLASSES)
     way = TUNINGS[how](name, parametric(model))
     variables = initial(name)
     return model, way, variables._replace(params=way.insert(model, variables.params, jax.random.key(1)))
 
 
-# Every term, given the folder of saved models; CLASSES + 2 classes in a source, as in a teacher of another task.
+# Every term, given the folder of saved models; a source has CLASSES + 2 classes, like a teacher of another task.
 BETWEEN = {"width": 4, "reversal": 0.5}
 SEVERAL = ("source", "labelled")
 PLAIN = (
@@ -128,19 +128,19 @@ MAKE = {type(term).__name__: lambda at, term=term: term for term in PLAIN} | {
     "CoTuning": lambda at: terms.CoTuning(source=f"{at}/source"),
     "Distill": lambda at: terms.Distill(teacher=f"{at}/teacher"),
 }
-# Of these an objective holds one, under an update that takes its turns.
+# An objective has one of these, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
-# Those that read other streams than the labelled one, whose batches move the running statistics too.
+# Terms that read further streams; the batches of these streams update the running statistics too.
 ELSEWHERE = (
     "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "PseudoLabel", "FixMatch",
     "MeanTeacher", "Shot", "M3sda", "Mdan", "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
-# Those that read what the head reads.
+# Terms that read the input of the head.
 FEATURES = (
     "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda", "M3sda", "Mdan",
     "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
-# What a term refuses, with the reason.
+# The settings that a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup needs a model that reads 'image'; this one reads 'input_ids'",
     ("bert", "CutMix"): "CutMix needs a model that reads 'image'; this one reads 'input_ids'",
@@ -154,17 +154,20 @@ REFUSED_TERMS = {
     ("linen", "Mcd"): "Mcd needs a head on a stage below it; this model has ['module']",
 } | {("linen", name): "the model gives neither 'pooled' nor 'hidden'" for name in FEATURES}
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
-# Terms between streams look at no block, so one transformer is enough.
+# Terms between streams do not depend on the blocks, so one transformer is enough.
 STEPPED = [pair for pair in TERM_PAIRS if pair[0] != "vit" or pair[1] not in ELSEWHERE]
 SUMMED = [pair for pair in STEPPED if pair[1] not in TURNS]
 IN_TURNS = [pair for pair in STEPPED if pair[1] in TURNS]
-# The tunings of whose first phase only the head learns, so that a turn of what is below it would move nothing.
+# Tunings with only the head trainable in the first phase: a turn of the other parameters would move nothing.
 HEAD_FIRST = ("Probe", "SideHead", "Bottleneck", "Gradual", "LinearThenFull", "FineTune")
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """By model, a folder with a `source` and a `teacher`: where it cannot be saved, one that reads the same."""
+    """For each model, a folder with a `source` and a `teacher`.
+
+    A model that cannot be saved uses another with the same input.
+    """
     folder = tmp_path_factory.mktemp("saved")
     for name, settings in MODELS.items():
         value = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
@@ -203,7 +206,7 @@ def stream(name, seed):
 
 
 def made(name, how, objective, optim=Optim(lr=0.1)):
-    """The static half of a step with its first state, as a run makes them."""
+    """Return the static half of a step and its initial state, as a run builds them."""
     model, way, variables = begin(name, how)
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables = variables._replace(params=params)
@@ -227,7 +230,7 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 
-# So many programs run for a moment only: what the compiler does for speed takes longer than they do.
+# These programs run for a moment only, so compiling them quickly is faster overall.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -236,7 +239,7 @@ def compiled(parts):
 
 
 def walk(name, train, start):
-    """The state after two steps, whose losses were finite."""
+    """Return the state after two steps; their losses must be finite."""
     state = jax.tree.map(jnp.copy, start)
     for _ in range(2):
         state, metrics = train(state, batch(name))
@@ -245,22 +248,22 @@ def walk(name, train, start):
 
 
 def held(state):
-    """A state whose key is numbers, as a checkpoint holds it."""
+    """Return a state with its key as numbers, as in a checkpoint."""
     return state._replace(key=jax.random.key_data(state.key))._asdict()
 
 
-def test_the_tables_are_all_tried():
+def test_everything_in_the_tables_is_tested():
     kinds = [getattr(tuning, name) for name in tuning.__all__ if name[0].isupper()]
     assert TUNINGS.keys() == {kind.__name__ for kind in kinds if issubclass(kind, tuning.Tuning)} - {"Tuning"}
     assert MAKE.keys() == terms.TERMS.keys()
     assert set(TURNS) == {name for name, kind in terms.TERMS.items() if kind.turns is not terms.Term.turns}
-    # Nnx is one stage over the bridge of Linen, and refused what that is: its steps are taken in models/test_bridge.py.
+    # Nnx is one stage on the bridge of Linen and refuses the same; models/test_bridge.py tests its steps.
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx}
 
 
-# What looks at parameters, or adds some, without a pass of its own: each of these steps is quick to compile.
+# Terms that read or add parameters without a separate forward pass: their steps compile quickly.
 CLOSE = ("Supervised", "L2SP", "CoTuning")
-# The others, of which each model and tuning takes some: the whole product is traced below.
+# The other terms, in turn for each model and tuning; the complete product is traced below.
 OTHERS = tuple(name for name in MAKE if name not in (*TURNS, *CLOSE))
 PARTS = 6
 
@@ -277,11 +280,11 @@ def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     assert before.keys() == after.keys() == parts.partition.keys()
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert moved and not moved & {path for path, learn in parts.partition.items() if learn is None}
-    # AdamW holds two moments a number that learns, and a count: nothing for what is frozen.
+    # AdamW has two moments per trainable number and a count, and nothing for frozen parameters.
     learning = sum(leaf.size for leaf in jax.tree.leaves(start.trainable))
     assert learning == sum(before[path].size for path, learn in parts.partition.items() if learn is not None)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(start.optimiser)) == 8 * learning + 4
-    # Whatever the tuning, what a term adds learns.
+    # Parameters added by a term are trainable for every tuning.
     assert name == "linen" or "cotuning" in {path.split("/")[0] for path in moved}
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
 
@@ -294,13 +297,13 @@ def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, second, held(final))
 
 
-# What makes a term weigh nothing.
+# Changes that give a term the weight zero.
 NOTHING = {kind: {"weight": 0.0} for kind in terms.TERMS.values()} | {terms.L2SP: {"weight": 0.0, "head": 0.0}}
 
 
 @functools.cache
 def alone(name):
-    """Two steps of the supervised risk by itself."""
+    """Run two steps of the supervised loss alone."""
     parts, start = made(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
     return walk(name, compiled(parts), start)
 
@@ -311,7 +314,7 @@ def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, te
     term = MAKE[term](saved / name)
     parts, start = made(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
     train = compiled(parts)
-    # A weight is an array of the state: the one program serves both.
+    # A weight is an array of the state: one program serves both.
     weightless = start.numbers["terms"] | {"1": start.numbers["terms"]["1"] | NOTHING[type(term)]}
     with_it = walk(name, train, start)
     without = walk(name, train, start._replace(numbers=start.numbers | {"terms": weightless}))
@@ -331,11 +334,11 @@ def test_two_steps_of_a_term_that_takes_turns(name, term, saved):
     final = walk(name, compiled(parts), start)
     before, after = flatten(start.variables.params), flatten(final.variables.params)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
-    # A key's bias has no gradient but for rounding, which plain arithmetic may leave at 0.
+    # The bias of a key has no gradient except rounding, which plain arithmetic may leave at 0.
     assert moved | {path for path in before if path.endswith("key/bias")} >= set(parts.learning) >= moved
     assert term.lower() in {path.split("/")[0] for path in moved}
     learning = sum(leaf.size for leaf in jax.tree.leaves(start.trainable))
-    # A count for each of the two groups of leaves that move together.
+    # One count for each of the two groups of parameters that move together.
     assert len(start.optimiser) == 2
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(start.optimiser)) == 8 * learning + 4 * 2
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
@@ -361,7 +364,7 @@ def test_every_term_is_traced_with_every_tuning(name, some, saved):
 
 
 @pytest.mark.parametrize(("name", "term"), REFUSED_TERMS)
-def test_what_a_term_cannot_do_is_refused(name, term, saved):
+def test_unsupported_terms_are_refused(name, term, saved):
     model = models.build(MODELS[name], CLASSES)
     with pytest.raises(ValueError) as error:
         check_terms(
@@ -371,7 +374,7 @@ def test_what_a_term_cannot_do_is_refused(name, term, saved):
 
 
 @pytest.mark.parametrize(("name", "how"), REFUSED)
-def test_what_cannot_be_is_refused(name, how):
+def test_invalid_combinations_are_refused(name, how):
     with pytest.raises(ValueError) as error:
         begin(name, how)[1].phases(models.build(MODELS[name], CLASSES))
     assert REFUSED[name, how] in str(error.value)
@@ -381,12 +384,12 @@ ADDED = [pair for pair in PAIRS if getattr(tuning, pair[1]).insert is not tuning
 
 
 @pytest.mark.parametrize(("name", "how"), spread(ADDED))
-def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
-    """Prompt and Prefix add tokens, which are heard at once; everything else begins as the identity."""
+def test_inserted_parameters_start_as_the_identity_and_affect_the_logits(name, how):
+    """Prompt and Prefix add tokens, which change the logits at once; everything else starts as the identity."""
     model = models.build(MODELS[name], CLASSES)
     way, random = TUNINGS[how](name, parametric(model)), np.random.default_rng(0)
     plain = initial(name)
-    # Away from small weights, which would hide what is not heard.
+    # Large weights, because small weights would hide a parameter without effect.
     plain = plain._replace(
         params=jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype("f4"), plain.params)
     )
@@ -396,7 +399,7 @@ def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
     if how not in ("Prefix", "Prompt"):
         np.testing.assert_allclose(before, after, rtol=0, atol=1e-6)
     new = flatten(variables.params).keys() - flatten(plain.params).keys()
-    # Away from the beginning, every leaf that learns is heard in the logits.
+    # Away from the initial values, every trainable parameter affects the logits.
     leaves = flatten(variables.params)
     for path, key in zip(sorted(new), jax.random.split(jax.random.key(4), len(new)), strict=True):
         leaves[path] += 0.5 * jax.random.normal(key, leaves[path].shape)

@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -70,7 +70,7 @@ def test_python_blocks_run_as_far_as_they_define_a_recipe_a_study_or_a_space(pag
 
 
 def commands() -> Iterator[tuple[Path, list[str]]]:
-    """Every command `tlx NAME ...` in the shell blocks and in the inline code of a page."""
+    """Return every command `tlx NAME ...` in the shell blocks and in the inline code of a page."""
     for page in PAGES:
         text = page.read_text()
         lines = [line for language, block in BLOCK.findall(text) if language == "sh" for line in block.splitlines()]

@@ -1,4 +1,4 @@
-"""Streams of a step in one pass, whose batch statistics are those of them all."""
+"""Streams of a step in one forward pass, with batch statistics over all of them."""
 
 from functools import partial
 
@@ -55,7 +55,7 @@ def alike(one, other, **near):
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_without_batch_norm_and_dropout_it_is_the_pass_of_each(accumulate):
+def test_without_batch_norm_and_dropout_it_equals_separate_passes(accumulate):
     batch = streams()
     actual = [walked(*begun(MLP, joint=joint, accumulate=accumulate), batch) for joint in (True, False)]
     alike(*actual, rtol=1e-6, atol=1e-6)
@@ -69,7 +69,7 @@ def moments(kernel, images):
 
 
 def expected(state, pieces):
-    """The running statistics of the first norm after seeing each of these sets of images once."""
+    """The running statistics of the first norm after one pass of each of these sets of images."""
     kernel = np.asarray(state.variables.params["stem"]["kernel"])
     mean, variance = np.zeros(3), np.ones(3)
     for images in pieces:
@@ -84,7 +84,7 @@ def check(state, pieces, start):
         np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-6)
 
 
-def test_running_statistics_are_those_of_all_streams_together_or_of_the_targets_one_after_the_other():
+def test_running_statistics_cover_all_streams_together_or_the_targets_one_after_another():
     batch = streams()
     images = {name: value["image"] for name, value in batch.items()}
     targets = [images[name] for name in batch if name != "source"]
@@ -94,7 +94,7 @@ def test_running_statistics_are_those_of_all_streams_together_or_of_the_targets_
 
 
 def test_features_are_normalised_by_the_moments_of_all_streams():
-    """A stream's risk hears of another stream by nothing else."""
+    """The loss of a stream depends on another stream only in this way."""
     risk = (terms.Supervised(), terms.Mcc(weight=0.0))
     batch = streams()
     other = batch | {"unlabelled": batch["unlabelled"] | {"image": 3 - 2 * batch["unlabelled"]["image"]}}
@@ -104,14 +104,14 @@ def test_features_are_normalised_by_the_moments_of_all_streams():
         assert (abs(actual[0] - actual[1]) > 1e-3) == joint
 
 
-def test_every_piece_sees_its_part_of_all_streams():
+def test_every_piece_has_its_part_of_all_streams():
     batch = streams()
     parts, start = begun(CNN, joint=True, accumulate=4)
     pieces = [np.concatenate([value["image"][m::4] for value in batch.values()]) for m in range(4)]
     check(walked(parts, start, batch, 1)[0], pieces, start)
 
 
-def test_by_pmap_they_are_those_of_all_devices():
+def test_with_pmap_the_statistics_cover_all_devices():
     batch = streams()
     results, begins = {}, {}
     for how in ("jit", "pmap"):
@@ -125,8 +125,8 @@ def test_by_pmap_they_are_those_of_all_devices():
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_noise_is_that_of_the_example_whoever_has_it(accumulate):
-    """With dropout: one device, devices by `pmap` and pieces; and no stream has the noise of another."""
+def test_noise_belongs_to_the_example_on_every_device(accumulate):
+    """With dropout: one device, devices with `pmap`, and pieces; no stream has the noise of another."""
     noisy = models.Mlp(inputs=(4, 4, 2), widths=(5, 4), activation="tanh", dropout=0.5)
     objective = (terms.Supervised(), terms.Supervised(on="source"))
     batch = streams({"labelled": 32, "source": 32})
@@ -143,7 +143,7 @@ def test_noise_is_that_of_the_example_whoever_has_it(accumulate):
     assert abs(recorded["supervised.0/risk"] - recorded["supervised.1/risk"]) > 1e-3
 
 
-def test_a_stream_that_a_term_adds_is_seen_by_itself():
+def test_a_stream_that_a_term_adds_has_a_separate_pass():
     batch = streams()
     plain, more = (
         walked(*begun(CNN, objective, joint=True), batch) for objective in (TERMS, (*TERMS, terms.Mixup(weight=0.0)))

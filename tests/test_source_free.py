@@ -1,4 +1,4 @@
-"""Adapting a run's model to a target without labels and without the source."""
+"""Adapt the model of a run to a target without labels and without the source."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
-    """`target(objective, **changes)`: a recipe that adapts the folder of a run on the source."""
+    """Return `target(objective, **changes)`: a recipe that adapts a run on the source."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "available", lambda: False)
         folder = run(SOURCE, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder
@@ -58,7 +58,7 @@ def params(folder):
     return flatten(load_pretrained(folder).variables.params)
 
 
-def test_from_a_run_on_the_source_to_the_target_by_its_head_alone(target, tmp_path):
+def test_from_a_run_on_the_source_to_the_target_with_its_frozen_head(target, tmp_path):
     recipe = target(terms.Shot(), train=Train(steps=80, batch=64))
     assert prepare(recipe).streams == ["unlabelled"]
     outcome = run(recipe, tmp_path / "target", quiet=True)
@@ -68,13 +68,13 @@ def test_from_a_run_on_the_source_to_the_target_by_its_head_alone(target, tmp_pa
     assert before.keys() == after.keys()
     same = {path for path in before if np.array_equal(before[path], after[path])}
     assert same == {"head/kernel", "head/bias"}
-    # Surer of each example, and nearly as various over all as ten classes can be.
+    # More confident on each example; over all examples nearly as diverse as ten classes can be.
     entropy, diversity = (list(told(outcome, f"train/shot/{name}").values()) for name in ("entropy", "diversity"))
     assert np.mean(entropy[:10]) - np.mean(entropy[-10:]) > 0.3
     assert np.mean(diversity[-10:]) > 0.85 * np.log(10)
 
 
-def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
+def test_a_trainable_or_random_head_is_refused(target, tmp_path):
     with pytest.raises(ValueError, match=r"^Shot needs a frozen head, and the tuning trains 'head/bias'"):
         prepare(target(terms.Shot(), tuning=tuning.Full()))
     with pytest.raises(ValueError, match=r"^Shot adapts features to the pretrained head"):
@@ -82,12 +82,12 @@ def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(target, goes_on):
+def test_a_resumed_run_has_the_bits_of_an_unstopped_run(target, goes_on):
     goes_on(target(*TAUGHT, train=Train(steps=12, batch=16, eval_every=6, ema=0.9)), (8,))
 
 
 @pytest.mark.slow
-def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
+def test_a_vectorised_run_equals_the_run_alone(target, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = target(*TAUGHT, train=Train(steps=8, batch=16, eval_every=8, ema=0.9))
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (3e-3, 6e-3)]
@@ -102,9 +102,9 @@ def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_path, count):
+def test_cached_features_serve_only_terms_that_read_above_the_cut(target, tmp_path, count):
     rules = tuning.Rules((r"(stem|head)/.*", None), (r".*", Learn()))
-    # As many steps as read what is computed once.
+    # Enough steps to read the features that are computed once.
     train = Train(steps=100, batch=64, eval_every=100, ema=0.9)
     recipe = target(*TAUGHT[:count], tuning=rules, train=train)
     stored, plain = (
@@ -119,7 +119,7 @@ def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_pat
 
 @pytest.mark.parametrize("how", ["AdaBN", "NormTuning"])
 def test_norms_adapt_in_a_run(tmp_path, how):
-    """What moves in the saved model: statistics, and under Tent the norms beside them."""
+    """The changes in the saved model: statistics, and with Tent the norms too."""
     model = models.Cnn(size=8, widths=(3, 4), dense=6)
     source = dataclasses.replace(SOURCE, model=model, train=Train(steps=4, batch=16))
     folder = run(source, tmp_path / "source", quiet=True).folder

@@ -1,4 +1,4 @@
-"""What moves, and how fast, over every architecture."""
+"""The trainable parameters and their learning rates, over every architecture."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ def parts(name, how):
 
 
 def rates(name, how):
-    """The multiplier of each stage with parameters, None where it is frozen; one for all leaves of a stage."""
+    """The multiplier of each stage with parameters, None if it is frozen; all parameters of a stage share it."""
     claimed = parts(name, how)
     results = {}
     for stage in parametric(MODELS[name]):
@@ -38,13 +38,13 @@ def rates(name, how):
 
 
 @each_model
-def test_full_moves_everything_at_the_full_rate(name):
+def test_full_trains_everything_at_the_full_rate(name):
     claimed = parts(name, tuning.Full())
     assert claimed.keys() == flatten(MODELS[name].params).keys()
     assert set(claimed.values()) == {Learn()}
 
 
-# How many layers each stage lies below the head, in the order of the chain.
+# The number of layers between each stage and the head, in the order of the chain.
 DEPTHS = {
     "bert": [7, 6, 5, 4, 3, 2, 1, 0, 0],
     "vit": [7, 6, 5, 4, 3, 2, 1, 1, 0],
@@ -54,12 +54,12 @@ DEPTHS = {
 
 
 @each_model
-def test_the_rate_falls_layer_by_layer_from_the_head_down(name):
+def test_the_rate_falls_by_layer_from_the_head_down(name):
     assert list(rates(name, tuning.Full(decay=0.5)).values()) == [0.5**depth for depth in DEPTHS[name]]
 
 
 def timm_scales(names, depth, decay):
-    """`param_groups_layer_decay` of timm for its ViTs, written out: by name, decay ** (last layer - own layer)."""
+    """`param_groups_layer_decay` of timm for its ViTs, written out: by name, decay ** (last layer - layer)."""
     order = {}
     for name in names:
         if re.match(r"cls_token|pos_embed|patch_embed", name):
@@ -67,7 +67,7 @@ def timm_scales(names, depth, decay):
         elif actual := re.match(r"blocks\.(\d+)", name):
             order[name] = (1.0, float(actual[1]))
         elif re.match("norm", name):
-            # Marked to count with the group before it, once all are sorted.
+            # Marked to count with the previous group, after sorting.
             order[name] = (1.0, 99999.0)
         else:
             order[name] = (float("inf"),)
@@ -96,8 +96,8 @@ def test_the_rates_of_a_vit_are_those_of_timm(depth):
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("how", ["Full", "Freeze", "LinearThenFull", "Gradual"])
-def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
-    """Whatever the head is made of: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
+def test_blocks_have_the_same_rates_in_every_family(family, pooling, how):
+    """For every kind of head: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
     model = models.build(dataclasses.replace(TINY["bert"], family=family, pooling=pooling), 3)
     built = {
         "Full": tuning.Full(decay=0.5), "Freeze": tuning.Freeze(through="stem", decay=0.5),
@@ -117,7 +117,7 @@ def test_the_ratio_of_fine_tune_is_between_the_last_layer_and_the_first():
 
 
 @each_model
-def test_probe_moves_the_head_alone(name):
+def test_probe_trains_the_head_only(name):
     actual = rates(name, tuning.Probe())
     assert actual.pop("head") == 1.0
     assert set(actual.values()) == {None}
@@ -125,7 +125,7 @@ def test_probe_moves_the_head_alone(name):
 
 
 @each_model
-def test_freeze_holds_every_stage_up_to_the_named_one(name):
+def test_freeze_freezes_every_stage_up_to_the_named_one(name):
     stages = parametric(MODELS[name])
     for cut, through in enumerate(stages[:-1], 1):
         actual = rates(name, tuning.Freeze(through=through, decay=0.75))
@@ -141,7 +141,7 @@ def test_freeze_of_the_readme():
     }  # fmt: skip
 
 
-def test_rules_are_taken_as_they_are():
+def test_rules_are_used_unchanged():
     claimed = parts(
         "vit",
         tuning.Rules(
@@ -154,7 +154,7 @@ def test_rules_are_taken_as_they_are():
 
 
 @each_model
-def test_no_tuning_of_ours_adds_leaves(name):
+def test_these_tunings_insert_no_parameters(name):
     for how in (tuning.Full(), tuning.Probe(), tuning.Freeze(through="stem"), tuning.Rules((".*", Learn()))):
         assert how.insert(MODELS[name], MODELS[name].params, None) is MODELS[name].params
 
@@ -176,7 +176,7 @@ def test_no_tuning_of_ours_adds_leaves(name):
         (lambda: tuning.Rules(None), TypeError, "a rule is (regex, Learn(...) or None), got None"),
     ],
 )  # fmt: skip
-def test_an_impossible_tuning_is_refused(make, kind, message):
+def test_an_invalid_tuning_is_refused(make, kind, message):
     with pytest.raises(kind) as error:
         make()
     assert str(error.value) == message
@@ -191,8 +191,8 @@ def test_probe_needs_a_stage_below_the_head():
     assert str(error.value) == "Probe() needs a stage below the head; this model has ['module']; use Rules(...)"
 
 
-def test_what_a_tuning_declares_is_true_of_it():
-    """Those that choose insert nothing and have one phase; a subclass says how its phases are."""
+def test_the_declarations_of_a_tuning_are_true():
+    """Tunings that choose parameters insert nothing and have one phase; a subclass declares its phases."""
     chooses = {"Full": tuning.Full(), "Probe": tuning.Probe(), "Freeze": tuning.Freeze(through="stem"),
                "Rules": tuning.Rules((".*", tuning.Learn())), "BitFit": tuning.BitFit()}  # fmt: skip
     kinds = [kind for kind in vars(tuning).values() if isinstance(kind, type) and issubclass(kind, tuning.Tuning)]

@@ -76,7 +76,10 @@ def test_the_density_of_neighbourhoods_row_by_row():
 
 
 def test_the_density_of_neighbourhoods_counts_equal_predictions():
-    """Among k equal confident predictions each has k - 1 neighbours; examples of other classes have a similarity of exp(-20)."""
+    """Among k equal confident predictions each has k - 1 neighbours.
+
+    Examples of other classes have a similarity of exp(-20).
+    """
     clusters = 1e4 * np.repeat(np.eye(3), 5, axis=0)
     near, far = 4, 10 * math.exp(-20)
     shares = np.array([1.0] * near + [math.exp(-20)] * 10) / (near + far)

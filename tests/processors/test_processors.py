@@ -50,7 +50,7 @@ def test_tokens_are_those_of_transformers(minilm, tokens):
 
 
 @pytest.mark.parametrize("change", [{"do_lower_case": False}, {"strip_accents": False}, {"truncation_side": "left"}])
-def test_a_config_that_overrules_tokenizer_json_is_obeyed(minilm, tmp_path, change):
+def test_a_config_that_overrides_tokenizer_json_is_followed(minilm, tmp_path, change):
     for name in ("tokenizer.json", "vocab.txt", "config.json"):
         shutil.copy(minilm / name, tmp_path)
     settings = json.loads((minilm / "tokenizer_config.json").read_text())
@@ -60,7 +60,7 @@ def test_a_config_that_overrules_tokenizer_json_is_obeyed(minilm, tmp_path, chan
         assert_same_tokens(processor, reference, text=text)
 
 
-def test_a_byte_level_tokenizer_matches_and_brings_its_own_padding(tmp_path):
+def test_a_byte_level_tokenizer_matches_and_has_its_padding(tmp_path):
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from tokenizers import processors as post
@@ -191,13 +191,13 @@ def test_an_image_is_pixels_or_the_bytes_of_a_file():
         ({"size": 8}, "size=8 leaves images of different shapes; give (height, width), or a crop"),
     ],
 )
-def test_impossible_fields_are_refused(fields, message):
+def test_invalid_fields_are_refused(fields, message):
     with pytest.raises(ValueError) as error:
         ImageProcessor(**fields)
     assert str(error.value) == message
 
 
-def test_an_array_that_is_no_image_is_refused():
+def test_an_array_that_is_not_an_image_is_refused():
     with pytest.raises(ValueError) as error:
         ImageProcessor(size=(8, 8))({"image": np.zeros((8, 8, 3), np.float32)})
     assert str(error.value) == "an image is uint8[height, width, channels], not float32[8, 8, 3]"

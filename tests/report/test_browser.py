@@ -1,4 +1,4 @@
-"""What a real browser makes of a page: everything is drawn, nothing is asked for, no text becomes code."""
+"""A page in a real browser: everything is drawn, no network request is made, no text becomes code."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from tlx.report import page
 pytestmark = pytest.mark.browser
 
 
-def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, show, finished):
+def test_a_browser_draws_every_chart_without_network_requests(browser, show, finished):
     path = report.write_run(finished.folder)
     requested, output = show(path)
     assert not output
@@ -25,7 +25,7 @@ def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, show, finishe
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_a_desk_and_a_phone(browser, show, sized, digits, width):
+def test_the_page_fits_a_desktop_and_a_phone(browser, show, sized, digits, width):
     sized(width)
     show(report.write_run(digits.folder))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")

@@ -1,4 +1,4 @@
-"""The page of negative transfer: drawn from its document alone, the answer first, verdicts in words and colours."""
+"""The page of negative transfer: drawn from its document only, the answer first, verdicts in words and colours."""
 
 import copy
 
@@ -81,7 +81,7 @@ def drawn():
     return negative.draw(DOCUMENT)
 
 
-def test_the_answer_comes_first_and_every_gap_is_there(drawn):
+def test_the_answer_comes_first_and_every_gap_is_shown(drawn):
     answer, _, rest = drawn.partition('id="gaps"')
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
     assert "use no source" in answer and "Not all runs are in: 1 failed." in answer
@@ -90,7 +90,7 @@ def test_the_answer_comes_first_and_every_gap_is_there(drawn):
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest
 
 
-def test_the_drawings_hold_every_row(drawn):
+def test_the_charts_have_every_row(drawn):
     actual = page.specification(drawn)
     assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= actual.keys()
     rows = actual["map-A-0-T-"]["datasets"]["table"]
@@ -101,7 +101,7 @@ def test_the_drawings_hold_every_row(drawn):
     }  # fmt: skip
 
 
-def test_examples_are_escaped_and_open_ends_are_said(drawn):
+def test_examples_are_escaped_and_open_ends_are_stated(drawn):
     assert TEXT not in drawn and "&lt;b&gt;no&lt;/b&gt; good" in drawn
     one = copy.deepcopy(DOCUMENT)
     for actual in one["gaps"]:
@@ -114,7 +114,7 @@ def test_examples_are_escaped_and_open_ends_are_said(drawn):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_all_of_it_on_a_desk_and_a_phone(browser, show, sized, drawn, tmp_path, width):
+def test_a_browser_draws_all_of_it_on_a_desktop_and_a_phone(browser, show, sized, drawn, tmp_path, width):
     sized(width)
     path = page.write(tmp_path / "negative.html", drawn)
     requested, output = show(path)
@@ -122,7 +122,7 @@ def test_a_browser_draws_all_of_it_on_a_desk_and_a_phone(browser, show, sized, d
     counts = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('svg').length)"
     )
-    # What lies in a closed fold is drawn too.
+    # Charts in a closed fold are drawn too.
     assert counts == [1] * len(page.specification(drawn))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width

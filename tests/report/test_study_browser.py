@@ -1,4 +1,4 @@
-"""A study's page in a real browser: drawn without a network, filtered, downloaded, its links lead somewhere."""
+"""The page of a study in a real browser: drawn without a network, filtered, downloaded, with working links."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def drawn(browser):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_page, width):
+def test_everything_is_drawn_without_network_requests(browser, show, sized, study_page, width):
     sized(width)
     requested, output = show(study_page)
     assert not output
@@ -42,7 +42,7 @@ def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_p
     assert max(browser.execute_script(ends)) <= inner
 
 
-def test_a_phone_shows_difference_and_verdict_beside_long_names(browser, show, sized, study_page):
+def test_a_phone_shows_difference_and_verdict_next_to_long_names(browser, show, sized, study_page):
     sized(390)
     show(study_page)
     right = browser.execute_script(
@@ -55,7 +55,7 @@ def test_a_phone_shows_difference_and_verdict_beside_long_names(browser, show, s
 
 
 def choose(browser, name, value):
-    """Presses a choice of the filters and waits until all is drawn again."""
+    """Press a choice of the filters and wait until everything is drawn again."""
     browser.execute_async_script(
         "const [name, value, done] = arguments; document.querySelector(`#filters [name='${name}'][value='${value}']`)"
         ".click(); tlx.redraw().then(done)",
@@ -73,7 +73,7 @@ def points(browser, figure):
     return browser.execute_script(f"return document.querySelectorAll('#figure-{figure} .mark-symbol > path').length")
 
 
-def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, study_page):
+def test_filters_act_on_tables_charts_and_downloads(browser, show, downloads, study_page):
     show(study_page)
     assert len(shown(browser, "compared")) == 4 + 2
     assert points(browser, "seeds-shots-4") == 6
@@ -99,13 +99,13 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     assert not browser.get_log("browser")
 
 
-def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
+def test_any_field_of_the_recipes_is_a_filter_too(browser, show, study_page):
     show(study_page)
     fields = browser.execute_script(
         "return [...document.querySelectorAll('#filters details legend')].map(l => l.textContent)"
     )
     assert fields == ["data.shots", "tuning.kind", "tuning.decay"]
-    # Put away until asked for.
+    # Hidden until requested.
     recorded = "return document.querySelector('#filters details fieldset').checkVisibility()"
     assert not browser.execute_script(recorded)
     browser.execute_script("document.querySelector('#filters summary').click()")
@@ -121,7 +121,7 @@ def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
     assert browser.execute_script("return document.querySelector('#filters output').textContent") == "0 of 4 arms"
 
 
-# A browser lets a page save a few files at once, so here they are caught on their way to the disk.
+# A browser lets a page save only a few files at once, so this test catches them before they reach the disk.
 CAUGHT = """
 const done = arguments[0], kept = [];
 let blob;
@@ -152,7 +152,7 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
         assert parts == stored
         assert {"method", "shots", "arm"} <= set(rows[0])
         assert "anchor" not in rows[0]
-    # What is drawn beside the points: the mean of each arm and its interval.
+    # The drawn values beside the points: the mean of each arm and its interval.
     for name in ("seeds-shots-4", "by-shots"):
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
         means = [row for row in rows if row["part"] == "means"]
@@ -164,14 +164,14 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
         assert len(means) == len({row["arm"] for row in rows})
 
 
-def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):
+def test_a_click_on_a_point_or_a_seed_opens_the_run(browser, show, small_study, study_page):
     show(study_page)
     addresses = browser.execute_script("return [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
     drawings = page.specification(study_page.read_text(encoding="utf-8"))
     seeds = [row for name in ("seeds-shots-4", "seeds-shots-16") for row in drawings[name]["datasets"]["table"]]
     runs = {address for address in addresses if not address.startswith("#")} | {row["href"] for row in seeds}
     fingerprints = {cell["fingerprint"] for cell in json.loads((small_study / "study.json").read_text())["cells"]}
-    # Every cell but the one that has not begun.
+    # Every cell except the one that has not begun.
     assert len({address.split("/")[1] for address in runs} & fingerprints) == len(fingerprints) - 1
     for address in runs:
         assert re.fullmatch(r"cells/[0-9a-f]{16}/(report\.html|result\.json|failed\.json)", address)
@@ -180,7 +180,7 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     target = value.relative_to(small_study).as_posix()
     from selenium.webdriver.common.action_chains import ActionChains
 
-    # The first run of the study is that of the first point: `full`, 4 shots, seed 0.
+    # The first run of the study belongs to the first point: `full`, 4 shots, seed 0.
     assert seeds[0]["href"] == target
     point = browser.find_element("css selector", "#figure-seeds-shots-4 .mark-symbol > path")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
@@ -188,7 +188,7 @@ def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page)
     assert browser.current_url == value.as_uri()
 
 
-def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
+def test_every_number_of_an_arm_links_to_its_runs(browser, show, study_page):
     show(study_page)
     numbers = browser.execute_script(
         "return [...document.querySelectorAll('#compared tbody tr, #cost tbody tr')].flatMap(row =>"
@@ -197,7 +197,7 @@ def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
         "  return [row.dataset.arm, link && document.querySelector(link.getAttribute('href')).dataset.arm];"
         "}))"
     )
-    # Means, intervals, differences and what belongs to them; the table of all statistics; the costs.
+    # Means, intervals, differences and related numbers; the table of all statistics; the costs.
     assert len(numbers) > 4 * 2 + 2 * 4 + 2 * 9 + 4 * 4
     assert all(arm == target for arm, target in numbers)
     output = browser.execute_script(
@@ -206,7 +206,7 @@ def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
     assert output == ["probe · shots 4", "probe · shots 16"]
 
 
-def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_page):
+def test_a_click_on_a_mean_opens_the_runs_of_its_arm(browser, show, study_page):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.support.wait import WebDriverWait
 

@@ -1,4 +1,4 @@
-"""`tlx study`: what it tells, how it ends, and one clear line for every mistake."""
+"""`tlx study`: its output, its exit codes, and one clear line for every mistake."""
 
 import json
 
@@ -37,7 +37,7 @@ def call(*arguments):
 
 
 def told(*arguments):
-    """The one line that a mistake ends in."""
+    """Return the single line of an error."""
     outcome = call(*arguments)
     assert outcome.exit_code == 2, outcome.output
     assert outcome.output.startswith("tlx: ")
@@ -85,7 +85,7 @@ def test_set_changes_the_base_of_every_cell(file, tmp_path):
     assert before < {path.name for path in (tmp_path / "out" / "cells").iterdir()}
 
 
-def test_the_metric_is_that_of_the_task_that_set_has_chosen(tmp_path):
+def test_the_metric_follows_from_the_task_chosen_by_set(tmp_path):
     path = tmp_path / "rates.py"
     path.write_text(FILE.replace('task.classes": 3', 'optim.lr": 0.1'))
     assert load_study(str(path), []).metric == "test/accuracy"
@@ -93,13 +93,13 @@ def test_the_metric_is_that_of_the_task_that_set_has_chosen(tmp_path):
     assert recorded.metric == f"test/{recorded.base.task.primary}" != "test/accuracy"
 
 
-def test_quiet_says_nothing_but_what_failed(file, tmp_path):
+def test_quiet_prints_only_failures(file, tmp_path):
     outcome = call(file, "--out", str(tmp_path / "out"), "--quiet", "--jobs", "1")
     assert outcome.output.startswith("tlx: 1 of 2 cells failed")
     assert outcome.output.count("\n") == 1
 
 
-def test_the_directory_is_by_default_named_after_the_file(file, tmp_path, monkeypatch):
+def test_the_directory_has_the_name_of_the_file_by_default(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(file, "--status").output.endswith("runs/small is not begun\n")
 

@@ -1,4 +1,4 @@
-"""Which cells train together follows from the study, is recorded once, and is kept."""
+"""The cells that train together follow from the study, are recorded once, and do not change."""
 
 import json
 import subprocess
@@ -40,13 +40,13 @@ def begun(four, tmp_path):
 
 
 def written(directory):
-    """The groups as the file holds them, with whether each is decided."""
+    """Return the groups in the file, and whether each is decided."""
     actual = json.loads((directory / GROUPS).read_text())["groups"]
     return [(one["cells"], one["decided"]) for one in actual]
 
 
 def learned(directory, study):
-    """What every cell of a study learned, and its metrics."""
+    """Return the trained parameters and the metrics of every cell."""
     folders = {name: directory / "cells" / name for name in study.by_fingerprint}
     leaves = {name: read_file(folder / "learned.safetensors") for name, folder in folders.items()}
     metrics = {name: json.loads((folder / "result.json").read_text())["metrics"] for name, folder in folders.items()}
@@ -60,7 +60,7 @@ def assert_same(one, other):
             np.testing.assert_array_equal(leaf, other[0][name][path], err_msg=f"{name} {path}")
 
 
-def test_groups_are_pieces_of_what_can_share_in_the_order_of_the_study(base, tmp_path):
+def test_groups_are_slices_of_cells_that_can_share_in_the_order_of_the_study(base, tmp_path):
     methods = choice("method", {"full": {}, "probe": {"tuning": Probe()}, "long": {"train.steps": 4}})
     study = Study(base=base, cells=prod(methods, param("seed", range(3))), question="?")
     names = list(study.by_fingerprint)
@@ -69,7 +69,7 @@ def test_groups_are_pieces_of_what_can_share_in_the_order_of_the_study(base, tmp
     assert written(tmp_path / "study") == [(names[:4], False), (names[4:6], False), (names[6:], False)]
 
 
-def test_recorded_groups_stay_and_new_cells_make_new_ones(four, begun):
+def test_recorded_groups_stay_and_new_cells_form_new_ones(four, begun):
     directory, record = begun
     names = list(four.by_fingerprint)
     assert record(most=2) == ([], [names[:2], names[2:]])
@@ -95,7 +95,7 @@ def test_a_finished_cell_without_a_group_gets_none(four, begun):
     assert record() == ([], [[names[0], *names[2:]]])
 
 
-def test_a_group_that_has_lost_a_cell_is_made_anew_for_its_unfinished_cells(four, begun):
+def test_a_group_that_lost_a_cell_is_formed_again_for_its_unfinished_cells(four, begun):
     directory, record = begun
     names = list(four.by_fingerprint)
     record()
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_one_clear_error(text, begun):
         record()
 
 
-def test_a_group_is_claimed_whole_or_not_at_all(four, begun):
+def test_a_group_is_claimed_completely_or_not_at_all(four, begun):
     directory, _ = begun
     cells, names = four.by_fingerprint, list(four.by_fingerprint)
     other = locked(directory, names[2], cells[names[2]])
@@ -144,7 +144,7 @@ def test_a_group_is_claimed_whole_or_not_at_all(four, begun):
     assert claim_group(directory, cells, [*names, "gone"], 0.0) == []
 
 
-def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begun, monkeypatch):
+def test_cells_that_are_better_alone_are_free_for_other_workers(four, begun, monkeypatch):
     """The worker that decides keeps its share of the decided groups."""
     from tlx.study import work
 
@@ -157,12 +157,12 @@ def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begu
     assert written(directory) == [([name], True) for name in names]
     outcome = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
     assert outcome == names[:2]
-    # What was looked at before is no group any more.
+    # The previous candidate is no group any more.
     assert not work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
 
 
-def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
-    """As after a kill between two results, or where a user has deleted a cell."""
+def test_a_cell_of_a_finished_group_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
+    """As after a kill between two results, or if a user has deleted a cell."""
     import shutil
 
     monkeypatch.setattr(run_many, "GAIN", 1e9)
@@ -183,7 +183,7 @@ def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(fo
     assert len(lines) == 5
 
 
-def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and_says_so(four, tmp_path, monkeypatch):
+def test_a_member_that_cannot_be_opened_fails_the_rest_of_its_group_with_a_message(four, tmp_path, monkeypatch):
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     out, names = tmp_path / "study", list(four.by_fingerprint)
     settle(out, document(four, "x"))
@@ -206,8 +206,8 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
 
 
 @pytest.mark.slow
-def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, tmp_path, monkeypatch):
-    """It is in no group; when it can be opened it makes one of its own."""
+def test_a_cell_that_cannot_be_opened_does_not_change_the_others_later(base, tmp_path, monkeypatch):
+    """It is in no group; when it can be opened it forms a separate one."""
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     study = Study(base=base, cells=param("seed", range(3)), question="?")
     out, names, opened = tmp_path / "study", list(study.by_fingerprint), run_many.opened
@@ -239,8 +239,8 @@ def test_groups_may_be_copied_to_repeat_a_study_elsewhere(four, begun, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
-    """One worker or three, in whatever order they come: the same groups, the same bits."""
+def test_the_numbers_do_not_depend_on_the_workers(four, tmp_path, monkeypatch):
+    """One worker or three, in any order: the same groups, the same bits."""
     from tlx.study import work
 
     monkeypatch.setattr(run_many, "GAIN", 1e9)
@@ -270,7 +270,7 @@ def study():
 
 @pytest.mark.slow
 def test_three_workers_give_the_bits_of_one(tmp_path):
-    """A worker that decides a group keeps a part of it: the rest must be open to the others at once."""
+    """A worker that decides a group keeps a part of it; the rest must be open to the others at once."""
     file = tmp_path / "worked.py"
     file.write_text(WORKED)
     study = load_study(str(file), ())

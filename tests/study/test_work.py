@@ -1,4 +1,4 @@
-"""The running of a study: each cell once, whatever fails, stops or works beside it."""
+"""Running a study: each cell once, with failures, interruptions and several workers."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write_file(folder, cells=TWO, steps=3, every=3):
     return path
 
 
-# A shell that puts the suite into the background lets every child ignore Ctrl-C; this one is to hear it.
+# A shell that starts the tests in the background makes children ignore Ctrl-C; this child must react to it.
 HEARING = """
 import signal, runpy
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,11 +61,11 @@ def executions(directory):
 
 
 def finished(directory):
-    """When every finished cell was written, by its fingerprint."""
+    """Return the time at which every finished cell was written, by its fingerprint."""
     return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("cells/*/result.json")}
 
 
-def test_a_finished_cell_is_never_run_again(small, tmp_path, capsys):
+def test_a_finished_cell_is_never_repeated(small, tmp_path, capsys):
     out = tmp_path / "study"
     outcome = run_study(small, out, most=1)
     assert outcome.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
@@ -109,7 +109,7 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert failed["traceback"].endswith(failed["error"] + "\n")
     assert f"1/4  start=brought seed=0: failed, {failed['error']}" in capsys.readouterr().err
     assert Counter(line["state"] for line in executions(out)) == {"failed": 2, "done": 2}
-    # Still not there: each is tried once more, and no more often.
+    # The file is still missing: each cell is tried once more, and no more often.
     outcome = run_study(study, out)
     assert "2 done, 2 failed; those that failed are tried again" in capsys.readouterr().err
     assert outcome.cells[0].failed["time"] > failed["time"]
@@ -120,7 +120,7 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert not list(out.glob("cells/*/failed.json"))
 
 
-def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_fail_a_cell(small, tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
     def full(*given, **how):
@@ -134,7 +134,7 @@ def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
-def test_what_a_try_left_that_died_before_its_first_record_is_in_nobodys_way(small, tmp_path):
+def test_files_of_an_attempt_that_died_early_do_not_disturb(small, tmp_path):
     folder = tmp_path / "study" / "cells" / next(iter(small.by_fingerprint))
     run_study(replace(small, cells=param("seed", 1)), tmp_path / "study", quiet=True)
     folder.mkdir()
@@ -157,20 +157,20 @@ def test_workers_that_die_leave_the_rest_for_the_next_call(small, tmp_path):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
-def test_processes_side_by_side_share_the_cells_and_run_none_twice(tmp_path):
-    """Two calls on one directory, one of them of two workers."""
+def test_parallel_processes_share_the_cells_and_repeat_none(tmp_path):
+    """Two calls on one directory, one of them with two workers."""
     path, out = write_file(tmp_path, 'param("seed", range(6))'), tmp_path / "out"
     calls = [start(path, out), start(path, out, "--jobs", "2")]
     for call in calls:
         _, errors = call.communicate(timeout=300)
         assert call.returncode == 0, errors
     assert Counter(line["cell"] for line in executions(out)) == Counter(finished(out).keys())
-    # Each returned when all was done, not only its own share.
+    # Each call returned when all cells were done, not only its share.
     assert studies.read(out).counts["done"] == 6
 
 
-def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
-    # So many steps that it cannot end before the signal comes, on whatever machine.
+def test_an_interrupted_study_prints_how_to_resume_and_resumes(tmp_path):
+    # Enough steps that it cannot end before the signal arrives on any machine.
     path, out = write_file(tmp_path, 'param("seed", 0)', steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out)
     until(call, lambda: any(path.stat().st_size for path in out.glob("cells/*/metrics.jsonl")))
@@ -188,7 +188,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
+def test_the_workers_of_an_interrupted_study_finish_and_save_their_step(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out, "--jobs", "2", "--most", "1")
     until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
@@ -201,7 +201,7 @@ def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_p
 
 
 def until(call, happened, seconds=120.0):
-    """Waits for something that a process does."""
+    """Wait for a condition in another process."""
     begun = time.monotonic()
     while not happened():
         assert call.poll() is None, call.communicate()
@@ -211,7 +211,7 @@ def until(call, happened, seconds=120.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "steps"), [(1, 60), (3, 600)], ids=["one by one", "in threes"])
-def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(most, steps, tmp_path):
+def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(most, steps, tmp_path):
     path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
     together = ("--quiet", "--most", str(most))
     dice, remaining = random.Random(0), {}
@@ -219,7 +219,7 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
         wanted = len(executions(out)) + dice.randint(1, 4)
         call = start(path, out, *together, "--jobs", "3", start_new_session=True)
         until(call, lambda wanted=wanted: len(executions(out)) >= wanted, 300.0)
-        # In the data, the compilation, a step, a checkpoint, the result: wherever the three happen to be.
+        # The kill may come during data, compilation, a step, a checkpoint or the result.
         time.sleep(dice.uniform(0.0, 1.0))
         assert call.poll() is None, "the study was over before it was killed five times; make it longer"
         os.killpg(call.pid, signal.SIGKILL)
@@ -232,7 +232,7 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
     assert finished(out).items() >= remaining.items()
     counted = Counter(line["cell"] for line in executions(out))
     assert set(counted.values()) == {1}
-    # A worker that was killed between its results and the lines about them has left none.
+    # A worker that was killed between its results and their lines has written none of the lines.
     assert 60 - 3 * most * KILLS <= len(counted) <= 60
     call = start(path, tmp_path / "whole", *together)
     _, errors = call.communicate(timeout=900)
@@ -240,5 +240,5 @@ def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(mo
     complete, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
     assert len(complete) == 60 * 8
     assert (complete.state == "done").all()
-    # Which cells share a program follows from the study, not from who was there.
+    # The cells that share a program follow from the study, not from the workers.
     assert complete.equals(killed)

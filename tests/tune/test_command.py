@@ -1,4 +1,4 @@
-"""`tlx tune`: what it prints, what it leaves, its workers, and a line for every mistake."""
+"""`tlx tune`: its output, its files, its workers, and one line for every mistake."""
 
 import json
 import shlex
@@ -39,7 +39,7 @@ def tune(*words):
     return CliRunner().invoke(main, ["tune", "tiny.py", *words])
 
 
-def test_the_command_that_it_prints_runs_what_was_chosen(room):
+def test_the_printed_command_runs_the_chosen_recipe(room):
     outcome = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
     assert outcome.exit_code == 0, outcome.output
     first, command, where = outcome.output.splitlines()
@@ -66,7 +66,7 @@ def test_several_processes_share_a_search(room, monkeypatch):
     assert [trial["state"] for trial in document["trials"]] == ["done"] * 6
 
 
-def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
+def test_a_search_in_which_all_trials_fail_says_why_and_exits_with_one():
     outcome = tune("--space", "space.py", "--trials", "1", "--set", "train.batch=12", "--quiet")
     assert (outcome.exit_code, outcome.output) == (
         1,
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line(words, message, room):
     assert not (room / "runs").exists()
 
 
-def test_a_journal_of_another_config_is_left_alone(room):
+def test_a_journal_of_another_config_is_not_changed(room):
     assert tune("--space", "space.py", "--trials", "1", "--out", "out", "--quiet").exit_code == 0
     outcome = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
     assert outcome.exit_code == 2

@@ -1,4 +1,4 @@
-"""How workers share a search: none takes what others could do, a pack is one where it pays, a race at the start."""
+"""How workers share a search: a fair share for each, one program where it is faster, and a race at the start."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def no_page(monkeypatch):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The numbers of the trials that are executed by one call, call by call."""
+    """Record the numbers of the trials of each call."""
     results = []
 
     def execute(trials, tell, *more):
@@ -52,7 +52,10 @@ def taken(monkeypatch):
 
 
 def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, taken):
-    """The second worker does nothing here, so that what the first takes each time is seen. The groups are recorded."""
+    """The second worker does nothing here, so the trials that the first takes each time are visible.
+
+    Groups are recorded.
+    """
     search(RECIPE, SPACE, tmp_path / "out", trials=5, sampler="random", jobs=2, worker=IDLE, quiet=True)
     assert taken == [[0, 1, 2], [3, 4]]
     taken.clear()
@@ -64,15 +67,15 @@ def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, taken):
     assert taken == [[0], [1], [2]]
 
 
-def test_what_a_pruner_judges_is_taken_one_by_one(tmp_path, taken):
+def test_trials_with_a_pruner_are_taken_one_by_one(tmp_path, taken):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, eval_every=1))
     search(recipe, SPACE, tmp_path / "out", trials=3, sampler="random", pruner="hyperband", quiet=True)
     assert taken == [[0], [1], [2]]
 
 
-def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monkeypatch):
+def test_the_command_tells_its_workers_their_number(tmp_path, monkeypatch):
     class Seen(Exception):
-        """What `tlx.tune.search` was given."""
+        """Record the arguments of `tlx.tune.search`."""
 
     def look(*given, **how):
         raise Seen(how)
@@ -89,8 +92,8 @@ def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monke
     assert (value["jobs"], value["share"]) == (1, 2)
 
 
-def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatch):
-    # However little a pack gains, it is chosen.
+def test_random_trials_train_as_one_program_if_it_is_faster(tmp_path, monkeypatch):
+    # A group is chosen however little it saves.
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     actual = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", quiet=True)
     results = [
@@ -101,8 +104,8 @@ def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
-    """The next worker trains the whole group again, and reports only the trials that were left."""
+def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
+    """The next worker trains the whole group again, and reports only the missing trials."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     full = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
     tell, write_all = crew.Crew.tell, group.write_all
@@ -145,7 +148,7 @@ def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):
         search(RECIPE, SPACE, tmp_path / "study", trials=1, quiet=True)
 
 
-def test_claims_are_there_before_anything_else_of_a_search(tmp_path, monkeypatch):
+def test_claims_exist_before_anything_else_of_a_search(tmp_path, monkeypatch):
     from pathlib import Path
 
     built, real = [], Path.mkdir
@@ -159,7 +162,7 @@ def test_claims_are_there_before_anything_else_of_a_search(tmp_path, monkeypatch
     assert built.index("claims") < built.index("cells")
 
 
-def test_what_mattered_is_told_by_ped_anova(tmp_path, monkeypatch):
+def test_importance_is_reported_by_ped_anova(tmp_path, monkeypatch):
     import optuna
 
     calls, real = [], optuna.importance.get_param_importances

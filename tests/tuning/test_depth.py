@@ -1,4 +1,4 @@
-"""Depth: stages of several branches lie side by side where layers are frozen, slowed or unfrozen by depth."""
+"""Depth: stages of several branches are parallel when layers are frozen, slowed or unfrozen by depth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ MODEL = models.build(Towers(), 3)
 
 
 def rates(how, phase=0):
-    """The rate of every stage in a phase: None where it is frozen."""
+    """Return the learning rate of every stage in a phase, None if it is frozen."""
     claimed = partition(MODEL.params, how.phases(MODEL)[phase].rules)
     stages = [stage.name for stage in MODEL.stages]
     actual = {name: {claimed[path] for path in claimed if path.startswith(f"{name}/")} for name in stages}
@@ -87,7 +87,7 @@ def test_the_rate_falls_with_the_depth_in_both_branches():
 
 
 @pytest.mark.parametrize("branch", ["left", "right"])
-def test_freezing_through_a_stage_freezes_what_lies_no_deeper_in_either_branch(branch):
+def test_freezing_through_a_stage_freezes_stages_of_the_same_or_smaller_depth_in_both_branches(branch):
     actual = rates(tuning.Freeze(through=f"{branch}/middle"))
     assert {name for name, rate in actual.items() if rate is not None} == {"left/last", "right/last", "head"}
     with pytest.raises(ValueError, match="leaves nothing to learn"):
@@ -106,7 +106,7 @@ def test_both_branches_are_unfrozen_layer_by_layer_from_the_top(how):
     assert actual["left/stem"] == actual["right/stem"] == (1.0 if isinstance(how, tuning.Episodes) else 0.125)
 
 
-def test_what_enters_lies_in_both_branches():
+def test_both_branches_read_the_input():
     inside = hidden_kernels(MODEL, flatten(MODEL.params))
     assert inside == {f"{branch}/{name}/kernel" for branch in ("left", "right") for name in ("middle", "last")}
 

@@ -1,4 +1,4 @@
-"""What the tunings that add leaves compute, and what they refuse."""
+"""The computation of tunings that insert parameters, and what they refuse."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def params(how, model=BERT):
 
 
 def layer(**entries):
-    """A dense layer of 6 inputs and 4 outputs, and what is beside it."""
+    """A dense layer with 6 inputs and 4 outputs, and its inserted parameters."""
     random = np.random.default_rng(1)
     return {"kernel": random.normal(size=(6, 4)).astype("f4"), "bias": random.normal(size=4).astype("f4")} | entries
 
@@ -87,8 +87,8 @@ def test_an_adapter_by_hand():
 
 
 @pytest.mark.parametrize("model", [BERT, CNN, MLP], ids=["bert", "cnn", "mlp"])
-def test_a_bottleneck_stands_between_the_features_and_the_head(model):
-    """Terms see what the head reads, and it may stand above a stored prefix."""
+def test_a_bottleneck_is_between_the_features_and_the_head(model):
+    """Terms read the input of the head, and the bottleneck works above a feature cache."""
     inputs = {
         name: jnp.asarray(np.random.default_rng(0).normal(size=arguments.shape) if arguments.dtype == "float32"
                           else np.ones(arguments.shape), arguments.dtype)
@@ -113,7 +113,7 @@ def test_a_bottleneck_stands_between_the_features_and_the_head(model):
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
-def test_an_adapter_stands_where_its_paper_has_it(placement):
+def test_an_adapter_is_at_the_place_of_its_paper(placement):
     block = params(tuning.Adapter(width=3, placement=placement))["blocks"]["00"]
     block = nest({path: leaf + drawn(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
     x, mask, both = jnp.asarray(X), jnp.ones((5, 7)), {"heads": 2, "rate": 0.0, "context": Context(), "salt": 0}
@@ -126,20 +126,20 @@ def test_an_adapter_stands_where_its_paper_has_it(placement):
         return dense(block["mlp"]["down"], gelu_exact(dense(block["mlp"]["up"], hidden)))
 
     if placement == "houlsby":
-        # Figure 2 there: after each of the two layers' last projection, before the skip connection that was there.
+        # Figure 2 there: after the last projection of each of the two layers, before the existing skip connection.
         attended = attended + bottleneck(block["attention"]["adapter"], attended)
         hidden = norm(block["attention"], x + attended)
         fed = feed(hidden)
         expected = norm(block["mlp"], hidden + fed + bottleneck(block["mlp"]["adapter"], fed))
     else:
-        # AdapterHub's "pfeiffer": it reads the norm of the sum, and is added to the sum, whose norm is taken again.
+        # "pfeiffer" of AdapterHub: it reads the norm of the sum and is added to the sum, which is normalised again.
         hidden = norm(block["attention"], x + attended)
         total = hidden + feed(hidden)
         expected = norm(block["mlp"], total + bottleneck(block["adapter"], norm(block["mlp"], total)))
     np.testing.assert_allclose(models.bert.encode(BERT.config, block, x, mask, Context()), expected, atol=1e-5)
 
 
-def test_the_dropout_of_lora_is_on_in_training_alone_and_keeps_the_mean():
+def test_the_dropout_of_lora_is_on_in_training_only_and_keeps_the_mean():
     lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     value, x = layer(lora=lora), jnp.asarray(np.tile(X[:1], (2000, 1, 1)))
     unchanged = dense(value, x)
@@ -161,7 +161,7 @@ def test_the_scale_of_lora(stabilised, scale):
     assert {path.split("/")[3] for path in actual if "/lora/" in path} == {"query", "value"}
 
 
-def test_b_may_learn_faster_than_a():
+def test_b_may_have_a_larger_learning_rate_than_a():
     how = tuning.Lora(rank=2, plus=16.0, weight_decay=0.1)
     claimed = partition(params(how), how.phases(BERT)[0].rules)
     a, b = (claimed[f"blocks/00/attention/query/lora/{name}"] for name in ("a", "b"))
@@ -172,7 +172,7 @@ def test_b_may_learn_faster_than_a():
 
 
 @pytest.mark.parametrize("how", [tuning.Lora(rank=2, on="head/dense", dropout=0.5), tuning.Vera(on="head/dense")])
-def test_what_is_fixed_stays_so_in_a_head_that_learns(how):
+def test_fixed_parameters_stay_fixed_in_a_trainable_head(how):
     model = models.build(models.Bert(family="electra", vocabulary=11, width=6, depth=1, heads=2, mlp=8, positions=9), 3)
     actual = params(how, model)
     claimed = partition(actual, how.phases(model)[0].rules)
@@ -183,14 +183,14 @@ def test_what_is_fixed_stays_so_in_a_head_that_learns(how):
     assert learning - inserted == {path for path in flatten(model.params) if path.startswith("head/")}
 
 
-def test_a_rate_of_dropout_is_no_weight():
+def test_a_dropout_rate_is_not_a_parameter():
     lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     slope = jax.grad(lambda own: (dense(own, jnp.asarray(X), Context(KEY, True)) ** 2).sum())(layer(lora=lora))
     assert slope["lora"]["dropout"] == 0
     assert slope["lora"]["scale"] != 0
 
 
-def test_vera_draws_its_matrices_as_kaiming_has_them():
+def test_vera_initialises_its_matrices_like_kaiming():
     actual = subtree(params(tuning.Vera(rank=64)), "blocks/00/attention/query/vera")
     for name, fan in (("a", 6), ("b", 64)):
         assert 0.9 * (6 / fan) ** 0.5 < np.abs(actual[name]).max() <= (6 / fan) ** 0.5
@@ -204,7 +204,7 @@ def test_vera_shares_its_matrices():
     np.testing.assert_array_equal(query["a"], up["a"])
 
 
-def test_what_is_drawn_at_a_place_depends_on_the_place_alone():
+def test_the_initial_value_at_a_place_depends_on_the_place_only():
     few = flatten(params(tuning.Lora(rank=2, on="blocks/01/attention/query")))
     many = flatten(params(tuning.Lora(rank=2)))
     for path in few:
@@ -250,13 +250,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message
 
 
-def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
+def test_a_text_too_long_for_its_positions_is_refused_with_inserted_tokens():
     how, ids = tuning.Prompt(tokens=3), np.ones((1, 7), np.int32)
     variables = models.initialise(BERT, KEY)
     models.forward(BERT, variables, {"input_ids": ids})
@@ -268,7 +268,7 @@ def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
 @pytest.mark.parametrize(
     ("how", "count"), [(tuning.Full(), 0), (tuning.Prompt(tokens=3), 3), (tuning.Prefix(tokens=2), 2)]
 )
-def test_a_text_too_long_is_refused_at_the_door(how, count):
+def test_a_text_that_is_too_long_is_refused_before_training(how, count):
     recipe = Recipe(
         data=Data(target="sentiment/movies", tokens=9 - count),
         task=tasks.Classification(classes=2),

@@ -1,4 +1,4 @@
-"""Adapting norms to a target: their scales and shifts by the entropy, or their running statistics alone."""
+"""Adapt norms to a target: scales and shifts by the entropy, or only the running statistics."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ def begun(config, way, objective, variables=None, lr=0.5, steps=4):
 
 
 def answers(params, images):
-    """Probabilities of SMALL in training, batch norm by the batch and dropout off, in float64; and the moments."""
+    """Probabilities of SMALL with batch statistics and without dropout, in float64; and the moments."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params).items()}
     x = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
     y = sum(x[:, i : i + 4, j : j + 4] @ p["stem/kernel"][i, j] for i in range(3) for j in range(3))
@@ -70,7 +70,7 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
         models.Vit(size=4, patch=2, channels=1, width=4, depth=1, heads=2, mlp=4),
     ],
 )
-def test_without_the_head_the_other_norms_move_as_with_it(config):
+def test_without_the_head_the_other_norms_move_in_the_same_way(config):
     model = models.build(config, 3)
     full, stored = (
         partition.partition(model.params, tuning.NormTuning(head=head).phases(model)[0].rules) for head in (True, False)
@@ -81,7 +81,7 @@ def test_without_the_head_the_other_norms_move_as_with_it(config):
 
 
 def problem(count, seed, shift=0.0, scale=1.0):
-    """Images of three textures, lit in another way where `shift` and `scale` say so."""
+    """Images of three textures; `shift` and `scale` change their brightness."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, count).astype(np.int32)
     place = np.arange(8)
@@ -92,7 +92,7 @@ def problem(count, seed, shift=0.0, scale=1.0):
     return {"image": images, "label": labels, "index": np.arange(count, dtype=np.int32)}
 
 
-def test_a_shifted_target_is_recovered_by_its_statistics_alone():
+def test_a_shifted_target_is_recovered_by_its_statistics_only():
     config = models.Cnn(size=8, widths=(4, 6), dense=8, dropout=0.1)
     parts, state = begun(config, tuning.Full(), (terms.Supervised(),), lr=0.1, steps=60)
     train = jax.jit(partial(train_step, parts))
@@ -115,7 +115,7 @@ def test_a_shifted_target_is_recovered_by_its_statistics_alone():
     assert np.isfinite(recorded["gradient_norm"])
     for path, leaf in flatten(state.variables.params).items():
         np.testing.assert_array_equal(flatten(adapted.variables.params)[path], leaf)
-    # Those of the first norm are of the target's images as the first convolution gives them.
+    # The statistics of the first norm are those of the target images after the first convolution.
     images = np.concatenate([problem(32, 100 + step, **target)["image"] for step in range(60)])
     kernel = np.asarray(state.variables.params["stem"]["kernel"], np.float64)
     x = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -149,7 +149,7 @@ def test_no_optimiser_moves_a_parameter(optim):
          "NormTuning() finds no norm (a scale and a bias) in Mlp"),
     ],
 )  # fmt: skip
-def test_an_impossible_tuning_is_refused(make, message):
+def test_an_invalid_tuning_is_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message

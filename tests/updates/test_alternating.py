@@ -1,4 +1,4 @@
-"""Several moves a step: a whole step of MCD by hand, what stands still in a turn, devices, pieces."""
+"""Several moves per step: a whole step of MCD by hand, frozen parameters in a turn, devices, pieces."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def streams_of(settings, rows=STREAMS):
 
 
 def made(settings, objective, optim, update=Alternating(), steps=4, **more):
-    """The static half of a step with its first state, as a run makes them."""
+    """Return the static half of a step and its initial state, as a run builds them."""
     model = models.build(settings, CLASSES)
     variables = models.initialise(model, jax.random.key(0))
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
@@ -83,7 +83,7 @@ class ByHand:
         return exp / exp.sum(1, keepdims=True)
 
     def back(self, p, x, slopes):
-        """The gradient of everything, from the slope of each head's logits [B, C]."""
+        """Return the gradient of all parameters, from the slope of the logits of each head, [B, C]."""
         hidden, actual, below = x @ p["stem/kernel"] + p["stem/bias"], {}, 0.0
         for (kernel, bias), slope in zip(self.heads, slopes, strict=True):
             actual |= {kernel: hidden.T @ slope, bias: slope.sum(0)}
@@ -102,7 +102,7 @@ class ByHand:
         return np.abs(p1 - p2).mean(), self.back(p, self.t, slopes)
 
     def turns(self, trade_off, repeats):
-        """What moves in each turn, and its gradient at given parameters."""
+        """Return the moving parameters of each turn, and their gradient at given parameters."""
         heads = [path for head in self.heads for path in head]
 
         def apart(p):
@@ -131,10 +131,10 @@ def test_a_whole_step_of_mcd_by_hand():
     state, metrics = walk(parts, start, streams, devices=1)
     for path, leaf in flatten(state.trainable).items():
         np.testing.assert_allclose(leaf, p[path], rtol=1e-5, atol=1e-6, err_msg=path)
-    # Every turn counts: each has moved what it moves by more than that.
+    # Every turn matters: each moves its parameters by more than that.
     for before, after in itertools.pairwise(stages):
         assert max(np.abs(after[path] - before[path]).max() for path in p) > 1e-4
-    # What is logged is what was there before the step, and it is one step.
+    # The logged values are those before the step, and it is one step.
     assert float(metrics["loss"]) == pytest.approx(risk, rel=1e-5)
     assert float(metrics["mcd/discrepancy"]) == pytest.approx(apart, rel=1e-5)
     norms = [np.linalg.norm(first[path]) for path in sorted(first)]
@@ -142,8 +142,8 @@ def test_a_whole_step_of_mcd_by_hand():
     assert int(state.step) == 1
 
 
-def test_each_group_of_leaves_has_the_moments_of_an_optimiser_of_its_own():
-    """Against optax's Adam, one for the features and one for the heads, as the paper's code has them."""
+def test_each_group_of_parameters_has_the_moments_of_a_separate_optimiser():
+    """Against the Adam of optax, one for the features and one for the heads, as in the code of the paper."""
     streams = streams_of(LINEAR)
     parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
     hand = ByHand(streams)
@@ -163,14 +163,14 @@ def test_each_group_of_leaves_has_the_moments_of_an_optimiser_of_its_own():
     state, _ = walk(parts, start, streams, devices=1, count=3)
     for path, leaf in flatten(state.trainable).items():
         np.testing.assert_allclose(leaf, p[path], rtol=2e-4, atol=2e-5, err_msg=path)
-    # In three steps the heads were moved twice a step, the features once and three times.
+    # In three steps the heads moved twice per step, the features once and three times.
     counts = {int(leaf) for leaf in jax.tree.leaves(state.optimiser) if leaf.dtype == np.int32}
     assert counts == {6, 12}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen(Alternating):
-    """Tells the points between the turns, and the gradient of each."""
+    """Record the points between the turns, and the gradient of each."""
 
     def step(self, slope, descend, point, tick):
         points, gradients = [point], []
@@ -185,9 +185,9 @@ class Seen(Alternating):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_what_does_not_move_in_a_turn_is_bit_identical_and_so_is_what_the_optimiser_knows_of_it(name):
+def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their_optimiser_state(name):
     objective = OBJECTIVES[name]
-    # Momentum, moments and decay would all move a leaf by themselves.
+    # Momentum, moments and weight decay alone would move a parameter.
     parts, start = made(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
     turns = next(turns for term in objective if (turns := term.turns(parts.model)))
     step, state = jax.jit(partial(train_step, parts)), start
@@ -222,8 +222,8 @@ def test_running_statistics_move_once_and_the_average_counts_one_step():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_every_turn_has_noise_of_its_own(rate):
-    """Where nothing moves, only the noise tells the gradients of the same turn apart."""
+def test_every_turn_has_separate_noise(rate):
+    """If nothing moves, the gradients of the same turn differ by the noise only."""
     settings = dataclasses.replace(MLP, dropout=rate)
     parts, start = made(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
     _, metrics = jax.jit(partial(train_step, parts))(start, streams_of(settings))
@@ -232,7 +232,7 @@ def test_every_turn_has_noise_of_its_own(rate):
     assert np.array_equal(one, two) is (rate == 0.0)
 
 
-# The step of MCD has three turns and mostly compiles; that of ADDA takes the same way.
+# The step of MCD has three turns and compiles for a long time; the step of ADDA uses the same code.
 LONG = [pytest.param(name, marks=pytest.mark.slow) if name == "mcd" else name for name in OBJECTIVES]
 
 
@@ -250,7 +250,7 @@ def test_pmap_and_jit_agree(name):
 
 @pytest.mark.parametrize("name", LONG)
 def test_micro_batches_take_the_same_step(name):
-    """The sign of p1 - p2 and the noise are an example's own, so no turn is more than a mean over examples."""
+    """The sign of p1 - p2 and the noise belong to an example, so every turn is a mean over examples."""
     streams, optim = streams_of(MLP), Optim("sgd", lr=0.1, momentum=0.9)
     results = []
     for pieces in (1, 4):
@@ -262,8 +262,8 @@ def test_micro_batches_take_the_same_step(name):
     assert float(metrics["loss"]) == pytest.approx(float(recorded["loss"]), rel=1e-5)
 
 
-def test_a_weight_of_0_leaves_the_terms_that_take_no_turns():
-    """With a frozen head, the risk alone moves the encoder."""
+def test_a_weight_of_0_leaves_the_terms_without_turns():
+    """With a frozen head, only the supervised loss moves the encoder."""
     streams = streams_of(LINEAR)
     optim = Optim("sgd", lr=0.1, momentum=0.9, weight_decay=0.1)
     parts, start = made(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)

@@ -1,4 +1,4 @@
-"""Runs whose steps are several moves: resumed, packed, in phases, from a file; what does not fit together."""
+"""Runs with several moves per step: resumed, vectorised, in phases, from a file; and invalid combinations."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """A run on the source, of which ADDA is the second stage."""
+    """A run on the source; ADDA is its second stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
         plain = assigned(RECIPE, {"objective": (SOURCE,), "update": Sum(), "train.ema": None})
@@ -43,11 +43,11 @@ def adda(brought, **more):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_of_mcd_has_the_bits_of_one_that_never_stopped(goes_on):
+def test_a_resumed_run_of_mcd_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(RECIPE, (8,))
 
 
-def test_a_resumed_run_of_adda_has_the_bits_of_one_that_never_stopped(goes_on, brought):
+def test_a_resumed_run_of_adda_has_the_bits_of_an_unstopped_run(goes_on, brought):
     goes_on(adda(brought), (8,))
 
 
@@ -57,7 +57,7 @@ def told(actual, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcd", "adda"])
-def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
+def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, brought):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = RECIPE if name == "mcd" else adda(brought)
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
@@ -70,24 +70,24 @@ def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought)
             assert told(actual, measure) == pytest.approx(told(expected, measure), rel=2e-4, abs=2e-5), (n, measure)
 
 
-def test_the_head_of_adda_stays_whatever_the_tuning(brought):
+def test_the_head_of_adda_is_frozen_for_every_tuning(brought):
     for way in (tuning.Full(), tuning.BitFit()):
         moving = prepare(adda(brought, tuning=way)).trainable
         assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
 
 
-def test_phases_each_take_turns(tmp_path):
+def test_each_phase_takes_turns(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, tuning=tuning.InTurn((0.5, tuning.Freeze(through="stem")), (0.5, tuning.Full()))
     )
     ready = prepare(recipe)
     waves = [set(ready.parts(phase).layout.waves.values()) for phase in (0, 1)]
-    # Leaves that learn in both phases keep their moments; those of the stem begin afresh.
+    # Parameters that are trainable in both phases keep their moments; those of the stem start fresh.
     assert waves == [{"0_1-0_1", "0_1-0_2"}, {"0_1-0_1", "0_1-0_2", "1-0_2"}]
     assert np.isfinite(run(recipe, tmp_path / "run", how=LEAN).metrics["test/loss"])
 
 
-def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
+def test_a_recipe_is_read_from_its_file_and_from_the_command_line():
     reopened = config.load(config.dump(RECIPE), OWN)
     assert reopened == RECIPE
     assert config.fingerprint(reopened) == config.fingerprint(RECIPE)
@@ -100,7 +100,7 @@ def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Other(terms.Term):
-    """Takes a turn too."""
+    """A term that takes a turn too."""
 
     def turns(self, model):
         return (Turn(("",)),)
@@ -141,7 +141,7 @@ class Other(terms.Term):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_compiled(changes, message):
+def test_invalid_combinations_are_refused_before_compilation(changes, message):
     with pytest.raises(ValueError) as error:
         prepare(dataclasses.replace(RECIPE, **changes))
     assert str(error.value) == message

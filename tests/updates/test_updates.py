@@ -1,4 +1,4 @@
-"""Updates: what gradient a step takes, on devices and in pieces."""
+"""Updates: the gradient of a step, on devices and in pieces."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def brought():
 
 
 def moved(parts, how="jit", devices=1):
-    """What one step of plain descent takes away, over the rate: the gradient."""
+    """Return the gradient: the change by one step of plain descent, divided by the learning rate."""
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
     state = compiled.place(initial_state(parts, brought(), 1, jax.random.key(0)))
     state, metrics = compiled.train(state, {"labelled": compiled.put(dict(BATCH))})
@@ -60,11 +60,11 @@ def test_sam_takes_the_gradient_uphill(how, devices, pieces):
     uphill = {path: params[path] + 0.5 * first[path] / norm for path in params}
     close(actual, jax.grad(loss)(uphill))
     assert not np.allclose(actual["head/kernel"], first["head/kernel"], rtol=1e-3)
-    # What is logged is the loss where the parameters are.
+    # The logged loss is that at the parameters.
     np.testing.assert_allclose(metrics["loss"], loss(params), rtol=1e-5)
 
 
-def test_sam_of_no_radius_is_the_sum_and_its_radius_is_a_number_of_the_state():
+def test_sam_with_radius_zero_is_the_sum_and_its_radius_is_a_number_of_the_state():
     plain, _ = moved(parts_of(Sum()))
     flat, _ = moved(parts_of(Sam(rho=0.0)))
     close(flat, plain)
@@ -81,7 +81,7 @@ class Second(Update):
         return slope.at(trainable, (0.0, 1.0))
 
 
-def test_an_update_may_weigh_the_terms():
+def test_an_update_may_weight_the_terms():
     terms = (Supervised(weight=3.0), Supervised(weight=2.0))
     actual, metrics = moved(parts_of(Second(), terms))
     plain, _ = moved(parts_of(Sum()))
@@ -97,13 +97,13 @@ def test_a_gradient_of_zero_stays_zero():
     np.testing.assert_array_equal(actual["x"], np.zeros(3))
 
 
-def test_what_is_impossible_is_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match=r"^rho is -1.0; the radius of the neighbourhood is not negative$"):
         Sam(rho=-1.0)
     with pytest.raises(TypeError, match=r"^Update does not say which gradient it takes$"):
         Update().gradient(None, {}, None)
 
 
-def test_an_update_declares_what_runs_that_share_a_program_need_to_know():
+def test_an_update_declares_what_vectorised_runs_need_to_know():
     assert [kind.elementwise for kind in (Update, Sum, Sam, Alternating)] == [False, True, False, False]
     assert [kind.alternates for kind in (Update, Sum, Sam, Alternating)] == [False, False, False, True]

@@ -1,4 +1,4 @@
-"""Every exported directory opens in `transformers`, misses nothing there, and answers as here."""
+"""Every exported directory opens in `transformers` without missing tensors, and predicts as in tlx."""
 
 import json
 
@@ -54,7 +54,7 @@ SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad
 
 @pytest.fixture
 def quick():
-    """Each model runs once: most of the time is compiling, so the compiler does little."""
+    """Most of the time is compilation, so the compiler optimises little."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -62,7 +62,7 @@ def quick():
 
 
 def tokenizer(kind, folder):
-    """A directory that the family's own class of `transformers` has written."""
+    """A directory written by the class of `transformers` for the family."""
     import transformers
 
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -83,7 +83,7 @@ def tokenizer(kind, folder):
 
 
 def drawn(name, task, processor=None, seed=0) -> Pretrained:
-    """A model of random numbers, none of them at its initial value."""
+    """A model of random numbers, all different from their initial values."""
     config, kind = CONFIGS[name], name.split("-")[0] if name != "xlm-roberta" else name
     model = models.build(config, None if task is None else task.outputs)
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def pixels(config):
         for task in TASKS
     ],
 )
-def test_transformers_opens_every_export_and_answers_as_tlx_does(tmp_path, name, task):
+def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name, task):
     import torch
     import transformers
 
@@ -180,7 +180,7 @@ def grey(image):
 @pytest.mark.parametrize("task", ["classes", "backbone"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_expected_tensors_are_those_of_the_class(tmp_path, name, task):
-    """The list is `transformers`' own: what a model of that class saves."""
+    """The list is that of `transformers`: what a model of that class saves."""
     import transformers
 
     pretrained = drawn(name, TASKS[task])
@@ -206,7 +206,7 @@ def changed(folder, change):
         (lambda t: t.update({"classifier.bias": np.ones(4, np.float32)}), "classifier.bias is (4,), expected (3,)"),
     ],
 )
-def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, change, message):
+def test_a_directory_without_one_tensor_is_not_a_valid_export(tmp_path, change, message):
     pretrained = drawn("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, change)
@@ -215,7 +215,7 @@ def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, 
     assert message in str(error.value)
 
 
-def test_a_directory_of_other_numbers_does_not_pass_for_an_export(tmp_path):
+def test_a_directory_with_other_numbers_is_not_a_valid_export(tmp_path):
     pretrained = drawn("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, lambda tensors: tensors.update({"classifier.bias": np.ones(3, np.float32) * 7}))
@@ -236,7 +236,7 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
         export_pretrained(pretrained, tmp_path / "exported")
     assert 'pooling="first"' in str(error.value) and config.family in str(error.value)
     assert not list(tmp_path.iterdir())
-    # The run's own directory, which tlx opens.
+    # The directory of the run, which tlx opens.
     save_pretrained(pretrained, tmp_path / "model")
     result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "exported")])
     assert result.exit_code == 2 and result.stderr == f"tlx: {error.value}\n" and not (tmp_path / "exported").exists()
@@ -249,7 +249,7 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
         transformers.AutoConfig.from_pretrained(tmp_path / "model")
 
 
-def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_own(tmp_path):
+def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_to_the_head_of_the_family(tmp_path):
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
     model = models.build(config, 3)
     variables = models.initialise(model, jax.random.key(0))
@@ -262,7 +262,7 @@ def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_
 
 
 def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(tmp_path):
-    """It named the bare backbone beside the tensors of the head."""
+    """It named the backbone without the head beside the tensors of the head."""
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
     model = models.build(config, 3)
     document = BertFormat().write(config, models.Pooled(3), {}) | {
@@ -304,7 +304,7 @@ def test_a_model_without_a_class_in_transformers_is_exported_for_tlx_and_says_so
         export_pretrained(pretrained, tmp_path / "exported")
 
 
-def test_a_config_that_was_read_leaves_nothing_untrue_in_what_is_written(tmp_path):
+def test_fields_of_a_config_that_was_read_stay_true_when_it_is_written(tmp_path):
     save_pretrained(drawn("bert", TASKS["classes"]), tmp_path / "one")
     file = tmp_path / "one" / "config.json"
     before = {"quantization_config": {"quant_method": "x"}, "auto_map": {"AutoModel": "code.Model"}, "num_labels": 9}

@@ -1,4 +1,4 @@
-"""Formats: who names them, heads of every token in and out, and a format of one's own."""
+"""Formats: who names them, token heads in and out, and a user-defined format."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "electra")
 
 
 class TinyFormat(Format):
-    """How another library stores `Tiny`."""
+    """The form in which another library stores `Tiny`."""
 
     families: ClassVar[dict[str, str]] = {"tiny": "tiny"}
 
@@ -53,7 +53,7 @@ class TinyFormat(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny(Architecture):
-    """An architecture in a user's file, with a format in the same file."""
+    """An architecture in a file of the user, with a format in the same file."""
 
     formats = (TinyFormat,)
 
@@ -91,7 +91,7 @@ def test_every_model_type_is_read_by_the_format_that_an_architecture_names():
         foreign("tinny", Tiny)
 
 
-def test_a_format_of_ones_own_is_written_and_read_without_being_registered(tmp_path):
+def test_a_user_defined_format_is_written_and_read_without_registration(tmp_path):
     pretrained = drawn(Tiny(), 2, tlx.tasks.Classification(classes=2, names=("no", "yes")))
     save_pretrained(pretrained, tmp_path)
     document = json.loads((tmp_path / "config.json").read_text())
@@ -104,10 +104,10 @@ def test_a_format_of_ones_own_is_written_and_read_without_being_registered(tmp_p
         load_pretrained(tmp_path)
 
 
-def test_a_format_that_is_none_is_refused():
+def test_an_invalid_format_is_refused():
     @dataclass(frozen=True, kw_only=True)
     class Odd(Tiny):
-        """It names a class that is no format."""
+        """It names a class that is not a format."""
 
         formats = (dict,)
 
@@ -127,12 +127,12 @@ def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
     assert read.model.head == PerToken(3)
     assert read.task == tasks.TokenClassification(names=("LABEL_0", "LABEL_1", "LABEL_2"))
     jax.tree.map(np.testing.assert_array_equal, read.variables, pretrained.variables)
-    # An export opens what it wrote and compares the logits of every token.
+    # An export opens the written files and compares the logits of every token.
     export_pretrained(read, tmp_path / "exported")
     assert {"classifier.weight", "classifier.bias"} <= read_tensors(tmp_path / "exported").keys()
 
 
-def test_names_of_the_classes_of_tokens_stay(tmp_path):
+def test_the_names_of_token_classes_are_kept(tmp_path):
     save_pretrained(drawn(models.Bert(**TEXT), PerToken(2)), tmp_path / "saved")
     file = tmp_path / "saved" / "config.json"
     names = {"id2label": {"0": "O", "1": "B-PER"}, "label2id": {"O": 0, "B-PER": 1}}
@@ -141,7 +141,7 @@ def test_names_of_the_classes_of_tokens_stay(tmp_path):
     assert json.loads((tmp_path / "again" / "config.json").read_text())["id2label"] == names["id2label"]
 
 
-def test_a_head_of_every_token_in_our_own_form(tmp_path):
+def test_a_head_of_every_token_in_the_form_of_tlx(tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Words(models.Bert):
         """A Bert that no other library knows."""
@@ -158,7 +158,7 @@ def test_a_head_of_every_token_in_our_own_form(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_opens_a_head_of_every_token_and_answers_alike(family, tmp_path):
+def test_transformers_opens_a_head_of_every_token_and_predicts_the_same(family, tmp_path):
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""A stored head and the task's classes: kept, reordered by name, drawn again, or refused; never in silence."""
+"""A stored head and the classes of the task: kept, reordered by name, reinitialised, or refused; never silently."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tlx.weights import Manifest, Pretrained, load_pretrained, merge, reorder, s
 TINY = {"width": 4, "depth": 1, "heads": 2, "mlp": 5}
 CONFIGS = {
     "bert": models.Bert(vocabulary=9, positions=12, **TINY),
-    # As wide as it has classes: a hidden layer must not be taken for the last one.
+    # The hidden layer has as many units as classes; it must not be mistaken for the last layer.
     "roberta": models.Bert(family="roberta", vocabulary=9, positions=12, types=1, pad=1, **TINY),
     "distilbert": models.Bert(family="distilbert", vocabulary=9, positions=12, types=0, **TINY),
     "electra": models.Bert(family="electra", vocabulary=9, positions=12, embedding=4, **TINY),
@@ -50,7 +50,7 @@ def named(names):
 
 
 def drawn(config, task=None, how=None, seed=0) -> Pretrained:
-    """A model every number of which is random, by its path, with what a tuning inserts."""
+    """Return a model in which every number is random and depends on its path, with inserted parameters."""
     task = named(NAMES) if task is None else task
     model = models.build(config, task.outputs)
     variables = models.initialise(model, jax.random.key(0))
@@ -88,7 +88,7 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
     for entry in marked.values():
         assert "(north, east, south, west)" in entry.note and "(West, north,  south, east)" in entry.note
     assert "permuted" in str(read.manifest)
-    # The file that is written says so too, and there is nothing left to reorder.
+    # The written file states it too, and nothing remains to be reordered.
     reopened = load_pretrained(save_pretrained(read, tmp_path / "again"))
     assert reopened.task.names == TURNED and not actions(reopened, "permuted")
     np.testing.assert_array_equal(logits(reopened), logits(read))
@@ -113,12 +113,12 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
     ],
     ids=lambda own: own if isinstance(own, str) else type(own).__name__,
 )
-def test_what_a_tuning_put_into_the_head_is_permuted_with_it(name, how, tmp_path):
+def test_parameters_inserted_into_the_head_are_permuted_with_it(name, how, tmp_path):
     stored = drawn(CONFIGS[name], how=how)
     plain = logits(stored)
     read = load_pretrained(save_pretrained(stored, tmp_path / "whole"), named(TURNED))
     np.testing.assert_allclose(logits(read), plain[:, ORDER], rtol=1e-5, atol=1e-6)
-    # As an adapter by itself, onto a base whose classes have the other order.
+    # As an adapter alone, onto a base whose classes have the other order.
     turned = drawn(CONFIGS[name], named(TURNED))
     tlx.save_adapter(stored, tmp_path / "adapter")
     adapted = tlx.load_adapter(turned, tmp_path / "adapter")
@@ -129,7 +129,7 @@ def test_what_a_tuning_put_into_the_head_is_permuted_with_it(name, how, tmp_path
     assert "(north, east, south, west)" in str(error.value) and "(a, b, c, d)" in str(error.value)
 
 
-def test_an_adapters_names_are_those_of_a_base_that_has_none(tmp_path):
+def test_the_names_of_an_adapter_are_those_of_a_base_without_names(tmp_path):
     stored = drawn(CONFIGS["bert"], how=tuning.Lora(rank=2))
     tlx.save_adapter(stored, tmp_path)
     for names in ((), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")):
@@ -140,7 +140,7 @@ def test_an_adapters_names_are_those_of_a_base_that_has_none(tmp_path):
 def test_a_sum_of_adapters_is_in_the_order_of_the_first():
     how = tuning.Lora(rank=2, on="head")
     one = drawn(CONFIGS["mlp"], how=how)
-    # The same numbers by name: the sum of both halves is the one.
+    # The same numbers by name: the sum of both halves is the adapter.
     two = reorder(one, TURNED)
     actual = merge.sum_adapters([one, two], [0.5, 0.5])
     np.testing.assert_allclose(logits(actual), logits(one), rtol=1e-5)
@@ -149,7 +149,7 @@ def test_a_sum_of_adapters_is_in_the_order_of_the_first():
 
 
 @pytest.mark.parametrize("names", [("up", "east", "south", "west"), ("a", "b", "c", "d")])
-def test_a_head_for_other_classes_is_drawn_again_and_both_lists_are_said(names, tmp_path):
+def test_a_head_for_other_classes_is_reinitialised_and_both_lists_are_stated(names, tmp_path):
     save_pretrained(drawn(CONFIGS["roberta"]), tmp_path)
     read = load_pretrained(tmp_path, named(names))
     reset = actions(read, "reset")
@@ -158,7 +158,7 @@ def test_a_head_for_other_classes_is_drawn_again_and_both_lists_are_said(names, 
         assert "(north, east, south, west)" in entry.note and f"({', '.join(names)})" in entry.note
 
 
-def test_a_subset_of_the_classes_is_drawn_again(tmp_path):
+def test_a_subset_of_the_classes_is_reinitialised(tmp_path):
     save_pretrained(drawn(CONFIGS["mlp"]), tmp_path)
     read = load_pretrained(tmp_path, named(("east", "west")))
     assert actions(read, "reset").keys() == {"head/kernel", "head/bias"}
@@ -196,7 +196,7 @@ def test_no_names_keep_the_head_by_position_and_the_manifest_says_so(tmp_path):
     assert sum("config.json has no id2label" in entry.note for entry in read.manifest.entries) == 2
 
 
-def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
+def test_heads_of_another_kind_of_task_are_reinitialised(tmp_path):
     save_pretrained(drawn(CONFIGS["bert"], tasks.Regression(outputs=4)), tmp_path / "numbers")
     save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "classes")
     save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "several")
@@ -210,7 +210,7 @@ def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
         assert reset.keys() == {"head/output/kernel", "head/output/bias"}, name
         assert all("the checkpoint's head" in entry.note for entry in reset.values())
     assert not actions(load_pretrained(tmp_path / "numbers", tasks.Regression(outputs=4)), "reset")
-    # As it came it stays what it was.
+    # As loaded, it stays unchanged.
     reopened = save_pretrained(load_pretrained(tmp_path / "several"), tmp_path / "again")
     assert json.loads((reopened / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
@@ -237,31 +237,31 @@ def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForMultipleChoice", "BertModel"])
-def test_a_head_of_another_class_is_drawn_again(name, tmp_path):
+def test_a_head_of_another_class_is_reinitialised(name, tmp_path):
     save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
     change(tmp_path, architectures=[name])
     reset = actions(load_pretrained(tmp_path, named(NAMES)), "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
     assert all(name.removeprefix("BertFor") in entry.note for entry in reset.values())
-    # A config that names no class leaves the names, by which the head is compared.
+    # A config that names no class keeps the class names, by which the head is compared.
     change(tmp_path, architectures=None)
     assert actions(load_pretrained(tmp_path, named(TURNED)), "permuted").keys() == reset.keys()
 
 
-def test_a_head_on_other_features_is_drawn_again(tmp_path):
+def test_a_head_on_other_features_is_reinitialised(tmp_path):
     save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
     for task in (named(NAMES), None):
         reset = actions(load_pretrained(tmp_path, task, pooling="mean"), "reset")
         assert "pooling='first'" in reset["head/output/kernel"].note
 
 
-def test_a_name_for_several_classes_is_no_name_to_keep_a_head_by(tmp_path):
+def test_a_name_for_several_classes_cannot_keep_a_head(tmp_path):
     save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
     change(tmp_path, id2label={"0": "north", "1": "north", "2": "south", "3": "west"}, label2id=None)
     assert actions(load_pretrained(tmp_path, named(NAMES)), "reset")
 
 
-def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
+def test_a_bridged_module_is_refused_with_both_lists(tmp_path):
     stored = drawn(LINEN)
     save_pretrained(stored, tmp_path)
     same = load_pretrained(tmp_path, named(NAMES), model=LINEN)
@@ -274,7 +274,7 @@ def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
     read = load_pretrained(tmp_path, named(TURNED), model=LINEN, reset=("module/Dense_1/.*",))
     assert actions(read, "reset").keys() == {"module/Dense_1/kernel", "module/Dense_1/bias"}
     assert any("kept beside" in entry.note for entry in read.manifest.entries)
-    # To draw a hidden layer again says nothing of the classes.
+    # A reset of a hidden layer says nothing about the classes.
     wide = models.Linen(module=nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4)]), shape=(3,), input="x")
     save_pretrained(drawn(wide), tmp_path / "wide")
     with pytest.raises(ValueError, match="does not know which parameters"):
@@ -285,7 +285,7 @@ def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
 
 
 @pytest.mark.parity
-def test_a_reordered_classifier_answers_in_transformers_by_name(tmp_path):
+def test_a_reordered_classifier_predicts_by_name_in_transformers(tmp_path):
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""What is merged computes what it did; what cannot be merged says so."""
+"""Merged weights compute the same; parameters that cannot be merged are named."""
 
 import jax
 import numpy as np
@@ -28,7 +28,9 @@ IMAGE = np.random.default_rng(0).normal(size=(3, 4, 4, 1)).astype(np.float32)
 
 
 def random(config, how, seed=0, base=0) -> Pretrained:
-    """The model of `config` with the tuning's leaves: the base drawn from `base`, what is inserted from `seed`."""
+    """The model of `config` with parameters of the tuning: the base from the seed `base`, the inserted ones from
+    `seed`.
+    """
     model, rng = models.build(config, CLASSES), np.random.default_rng(base)
     params = models.initialise(model, jax.random.key(0)).params
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32), params)
@@ -45,7 +47,7 @@ def logits(model, variables):
 
 
 @pytest.mark.parametrize("how", MERGED)
-def test_plain_kernels_compute_what_stood_beside_them(how):
+def test_plain_kernels_compute_the_same_as_with_inserted_parameters(how):
     inputs = random(MLP, MERGED[how])
     plain = merge.merge(inputs.variables)
     assert flatten(plain.params).keys() == flatten(inputs.model.params).keys()
@@ -54,7 +56,7 @@ def test_plain_kernels_compute_what_stood_beside_them(how):
     )
     before, after = flatten(inputs.variables.params), flatten(plain.params)
     assert not any(after[f"{layer}/kernel"] is before[f"{layer}/kernel"] for layer in ("stem", "blocks/00"))
-    # What has nothing beside its kernel is left as it is.
+    # A kernel without inserted parameters is unchanged.
     assert after["head/kernel"] is before["head/kernel"]
 
 
@@ -67,7 +69,7 @@ def test_merging_holds_without_biases_and_in_attention():
 
 
 @pytest.mark.parametrize("how", APART)
-def test_what_no_kernel_can_take_up_is_refused_by_name(how):
+def test_parameters_that_no_kernel_can_absorb_are_refused_by_name(how):
     inputs = random(VIT, getattr(tuning, how)())
     with pytest.raises(ValueError) as error:
         merge.merge(inputs.variables)
@@ -107,7 +109,7 @@ LORA = tuning.Lora(rank=2, on="stem")
         (lambda: ([random(MLP, tuning.Full())], [1]), "the models carry no adapter"),
     ],
 )  # fmt: skip
-def test_adapters_that_do_not_add_up_are_refused(make, message):
+def test_adapters_that_cannot_be_summed_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         merge.sum_adapters(*make())
     assert str(error.value).startswith(message)

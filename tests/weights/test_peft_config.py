@@ -1,4 +1,4 @@
-"""adapter_config.json and what lies beside it: one clear line for whatever is no adapter's."""
+"""adapter_config.json and the files beside it: one clear line for everything that is not an adapter."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def written(base, tmp_path_factory):
-    """An adapter of each kind: its config, and its tensors."""
+    """An adapter of each kind: its config and its tensors."""
     results = {}
     for kind, how in TUNINGS.items():
         leaves = flatten(how.insert(MODEL, base.variables.params, jax.random.key(0)))
@@ -45,7 +45,7 @@ def written(base, tmp_path_factory):
 
 
 def put(written, kind, folder, **fields):
-    """The adapter with other fields, ... for one that is left out."""
+    """Return the adapter with other fields; ... removes a field."""
     document, source = written[kind]
     changed = {name: value for name, value in (document | fields).items() if value is not ...}
     (folder / "adapter_config.json").write_text(json.dumps(changed))
@@ -154,7 +154,7 @@ def test_no_field_of_another_json_type_ends_in_a_traceback(kind, written, base, 
         lambda expression: {"modules_to_save": [expression]},
     ],
 )
-def test_an_expression_that_re_never_ends_is_answered_at_once(expression, fields, written, base, tmp_path):
+def test_an_expression_that_is_endless_in_re_is_answered_at_once(expression, fields, written, base, tmp_path):
     folder = put(written, "LORA", tmp_path, **fields(expression))
     start = time.monotonic()
     with contextlib.suppress(ValueError):
@@ -173,7 +173,7 @@ def test_an_expression_that_re_never_ends_is_answered_at_once(expression, fields
         ("\xff", "is not"),
     ],
 )
-def test_a_config_that_is_no_json_is_refused(content, message, written, base, tmp_path):
+def test_a_config_that_is_not_json_is_refused(content, message, written, base, tmp_path):
     folder = put(written, "LORA", tmp_path)
     (folder / "adapter_config.json").write_text(content)
     with pytest.raises(ValueError) as error:
@@ -191,7 +191,7 @@ def test_an_adapter_in_a_pickle_is_refused_unopened_with_the_way_to_convert_it(w
         "adapter_model.safetensors only. Where you trust the file, convert it once: "
         f"peft.PeftModel.from_pretrained(BASE_MODEL, '{folder}').save_pretrained(NEW_DIRECTORY)"
     )
-    # Beside the tensors it is of no interest.
+    # Beside the tensors it does not matter.
     put(written, "LORA", tmp_path)
     tlx.load_adapter(base, folder)
 

@@ -1,4 +1,4 @@
-"""A head or a pooler that nobody trained answers nothing and is not written without a word."""
+"""An untrained head or pooler gives no predictions, and is not written silently."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ TASK = tasks.Classification(classes=3, names=NAMES)
 
 
 def drawn(name, task=TASK, how=None) -> Pretrained:
-    """A model every number of which is random, by its path."""
+    """Return a model in which every number is random and depends on its path."""
     model = models.build(CONFIGS[name], None if task is None else task.outputs)
     variables = models.initialise(model, jax.random.key(0))
     params = variables.params if how is None else how.insert(model, variables.params, jax.random.key(1))
@@ -44,7 +44,7 @@ def drawn(name, task=TASK, how=None) -> Pretrained:
 
 
 def edit(directory, file="config.json", **fields):
-    """Changes fields of a JSON file; None takes one away."""
+    """Change fields of a JSON file; None removes a field."""
     document = json.loads((directory / file).read_text()) | fields
     document = {name: value for name, value in document.items() if value is not None}
     (directory / file).write_text(json.dumps(document))
@@ -56,7 +56,7 @@ def without(directory, *parts, file="model.safetensors"):
 
 
 def refused(*arguments):
-    """The one line of a command that ends with 2."""
+    """Return the one line of a command that ends with exit code 2."""
     result = CliRunner().invoke(main, [str(one) for one in arguments])
     assert result.exit_code == 2, result.output
     (line,) = result.output.splitlines()
@@ -81,7 +81,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_checkpoint_with_an_untrained_part_is_opened_and_neither_answers_nor_is_exported(what, tmp_path):
+def test_a_checkpoint_with_an_untrained_part_opens_but_neither_predicts_nor_is_exported(what, tmp_path):
     name, spoil, part = WRONG[what]
     save_pretrained(drawn(name), tmp_path / "model")
     assert not untrained(load_pretrained(tmp_path / "model"))
@@ -99,7 +99,7 @@ def test_a_checkpoint_with_an_untrained_part_is_opened_and_neither_answers_nor_i
     assert untrained(read)
     with pytest.raises(ValueError, match=f"untrained {part}"):
         save_pretrained(read, tmp_path / "out")
-    # Whoever wants it has it, and whoever has trained it as well.
+    # It is available on request, and after training.
     save_pretrained(read, tmp_path / "asked", untrained=True)
     leaves = flatten(read.variables.params)
     leaves |= {path: np.asarray(leaves[path]) + 0.5 for path in untrained(read)}
@@ -114,11 +114,11 @@ def test_a_head_for_another_task_is_untrained_until_it_is_trained(tmp_path):
         assert untrained(read) == ["head/output/kernel", "head/output/bias"]
     read = load_pretrained(tmp_path / "model", TASK, reset=(r"head/.*",))
     assert untrained(read)
-    # Other leaves that were drawn by request are no head.
+    # Other parameters that were reset on request are not a head.
     assert not untrained(load_pretrained(tmp_path / "model", TASK, reset=(r"blocks/.*",)))
 
 
-def test_a_backbone_whose_pooler_was_drawn_is_not_exported(tmp_path):
+def test_a_backbone_with_a_random_pooler_is_not_exported(tmp_path):
     save_pretrained(drawn("bert", None), tmp_path / "model")
     save_pretrained(load_pretrained(tmp_path / "model"), tmp_path / "whole")
     without(tmp_path / "model", "pooler.")
@@ -128,7 +128,7 @@ def test_a_backbone_whose_pooler_was_drawn_is_not_exported(tmp_path):
     assert not untrained(read)
 
 
-def test_a_head_for_several_labels_answers_with_a_probability_for_each(tmp_path):
+def test_a_head_for_several_labels_predicts_a_probability_for_each(tmp_path):
     save_pretrained(drawn("bert"), tmp_path)
     edit(tmp_path, problem_type="multi_label_classification")
     read = load_pretrained(tmp_path)
@@ -137,7 +137,7 @@ def test_a_head_for_several_labels_answers_with_a_probability_for_each(tmp_path)
     assert all(probability > 0.9 for probability in read.task.answers(outputs, {})[0].values())
 
 
-def test_what_an_export_leaves_out_is_said(tmp_path):
+def test_parts_that_an_export_leaves_out_are_named(tmp_path):
     save_pretrained(drawn("bert"), tmp_path / "model")
     edit(tmp_path / "model", architectures=["BertForMultipleChoice"])
     result = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
@@ -159,7 +159,7 @@ def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
         tlx.save_adapter(fresh, tmp_path / "adapter")
     with pytest.raises(ValueError, match="untrained head"):
         merge.sum_adapters([fresh, fresh], [0.5, 0.5])
-    # An adapter that brings a head trained it.
+    # An adapter with a head has trained it.
     tlx.save_adapter(adapted(), tmp_path / "adapter")
     actual = tlx.load_adapter(read, tmp_path / "adapter")
     assert not untrained(actual)
@@ -185,7 +185,7 @@ def test_a_task_type_alone_names_a_head(tmp_path):
     edit(tmp_path, "adapter_config.json", modules_to_save=None)
     with pytest.raises(ValueError, match="head/output/kernel"):
         tlx.load_adapter(drawn("bert"), tmp_path)
-    # An adapter of features alone promises none.
+    # An adapter of features only promises no head.
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     mapping = {k: v for k, v in document["auto_mapping"].items() if not k.startswith("tlx_")}
     edit(tmp_path, "adapter_config.json", task_type="FEATURE_EXTRACTION", auto_mapping=mapping)
@@ -203,7 +203,7 @@ def test_an_adapter_without_another_module_that_its_config_names_is_refused(tmp_
         tlx.load_adapter(drawn("bert"), tmp_path)
 
 
-def test_an_adapter_in_our_own_form_brings_its_head(tmp_path):
+def test_an_adapter_in_the_form_of_tlx_has_its_head(tmp_path):
     tlx.save_adapter(adapted("cnn", tuning.Lora(rank=2, on="pool")), tmp_path)
     without(tmp_path, "head/bias", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"missing from the checkpoint \(1\):\n    head/bias \(3,\)"):

@@ -1,4 +1,4 @@
-"""What arms show of one another: of real runs against scipy, of records written by hand against hand."""
+"""Comparisons between arms: real runs against scipy, hand-written records against results by hand."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ def by_names(table, **names):
 
 
 def accuracy(study, method, shots):
-    """The accuracies of an arm, from nothing but its files."""
+    """Return the accuracies of an arm, from its files only."""
     results = []
     for item in json.loads((study / "study.json").read_text())["cells"]:
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
@@ -27,7 +27,7 @@ def accuracy(study, method, shots):
     return np.array(results)
 
 
-def test_a_real_study_is_what_scipy_makes_of_its_files(small_study):
+def test_a_real_study_gives_the_results_of_scipy_on_its_files(small_study):
     table = studies.compare(studies.read(small_study))
     assert (table.metric, table.higher, table.smallest, table.alone, table.warnings) == (
         "test/accuracy", True, 0.005, (), (),
@@ -53,7 +53,7 @@ def test_a_real_study_is_what_scipy_makes_of_its_files(small_study):
     assert [one.holm for one in table.comparisons] == significance.holm(ps)
 
 
-def test_any_metric_of_the_runs_can_be_asked(small_study):
+def test_any_metric_of_the_runs_can_be_compared(small_study):
     study = studies.read(small_study)
     for metric in study.metrics:
         table = studies.compare(study, metric)
@@ -77,7 +77,7 @@ def test_by_hand(written):
     for seed, (a, b) in enumerate([(50, 53), (60, 64), (70, 75)]):
         written.add(right(a), method="a", seed=seed).add(right(b), method="b", seed=seed)
     [actual] = written.compare().comparisons
-    # Differences 3, 4, 5: mean 4, deviation 1, t of two degrees of freedom 4.302653.
+    # Differences 3, 4, 5: mean 4, deviation 1; t with two degrees of freedom is 4.302653.
     half = 4.302653 / 3**0.5
     assert actual.difference[:4] == pytest.approx((0.04, 0.04 - half / 100, 0.04 + half / 100, 0.01))
     assert actual.holm == actual.p == pytest.approx(2 * scipy_stats.t.sf(4 * 3**0.5, 2))
@@ -90,7 +90,7 @@ def test_by_hand(written):
     assert (actual.verdict, actual.difference.mean) == ("worse", pytest.approx(-0.04))
 
 
-def test_a_difference_must_stand_after_holm(written):
+def test_a_difference_must_be_significant_after_holm(written):
     for seed, gain in enumerate((2, 4, 6, 8)):
         written.add(right(50), method="a", seed=seed).add(right(50 + gain), method="b", seed=seed)
     [alone] = written.compare().comparisons
@@ -105,7 +105,7 @@ def test_a_difference_must_stand_after_holm(written):
     assert among.detectable_alone == alone.detectable < among.detectable
 
 
-def test_less_is_better_of_a_loss(written):
+def test_less_is_better_for_a_loss(written):
     assert comparing.judged([], 0.0, True) == ()
     for seed in range(3):
         written.add(right(50), method="a", seed=seed).add(right(60 + seed), method="b", seed=seed)
@@ -115,7 +115,7 @@ def test_less_is_better_of_a_loss(written):
     ]  # fmt: skip
 
 
-def test_what_pairs_is_paired(written):
+def test_pairs_are_compared_by_pairs(written):
     for seed in (0, 1, 2, 3):
         written.add(right(50 + seed), method="a", seed=seed)
     for seed in (5, 3, 1):
@@ -126,9 +126,9 @@ def test_what_pairs_is_paired(written):
     assert [len(summary.scores) for summary in written.compare().summaries] == [4, 3]
 
 
-def test_one_seed_shows_nothing_but_of_the_models(written):
+def test_one_seed_shows_only_differences_between_the_models(written):
     actual, expected = np.array([1] * 8 + [0] * 8, bool), np.array([1] * 2 + [0] * 13 + [1], bool)
-    # Shuffled in one file: the same examples stand under one another whatever their order.
+    # Shuffled in one file: examples are matched by index in any order.
     order = np.random.default_rng(0).permutation(16)
     written.add(expected, method="a", seed=0)
     written.add(actual[order], indices=order, method="b", seed=0)
@@ -141,7 +141,7 @@ def test_one_seed_shows_nothing_but_of_the_models(written):
     assert "one seed" in warning and "not compared" in warning
 
 
-def test_other_examples_are_not_drawn_anew_and_named(written):
+def test_different_examples_are_not_resampled_and_are_named(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed)
         written.add(right(55 + seed), indices=np.arange(100) + 1, method="b", seed=seed)
@@ -152,7 +152,7 @@ def test_other_examples_are_not_drawn_anew_and_named(written):
     assert any("not all measured on the same examples" in recorded for recorded in table.warnings)
 
 
-def test_settings_may_have_examples_of_their_own(written):
+def test_settings_may_have_separate_examples(written):
     for place, first in (("here", 0), ("there", 1)):
         for seed in range(2):
             for method, share in (("a", 50), ("b", 60 + seed)):
@@ -162,7 +162,7 @@ def test_settings_may_have_examples_of_their_own(written):
     assert not any("same examples" in recorded for recorded in table.warnings)
 
 
-def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written):
+def test_a_result_that_differs_from_its_records_is_named_and_not_used(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed).add(right(60), reported=0.6 + 0.3 * seed, method="b", seed=seed)
     table = written.compare()
@@ -173,7 +173,7 @@ def test_a_result_that_its_records_do_not_come_to_is_named_and_not_used(written)
     )
 
 
-def test_without_predictions_the_lines_count_and_else_the_result(written):
+def test_without_predictions_the_metrics_file_counts_and_else_the_result(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed).add(right(60), keep=False, method="b", seed=seed)
     line = {"step": 1, "name": "test/accuracy", "value": 0.6, "time": 0.0}
@@ -184,21 +184,21 @@ def test_without_predictions_the_lines_count_and_else_the_result(written):
     assert table.warnings[:1] == ("1 of 4 values could not be computed again and are those of result.json",)
 
 
-def test_rules_that_chose_differently_are_named(written):
+def test_rules_that_select_differently_are_named(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed)
         written.add(right(60), selection="best-validation", method="b", seed=seed)
     assert "the checkpoints were chosen by different rules: last, best-validation" in written.compare().warnings
 
 
-def test_the_baseline_of_an_arm_is_equal_in_all_else(written):
+def test_the_baseline_of_an_arm_is_equal_in_all_other_fields(written):
     for labels in (8, 16):
         for seed in range(2):
             written.add(right(50), method="a", labels=labels, seed=seed)
             written.add(right(60), method="b", labels=labels, rank=4, seed=seed)
     written.add(right(60), method="b", labels=32, rank=4, seed=0)
     table = written.compare()
-    # A column that the baseline lacks does not part the two.
+    # A column that the baseline lacks does not separate them.
     assert [(one.arm.names["labels"], one.baseline.names["labels"]) for one in table.comparisons] == [(8, 8), (16, 16)]
     [(arm, why)] = table.alone
     assert (arm.names["labels"], why) == (32, "no arm of the baseline is equal to it in all else")
@@ -218,7 +218,7 @@ def test_an_unfinished_baseline_is_not_replaced_by_another(written):
     assert [why for _, why in table.alone] == ["its baseline has no finished cell"]
 
 
-def test_what_cannot_be_compared_is_refused(written):
+def test_inputs_that_cannot_be_compared_are_refused(written):
     written.add(right(50), method="a", seed=0).add(right(60), method="b", seed=0)
     for baseline, recorded in (
         ({"methd": "a"}, r"names no column 'methd'; close: 'method'"),

@@ -1,4 +1,4 @@
-"""The sentences, from records written by hand: each says what the verdicts say, and no more."""
+"""The sentences of the answer, from hand-written records: each states the verdicts and no more."""
 
 import numpy as np
 import pytest
@@ -39,14 +39,14 @@ SAME = tuple(value + gain for value, gain in zip(BASE, (20, -20, 10, -10, 5), st
         (dict.fromkeys("bcdefghij", UP), "Against a, better in 9 of 9 comparisons."),
     ],
 )
-def test_the_lead_names_what_is_better_and_worse(written, arms, lead):
+def test_the_first_sentence_names_better_and_worse_arms(written, arms, lead):
     add(written, "a", BASE)
     for name, values in arms.items():
         add(written, name, values)
     assert said(written.compare())["lead"] == lead
 
 
-def test_nothing_shown_comes_with_what_could_have_been_seen(written):
+def test_no_shown_difference_comes_with_the_minimum_detectable_difference(written):
     table = add(add(written, "a", BASE), "b", SAME).compare()
     gap = np.subtract(SAME, BASE) / 10
     recorded = significance.detectable(float(np.std(gap, ddof=1)), 5)
@@ -56,7 +56,7 @@ def test_nothing_shown_comes_with_what_could_have_been_seen(written):
     assert said(table)["lead"] == message.replace("-", "−")
 
 
-def test_settings_stand_apart_where_they_differ(written):
+def test_settings_are_separate_if_they_differ(written):
     for labels, values in ((8, UP), (16, SAME)):
         add(add(written, "a", BASE, labels=labels), "b", values, labels=labels)
         add(written, "c", UP, labels=labels)
@@ -73,14 +73,14 @@ def test_settings_stand_apart_where_they_differ(written):
     assert "p < 0.05 after Holm's correction over 4 comparisons." in actual["how"]
 
 
-def test_settings_that_agree_are_said_once(written):
+def test_settings_that_agree_are_stated_once(written):
     for labels in (8, 16):
         add(add(written, "a", BASE, labels=labels), "b", UP, labels=labels)
     assert said(written.compare())["lead"] == "Against a, in all 2 settings, b is better."
 
 
-def test_an_interval_beside_a_corrected_p(written):
-    """An interval that holds no zero may still show nothing once the whole table is counted; the sentence says so."""
+def test_an_interval_and_a_corrected_p(written):
+    """An interval without zero may still show nothing after the correction over the table; the sentence says so."""
     add(add(written, "a", BASE), "b", [value + gain for value, gain in zip(BASE, (20, 40, 60, 80, 5), strict=True)])
     for name in "cdef":
         add(written, name, SAME)
@@ -99,8 +99,8 @@ def test_one_seed_shows_nothing(written):
     assert item["known"] == "+6.0\N{NO-BREAK SPACE}points; McNemar of these two models: p < 0.001"
 
 
-def test_two_seeds_say_little(written):
-    """Two far apart seeds have a t-interval beyond all accuracies: it is cut, and nothing is said to be detectable."""
+def test_two_seeds_show_little(written):
+    """Two very different seeds have a t-interval beyond 0 and 1: it is clipped, and no difference is detectable."""
     for seed, (first, second) in enumerate(((300, 999), (990, 900))):
         written.add(right(first), method="a", seed=seed).add(right(second), method="b", seed=seed)
     table = written.compare()
@@ -127,7 +127,7 @@ def test_without_a_baseline_nothing_is_compared(written):
         assert part in lead
 
 
-def test_the_smallest_effect_of_interest_is_part_of_the_verdict(written):
+def test_the_smallest_effect_is_part_of_the_verdict(written):
     table = add(add(written, "a", BASE), "b", UP).compare(smallest=0.049)
     actual = said(table)
     assert actual["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; minimum")
