@@ -218,12 +218,12 @@ def test_an_invalid_value_is_refused_by_its_path(path, text, kind, message):
 def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
     """JAX drops the higher bits: 2**32 would be the seed 0."""
 
-    def drawn():
+    def check_changed():
         changes = {"seed": seed} if field == "seed" else {"data": Data(target="digits", subset_seed=seed)}
         config.check(dataclasses.replace(BASE, **changes))
 
     with pytest.raises(kind) as error:
-        drawn()
+        check_changed()
     named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
     output = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} wants int"
     assert str(error.value).startswith(output)

@@ -174,10 +174,10 @@ def saved(tmp_path_factory):
         for kind, classes in (("source", CLASSES + 2), ("teacher", CLASSES)):
             built, random = models.build(value, classes), np.random.default_rng(classes)
 
-            def drawn(path, leaf, random=random):
+            def random_leaf(path, leaf, random=random):
                 return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) + ("variance" in path)
 
-            variables = Variables(map_named(drawn, built.params), map_named(drawn, built.stats))
+            variables = Variables(map_named(random_leaf, built.params), map_named(random_leaf, built.stats))
             task = tasks.Classification(classes=classes)
             save_pretrained(Pretrained(built, variables, None, Manifest("", {}, ()), task), folder / name / kind)
     return folder
@@ -205,7 +205,7 @@ def stream(name, seed):
     return inputs | {"label": labels, "index": np.arange(BATCH, dtype=np.int32)}
 
 
-def made(name, how, objective, optim=Optim(lr=0.1)):
+def build_step(name, how, objective, optim=Optim(lr=0.1)):
     """Return the static half of a step and its initial state, as a run builds them."""
     model, way, variables = begin(name, how)
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
@@ -223,10 +223,10 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
     parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema, references=references)
     moving = frozenset(path for path, value in claimed.items() if value is not None)
 
-    def given(stream):
+    def batches_of(stream):
         return [batch(name)[stream]]
 
-    memory = memories(objective, Setting(model, variables, parts.task, given, moving=moving, inputs=given))
+    memory = memories(objective, Setting(model, variables, parts.task, batches_of, moving=moving, inputs=batches_of))
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 
@@ -247,7 +247,7 @@ def walk(name, train, start):
     return state
 
 
-def held(state):
+def as_in_checkpoint(state):
     """Return a state with its key as numbers, as in a checkpoint."""
     return state._replace(key=jax.random.key_data(state.key))._asdict()
 
@@ -273,7 +273,7 @@ PARTS = 6
 def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     together = (*CLOSE, *(OTHERS[PAIRS.index((name, how)) % PARTS :: PARTS] if more else ()))
     objective = tuple(MAKE[term](saved / name) for term in together if (name, term) not in REFUSED_TERMS)
-    parts, start = made(name, how, objective)
+    parts, start = build_step(name, how, objective)
     final = walk(name, compiled(parts), start)
 
     before, after = flatten(start.variables.params), flatten(final.variables.params)
@@ -289,12 +289,12 @@ def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
 
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(2, Saved(held(final), {}, {"best": False}))
+    checkpoints.save(2, Saved(as_in_checkpoint(final), {}, {"best": False}))
     checkpoints.wait()
-    second = checkpoints.restore(held(start), {}).state
+    second = checkpoints.restore(as_in_checkpoint(start), {}).state
     checkpoints.close()
-    assert jax.tree.structure(second) == jax.tree.structure(held(final))
-    jax.tree.map(np.testing.assert_array_equal, second, held(final))
+    assert jax.tree.structure(second) == jax.tree.structure(as_in_checkpoint(final))
+    jax.tree.map(np.testing.assert_array_equal, second, as_in_checkpoint(final))
 
 
 # Changes that give a term the weight zero.
@@ -304,7 +304,7 @@ NOTHING = {kind: {"weight": 0.0} for kind in terms.TERMS.values()} | {terms.L2SP
 @functools.cache
 def alone(name):
     """Run two steps of the supervised loss alone."""
-    parts, start = made(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
+    parts, start = build_step(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
     return walk(name, compiled(parts), start)
 
 
@@ -312,7 +312,7 @@ def alone(name):
 def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, term, saved):
     elsewhere = term in ELSEWHERE
     term = MAKE[term](saved / name)
-    parts, start = made(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
+    parts, start = build_step(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
     train = compiled(parts)
     # A weight is an array of the state: one program serves both.
     weightless = start.numbers["terms"] | {"1": start.numbers["terms"]["1"] | NOTHING[type(term)]}
@@ -330,7 +330,7 @@ def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, te
 
 @pytest.mark.parametrize(("name", "term"), spread(IN_TURNS))
 def test_two_steps_of_a_term_that_takes_turns(name, term, saved):
-    parts, start = made(name, "Full", (terms.Supervised(), MAKE[term](saved / name)))
+    parts, start = build_step(name, "Full", (terms.Supervised(), MAKE[term](saved / name)))
     final = walk(name, compiled(parts), start)
     before, after = flatten(start.variables.params), flatten(final.variables.params)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
@@ -355,9 +355,9 @@ def test_every_term_is_traced_with_every_tuning(name, some, saved):
         objective = (terms.Supervised(), *inputs)
         if some[0] in TURNS and how in HEAD_FIRST:
             with pytest.raises(ValueError, match="of which the tuning lets nothing learn"):
-                made(name, how, objective)
+                build_step(name, how, objective)
             continue
-        parts, start = made(name, how, objective)
+        parts, start = build_step(name, how, objective)
         state, metrics = jax.eval_shape(partial(train_step, parts), start, batch(name))
         assert metrics["loss"].shape == ()
         assert jax.tree.structure(state) == jax.tree.structure(start)

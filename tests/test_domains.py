@@ -51,7 +51,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
 
 
-def told(actual, name):
+def metric_by_step(actual, name):
     return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
@@ -67,7 +67,7 @@ def test_a_resumed_run_has_the_bits_of_an_unstopped_run(goes_on, recipe):
 def test_the_reversal_is_a_function_of_progress(tmp_path):
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
-    assert told(outcome, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
+    assert metric_by_step(outcome, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
     assert outcome.result["examples"]["source"] == 3500 and outcome.result["examples"]["unlabelled"] > 1000
 
 
@@ -89,7 +89,10 @@ def test_a_vectorised_run_equals_the_run_alone(tmp_path, monkeypatch, recipe, la
     for n in (0, 3):
         actual, expected = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
         for name in ("train/loss", *(f"train/{name}" for name in names)):
-            assert told(actual, name) == pytest.approx(told(expected, name), rel=2e-4, abs=2e-5), (n, name)
+            assert metric_by_step(actual, name) == pytest.approx(metric_by_step(expected, name), rel=2e-4, abs=2e-5), (
+                n,
+                name,
+            )
 
 
 @pytest.mark.slow
@@ -103,7 +106,9 @@ def test_vectorised_runs_have_separate_noise(tmp_path, monkeypatch, noise):
     for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
         assert actual.result["pack"]["arms"] == 4
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        assert told(actual, "train/loss") == pytest.approx(told(expected, "train/loss"), rel=2e-4, abs=2e-5), n
+        assert metric_by_step(actual, "train/loss") == pytest.approx(
+            metric_by_step(expected, "train/loss"), rel=2e-4, abs=2e-5
+        ), n
 
 
 @pytest.mark.slow
@@ -116,8 +121,8 @@ def test_runs_with_different_noise_form_a_group(tmp_path, monkeypatch, name):
     for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
         assert actual.result["pack"]["arms"] == 3
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        losses.append(told(actual, "train/loss"))
-        assert losses[-1] == pytest.approx(told(expected, "train/loss"), rel=2e-4, abs=2e-5), n
+        losses.append(metric_by_step(actual, "train/loss"))
+        assert losses[-1] == pytest.approx(metric_by_step(expected, "train/loss"), rel=2e-4, abs=2e-5), n
     assert losses[0] != losses[1] != losses[2]
     # A rule that reads the source reads other labels, or inputs, in each run.
     choosing = [assigned(recipe, {"train.select": "source-validation"}) for recipe in recipes]
@@ -157,7 +162,7 @@ def test_cached_features_serve_every_stream(tmp_path, base, statistics, names):
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in ("train/loss", *names):
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
 
 
@@ -201,7 +206,10 @@ def test_several_sources_vectorised_and_from_the_feature_cache(halves, tmp_path,
         assert actual.result["pack"]["arms"] == 2 and actual.result["examples"]["source/1"] == 1750
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in names:
-            assert told(actual, name) == pytest.approx(told(expected, name), rel=2e-4, abs=2e-5), (n, name)
+            assert metric_by_step(actual, name) == pytest.approx(metric_by_step(expected, name), rel=2e-4, abs=2e-5), (
+                n,
+                name,
+            )
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
@@ -213,7 +221,7 @@ def test_several_sources_vectorised_and_from_the_feature_cache(halves, tmp_path,
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in names:
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.slow
@@ -224,7 +232,7 @@ def test_the_discriminator_is_trained_with_every_tuning_and_features_become_hard
     def accuracy(reversal):
         recipe = dataclasses.replace(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
         outcome = run(recipe, tmp_path / f"{reversal}", quiet=True)
-        return np.mean(list(told(outcome, "train/dann/accuracy").values())[-50:])
+        return np.mean(list(metric_by_step(outcome, "train/dann/accuracy").values())[-50:])
 
     deaf, heard = accuracy(0.0), accuracy(1.0)
     assert deaf > 0.65

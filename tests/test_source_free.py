@@ -50,7 +50,7 @@ def target(tmp_path_factory):
     return recipe
 
 
-def told(actual, name):
+def metric_by_step(actual, name):
     return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
@@ -69,7 +69,9 @@ def test_from_a_run_on_the_source_to_the_target_with_its_frozen_head(target, tmp
     same = {path for path in before if np.array_equal(before[path], after[path])}
     assert same == {"head/kernel", "head/bias"}
     # More confident on each example; over all examples nearly as diverse as ten classes can be.
-    entropy, diversity = (list(told(outcome, f"train/shot/{name}").values()) for name in ("entropy", "diversity"))
+    entropy, diversity = (
+        list(metric_by_step(outcome, f"train/shot/{name}").values()) for name in ("entropy", "diversity")
+    )
     assert np.mean(entropy[:10]) - np.mean(entropy[-10:]) > 0.3
     assert np.mean(diversity[-10:]) > 0.85 * np.log(10)
 
@@ -96,7 +98,7 @@ def test_a_vectorised_run_equals_the_run_alone(target, tmp_path, monkeypatch):
         assert actual.result["pack"]["arms"] == 4
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in ("loss", "shot/pseudo", "pseudolabel/risk", "fixmatch/risk", "meanteacher/distance"):
-            custom, alone = (told(result, f"train/{name}") for result in (actual, expected))
+            custom, alone = (metric_by_step(result, f"train/{name}") for result in (actual, expected))
             assert custom == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
 
 
@@ -114,7 +116,7 @@ def test_cached_features_serve_only_terms_that_read_above_the_cut(target, tmp_pa
     assert (cut["cut"] == "blocks/00") == (count == 2)
     assert count == 2 or "the objective reads what lies below 'blocks/00'" in cut["told"]
     for name in ("train/loss", "train/shot/pseudo", "train/pseudolabel/risk"):
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("how", ["AdaBN", "NormTuning"])

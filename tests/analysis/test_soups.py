@@ -30,14 +30,14 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
 
-        def ran(name, **changes):
+        def run_folder(name, **changes):
             return tlx.run(dataclasses.replace(RECIPE, **changes), folder / name, quiet=True).folder
 
-        first = ran("first")
+        first = run_folder("first")
         pretrained = {"weights": Weights(str(first))}
-        good = [ran(f"good{seed}", seed=seed, **pretrained) for seed in (1, 2)]
-        poor = ran("poor", optim=Optim(lr=3.0), seed=3, **pretrained)
-        other = ran("other", model=models.Mlp(inputs=(8, 8, 1), widths=(4,)))
+        good = [run_folder(f"good{seed}", seed=seed, **pretrained) for seed in (1, 2)]
+        poor = run_folder("poor", optim=Optim(lr=3.0), seed=3, **pretrained)
+        other = run_folder("other", model=models.Mlp(inputs=(8, 8, 1), widths=(4,)))
     return {"first": first, "good": good, "poor": poor, "other": other}
 
 

@@ -43,7 +43,7 @@ def call(*arguments):
     return CliRunner().invoke(main, list(arguments))
 
 
-def told(*arguments):
+def error_line(*arguments):
     """Return the single line of an error."""
     outcome = call(*arguments)
     assert outcome.exit_code == 2, outcome.output
@@ -100,7 +100,7 @@ def test_export_writes_a_loadable_model_and_never_overwrites(finished, tmp_path)
 
     assert call("export", finished, str(tmp_path / "model")).exit_code == 0
     assert tlx.load_pretrained(tmp_path / "model").task.classes == 10
-    assert told("export", finished, str(tmp_path / "model")) == (
+    assert error_line("export", finished, str(tmp_path / "model")) == (
         f"{tmp_path / 'model'} is not empty; choose another directory"
     )
 
@@ -117,69 +117,69 @@ def test_lists_are_printed(command):
 
 
 def test_an_unknown_field_names_the_nearest_field(config):
-    assert told("run", config, "--set", "optim.lrr=1") == (
+    assert error_line("run", config, "--set", "optim.lrr=1") == (
         "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
     )
 
 
 def test_a_value_of_the_wrong_type_names_the_expected_type(config):
-    assert told("run", config, "--set", "train.batch=many") == "train.batch wants int, got 'many'"
+    assert error_line("run", config, "--set", "train.batch=many") == "train.batch wants int, got 'many'"
 
 
 def test_an_override_without_an_equals_sign_is_refused(config):
-    assert told("run", config, "--set", "seed") == (
+    assert error_line("run", config, "--set", "seed") == (
         "--set 'seed' is not of the form path=value, for example optim.lr=0.01"
     )
 
 
 def test_a_missing_config(tmp_path):
     path = str(tmp_path / "none.py")
-    assert told("run", path) == f"no config file {path}; it is a Python file with a function recipe()"
+    assert error_line("run", path) == f"no config file {path}; it is a Python file with a function recipe()"
 
 
 def test_a_config_without_a_recipe(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("x = 1\n")
-    assert told("show", str(path)) == (
+    assert error_line("show", str(path)) == (
         f"{path} has no function recipe(); a config file has one, which takes no arguments"
     )
     path.write_text("def recipe():\n    return 3\n")
-    assert told("show", str(path)) == f"recipe() in {path} returned int; expected a tlx.Recipe"
+    assert error_line("show", str(path)) == f"recipe() in {path} returned int; expected a tlx.Recipe"
 
 
 def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
     path = tmp_path / "slip.py"
     path.write_text(CONFIG.replace("batch=8", "bach=8"))
-    message = told("show", str(path))
+    message = error_line("show", str(path))
     assert "unexpected keyword argument 'bach'" in message
     assert message.startswith(f"{path} line 9: ")
 
 
 def test_a_rule_that_matches_nothing(config):
-    assert told("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
+    assert error_line("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
         "rule 'stm/.*' claims no parameter; close: 'stem', 'stem/bias'"
     )
 
 
 def test_a_parameter_that_no_rule_matches(config):
-    assert told("show", config, "--set", "tuning=Rules(('stem/.*', Learn()),)") == (
+    assert error_line("show", config, "--set", "tuning=Rules(('stem/.*', Learn()),)") == (
         "no rule claims 2 of 4 parameters: 'head/bias', 'head/kernel'; "
         "end the rules with (r'.*', Learn()) or (r'.*', None)"
     )
 
 
 def test_a_folder_in_use(config, finished):
-    assert told("run", config, "--out", finished) == (
+    assert error_line("run", config, "--out", finished) == (
         f"{finished} holds this recipe's run, finished; go on with --resume, or --overwrite it"
     )
-    assert told("run", config, "--out", finished, "--set", "seed=1").startswith(
+    assert error_line("run", config, "--out", finished, "--set", "seed=1").startswith(
         f"{finished} holds another recipe's run (fingerprint "
     )
 
 
 def test_a_missing_data_set_while_offline(config, tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_OFFLINE", "1")
-    message = told("run", config, "--set", "data.target=digit", "--out", str(tmp_path / "run"))
+    message = error_line("run", config, "--set", "data.target=digit", "--out", str(tmp_path / "run"))
     assert message.startswith("data set 'digit' is not on disk in ")
     assert "(TLX_OFFLINE is set); close: 'digits'" in message
     assert not (tmp_path / "run").exists()
@@ -188,19 +188,20 @@ def test_a_missing_data_set_while_offline(config, tmp_path, monkeypatch):
 def test_text_that_is_not_utf8(finished, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("caf\xe9 noir\n".encode("latin1"))
-    assert told("predict", finished, str(path)) == (
+    assert error_line("predict", finished, str(path)) == (
         f"{path} is not UTF-8 text (byte 0xe9 at 3); convert it, for example: iconv -f latin1 -t utf-8 {path}"
     )
 
 
 def test_a_folder_without_a_run(tmp_path):
     assert (
-        told("report", str(tmp_path)) == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
+        error_line("report", str(tmp_path))
+        == f"{tmp_path} holds neither a run nor a study: no result.json and no study.json"
     )
 
 
 def test_labels_outside_the_class_range(config, tmp_path):
-    assert told("run", config, "--set", "task.classes=3", "--out", str(tmp_path / "run")) == (
+    assert error_line("run", config, "--set", "task.classes=3", "--out", str(tmp_path / "run")) == (
         "labels outside the class range: the data have 10 classes, the task 3"
     )
 
@@ -248,11 +249,13 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
             assert f"{split} accuracy 0." in outcome.output
         assert f"(selection: {name}" in outcome.output
         assert tlx.load_pretrained(out).task.classes == 10
-    assert told("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")) == (
+    assert error_line("wise", tuned[0], "--share", "2", "--out", str(tmp_path / "new")) == (
         "share is 2.0; 0 is what the run was brought, 1 what it found"
     )
-    assert told("soup", tuned[0], "--out", str(tmp_path / "new")).startswith("a soup wants two runs or more, got 1")
-    assert told("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
+    assert error_line("soup", tuned[0], "--out", str(tmp_path / "new")).startswith(
+        "a soup wants two runs or more, got 1"
+    )
+    assert error_line("moved", str(tmp_path)) == f"{tmp_path} holds no run: there is no result.json"
 
 
 def test_report_writes_pages_of_runs_and_studies(small_study, finished):
@@ -270,7 +273,7 @@ def test_report_prints_tables(small_study):
 
 
 def test_report_names_what_a_study_lacks(small_study, finished, tmp_path):
-    assert told("report", str(small_study), "--metric", "test/los").startswith(
+    assert error_line("report", str(small_study), "--metric", "test/los").startswith(
         f"no cell of {small_study} has the metric 'test/los'; close: 'test/loss'"
     )
-    assert told("report", finished, "--latex") == f"{finished} holds a run; a table compares the arms of a study"
+    assert error_line("report", finished, "--latex") == f"{finished} holds a run; a table compares the arms of a study"

@@ -76,7 +76,7 @@ def test_the_printed_command_resumes_the_same_work(function, words, place, monke
     calls = []
 
     def stopped(*positional, **named):
-        calls.append(told([*positional, *sorted(named.items())]))
+        calls.append(comparable([*positional, *sorted(named.items())]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(function, stopped)
@@ -101,7 +101,7 @@ def test_the_printed_command_resumes_the_same_work(function, words, place, monke
     assert result.output.rstrip("\n").splitlines()[-1].partition(": ")[2] == printed
 
 
-def told(items):
+def comparable(items):
     """Arguments as comparable values; other tests cover workers and records."""
     results = []
     for item in items:

@@ -35,7 +35,7 @@ def recipe():
 
 
 @pytest.fixture
-def elsewhere():
+def lock_in_another_process():
     """Return `elsewhere(folder)`: another process that locks the folder."""
     started = []
 
@@ -52,8 +52,8 @@ def elsewhere():
         process.stdout.close()
 
 
-def test_a_second_process_is_refused_until_the_first_one_dies(elsewhere, tmp_path):
-    holder = elsewhere(tmp_path / "run")
+def test_a_second_process_is_refused_until_the_first_one_dies(lock_in_another_process, tmp_path):
+    holder = lock_in_another_process(tmp_path / "run")
     with pytest.raises(InUse) as error, writing(tmp_path / "run"):
         pass
     assert str(error.value).startswith(f"{tmp_path / 'run'} is being written by another run or command")
@@ -143,16 +143,16 @@ def finished(config, tmp_path_factory):
     ],
     ids=" ".join,
 )
-def test_no_writing_command_waits_for_a_lock(words, config, finished, elsewhere, tmp_path):
-    elsewhere(tmp_path / "out")
+def test_no_writing_command_waits_for_a_lock(words, config, finished, lock_in_another_process, tmp_path):
+    lock_in_another_process(tmp_path / "out")
     named = {"CONFIG": config, "RUN": finished, "OUT": str(tmp_path / "out")}
     refused(CliRunner().invoke(main, [named.get(word, word) for word in words]), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("words", [("moved",), ("report",), ("run", "CONFIG", "--resume", "--out")], ids=" ".join)
-def test_commands_that_write_into_a_finished_run_lock_it(words, config, finished, elsewhere):
-    holder = elsewhere(finished)
+def test_commands_that_write_into_a_finished_run_lock_it(words, config, finished, lock_in_another_process):
+    holder = lock_in_another_process(finished)
     refused(CliRunner().invoke(main, [*(config if word == "CONFIG" else word for word in words), finished]), finished)
     holder.kill()
     holder.wait()

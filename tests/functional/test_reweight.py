@@ -58,10 +58,10 @@ def test_matched_weights_bring_the_means_nearer_and_equal_sets_need_none():
     x, y = sets(200, 150)
     k = kernel(x, y)
 
-    def apart(w):
+    def discrepancy(w):
         return w @ k(x, x) @ w / 200**2 - 2 * w @ k(x, y).mean(1) / 200 + k(y, y).mean()
 
-    assert apart(mean_matching(x, y)) < 0.1 * apart(np.ones(200))
+    assert discrepancy(mean_matching(x, y)) < 0.1 * discrepancy(np.ones(200))
     # The kernel mean over a set is that of the set: no weights are nearer than all 1.
     every = np.concatenate([x[:40], x[:40]])
     np.testing.assert_allclose(mean_matching(every[:40], every, near=1e-16), 1, atol=1e-5)

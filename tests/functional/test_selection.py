@@ -39,7 +39,7 @@ from tlx.weights import load_pretrained
 ALL = tuple(CRITERIA)
 
 
-def drawn(rows=37, classes=5, scale=2.0, seed=0):
+def random_array(rows=37, classes=5, scale=2.0, seed=0):
     return (scale * np.random.default_rng(seed).normal(size=(rows, classes))).astype(np.float32)
 
 
@@ -47,7 +47,7 @@ def test_the_entropy_of_predictions_by_hand():
     logits = np.log([[0.5, 0.5], [0.25, 0.75]])
     expected = (math.log(2) + 0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
     assert mean_entropy(logits) == pytest.approx(expected, rel=1e-12)
-    inputs = drawn()
+    inputs = random_array()
     p = softmax(inputs.astype(np.float64), axis=1)
     assert mean_entropy(inputs) == pytest.approx(entropy(p, axis=1).mean(), rel=1e-12)
     assert information(inputs) == pytest.approx(entropy(p.mean(0)) - entropy(p, axis=1).mean(), rel=1e-12)
@@ -63,7 +63,7 @@ def test_confident_predictions_have_no_entropy_and_most_information_over_all_cla
 
 
 def test_the_density_of_neighbourhoods_row_by_row():
-    inputs, temperature = drawn(11), 0.3
+    inputs, temperature = random_array(11), 0.3
     p = softmax(inputs.astype(np.float64), axis=1)
     results = []
     for i, j in itertools.product(range(11), repeat=2):
@@ -86,7 +86,7 @@ def test_the_density_of_neighbourhoods_counts_equal_predictions():
     assert neighbourhood_density(clusters) == pytest.approx(entropy(shares), rel=1e-9)
     assert neighbourhood_density(np.zeros((9, 3))) == pytest.approx(math.log(8), rel=1e-12)
     # The order of the examples does not matter.
-    inputs = drawn()
+    inputs = random_array()
     assert neighbourhood_density(inputs[::-1]) == pytest.approx(neighbourhood_density(inputs), rel=1e-12)
     with pytest.raises(ValueError, match=r"^there is 1 row; the density of neighbourhoods needs two or more$"):
         neighbourhood_density(inputs[:1])
@@ -138,8 +138,8 @@ def test_every_criterion_depends_only_on_what_it_declares():
     """A part that a criterion does not read may have any value."""
     random = np.random.default_rng(2)
     rows = {
-        SOURCE: Rows(drawn(31), random.normal(size=(31, 4)), np.arange(31) % 5),
-        TARGET: Rows(drawn(23, seed=1), random.normal(size=(23, 4))),
+        SOURCE: Rows(random_array(31), random.normal(size=(31, 4)), np.arange(31) % 5),
+        TARGET: Rows(random_array(23, seed=1), random.normal(size=(23, 4))),
     }
     every = measure(ALL, Seen(rows))
     right = (rows[SOURCE].logits.argmax(-1) == rows[SOURCE].labels).mean()
@@ -152,7 +152,7 @@ def test_every_criterion_depends_only_on_what_it_declares():
 
 
 def test_values_that_are_not_finite_are_detected_everywhere():
-    fine = {SOURCE: Rows(drawn(3), drawn(3, 2), np.arange(3)), TARGET: Rows(drawn(2))}
+    fine = {SOURCE: Rows(random_array(3), random_array(3, 2), np.arange(3)), TARGET: Rows(random_array(2))}
     assert Seen().finite and Seen(fine).finite
     for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), Rows(np.full((3, 5), np.nan))):
         assert not Seen(fine | {SOURCE: spoilt}).finite
@@ -205,7 +205,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LOOKED_AT", 150)
 
 
-def told(actual):
+def criteria_of(actual):
     """The criteria of every step."""
     return {
         (line["step"], line["name"]): line["value"]
@@ -222,7 +222,7 @@ def test_a_run_takes_the_step_that_its_rule_selects(rule, tmp_path):
     assert set(outcome.result["rules"]) == {"last", "oracle", "snd", rule}
     assert outcome.result["selected_step"] == item["step"]
     assert outcome.metrics["validation/accuracy"] == item["value"]
-    values = {step: value for (step, name), value in told(outcome).items() if name == f"criterion/{rule}"}
+    values = {step: value for (step, name), value in criteria_of(outcome).items() if name == f"criterion/{rule}"}
     assert list(values) == [3, 6, 9, 12]
     assert item["step"] == min(values, key=values.get)
 
@@ -241,7 +241,7 @@ def test_recorded_criteria_use_the_held_out_source_and_the_unlabelled_target(tmp
     truth = stored.labels()[splits.aside[SOURCE].rows]
     errors = (inputs[SOURCE][0].argmax(-1) != truth).astype(float)
     weights = density_ratio(inputs[SOURCE][1], inputs[TARGET][1])
-    values = {name.partition("/")[2]: value for (step, name), value in told(outcome).items() if step == 12}
+    values = {name.partition("/")[2]: value for (step, name), value in criteria_of(outcome).items() if step == 12}
     assert values.pop("source-validation") == pytest.approx(1 - errors.mean())
     assert values == pytest.approx(
         {
@@ -266,7 +266,7 @@ def test_criteria_change_only_the_records(tmp_path):
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
     bits = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (plain, outcome)]
     assert bits[0] == bits[1]
-    assert not told(plain) and plain.result["rules"] == {} and SOURCE not in plain.result["examples"]
+    assert not criteria_of(plain) and plain.result["rules"] == {} and SOURCE not in plain.result["examples"]
     assert plain.metrics == pytest.approx(outcome.metrics, rel=1e-5)
     assert plain.result["data"] == outcome.result["data"]
 
@@ -280,9 +280,9 @@ def test_a_vectorised_run_equals_the_run_alone(tmp_path, monkeypatch):
     for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
         assert actual.result["pack"]["arms"] == 4
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        assert told(actual) == pytest.approx(told(expected), rel=1e-3, abs=1e-4)
+        assert criteria_of(actual) == pytest.approx(criteria_of(expected), rel=1e-3, abs=1e-4)
         assert actual.result["selected_step"] == expected.result["selected_step"]
-    assert len({tuple(told(actual).values()) for actual in packed}) == 4
+    assert len({tuple(criteria_of(actual).values()) for actual in packed}) == 4
 
 
 def test_runs_that_read_other_examples_are_in_different_groups(tmp_path, monkeypatch):
@@ -299,8 +299,8 @@ def test_pmap_gives_the_criteria_of_jit(tmp_path):
         run(assigned(RECIPE, {"train.compile": how, "model.dropout": 0.0}), tmp_path / how, how=LEAN)
         for how in ("jit", "pmap")
     ]
-    assert told(actual[1]) == pytest.approx(told(actual[0]), rel=1e-3, abs=1e-4)
-    assert told(actual[0])
+    assert criteria_of(actual[1]) == pytest.approx(criteria_of(actual[0]), rel=1e-3, abs=1e-4)
+    assert criteria_of(actual[0])
 
 
 @pytest.mark.slow
@@ -318,8 +318,8 @@ def test_cached_features_are_the_input_of_the_head_for_unchanged_images(tmp_path
         for prefix in (True, False)
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
-    assert told(stored) == pytest.approx(told(plain), rel=1e-3, abs=1e-4)
-    assert told(stored)
+    assert criteria_of(stored) == pytest.approx(criteria_of(plain), rel=1e-3, abs=1e-4)
+    assert criteria_of(stored)
 
 
 def test_features_are_the_input_of_the_head_from_the_last_hidden_state():

@@ -24,7 +24,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def shaken(module: Any) -> Any:
+def randomised(module: Any) -> Any:
     """Return a torch module with parameters off their initial values, so that a transposition shows."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def convolved(array: np.ndarray) -> np.ndarray:
     ],
 )
 def test_a_convolution_over_images(reference_side, tlx_side):
-    module = shaken(torch.nn.Conv2d(9, 9, (3, 5), **reference_side))
+    module = randomised(torch.nn.Conv2d(9, 9, (3, 5), **reference_side))
 
     def run(x):
         return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -100,7 +100,7 @@ def test_a_convolution_over_images(reference_side, tlx_side):
 
 
 def test_a_convolution_over_sequences_with_zeros_on_one_side():
-    module = shaken(torch.nn.Conv1d(5, 7, 3, stride=2))
+    module = randomised(torch.nn.Conv1d(5, 7, 3, stride=2))
 
     def run(x):
         return module(torch.nn.functional.pad(x.permute(0, 2, 1), (2, 0))).permute(0, 2, 1)
@@ -124,7 +124,7 @@ def test_pooling(kind, size, stride, padding):
 
 
 def test_group_norm():
-    module = shaken(torch.nn.GroupNorm(3, 9))
+    module = randomised(torch.nn.GroupNorm(3, 9))
 
     def run(x):
         return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -134,7 +134,7 @@ def test_group_norm():
 
 
 def test_rms_norm():
-    module = shaken(torch.nn.RMSNorm(15, eps=1e-6))
+    module = randomised(torch.nn.RMSNorm(15, eps=1e-6))
     agree(lambda own, x: layers.rms_norm(own, x, 1e-6), {"scale": module.weight}, module, (draw(2, 5, 15),), turned)
 
 
@@ -163,15 +163,15 @@ MASK = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
 
 
 def test_attention_to_a_padded_memory():
-    params, run = pieces(shaken(torch.nn.MultiheadAttention(15, 3)))
+    params, run = pieces(randomised(torch.nn.MultiheadAttention(15, 3)))
 
-    def theirs(x, memory):
+    def torch_layer(x, memory):
         return run(x, memory, 3, key_padding_mask=torch.tensor(MASK == 0))
 
     def tlx_layer(params, x, memory):
         return layers.attention(params, x, jnp.asarray(MASK), heads=3, memory=memory)
 
-    agree(tlx_layer, params, theirs, (draw(3, 5, 15), draw(3, 7, 15, seed=1)), turned)
+    agree(tlx_layer, params, torch_layer, (draw(3, 5, 15), draw(3, 7, 15, seed=1)), turned)
     # The same, with keys and values that are projected once.
 
     def cached(params, x, memory):
@@ -184,19 +184,19 @@ def test_attention_to_a_padded_memory():
 
 
 def test_causal_attention_with_a_bias_and_a_mask_of_pairs():
-    params, run = pieces(shaken(torch.nn.MultiheadAttention(15, 3)))
+    params, run = pieces(randomised(torch.nn.MultiheadAttention(15, 3)))
     bias, pairs = draw(1, 3, 7, 7, seed=2), np.random.default_rng(3).random((3, 7, 7)) > 0.3
     pairs |= np.eye(7, dtype=bool)
     later = np.triu(np.ones((7, 7), bool), 1)
     added = np.where(pairs[:, None] & ~later, bias, -np.inf).astype(np.float32)
 
-    def theirs(x):
+    def torch_layer(x):
         return run(x, x, 3, attn_mask=torch.tensor(added.reshape(9, 7, 7)))
 
     def tlx_layer(params, x):
         return layers.attention(params, x, jnp.asarray(pairs), heads=3, causal=True, bias=jnp.asarray(bias))
 
-    agree(tlx_layer, params, theirs, (draw(3, 7, 15),), turned)
+    agree(tlx_layer, params, torch_layer, (draw(3, 7, 15),), turned)
 
 
 def llama(heads: int = 9, key_heads: int = 3, size: int = 6) -> tuple[Any, Any, Any]:
@@ -208,7 +208,7 @@ def llama(heads: int = 9, key_heads: int = 3, size: int = 6) -> tuple[Any, Any, 
         rope_theta=100.0,
     )  # fmt: skip
     config._attn_implementation = "eager"
-    layer = shaken(module.LlamaAttention(config, 0))
+    layer = randomised(module.LlamaAttention(config, 0))
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
     return (
         layer,
@@ -232,13 +232,13 @@ def test_rotary_grouped_causal_attention_equals_llama():
     for value, other in zip(angles, both, strict=True):
         np.testing.assert_allclose(value, other.numpy(), atol=TOLERANCE)
 
-    def theirs(x):
+    def torch_layer(x):
         return layer(x, both, later(MASK))[0]
 
     def tlx_layer(params, x):
         return layers.attention(params, x, jnp.asarray(MASK), heads=9, key_heads=3, causal=True, rotary=angles)
 
-    agree(tlx_layer, params, theirs, (draw(3, 7, 27),), turned, rows=MASK[..., None])
+    agree(tlx_layer, params, torch_layer, (draw(3, 7, 27),), turned, rows=MASK[..., None])
 
 
 @pytest.mark.parametrize("steps", [(7,), (4, 1, 1, 1), (1,) * 7])
@@ -274,7 +274,7 @@ def t5(both: bool) -> tuple[Any, dict[str, Any]]:
         is_decoder=not both, dropout_rate=0.0,
     )  # fmt: skip
     config._attn_implementation = "eager"
-    layer = shaken(module.T5Attention(config, has_relative_attention_bias=True, layer_idx=0))
+    layer = randomised(module.T5Attention(config, has_relative_attention_bias=True, layer_idx=0))
     params = {name: linear(getattr(layer, name[0])) for name in ("query", "key", "value", "output")}
     return layer, params | {"relative": {"embedding": layer.relative_attention_bias.weight}}
 
@@ -285,14 +285,14 @@ def test_attention_with_relative_positions_equals_t5(both):
     mask = np.where(MASK[:, None, None] > 0, 0.0, np.finfo(np.float32).min).astype(np.float32)
     added = torch.tensor(mask) if both else later(MASK)
 
-    def theirs(x):
+    def torch_layer(x):
         return layer(x, mask=added)[0]
 
     def tlx_layer(params, x):
         bias = layers.relative_bias({"embedding": params["relative"]["embedding"].T}, 7, 7, both=both, furthest=11)
         return layers.attention(params, x, jnp.asarray(MASK), heads=3, causal=not both, bias=bias, scale=1.0)
 
-    agree(tlx_layer, params, theirs, (0.3 * draw(3, 7, 15),), turned, rows=None if both else MASK[..., None])
+    agree(tlx_layer, params, torch_layer, (0.3 * draw(3, 7, 15),), turned, rows=None if both else MASK[..., None])
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -309,7 +309,7 @@ def test_distance_buckets_equal_t5(both, buckets, furthest):
 def test_a_gated_feed_forward_layer_equals_llama():
     from transformers.models.llama import modeling_llama as module
 
-    layer = shaken(
+    layer = randomised(
         module.LlamaMLP(
             module.LlamaConfig(hidden_size=15, num_attention_heads=3, head_dim=6, intermediate_size=13, mlp_bias=True)
         )

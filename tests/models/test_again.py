@@ -50,7 +50,7 @@ def test_a_lora_step_costs_at_most_seven_tenths_of_a_full_one():
     assert step("full", "dots")[1] <= 1.02 * step("full", "none")[1]
 
 
-def kept(*shapes, **numbers):
+def is_stored(*shapes, **numbers):
     """Return whether the product of two arrays is stored, by the names of their axes."""
     results = []
 
@@ -65,11 +65,11 @@ def kept(*shapes, **numbers):
 
 
 def test_values_that_are_cheap_to_recompute_are_not_stored():
-    assert kept((4, 16), (16, 64), axes="BI,IO->BO")
-    assert kept((4, 64), (64, 16), axes="BI,IO->BO")
-    assert kept((4, 64), (64, 2), axes="BI,IR->BR")
-    assert not kept((4, 2), (2, 64), axes="BR,RO->BO")
-    assert not kept((4, 3, 8), (4, 5, 8), axes="BTD,BSD->BTS")
+    assert is_stored((4, 16), (16, 64), axes="BI,IO->BO")
+    assert is_stored((4, 64), (64, 16), axes="BI,IO->BO")
+    assert is_stored((4, 64), (64, 2), axes="BI,IR->BR")
+    assert not is_stored((4, 2), (2, 64), axes="BR,RO->BO")
+    assert not is_stored((4, 3, 8), (4, 5, 8), axes="BTD,BSD->BTS")
 
 
 def stage(params, stats, carry, context):

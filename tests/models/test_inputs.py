@@ -16,7 +16,7 @@ DISTIL = models.Bert(family="distilbert", types=0, **TINY)
 IDS = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
 
 
-def made(config, outputs=2):
+def build(config, outputs=2):
     model = models.build(config, outputs)
     rng = np.random.default_rng(0)
     tree = models.initialise(model, jax.random.key(0)).params
@@ -24,7 +24,7 @@ def made(config, outputs=2):
 
 
 def logits(config, **inputs):
-    model, variables = made(config)
+    model, variables = build(config)
     return np.asarray(tlx.forward(model, variables, inputs)[0]["logits"])
 
 
@@ -71,7 +71,7 @@ def test_an_image_model_refuses_what_it_does_not_read():
 
 @pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])
 def test_in_a_compiled_function_an_index_out_of_range_gives_nan(name):
-    model, variables = made(BERT)
+    model, variables = build(BERT)
     forward = jax.jit(lambda variables, inputs: tlx.forward(model, variables, inputs)[0]["logits"])
     inputs = {"input_ids": IDS, "token_type_ids": IDS * 0, "position_ids": np.broadcast_to(np.arange(4), IDS.shape)}
     np.testing.assert_allclose(
@@ -97,7 +97,7 @@ def test_given_positions_are_used(config):
 
 @pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
 def test_positions_and_a_learned_prompt_exclude_each_other(value):
-    model, variables = made(BERT)
+    model, variables = build(BERT)
     params = value.insert(model, variables.params, jax.random.key(0))
     with pytest.raises(ValueError, match="position_ids cannot be given to a model with a learned prompt or prefix"):
         tlx.forward(model, Variables(params, {}), {"input_ids": IDS, "position_ids": np.arange(4)})

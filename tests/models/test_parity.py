@@ -129,7 +129,7 @@ def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarr
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def ours(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def tlx_params(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read the tlx parameters by path from tensors with foreign names; unread tensors must be allowed."""
     prefix = module.prefix(config) if head is not None else ""
     named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, head)}
@@ -180,7 +180,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     module = foreign(document["model_type"])
     config = module.read(document)
     model = build(config, head)
-    leaves = ours(module, config, head, tensors)
+    leaves = tlx_params(module, config, head, tensors)
     assert {path: leaf.shape for path, leaf in leaves.items()} == {
         path: param.shape for path, param in flatten(model.params).items()
     }
@@ -209,7 +209,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
         results[name] = float((difference[real > 0] if name == "hidden" else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
-    reference_side = ours(module, config, head, stored(torch_model, grads, folder / "gradients"))
+    reference_side = tlx_params(module, config, head, stored(torch_model, grads, folder / "gradients"))
     differences = gradient_differences(without_padding(config, flatten(gradient)), reference_side)
     return results | {"gradients": max(differences.values())}
 

@@ -10,7 +10,7 @@ from tlx.types import Turn
 
 
 @pytest.fixture
-def seen(mlp):
+def three_streams(mlp):
     streams = {"source": mlp.labelled(rows=7, seed=2), "unlabelled": mlp.labelled(rows=5, seed=3)}
     del streams["unlabelled"]["label"]
     return streams
@@ -27,13 +27,13 @@ def softplus(x):
     return np.log1p(np.exp(x))
 
 
-def test_the_loss_of_each_turn(mlp, seen):
+def test_the_loss_of_each_turn(mlp, three_streams):
     """The source encoder has the initial weights, however far the target encoder has moved."""
     pretrained, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 4)
     term = terms.Adda(width=3, weight=2.0)
-    actual = [mlp.look(term, brought=pretrained, now=now, others=seen, turn=turn) for turn in (0, 1)]
-    _, before, _ = mlp.by_hand(pretrained, seen["source"]["x"])
-    _, after, _ = mlp.by_hand(now, seen["unlabelled"]["x"])
+    actual = [mlp.look(term, brought=pretrained, now=now, others=three_streams, turn=turn) for turn in (0, 1)]
+    _, before, _ = mlp.by_hand(pretrained, three_streams["source"]["x"])
+    _, after, _ = mlp.by_hand(now, three_streams["unlabelled"]["x"])
     source, target = (network(actual[0].params, rows) for rows in (before, after))
     risk = 0.5 * softplus(-source).mean() + 0.5 * softplus(target).mean()
     fooled = softplus(-target).mean()
@@ -50,7 +50,9 @@ def test_the_loss_of_each_turn(mlp, seen):
         kernel = np.asarray(moved.params["blocks"]["00"]["kernel"], np.float64).copy()
         kernel[where] += sign * step
         moved.params["blocks"]["00"]["kernel"] = kernel
-        values.append(softplus(-network(actual[0].params, mlp.by_hand(moved, seen["unlabelled"]["x"])[1])).mean())
+        values.append(
+            softplus(-network(actual[0].params, mlp.by_hand(moved, three_streams["unlabelled"]["x"])[1])).mean()
+        )
     slope = 2.0 * (values[0] - values[1]) / (2 * step)
     assert actual[1].gradient["blocks/00/kernel"][where] == pytest.approx(slope, rel=1e-3, abs=1e-6)
     # The head has no gradient.

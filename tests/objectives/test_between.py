@@ -16,7 +16,7 @@ from tlx.types import Tick, View
 C = 3
 
 
-def moved(mlp, path, where, step):
+def with_one_entry_moved(mlp, path, where, step):
     """Return the weights of the small network with one entry moved."""
     variables = mlp.drawn(mlp.model, 0)
     at = variables.params
@@ -92,7 +92,7 @@ def test_dann_is_the_loss_of_the_discriminator_and_reverses_its_gradient(mlp, se
     step, where = 1e-5, (0, 1)
     values = []
     for sign in (1, -1):
-        variables = moved(mlp, "blocks/00/kernel", where, sign * step)
+        variables = with_one_entry_moved(mlp, "blocks/00/kernel", where, sign * step)
         recorded = {s: mlp.network(actual.params, "dann", mlp.by_hand(variables, streams[s]["x"])[1]) for s in answers}
         values.append(mlp.softplus(-recorded["source"]).mean() + mlp.softplus(recorded["unlabelled"]).mean())
     slope = 2.0 * 0.5 * (values[0] - values[1]) / (2 * step)
@@ -169,7 +169,7 @@ def heard(mlp, recorded, make, name, read):
     through, plain = (mlp.across(streams, make(reversal)) for reversal in (1.0, 0.0))
     values = []
     for sign in (1, -1):
-        variables = moved(mlp, path, where, sign * step)
+        variables = with_one_entry_moved(mlp, path, where, sign * step)
         rows = read(lambda stream, own=variables: mlp.by_hand(own, streams[stream]["x"])[1])
         values.append(
             sum(0.5 * mlp.softplus(side * mlp.network(through.params, name, inputs)).mean() for inputs, side in rows)
@@ -261,7 +261,7 @@ def test_mdd_is_the_disparity_of_a_second_head_and_reverses_its_gradient(mlp, se
     # The answer of the first head is a label and has no gradient. The features lower D, which the second head raises.
     assert np.abs(through.gradient["head/kernel"]).max() == 0
     where = (0, 1)
-    ends = [disparity(moved(mlp, "blocks/00/kernel", where, step)) for step in (1e-5, -1e-5)]
+    ends = [disparity(with_one_entry_moved(mlp, "blocks/00/kernel", where, step)) for step in (1e-5, -1e-5)]
     assert through.gradient["blocks/00/kernel"][where] == pytest.approx(2 * (ends[0] - ends[1]) / 2e-5, rel=1e-5)
     ends = []
     for step in (1e-5, -1e-5):
@@ -306,7 +306,7 @@ def test_ot_is_the_cost_of_the_plan(mlp, seen, label_cost):
     assert float(actual.told["missed"]) < 1e-6
     # By finite differences of the cost under the fixed plan; the head has a gradient through the labels only.
     for path, where in (("blocks/00/kernel", (0, 1)), ("head/kernel", (1, 2)), ("head/bias", (0,))):
-        ends = [(plan * cost(moved(mlp, path, where, step))).sum() for step in (1e-5, -1e-5)]
+        ends = [(plan * cost(with_one_entry_moved(mlp, path, where, step))).sum() for step in (1e-5, -1e-5)]
         slope = 3 * (ends[0] - ends[1]) / 2e-5
         assert actual.gradient[path][where] == pytest.approx(slope, rel=1e-5, abs=1e-6)
 

@@ -12,7 +12,7 @@ from tlx.types import Turn, Variables
 
 
 @pytest.fixture
-def seen(mlp):
+def streams_of_mcd(mlp):
     """A source of 7 rows and a target of 5 rows without labels; the first stream is not read."""
     streams = {"source": mlp.labelled(rows=7, seed=2), "unlabelled": mlp.labelled(rows=5, seed=3)}
     del streams["unlabelled"]["label"]
@@ -27,12 +27,12 @@ def heads(mlp, params, x):
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25])
-def test_the_loss_of_each_turn(mlp, seen, progress):
+def test_the_loss_of_each_turn(mlp, streams_of_mcd, progress):
     term = terms.Mcd(trade_off=terms.Ramp(1.0, 3.0), weight=0.5, repeats=2)
-    actual = [mlp.look(term, others=seen, turn=turn, progress=progress) for turn in range(4)]
-    _, second = heads(mlp, actual[0].params, seen["source"]["x"])
-    risk = -np.log(second[np.arange(7), seen["source"]["label"]]).mean()
-    first, second = heads(mlp, actual[0].params, seen["unlabelled"]["x"])
+    actual = [mlp.look(term, others=streams_of_mcd, turn=turn, progress=progress) for turn in range(4)]
+    _, second = heads(mlp, actual[0].params, streams_of_mcd["source"]["x"])
+    risk = -np.log(second[np.arange(7), streams_of_mcd["source"]["label"]]).mean()
+    first, second = heads(mlp, actual[0].params, streams_of_mcd["unlabelled"]["x"])
     discrepancy = np.abs(first - second).mean()
     now = 1.0 + 2.0 * progress
     expected = [risk, risk - now * discrepancy, now * discrepancy, now * discrepancy]
@@ -48,10 +48,10 @@ def test_the_loss_of_each_turn(mlp, seen, progress):
         assert np.abs(three[path]).max() > 1e-4
 
 
-def test_equal_heads_have_no_discrepancy(mlp, seen):
+def test_equal_heads_have_no_discrepancy(mlp, streams_of_mcd):
     now = mlp.drawn(mlp.model, 0)
     now.params["mcd"] = {"head": now.params["head"]}
-    actual = mlp.look(terms.Mcd(), others=seen, now=now, turn=2)
+    actual = mlp.look(terms.Mcd(), others=streams_of_mcd, now=now, turn=2)
     assert actual.value == pytest.approx(0.0, abs=1e-7)
 
 
@@ -69,13 +69,13 @@ def test_the_parameters_that_move_in_each_turn(mlp):
     assert terms.Mcd(repeats=2).turns(mlp.model) == (Turn(("",)), Turn(("head/", "mcd/")), below, below)
 
 
-def test_a_side_head_is_part_of_the_compared_prediction(mlp, seen):
+def test_a_side_head_is_part_of_the_compared_prediction(mlp, streams_of_mcd):
     """Without noise, a head over the carry predicts like the model, including parameters that a tuning inserted."""
     params = tuning.SideHead().insert(mlp.model, mlp.drawn(mlp.model, 0).params, jax.random.key(1))
     leaves = flatten(params["head"]["side"])
     drawn = np.random.default_rng(5).normal(size=leaves["maps/stem/kernel"].shape)
     params["head"]["side"]["maps"]["stem"]["kernel"] = drawn.astype(np.float32)
-    taps, _ = forward(mlp.model, Variables(params, {}), seen["unlabelled"])
+    taps, _ = forward(mlp.model, Variables(params, {}), streams_of_mcd["unlabelled"])
     answers = apply_head(mlp.model.stages[-1], params["head"], taps["carry"])
     np.testing.assert_allclose(answers, taps["logits"], rtol=1e-6)
     del params["head"]["side"]

@@ -65,7 +65,7 @@ def test_pada_weights_classes_by_their_predicted_share_in_the_target(mlp, seen):
     plain = mlp.across(streams, terms.Pada(width=3, reversal=0.0, weight=2.0))
     path, where, step = "blocks/00/kernel", (0, 1), 1e-5
 
-    def apart_at(change):
+    def discriminator_loss_at(change):
         variables = mlp.drawn(mlp.model, 0)
         kernel = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
         kernel[where] += change
@@ -73,7 +73,7 @@ def test_pada_weights_classes_by_their_predicted_share_in_the_target(mlp, seen):
         value = {s: mlp.network(actual.params, "pada", mlp.by_hand(variables, streams[s]["x"])[1]) for s in streams}
         return (weight * mlp.softplus(-value["source"])).mean() + mlp.softplus(value["unlabelled"]).mean()
 
-    slope = (apart_at(step) - apart_at(-step)) / (2 * step)
+    slope = (discriminator_loss_at(step) - discriminator_loss_at(-step)) / (2 * step)
     heard = (actual.gradient[path] - plain.gradient[path])[where]
     assert heard == pytest.approx(-slope, rel=1e-3, abs=1e-6)
 

@@ -62,7 +62,7 @@ def streams_of(mlp, config=MLP):
     return actual
 
 
-def made(streams, objective, config=MLP, task=TASK, **fields):
+def build_step(streams, objective, config=MLP, task=TASK, **fields):
     """Return the static half of a step, and its initial state."""
     model = models.build(config, CLASSES)
     variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
@@ -84,7 +84,7 @@ def made(streams, objective, config=MLP, task=TASK, **fields):
     return parts, initial_state(parts, variables, 4, jax.random.key(3), memory)
 
 
-def stepped(parts, state, streams):
+def two_steps(parts, state, streams):
     # A second step also tests remembered values (averages, moments).
     step = jax.jit(partial(train_step, parts), compiler_options=QUICK)
     for _ in range(2):
@@ -111,8 +111,8 @@ def test_every_term_is_tested():
 def test_four_pieces_give_the_step_of_one(name, mlp, saved):
     streams = streams_of(mlp)
     objective = (CASES[name] if name in CASES else LOADED[name](saved),)
-    parts, state = made(streams, objective)
-    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+    parts, state = build_step(streams, objective)
+    same(two_steps(parts._replace(accumulate=4), state, streams), two_steps(parts, state, streams))
 
 
 # Terms that compare examples, and one that does not; each is so large that an error would show in the sum.
@@ -125,23 +125,23 @@ TOGETHER = (
 
 
 @pytest.fixture(scope="module")
-def whole(mlp):
+def whole_batch(mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, TOGETHER)
-    return parts, state, streams, stepped(parts, state, streams)
+    parts, state = build_step(streams, TOGETHER)
+    return parts, state, streams, two_steps(parts, state, streams)
 
 
 @pytest.mark.parametrize("pieces", [4, pytest.param(16, marks=pytest.mark.slow)])
-def test_terms_that_compare_examples_see_the_whole_batch(pieces, whole):
+def test_terms_that_compare_examples_see_the_whole_batch(pieces, whole_batch):
     """Two rows per piece, or one: fewer than a covariance or a singular value needs."""
-    parts, state, streams, expected = whole
-    same(stepped(parts._replace(accumulate=pieces), state, streams), expected)
+    parts, state, streams, expected = whole_batch
+    same(two_steps(parts._replace(accumulate=pieces), state, streams), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "devices"), [("jit", 8), ("pmap", 4)])
-def test_dividing_the_pieces_among_devices_changes_nothing(how, devices, whole):
-    parts, state, streams, expected = whole
+def test_dividing_the_pieces_among_devices_changes_nothing(how, devices, whole_batch):
+    parts, state, streams, expected = whole_batch
     compiled = compile_step(parts._replace(accumulate=2), sharding.make_mesh(jax.devices()[:devices]), how)
     placed = compiled.place(state)
     for _ in range(2):
@@ -184,9 +184,9 @@ WEIGHING = [
 def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, objective, ways, mlp):
     """It is not a mean over the means of pieces or devices; by hand for the supervised loss."""
     streams = streams_of(mlp)
-    parts, state = made(streams, objective, task=task)
-    expected = stepped(parts, state, streams)
-    same(stepped(parts._replace(accumulate=4), state, streams), expected)
+    parts, state = build_step(streams, objective, task=task)
+    expected = two_steps(parts, state, streams)
+    same(two_steps(parts._replace(accumulate=4), state, streams), expected)
     for how, devices, pieces in ways:
         compiled = compile_step(parts._replace(accumulate=pieces), sharding.make_mesh(jax.devices()[:devices]), how)
         placed = compiled.place(state)
@@ -199,7 +199,7 @@ def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, ob
 def test_the_loss_of_a_weighted_task_by_hand(task, mlp):
     unchanged = dataclasses.replace(MLP, dropout=0.0)
     streams = {"labelled": mlp.labelled(unchanged, rows=ROWS, seed=1)}
-    parts, state = made(streams, (terms.Supervised(),), config=unchanged, task=task)
+    parts, state = build_step(streams, (terms.Supervised(),), config=unchanged, task=task)
     taps, _ = models.forward(parts.model, state.variables, {"image": streams["labelled"]["image"]})
     sums, weights = (np.asarray(array, np.float64) for array in task.loss(taps, streams["labelled"]))
     _, metrics = jax.jit(partial(train_step, parts))(state, streams)
@@ -210,8 +210,10 @@ def test_the_loss_of_a_weighted_task_by_hand(task, mlp):
 @pytest.mark.parametrize("fields", [{"update": Sam(rho=0.1)}, {"joint": True}, {"remat": "stages"}, {"ema": 0.5}])
 def test_other_updates_have_pieces_too(fields, mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, (terms.Supervised(), terms.Cmd(), terms.Mdan(sources=SEVERAL, **BETWEEN)), **fields)
-    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+    parts, state = build_step(
+        streams, (terms.Supervised(), terms.Cmd(), terms.Mdan(sources=SEVERAL, **BETWEEN)), **fields
+    )
+    same(two_steps(parts._replace(accumulate=4), state, streams), two_steps(parts, state, streams))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,7 @@ def test_a_term_that_sees_the_pieces_one_by_one_is_noted(model, objective, accum
 
 def test_a_user_defined_term_sees_the_whole_batch_if_it_declares_so(mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, (Spread(), terms.Supervised(weight=0.5)))
-    actual = stepped(parts._replace(accumulate=4), state, streams)
-    same(actual, stepped(parts, state, streams))
+    parts, state = build_step(streams, (Spread(), terms.Supervised(weight=0.5)))
+    actual = two_steps(parts._replace(accumulate=4), state, streams)
+    same(actual, two_steps(parts, state, streams))
     assert actual[1]["spread/rows"] == ROWS

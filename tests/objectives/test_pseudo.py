@@ -74,13 +74,13 @@ def test_a_strong_view_depends_on_the_step_and_the_example_only(kind):
         stream["input_ids"], changes = random.integers(1, 9, (5, 40)).astype(np.int32), "attention_mask"
     order = np.array([3, 0, 4, 1, 2])
 
-    def made(stream, key):
+    def strong_view(stream, key):
         tick = Tick(jnp.float32(0), jax.random.key(key))
         return np.asarray(terms.FixMatch().streams({"unlabelled": stream}, tick)["fixmatch"][changes])
 
-    view, second = made(stream, 0), made({name: leaf[order] for name, leaf in stream.items()}, 0)
+    view, second = strong_view(stream, 0), strong_view({name: leaf[order] for name, leaf in stream.items()}, 0)
     np.testing.assert_array_equal(second, view[order])
-    assert all((a != b).any() for a, b in zip(view, made(stream, 1), strict=True))
+    assert all((a != b).any() for a, b in zip(view, strong_view(stream, 1), strict=True))
 
 
 def test_images_are_moved_about_their_centre():

@@ -145,24 +145,24 @@ def test_mdan_is_a_smooth_maximum_over_the_sources(mlp, seen, gamma):
     # reversal.
     path, where, step = ("blocks", "00", "kernel"), (0, 1), 1e-6
 
-    def moved(sign):
+    def values_after_move(sign):
         variables = mlp.drawn(mlp.model, 0)
         kernel = np.asarray(variables.params["blocks"]["00"]["kernel"], np.float64).copy()
         kernel[where] += sign * step
         variables.params["blocks"]["00"]["kernel"] = kernel
         return values(mlp, seen, actual.params, variables)
 
-    (risks_up, apart_up), (risks_down, apart_down) = moved(1), moved(-1)
+    (risks_up, apart_up), (risks_down, apart_down) = values_after_move(1), values_after_move(-1)
     slope = (weights * ((risks_up - risks_down) - 0.6 * 0.7 * (apart_up - apart_down))).sum() / (2 * step)
     assert actual.gradient["/".join(path)][where] == pytest.approx(2 * slope, rel=1e-4)
 
     # The gradient of a discriminator lowers its loss; the sign in the total would raise it.
-    def bent(sign, n):
+    def value_after_bias_change(sign, n):
         bias = np.asarray(flatten(actual.params)[f"mdan/{n}/2/bias"], np.float64) + sign * step
         return values(mlp, seen, nest(flatten(actual.params) | {f"mdan/{n}/2/bias": bias}))[1][n]
 
     for n in range(3):
-        slope = weights[n] * 0.7 * (bent(1, n) - bent(-1, n)) / (2 * step)
+        slope = weights[n] * 0.7 * (value_after_bias_change(1, n) - value_after_bias_change(-1, n)) / (2 * step)
         assert actual.gradient[f"mdan/{n}/2/bias"][0] == pytest.approx(2 * slope, rel=1e-4, abs=1e-7)
 
 

@@ -60,7 +60,7 @@ def test_figures_are_downloaded_and_tables_sorted(browser, show, downloads, digi
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, show, sized, digits, tmp_path, width):
+def test_changes_of_weights_are_drawn_on_a_desktop_and_a_phone(browser, show, sized, digits, tmp_path, width):
     shutil.copytree(digits.folder, tmp_path / "run")
     changes.moved(tmp_path / "run", examples=64)
     sized(width)

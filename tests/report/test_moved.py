@@ -1,4 +1,6 @@
-"""The section "What moved": drawn where it was measured, of a regression too, saying what the document says."""
+"""The section on changes of weights: drawn if they were measured, for a regression too, with the numbers of the
+document.
+"""
 
 import json
 import shutil

@@ -77,12 +77,12 @@ DOCUMENT = {
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def drawn_page():
     return negative.draw(DOCUMENT)
 
 
-def test_the_answer_comes_first_and_every_gap_is_shown(drawn):
-    answer, _, rest = drawn.partition('id="gaps"')
+def test_the_answer_comes_first_and_every_gap_is_shown(drawn_page):
+    answer, _, rest = drawn_page.partition('id="gaps"')
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
     assert "use no source" in answer and "Not all runs are in: 1 failed." in answer
     assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
@@ -90,8 +90,8 @@ def test_the_answer_comes_first_and_every_gap_is_shown(drawn):
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest
 
 
-def test_the_charts_have_every_row(drawn):
-    actual = page.specification(drawn)
+def test_the_charts_have_every_row(drawn_page):
+    actual = page.specification(drawn_page)
     assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= actual.keys()
     rows = actual["map-A-0-T-"]["datasets"]["table"]
     assert [(row["source"], row["said"]) for row in rows] == [("mnist5k", "-5.0"), ("clothes", "+5.0")]
@@ -101,8 +101,8 @@ def test_the_charts_have_every_row(drawn):
     }  # fmt: skip
 
 
-def test_examples_are_escaped_and_open_ends_are_stated(drawn):
-    assert TEXT not in drawn and "&lt;b&gt;no&lt;/b&gt; good" in drawn
+def test_examples_are_escaped_and_open_ends_are_stated(drawn_page):
+    assert TEXT not in drawn_page and "&lt;b&gt;no&lt;/b&gt; good" in drawn_page
     one = copy.deepcopy(DOCUMENT)
     for actual in one["gaps"]:
         actual |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
@@ -114,15 +114,15 @@ def test_examples_are_escaped_and_open_ends_are_stated(drawn):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_all_of_it_on_a_desktop_and_a_phone(browser, show, sized, drawn, tmp_path, width):
+def test_a_browser_draws_all_of_it_on_a_desktop_and_a_phone(browser, show, sized, drawn_page, tmp_path, width):
     sized(width)
-    path = page.write(tmp_path / "negative.html", drawn)
+    path = page.write(tmp_path / "negative.html", drawn_page)
     requested, output = show(path)
     assert not output and not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     counts = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('svg').length)"
     )
     # Charts in a closed fold are drawn too.
-    assert counts == [1] * len(page.specification(drawn))
+    assert counts == [1] * len(page.specification(drawn_page))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width

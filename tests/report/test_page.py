@@ -76,21 +76,21 @@ def test_every_chart_has_its_data(finished):
     assert {"train-loss", "train-rate", "train-gradient-norm"} < set(drawings)
     for name, spec in drawings.items():
         assert spec["datasets"]["table"], name
-        assert all(value["name"] in spec["datasets"] for value in found(spec, "data")), name
-        assert not found(spec, "url"), name
+        assert all(value["name"] in spec["datasets"] for value in values_of(spec, "data")), name
+        assert not values_of(spec, "url"), name
     rows = drawings["train-loss"]["datasets"]["table"]
     steps = [row["step"] for row in rows if row.get("split") != "validation"]
     assert steps == list(range(1, finished.result["steps"] + 1))
 
 
-def found(node, key):
+def values_of(node, key):
     """Return every value of `key` anywhere in a specification, except in its tables."""
     if isinstance(node, list):
-        return [value for item in node for value in found(item, key)]
+        return [value for item in node for value in values_of(item, key)]
     if not isinstance(node, dict):
         return []
     here = [node[key]] if key in node else []
-    return here + [value for name, item in node.items() if name != "datasets" for value in found(item, key)]
+    return here + [value for name, item in node.items() if name != "datasets" for value in values_of(item, key)]
 
 
 def test_charts_agree_with_the_predictions(digits):
@@ -263,7 +263,7 @@ def test_many_classes_need_no_numbers_in_the_cells():
     drawing = figures.confusion(counts, [f"class {n}" for n in range(120)])
     assert len(drawing.rows) <= 500
     assert sum(row["count"] for row in drawing.rows) == 500
-    assert not [mark for mark in found(drawing.spec, "mark") if mark["type"] == "text"]
+    assert not [mark for mark in values_of(drawing.spec, "mark") if mark["type"] == "text"]
 
 
 def test_a_metric_measured_once_has_no_curve(digits):

@@ -20,7 +20,7 @@ def study_page(small_study):
     return report.write_study(small_study)
 
 
-def drawn(browser):
+def visible_charts(browser):
     return browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing:not([hidden]) .plot')].map("
         "p => [p.parentNode.id, p.querySelectorAll('svg').length, p.querySelectorAll('path[d], text').length])"
@@ -33,7 +33,7 @@ def test_everything_is_drawn_without_network_requests(browser, show, sized, stud
     requested, output = show(study_page)
     assert not output
     assert not [url for url in requested if not url.startswith(("data:", study_page.as_uri()))]
-    actual = drawn(browser)
+    actual = visible_charts(browser)
     assert len(actual) == len(page.specification(study_page.read_text(encoding="utf-8")))
     assert all(count == 1 and marks > 5 for _, count, marks in actual), actual
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
@@ -63,7 +63,7 @@ def choose(browser, name, value):
     )  # fmt: skip
 
 
-def shown(browser, section):
+def visible_rows(browser, section):
     return browser.execute_script(
         f"return [...document.querySelectorAll('#{section} tbody tr:not([hidden])')].map(r => r.dataset.arm)"
     )
@@ -75,11 +75,15 @@ def points(browser, figure):
 
 def test_filters_act_on_tables_charts_and_downloads(browser, show, downloads, study_page):
     show(study_page)
-    assert len(shown(browser, "compared")) == 4 + 2
+    assert len(visible_rows(browser, "compared")) == 4 + 2
     assert points(browser, "seeds-shots-4") == 6
     choose(browser, "method", "probe")
-    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
-    assert set(shown(browser, "cost")) == set(shown(browser, "cells")) == {"full · shots 4", "full · shots 16"}
+    assert set(visible_rows(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    assert (
+        set(visible_rows(browser, "cost"))
+        == set(visible_rows(browser, "cells"))
+        == {"full · shots 4", "full · shots 16"}
+    )
     assert points(browser, "seeds-shots-4") == 3
     # All differences are those of the probe.
     assert browser.execute_script("return document.getElementById('figure-differences').hidden")
@@ -88,14 +92,14 @@ def test_filters_act_on_tables_charts_and_downloads(browser, show, downloads, st
     assert rows[-1]["part"] == "means"
     assert "probe" not in downloads("seeds-shots-4", "svg")
     choose(browser, "shots", "4")
-    assert shown(browser, "compared") == ["full · shots 16"]
+    assert visible_rows(browser, "compared") == ["full · shots 16"]
     assert browser.execute_script("return document.querySelector('#filters output').textContent") == "1 of 4 arms"
     browser.execute_async_script(
         "const [done] = arguments; document.querySelector('#filters [type=reset]').click();"
         "setTimeout(() => tlx.redraw().then(done))"
     )
     assert points(browser, "seeds-shots-4") == 6
-    assert len(shown(browser, "compared")) == 4 + 2
+    assert len(visible_rows(browser, "compared")) == 4 + 2
     assert not browser.get_log("browser")
 
 
@@ -111,13 +115,13 @@ def test_any_field_of_the_recipes_is_a_filter_too(browser, show, study_page):
     browser.execute_script("document.querySelector('#filters summary').click()")
     assert browser.execute_script(recorded)
     choose(browser, "tuning.kind", "Probe")
-    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    assert set(visible_rows(browser, "compared")) == {"full · shots 4", "full · shots 16"}
     choose(browser, "data.shots", "16")
-    assert set(shown(browser, "compared")) == set(shown(browser, "cells")) == {"full · shots 4"}
+    assert set(visible_rows(browser, "compared")) == set(visible_rows(browser, "cells")) == {"full · shots 4"}
     assert points(browser, "seeds-shots-4") == 3
     # With a column.
     choose(browser, "shots", "4")
-    assert not shown(browser, "compared")
+    assert not visible_rows(browser, "compared")
     assert browser.execute_script("return document.querySelector('#filters output').textContent") == "0 of 4 arms"
 
 
@@ -247,5 +251,5 @@ def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):
     assert not output
     assert browser.execute_script("return window.hit") is None
     choose(browser, "method", "full")
-    assert len(set(shown(browser, "compared"))) == 2
+    assert len(set(visible_rows(browser, "compared"))) == 2
     assert not browser.get_log("browser")

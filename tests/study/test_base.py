@@ -14,13 +14,13 @@ from tlx.tuning import Full, Probe
 METHODS = choice("method", {"full": {}, "probe": {"tuning": Probe(), "optim.lr": 0.1}})
 
 
-def asked(recipe, **changes):
+def study_with(recipe, **changes):
     inputs = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
     return Study(**(inputs | changes))
 
 
 def test_the_file_has_everything_that_a_reader_needs(base):
-    study = asked(base, baseline={"method": "full"}, smallest=0.01, name="probes")
+    study = study_with(base, baseline={"method": "full"}, smallest=0.01, name="probes")
     written = document(study, "x", "tlx study x.py", "x.py")
     fingerprints = [cell.fingerprint for cell in study.cells]
     assert written == {
@@ -62,18 +62,18 @@ def test_a_field_created_by_an_override_has_no_earlier_value(base):
 
 
 def test_the_metric_is_the_primary_metric_of_the_task_by_default(base):
-    assert asked(base).metric == "test/accuracy"
-    assert asked(replace(base, task=tasks.Regression())).metric == "test/mse"
-    assert asked(base, metric="validation/f1").metric == "validation/f1"
+    assert study_with(base).metric == "test/accuracy"
+    assert study_with(replace(base, task=tasks.Regression())).metric == "test/mse"
+    assert study_with(base, metric="validation/f1").metric == "validation/f1"
 
 
 def test_a_baseline_may_be_a_python_value(base):
-    study = asked(base, cells=param("tuning", Full(), Probe()), baseline={"tuning": Full()})
+    study = study_with(base, cells=param("tuning", Full(), Probe()), baseline={"tuning": Full()})
     assert study.baseline == {"tuning": "Full()"}
 
 
 def test_another_base_gives_other_cells_with_the_same_names(base):
-    study = asked(base, baseline={"method": "full"})
+    study = study_with(base, baseline={"method": "full"})
     other = replace(study, base=replace(base, optim=Optim("sgd")))
     assert [cell.names for cell in other.cells] == [cell.names for cell in study.cells]
     assert not other.by_fingerprint.keys() & study.by_fingerprint.keys()
@@ -106,7 +106,7 @@ def test_another_base_gives_other_cells_with_the_same_names(base):
 )
 def test_invalid_studies_are_refused(base, changes, error, message):
     with pytest.raises(error) as raised:
-        asked(base, **changes)
+        study_with(base, **changes)
     assert str(raised.value) == message
 
 

@@ -36,7 +36,7 @@ def call(*arguments):
     return CliRunner().invoke(main, ["study", *arguments])
 
 
-def told(*arguments):
+def error_line(*arguments):
     """Return the single line of an error."""
     outcome = call(*arguments)
     assert outcome.exit_code == 2, outcome.output
@@ -106,19 +106,22 @@ def test_the_directory_has_the_name_of_the_file_by_default(file, tmp_path, monke
 
 def test_every_mistake_is_one_line(file, tmp_path):
     path = str(tmp_path / "none.py")
-    assert told(path) == f"no study file {path}; it is a Python file with a function study()"
+    assert error_line(path) == f"no study file {path}; it is a Python file with a function study()"
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert (
-        told(str(tmp_path / "empty.py"))
+        error_line(str(tmp_path / "empty.py"))
         == f"{tmp_path / 'empty.py'} has no function study(); a study file has one, which takes no arguments"
     )
     (tmp_path / "three.py").write_text("def study():\n    return 3\n")
-    assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
-    assert told(file, "--set", "optim.lrr=1", "--status") == (
+    assert (
+        error_line(str(tmp_path / "three.py"))
+        == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
+    )
+    assert error_line(file, "--set", "optim.lrr=1", "--status") == (
         "no field 'optim.lrr' in the recipe; close: 'optim.lr', 'optim.clip', 'optim'"
     )
-    assert told(file, "--out", str(tmp_path)) == (
+    assert error_line(file, "--out", str(tmp_path)) == (
         f"{tmp_path} is not empty and holds no study; choose another directory with --out"
     )
-    assert told(file, "--out", str(tmp_path), "--results") == f"{tmp_path} holds no study: there is no study.json"
+    assert error_line(file, "--out", str(tmp_path), "--results") == f"{tmp_path} holds no study: there is no study.json"
     assert call(file, "--jobs", "0").exit_code == 2

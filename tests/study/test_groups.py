@@ -190,13 +190,13 @@ def test_a_member_that_cannot_be_opened_fails_the_rest_of_its_group_with_a_messa
     groups.write(out, Recorded(64, (Together(tuple(names), True, "x"),)))
     opened = run_many.opened
 
-    def gone(recipe, path, **how):
+    def missing_data(recipe, path, **how):
         if recipe.seed == 2:
             raise FileNotFoundError("no such model")
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_many, "opened", gone)
+        patch.setattr(run_many, "opened", missing_data)
         results = run_study(four, out, quiet=True)
     errors = [cell.failed["error"] for cell in results.cells]
     assert errors[2] == "FileNotFoundError: no such model"
@@ -212,13 +212,13 @@ def test_a_cell_that_cannot_be_opened_does_not_change_the_others_later(base, tmp
     study = Study(base=base, cells=param("seed", range(3)), question="?")
     out, names, opened = tmp_path / "study", list(study.by_fingerprint), run_many.opened
 
-    def gone(recipe, path, **how):
+    def missing_data(recipe, path, **how):
         if recipe.seed == 1:
             raise FileNotFoundError("no such model")
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_many, "opened", gone)
+        patch.setattr(run_many, "opened", missing_data)
         assert run_study(study, out, quiet=True).counts == {"done": 2, "running": 0, "failed": 1, "waiting": 0}
     assert [cells for cells, decided in written(out) if decided] == [[names[0], names[2]]]
     results = run_study(study, out, quiet=True)

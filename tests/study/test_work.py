@@ -123,10 +123,10 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
 def test_a_full_disk_does_not_fail_a_cell(small, tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
-    def full(*given, **how):
+    def full_disk(*given, **how):
         raise DiskFull("the disk is full")
 
-    monkeypatch.setattr("tlx.training.run_many.train", full)
+    monkeypatch.setattr("tlx.training.run_many.train", full_disk)
     with pytest.raises(DiskFull):
         run_study(small, tmp_path / "study", quiet=True)
     assert not list(tmp_path.glob("study/cells/*/failed.json"))

@@ -73,7 +73,7 @@ def plain(tmp_path_factory):
     return run(RECIPE, tmp_path_factory.mktemp("plain") / "run", quiet=True)
 
 
-def told(folder):
+def recorded_numbers(folder):
     """Return every recorded number, without its time."""
     return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
 
@@ -106,9 +106,9 @@ def test_the_saved_and_evaluated_weights_are_the_moving_average(plain, tmp_path)
         inputs = {"image": pretrained.processor(image)["image"][None]}
         logits = models.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
         np.testing.assert_allclose(logits[0], remaining["logits"][5], rtol=1e-5, atol=1e-6)
-        losses = [value for _, name, value in told(outcome.folder) if name == "train/loss"]
+        losses = [value for _, name, value in recorded_numbers(outcome.folder) if name == "train/loss"]
         np.testing.assert_allclose(
-            losses, [value for _, name, value in told(plain.folder) if name == "train/loss"], rtol=1e-5
+            losses, [value for _, name, value in recorded_numbers(plain.folder) if name == "train/loss"], rtol=1e-5
         )
     last = flatten(load_pretrained(plain.folder).variables.params)
     np.testing.assert_allclose(results[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_the_schedule_of_a_restarted_phase_is_recorded(tmp_path):
     recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
     outcome = run(recipe, tmp_path / "run", quiet=True)
     # All parameters follow the one-cycle schedule: up for 3 of 3 steps, then from a fifth up and down.
-    rates = [value for _, name, value in told(outcome.folder) if name == "train/rate"]
+    rates = [value for _, name, value in recorded_numbers(outcome.folder) if name == "train/rate"]
     one = Optim(lr=0.02, schedule="one-cycle", cycle_peak=0.99)
     two = dataclasses.replace(one, cycle_peak=0.3, cycle_start=5.0)
     expected = [float(rate(optim, step, 3)) for optim in (one, two) for step in range(3)]
@@ -144,7 +144,9 @@ def test_the_best_checkpoint_is_the_evaluated_one(tmp_path):
     optim = Optim("sgd", lr=300.0, warmup=0.99, schedule="constant")
     recipe = dataclasses.replace(SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1))
     result = run(recipe, tmp_path / "run", quiet=True).result
-    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/accuracy"}
+    measured = {
+        step: value for step, name, value in recorded_numbers(tmp_path / "run") if name == "validation/accuracy"
+    }
     best = max(measured.values())
     assert measured[STEPS] < best
     assert result["selection"] == "best-validation"
@@ -167,7 +169,7 @@ def test_the_best_checkpoint_of_a_moving_average_has_the_average(tmp_path):
     train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
     recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
     result = run(recipe, tmp_path / "run", quiet=True).result
-    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/loss"}
+    measured = {step: value for step, name, value in recorded_numbers(tmp_path / "run") if name == "validation/loss"}
     # The average after one step equals that step.
     assert result["selected_step"] in (2, 3)
     assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
@@ -289,12 +291,12 @@ def test_a_judge_stops_a_run_at_the_current_step(recipe, tmp_path):
     full = run(recipe, tmp_path / "whole", quiet=True)
     first = recipe.train.eval_every
     short = run(recipe, tmp_path / "short", how=How(quiet=True, judge=judge))
-    assert calls == [(first, {s: v for s, n, v in told(full.folder) if n == "validation/accuracy"}[first])]
+    assert calls == [(first, {s: v for s, n, v in recorded_numbers(full.folder) if n == "validation/accuracy"}[first])]
     assert short.result["steps"] == short.result["selected_step"] == first
     assert short.result["asked_steps"] == full.result["steps"] == full.result["asked_steps"] == STEPS
     # Before that step the runs are equal.
-    remaining = [line for line in told(short.folder) if not line[1].startswith("test/")]
-    assert remaining == [line for line in told(full.folder) if line[0] <= first]
+    remaining = [line for line in recorded_numbers(short.folder) if not line[1].startswith("test/")]
+    assert remaining == [line for line in recorded_numbers(full.folder) if line[0] <= first]
     assert short.metrics["validation/accuracy"] == calls[0][1] and "test/accuracy" in short.metrics
     with pytest.raises(FileExistsError) as error:
         run(recipe, tmp_path / "short", quiet=True, resume=True)
@@ -312,6 +314,6 @@ def test_a_judge_that_never_stops_changes_nothing_and_is_not_called_at_the_end(p
 
     run(RECIPE, tmp_path / "run", how=How(quiet=True, judge=judge))
     assert calls == [2, 4]
-    assert told(tmp_path / "run") == told(plain.folder)
+    assert recorded_numbers(tmp_path / "run") == recorded_numbers(plain.folder)
     final = [load_pretrained(folder).variables for folder in (tmp_path / "run", plain.folder)]
     jax.tree.map(np.testing.assert_array_equal, *final)

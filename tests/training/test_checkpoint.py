@@ -49,7 +49,7 @@ def test_a_saved_state_is_restored_bit_for_bit(tmp_path, best):
     reopened.close()
 
 
-def kept(folder, *steps, value=1.0):
+def write_checkpoints(folder, *steps, value=1.0):
     """Write checkpoints of these steps; in each, x is the step times `value`."""
     checkpoints = Checkpoints(folder)
     for step in steps:
@@ -81,7 +81,7 @@ def test_nan_and_empty_arrays_are_restored_too(tmp_path):
 
 
 def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
-    kept(tmp_path, 1, 2, 10)
+    write_checkpoints(tmp_path, 1, 2, 10)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["10", "2"]
     # A killed run leaves this: a directory has its final name only if it is complete on the disk.
     shutil.copytree(tmp_path / "10", tmp_path / ".11.partial")
@@ -94,34 +94,34 @@ def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
 
 
 def test_a_run_that_went_back_removes_newer_checkpoints(tmp_path):
-    kept(tmp_path, 10, 20)
+    write_checkpoints(tmp_path, 10, 20)
     for name in (".30.partial", ".20.partial", ".12.partial", ".12.replaced.partial"):
         shutil.copytree(tmp_path / "20", tmp_path / name)
     (tmp_path / ".20.room.partial").write_bytes(b"half")
-    kept(tmp_path, 12)
+    write_checkpoints(tmp_path, 12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["10", "12"]
 
 
 def test_a_checkpoint_deleted_while_another_process_reads_is_not_called_damaged(tmp_path, monkeypatch, recwarn):
-    _, newest = kept(tmp_path, 1, 2)
+    _, newest = write_checkpoints(tmp_path, 1, 2)
     for missing in ("stamp_of", "check_digests"):
         true = getattr(checkpoint, missing)
 
-        def gone(path, true=true):
+        def delete_then_read(path, true=true):
             if path == newest:
                 path.rename(tmp_path / ".2.partial")
             return true(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, missing, gone)
+            patch.setattr(checkpoint, missing, delete_then_read)
             assert Checkpoints(tmp_path).latest() == 1
         (tmp_path / ".2.partial").rename(newest)
     assert Checkpoints(tmp_path).latest() == 2 and not recwarn.list
 
 
 def test_a_step_that_is_saved_again_replaces_the_first_one(tmp_path):
-    kept(tmp_path, 1, 2)
-    kept(tmp_path, 2, value=5.0)
+    write_checkpoints(tmp_path, 1, 2)
+    write_checkpoints(tmp_path, 2, value=5.0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["1", "2"]
     np.testing.assert_array_equal(Checkpoints(tmp_path).restore(BLANK, {}).state["x"], np.full(3, 10.0))
 
@@ -130,7 +130,7 @@ def test_a_step_that_is_saved_again_replaces_the_first_one(tmp_path):
 def two(tmp_path_factory):
     """Two checkpoints, and the content of every file of the newer one."""
     folder = tmp_path_factory.mktemp("two")
-    _, newest = kept(folder, 1, 2)
+    _, newest = write_checkpoints(folder, 1, 2)
     return folder, {file: file.read_bytes() for file in files_of(newest)}
 
 
@@ -154,7 +154,7 @@ def test_any_changed_byte_falls_back_to_the_previous_checkpoint(two, part):
 
 
 def test_a_truncated_longer_missing_swapped_or_added_file_falls_back_too(tmp_path):
-    _, newest = kept(tmp_path, 1, 2)
+    _, newest = write_checkpoints(tmp_path, 1, 2)
 
     def falls_back():
         with pytest.warns(DamagedWarning, match=r"/2 is damaged: .*(/2/|files\.sha256)"):
@@ -187,7 +187,7 @@ def test_a_truncated_longer_missing_swapped_or_added_file_falls_back_too(tmp_pat
 
 
 def test_a_checkpoint_with_another_name_or_type_falls_back(tmp_path):
-    first, newest = kept(tmp_path, 1, 2)
+    first, newest = write_checkpoints(tmp_path, 1, 2)
     shutil.rmtree(newest)
     shutil.copytree(first, newest)
     with pytest.warns(DamagedWarning, match="2 is not the checkpoint of its name: it holds step 1"):
@@ -201,7 +201,7 @@ def test_a_checkpoint_with_another_name_or_type_falls_back(tmp_path):
 
 
 def test_files_that_change_after_the_check_are_detected(tmp_path):
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() == 1
     file = max(files_of(tmp_path / "1"), key=lambda path: path.stat().st_size)
@@ -214,7 +214,7 @@ def test_files_that_change_after_the_check_are_detected(tmp_path):
 
 
 def test_arrays_that_orbax_reads_differently_are_detected(tmp_path, monkeypatch):
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     load = checkpoint._load
 
     def other(folder, target):
@@ -228,7 +228,7 @@ def test_arrays_that_orbax_reads_differently_are_detected(tmp_path, monkeypatch)
 
 
 def test_a_run_does_not_restart_silently_without_an_intact_checkpoint(tmp_path):
-    folders = kept(tmp_path, 1, 2)
+    folders = write_checkpoints(tmp_path, 1, 2)
     for folder in folders:
         (folder / "notes.json").write_bytes((folder / "notes.json").read_bytes()[:-3])
     for ask in (Checkpoints.latest, Checkpoints.steps):
@@ -238,7 +238,7 @@ def test_a_run_does_not_restart_silently_without_an_intact_checkpoint(tmp_path):
         assert str(error.value).endswith("or delete them all to start again from step 0")
 
 
-def as_before(folder, step, value):
+def write_old_checkpoint(folder, step, value):
     """Write a checkpoint as the manager of orbax wrote it for tlx 0.1, without checksums."""
     import orbax.checkpoint as ocp
 
@@ -250,7 +250,7 @@ def as_before(folder, step, value):
 
 
 def test_a_checkpoint_of_an_older_version_is_read_and_replaced_by_the_new_format(tmp_path):
-    as_before(tmp_path, 40, 3.0)
+    write_old_checkpoint(tmp_path, 40, 3.0)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() == 40
     saved = checkpoints.restore(BLANK, {})
@@ -260,9 +260,9 @@ def test_a_checkpoint_of_an_older_version_is_read_and_replaced_by_the_new_format
         ValueError, match=r"\['x'\] is float32\[3\] there and float32\[4\] here|cannot be read by orbax"
     ):
         checkpoints.restore({**BLANK, "x": jnp.zeros(4)}, {})
-    kept(tmp_path, 50)
+    write_checkpoints(tmp_path, 50)
     assert Checkpoints(tmp_path).steps() == [40, 50]
-    kept(tmp_path, 60)
+    write_checkpoints(tmp_path, 60)
     assert Checkpoints(tmp_path).steps() == [50, 60]
     # Without its records a new checkpoint is damaged; it does not count as an old one.
     for name in ("files.sha256", "notes.json"):
@@ -272,7 +272,7 @@ def test_a_checkpoint_of_an_older_version_is_read_and_replaced_by_the_new_format
 
 
 def test_a_damaged_checkpoint_of_an_older_version_is_one_error(tmp_path):
-    as_before(tmp_path, 40, 3.0)
+    write_old_checkpoint(tmp_path, 40, 3.0)
     for file in files_of(tmp_path / "40" / "arrays"):
         file.write_bytes(b"")
     with pytest.raises(DamagedCheckpoint, match=r"arrays cannot be read by orbax: "):
@@ -280,7 +280,7 @@ def test_a_damaged_checkpoint_of_an_older_version_is_one_error(tmp_path):
 
 
 def test_a_checkpoint_of_another_program_names_the_array(tmp_path):
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     for other, recorded in (
         ({"x": jnp.zeros(4), "y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and float32\[4\] here"),
         ({"y": jnp.int32(0)}, r"\['x'\] is float32\[3\] there and missing here"),
@@ -292,14 +292,14 @@ def test_a_checkpoint_of_another_program_names_the_array(tmp_path):
 
 @pytest.mark.parametrize("part", ["check_room", "write_whole", "write_digests", "sync_tree"])
 def test_a_failed_save_is_reported_at_the_next_save_and_keeps_earlier_ones(tmp_path, monkeypatch, part):
-    kept(tmp_path, 1, 2)
+    write_checkpoints(tmp_path, 1, 2)
     checkpoints = Checkpoints(tmp_path)
 
-    def full(*given, **how):
+    def full_disk(*given, **how):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, part, full)
+        patch.setattr(checkpoint, part, full_disk)
         checkpoints.save(3, Saved(BLANK, {}, {"best": False}))
         with pytest.raises(DiskFull, match=r"^the disk is full: "):
             checkpoints.wait()
@@ -344,7 +344,7 @@ def test_a_disk_that_becomes_full_while_orbax_writes_prints_nothing(tmp_path, li
 def test_log_messages_and_thread_errors_of_others_are_still_printed(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(sys, "unraisablehook", calls.append)
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     handler = logging.Handler()
     handler.emit = lambda record: calls.append(record.getMessage())
     for name in ("absl", "asyncio"):
@@ -381,7 +381,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_final_name(tmp_path, monk
 
     monkeypatch.setattr("tlx.files.durable.os.fsync", fsync)
     monkeypatch.setattr("tlx.files.durable.os.replace", replace)
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     named = calls.index(None)
     # First every file and directory, then the rename, then the parent directory.
     within = {path.relative_to(tmp_path / "1").as_posix() for path in [tmp_path / "1", *(tmp_path / "1").rglob("*")]}

@@ -63,7 +63,7 @@ def bits(folder):
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-def told(folder):
+def recorded_numbers(folder):
     """Return every recorded number, without its time."""
     return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
 
@@ -85,7 +85,7 @@ def test_the_result_has_all_documented_fields(plain):
 
 def test_every_number_of_a_run_is_recorded(plain):
     names = {}
-    for step, name, value in told(plain.folder):
+    for step, name, value in recorded_numbers(plain.folder):
         names.setdefault(name, {})[step] = value
     assert list(names["train/loss"]) == list(names["train/gradient_norm"]) == list(range(1, STEPS + 1))
     assert list(names["validation/accuracy"]) == [2, 4, 6]
@@ -128,7 +128,7 @@ def test_the_origin_of_every_tensor_is_recorded(plain, tmp_path):
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_path):
     run(RECIPE, tmp_path / "again", quiet=True)
     assert bits(tmp_path / "again") == bits(plain.folder)
-    assert told(tmp_path / "again") == told(plain.folder)
+    assert recorded_numbers(tmp_path / "again") == recorded_numbers(plain.folder)
     run(dataclasses.replace(RECIPE, seed=1), tmp_path / "other", quiet=True)
     assert bits(tmp_path / "other") != bits(plain.folder)
 
@@ -215,7 +215,7 @@ def test_a_nan_loss_stops_the_run_with_step_examples_and_parameter(tmp_path):
     )
     assert actual
     assert len(actual[1].split(", ")) == BATCH
-    assert [step for step, name, _ in told(tmp_path / "run") if name == "train/loss"] == [1]
+    assert [step for step, name, _ in recorded_numbers(tmp_path / "run") if name == "train/loss"] == [1]
 
 
 def test_nan_parameters_are_neither_evaluated_nor_saved(tmp_path):
@@ -271,7 +271,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
     run(RECIPE, tmp_path / "run", resume=True, quiet=True)
     assert bits(tmp_path / "run") == bits(plain.folder)
-    assert told(tmp_path / "run") == told(plain.folder)
+    assert recorded_numbers(tmp_path / "run") == recorded_numbers(plain.folder)
 
 
 def test_compiled_programs_are_cached_unless_the_user_sets_a_folder(monkeypatch, tmp_path):
@@ -316,7 +316,9 @@ def test_a_run_without_test_evaluation_never_reads_a_test_example(plain, tmp_pat
     blind = run(RECIPE, tmp_path / "blind", how=How(quiet=True, test=False))
     assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
     assert not (blind.folder / "mistakes.json").exists()
-    assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
+    assert recorded_numbers(blind.folder) == [
+        line for line in recorded_numbers(plain.folder) if not line[1].startswith("test/")
+    ]
     assert blind.metrics == {name: value for name, value in plain.metrics.items() if name.startswith("validation/")}
     # The rows are known without their labels.
     assert blind.result["data"] == plain.result["data"]

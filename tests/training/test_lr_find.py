@@ -67,23 +67,23 @@ def test_a_short_curve_gives_no_suggestion_and_its_end_does_not_count():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def range_test(tmp_path_factory):
     out = tmp_path_factory.mktemp("find") / "all"
     return out, find(RECIPE, out, steps=30, start=1e-5, end=1e3, quiet=True)
 
 
-def test_the_test_starts_like_the_run_and_does_not_change_it(found, tmp_path, monkeypatch):
+def test_the_test_starts_like_the_run_and_does_not_change_it(range_test, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     run(RECIPE, tmp_path / "run", quiet=True)
     first = next(line["value"] for line in read_metrics(tmp_path / "run") if line["name"] == "train/loss")
-    _, (curve,) = found
+    _, (curve,) = range_test
     assert curve.losses[0] == pytest.approx(first, rel=1e-6)
     with pytest.raises(FileExistsError, match="holds a run, which stays as it is"):
         find(RECIPE, tmp_path / "run", quiet=True)
 
 
-def test_the_learning_rate_grows_by_equal_ratios_until_the_loss_diverges(found):
-    out, (curve,) = found
+def test_the_learning_rate_grows_by_equal_ratios_until_the_loss_diverges(range_test):
+    out, (curve,) = range_test
     assert curve.group == "all"
     np.testing.assert_allclose(curve.rates, [1e-5 * 1e8 ** (n / 29) for n in range(len(curve.rates))], rtol=1e-9)
     assert curve.smoothed == pytest.approx(smooth(curve.losses))
@@ -104,10 +104,10 @@ def test_a_term_that_reads_the_moving_average_has_one(tmp_path, monkeypatch):
         assert all(np.isfinite(curve.losses).all() and len(curve.losses) == 3 for curve in curves)
 
 
-def test_the_page_has_the_curve_and_the_suggestions(found):
+def test_the_page_has_the_curve_and_the_suggestions(range_test):
     from tlx.report import page
 
-    out, (curve,) = found
+    out, (curve,) = range_test
     text = (out / "lr_find.html").read_text()
     spec = page.specification(text)["range-0"]
     assert [row["rate"] for row in spec["datasets"]["table"]] == pytest.approx(curve.rates)

@@ -45,11 +45,11 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_an_invalid_tuning_is_refused_before_initialisation(what, monkeypatch):
-    def drawn(model, key):
+    def fail_if_initialised(model, key):
         raise AssertionError("numbers were drawn")
 
     how, message = WRONG[what]
-    monkeypatch.setattr("tlx.training.prepare.models.initialise", drawn)
+    monkeypatch.setattr("tlx.training.prepare.models.initialise", fail_if_initialised)
     recipe = Recipe(data=Data(target="digits"), task=tasks.Classification(classes=10), model=VIT, tuning=how)
     with pytest.raises(ValueError) as error:
         prepare(recipe)

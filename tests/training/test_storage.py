@@ -83,7 +83,7 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(config):
+def complete_run(config):
     """A run with enough space, and its seconds."""
     began = time.monotonic()
     code, errors = call("run", config, "--out", config.parent / "whole", "--quiet", timeout=200)
@@ -122,8 +122,8 @@ SIZES = [4, 12, 24, 48, 64, 100, 120, 160, 220, 280, 480, 800]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kib", "may_mount"), [*((kib, True) for kib in SIZES), (3, False), (40, False), (600, False)])
-def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, whole, tmp_path, kib, may_mount):
-    expected, seconds = whole
+def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, complete_run, tmp_path, kib, may_mount):
+    expected, seconds = complete_run
     disk = Small(tmp_path / "disk", kib, may_mount)
     out = disk.folder / "run"
     try:
@@ -177,10 +177,10 @@ def test_a_missing_report_is_written_on_resume_without_training(finished, tmp_pa
     assert tlx.run(recipe_of(), copy, resume=True, quiet=True).result == finished.result
     assert drawn == [copy]
 
-    def full(path, task):
+    def full_disk(path, task):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tlx.report.write_run", full)
+    monkeypatch.setattr("tlx.report.write_run", full_disk)
     with pytest.raises(DiskFull, match=r"free some space and draw the page with --resume; the run itself is finished$"):
         tlx.run(recipe_of(), copy, resume=True, quiet=True)
     assert (copy / "result.json").is_file()

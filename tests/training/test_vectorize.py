@@ -229,7 +229,7 @@ def test_an_invalid_recipe_stops_no_other_run(tmp_path, packs):
     assert packs == [2]
 
 
-def kept(folder):
+def file_contents(folder):
     """Return the bytes of all files of a run except its checkpoints."""
     files = [path for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts]
     return {path: path.read_bytes() for path in files}
@@ -295,9 +295,9 @@ def test_finished_runs_are_not_repeated(tmp_path, packs):
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
     folders = [tmp_path / str(n) for n in range(2)]
     first = run_many.run_many(recipes[:1], folders[:1], how=LEAN)
-    before = kept(folders[0])
+    before = file_contents(folders[0])
     outcome = run_many.run_many(recipes, folders, how=LEAN)
-    assert kept(folders[0]) == before
+    assert file_contents(folders[0]) == before
     assert outcome[0].result == first[0].result
     # The group of the second run has both recipes, even if one is finished.
     assert packs == [1, 2]

@@ -39,7 +39,7 @@ def no_page(monkeypatch):
 
 
 @pytest.fixture
-def taken(monkeypatch):
+def trials_by_call(monkeypatch):
     """Record the numbers of the trials of each call."""
     results = []
 
@@ -51,36 +51,36 @@ def taken(monkeypatch):
     return results
 
 
-def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, taken):
+def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, trials_by_call):
     """The second worker does nothing here, so the trials that the first takes each time are visible.
 
     Groups are recorded.
     """
     search(RECIPE, SPACE, tmp_path / "out", trials=5, sampler="random", jobs=2, worker=IDLE, quiet=True)
-    assert taken == [[0, 1, 2], [3, 4]]
-    taken.clear()
+    assert trials_by_call == [[0, 1, 2], [3, 4]]
+    trials_by_call.clear()
     search(RECIPE, SPACE, tmp_path / "out", trials=7, sampler="random", together=1, quiet=True)
-    assert taken == [[5], [6]]
-    taken.clear()
+    assert trials_by_call == [[5], [6]]
+    trials_by_call.clear()
     space = {"optim.lr": one_of(0.01, 0.02, 0.03)}
     search(RECIPE, space, tmp_path / "grid", trials=9, sampler="grid", share=3, quiet=True)
-    assert taken == [[0], [1], [2]]
+    assert trials_by_call == [[0], [1], [2]]
 
 
-def test_trials_with_a_pruner_are_taken_one_by_one(tmp_path, taken):
+def test_trials_with_a_pruner_are_taken_one_by_one(tmp_path, trials_by_call):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, eval_every=1))
     search(recipe, SPACE, tmp_path / "out", trials=3, sampler="random", pruner="hyperband", quiet=True)
-    assert taken == [[0], [1], [2]]
+    assert trials_by_call == [[0], [1], [2]]
 
 
 def test_the_command_tells_its_workers_their_number(tmp_path, monkeypatch):
     class Seen(Exception):
         """Record the arguments of `tlx.tune.search`."""
 
-    def look(*given, **how):
+    def record(*given, **how):
         raise Seen(how)
 
-    monkeypatch.setattr("tlx.tune.search", look)
+    monkeypatch.setattr("tlx.tune.search", record)
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(CONFIG)
@@ -104,7 +104,7 @@ def test_random_trials_train_as_one_program_if_it_is_faster(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
+def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, trials_by_call):
     """The next worker trains the whole group again, and reports only the missing trials."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     full = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
@@ -124,7 +124,7 @@ def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(crew.Crew, "tell", lambda self, handle, ended: message.append(ended) or tell(self, handle, ended))
         repeated = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", share=2, quiet=True)
-    assert taken == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
+    assert trials_by_call == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
     assert [ended.trial.number for ended in message] == [0, 1, 2, 3]
     assert [one.value for one in repeated.trials] == [one.value for one in full.trials]
     for one in full.trials:

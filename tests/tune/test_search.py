@@ -184,10 +184,10 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, capsys)
 def test_a_full_disk_does_not_fail_a_trial(tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
-    def full(*given, **how):
+    def full_disk(*given, **how):
         raise DiskFull("the disk is full")
 
-    monkeypatch.setattr("tlx.training.run_many.train", full)
+    monkeypatch.setattr("tlx.training.run_many.train", full_disk)
     with pytest.raises(DiskFull):
         search(RECIPE, SPACE, tmp_path / "out", trials=2, quiet=True)
     monkeypatch.undo()

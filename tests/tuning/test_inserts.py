@@ -34,20 +34,20 @@ def layer(**entries):
     return {"kernel": random.normal(size=(6, 4)).astype("f4"), "bias": random.normal(size=4).astype("f4")} | entries
 
 
-def drawn(seed, **shapes):
+def random_arrays(seed, **shapes):
     random = np.random.default_rng(seed)
     return {name: random.normal(size=shape).astype("f4") for name, shape in shapes.items()}
 
 
 def test_lora_by_hand():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5)}
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5)}
     value = layer(lora=lora)
     kernel = value["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
     np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
 def test_dora_by_hand():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5), "magnitude": np.arange(1, 5, dtype="f4")}
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5), "magnitude": np.arange(1, 5, dtype="f4")}
     value = layer(lora=lora)
     kernel = value["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
     kernel *= lora["magnitude"] / np.linalg.norm(kernel, axis=0)
@@ -65,20 +65,20 @@ def test_a_column_of_zeros_has_a_direction_too():
 
 
 def test_vera_by_hand():
-    vera = drawn(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
+    vera = random_arrays(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
     value = layer(vera=vera)
     kernel = value["kernel"] + vera["a"] @ np.diag(vera["inner"]) @ vera["b"] @ np.diag(vera["outer"])
     np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
 def test_ia3_by_hand():
-    value = layer(ia3=drawn(4, input=6, output=4))
+    value = layer(ia3=random_arrays(4, input=6, output=4))
     expected = ((X * value["ia3"]["input"]) @ value["kernel"] + value["bias"]) * value["ia3"]["output"]
     np.testing.assert_allclose(dense(value, X), expected, atol=2e-5)
 
 
 def test_an_adapter_by_hand():
-    value = {"down": layer(), "up": drawn(5, kernel=(4, 6), bias=6)}
+    value = {"down": layer(), "up": random_arrays(5, kernel=(4, 6), bias=6)}
     inner = X @ value["down"]["kernel"] + value["down"]["bias"]
     from scipy.stats import norm
 
@@ -115,7 +115,7 @@ def test_a_bottleneck_is_between_the_features_and_the_head(model):
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 def test_an_adapter_is_at_the_place_of_its_paper(placement):
     block = params(tuning.Adapter(width=3, placement=placement))["blocks"]["00"]
-    block = nest({path: leaf + drawn(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
+    block = nest({path: leaf + random_arrays(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
     x, mask, both = jnp.asarray(X), jnp.ones((5, 7)), {"heads": 2, "rate": 0.0, "context": Context(), "salt": 0}
     attended = attention(block["attention"], x, mask, **both)
 
@@ -140,7 +140,7 @@ def test_an_adapter_is_at_the_place_of_its_paper(placement):
 
 
 def test_the_dropout_of_lora_is_on_in_training_only_and_keeps_the_mean():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     value, x = layer(lora=lora), jnp.asarray(np.tile(X[:1], (2000, 1, 1)))
     unchanged = dense(value, x)
     noisy = dense(value, x, Context(KEY, True))
@@ -184,7 +184,7 @@ def test_fixed_parameters_stay_fixed_in_a_trainable_head(how):
 
 
 def test_a_dropout_rate_is_not_a_parameter():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     slope = jax.grad(lambda own: (dense(own, jnp.asarray(X), Context(KEY, True)) ** 2).sum())(layer(lora=lora))
     assert slope["lora"]["dropout"] == 0
     assert slope["lora"]["scale"] != 0

@@ -39,7 +39,7 @@ def streams_of(settings, rows=STREAMS):
     return results
 
 
-def made(settings, objective, optim, update=Alternating(), steps=4, **more):
+def build_step(settings, objective, optim, update=Alternating(), steps=4, **more):
     """Return the static half of a step and its initial state, as a run builds them."""
     model = models.build(settings, CLASSES)
     variables = models.initialise(model, jax.random.key(0))
@@ -120,7 +120,7 @@ class ByHand:
 
 def test_a_whole_step_of_mcd_by_hand():
     streams = streams_of(LINEAR, {"source": 7, "unlabelled": 5})
-    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
+    parts, start = build_step(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
     hand, p = ByHand(streams), wide(start.trainable)
     risk, apart = hand.risks(p)[0], hand.discrepancy(p)[0]
     first, stages = hand.risks(p)[1], [p]
@@ -145,7 +145,7 @@ def test_a_whole_step_of_mcd_by_hand():
 def test_each_group_of_parameters_has_the_moments_of_a_separate_optimiser():
     """Against the Adam of optax, one for the features and one for the heads, as in the code of the paper."""
     streams = streams_of(LINEAR)
-    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
+    parts, start = build_step(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
     hand = ByHand(streams)
     p = {path: np.asarray(leaf) for path, leaf in flatten(start.trainable).items()}
     groups = {"features": list(hand.features), "heads": [path for head in hand.heads for path in head]}
@@ -175,12 +175,12 @@ class Seen(Alternating):
     def step(self, slope, descend, point, tick):
         points, gradients = [point], []
 
-        def seen(point, gradient):
+        def record_point(point, gradient):
             gradients.append(gradient)
             points.append(descend(point, gradient))
             return points[-1]
 
-        after, gradient, (stats, metrics) = super().step(slope, seen, point, tick)
+        after, gradient, (stats, metrics) = super().step(slope, record_point, point, tick)
         return after, gradient, (stats, metrics | {"points": points, "gradients": gradients})
 
 
@@ -188,7 +188,7 @@ class Seen(Alternating):
 def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their_optimiser_state(name):
     objective = OBJECTIVES[name]
     # Momentum, moments and weight decay alone would move a parameter.
-    parts, start = made(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
+    parts, start = build_step(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
     turns = next(turns for term in objective if (turns := term.turns(parts.model)))
     step, state = jax.jit(partial(train_step, parts)), start
     for _ in range(2):
@@ -211,8 +211,10 @@ def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their
 
 
 def test_running_statistics_move_once_and_the_average_counts_one_step():
-    parts, start = made(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
-    plain, begin = made(CNN, (SOURCE, terms.Entropy(on="unlabelled", weight=0.0)), Optim("sgd", lr=0.1), update=Sum())
+    parts, start = build_step(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
+    plain, begin = build_step(
+        CNN, (SOURCE, terms.Entropy(on="unlabelled", weight=0.0)), Optim("sgd", lr=0.1), update=Sum()
+    )
     state, _ = walk(parts, start, streams_of(CNN))
     single, _ = walk(plain, begin, streams_of(CNN))
     for path, leaf in flatten(state.stats).items():
@@ -225,7 +227,7 @@ def test_running_statistics_move_once_and_the_average_counts_one_step():
 def test_every_turn_has_separate_noise(rate):
     """If nothing moves, the gradients of the same turn differ by the noise only."""
     settings = dataclasses.replace(MLP, dropout=rate)
-    parts, start = made(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
+    parts, start = build_step(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
     _, metrics = jax.jit(partial(train_step, parts))(start, streams_of(settings))
     one, two = (flatten(gradient)["stem/kernel"] for gradient in metrics["gradients"][2:4])
     assert np.abs(one).max() > 0
@@ -238,7 +240,7 @@ LONG = [pytest.param(name, marks=pytest.mark.slow) if name == "mcd" else name fo
 
 @pytest.mark.parametrize("name", LONG)
 def test_pmap_and_jit_agree(name):
-    parts, start = made(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))
+    parts, start = build_step(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))
     streams = streams_of(CNN)
     (state, metrics), (full, recorded) = (walk(parts, start, streams, how, count=2) for how in ("pmap", "jit"))
     for measure, value in recorded.items():
@@ -254,7 +256,7 @@ def test_micro_batches_take_the_same_step(name):
     streams, optim = streams_of(MLP), Optim("sgd", lr=0.1, momentum=0.9)
     results = []
     for pieces in (1, 4):
-        parts, start = made(MLP, OBJECTIVES[name], optim, accumulate=pieces)
+        parts, start = build_step(MLP, OBJECTIVES[name], optim, accumulate=pieces)
         results.append(walk(parts, start, streams, devices=2, count=2))
     (full, recorded), (state, metrics) = results
     for path, leaf in flatten(full.trainable).items():
@@ -266,9 +268,9 @@ def test_a_weight_of_0_leaves_the_terms_without_turns():
     """With a frozen head, only the supervised loss moves the encoder."""
     streams = streams_of(LINEAR)
     optim = Optim("sgd", lr=0.1, momentum=0.9, weight_decay=0.1)
-    parts, start = made(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)
+    parts, start = build_step(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)
     state, _ = walk(parts, start, streams, count=2)
-    plain, begin = made(LINEAR, (SOURCE,), optim, update=Sum())
+    plain, begin = build_step(LINEAR, (SOURCE,), optim, update=Sum())
     stored = {path: None if path.startswith("head/") else learn for path, learn in plain.partition.items()}
     plain = plain._replace(partition=stored)
     alone, _ = walk(plain, initial_state(plain, begin.variables, 4, jax.random.key(3)), streams, count=2)

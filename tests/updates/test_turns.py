@@ -29,7 +29,7 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def brought(tmp_path_factory):
+def source_run(tmp_path_factory):
     """A run on the source; ADDA is its second stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
@@ -37,8 +37,8 @@ def brought(tmp_path_factory):
         yield str(run(plain, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder)
 
 
-def adda(brought, **more):
-    fields = {"model": None, "weights": Weights(brought), "objective": (terms.Adda(width=8),)}
+def adda(source_run, **more):
+    fields = {"model": None, "weights": Weights(source_run), "objective": (terms.Adda(width=8),)}
     return dataclasses.replace(RECIPE, **fields | more)
 
 
@@ -47,19 +47,19 @@ def test_a_resumed_run_of_mcd_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(RECIPE, (8,))
 
 
-def test_a_resumed_run_of_adda_has_the_bits_of_an_unstopped_run(goes_on, brought):
-    goes_on(adda(brought), (8,))
+def test_a_resumed_run_of_adda_has_the_bits_of_an_unstopped_run(goes_on, source_run):
+    goes_on(adda(source_run), (8,))
 
 
-def told(actual, name):
+def metric_by_step(actual, name):
     return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcd", "adda"])
-def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, brought):
+def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, source_run):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
-    base = RECIPE if name == "mcd" else adda(brought)
+    base = RECIPE if name == "mcd" else adda(source_run)
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
     measures = ("train/loss", *(f"train/{name}/{measure}" for measure in ("risk", "discrepancy", "fooled")))
@@ -67,12 +67,14 @@ def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, brou
         assert actual.result["pack"]["arms"] == 2
         expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for measure in measures:
-            assert told(actual, measure) == pytest.approx(told(expected, measure), rel=2e-4, abs=2e-5), (n, measure)
+            assert metric_by_step(actual, measure) == pytest.approx(
+                metric_by_step(expected, measure), rel=2e-4, abs=2e-5
+            ), (n, measure)
 
 
-def test_the_head_of_adda_is_frozen_for_every_tuning(brought):
+def test_the_head_of_adda_is_frozen_for_every_tuning(source_run):
     for way in (tuning.Full(), tuning.BitFit()):
-        moving = prepare(adda(brought, tuning=way)).trainable
+        moving = prepare(adda(source_run, tuning=way)).trainable
         assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
 
 

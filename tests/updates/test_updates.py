@@ -28,16 +28,16 @@ def parts_of(update, terms=(Supervised(),), **more):
     return Parts(LINEAR, tasks.Classification(classes=3), terms, PLAIN, claimed, update=update, **more)
 
 
-def brought():
+def initial_variables():
     return models.initialise(LINEAR, jax.random.key(0))
 
 
-def moved(parts, how="jit", devices=1):
+def gradient_of_step(parts, how="jit", devices=1):
     """Return the gradient: the change by one step of plain descent, divided by the learning rate."""
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
-    state = compiled.place(initial_state(parts, brought(), 1, jax.random.key(0)))
+    state = compiled.place(initial_state(parts, initial_variables(), 1, jax.random.key(0)))
     state, metrics = compiled.train(state, {"labelled": compiled.put(dict(BATCH))})
-    before, after = flatten(brought().params), flatten(compiled.fetch(state).variables.params)
+    before, after = flatten(initial_variables().params), flatten(compiled.fetch(state).variables.params)
     return {path: (np.asarray(before[path]) - np.asarray(after[path])) / 0.5 for path in before}, metrics
 
 
@@ -53,8 +53,8 @@ def close(actual, expected):
 
 @pytest.mark.parametrize(("how", "devices", "pieces"), [("jit", 1, 1), ("jit", 8, 1), ("pmap", 4, 2)])
 def test_sam_takes_the_gradient_uphill(how, devices, pieces):
-    actual, metrics = moved(parts_of(Sam(rho=0.5), accumulate=pieces), how, devices)
-    params = flatten(brought().params)
+    actual, metrics = gradient_of_step(parts_of(Sam(rho=0.5), accumulate=pieces), how, devices)
+    params = flatten(initial_variables().params)
     first = jax.grad(loss)(params)
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in first.values()))
     uphill = {path: params[path] + 0.5 * first[path] / norm for path in params}
@@ -65,10 +65,10 @@ def test_sam_takes_the_gradient_uphill(how, devices, pieces):
 
 
 def test_sam_with_radius_zero_is_the_sum_and_its_radius_is_a_number_of_the_state():
-    plain, _ = moved(parts_of(Sum()))
-    flat, _ = moved(parts_of(Sam(rho=0.0)))
+    plain, _ = gradient_of_step(parts_of(Sum()))
+    flat, _ = gradient_of_step(parts_of(Sam(rho=0.0)))
     close(flat, plain)
-    stored = initial_state(parts_of(Sam(rho=0.25)), brought(), 1, jax.random.key(0)).numbers
+    stored = initial_state(parts_of(Sam(rho=0.25)), initial_variables(), 1, jax.random.key(0)).numbers
     assert stored["update"] == {"rho": 0.25}
 
 
@@ -83,10 +83,10 @@ class Second(Update):
 
 def test_an_update_may_weight_the_terms():
     terms = (Supervised(weight=3.0), Supervised(weight=2.0))
-    actual, metrics = moved(parts_of(Second(), terms))
-    plain, _ = moved(parts_of(Sum()))
+    actual, metrics = gradient_of_step(parts_of(Second(), terms))
+    plain, _ = gradient_of_step(parts_of(Sum()))
     close(actual, {path: 2 * leaf for path, leaf in plain.items()})
-    np.testing.assert_allclose(metrics["loss"], 5 * loss(flatten(brought().params)), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 5 * loss(flatten(initial_variables().params)), rtol=1e-5)
 
 
 def test_a_gradient_of_zero_stays_zero():

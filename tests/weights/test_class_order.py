@@ -92,7 +92,7 @@ def run(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
 
-        def ran(name, **changes):
+        def run_on(name, **changes):
             recipe = Recipe(
                 data=data(name), task=tasks.Classification(), model=models.Mlp(inputs=(4, 4, 1), widths=(6,)),
                 optim=Optim(lr=0.02), train=Train(steps=30, batch=8, eval_every=30),
@@ -100,7 +100,7 @@ def run(data, tmp_path_factory):
             count = len(list(folder.iterdir()))
             return tlx.run(dataclasses.replace(recipe, **changes), folder / f"{name}{count}", quiet=True)
 
-        yield ran
+        yield run_on
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_names_that_contradict_the_data_are_refused(run, first):
         go_on(run, first, "turned", task=tasks.Classification(names=ZERO_ONE))
 
 
-def held(data, name, term):
+def kept_head(data, name, term):
     """Return the changes in a run that keeps the head of its weights."""
     target = dataclasses.replace(data(name), labels=0)
     if term == "Shot":
@@ -174,7 +174,7 @@ def held(data, name, term):
 
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
 def test_a_kept_head_predicts_by_name(run, first, data, term):
-    actual = go_on(run, first, "turned", **held(data, "turned", term))
+    actual = go_on(run, first, "turned", **kept_head(data, "turned", term))
     assert actual.metrics["test/accuracy"] == 1
     assert any("reordered by class name" in note for note in actual.result["notes"])
 
@@ -182,7 +182,7 @@ def test_a_kept_head_predicts_by_name(run, first, data, term):
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
 def test_a_head_with_other_classes_is_not_kept(run, first, data, term):
     with pytest.raises(ValueError, match="is drawn at random"):
-        go_on(run, first, "other", **held(data, "other", term))
+        go_on(run, first, "other", **kept_head(data, "other", term))
 
 
 def test_a_teacher_predicts_by_name(run, first):

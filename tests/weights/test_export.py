@@ -82,7 +82,7 @@ def tokenizer(kind, folder):
     return TextProcessor.load(folder, 10)
 
 
-def drawn(name, task, processor=None, seed=0) -> Pretrained:
+def random_model(name, task, processor=None, seed=0) -> Pretrained:
     """A model of random numbers, all different from their initial values."""
     config, kind = CONFIGS[name], name.split("-")[0] if name != "xlm-roberta" else name
     model = models.build(config, None if task is None else task.outputs)
@@ -120,7 +120,7 @@ def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name
     else:
         height, width, channels = models.image_shape(config)
         processor = ImageProcessor(size=(height, width), channels=channels, mean=(0.0,), std=(0.3,), resample="bicubic")
-    pretrained = drawn(name, requested, processor)
+    pretrained = random_model(name, requested, processor)
     folder = export_pretrained(pretrained, tmp_path / "exported")
     auto = transformers.AutoModel
     if requested is not None:
@@ -183,7 +183,7 @@ def test_the_expected_tensors_are_those_of_the_class(tmp_path, name, task):
     """The list is that of `transformers`: what a model of that class saves."""
     import transformers
 
-    pretrained = drawn(name, TASKS[task])
+    pretrained = random_model(name, TASKS[task])
     save_pretrained(pretrained, tmp_path / "ours")
     document = json.loads((tmp_path / "ours" / "config.json").read_text())
     value = getattr(transformers, document["architectures"][0])
@@ -207,7 +207,7 @@ def changed(folder, change):
     ],
 )
 def test_a_directory_without_one_tensor_is_not_a_valid_export(tmp_path, change, message):
-    pretrained = drawn("bert", TASKS["classes"])
+    pretrained = random_model("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, change)
     with pytest.raises(ValueError, match="BertForSequenceClassification") as error:
@@ -216,7 +216,7 @@ def test_a_directory_without_one_tensor_is_not_a_valid_export(tmp_path, change, 
 
 
 def test_a_directory_with_other_numbers_is_not_a_valid_export(tmp_path):
-    pretrained = drawn("bert", TASKS["classes"])
+    pretrained = random_model("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, lambda tensors: tensors.update({"classifier.bias": np.ones(3, np.float32) * 7}))
     with pytest.raises(ValueError, match="answers otherwise"):
@@ -284,7 +284,7 @@ def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(t
 
 @pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Adapter(width=3), tuning.SideHead()])
 def test_a_model_with_an_adapter_that_cannot_be_merged_is_not_exported(tmp_path, value):
-    pretrained = drawn("bert", TASKS["classes"])
+    pretrained = random_model("bert", TASKS["classes"])
     params = value.insert(pretrained.model, pretrained.variables.params, jax.random.key(0))
     grown = pretrained._replace(variables=Variables(params, {}))
     with pytest.raises(ValueError, match="cannot be merged into plain weights"):
@@ -299,13 +299,13 @@ def test_a_model_without_a_class_in_transformers_is_exported_for_tlx_and_says_so
     pretrained = Pretrained(model, variables, processor, Manifest("random", {}, ()), TASKS["classes"])
     export_pretrained(pretrained, tmp_path / "exported")
     assert note(pretrained) == "transformers has no class for Mlp; only tlx opens this directory"
-    assert note(drawn("bert", TASKS["classes"])) is None
+    assert note(random_model("bert", TASKS["classes"])) is None
     with pytest.raises(FileExistsError, match="not empty"):
         export_pretrained(pretrained, tmp_path / "exported")
 
 
 def test_fields_of_a_config_that_was_read_stay_true_when_it_is_written(tmp_path):
-    save_pretrained(drawn("bert", TASKS["classes"]), tmp_path / "one")
+    save_pretrained(random_model("bert", TASKS["classes"]), tmp_path / "one")
     file = tmp_path / "one" / "config.json"
     before = {"quantization_config": {"quant_method": "x"}, "auto_map": {"AutoModel": "code.Model"}, "num_labels": 9}
     file.write_text(json.dumps(json.loads(file.read_text()) | before | {"torch_dtype": "float16"}))

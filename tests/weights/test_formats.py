@@ -76,7 +76,7 @@ class Tiny(Architecture):
         return {"features": Field((self.width,), "float32")}
 
 
-def drawn(config: Any, head: Any, task: Any = None) -> Pretrained:
+def random_model(config: Any, head: Any, task: Any = None) -> Pretrained:
     model = models.build(config, head)
     variables = models.initialise(model, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_every_model_type_is_read_by_the_format_that_an_architecture_names():
 
 
 def test_a_user_defined_format_is_written_and_read_without_registration(tmp_path):
-    pretrained = drawn(Tiny(), 2, tlx.tasks.Classification(classes=2, names=("no", "yes")))
+    pretrained = random_model(Tiny(), 2, tlx.tasks.Classification(classes=2, names=("no", "yes")))
     save_pretrained(pretrained, tmp_path)
     document = json.loads((tmp_path / "config.json").read_text())
     assert document["model_type"] == "tiny" and document["dimension"] == 5
@@ -118,7 +118,7 @@ def test_an_invalid_format_is_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
     config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = drawn(config, PerToken(3))
+    pretrained = random_model(config, PerToken(3))
     save_pretrained(pretrained, tmp_path / "saved")
     document = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert document["architectures"][0].endswith("ForTokenClassification")
@@ -133,7 +133,7 @@ def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
 
 
 def test_the_names_of_token_classes_are_kept(tmp_path):
-    save_pretrained(drawn(models.Bert(**TEXT), PerToken(2)), tmp_path / "saved")
+    save_pretrained(random_model(models.Bert(**TEXT), PerToken(2)), tmp_path / "saved")
     file = tmp_path / "saved" / "config.json"
     names = {"id2label": {"0": "O", "1": "B-PER"}, "label2id": {"O": 0, "B-PER": 1}}
     file.write_text(json.dumps(json.loads(file.read_text()) | names))
@@ -148,7 +148,7 @@ def test_a_head_of_every_token_in_the_form_of_tlx(tmp_path):
 
         formats = ()
 
-    pretrained = drawn(Words(**TEXT), PerToken(3))
+    pretrained = random_model(Words(**TEXT), PerToken(3))
     save_pretrained(pretrained, tmp_path)
     read = load_pretrained(tmp_path, model=Words(**TEXT))
     assert read.model.head == PerToken(3)
@@ -163,7 +163,7 @@ def test_transformers_opens_a_head_of_every_token_and_predicts_the_same(family, 
     import transformers
 
     config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = drawn(config, PerToken(3))
+    pretrained = random_model(config, PerToken(3))
     export_pretrained(pretrained, tmp_path / "exported")
     expected, recorded = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path / "exported", output_loading_info=True

@@ -49,7 +49,7 @@ def named(names):
     return tasks.Classification(classes=len(names), names=tuple(names))
 
 
-def drawn(config, task=None, how=None, seed=0) -> Pretrained:
+def random_model(config, task=None, how=None, seed=0) -> Pretrained:
     """Return a model in which every number is random and depends on its path, with inserted parameters."""
     task = named(NAMES) if task is None else task
     model = models.build(config, task.outputs)
@@ -78,7 +78,7 @@ def actions(pretrained, action):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
-    stored = drawn(CONFIGS[name])
+    stored = random_model(CONFIGS[name])
     save_pretrained(stored, tmp_path)
     read = load_pretrained(tmp_path, named(TURNED))
     np.testing.assert_allclose(logits(read), logits(stored)[:, ORDER], rtol=1e-5, atol=1e-6)
@@ -114,32 +114,32 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
     ids=lambda own: own if isinstance(own, str) else type(own).__name__,
 )
 def test_parameters_inserted_into_the_head_are_permuted_with_it(name, how, tmp_path):
-    stored = drawn(CONFIGS[name], how=how)
+    stored = random_model(CONFIGS[name], how=how)
     plain = logits(stored)
     read = load_pretrained(save_pretrained(stored, tmp_path / "whole"), named(TURNED))
     np.testing.assert_allclose(logits(read), plain[:, ORDER], rtol=1e-5, atol=1e-6)
     # As an adapter alone, onto a base whose classes have the other order.
-    turned = drawn(CONFIGS[name], named(TURNED))
+    turned = random_model(CONFIGS[name], named(TURNED))
     tlx.save_adapter(stored, tmp_path / "adapter")
     adapted = tlx.load_adapter(turned, tmp_path / "adapter")
     np.testing.assert_allclose(logits(adapted), plain[:, ORDER], rtol=1e-5, atol=1e-6)
     assert actions(adapted, "permuted") and adapted.task.names == TURNED
     with pytest.raises(ValueError) as error:
-        tlx.load_adapter(drawn(CONFIGS[name], named(("a", "b", "c", "d"))), tmp_path / "adapter")
+        tlx.load_adapter(random_model(CONFIGS[name], named(("a", "b", "c", "d"))), tmp_path / "adapter")
     assert "(north, east, south, west)" in str(error.value) and "(a, b, c, d)" in str(error.value)
 
 
 def test_the_names_of_an_adapter_are_those_of_a_base_without_names(tmp_path):
-    stored = drawn(CONFIGS["bert"], how=tuning.Lora(rank=2))
+    stored = random_model(CONFIGS["bert"], how=tuning.Lora(rank=2))
     tlx.save_adapter(stored, tmp_path)
     for names in ((), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")):
         task = tasks.Classification(classes=4, names=names)
-        assert tlx.load_adapter(drawn(CONFIGS["bert"], task), tmp_path).task.names == NAMES
+        assert tlx.load_adapter(random_model(CONFIGS["bert"], task), tmp_path).task.names == NAMES
 
 
 def test_a_sum_of_adapters_is_in_the_order_of_the_first():
     how = tuning.Lora(rank=2, on="head")
-    one = drawn(CONFIGS["mlp"], how=how)
+    one = random_model(CONFIGS["mlp"], how=how)
     # The same numbers by name: the sum of both halves is the adapter.
     two = reorder(one, TURNED)
     actual = merge.sum_adapters([one, two], [0.5, 0.5])
@@ -150,7 +150,7 @@ def test_a_sum_of_adapters_is_in_the_order_of_the_first():
 
 @pytest.mark.parametrize("names", [("up", "east", "south", "west"), ("a", "b", "c", "d")])
 def test_a_head_for_other_classes_is_reinitialised_and_both_lists_are_stated(names, tmp_path):
-    save_pretrained(drawn(CONFIGS["roberta"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["roberta"]), tmp_path)
     read = load_pretrained(tmp_path, named(names))
     reset = actions(read, "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
@@ -159,7 +159,7 @@ def test_a_head_for_other_classes_is_reinitialised_and_both_lists_are_stated(nam
 
 
 def test_a_subset_of_the_classes_is_reinitialised(tmp_path):
-    save_pretrained(drawn(CONFIGS["mlp"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["mlp"]), tmp_path)
     read = load_pretrained(tmp_path, named(("east", "west")))
     assert actions(read, "reset").keys() == {"head/kernel", "head/bias"}
 
@@ -167,7 +167,7 @@ def test_a_subset_of_the_classes_is_reinitialised(tmp_path):
 @pytest.mark.parametrize("actual", [NAMES, ("0", "1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")])
 @pytest.mark.parametrize("expected", [("0", "1", "2", "3"), ("class 0", "class 1", "class 2", "class 3")])
 def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(expected, actual, tmp_path):
-    stored = drawn(CONFIGS["bert"], named(expected))
+    stored = random_model(CONFIGS["bert"], named(expected))
     read = load_pretrained(save_pretrained(stored, tmp_path), named(actual))
     np.testing.assert_array_equal(logits(read), logits(stored))
     noted = [entry for entry in read.manifest.entries if "kept by position" in entry.note]
@@ -175,7 +175,7 @@ def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(expecte
 
 
 def test_a_task_without_names_gets_those_of_the_checkpoint(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "model")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "model")
     read = load_pretrained(tmp_path / "model", tasks.Classification(classes=4, smoothing=0.1))
     assert read.task == replace(named(NAMES), smoothing=0.1)
     assert load_pretrained(save_pretrained(read, tmp_path / "again")).task.names == NAMES
@@ -188,7 +188,7 @@ def change(directory, **fields):
 
 
 def test_no_names_keep_the_head_by_position_and_the_manifest_says_so(tmp_path):
-    stored = drawn(CONFIGS["bert"])
+    stored = random_model(CONFIGS["bert"])
     save_pretrained(stored, tmp_path)
     change(tmp_path, id2label=None, label2id=None, num_labels=4)
     read = load_pretrained(tmp_path, named(TURNED))
@@ -197,9 +197,9 @@ def test_no_names_keep_the_head_by_position_and_the_manifest_says_so(tmp_path):
 
 
 def test_heads_of_another_kind_of_task_are_reinitialised(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"], tasks.Regression(outputs=4)), tmp_path / "numbers")
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "classes")
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "several")
+    save_pretrained(random_model(CONFIGS["bert"], tasks.Regression(outputs=4)), tmp_path / "numbers")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "classes")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "several")
     change(tmp_path / "several", problem_type="multi_label_classification")
     for name, task in (
         ("numbers", named(NAMES)),
@@ -228,7 +228,7 @@ def test_heads_of_another_kind_of_task_are_reinitialised(tmp_path):
     ],
 )
 def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, **fields)
     with pytest.raises(ValueError) as error:
         load_pretrained(tmp_path)
@@ -238,7 +238,7 @@ def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
 
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForMultipleChoice", "BertModel"])
 def test_a_head_of_another_class_is_reinitialised(name, tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, architectures=[name])
     reset = actions(load_pretrained(tmp_path, named(NAMES)), "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
@@ -249,20 +249,20 @@ def test_a_head_of_another_class_is_reinitialised(name, tmp_path):
 
 
 def test_a_head_on_other_features_is_reinitialised(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     for task in (named(NAMES), None):
         reset = actions(load_pretrained(tmp_path, task, pooling="mean"), "reset")
         assert "pooling='first'" in reset["head/output/kernel"].note
 
 
 def test_a_name_for_several_classes_cannot_keep_a_head(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, id2label={"0": "north", "1": "north", "2": "south", "3": "west"}, label2id=None)
     assert actions(load_pretrained(tmp_path, named(NAMES)), "reset")
 
 
 def test_a_bridged_module_is_refused_with_both_lists(tmp_path):
-    stored = drawn(LINEN)
+    stored = random_model(LINEN)
     save_pretrained(stored, tmp_path)
     same = load_pretrained(tmp_path, named(NAMES), model=LINEN)
     np.testing.assert_array_equal(logits(same), logits(stored))
@@ -276,7 +276,7 @@ def test_a_bridged_module_is_refused_with_both_lists(tmp_path):
     assert any("kept beside" in entry.note for entry in read.manifest.entries)
     # A reset of a hidden layer says nothing about the classes.
     wide = models.Linen(module=nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4)]), shape=(3,), input="x")
-    save_pretrained(drawn(wide), tmp_path / "wide")
+    save_pretrained(random_model(wide), tmp_path / "wide")
     with pytest.raises(ValueError, match="does not know which parameters"):
         load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_0/.*",))
     assert load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_2/.*",))
@@ -289,7 +289,7 @@ def test_a_reordered_classifier_predicts_by_name_in_transformers(tmp_path):
     import torch
     import transformers
 
-    save_pretrained(drawn(CONFIGS["roberta"]), tmp_path / "one")
+    save_pretrained(random_model(CONFIGS["roberta"]), tmp_path / "one")
     save_pretrained(load_pretrained(tmp_path / "one", named(TURNED)), tmp_path / "two")
     ids, actual = torch.tensor(np.random.default_rng(0).integers(2, 9, (3, 5))), []
     for name in ("one", "two"):
@@ -303,5 +303,5 @@ def test_a_reordered_classifier_predicts_by_name_in_transformers(tmp_path):
 
 def test_reordering_refuses_other_classes():
     with pytest.raises(ValueError, match=r"\(north, east, south, west\), not \(a, b\)"):
-        reorder(drawn(CONFIGS["mlp"]), ("a", "b"))
-    assert jnp.asarray(logits(reorder(drawn(CONFIGS["mlp"]), TURNED))).shape == (2, 4)
+        reorder(random_model(CONFIGS["mlp"]), ("a", "b"))
+    assert jnp.asarray(logits(reorder(random_model(CONFIGS["mlp"]), TURNED))).shape == (2, 4)

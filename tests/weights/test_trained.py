@@ -31,7 +31,7 @@ NAMES = ("bad", "so so", "good")
 TASK = tasks.Classification(classes=3, names=NAMES)
 
 
-def drawn(name, task=TASK, how=None) -> Pretrained:
+def random_model(name, task=TASK, how=None) -> Pretrained:
     """Return a model in which every number is random and depends on its path."""
     model = models.build(CONFIGS[name], None if task is None else task.outputs)
     variables = models.initialise(model, jax.random.key(0))
@@ -83,7 +83,7 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_a_checkpoint_with_an_untrained_part_opens_but_neither_predicts_nor_is_exported(what, tmp_path):
     name, spoil, part = WRONG[what]
-    save_pretrained(drawn(name), tmp_path / "model")
+    save_pretrained(random_model(name), tmp_path / "model")
     assert not untrained(load_pretrained(tmp_path / "model"))
     spoil(tmp_path / "model")
     for line in (
@@ -108,7 +108,7 @@ def test_a_checkpoint_with_an_untrained_part_opens_but_neither_predicts_nor_is_e
 
 
 def test_a_head_for_another_task_is_untrained_until_it_is_trained(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+    save_pretrained(random_model("bert"), tmp_path / "model")
     for task, reset in ((tasks.Classification(classes=5), ()), (replace(TASK, names=("a", "b", "c")), ())):
         read = load_pretrained(tmp_path / "model", task, reset=reset)
         assert untrained(read) == ["head/output/kernel", "head/output/bias"]
@@ -119,7 +119,7 @@ def test_a_head_for_another_task_is_untrained_until_it_is_trained(tmp_path):
 
 
 def test_a_backbone_with_a_random_pooler_is_not_exported(tmp_path):
-    save_pretrained(drawn("bert", None), tmp_path / "model")
+    save_pretrained(random_model("bert", None), tmp_path / "model")
     save_pretrained(load_pretrained(tmp_path / "model"), tmp_path / "whole")
     without(tmp_path / "model", "pooler.")
     assert "untrained pooler" in refused("export", tmp_path / "model", tmp_path / "out")
@@ -129,7 +129,7 @@ def test_a_backbone_with_a_random_pooler_is_not_exported(tmp_path):
 
 
 def test_a_head_for_several_labels_predicts_a_probability_for_each(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path)
+    save_pretrained(random_model("bert"), tmp_path)
     edit(tmp_path, problem_type="multi_label_classification")
     read = load_pretrained(tmp_path)
     assert read.task == tasks.MultiLabel(names=read.task.names)
@@ -138,7 +138,7 @@ def test_a_head_for_several_labels_predicts_a_probability_for_each(tmp_path):
 
 
 def test_parts_that_an_export_leaves_out_are_named(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+    save_pretrained(random_model("bert"), tmp_path / "model")
     edit(tmp_path / "model", architectures=["BertForMultipleChoice"])
     result = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -146,11 +146,11 @@ def test_parts_that_an_export_leaves_out_are_named(tmp_path):
 
 
 def adapted(name="bert", how=None):
-    return drawn(name, how=how or tuning.Lora(rank=2))
+    return random_model(name, how=how or tuning.Lora(rank=2))
 
 
 def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+    save_pretrained(random_model("bert"), tmp_path / "model")
     without(tmp_path / "model", "classifier.")
     read = load_pretrained(tmp_path / "model")
     params = tuning.Lora(rank=2).insert(read.model, read.variables.params, jax.random.key(0))
@@ -170,7 +170,7 @@ def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
 @pytest.mark.parametrize("part", ["classifier", ".bias"])
 def test_an_adapter_without_the_head_that_its_config_names_is_refused(name, part, tmp_path):
     tlx.save_adapter(adapted(name), tmp_path)
-    base = drawn(name)
+    base = random_model(name)
     tlx.load_adapter(base, tmp_path)
     without(tmp_path, part, file="adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
@@ -184,30 +184,30 @@ def test_a_task_type_alone_names_a_head(tmp_path):
     without(tmp_path, "classifier", file="adapter_model.safetensors")
     edit(tmp_path, "adapter_config.json", modules_to_save=None)
     with pytest.raises(ValueError, match="head/output/kernel"):
-        tlx.load_adapter(drawn("bert"), tmp_path)
+        tlx.load_adapter(random_model("bert"), tmp_path)
     # An adapter of features only promises no head.
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     mapping = {k: v for k, v in document["auto_mapping"].items() if not k.startswith("tlx_")}
     edit(tmp_path, "adapter_config.json", task_type="FEATURE_EXTRACTION", auto_mapping=mapping)
-    tlx.load_adapter(drawn("bert"), tmp_path)
+    tlx.load_adapter(random_model("bert"), tmp_path)
 
 
 def test_an_adapter_without_another_module_that_its_config_names_is_refused(tmp_path):
     how = adapted()
     tlx.save_adapter(how, tmp_path, moved=["pool/kernel"])
-    tlx.load_adapter(drawn("bert"), tmp_path)
+    tlx.load_adapter(random_model("bert"), tmp_path)
     without(tmp_path, "pooler", file="adapter_model.safetensors")
     with pytest.raises(
         ValueError, match=r"pool/kernel \(4, 4\) \(as 'bert.pooler.dense.weight', which the config keeps whole"
     ):
-        tlx.load_adapter(drawn("bert"), tmp_path)
+        tlx.load_adapter(random_model("bert"), tmp_path)
 
 
 def test_an_adapter_in_the_form_of_tlx_has_its_head(tmp_path):
     tlx.save_adapter(adapted("cnn", tuning.Lora(rank=2, on="pool")), tmp_path)
     without(tmp_path, "head/bias", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"missing from the checkpoint \(1\):\n    head/bias \(3,\)"):
-        tlx.load_adapter(drawn("cnn"), tmp_path)
+        tlx.load_adapter(random_model("cnn"), tmp_path)
 
 
 @pytest.mark.parity
@@ -216,7 +216,7 @@ def test_an_adapter_of_peft_without_its_head_is_refused(tmp_path):
     import peft
     import transformers
 
-    save_pretrained(drawn("bert"), tmp_path / "base")
+    save_pretrained(random_model("bert"), tmp_path / "base")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
     peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")

@@ -31,11 +31,11 @@ class Seen(Exception):
 
 @pytest.mark.parametrize("command", [["benefit", "tiny.py", "--shots", "1"], ["negative-transfer", "domains.py"]])
 def test_a_worker_knows_how_many_workers_share_the_study(room, monkeypatch, command):
-    def look(*given, **how):
+    def record(*given, **how):
         raise Seen(how)
 
-    monkeypatch.setattr(f"tlx.analysis.{command[0].partition('-')[0]}.measure", look)
-    monkeypatch.setattr("tlx.study.work.work", look)
+    monkeypatch.setattr(f"tlx.analysis.{command[0].partition('-')[0]}.measure", record)
+    monkeypatch.setattr("tlx.study.work.work", record)
     # An unexpected exception is one line on the terminal, unless a traceback is requested.
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     [how] = CliRunner().invoke(main, [*command, "--seeds", "2", "--jobs", "3"]).exception.args
@@ -116,10 +116,10 @@ def test_the_command_passes_the_options_on_and_refuses_others(room, monkeypatch)
     assert (refused.exit_code, refused.output) == (2, "tlx: pue is -1.0; it is a number of zero or more\n")
     assert not (room / "out").exists()
 
-    def look(*given, **how):
+    def record(*given, **how):
         raise Seen(how)
 
-    monkeypatch.setattr("tlx.analysis.benefit.measure", look)
+    monkeypatch.setattr("tlx.analysis.benefit.measure", record)
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     words = ["benefit", "tiny.py", "--shots", "1", "--pue", "1.2", "--pounds-per-kwh", "0.1"]
     [how] = CliRunner().invoke(main, words).exception.args

@@ -29,7 +29,7 @@ def recipe():
 
 
 @pytest.fixture
-def planted(monkeypatch):
+def constructed_sources(monkeypatch):
     """`copy` is the target under another name; `shuffled` is the target with shuffled training labels."""
     real = examples.open_dataset
 

@@ -27,7 +27,7 @@ def longer(recipe):
 
 
 @pytest.mark.slow
-def test_constructed_sources_have_the_right_verdicts(longer, planted, tmp_path):
+def test_constructed_sources_have_the_right_verdicts(longer, constructed_sources, tmp_path):
     """Five seeds: the examples of the target help, and the same examples with shuffled labels hurt."""
     study = negative_study(longer, sources=("copy", "shuffled"), labels=(0, 3))
     document = measure(study, tmp_path / "out", quiet=True)

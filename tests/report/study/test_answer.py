@@ -18,7 +18,7 @@ def add(written, method, values, **more):
     return written
 
 
-def said(table):
+def sentences_of(table):
     actual = answer(table, names.columns(table), names.unit(table))
     return actual | {"lead": "".join(text for text, _ in actual["lead"]).replace("\N{NO-BREAK SPACE}", " ")}
 
@@ -43,7 +43,7 @@ def test_the_first_sentence_names_better_and_worse_arms(written, arms, lead):
     add(written, "a", BASE)
     for name, values in arms.items():
         add(written, name, values)
-    assert said(written.compare())["lead"] == lead
+    assert sentences_of(written.compare())["lead"] == lead
 
 
 def test_no_shown_difference_comes_with_the_minimum_detectable_difference(written):
@@ -53,14 +53,14 @@ def test_no_shown_difference_comes_with_the_minimum_detectable_difference(writte
     low, high = significance.over_seeds(gap)[1:]
     expected = f"No difference between b and a was shown: +0.1 points [{low:+.1f}, {high:+.1f}]; "
     message = f"{expected}minimum detectable difference {recorded:.1f} points."
-    assert said(table)["lead"] == message.replace("-", "−")
+    assert sentences_of(table)["lead"] == message.replace("-", "−")
 
 
 def test_settings_are_separate_if_they_differ(written):
     for labels, values in ((8, UP), (16, SAME)):
         add(add(written, "a", BASE, labels=labels), "b", values, labels=labels)
         add(written, "c", UP, labels=labels)
-    actual = said(written.compare())
+    actual = sentences_of(written.compare())
     assert actual["lead"] == (
         "Against a, c is better in all settings; b is better in 1, no difference shown in 1 of 2 settings."
     )  # fmt: skip
@@ -76,7 +76,7 @@ def test_settings_are_separate_if_they_differ(written):
 def test_settings_that_agree_are_stated_once(written):
     for labels in (8, 16):
         add(add(written, "a", BASE, labels=labels), "b", UP, labels=labels)
-    assert said(written.compare())["lead"] == "Against a, in all 2 settings, b is better."
+    assert sentences_of(written.compare())["lead"] == "Against a, in all 2 settings, b is better."
 
 
 def test_an_interval_and_a_corrected_p(written):
@@ -86,13 +86,13 @@ def test_an_interval_and_a_corrected_p(written):
         add(written, name, SAME)
     table = written.compare()
     assert table.comparisons[0].p < 0.05 < table.comparisons[0].holm
-    [item] = said(table)["methods"][0]["verdicts"][0]["items"]
+    [item] = sentences_of(table)["methods"][0]["verdicts"][0]["items"]
     assert f", p {table.comparisons[0].holm:.3f} after Holm's correction; " in item["known"]
 
 
 def test_one_seed_shows_nothing(written):
     written.add(right(500), method="a", seed=0).add(right(560), method="b", seed=0)
-    actual = said(written.compare())
+    actual = sentences_of(written.compare())
     assert actual["lead"] == "Every arm has one seed, so methods are not compared."
     [item] = actual["methods"][0]["verdicts"][0]["items"]
     assert actual["methods"][0]["verdicts"][0]["told"] == "not compared (one seed)"
@@ -108,7 +108,7 @@ def test_two_seeds_show_little(written):
     assert (one.difference.low, one.difference.high) == (-1.0, 1.0)
     assert all(0 <= summary.low <= summary.high <= 1 for summary in table.summaries)
     assert one.detectable is None and one.detectable_alone is None
-    assert "[−100.0, +100.0]; 2 seeds" in said(table)["lead"]
+    assert "[−100.0, +100.0]; 2 seeds" in sentences_of(table)["lead"]
     assert any(recorded.startswith("two seeds say little") for recorded in table.warnings)
 
 
@@ -117,18 +117,18 @@ def test_seeds_that_vary_too_much_have_no_detectable_difference(written):
         written.add(right(first), method="a", seed=seed).add(right(second), method="b", seed=seed)
     table = written.compare()
     assert table.comparisons[0].detectable is None
-    assert "seeds vary too much" in said(table)["lead"]
+    assert "seeds vary too much" in sentences_of(table)["lead"]
 
 
 def test_without_a_baseline_nothing_is_compared(written):
     table = add(add(written, "a", BASE), "b", UP).compare(baseline={})
-    lead = said(table)["lead"]
+    lead = sentences_of(table)["lead"]
     for part in ("No baseline", "b has the highest mean test accuracy", "59.0 %"):
         assert part in lead
 
 
 def test_the_smallest_effect_is_part_of_the_verdict(written):
     table = add(add(written, "a", BASE), "b", UP).compare(smallest=0.049)
-    actual = said(table)
+    actual = sentences_of(table)
     assert actual["lead"].startswith("No difference between b and a was shown: +5.0 points [+4.8, +5.2]; minimum")
     assert "and a difference beyond 4.9 points" in actual["how"].replace("\N{NO-BREAK SPACE}", " ")

@@ -31,7 +31,7 @@ def no_page(monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
 
 
-def both(recipe, reads=10**6):
+def with_and_without_cache(recipe, reads=10**6):
     """Return the parts of the step with and without the feature cache, and a batch for each."""
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
@@ -68,7 +68,7 @@ RICH = (terms.Supervised(), terms.RDrop(), terms.L2SP())
 def test_gradients_are_equal_with_and_without_the_cache(text, changed, store, value, objective):
     sgd = {"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"}
     recipe = changed(text, tuning=value, objective=objective, optim=sgd)
-    _, state, plain, stored = both(recipe)
+    _, state, plain, stored = with_and_without_cache(recipe)
     actual, recorded = gradients(stored[0], state, stored[1])
     reference, expected = gradients(plain[0], state, plain[1])
     assert actual.keys() == reference.keys()
@@ -84,7 +84,7 @@ def test_at_equal_shapes_the_bits_are_equal(text, changed, store):
     The cache is filled in batches of another size, so its rows are equal up to rounding.
     """
     recipe = changed(text, data={"group": 1, "tokens": 16, "buckets": (16,)}, tuning=tuning.Freeze(through="blocks/00"))
-    ready, state, plain, (stored, rows) = both(recipe)
+    ready, state, plain, (stored, rows) = with_and_without_cache(recipe)
     from functools import partial
 
     from tlx.training.feature_cache.cut import carried
@@ -259,7 +259,7 @@ def test_deleted_features_stay_readable_for_a_run_that_has_them_open(text, chang
     recipe = changed(text, tuning=tuning.Probe())
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
-    both(recipe)
+    with_and_without_cache(recipe)
     inputs = {
         "input_ids": jax.ShapeDtypeStruct((2, 8), "int32"),
         "attention_mask": jax.ShapeDtypeStruct((2, 8), "int32"),
@@ -289,7 +289,7 @@ def test_a_model_with_few_positions_has_a_cache_too(changed, text, store, tmp_pa
     assert run(small, tmp_path / "run", how=STORED).result["prefix"][0]["cut"] == "blocks/02"
 
 
-def harmed(folder):
+def damaged_shards(folder):
     """Yield after each damage: a changed byte in each kind of file, a truncated file, a missing file. Undo each."""
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
@@ -310,7 +310,7 @@ def test_a_damaged_shard_is_never_read(tmp_path):
     assert not len(table.missing(rows)) and not table.damaged
     (shard,) = tmp_path.glob("shard-*")
     count = 0
-    for path in harmed(shard):
+    for path in damaged_shards(shard):
         reopened = Table(tmp_path, leaves)
         assert len(reopened.missing(rows)) == 6 and list(reopened.damaged) == [shard], path
         assert str(shard) in reopened.damaged[shard]
